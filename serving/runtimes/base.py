@@ -1,0 +1,87 @@
+"""The runtime protocol: token ids in, token-id deltas out. Thread-safe, nothing of Triton.
+
+A runtime module exposes ``create(engine, options, on_step, on_death) -> Runtime`` and blocks in it until the engine can
+take requests. After that ``on_step`` is called once per engine step with all streams' deltas (from any one thread; it
+only enqueues, and returns at once), and every submitted stream ends with exactly one delta that has a ``finish_reason``
+unless ``on_death`` was called. ``on_death(reason)`` is called at most once, when no further delta will come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from serving.types import EngineRequest, StreamDelta
+
+OnStep = Callable[[list[StreamDelta]], None]
+OnDeath = Callable[[str], None]
+
+# Names a runtime may list in ``Runtime.capabilities``; a request that needs one it lacks is refused before it is
+# submitted. max_tokens, temperature, top_p, top_k, stop_token_ids and ignore_eos are required of every runtime.
+CAPABILITIES = frozenset(
+    {
+        "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
+        "logprobs", "top_logprobs", "guide:json", "guide:json_schema", "guide:regex", "guide:ebnf_grammar",
+        "priority", "lora",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """What the launcher may tune without a new engine. ``None`` leaves it to the runtime."""
+
+    max_streams: int = 256  # sequences decoded at once
+    kv_cache_bytes: int | None = None
+    gpu_memory_fraction: float = 0.85
+    step_ms: float = 15.0  # simulated only
+    prefill_ms_per_token: float = 0.0  # simulated only
+    fault: str = ""  # simulated only: see serving/runtimes/simulated.py
+    threads: int = 0  # CPU runtimes: 0 leaves it to the library
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeLimits:
+    """What the loaded engine can take. ``max_seq_len`` is prompt + output tokens."""
+
+    max_seq_len: int
+    max_input_len: int
+    vocab_size: int
+    max_streams: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeStats:
+    """A snapshot; counters only grow."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks_total: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+
+
+class Runtime(Protocol):
+    @property
+    def limits(self) -> RuntimeLimits: ...
+
+    @property
+    def capabilities(self) -> frozenset[str]: ...
+
+    def submit(self, request: EngineRequest) -> None:
+        """Queue one sequence. Never blocks on the engine. The caller has checked ids, lengths and capabilities.
+
+        Raises ``InvalidRequest`` for what only the engine can see (a grammar that does not compile) and
+        ``EngineDead``."""
+
+    def abort(self, stream_id: int) -> None:
+        """Free the stream's batch slot and KV blocks soon; its last delta says ``cancelled``. Unknown ids are ignored."""
+
+    def stats(self) -> RuntimeStats: ...
+
+    def close(self) -> None:
+        """Stop within 20 s, child processes included. Idempotent."""

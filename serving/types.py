@@ -1,0 +1,76 @@
+"""What travels between the tokenizer step and a runtime. Plain data; token ids only, never text (except a grammar)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+GuideType = Literal["json", "json_schema", "regex", "ebnf_grammar"]
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """Constrained decoding. ``type="json"`` means any JSON value; its ``guide`` is empty."""
+
+    type: GuideType
+    guide: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """One sequence's sampling settings, complete: defaults are already filled in and ranges already checked.
+
+    ``temperature == 0`` is greedy. ``top_k == 0`` is the whole vocabulary. ``seed`` is always set: the tokenizer step
+    draws one when the caller gave none, so that no engine's own default (0 in two of them) makes all answers alike.
+    ``stop_token_ids`` holds the end ids too (151645, 151643 for Qwen2.5) and is empty with ``ignore_eos`` unless the
+    caller named some. ``logprobs`` is 0 for none, 1 for the chosen token, k+1 for the chosen token and the top k.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    ignore_eos: bool = False
+    logprobs: int = 0
+    guide: Guide | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One sequence for a runtime. ``stream_id`` is unique among live streams of this process."""
+
+    stream_id: int
+    input_ids: Sequence[int]
+    sampling: Sampling
+    priority: int = 0  # higher is sooner
+    lora_name: str = ""
+
+
+class StreamDelta(NamedTuple):
+    """What one engine step added to one stream.
+
+    ``token_ids`` never holds an end or stop token. ``counted`` is how many tokens were generated in this step, the
+    end/stop token included: completion_tokens is the sum of ``counted``, so usage is the same on every runtime.
+    ``logprobs`` has one natural-log probability per entry of ``token_ids`` or is empty. ``top_logprobs`` likewise, each
+    entry ``((token_id, logprob), …)`` best first. ``finish_reason`` is set on the stream's last delta only, ``error``
+    only together with ``finish_reason == "error"``.
+    """
+
+    stream_id: int
+    token_ids: Sequence[int]
+    counted: int
+    finish_reason: FinishReason | None = None
+    logprobs: Sequence[float] = ()
+    top_logprobs: Sequence[tuple[tuple[int, float], ...]] = ()
+    cached_tokens: int = 0  # prompt tokens found in the prefix cache; meaningful on the first delta
+    error: str = ""
