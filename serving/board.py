@@ -1,0 +1,69 @@
+"""The board: a small shared-memory table through which the detokenizer answers the engine.
+
+The ensemble gives the detokenizer no way back to the engine, so both map the same file in the private run directory.
+One record of two 64-bit words per stream slot:
+
+    acked   generation << 32 | seq    the last chunk of this stream that the detokenizer has processed
+    stop    generation                a stop string was found: the engine may abort the stream
+
+Only the detokenizer writes records and each word is written at once, so no lock is needed. A word carries the generation
+it was written for; the engine gives every stream a new one, and so a late write for a slot's previous owner is ignored.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+MAGIC = 0x71776E626F617264  # "qwnboard"
+HEADER_WORDS = 8  # magic, slots, detokenizer heartbeat (counts up), rest unused
+WORDS_PER_SLOT = 2
+MAX_GENERATION = 2**31 - 1  # travels in INT32 tensors
+
+
+class Board:
+    """A mapped board. ``create`` on the engine's side, ``open`` on the detokenizer's."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        self._words = memoryview(self._map).cast("Q")
+        if self._words[0] != MAGIC:
+            raise ValueError(f"{path} is not a board")
+        self.slots = self._words[1]
+
+    @classmethod
+    def create(cls, path: Path, slots: int) -> Board:
+        """Write a fresh board under a temporary name and move it into place: a reader never sees half of one."""
+        words = memoryview(bytearray(8 * (HEADER_WORDS + WORDS_PER_SLOT * slots))).cast("Q")
+        words[0], words[1] = MAGIC, slots
+        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        partial.write_bytes(words.tobytes())
+        partial.replace(path)
+        return cls(path)
+
+    def ack(self, slot: int, generation: int, seq: int) -> None:
+        self._words[HEADER_WORDS + WORDS_PER_SLOT * slot] = generation << 32 | seq
+
+    def acked(self, slot: int, generation: int, seq: int) -> bool:
+        """Has the detokenizer processed chunk ``seq`` of this stream?"""
+        return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot] == generation << 32 | seq
+
+    def stop(self, slot: int, generation: int) -> None:
+        self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + 1] = generation
+
+    def stopped(self, slot: int, generation: int) -> bool:
+        return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + 1] == generation
+
+    def beat(self) -> None:
+        """The detokenizer's process is alive and scheduled; without this a starved host looks like a gone client."""
+        self._words[2] += 1
+
+    @property
+    def beats(self) -> int:
+        return self._words[2]
+
+    def close(self) -> None:
+        self._words.release()
+        self._map.close()
