@@ -1,7 +1,7 @@
 """BF16 checkpoint → FP8 checkpoint that TensorRT-LLM's PyTorch backend (1.2.1 and 1.4) and vLLM (0.24) all read.
 
-NVIDIA ModelOpt does the work: ``mtq.quantize`` with ``FP8_DEFAULT_CFG`` (weights and activations E4M3, one scale per tensor,
-lm_head left alone), then ``export_hf_checkpoint``. It runs wherever torch, transformers and modelopt are: inside the
+NVIDIA ModelOpt does the work: ``mtq.quantize`` with ``FP8_DEFAULT_CFG`` (weights and activations E4M3, one scale per
+tensor, lm_head left alone), then ``export_hf_checkpoint``. It runs wherever torch, transformers and modelopt are: inside the
 TensorRT-LLM container (modelopt 0.37) and on a vLLM host (0.47); both have the calls used here (llmapi_surface.json).
 
 ``python -m build_engine.modelopt_export --model DIR --output DIR --calibration FILE.jsonl``
@@ -43,9 +43,9 @@ def export_fp8(
 ) -> Path:
     """Quantize the checkpoint in ``model_dir`` on ``prompts`` (chat-templated texts) and write it to ``output``.
 
-    Works in ``output + ".partial"`` and renames at the end, so ``output`` exists only when it is complete. Needs the BF16
-    model plus activations in the memory of ``device``. Raises ``BuildError`` when modelopt is missing or the export is not
-    what it was asked to be. Returns ``output``.
+    Works in ``output + ".partial"`` and renames at the end, so ``output`` exists only when it is complete. Needs the
+    BF16 model plus activations in the memory of ``device``. Raises ``BuildError`` when modelopt is missing or the export
+    is not what it was asked to be. Returns ``output``.
     """
     torch, transformers, quantization, export = _imports()
     model = transformers.AutoModelForCausalLM.from_pretrained(str(model_dir), torch_dtype=torch.bfloat16)
@@ -100,8 +100,8 @@ def check_export(directory: Path, *, fp8_kv: bool) -> dict[str, Any]:
     want_kv = "FP8" if fp8_kv else None
     if found.get("quant_algo") != "FP8" or found.get("kv_cache_quant_algo") != want_kv:
         raise BuildError(
-            f"{path} says quant_algo {found.get('quant_algo')!r}, kv_cache_quant_algo {found.get('kv_cache_quant_algo')!r}; "
-            f"wanted 'FP8' and {want_kv!r}: use the modelopt version pinned in versions.toml"
+            f"{path} says quant_algo {found.get('quant_algo')!r} and kv_cache_quant_algo "
+            f"{found.get('kv_cache_quant_algo')!r}; wanted 'FP8' and {want_kv!r}: use the modelopt of versions.toml"
         )
     if not any("lm_head" in name for name in found.get("exclude_modules") or []):
         raise BuildError(f"{path} does not exclude lm_head: use the modelopt version pinned in versions.toml")
@@ -118,7 +118,9 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 def read_prompts(path: Path, limit: int = 512) -> list[str]:
     """The ``text`` of each line of a JSONL file, at most ``limit`` of them."""
     try:
-        texts = [str(json.loads(line)["text"]) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        texts = [
+            str(json.loads(line)["text"]) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BuildError(f"{path} cannot be read as JSON lines with a `text` column ({error})") from error
     if not texts:
