@@ -1,7 +1,7 @@
 """BF16 checkpoint → FP8 checkpoint that TensorRT-LLM's PyTorch backend (1.2.1 and 1.4) and vLLM (0.24) all read.
 
 NVIDIA ModelOpt does the work: ``mtq.quantize`` with ``FP8_DEFAULT_CFG`` (weights and activations E4M3, one scale per
-tensor, lm_head left alone), then ``export_hf_checkpoint``. It runs wherever torch, transformers and modelopt are: inside the
+tensor, lm_head left alone), then ``export_hf_checkpoint``. It runs where torch, transformers and modelopt are: in the
 TensorRT-LLM container (modelopt 0.37) and on a vLLM host (0.47); both have the calls used here (llmapi_surface.json).
 
 ``python -m build_engine.modelopt_export --model DIR --output DIR --calibration FILE.jsonl``
@@ -44,8 +44,8 @@ def export_fp8(
     """Quantize the checkpoint in ``model_dir`` on ``prompts`` (chat-templated texts) and write it to ``output``.
 
     Works in ``output + ".partial"`` and renames at the end, so ``output`` exists only when it is complete. Needs the
-    BF16 model plus activations in the memory of ``device``. Raises ``BuildError`` when modelopt is missing or the export
-    is not what it was asked to be. Returns ``output``.
+    BF16 model and its activations in the memory of ``device``. Raises ``BuildError`` without modelopt, or when the
+    export is not what it was asked to be. Returns ``output``.
     """
     torch, transformers, quantization, export = _imports()
     model = transformers.AutoModelForCausalLM.from_pretrained(str(model_dir), torch_dtype=torch.bfloat16)

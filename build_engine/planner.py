@@ -154,7 +154,7 @@ def _too_large(shape: ModelShape, choice: Choice) -> str:
     weights = shape.weight_bytes(_precision(choice)) / choice.tensor_parallel / GIB
     return (
         f"{shape.name} in {_precision(choice)} does not fit {choice.gpu.name}: {weights:.1f} GiB of weights leave "
-        f"{max(pool, 0) / GIB:.1f} GiB for KV, a stream of {choice.profile.max_seq_len} tokens needs {need / GIB:.1f} GiB"
+        f"{max(pool, 0) / GIB:.1f} GiB for KV, one of {choice.profile.max_seq_len} tokens needs {need / GIB:.1f} GiB"
     )
 
 
@@ -255,8 +255,8 @@ def _notes(shape: ModelShape, choice: Choice, precision: str, kv_dtype: str) -> 
     scaling = rope_scaling(choice.profile.max_seq_len, shape.native_context)
     if scaling:
         yield (
-            f"beyond {shape.native_context} tokens: YaRN factor {scaling['factor']:g}, an engine of its own; it is static: "
-            f"short prompts may lose quality, so keep a chat engine beside it"
+            f"beyond {shape.native_context} tokens: YaRN factor {scaling['factor']:g} in an engine of its own; being static "
+            f"it may cost quality on short prompts, so keep a chat engine beside it"
         )
     if kv_dtype != "bf16":
         yield f"{kv_dtype} KV is known to break Qwen2.5: the engine is served only after `make verify` passes"

@@ -29,7 +29,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tp", type=int, default=1, help="tensor parallel size (default %(default)s)")
 
 
-def register(parser: argparse.ArgumentParser) -> None:
+def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = sub.add_parser("plan", help="what fits which GPU, from config.json alone")
     add_plan_arguments(parser)
     parser.add_argument("--runtime", default="tensorrt_llm", choices=("tensorrt_llm", "vllm"))
     parser.add_argument("--memory-fraction", type=float, default=0.85, help="of GPU memory (default %(default)s)")
@@ -110,7 +111,7 @@ def _facts(result: Plan) -> list[tuple[str, str]]:
         ("runtime's own", f"{result.overhead_bytes / GIB:.2f} GiB"),
         (
             "KV pool",
-            f"{result.kv_pool_bytes / GIB:.2f} GiB ({result.kv_dtype}, {result.kv_bytes_per_token / 1024:g} KiB a token)",
+            f"{result.kv_pool_bytes / GIB:.2f} GiB ({result.kv_dtype}, {result.kv_bytes_per_token / 1024:g} KiB/token)",
         ),
         ("KV tokens", f"{result.kv_tokens:,} in {result.kv_blocks:,} blocks of {result.tokens_per_block}"),
         (
