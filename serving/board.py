@@ -6,8 +6,9 @@ One record of two 64-bit words per stream slot:
     acked   generation << 32 | seq    the last chunk of this stream that the detokenizer has processed
     stop    generation                a stop string was found: the engine may abort the stream
 
-Only the detokenizer writes records and each word is written at once, so no lock is needed. A word carries the generation
-it was written for; the engine gives every stream a new one, and so a late write for a slot's previous owner is ignored.
+Only the detokenizer writes records and each word is written at once, so no lock is needed. A word carries the
+generation it was written for; the engine gives every stream a new one, and so a late write for a slot's previous owner
+is ignored.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def byte_alphabet() -> dict[str, int]:
 
 
 class TokenBytes:
-    """Bytes of every token id. Special tokens, and ids that the vocabulary lacks (Qwen pads it to 152,064), are empty."""
+    """Bytes of every token id. Special tokens, and ids the vocabulary lacks (Qwen pads it to 152,064), are empty."""
 
     def __init__(self, table: Sequence[bytes]) -> None:
         self._table = tuple(table)

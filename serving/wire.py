@@ -68,7 +68,7 @@ class Job:
 
 @dataclass(slots=True)
 class Chunk:
-    """New tokens of one stream. ``seq`` counts its chunks from 1; ``options`` and ``top_logprobs`` are JSON or empty."""
+    """New tokens of one stream. ``seq`` counts its chunks from 1; ``options``, ``top_logprobs`` are JSON or empty."""
 
     slot: int
     generation: int
@@ -113,7 +113,7 @@ def unpack(words: IntArray) -> Iterator[Chunk]:
     while at < len(words):
         *head, ids, probs, options, tops = words[at : at + HEADER].tolist()
         at += HEADER
-        chunk = Chunk(*head, ids=words[at : at + ids].tolist())
+        chunk = Chunk(*head, words[at : at + ids].tolist())  # type: ignore[call-arg]  # eight words of the header
         at += ids
         if probs:
             chunk.log_probs = words[at : at + probs].view(np.float32).tolist()

@@ -79,7 +79,7 @@ class Runtime(Protocol):
         ``EngineDead``."""
 
     def abort(self, stream_id: int) -> None:
-        """Free the stream's batch slot and KV blocks soon; its last delta says ``cancelled``. Unknown ids are ignored."""
+        """Free the stream's batch slot and KV blocks soon; its last delta says ``cancelled``. Ignores unknown ids."""
 
     def stats(self) -> RuntimeStats: ...
 

@@ -1,0 +1,35 @@
+"""Detokenizer step: token deltas to text deltas. The work is in ``serving.detokenizer``."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from serving import triton_io
+from serving.board import Board
+from serving.detokenizer import Detokenizer
+from serving.dispatcher import BEAT_SECONDS
+from serving.settings import Settings
+from serving.text import TokenBytes
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        triton_io.start("detokenizer")
+        settings = Settings.from_environment()
+        table = TokenBytes.load(settings.engine_dir / "tokenizer.json")
+        self.board = settings.board
+        self.detokenizer = Detokenizer(table, lambda: Board(self.board))
+        threading.Thread(target=self.beat, daemon=True).start()
+
+    def beat(self):
+        while not self.board.exists():  # made by the engine step, which loads beside this one
+            time.sleep(BEAT_SECONDS)
+        while True:
+            self.detokenizer.beat()
+            time.sleep(BEAT_SECONDS)
+
+    def execute(self, requests):
+        return [triton_io.pieces(self.detokenizer.process(triton_io.chunk_words(r))) for r in requests]

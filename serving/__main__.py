@@ -1,0 +1,23 @@
+"""`python -m serving`: what `make serve` runs."""
+
+from __future__ import annotations
+
+import sys
+
+from serving.launch.config import LaunchError, check_ports, parse
+from serving.launch.engine import prepare
+from serving.launch.supervisor import Supervisor
+
+
+def main() -> int:
+    config = parse()
+    try:
+        check_ports(config)
+        return Supervisor(config, prepare(config)).run()
+    except LaunchError as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

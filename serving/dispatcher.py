@@ -1,0 +1,316 @@
+"""Streams between a runtime and Triton: admission, ack-clocked chunks, cancellation. Pure: Triton is a ``Sink``.
+
+A stream's next chunk leaves only when the detokenizer has acknowledged the last one on the board; whatever the engine
+makes meanwhile goes into that chunk. So an idle system streams token by token, and a busy one sends fewer, larger
+chunks by itself. A chunk that stays unacknowledged while the detokenizer lives means that the client is gone: an
+ensemble stops scheduling later steps then, but never tells a running one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import orjson
+
+from serving.admission import fit, reseeded
+from serving.board import MAX_GENERATION, Board
+from serving.errors import DuplicateId, EngineDead, InvalidRequest, Overloaded, ServingError, shown
+from serving.runtimes.base import Runtime
+from serving.streams import Group, Sink, Stream
+from serving.text import TextStream, TokenBytes
+from serving.types import EngineRequest, StreamDelta
+from serving.wire import FINISH_CODES, Chunk, Job
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.0003  # how often acks are looked for while tokens wait for one
+IDLE_SECONDS = 0.05  # upper bound of a sleep when nothing waits; a delta wakes the loop at once
+HOUSEKEEPING_SECONDS = 0.1
+BEAT_SECONDS = 0.05  # the detokenizer's heartbeat
+GONE_BEATS = 30  # 1.5 s of the detokenizer's own time without an ack: the client is gone
+DEAD_BEAT_SECONDS = 30.0  # no heartbeat at all: the detokenizer is gone
+CANCEL_CHECKS = 4  # sinks asked per housekeeping turn; each question is a round trip to Triton
+
+
+class Dispatcher:
+    """Owns every stream. ``admit`` is called by Triton's thread, ``on_step`` by the runtime's, ``run`` is a third."""
+
+    def __init__(self, board: Board, token_bytes: Callable[[], TokenBytes], queue_limit: int) -> None:
+        self._board = board
+        self._token_bytes = token_bytes
+        self._queue_limit = queue_limit
+        self._runtime: Runtime | None = None
+        self._ids = itertools.count(1)
+        self._slots = deque(range(board.slots))
+        self._streams: dict[int, Stream] = {}
+        self._groups: dict[str, Group] = {}
+        self._unnamed = itertools.count()
+        self._lock = threading.Lock()  # admission against the end of a stream
+        self._inbox: deque[list[StreamDelta]] = deque()
+        self._wake = threading.Event()
+        self._waiting: dict[int, Stream] = {}  # have something to send, in order of arrival
+        self._dead = ""
+        self._stopping = False
+        self._last_beat = (0, time.monotonic())
+        self.chunks_sent = 0
+        self.finished: dict[str, int] = dict.fromkeys(("stop", "length", "cancelled", "error", "disconnected"), 0)
+
+    # --- admission -------------------------------------------------------------------------------------------------
+
+    def attach(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    @property
+    def runtime(self) -> Runtime:
+        if self._runtime is None or self._dead:
+            raise EngineDead(f"engine: {self._dead or 'it is still loading'}; the server restarts it, try again soon")
+        return self._runtime
+
+    @property
+    def slots_used(self) -> int:
+        return self._board.slots - len(self._slots)
+
+    def admit(self, request_id: str, ids: Sequence[int], job: Job, sink: Sink) -> None:
+        """Take a request or raise the error that answers it. A taken one always ends through its sink."""
+        if job.cancel:
+            self._answer_cancel(request_id, sink)
+            return
+        runtime = self.runtime
+        sampling = fit(job, ids, runtime)
+        with self._lock:
+            if request_id and request_id in self._groups:
+                raise DuplicateId("request id", f"{shown(request_id)} is running; use a new id for every request")
+            limit = runtime.limits.max_streams + self._queue_limit
+            if len(self._streams) + job.n > limit or len(self._slots) < job.n:
+                raise Overloaded(f"queue: full ({len(self._streams)} of {limit} sequences); try again later")
+            group = Group(request_id or f"\0{next(self._unnamed)}", sink, job, open=job.n)
+            self._groups[group.request_id] = group
+            for index in range(job.n):
+                stream = self._open(group, index, len(ids))
+                self._streams[stream.id] = stream
+        try:
+            for stream in group.streams:
+                one = reseeded(sampling, stream.index)
+                runtime.submit(EngineRequest(stream.id, ids, one, job.priority, job.lora_name))
+        except ServingError:
+            self._forget(group)
+            raise
+
+    def _open(self, group: Group, index: int, prompt_tokens: int) -> Stream:
+        number = next(self._ids)
+        stream = Stream(number, group, index, self._slots.popleft(), number % MAX_GENERATION + 1, prompt_tokens)
+        text = group.job.text
+        if text.stops and not group.job.stream:
+            stream.text = TextStream(self._token_bytes(), text.stops, text.include_stop, text.min_tokens)
+        group.streams.append(stream)
+        return stream
+
+    def _forget(self, group: Group) -> None:
+        """Undo an admission that the runtime refused half-way."""
+        with self._lock:
+            for stream in group.streams:
+                self.runtime.abort(stream.id)
+                if self._streams.pop(stream.id, None):
+                    self._slots.append(stream.slot)
+            self._groups.pop(group.request_id, None)
+
+    def _answer_cancel(self, request_id: str, sink: Sink) -> None:
+        if not request_id:
+            raise InvalidRequest("stop", "true needs the Triton request id of the running request; this one has no id")
+        self.cancel(request_id)
+        cancelled = FINISH_CODES.index("cancelled")
+        sink.send([Chunk(-1, 0, 1, 0, 0, 0, 0, cancelled, [])], final=True)
+
+    def cancel(self, request_id: str) -> None:
+        """Abort all sequences of a running request; an unknown id is not an error: it may just have ended."""
+        group = self._groups.get(request_id)
+        for stream in list(group.streams) if group else ():
+            self._abort(stream)
+
+    # --- the runtime's side ----------------------------------------------------------------------------------------
+
+    def on_step(self, deltas: list[StreamDelta]) -> None:
+        self._inbox.append(deltas)
+        self._wake.set()
+
+    def on_death(self, reason: str) -> None:
+        self._dead = reason
+        self._wake.set()
+
+    @property
+    def dead(self) -> str:
+        return self._dead
+
+    def _abort(self, stream: Stream) -> None:
+        if not stream.aborted and not self._dead:
+            stream.aborted = True
+            self.runtime.abort(stream.id)
+
+    # --- the sender thread -----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until ``stop``. No error of one stream may end the loop: it is everybody's way out."""
+        next_look = time.monotonic()
+        while not self._stopping:
+            self._wake.clear()
+            self._turn()
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = now + HOUSEKEEPING_SECONDS
+                self._housekeep(now)
+            if self._dead:
+                self._fail_all()
+            if self._waiting:
+                time.sleep(POLL_SECONDS)
+            else:
+                self._wake.wait(IDLE_SECONDS)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    def _turn(self) -> None:
+        while self._inbox:
+            for delta in self._inbox.popleft():
+                stream = self._streams.get(delta.stream_id)
+                if stream is not None:
+                    self._absorb(stream, delta)
+        for stream in list(self._waiting.values()):
+            if self._is_acked(stream) or stream.group.gone:
+                self._waiting.pop(stream.id, None)
+                self._send(stream)
+
+    def _is_acked(self, stream: Stream) -> bool:
+        return stream.seq == 0 or self._board.acked(stream.slot, stream.generation, stream.seq)
+
+    def _absorb(self, stream: Stream, delta: StreamDelta) -> None:
+        stream.completion_tokens += delta.counted
+        stream.cached_tokens = max(stream.cached_tokens, delta.cached_tokens)
+        if delta.finish_reason == "error":
+            self._fail(stream.group, ServingError(f"engine: {delta.error or 'the request failed'}"))
+            return
+        stream.ids += delta.token_ids
+        if stream.group.job.text.log_probs:
+            stream.log_probs += delta.logprobs
+            stream.top_logprobs += delta.top_logprobs
+        if delta.finish_reason:
+            stream.finish = FINISH_CODES.index(delta.finish_reason)
+        if stream.group.job.stream:
+            self._waiting[stream.id] = stream
+            return
+        if stream.text is not None:
+            stream.text.push(delta.token_ids)  # ignores what follows a stop string
+            if stream.text.stopped:
+                self._abort(stream)
+        if stream.finish:
+            self._finish_at_once(stream)
+
+    def _chunk(self, stream: Stream) -> Chunk:
+        stream.seq += 1
+        chunk = Chunk(
+            stream.slot, stream.generation, stream.seq, stream.index, stream.prompt_tokens, stream.completion_tokens,
+            stream.cached_tokens, stream.finish, stream.ids, stream.log_probs,
+            orjson.dumps(stream.group.job.text) if stream.seq == 1 else b"",
+            orjson.dumps(stream.top_logprobs) if stream.top_logprobs else b"",
+        )  # fmt: skip
+        stream.ids = []
+        stream.log_probs, stream.top_logprobs = [], []
+        return chunk
+
+    def _send(self, stream: Stream) -> None:
+        group = stream.group
+        if self._board.stopped(stream.slot, stream.generation):
+            self._abort(stream)
+            stream.ids.clear()  # beyond the stop string
+            stream.log_probs.clear()
+            stream.top_logprobs.clear()
+            if not stream.finish:
+                return
+        if group.gone:
+            if stream.finish:
+                self._close(stream, FINISH_CODES[stream.finish])
+            return
+        stream.sent_beat = self._board.beats
+        last = bool(stream.finish) and group.open == 1
+        self._respond(group, [self._chunk(stream)], last)
+        if stream.finish:
+            self._close(stream, FINISH_CODES[stream.finish])
+
+    def _finish_at_once(self, stream: Stream) -> None:
+        group = stream.group
+        group.ready.append(self._chunk(stream))
+        if group.open == 1 and not group.gone:
+            group.ready.sort(key=lambda chunk: chunk.sequence_index)
+            self._respond(group, group.ready, final=True)
+        self._close(stream, FINISH_CODES[stream.finish])
+
+    def _respond(self, group: Group, chunks: list[Chunk], final: bool) -> None:
+        self.chunks_sent += 1
+        try:
+            group.sink.send(chunks, final)
+        except Exception:
+            log.exception("request %s: a response could not be sent", group.request_id)
+            self._leave(group)
+
+    def _close(self, stream: Stream, reason: str) -> None:
+        group = stream.group
+        with self._lock:
+            if self._streams.pop(stream.id, None) is None:
+                return
+            self._waiting.pop(stream.id, None)
+            self._slots.append(stream.slot)
+            group.open -= 1
+            if not group.open:
+                self._groups.pop(group.request_id, None)
+        self.finished["disconnected" if group.gone else reason] += 1
+        if group.gone and not group.open:
+            group.sink.drop()
+
+    def _fail(self, group: Group, error: ServingError) -> None:
+        for stream in group.streams:
+            self._abort(stream)
+        if not group.gone:
+            group.sink.fail(error)
+        for stream in group.streams:
+            self._close(stream, "error")
+
+    def _fail_all(self) -> None:
+        for group in list(self._groups.values()):
+            self._fail(group, EngineDead(f"engine: {self._dead}; the server restarts it, try again soon"))
+
+    def _leave(self, group: Group) -> None:
+        """Nobody listens: free the batch slots. The streams close when the runtime says that they ended."""
+        group.gone = True
+        for stream in group.streams:
+            self._abort(stream)
+
+    # --- housekeeping ----------------------------------------------------------------------------------------------
+
+    def _housekeep(self, now: float) -> None:
+        beats = self._board.beats
+        if beats != self._last_beat[0]:
+            self._last_beat = (beats, now)
+        unacked = 0
+        for stream in list(self._streams.values()):
+            if self._is_acked(stream) or not stream.group.job.stream:
+                continue
+            unacked += 1
+            if beats - stream.sent_beat > GONE_BEATS and not stream.group.gone:
+                log.info("request %s: no ack for chunk %d, the client is gone", stream.group.request_id, stream.seq)
+                self._leave(stream.group)
+        if unacked and now - self._last_beat[1] > DEAD_BEAT_SECONDS:
+            self.on_death(f"the detokenizer has not answered for {DEAD_BEAT_SECONDS:.0f} s")
+        self._ask_sinks()
+
+    def _ask_sinks(self) -> None:
+        for group in list(self._groups.values())[:CANCEL_CHECKS]:
+            if not group.gone and group.sink.cancelled():
+                self._leave(group)
+            with self._lock:
+                if self._groups.pop(group.request_id, None):  # to the back of the queue: everybody's turn comes
+                    self._groups[group.request_id] = group

@@ -1,0 +1,1 @@
+"""`make serve`: one Triton, one gateway, supervised, on this machine."""

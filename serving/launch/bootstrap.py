@@ -1,0 +1,127 @@
+"""Set up .venv. Runs on a bare Python: standard library only, and safe to run again.
+
+usage: python3 serving/launch/bootstrap.py [EXTRA ...]      extras of pyproject.toml, e.g. dev loadtest
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV = ROOT / ".venv"
+LOWEST, HIGHEST = (3, 10), (3, 12)
+GLIBC = (2, 35)  # the wheel of nvidia-pytriton is manylinux_2_35
+
+
+def fail(line: str) -> None:
+    sys.exit(f"setup: {line}")
+
+
+def check_platform() -> None:
+    version = sys.version_info[:2]
+    if not LOWEST <= version <= HIGHEST:
+        use_other_python(version)
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        fail(f"{platform.system()} {platform.machine()} is not supported: tritonserver's wheel is Linux x86_64 only")
+    libc, number = platform.libc_ver()
+    found = tuple(int(part) for part in number.split(".")[:2]) if number else (0, 0)
+    if libc != "glibc" or found < GLIBC:
+        fail(f"{libc or 'libc'} {number} is too old: tritonserver needs glibc 2.35 (Ubuntu 22.04, Debian 12 or newer)")
+
+
+def use_other_python(version: tuple[int, ...]) -> None:
+    """Run again under a Python that fits, if the machine has one."""
+    for minor in range(HIGHEST[1], LOWEST[1] - 1, -1):
+        other = shutil.which(f"python3.{minor}")
+        if other and runs(other):
+            os.execv(other, [other, *sys.argv])
+    fail(
+        f"Python {version[0]}.{version[1]} at {sys.executable} does not fit; install Python 3.10, 3.11 or 3.12 "
+        "(apt install python3.11 python3.11-venv) or say make PYTHON=/path/to/python3.11"
+    )
+
+
+def runs(python: str) -> bool:
+    """A version manager's shim exists for versions that are not active; such a one does not start."""
+    return subprocess.run([python, "-c", "import ensurepip"], capture_output=True, check=False).returncode == 0
+
+
+def libpython() -> Path:
+    """The shared libpython that Triton's stub of this version loads; fetched from Debian without root if missing."""
+    name = f"libpython3.{sys.version_info[1]}.so.1.0"
+    folders = [sysconfig.get_config_var("LIBDIR") or "", f"/usr/lib/{platform.machine()}-linux-gnu", "/usr/lib64"]
+    for folder in map(Path, [*folders, VENV / "libpython"]):
+        if (folder / name).exists():
+            return folder / name
+    if ctypes.util.find_library(f"python3.{sys.version_info[1]}"):
+        return Path(name)  # the loader knows where
+    package = f"libpython3.{sys.version_info[1]}"
+    target = VENV / "libpython"
+    target.mkdir(parents=True, exist_ok=True)
+    say(f"fetching Debian's {package} (Triton's Python stub needs {name})")
+    commands = f"apt-get download {package} >/dev/null && dpkg -x {package}_*.deb . && cp $(find usr -name {name}) ."
+    subprocess.run(["bash", "-c", commands], cwd=target, check=False, capture_output=True)
+    if not (target / name).exists():
+        fail(f"{name} is missing: run `apt install {package}`, then the same command again")
+    return target / name
+
+
+def say(line: str) -> None:
+    print(f"setup: {line}", flush=True)
+
+
+def pip(*arguments: str) -> None:
+    command = [str(VENV / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        fail(f"pip failed (see above); is PyPI reachable? The command was: {' '.join(command)}")
+
+
+def make_venv() -> None:
+    if (VENV / "bin/python").exists():
+        return
+    say(f"making {VENV} with Python {platform.python_version()}")
+    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        shutil.rmtree(VENV, ignore_errors=True)
+        fail(f"`python -m venv` failed: run `apt install python3.{sys.version_info[1]}-venv`, then the same again")
+
+
+def place_stub() -> None:
+    """Put the stub of this Python beside the backend: the one that lies there is for another version."""
+    site = next((VENV / "lib").glob("python3.*/site-packages"))
+    triton = site / "pytriton/tritonserver"
+    stub = triton / f"python_backend_stubs/3.{sys.version_info[1]}/triton_python_backend_stub"
+    target = triton / "backends/python/triton_python_backend_stub"
+    shutil.copy2(stub, target)
+    for file in (target, triton / "bin/tritonserver"):
+        file.chmod(0o755)
+
+
+def main(extras: list[str]) -> None:
+    check_platform()
+    wanted = ",".join(sorted(set(extras)))
+    pins = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    state = f"{pins} {sys.version_info[:2]} [{wanted}]"
+    stamp = VENV / f".ready{'-' + wanted.replace(',', '-') if wanted else ''}"
+    if stamp.exists() and stamp.read_text() == state:
+        return
+    make_venv()
+    library = libpython()
+    say(f"installing the pinned packages{f' and [{wanted}]' if wanted else ''} (about 400 MB at the first time)")
+    pip("--quiet", "--progress-bar", "on", f".[{wanted}]" if wanted else ".")
+    place_stub()
+    (VENV / "libpython.path").write_text(str(library.parent))
+    stamp.write_text(state)
+    say("ready")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

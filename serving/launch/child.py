@@ -1,0 +1,50 @@
+"""A child process that cannot outlive its parent and ends in bounded time."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import IO
+
+PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def start(command: list[str], env: dict[str, str], log: IO[bytes], cwd: Path) -> subprocess.Popen[bytes]:
+    """Start in a session of its own, so that a terminal's Ctrl-C reaches the launcher alone."""
+    return subprocess.Popen(
+        command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, start_new_session=True,
+        preexec_fn=_die_with_parent,  # safe: the launcher has one thread
+    )  # fmt: skip
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """SIGTERM, wait, then SIGKILL to the whole session. True when it ended by itself."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ended = process.poll() is not None
+    try:
+        os.killpg(process.pid, signal.SIGKILL)  # stragglers of the session too: stubs, engine workers
+    except ProcessLookupError:
+        return ended
+    process.wait()
+    return ended
+
+
+def is_alive(pid: int) -> bool:
+    """Neither gone nor a zombie."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"

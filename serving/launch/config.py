@@ -1,0 +1,108 @@
+"""What `make serve` was asked for, checked once before anything starts."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.settings import DEFAULT_QUEUE_LIMIT
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT_ENGINE = ROOT / "engines/default"
+SIMULATED_ENGINE = ROOT / "engines/simulated"
+
+
+class LaunchError(Exception):
+    """One line for the user: what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Ports are TCP; gateway port 0: no gateway. ``drain``: seconds that open streams get to end."""
+
+    engine: Path
+    host: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    gateway_port: int
+    drain: int
+    environment: dict[str, str]  # what the models read, see serving.settings
+
+    @property
+    def ports(self) -> dict[str, int]:
+        names = ("HTTP_PORT", "GRPC_PORT", "METRICS_PORT", "GATEWAY_PORT")
+        values = (self.http_port, self.grpc_port, self.metrics_port, self.gateway_port)
+        return {name: value for name, value in zip(names, values, strict=True) if value}
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """Command line to ``Config``; exits with argparse's own line for a value that is not one."""
+    parser = argparse.ArgumentParser(prog="python -m serving", description="Serve an engine directory with Triton.")
+    add = parser.add_argument
+    add("--engine", type=Path, default=None, help="engine directory (default: engines/default)")
+    add("--runtime", default="", choices=["", "simulated"], help="`simulated`: no model, a step clock")
+    add("--host", default="127.0.0.1", help="address to bind; anything but localhost opens the server to the network")
+    for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002), ("gateway", 8080)):
+        add(
+            f"--{name}-port", type=int, default=port, help=f"default {port}" + ("; 0: no gateway" * (name == "gateway"))
+        )
+    add("--drain", type=int, default=10, help="seconds that open streams get to end on Ctrl-C or SIGTERM (default 10)")
+    add("--max-streams", type=int, default=256, help="sequences decoded at once (default 256)")
+    add("--queue-limit", type=int, default=DEFAULT_QUEUE_LIMIT, help="sequences that may wait (default 1024)")
+    add(
+        "--kv-cache-gb",
+        type=float,
+        default=0,
+        help="KV cache of the CPU engine (default: what the engine was built for)",
+    )
+    add("--step-ms", type=float, default=15, help="simulated: time of one engine step (default 15)")
+    add("--fault", default="", help="simulated: die@N, error@N, eos@N, stall@N:SECONDS")
+    args = parser.parse_args(arguments)
+    default = SIMULATED_ENGINE if args.runtime == "simulated" else DEFAULT_ENGINE
+    return Config(
+        engine=(args.engine or default).resolve(),
+        host=args.host,
+        http_port=args.http_port,
+        grpc_port=args.grpc_port,
+        metrics_port=args.metrics_port,
+        gateway_port=args.gateway_port,
+        drain=args.drain,
+        environment={
+            "MAX_STREAMS": str(args.max_streams),
+            "QUEUE_LIMIT": str(args.queue_limit),
+            "KV_CACHE_GB": str(args.kv_cache_gb),
+            "STEP_MS": str(args.step_ms),
+            "FAULT": args.fault,
+        },
+    )
+
+
+def check_ports(config: Config) -> None:
+    """Every port must be free now; a port that is taken later shows when Triton binds it."""
+    taken = [f"{name}={port}" for name, port in config.ports.items() if not _is_free(config.host, port)]
+    if taken:
+        others = " ".join(f"{name}={port + 100}" for name, port in config.ports.items())
+        raise LaunchError(
+            f"port taken: {', '.join(taken)}; stop what listens there or choose others: make serve {others}"
+        )
+    if len(set(config.ports.values())) < len(config.ports):
+        raise LaunchError(f"two services share a port ({config.ports}); give each its own")
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise LaunchError(f"HOST={host} cannot be used ({error}); give an address of this machine") from None
+    except OverflowError:
+        raise LaunchError(f"port {port} is not between 1 and 65535") from None
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError:
+            return False
+    return True

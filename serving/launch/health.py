@@ -1,0 +1,42 @@
+"""Is it serving? Not "are the models loaded" but: does one token come out."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+CANARY = {"text_input": "Hello", "max_tokens": 1, "temperature": 0.0, "ignore_eos": True}
+
+
+def _open(url: str, body: dict[str, Any] | None, timeout: float) -> bytes:
+    data = json.dumps(body).encode() if body is not None else None
+    with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=timeout) as response:
+        content: bytes = response.read()
+        return content
+
+
+def answers(url: str, timeout: float = 1.0) -> bool:
+    """200 within ``timeout`` seconds."""
+    try:
+        _open(url, None, timeout)
+    except OSError:
+        return False
+    return True
+
+
+def is_ready(base: str) -> bool:
+    """All models loaded, says Triton."""
+    return answers(f"{base}/v2/health/ready")
+
+
+def generates(base: str, timeout: float) -> str:
+    """Ask the ensemble for one token. "" when it came, else what went wrong."""
+    try:
+        answer = json.loads(_open(f"{base}/v2/models/qwen/generate", CANARY, timeout))
+    except urllib.error.HTTPError as error:
+        return error.read().decode(errors="replace")[:500]
+    except (OSError, ValueError) as error:
+        return str(error)
+    return "" if answer.get("completion_tokens") == 1 else f"unexpected answer: {answer}"

@@ -1,0 +1,212 @@
+"""Start Triton and the gateway, watch them, restart a dead engine, drain on a signal, leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from types import FrameType
+
+from serving.engine_dir import EngineInfo
+from serving.launch import child, health, triton
+from serving.launch.config import ROOT, Config, LaunchError
+from serving.launch.engine import NOISE
+
+WATCH_SECONDS = 0.1
+CANARY_SECONDS = 120.0
+FLUSH_SECONDS = 1.0  # a dead engine's last errors get this long to reach their clients
+MAX_RESTARTS, RESTART_WINDOW = 3, 600.0
+MODELS = ("tokenizer", "engine", "detokenizer")
+LOGS = ROOT / ".run"
+
+
+class Supervisor:
+    """One serving session, from start to the last process gone."""
+
+    def __init__(self, config: Config, engine: EngineInfo) -> None:
+        self._config = config
+        self._engine = engine
+        self._base = f"http://{_connectable(config.host)}:{config.http_port}"
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._deaths: deque[float] = deque()
+        self._signals = 0
+        LOGS.mkdir(exist_ok=True)
+        self._run_dir = Path(tempfile.mkdtemp(prefix="qwen-serve-", dir=os.environ.get("XDG_RUNTIME_DIR") or None))
+        self._shm = f"qwen_{os.getpid()}_"
+
+    def run(self) -> int:
+        """Serve until a signal (0) or until the engine died too often (1)."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        try:
+            self._start_triton()
+            self._start_gateway()
+            self._announce()
+            return self._watch()
+        finally:
+            self._clean()
+
+    # --- start -----------------------------------------------------------------------------------------------------
+
+    def _log(self, name: str) -> Path:
+        return LOGS / f"{name}-{self._config.http_port}.log"
+
+    def _start_triton(self) -> None:
+        for file in self._run_dir.iterdir():
+            file.unlink()
+        command = triton.command(self._config, self._shm)
+        env = triton.environment(self._config, self._run_dir)
+        with self._log("triton").open("wb") as log:
+            self._children["triton"] = child.start(command, env, log, ROOT)
+        print(f"starting Triton on {self._engine.model.name} ({self._engine.runtime.name}, {self._engine.precision}) …",
+              flush=True)  # fmt: skip
+        while not health.is_ready(self._base):
+            self._give_up_if_signalled()
+            if self._broken():
+                raise LaunchError(f"Triton did not start: {self._why()}")
+            time.sleep(WATCH_SECONDS)
+        problem = health.generates(self._base, CANARY_SECONDS)
+        if problem:
+            raise LaunchError(f"the server is up but cannot generate: {problem} (log: {self._log('triton')})")
+
+    def _start_gateway(self) -> None:
+        config = self._config
+        if not config.gateway_port:
+            return
+        env = triton.environment(config, self._run_dir) | {
+            "GATEWAY_PORT": str(config.gateway_port),
+            "HOST": config.host,
+            "TRITON_GRPC": f"{_connectable(config.host)}:{config.grpc_port}",
+            "TRITON_METRICS": f"http://{_connectable(config.host)}:{config.metrics_port}/metrics",
+        }
+        with self._log("gateway").open("wb") as log:
+            process = child.start([sys.executable, "-m", "client.gateway"], env, log, ROOT)
+        self._children["gateway"] = process
+        base = f"http://{_connectable(config.host)}:{config.gateway_port}"
+        while not health.answers(f"{base}/health/ready"):
+            self._give_up_if_signalled()
+            if process.poll() is not None:
+                raise LaunchError(f"the gateway did not start: {_last_line(self._log('gateway'))}")
+            time.sleep(WATCH_SECONDS)
+
+    def _announce(self) -> None:
+        config, host = self._config, _connectable(self._config.host)
+        print(f"\n  Triton HTTP   {self._base}    gRPC {host}:{config.grpc_port}"
+              f"    metrics http://{host}:{config.metrics_port}/metrics")  # fmt: skip
+        if config.gateway_port:
+            print(
+                f"  OpenAI API    http://{host}:{config.gateway_port}/v1    chat page http://{host}:{config.gateway_port}/"
+            )
+        print(f"\n  curl -X POST {self._base}/v2/models/qwen/generate -d "
+              """'{"text_input": "Hello", "max_tokens": 16}'""")  # fmt: skip
+        if self._engine.model.synthetic:
+            print(f"\n  note: {NOISE}")
+        if config.host not in ("127.0.0.1", "localhost", "::1"):
+            print(f"\n  warning: HOST={config.host} opens these ports to the network; publish only the gateway")
+        print(f"\n  logs: {self._log('triton')}    Ctrl-C drains and stops", flush=True)
+
+    # --- watch -----------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> int:
+        while not self._signals:
+            time.sleep(WATCH_SECONDS)
+            gateway = self._children.get("gateway")
+            if gateway is not None and gateway.poll() is not None:
+                print(f"the gateway ended: {_last_line(self._log('gateway'))}; restarting it", flush=True)
+                self._count_death()
+                self._start_gateway()
+            if self._broken():
+                print(f"the engine died: {self._why()}", flush=True)
+                time.sleep(FLUSH_SECONDS)
+                self._count_death()
+                child.stop(self._children.pop("triton"), 0)
+                self._remove_shm()
+                print("restarting Triton", flush=True)
+                self._start_triton()
+                print("serving again", flush=True)
+        return 0
+
+    def _count_death(self) -> None:
+        now = time.monotonic()
+        self._deaths.append(now)
+        while now - self._deaths[0] > RESTART_WINDOW:
+            self._deaths.popleft()
+        if len(self._deaths) > MAX_RESTARTS:
+            raise LaunchError(
+                f"{len(self._deaths)} deaths in {RESTART_WINDOW:.0f} s, giving up (log: {self._log('triton')})"
+            )
+
+    def _broken(self) -> bool:
+        """Triton or one of its model processes is gone. Triton itself would let their streams wait for ever."""
+        if self._children["triton"].poll() is not None or (self._run_dir / "dead").exists():
+            return True
+        for name in MODELS:
+            with contextlib.suppress(OSError, ValueError):
+                if not child.is_alive(int((self._run_dir / f"{name}.pid").read_text())):
+                    return True
+        return False
+
+    def _why(self) -> str:
+        with contextlib.suppress(OSError):
+            return (self._run_dir / "dead").read_text()
+        return f"{_error_line(self._log('triton'))} (log: {self._log('triton')})"
+
+    # --- end -------------------------------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            print(f"\nstopping: open streams get {self._config.drain} s to end (again: stop at once)", flush=True)
+
+    def _give_up_if_signalled(self) -> None:
+        if self._signals:
+            raise LaunchError("stopped while starting")
+
+    def _clean(self) -> None:
+        """The gateway drains first: it needs Triton for its open streams."""
+        for name in ("gateway", "triton"):
+            process = self._children.pop(name, None)
+            if process is not None:
+                self._stop(process)
+        self._remove_shm()
+        shutil.rmtree(self._run_dir, ignore_errors=True)
+
+    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        first = self._signals
+        deadline = time.monotonic() + self._config.drain + 5
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        while process.poll() is None and time.monotonic() < deadline and self._signals <= max(first, 1):
+            time.sleep(0.05)
+        child.stop(process, 0)
+
+    def _remove_shm(self) -> None:
+        """What a killed stub leaves in /dev/shm."""
+        for file in Path("/dev/shm").glob(f"{self._shm}*"):
+            file.unlink(missing_ok=True)
+
+
+def _connectable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host
+
+
+def _last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else f"see {path}"
+
+
+def _error_line(path: Path) -> str:
+    """The line of Triton's log that says what went wrong: the last Python exception, or the last error line."""
+    lines = path.read_text(errors="replace").splitlines()
+    for line in reversed(lines):
+        if "Error:" in line and "failed to" not in line:
+            return line.strip()
+    errors = [line for line in lines if line.startswith("E")]
+    return errors[-1].strip() if errors else "it ended without a message"

@@ -1,0 +1,77 @@
+"""The tritonserver command line and its environment; the sole place that knows Triton's flags.
+
+Sources: triton-inference-server/server docs/customization_guide/deploy.md; `tritonserver --help` of 2.51.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from serving.launch.config import ROOT, Config, LaunchError
+
+REPOSITORY = ROOT / "model_repository"
+IN_CONTAINER = Path("/opt/tritonserver/bin/tritonserver")
+# Reachable without the key, these let a client read or replace what others use (CVE-2025-23319 and its kin).
+RESTRICTED = "model-repository,shared-memory,trace,logging"
+
+
+def binary() -> tuple[Path, Path | None]:
+    """tritonserver and its backends: $TRITON and $TRITON_BACKENDS, the NVIDIA container's, or nvidia-pytriton's."""
+    if os.environ.get("TRITON"):
+        backends = os.environ.get("TRITON_BACKENDS")
+        return Path(os.environ["TRITON"]), Path(backends) if backends else None
+    if IN_CONTAINER.exists():
+        return IN_CONTAINER, None
+    for site in sys.path:
+        home = Path(site) / "pytriton/tritonserver"
+        if (home / "bin/tritonserver").exists():
+            return home / "bin/tritonserver", home / "backends"
+    raise LaunchError("no tritonserver here: run `make setup`, or set TRITON to its path")
+
+
+def command(config: Config, shm_prefix: str) -> list[str]:
+    server, backends = binary()
+    key = secrets.token_hex(16)
+    return [
+        str(server),
+        f"--model-repository={REPOSITORY}",
+        *([f"--backend-directory={backends}"] if backends else []),
+        "--disable-auto-complete-config",
+        "--model-control-mode=none",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--http-address={config.host}",
+        f"--http-port={config.http_port}",
+        f"--http-restricted-api={RESTRICTED}:key={key}",
+        f"--grpc-address={config.host}",
+        f"--grpc-port={config.grpc_port}",
+        f"--grpc-restricted-protocol={RESTRICTED}:key={key}",
+        f"--metrics-address={config.host}",
+        f"--metrics-port={config.metrics_port}",
+        "--metrics-interval-ms=500",
+        f"--exit-timeout-secs={config.drain}",
+        "--log-warning=true",
+    ]
+
+
+def environment(config: Config, run_dir: Path) -> dict[str, str]:
+    """The server's environment. Triton's stub embeds Python: it finds this one through PATH and libpython's folder."""
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    libraries = [env["LD_LIBRARY_PATH"]] if env.get("LD_LIBRARY_PATH") else []
+    pointer = Path(sys.prefix) / "libpython.path"
+    if pointer.is_file() and pointer.read_text():
+        libraries.insert(0, pointer.read_text())
+    return env | config.environment | {
+        "PATH": f"{Path(sys.executable).parent}:{env.get('PATH', '/usr/bin:/bin')}",
+        "LD_LIBRARY_PATH": ":".join(libraries),
+        "PYTHON_EXECUTABLE": sys.executable,
+        "PYTHONUNBUFFERED": "1",
+        "ENGINE_DIR": str(config.engine),
+        "RUN_DIR": str(run_dir),
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+        "OPENVINO_TELEMETRY_OPT_OUT": "1",
+    }  # fmt: skip

@@ -1,0 +1,148 @@
+"""Messages or text to token ids: the checkpoint's chat template, the Rust tokenizer, the context check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from serving.engine_dir import EngineInfo
+from serving.errors import InvalidRequest, ServingError
+from serving.fields import Fields
+from serving.messages import json_list, message
+from serving.request import MAX_STOP_CHARS, MAX_STOP_WORDS, Defaults, job
+from serving.types import Sampling
+from serving.wire import Job
+
+MAX_MESSAGES = 2048
+# A text this many characters per context token is refused by its first part alone: 1 MB must not hold up the others.
+SURELY_TOO_LONG = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the tokenizer step hands to the engine step."""
+
+    ids: list[int]
+    job: Job
+
+
+class PromptBuilder:
+    """The tokenizer step without Triton. ``encode`` takes many requests at once; an error concerns its own one only."""
+
+    def __init__(self, engine: EngineInfo) -> None:
+        self._tokenizer = Tokenizer.from_file(str(engine.path / "tokenizer.json"))
+        self._limits = engine.limits
+        self._defaults = Defaults.load(engine.path / "generation_config.json", engine.model.vocab_size)
+        self._template, self._special = _template(engine.path)
+
+    def encode(self, requests: Sequence[Fields]) -> list[Encoded | ServingError]:
+        prepared = [self._prepare(fields) for fields in requests]
+        texts = [item[0] for item in prepared if isinstance(item, tuple)]
+        encodings = iter(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        results: list[Encoded | ServingError] = []
+        for fields, item in zip(requests, prepared, strict=True):
+            if isinstance(item, ServingError):
+                results.append(item)
+            else:
+                results.append(self._checked(fields, next(encodings).ids, item[1]))
+        return results
+
+    def _prepare(self, fields: Fields) -> tuple[str, Job] | ServingError:
+        try:
+            if fields.flag("stop", False):
+                return "stop", Job(Sampling(max_tokens=1), cancel=True)
+            text = self._text(fields)
+            prepared = self._with_words(fields, job(fields, self._defaults))
+            if not fields.flag("exclude_input_in_output", True):
+                prepared = replace(prepared, text=replace(prepared.text, echo=text))
+            return self._shortened(fields, text), prepared
+        except ServingError as error:
+            return error
+
+    def _text(self, fields: Fields) -> str:
+        given = [name for name in ("text_input", "messages") if name in fields]
+        if len(given) != 1:
+            problem = "missing" if not given else "given beside messages"
+            raise InvalidRequest("text_input", f"{problem}; send exactly one of text_input and messages")
+        if given == ["messages"]:
+            return self._render(fields)
+        if "tools" in fields:
+            raise InvalidRequest("tools", "needs messages (the chat template renders it); text_input is sent as it is")
+        text = fields.text("text_input")
+        if not text:
+            raise InvalidRequest("text_input", "the prompt is empty; send at least one character")
+        return text
+
+    def _render(self, fields: Fields) -> str:
+        messages = [message(i, m) for i, m in enumerate(json_list("messages", fields.text("messages")))]
+        if not messages:
+            raise InvalidRequest("messages", "the list is empty; send at least one message")
+        if len(messages) > MAX_MESSAGES:
+            raise InvalidRequest("messages", f"{len(messages)} messages are too many; send at most {MAX_MESSAGES}")
+        tools = json_list("tools", fields.text("tools")) if "tools" in fields else None
+        try:
+            rendered, _ = render_jinja_template(
+                conversations=[messages], tools=tools or None, chat_template=self._template,
+                add_generation_prompt=True, **self._special,
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001 - a template may raise anything; it is the caller's messages that it refuses
+            raise InvalidRequest(
+                "messages", f"the chat template refuses them ({error}); check roles and content"
+            ) from None
+        return str(rendered[0])
+
+    def _with_words(self, fields: Fields, parsed: Job) -> Job:
+        """Bad words as ids, alone and after a space: a word inside a text mostly carries its leading space."""
+        words = fields.texts("bad_words", MAX_STOP_WORDS, MAX_STOP_CHARS)
+        if not words:
+            return parsed
+        variants = [form for word in words for form in (word, " " + word.lstrip())]
+        ids = {tuple(e.ids) for e in self._tokenizer.encode_batch_fast(variants, add_special_tokens=False)}
+        return replace(parsed, sampling=replace(parsed.sampling, bad_words=tuple(sorted(ids))))
+
+    def _shortened(self, fields: Fields, text: str) -> str:
+        sure = SURELY_TOO_LONG * self._limits.max_seq_len
+        if len(text) <= sure:
+            return text
+        part = self._tokenizer.encode(text[:sure], add_special_tokens=False).ids
+        if len(part) < self._limits.max_seq_len:
+            return text
+        raise self._too_long(fields, f"at least {len(part)}")
+
+    def _too_long(self, fields: Fields, count: str) -> InvalidRequest:
+        longest = min(self._limits.max_input_len, self._limits.max_seq_len - 1)
+        name = "messages" if "messages" in fields else "text_input"
+        return InvalidRequest(
+            name,
+            f"the prompt has {count} tokens, the context is {self._limits.max_seq_len} and a prompt may take "
+            f"{longest}; shorten it or serve an engine built with a longer CONTEXT",
+        )
+
+    def _checked(self, fields: Fields, ids: list[int], parsed: Job) -> Encoded | ServingError:
+        if len(ids) > min(self._limits.max_input_len, self._limits.max_seq_len - 1):
+            return self._too_long(fields, str(len(ids)))
+        room = self._limits.max_seq_len - len(ids)
+        if parsed.sampling.max_tokens > room:
+            return InvalidRequest(
+                "max_tokens",
+                f"{parsed.sampling.max_tokens} with a prompt of {len(ids)} tokens exceeds the context of "
+                f"{self._limits.max_seq_len} tokens; use at most {room}",
+            )
+        return Encoded(ids, parsed)
+
+
+def _template(directory: Path) -> tuple[str, dict[str, Any]]:
+    """The chat template and the special tokens that it may name."""
+    config: dict[str, Any] = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    file = directory / "chat_template.jinja"
+    template = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template", "")
+    special = {
+        name: config[name] for name in ("bos_token", "eos_token", "pad_token") if isinstance(config.get(name), str)
+    }
+    return str(template), special

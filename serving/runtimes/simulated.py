@@ -1,0 +1,205 @@
+"""A runtime without a model: a step clock and deterministic tokens, for tests and serving-layer benchmarks.
+
+Every ``STEP_MS`` one step gives one token to each running stream; an idle engine starts a step when a request arrives,
+so one lone stream sees its first token after exactly one step (plus ``prefill_ms_per_token`` times its prompt).
+Token ``i`` of a stream depends on the prompt and the seed alone. ``FAULT`` (comma-separated) breaks things on purpose:
+
+    die@N        the engine dies at step N          stall@N:S    step N takes S seconds longer
+    error@N      every Nth request ends in an error eos@N        every stream ends with `stop` after N tokens
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from serving.engine_dir import EngineInfo
+from serving.errors import EngineDead
+from serving.runtimes.base import CAPABILITIES, OnDeath, OnStep, Runtime, RuntimeLimits, RuntimeOptions, RuntimeStats
+from serving.types import EngineRequest, FinishReason, StreamDelta
+
+BLOCK_TOKENS = 32
+KV_BLOCKS = 65536
+VOCABULARY = 151643  # ordinary tokens of Qwen2.5; special ones follow
+LATE_SECONDS = 0.1  # a step clock that is further behind starts anew instead of rushing
+HONOURED = CAPABILITIES - {"lora", "top_logprobs"} - {c for c in CAPABILITIES if c.startswith("guide:")}
+
+
+def tokens(input_ids: list[int] | np.ndarray, seed: int, count: int) -> list[int]:  # type: ignore[type-arg]
+    """The first ``count`` tokens that a simulated stream yields for this prompt and seed."""
+    start = zlib.crc32(np.asarray(input_ids, dtype=np.int32).tobytes(), seed & 0xFFFFFFFF)
+    return [(start + 7919 * i) % VOCABULARY for i in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Parsed ``FAULT``; zero means never."""
+
+    die: int = 0
+    error: int = 0
+    eos: int = 0
+    stall: int = 0
+    stall_seconds: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Faults:
+        values: dict[str, float] = {}
+        for part in filter(None, text.split(",")):
+            name, _, argument = part.partition("@")
+            number, _, seconds = argument.partition(":")
+            if name not in ("die", "error", "eos", "stall") or not number.isdigit():
+                raise ValueError(f"FAULT: {part!r} is not die@N, error@N, eos@N or stall@N:SECONDS")
+            values[name] = int(number)
+            if name == "stall":
+                values["stall_seconds"] = float(seconds or 1)
+        return cls(**values)  # type: ignore[arg-type]
+
+
+class _Live:
+    __slots__ = ("blocks", "due", "made", "request", "start")
+
+    def __init__(self, request: EngineRequest, due: float) -> None:
+        self.request = request
+        self.made = 0
+        self.due = due  # when its simulated prefill is over
+        self.start = zlib.crc32(
+            np.asarray(request.input_ids, dtype=np.int32).tobytes(), request.sampling.seed & 0xFFFFFFFF
+        )
+        self.blocks = -(-(len(request.input_ids) + request.sampling.max_tokens) // BLOCK_TOKENS)
+
+
+class SimulatedRuntime:
+    """See the module. One thread steps; ``submit`` and ``abort`` only queue."""
+
+    capabilities = HONOURED
+
+    def __init__(self, engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> None:
+        limits = engine.limits
+        self.limits = RuntimeLimits(
+            limits.max_seq_len, limits.max_input_len, engine.model.vocab_size, options.max_streams
+        )
+        self._step = options.step_ms / 1e3
+        self._prefill = options.prefill_ms_per_token / 1e3
+        self._faults = Faults.parse(options.fault)
+        self._on_step, self._on_death = on_step, on_death
+        self._waiting: deque[EngineRequest] = deque()
+        self._aborted: deque[int] = deque()
+        self._running: dict[int, _Live] = {}
+        self._work = threading.Event()
+        self._closed = False
+        self._count = {"prompt": 0, "generated": 0, "steps": 0, "blocks": 0, "requests": 0}
+        self._thread = threading.Thread(target=self._loop, name="simulated-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: EngineRequest) -> None:
+        if self._closed:
+            raise EngineDead("engine: it is closed")
+        self._waiting.append(request)
+        self._work.set()
+
+    def abort(self, stream_id: int) -> None:
+        self._aborted.append(stream_id)
+        self._work.set()
+
+    def stats(self) -> RuntimeStats:
+        count = self._count
+        return RuntimeStats(
+            len(self._running), len(self._waiting), count["blocks"], KV_BLOCKS, count["prompt"], 0,
+            count["generated"], count["steps"],
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._closed = True
+        self._work.set()
+        self._thread.join(5)
+
+    def _loop(self) -> None:
+        due = time.perf_counter()
+        while not self._closed:
+            self._work.clear()
+            self._apply_aborts()
+            self._admit()
+            if not self._running:
+                self._work.wait(1.0)
+                due = time.perf_counter()
+                continue
+            due += self._step + self._fault_of(self._count["steps"] + 1)
+            delay = due - time.perf_counter()
+            if delay > 0:
+                time.sleep(delay)
+            elif delay < -LATE_SECONDS:
+                due = time.perf_counter()
+            if self._closed or self._died():
+                return
+            self._one_step()
+
+    def _fault_of(self, step: int) -> float:
+        return self._faults.stall_seconds if step == self._faults.stall else 0.0
+
+    def _died(self) -> bool:
+        if self._faults.die and self._count["steps"] + 1 >= self._faults.die:
+            self._closed = True
+            self._on_death(f"the simulated engine died at step {self._faults.die}")
+            return True
+        return False
+
+    def _apply_aborts(self) -> None:
+        deltas = []
+        while self._aborted:
+            number = self._aborted.popleft()
+            live = self._running.pop(number, None)
+            if live:
+                self._count["blocks"] -= live.blocks
+            waiting = next((r for r in self._waiting if r.stream_id == number), None)
+            if waiting:
+                self._waiting.remove(waiting)
+            if live or waiting:
+                deltas.append(StreamDelta(number, (), 0, "cancelled"))
+        if deltas:
+            self._on_step(deltas)
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < self.limits.max_streams:
+            request = self._waiting.popleft()
+            live = _Live(request, time.perf_counter() + self._prefill * len(request.input_ids))
+            self._running[request.stream_id] = live
+            self._count["blocks"] += live.blocks
+            self._count["prompt"] += len(request.input_ids)
+            self._count["requests"] += 1
+            if self._faults.error and self._count["requests"] % self._faults.error == 0:
+                del self._running[request.stream_id]
+                self._count["blocks"] -= live.blocks
+                self._on_step([StreamDelta(request.stream_id, (), 0, "error", error="simulated fault")])
+
+    def _one_step(self) -> None:
+        now = time.perf_counter()
+        deltas = [self._advance(live) for live in self._running.values() if live.due <= now]
+        for delta in deltas:
+            if delta.finish_reason:
+                self._count["blocks"] -= self._running.pop(delta.stream_id).blocks
+        self._count["steps"] += 1
+        self._count["generated"] += len(deltas)
+        if deltas:
+            self._on_step(deltas)
+
+    def _advance(self, live: _Live) -> StreamDelta:
+        sampling = live.request.sampling
+        if self._faults.eos and live.made >= self._faults.eos and not sampling.ignore_eos:
+            return StreamDelta(live.request.stream_id, (), 1, "stop")
+        token = (live.start + 7919 * live.made) % VOCABULARY
+        live.made += 1
+        if token in sampling.stop_token_ids and live.made > sampling.min_tokens:
+            return StreamDelta(live.request.stream_id, (), 1, "stop")
+        reason: FinishReason | None = "length" if live.made >= sampling.max_tokens else None
+        log_probs = (-0.5,) if sampling.logprobs else ()
+        return StreamDelta(live.request.stream_id, (token,), 1, reason, log_probs)
+
+
+def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:
+    """Start the step thread. Raises ``ValueError`` for a FAULT that does not parse."""
+    return SimulatedRuntime(engine, options, on_step, on_death)

@@ -1,0 +1,48 @@
+"""What the Triton models read from their environment. The launcher sets it; nothing else does."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.runtimes.base import RuntimeOptions
+
+DEFAULT_QUEUE_LIMIT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One process's configuration, read once at start."""
+
+    engine_dir: Path
+    run_dir: Path
+    queue_limit: int
+    runtime: RuntimeOptions
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        get = os.environ.get
+        gigabytes = float(get("KV_CACHE_GB") or 0)
+        return cls(
+            Path(os.environ["ENGINE_DIR"]),
+            Path(os.environ["RUN_DIR"]),
+            int(get("QUEUE_LIMIT") or DEFAULT_QUEUE_LIMIT),
+            RuntimeOptions(
+                max_streams=int(get("MAX_STREAMS") or 256),
+                kv_cache_bytes=int(gigabytes * 2**30) or None,
+                step_ms=float(get("STEP_MS") or 15),
+                prefill_ms_per_token=float(get("PREFILL_MS_PER_TOKEN") or 0),
+                fault=get("FAULT", ""),
+                threads=int(get("THREADS") or 0),
+            ),
+        )
+
+    @property
+    def board(self) -> Path:
+        return self.run_dir / "board"
+
+    @property
+    def slots(self) -> int:
+        """One per sequence that may run or wait, and as many again: a slot rests before it is used anew."""
+        return 2 * (self.queue_limit + self.runtime.max_streams)

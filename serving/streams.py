@@ -1,0 +1,59 @@
+"""What a stream and a request are while they run. Owned by ``serving.dispatcher``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from serving.errors import ServingError
+from serving.text import TextStream
+from serving.wire import Chunk, Job
+
+
+class Sink(Protocol):
+    """Where one request's responses go."""
+
+    def send(self, chunks: list[Chunk], final: bool) -> None: ...
+
+    def fail(self, error: ServingError) -> None:
+        """Send the error as the last response."""
+
+    def drop(self) -> None:
+        """End the request without a response: nobody reads it."""
+
+    def cancelled(self) -> bool: ...
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One sequence from admission to its last response."""
+
+    id: int
+    group: Group
+    index: int  # which of the request's n sequences
+    slot: int
+    generation: int
+    prompt_tokens: int
+    seq: int = 0  # chunks sent
+    sent_beat: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    finish: int = 0
+    aborted: bool = False
+    ids: list[int] = field(default_factory=list)  # generated, not sent yet; likewise the two below
+    log_probs: list[float] = field(default_factory=list)
+    top_logprobs: list[object] = field(default_factory=list)
+    text: TextStream | None = None  # only when the request answers at once and has stop strings
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """One Triton request: n sequences that share a sink."""
+
+    request_id: str
+    sink: Sink
+    job: Job
+    open: int
+    gone: bool = False
+    streams: list[Stream] = field(default_factory=list)
+    ready: list[Chunk] = field(default_factory=list)  # finished sequences of a request that answers at once

@@ -1,0 +1,161 @@
+"""The only module that knows Triton's Python backend: tensors in and out, response senders, metrics, errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+from serving.detokenizer import Piece, columns
+from serving.errors import InvalidRequest, ServingError
+from serving.fields import Fields
+from serving.wire import Chunk, IntArray, pack
+
+INTEGER_OUTPUTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "chunk_index", "sequence_index")
+STRING_OUTPUTS = ("text_output", "finish_reason")
+
+
+def start(name: str) -> None:
+    """Log to stderr, which Triton passes on, and tell the launcher which process to watch."""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    run_dir = os.environ.get("RUN_DIR")
+    if run_dir:
+        (Path(run_dir) / f"{name}.pid").write_text(str(os.getpid()))
+
+
+def error(problem: ServingError) -> Any:
+    return pb.TritonError(str(problem), getattr(pb.TritonError, problem.triton_code))
+
+
+def failed(problem: ServingError) -> Any:
+    """A response that carries nothing but an error."""
+    return pb.InferenceResponse(error=error(problem))
+
+
+def fields(request: Any) -> Fields:
+    """All inputs of a request as flat lists. Raises ``InvalidRequest`` for a batch: one request carries one prompt."""
+    values = {}
+    for tensor in request.inputs():
+        array = tensor.as_numpy()
+        if array.ndim and array.shape[0] != 1:
+            raise InvalidRequest(
+                tensor.name(), f"a batch of {array.shape[0]}; one request carries one prompt, send {array.shape[0]}"
+            )
+        values[tensor.name()] = array.reshape(-1).tolist()
+    return Fields(values)
+
+
+def encoded(ids: list[int], job: bytes) -> Any:
+    """The tokenizer step's response: INT32 [1, n] and STRING [1, 1]."""
+    return pb.InferenceResponse(
+        [
+            pb.Tensor("input_ids", np.array([ids], dtype=np.int32)),
+            pb.Tensor("job", np.array([[job]], dtype=np.object_)),
+        ]
+    )
+
+
+def input_array(request: Any, name: str) -> Any:
+    return pb.get_input_tensor_by_name(request, name).as_numpy()[0]
+
+
+def chunk_words(request: Any) -> IntArray:
+    words: IntArray = input_array(request, "chunk")
+    return words
+
+
+def pieces(parts: list[Piece]) -> Any:
+    """The detokenizer step's response: every tensor is [1, number of sequences], ids and log probs [1, n]."""
+    numbers, strings = columns(parts)
+    tensors = [
+        pb.Tensor(name, np.array([column], dtype=np.int32))
+        for name, column in zip(INTEGER_OUTPUTS, numbers, strict=True)
+    ]
+    tensors += [
+        pb.Tensor(name, np.array([column], dtype=np.object_))
+        for name, column in zip(STRING_OUTPUTS, strings, strict=True)
+    ]
+    tensors.append(pb.Tensor("output_ids", np.array([[i for p in parts for i in p.ids]], dtype=np.int32)))
+    if parts[0].log_probs is not None:
+        tensors += _log_probs(parts)
+    return pb.InferenceResponse(tensors)
+
+
+def _log_probs(parts: list[Piece]) -> list[Any]:
+    each = [value for p in parts for value in p.log_probs or ()]
+    tops = b"[" + b",".join(p.top_logprobs[1:-1] for p in parts if p.top_logprobs) + b"]"
+    return [
+        pb.Tensor("output_log_probs", np.array([each], dtype=np.float32)),
+        pb.Tensor("cum_log_probs", np.array([[p.cum_log_prob for p in parts]], dtype=np.float32)),
+        pb.Tensor("top_log_probs", np.array([[tops]], dtype=np.object_)),
+    ]
+
+
+class ResponseSink:
+    """``serving.streams.Sink`` over a decoupled request's response sender."""
+
+    __slots__ = ("_sender",)
+
+    def __init__(self, request: Any) -> None:
+        self._sender = request.get_response_sender()
+
+    def send(self, chunks: list[Chunk], final: bool) -> None:
+        response = pb.InferenceResponse([pb.Tensor("chunk", pack(chunks)[None])])
+        self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+
+    def fail(self, error: ServingError) -> None:
+        self._sender.send(failed(error), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def drop(self) -> None:
+        self._sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def cancelled(self) -> bool:
+        return bool(self._sender.is_cancelled())
+
+
+class Metrics:
+    """Prometheus families of the engine model on Triton's metrics port, created at first use."""
+
+    def __init__(self) -> None:
+        self._metrics: dict[tuple[str, str], Any] = {}
+        self._families: dict[str, Any] = {}
+
+    def gauge(self, name: str, value: float) -> None:
+        self._metric(name, pb.MetricFamily.GAUGE, "").set(value)
+
+    def counter(self, name: str, total: float, reason: str = "") -> None:
+        """Bring the counter up to ``total``, which only grows."""
+        metric = self._metric(name, pb.MetricFamily.COUNTER, reason)
+        ahead = total - metric.value()
+        if ahead > 0:
+            metric.increment(ahead)
+
+    def _metric(self, name: str, kind: Any, reason: str) -> Any:
+        if (name, reason) not in self._metrics:
+            if name not in self._families:
+                self._families[name] = pb.MetricFamily(name=name, description=DESCRIPTIONS[name], kind=kind)
+            labels = {"model_name": "qwen"} | ({"reason": reason} if reason else {})
+            self._metrics[name, reason] = self._families[name].Metric(labels=labels)
+        return self._metrics[name, reason]
+
+
+DESCRIPTIONS = {
+    "vllm:num_requests_running": "Sequences in the engine's batch",
+    "vllm:num_requests_waiting": "Sequences waiting for a place in the batch",
+    "vllm:kv_cache_usage_perc": "Used share of the KV blocks, 0 to 1",
+    "qwen_kv_blocks_used": "KV blocks in use",
+    "qwen_kv_blocks_total": "KV blocks of the engine",
+    "qwen_slots_used": "Streams between admission and their last response",
+    "qwen_slots_total": "Stream slots of the board",
+    "qwen_queue_limit": "Sequences that may wait before a request is refused",
+    "vllm:prompt_tokens_total": "Prompt tokens taken in",
+    "vllm:generation_tokens_total": "Tokens generated",
+    "vllm:prefix_cache_hits_total": "Prompt tokens found in the prefix cache",
+    "qwen_chunks_total": "Responses sent by the engine step",
+    "qwen_streams_finished_total": "Streams by the reason of their end",
+}
