@@ -1,0 +1,44 @@
+"""``python -m build_engine COMMAND``: a command is a module with ``add_parser(sub)`` and ``run(args)``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from build_engine.errors import BuildError
+from serving.errors import ServingError
+
+COMMANDS = ("build_engine.simulated",)
+INTERRUPTED = 130  # the shell's code for Ctrl-C
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m build_engine", description="Checkpoint -> engine directory.")
+    sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in COMMANDS:
+        importlib.import_module(module).add_parser(sub)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(arguments)
+    args.command_line = "python -m build_engine " + " ".join(arguments)
+    try:
+        return int(args.run(args) or 0)
+    except (BuildError, ServingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error.filename or args.command}: {error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted: nothing half-built was left in place; run the same command to go on", file=sys.stderr)
+        return INTERRUPTED
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

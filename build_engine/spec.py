@@ -1,0 +1,37 @@
+"""What is asked of a build: the command line's answer, checked once, then only read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PRECISIONS = ("fp8", "int8_sq", "int8_wo", "int8", "int4", "bf16", "fp32")
+SYNTHETIC = ("synthetic", "synthetic-0.5b")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSpec:
+    """``model`` is a local directory, a hub id or one of ``SYNTHETIC``; ``context`` is prompt + output tokens.
+
+    ``None`` leaves a value to the builder: the checkpoint's own limit, the runtime's default.
+    """
+
+    model: str
+    precision: str
+    runtime: str
+    out: Path
+    context: int | None = None
+    revision: str | None = None
+    max_batch_size: int | None = None
+    max_num_tokens: int | None = None
+    max_input_len: int | None = None
+    kv_dtype: str | None = None
+    tensor_parallel: int = 1
+    calibration: Path | None = None
+    dry_run: bool = False
+    force: bool = False  # build even when ``out`` already holds just this engine
+    command: str = ""  # how it was started; recorded in engine.json
+
+    @property
+    def synthetic(self) -> bool:
+        return self.model in SYNTHETIC

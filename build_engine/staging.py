@@ -1,0 +1,86 @@
+"""Build in a sibling directory, then rename: what exists under the final name is always complete."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from build_engine.errors import BuildError
+from serving.engine_dir import FileInfo
+
+CHUNK = 1 << 22  # bytes hashed at a time
+
+
+def cache_directory() -> Path:
+    """``$XDG_CACHE_HOME/qwen-triton`` (default ``~/.cache/qwen-triton``): all of it can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen-triton"
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """An empty directory beside ``out`` that takes its place when the block succeeds and is removed when it does not.
+
+    Raises ``BuildError`` when ``out`` exists and is not an engine, checkpoint or cache directory that may be replaced.
+    """
+    out = Path(os.path.realpath(out))
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not replaceable(out))):
+        raise BuildError(f"{out} exists and is not something this command wrote: choose another --out or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
+    clear_leftovers(out)
+    partial.mkdir()
+    try:
+        yield partial
+        replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replaceable(directory: Path) -> bool:
+    return any((directory / name).exists() for name in ("engine.json", "config.json", "tokenizer.json"))
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a directory over another one. The old one goes only when the new one is in place."""
+    old = target.parent / f".{target.name}.{os.getpid()}.old"
+    if target.exists():
+        target.rename(old)
+    source.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def clear_leftovers(out: Path) -> None:
+    """Remove what killed builds of ``out`` left behind; those of a process that still runs stay."""
+    for path in [*out.parent.glob(f".{out.name}.*.partial"), *out.parent.glob(f".{out.name}.*.old")]:
+        owner = path.name.rsplit(".", 2)[1]
+        if not (owner.isdigit() and Path(f"/proc/{owner}").exists()):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def need_space(directory: Path, needed: int) -> None:
+    """Raise ``BuildError`` unless the disk of ``directory`` has ``needed`` bytes left."""
+    existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise BuildError(
+            f"{existing} has {free / 1e9:.1f} GB free and about {needed / 1e9:.1f} GB are needed: free some space or "
+            "choose another --out"
+        )
+
+
+def file_infos(directory: Path) -> dict[str, FileInfo]:
+    """sha256 and size in bytes of every file under ``directory``, by relative name."""
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and not p.name.startswith("engine.json"))
+    return {str(p.relative_to(directory)): FileInfo(sha256=sha256(p), size=p.stat().st_size) for p in files}
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
