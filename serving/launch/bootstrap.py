@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes.util
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -105,6 +106,23 @@ def place_stub() -> None:
         file.chmod(0o755)
 
 
+def requirements(extras: list[str]) -> list[str]:
+    """The pins of pyproject.toml, read by the new environment's Python: 3.10 has a TOML reader only inside pip."""
+    code = (
+        "import sys, json\n"
+        "try: import tomllib\n"
+        "except ImportError: from pip._vendor import tomli as tomllib\n"
+        "project = tomllib.load(open('pyproject.toml', 'rb'))['project']\n"
+        "print(json.dumps([project['dependencies'], project['optional-dependencies']]))"
+    )
+    output = subprocess.run([str(VENV / "bin/python"), "-c", code], cwd=ROOT, check=True, capture_output=True).stdout
+    always, optional = json.loads(output)
+    unknown = set(extras) - set(optional)
+    if unknown:
+        fail(f"no such extra: {', '.join(sorted(unknown))}; pyproject.toml has {', '.join(optional)}")
+    return [*always, *(pin for extra in extras for pin in optional[extra])]
+
+
 def main(extras: list[str]) -> None:
     check_platform()
     wanted = ",".join(sorted(set(extras)))
@@ -116,7 +134,7 @@ def main(extras: list[str]) -> None:
     make_venv()
     library = libpython()
     say(f"installing the pinned packages{f' and [{wanted}]' if wanted else ''} (about 400 MB at the first time)")
-    pip("--quiet", "--progress-bar", "on", f".[{wanted}]" if wanted else ".")
+    pip("--quiet", "--progress-bar", "on", *requirements(extras))
     place_stub()
     (VENV / "libpython.path").write_text(str(library.parent))
     stamp.write_text(state)

@@ -38,7 +38,13 @@ ENVIRONMENT = {
 }
 DEATH_POLL_S = 0.5  # a killed engine core leaves no message, only a flag
 SHUTDOWN_S = 10.0
-FINISH: dict[int, FinishReason] = {0: "stop", 1: "length", 2: "cancelled", 3: "error", 4: "stop"}  # v1.engine.FinishReason
+FINISH: dict[int, FinishReason] = {
+    0: "stop",
+    1: "length",
+    2: "cancelled",
+    3: "error",
+    4: "stop",
+}  # v1.engine.FinishReason
 
 
 def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:
@@ -97,7 +103,9 @@ class VllmRuntime:
         if self._dead:
             raise EngineDead(f"engine: {self._dead}")
         sampling = request.sampling
-        request_id = f"{request.stream_id}-{next(self._serial)}"  # a stream id may come again while vLLM still aborts it
+        request_id = (
+            f"{request.stream_id}-{next(self._serial)}"  # a stream id may come again while vLLM still aborts it
+        )
         with self._lock:
             prepared, stops = self._vllm.prepare(request_id, request)
             self._streams[request_id] = _Stream(request.stream_id, stops, sampling.logprobs)
@@ -212,7 +220,7 @@ class _Vllm:
         self._modules = _import()
         args = self._modules.AsyncEngineArgs(**vllm_args.engine_args(engine, options))
         config = args.create_engine_config(self._modules.UsageContext.OPENAI_API_SERVER)
-        self._inputs = self._modules.InputProcessor(config)
+        self._inputs = self._modules.InputProcessor(config, self._modules.renderer_from_config(config))
         self.EngineDeadError: type[Exception] = self._modules.EngineDeadError
         try:
             self.core = self._modules.EngineCoreClient.make_client(
@@ -243,7 +251,9 @@ class _Vllm:
                 lora_request=self._lora(request.lora_name), priority=-request.priority,
             )  # fmt: skip
         except (ValueError, TypeError) as error:
-            field = getattr(error, "parameter", None) or ("guided_decoding_guide" if request.sampling.guide else "request")
+            field = getattr(error, "parameter", None) or (
+                "guided_decoding_guide" if request.sampling.guide else "request"
+            )
             raise InvalidRequest(str(field), " ".join(str(error).split())) from error
         prepared.external_req_id = request_id
         return prepared, frozenset(args["stop_token_ids"])
@@ -268,7 +278,9 @@ class _Vllm:
         if not name:
             return None
         if name not in self._loras:
-            raise InvalidRequest("lora_name", f"{name!r} is not loaded; the engine has {', '.join(sorted(self._loras))}")
+            raise InvalidRequest(
+                "lora_name", f"{name!r} is not loaded; the engine has {', '.join(sorted(self._loras))}"
+            )
         number, path = self._loras[name]
         return self._modules.LoRARequest(name, number, str(path))
 
@@ -276,7 +288,6 @@ class _Vllm:
 @dataclass(slots=True)
 class _Counters:
     blocks: int
-    stats: RuntimeStats = RuntimeStats()
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0

@@ -3,6 +3,7 @@
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
+from vllm.renderers import renderer_from_config
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
@@ -24,5 +25,6 @@ __all__ = [
     "SamplingParams",
     "StructuredOutputsParams",
     "UsageContext",
+    "renderer_from_config",
     "tokens_input",
 ]

@@ -1,0 +1,121 @@
+"""Fixtures that start real servers. Each server has its own ports, so tests can run beside a `make serve`."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+START_SECONDS = 180
+
+
+@dataclass
+class Server:
+    """A running `python -m serving`."""
+
+    process: subprocess.Popen[str]
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    gateway_port: int
+    log: Path
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def metrics(self) -> str:
+        return f"http://127.0.0.1:{self.metrics_port}/metrics"
+
+    @property
+    def gateway(self) -> str:
+        return f"http://127.0.0.1:{self.gateway_port}"
+
+    def metric(self, name: str) -> float:
+        """The value of one sample of the engine's metrics, e.g. ``qwen_slots_used``."""
+        with urllib.request.urlopen(self.metrics, timeout=5) as response:
+            for line in response.read().decode().splitlines():
+                if line.startswith((f"{name}{{", f"{name} ")):
+                    return float(line.rpartition(" ")[2])
+        raise KeyError(name)
+
+    def wait_for(self, check: Callable[[], bool], seconds: float) -> float:
+        """Seconds until ``check()``; fails after ``seconds``."""
+        start = time.monotonic()
+        while time.monotonic() - start < seconds:
+            if check():
+                return time.monotonic() - start
+            time.sleep(0.02)
+        raise AssertionError(f"not within {seconds} s; log: {self.log}")
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def start_server(log: Path, *arguments: str, gateway: bool = False) -> Server:
+    """Start a server and wait until it announces itself."""
+    http, grpc, metrics, page = free_ports(4)
+    command = [
+        sys.executable, "-m", "serving", "--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics),
+        "--gateway-port", str(page if gateway else 0), "--drain", "3", *arguments,
+    ]  # fmt: skip
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, text=True)
+    server = Server(process, http, grpc, metrics, page, log)
+    deadline = time.monotonic() + START_SECONDS
+    while "Ctrl-C" not in log.read_text():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"the server did not start:\n{log.read_text()}")
+        time.sleep(0.1)
+    return server
+
+
+def stop_server(server: Server) -> int:
+    server.process.terminate()
+    return server.process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A simulated engine behind the real Triton, with the gateway: one for the whole run."""
+    log = tmp_path_factory.mktemp("server") / "serve.log"
+    running = start_server(log, "--runtime", "simulated", "--step-ms", "5", gateway=True)
+    yield running
+    stop_server(running)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers that a test may break: ``own_server("--fault", "die@20", …)``."""
+    started: list[Server] = []
+
+    def start(*arguments: str, gateway: bool = False) -> Server:
+        server = start_server(tmp_path / f"serve{len(started)}.log", *arguments, gateway=gateway)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            stop_server(server)
