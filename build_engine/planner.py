@@ -255,8 +255,8 @@ def _notes(shape: ModelShape, choice: Choice, precision: str, kv_dtype: str) -> 
     scaling = rope_scaling(choice.profile.max_seq_len, shape.native_context)
     if scaling:
         yield (
-            f"beyond {shape.native_context} tokens: YaRN factor {scaling['factor']:g} in an engine of its own; being static "
-            f"it may cost quality on short prompts, so keep a chat engine beside it"
+            f"beyond {shape.native_context} tokens: YaRN factor {scaling['factor']:g} in an engine of its own; "
+            f"being static it may cost quality on short prompts, so keep a chat engine beside it"
         )
     if kv_dtype != "bf16":
         yield f"{kv_dtype} KV is known to break Qwen2.5: the engine is served only after `make verify` passes"

@@ -1,0 +1,70 @@
+"""Fetch a checkpoint from the Hugging Face hub, whole or not at all, with the hub library's own progress bars.
+
+``python3 -m build_engine.fetch --model ID [--revision REV] --output DIR``. An interrupted download goes on later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from build_engine.errors import BuildError
+
+PATTERNS = ["*.safetensors", "*.json", "merges.txt", "*.jinja"]
+REVISION_FILE = "revision.txt"
+
+
+def fetch(model: str, output: Path, revision: str | None = None) -> str:
+    """Download ``model`` into ``output``; returns the commit it was. Raises ``BuildError`` when it cannot be had."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        commit = str(HfApi().model_info(model, revision=revision).sha)
+        snapshot_download(model, revision=commit, local_dir=output, allow_patterns=PATTERNS)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BuildError(
+            f"{model} cannot be fetched ({reason}): check the network and HF_TOKEN, or pass MODEL=/path/to/checkpoint"
+        ) from error
+    missing = missing_files(output)
+    if missing:
+        raise BuildError(f"{output} lacks {', '.join(missing)}: run the same command again")
+    (output / REVISION_FILE).write_text(commit + "\n", encoding="utf-8")
+    return commit
+
+
+def missing_files(directory: Path) -> list[str]:
+    """What a usable checkpoint has and ``directory`` lacks: config, tokenizer, and every weight shard of the index."""
+    wanted = {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        wanted |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    elif not any(directory.glob("*.safetensors")):
+        wanted.add("model.safetensors")
+    return sorted(name for name in wanted if not (directory / name).is_file())
+
+
+def revision_of(directory: Path) -> str:
+    """The commit a directory was fetched at; empty when it was not fetched by ``fetch``."""
+    path = directory / REVISION_FILE
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m build_engine.fetch", description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--revision")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args(argv)
+    try:
+        fetch(args.model, args.output, args.revision)
+    except BuildError as error:
+        parser.exit(1, f"error: {error}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

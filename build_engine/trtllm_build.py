@@ -1,0 +1,161 @@
+"""``python -m build_engine tensorrt_llm``: checkpoint → engine directory, planned, checked, resumable.
+
+On a host with Docker every GPU step runs in the pinned container; inside the container it runs directly. ``--dry-run``
+prints all commands and needs no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+from build_engine import container, preflight, steps, trtllm_commands
+from build_engine.errors import BuildError
+from build_engine.fetch import revision_of
+from build_engine.modelopt_export import copy_tokenizer
+from build_engine.planner import Plan, plan
+from build_engine.planner_cli import add_plan_arguments, choose
+from build_engine.planner_model import load
+from build_engine.staging import file_infos, staged
+from build_engine.trtllm_steps import Job, Recipe, recipe, verify_argv
+from build_engine.versions import pinned
+from serving import engine_dir
+from serving.engine_dir import BuildInfo, EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
+
+DRY_RUN_GPU = "h100"
+log = logging.getLogger(__name__)
+
+
+def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = sub.add_parser("tensorrt_llm", help="build a TensorRT-LLM engine or PyTorch checkpoint (NVIDIA)")
+    add_plan_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--revision", default="", help="commit or tag of the hub model")
+    parser.add_argument("--calibration", type=Path, help="your own prompts: .jsonl, .json, .txt or a directory of them")
+    alpha = trtllm_commands.SMOOTHQUANT_ALPHA
+    parser.add_argument("--alpha", type=float, default=alpha, help="SmoothQuant strength, 0 to 1 (default %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print every command, run nothing; needs no GPU")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    dry = args.dry_run or os.environ.get("DRY_RUN", "") not in ("", "0")
+    if dry and not args.gpu and not preflight.gpus_present():
+        log.info("no GPU here: assuming --gpu %s", DRY_RUN_GPU)
+        args.gpu = DRY_RUN_GPU
+    job = job_of(args)
+    made = recipe(job)
+    if dry:
+        print("\n".join(dry_run_lines(job, made)))
+        return 0
+    preflight.require(job)
+    return build(job, made)
+
+
+def job_of(args: argparse.Namespace) -> Job:
+    if not 0 <= args.alpha <= 1:
+        raise BuildError(f"--alpha {args.alpha:g} is out of range: SmoothQuant takes 0 to 1")
+    if args.calibration and not args.calibration.exists():
+        raise BuildError(f"--calibration {args.calibration} does not exist")
+    planned = plan(load(args.model), choose(args))
+    inside = container.inside()
+    return Job(planned, args.model, args.out, args.revision, args.calibration, args.alpha, inside)
+
+
+def dry_run_lines(job: Job, made: Recipe) -> list[str]:
+    """A shell script of the whole build, comments included."""
+    lines = [] if job.in_container else ["# image", shlex.join(container.image_command())]
+    for step in made.steps:
+        lines += [f"# {step.name}", step.shell()]
+    return [*lines, f"# {job.out}/engine.json", "# accuracy gate", shlex.join(verify_argv(job, made))]
+
+
+def build(job: Job, made: Recipe) -> int:
+    """All steps, the engine directory, the accuracy gate. Returns the gate's exit code."""
+    started = datetime.datetime.now(datetime.timezone.utc)
+    if not job.in_container:
+        _image()
+    commands = steps.run(made.steps)
+    verify = verify_argv(job, made)
+    info = BuildInfo(
+        [*commands, shlex.join(verify)],
+        started.isoformat(timespec="seconds"),
+        round(steps.seconds(made.steps), 1),
+        platform.node(),
+    )
+    with staged(job.out) as directory:
+        assemble(job, made, directory, info)
+    log.info("%s is complete; now the accuracy gate\n  %s", job.out, shlex.join(verify))
+    return subprocess.run(verify, check=False).returncode
+
+
+def _image() -> None:
+    known = subprocess.run(["docker", "image", "inspect", container.image()], capture_output=True, check=False)
+    if known.returncode == 0:
+        return
+    command = container.image_command()
+    log.info("[image] %s", shlex.join(command))
+    if subprocess.run(command, check=False).returncode:
+        raise BuildError(f"the image could not be built: `docker pull {pinned('tensorrt_llm', 'container')}` must work")
+
+
+def assemble(job: Job, made: Recipe, directory: Path, info: BuildInfo) -> None:
+    """Runtime files, tokenizer and ``engine.json`` into ``directory``. Large files are hard links where possible."""
+    target = directory / ("engine" if job.backend == "engine" else "checkpoint")
+    target.mkdir()
+    for path in sorted(made.artefact.resolve().iterdir()):
+        if path.is_file() and path.name != steps.STAMP:
+            _link(path.resolve(), target / path.name)
+    copy_tokenizer(made.model, directory)
+    shutil.copyfile(made.shaped / "config.json", directory / "config.json")
+    version = built_version(target) if job.backend == "engine" else pinned("tensorrt_llm")
+    engine_dir.write(describe(job, made, directory, info, version), directory)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def built_version(directory: Path) -> str:
+    """The version that trtllm-build wrote; refused when it is not the pinned one, because it would not load."""
+    path = directory / "config.json"
+    try:
+        version = str(json.loads(path.read_text(encoding="utf-8"))["version"])
+    except (OSError, ValueError, KeyError) as error:
+        raise BuildError(
+            f"{path} is no engine description ({error}): remove its step directory and build again"
+        ) from error
+    if version != pinned("tensorrt_llm"):
+        raise BuildError(
+            f"the engine says version {version}, pinned is {pinned('tensorrt_llm')}: use the pinned container"
+        )
+    return version
+
+
+def describe(job: Job, made: Recipe, directory: Path, info: BuildInfo, version: str) -> EngineInfo:
+    planned: Plan = job.plan
+    name = Path(job.model).name.lower()
+    vocab = int(json.loads((directory / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+    gpu = planned.choice.gpu
+    return EngineInfo(
+        model=ModelInfo(name, job.model, job.revision or revision_of(made.model), vocab_size=vocab),
+        runtime=RuntimeInfo("tensorrt_llm", version, job.backend),
+        precision=planned.precision,
+        kv_dtype=planned.kv_dtype,
+        limits=EngineLimits(planned.max_seq_len, planned.max_input_len, planned.max_batch_size, planned.max_num_tokens),
+        gpu=GpuInfo(gpu.name, gpu.sm, planned.choice.tensor_parallel),
+        rope_scaling=planned.rope_scaling,
+        files=file_infos(directory),
+        build=info,
+    )
