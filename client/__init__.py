@@ -1,0 +1,19 @@
+"""Clients of model ``qwen``: blocking and asyncio, over Triton's gRPC or the OpenAI gateway.
+
+    from client import Client, Options
+
+    with Client("127.0.0.1:8001") as qwen:
+        for chunk in qwen.stream([{"role": "user", "content": "Hi"}], Options(max_tokens=64)):
+            print(chunk.text, end="", flush=True)
+
+Exceptions: ``client.errors``. From a shell: ``python -m client "Hi"``.
+"""
+
+from client._clients import AsyncClient, AsyncStream, Client, Stream
+from client.errors import ClientError
+from client.types import NO_RETRY, Choice, Chunk, Options, Prompt, Result, Retry, Timeouts
+
+__all__ = [
+    "NO_RETRY", "AsyncClient", "AsyncStream", "Choice", "Chunk", "Client", "ClientError", "Options", "Prompt", "Result",
+    "Retry", "Stream", "Timeouts",
+]  # fmt: skip

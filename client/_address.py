@@ -1,0 +1,33 @@
+"""Where a client connects: ``host:port`` and ``grpc://host:port`` mean Triton, ``http(s)://…`` the OpenAI gateway."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+DEFAULT = "127.0.0.1:8001"
+
+
+class Address(NamedTuple):
+    transport: str  # "grpc" or "openai"
+    target: str  # host:port, or the base URL without a trailing slash and without /v1
+    secure: bool
+
+
+def parse(url: str) -> Address:
+    """Raises ``ValueError`` with one clear sentence."""
+    parts = urlsplit(url if "://" in url else f"grpc://{url}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("grpc", "grpcs", "http", "https") or not parts.hostname or port == -1:
+        raise ValueError(
+            f"address {url!r}: write host:port, grpc://host:port, grpcs://host:port or http(s)://host:port"
+        )
+    if parts.scheme in ("http", "https"):
+        return Address("openai", url.rstrip("/").removesuffix("/v1"), parts.scheme == "https")
+    if port is None:
+        raise ValueError(f"address {url!r}: the gRPC port is missing, for example {parts.hostname}:8001")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return Address("grpc", f"{host}:{port}", parts.scheme == "grpcs")

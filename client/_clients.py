@@ -1,0 +1,178 @@
+"""``Client`` and ``AsyncClient``: one interface, two transports, chosen by the address."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from client import _address, errors
+from client._request import Ask, Metadata
+from client._stream import Collector, collect, request_ids
+from client.grpc_aio import AioChannel, AsyncGrpcStream
+from client.grpc_sync import GrpcStream, SyncChannel
+from client.openai_http import AsyncHttpStream, HttpStream, HttpTarget
+from client.types import Options, Prompt, Result, Retry, Timeouts
+
+Stream = GrpcStream | HttpStream
+AsyncStream = AsyncGrpcStream | AsyncHttpStream
+# httpx opens 100 connections at most unless told otherwise, which silently caps a batch.
+_POOL = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+_DEFAULTS = Options()
+
+
+class _Settings:
+    """What both clients keep: the address and the defaults of a request."""
+
+    def __init__(
+        self, address: str = _address.DEFAULT, *, model: str = "qwen", api_key: str | None = None,
+        timeouts: Timeouts = Timeouts(), retry: Retry = Retry(),  # noqa: B008  # frozen values
+    ) -> None:  # fmt: skip
+        """``address``: ``host:port`` of Triton's gRPC (default 127.0.0.1:8001) or the gateway's ``http://host:port``.
+
+        Raises ``ValueError`` for an address that is neither."""
+        self.address = _address.parse(address)
+        self.timeouts, self.retry = timeouts, retry
+        self._new_id = request_ids()
+        self._target = HttpTarget(self.address.target, model=model, api_key=api_key)
+        self._model = model
+
+    def _ask(
+        self, prompt: Prompt, options: Options, stream: bool, timeouts: Timeouts | None, metadata: Metadata
+    ) -> Ask:
+        return Ask(prompt, options, stream, timeouts or self.timeouts, self.retry, metadata)
+
+
+class Client(_Settings):
+    """Blocking client. Use it as a context manager; share it between threads.
+
+    >>> with Client() as qwen:                                        # doctest: +SKIP
+    ...     for chunk in qwen.stream([{"role": "user", "content": "Hi"}]):
+    ...         print(chunk.text, end="", flush=True)
+    """
+
+    def _channel(self) -> SyncChannel:
+        if not hasattr(self, "_grpc"):
+            self._grpc = SyncChannel(self.address.target, secure=self.address.secure, model=self._model)
+        return self._grpc
+
+    def _http(self) -> httpx.Client:
+        if not hasattr(self, "_web"):
+            self._web = httpx.Client(limits=_POOL, trust_env=False)
+        return self._web
+
+    def _open(self, ask: Ask) -> Stream:
+        if self.address.transport == "grpc":
+            return GrpcStream(self._channel(), self._new_id, ask)
+        return HttpStream(self._http(), self._target, self._new_id, ask)
+
+    def stream(
+        self, prompt: Prompt, options: Options = _DEFAULTS, *, timeouts: Timeouts | None = None, metadata: Metadata = ()
+    ) -> Stream:
+        """Chunks as they are made. ``prompt``: raw text, or a list of OpenAI messages (chat template applied).
+
+        Iterating raises a ``client.errors.ClientError``; leaving the loop early stops the request on the server."""
+        return self._open(self._ask(prompt, options, True, timeouts, metadata))
+
+    def generate(
+        self, prompt: Prompt, options: Options = _DEFAULTS, *, timeouts: Timeouts | None = None, metadata: Metadata = ()
+    ) -> Result:
+        """The whole answer at once. Raises a ``client.errors.ClientError``."""
+        with self._open(self._ask(prompt, options, options.n > 1, timeouts, metadata)) as stream:
+            chunks = list(stream)
+        return collect(stream.request_id, options, chunks)
+
+    def batch(
+        self, prompts: Iterable[Prompt], options: Options = _DEFAULTS, *, concurrency: int = 32
+    ) -> list[Result | errors.ClientError]:
+        """Answers in the order of ``prompts``, at most ``concurrency`` at once; a failed prompt gives its exception."""
+
+        def one(prompt: Prompt) -> Result | errors.ClientError:
+            try:
+                return self.generate(prompt, options)
+            except errors.ClientError as error:
+                return error
+
+        with ThreadPoolExecutor(concurrency) as pool:
+            return list(pool.map(one, prompts))
+
+    def close(self) -> None:
+        if hasattr(self, "_grpc"):
+            self._grpc.close()
+        if hasattr(self, "_web"):
+            self._web.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient(_Settings):
+    """asyncio client, for one event loop. One connection carries all streams.
+
+    >>> async with AsyncClient() as qwen:                             # doctest: +SKIP
+    ...     async for chunk in qwen.stream("Once upon a time", Options(max_tokens=64)):
+    ...         print(chunk.text, end="", flush=True)
+    """
+
+    def _channel(self) -> AioChannel:
+        if not hasattr(self, "_grpc"):
+            self._grpc = AioChannel(self.address.target, secure=self.address.secure, model=self._model)
+        return self._grpc
+
+    def _http(self) -> httpx.AsyncClient:
+        if not hasattr(self, "_web"):
+            self._web = httpx.AsyncClient(limits=_POOL, trust_env=False)
+        return self._web
+
+    def _open(self, ask: Ask) -> AsyncStream:
+        if self.address.transport == "grpc":
+            return AsyncGrpcStream(self._channel(), self._new_id, ask)
+        return AsyncHttpStream(self._http(), self._target, self._new_id, ask)
+
+    def stream(
+        self, prompt: Prompt, options: Options = _DEFAULTS, *, timeouts: Timeouts | None = None, metadata: Metadata = ()
+    ) -> AsyncStream:
+        """As ``Client.stream``; needs a running event loop. Dropping the iterator stops the request on the server."""
+        return self._open(self._ask(prompt, options, True, timeouts, metadata))
+
+    async def generate(
+        self, prompt: Prompt, options: Options = _DEFAULTS, *, timeouts: Timeouts | None = None, metadata: Metadata = ()
+    ) -> Result:
+        """The whole answer at once. Cancelling the task stops the request on the server."""
+        collector = Collector(options.n)
+        async with self._open(self._ask(prompt, options, options.n > 1, timeouts, metadata)) as stream:
+            async for chunk in stream:
+                collector.add(chunk)
+        return collector.result(stream.request_id)
+
+    async def batch(
+        self, prompts: Sequence[Prompt], options: Options = _DEFAULTS, *, concurrency: int = 32
+    ) -> list[Result | errors.ClientError]:
+        """Answers in the order of ``prompts``, at most ``concurrency`` at once; a failed prompt gives its exception."""
+        gate = asyncio.Semaphore(concurrency)
+
+        async def one(prompt: Prompt) -> Result | errors.ClientError:
+            async with gate:
+                try:
+                    return await self.generate(prompt, options)
+                except errors.ClientError as error:
+                    return error
+
+        return list(await asyncio.gather(*map(one, prompts)))
+
+    async def close(self) -> None:
+        if hasattr(self, "_grpc"):
+            await self._grpc.close()
+        if hasattr(self, "_web"):
+            await self._web.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,127 @@
+"""OpenAI's JSON on one side, this library's types on the other. Pure; used by both HTTP transports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from client import errors
+from client.types import Chunk, FinishReason, Options, Prompt
+
+# Options field -> OpenAI/vLLM field, where the names differ.
+_RENAMED = {"include_stop": "include_stop_str_in_output"}
+_GUIDES = {"json_schema": "guided_json", "regex": "guided_regex", "ebnf_grammar": "guided_grammar"}
+_FINISH: dict[str | None, FinishReason] = {
+    "stop": "stop", "length": "length", "tool_calls": "tool_calls", "cancelled": "cancelled", "error": "error",
+}  # fmt: skip
+
+
+def path_of(prompt: Prompt) -> str:
+    return "/v1/completions" if isinstance(prompt, str) else "/v1/chat/completions"
+
+
+def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[str, Any]:
+    """The request's JSON. Raises ``InvalidRequest`` for what the OpenAI API has no field for."""
+    out: dict[str, Any] = {"model": model, "stream": stream, "return_token_ids": True}
+    out |= {"prompt": prompt} if isinstance(prompt, str) else {"messages": list(prompt)}
+    if stream:
+        out["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+    given = options.given()
+    out |= _guide(given.pop("guide_type", ""), given.pop("guide", ""))
+    out |= _logprobs(given.pop("logprobs", False), given.pop("top_logprobs", 0), chat=not isinstance(prompt, str))
+    if "lora_name" in given:
+        raise errors.InvalidRequest(
+            "lora_name: the OpenAI API has no such field; use the gRPC transport", field="lora_name"
+        )
+    for name, value in given.items():
+        out[_RENAMED.get(name, name)] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def _guide(kind: str, guide: str) -> dict[str, Any]:
+    if kind == "json":
+        return {"response_format": {"type": "json_object"}}
+    return {_GUIDES[kind]: guide} if kind else {}
+
+
+def _logprobs(wanted: bool, top: int, *, chat: bool) -> dict[str, Any]:
+    if not wanted:
+        return {}
+    return {"logprobs": True, "top_logprobs": top} if chat else {"logprobs": top}
+
+
+class Events:
+    """Bytes of an SSE stream in, data of whole events out, whatever way the bytes were cut."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        *lines, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+
+
+class Answer:
+    """Decodes the events of one answer. Counts chunks itself: the OpenAI format has no index."""
+
+    def __init__(self) -> None:
+        self._index: dict[int, int] = {}
+        self.finished = False
+
+    def event(self, data: bytes) -> list[Chunk]:
+        """Raises the exception an error event stands for."""
+        if data == b"[DONE]":
+            self.finished = True
+            return []
+        event = orjson.loads(data)
+        if "error" in event:
+            raise error_of(int(event["error"].get("status") or 500), event, None)
+        usage = event.get("usage") or {}
+        return [self._chunk(choice, usage) for choice in event.get("choices", ())]
+
+    def _chunk(self, choice: Mapping[str, Any], usage: Mapping[str, Any]) -> Chunk:
+        at = choice["index"]
+        index = self._index[at] = self._index.get(at, -1) + 1
+        text = choice["delta"].get("content") if "delta" in choice else choice["text"]
+        probs, tops = _read_logprobs(choice.get("logprobs"))
+        reason = choice.get("finish_reason")
+        return Chunk(
+            text or "", _FINISH[reason] if reason else None, tuple(choice.get("token_ids") or ()),
+            usage.get("completion_tokens", 0), usage.get("prompt_tokens", 0), _cached(usage), index, at, probs, tops,
+        )  # fmt: skip
+
+
+def whole(data: Mapping[str, Any]) -> Chunk:
+    """A non-streamed answer of one choice."""
+    choice = data["choices"][0]
+    return Answer()._chunk(
+        {**choice, "delta": choice["message"]} if "message" in choice else choice, data.get("usage") or {}
+    )
+
+
+def _cached(usage: Mapping[str, Any]) -> int:
+    return int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+
+
+def _read_logprobs(raw: Any) -> tuple[tuple[float, ...], tuple[Any, ...]]:
+    """Natural logs only: OpenAI's top_logprobs name tokens by text, not by id."""
+    if not raw:
+        return (), ()
+    values = [entry["logprob"] for entry in raw["content"]] if "content" in raw else raw["token_logprobs"]
+    return tuple(-math.inf if v is None else float(v) for v in values), ()
+
+
+def error_of(status: int, parsed: Any, retry_after: str | None) -> errors.ClientError:
+    error = parsed.get("error") if isinstance(parsed, dict) else None
+    if not isinstance(error, dict):
+        error = {"message": f"HTTP {status}: {str(parsed)[:200]}"}
+    wait = float(retry_after) if retry_after and retry_after.replace(".", "", 1).isdigit() else None
+    return errors.from_http(
+        status, str(error.get("message")), code=str(error.get("code") or ""), param=str(error.get("param") or ""),
+        retry_after=wait,
+    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""What every transport does with chunks: check their order, collect a whole answer, space retries. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import uuid
+from collections.abc import Callable, Iterable
+
+from client.errors import ChunkMissing, ClientError, ConnectError, EngineUnavailable, Overloaded, StreamCut
+from client.types import Choice, Chunk, Options, Result, Retry
+
+
+def request_ids() -> Callable[[], str]:
+    """Ids unique over processes and hosts; one random part per client, a counter after it."""
+    prefix, counter = uuid.uuid4().hex[:20], itertools.count()
+    return lambda: f"{prefix}-{next(counter)}"
+
+
+class Order:
+    """Checks that each sequence's ``chunk_index`` counts 0, 1, 2… and that all n sequences finish."""
+
+    def __init__(self, n: int = 1) -> None:
+        self._next = [0] * n
+        self._open = n
+
+    def check(self, chunk: Chunk) -> Chunk:
+        if not 0 <= chunk.sequence_index < len(self._next):
+            raise ChunkMissing(f"sequence_index {chunk.sequence_index} of a request for {len(self._next)} sequences")
+        expected = self._next[chunk.sequence_index]
+        if chunk.chunk_index != expected:
+            raise ChunkMissing(
+                f"sequence {chunk.sequence_index}: chunk {chunk.chunk_index} came where {expected} was due"
+            )
+        self._next[chunk.sequence_index] = expected + 1
+        self._open -= chunk.finish_reason is not None
+        return chunk
+
+    @property
+    def started(self) -> bool:
+        return any(self._next)
+
+    @property
+    def complete(self) -> bool:
+        return self._open <= 0
+
+    def ended(self) -> None:
+        if not self.complete:
+            raise StreamCut(f"the stream ended after {sum(self._next)} chunks without a finish reason; try again")
+
+
+class _Collected:
+    __slots__ = ("ids", "last", "logprobs", "text", "tops")
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.tops: list[tuple[tuple[int, float], ...]] = []
+        self.last = Chunk("")
+
+    def add(self, chunk: Chunk) -> None:
+        self.text.append(chunk.text)
+        self.ids += chunk.token_ids
+        self.logprobs += chunk.logprobs
+        self.tops += chunk.top_logprobs
+        self.last = chunk
+
+    def choice(self) -> Choice:
+        if self.last.finish_reason is None:
+            raise StreamCut("a sequence has no finish reason; try again")
+        return Choice(
+            "".join(self.text), self.last.finish_reason, self.last.completion_tokens,
+            tuple(self.ids), tuple(self.logprobs), tuple(self.tops),
+        )  # fmt: skip
+
+
+class Collector:
+    """Chunks of one request in, one ``Result`` out."""
+
+    def __init__(self, n: int = 1) -> None:
+        self._sequences = [_Collected() for _ in range(n)]
+
+    def add(self, chunk: Chunk) -> None:
+        self._sequences[chunk.sequence_index].add(chunk)
+
+    def result(self, request_id: str) -> Result:
+        """Raises ``StreamCut`` when a sequence has no finish reason."""
+        choices = tuple(sequence.choice() for sequence in self._sequences)
+        last = [sequence.last for sequence in self._sequences]
+        return Result(request_id, choices, max(c.prompt_tokens for c in last), max(c.cached_tokens for c in last))
+
+
+def collect(request_id: str, options: Options, chunks: Iterable[Chunk]) -> Result:
+    collector = Collector(options.n)
+    for chunk in chunks:
+        collector.add(chunk)
+    return collector.result(request_id)
+
+
+def retry_delay(error: ClientError, attempt: int, retry: Retry, started: bool) -> float | None:
+    """Seconds to wait before try number ``attempt + 1``; ``None`` when it must not be repeated.
+
+    A request that has shown text is never repeated: the caller would see two answers spliced together.
+    """
+    if started or attempt >= retry.attempts or not isinstance(error, (ConnectError, Overloaded, EngineUnavailable)):
+        return None
+    wait = min(retry.longest, retry.backoff * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+    asked = getattr(error, "retry_after", None)
+    if asked is None:
+        return wait
+    return max(wait, float(asked)) if asked <= retry.longest else None

@@ -1,0 +1,173 @@
+"""KServe v2 messages of model ``qwen``: options -> request, response -> chunk. Pure; the hot path of the library.
+
+The raw protobuf stubs are used instead of tritonclient's classes: no numpy array is made per tensor. All tensors have
+shape [1, n] (DESIGN.md §2).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+from tritonclient.grpc import service_pb2 as pb
+
+from client import errors
+from client.types import Chunk, FinishReason, Options, Prompt, TopLogprobs
+
+METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+# Without it Triton sends errors as text inside an OK stream; with it (2.51 and later) as a true gRPC status.
+ERROR_METADATA = ("triton_grpc_error", "true")
+# Messages of any size (a 128k-token prompt is over gRPC's 4 MiB). Pings: Triton answers more than 2 pings without data
+# in 5 minutes with GOAWAY, so they are rare and only while a call is open.
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 2),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+def _fp32(values: Sequence[float]) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def _int32(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(values)}i", *values)
+
+
+def _uint64(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(values)}Q", *values)
+
+
+def _bool(values: Sequence[bool]) -> bytes:
+    return bytes(values)
+
+
+def _strings(values: Sequence[str]) -> bytes:
+    encoded = [value.encode() for value in values]
+    return b"".join(struct.pack("<I", len(raw)) + raw for raw in encoded)
+
+
+_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+    "FP32": _fp32, "INT32": _int32, "UINT64": _uint64, "BOOL": _bool, "BYTES": _strings,
+}  # fmt: skip
+
+# Options field -> (tensor, datatype). Fields absent here are handled in ``infer_request``.
+_TENSORS: dict[str, tuple[str, str]] = {
+    "max_tokens": ("max_tokens", "INT32"),
+    "temperature": ("temperature", "FP32"),
+    "top_p": ("top_p", "FP32"),
+    "top_k": ("top_k", "INT32"),
+    "min_p": ("min_p", "FP32"),
+    "repetition_penalty": ("repetition_penalty", "FP32"),
+    "presence_penalty": ("presence_penalty", "FP32"),
+    "frequency_penalty": ("frequency_penalty", "FP32"),
+    "seed": ("seed", "UINT64"),
+    "min_tokens": ("min_tokens", "INT32"),
+    "stop": ("stop_words", "BYTES"),
+    "stop_token_ids": ("stop_token_ids", "INT32"),
+    "include_stop": ("include_stop_str_in_output", "BOOL"),
+    "bad_words": ("bad_words", "BYTES"),
+    "ignore_eos": ("ignore_eos", "BOOL"),
+    "n": ("num_return_sequences", "INT32"),
+    "logprobs": ("return_log_probs", "BOOL"),
+    "top_logprobs": ("top_logprobs", "INT32"),
+    "guide_type": ("guided_decoding_guide_type", "BYTES"),
+    "guide": ("guided_decoding_guide", "BYTES"),
+    "priority": ("priority", "INT32"),
+    "lora_name": ("lora_name", "BYTES"),
+}
+
+
+def add_tensor(request: Any, name: str, datatype: str, values: Sequence[Any]) -> None:
+    """Append one input of shape [1, len(values)]. Raises ``InvalidRequest`` naming the field when one does not fit."""
+    try:
+        raw = _ENCODERS[datatype](values)
+    except (struct.error, OverflowError, TypeError, UnicodeEncodeError, AttributeError, ValueError) as error:
+        raise errors.InvalidRequest(f"{name}: {values!r:.80} does not fit {datatype} ({error})", field=name) from None
+    tensor = request.inputs.add()
+    tensor.name, tensor.datatype = name, datatype
+    tensor.shape.extend((1, len(values)))
+    request.raw_input_contents.append(raw)
+
+
+def infer_request(request_id: str, prompt: Prompt, options: Options, *, stream: bool, model: str = "qwen") -> Any:
+    """The ``ModelInferRequest`` for one prompt. Raises ``InvalidRequest`` for a value no tensor can hold."""
+    request = pb.ModelInferRequest(model_name=model, id=request_id)
+    if isinstance(prompt, str):
+        add_tensor(request, "text_input", "BYTES", [prompt])
+    else:
+        add_tensor(request, "messages", "BYTES", [json.dumps(list(prompt), ensure_ascii=False)])
+    add_tensor(request, "stream", "BOOL", [stream])
+    for name, value in options.given().items():
+        if name == "tools":
+            add_tensor(request, "tools", "BYTES", [json.dumps(list(value), ensure_ascii=False)])
+            continue
+        tensor, datatype = _TENSORS[name]
+        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        add_tensor(request, tensor, datatype, values)
+    return request
+
+
+def stop_request(request_id: str, model: str = "qwen") -> Any:
+    """Frees the engine's slot of the running request with this id; the model answers one ``cancelled`` chunk."""
+    request = pb.ModelInferRequest(model_name=model, id=request_id)
+    add_tensor(request, "stop", "BOOL", [True])
+    return request
+
+
+def first_int(raw: bytes) -> int:
+    return int.from_bytes(raw[:4], "little", signed=True)
+
+
+def strings(raw: bytes) -> list[str]:
+    """A BYTES tensor: length-prefixed UTF-8 strings."""
+    out, at = [], 0
+    while at < len(raw):
+        end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
+        out.append(raw[at + 4 : end].decode())
+        at = end
+    return out
+
+
+def _top(raw: bytes) -> tuple[TopLogprobs, ...]:
+    text = raw[4:]
+    return tuple(tuple((int(i), float(p)) for i, p in token) for token in orjson.loads(text)) if text else ()
+
+
+def outputs(message: Any, address: str) -> dict[str, bytes]:
+    """Raw tensors by name; empty for Triton's empty final response. Raises what an ``error_message`` means."""
+    if message.error_message:
+        raise errors.from_text(message.error_message, address)
+    response = message.infer_response
+    return dict(zip([tensor.name for tensor in response.outputs], response.raw_output_contents, strict=True))
+
+
+_REASONS: dict[bytes, FinishReason | None] = {
+    b"": None, b"stop": "stop", b"length": "length", b"cancelled": "cancelled", b"error": "error",
+}  # fmt: skip
+_NONE4 = b"\0\0\0\0"
+
+
+def chunk(raw: dict[str, bytes]) -> Chunk:
+    """A streamed response (one sequence) as a chunk. Text is at byte 4: a one-element BYTES tensor."""
+    logprobs = raw.get("output_log_probs", b"")
+    return Chunk(
+        raw["text_output"][4:].decode(),
+        _REASONS[raw["finish_reason"][4:]],
+        tuple(memoryview(raw.get("output_ids", b"")).cast("i")),
+        first_int(raw.get("completion_tokens", _NONE4)),
+        first_int(raw.get("prompt_tokens", _NONE4)),
+        first_int(raw.get("cached_tokens", _NONE4)),
+        first_int(raw.get("chunk_index", _NONE4)),
+        first_int(raw.get("sequence_index", _NONE4)),
+        tuple(memoryview(logprobs).cast("f")) if logprobs else (),
+        _top(raw["top_log_probs"]) if "top_log_probs" in raw else (),
+    )

@@ -1,0 +1,160 @@
+"""The asyncio transport to Triton: one channel, one RPC per request, raw protobuf stubs.
+
+``ModelStreamInfer`` is called through ``unary_stream``: on the wire that is the same bidirectional call with one
+message and an immediate half-close, without the task that feeds a request iterator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2 as pb
+
+from client import _wire, errors
+from client._request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
+from client.types import Chunk
+
+
+class AioChannel:
+    """A channel to one Triton and the two calls made on it. Safe to share by all tasks of one event loop."""
+
+    def __init__(self, target: str, *, secure: bool = False, model: str = "qwen") -> None:
+        self.target, self.model = target, model
+        options = list(_wire.CHANNEL_OPTIONS)
+        self._channel = (
+            grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options)
+            if secure
+            else grpc.aio.insecure_channel(target, options)
+        )
+        self._infer = self._channel.unary_stream(
+            _wire.METHOD,
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+        self._stops: set[asyncio.Task[None]] = set()
+
+    @property
+    def raw(self) -> Any:
+        """The ``grpc.aio.Channel``, for other calls of the KServe service."""
+        return self._channel
+
+    def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
+        """Start a request; returns the call, an async iterator over ``ModelStreamInferResponse``."""
+        return self._infer(request, timeout=timeout, metadata=(_wire.ERROR_METADATA, *metadata))
+
+    def stop(self, request_id: str) -> None:
+        """Free the engine's slot of a running request. Returns at once; failures are harmless (it has ended)."""
+        call = self.call(_wire.stop_request(request_id, self.model), STOP_SECONDS)
+        task = asyncio.get_running_loop().create_task(self._drain(call))
+        self._stops.add(task)
+        task.add_done_callback(self._stops.discard)
+
+    @staticmethod
+    async def _drain(call: Any) -> None:
+        try:
+            async for _ in call:
+                continue
+        except grpc.RpcError:
+            return  # nothing was running under that id any more
+
+    async def connect(self, timeout: float | None) -> None:
+        """Wait for the connection. A refused one returns too: the call then fails with the reason."""
+        if self._channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
+            try:
+                await asyncio.wait_for(self._settled(), timeout)
+            except asyncio.TimeoutError:
+                raise errors.RequestTimeout("connect", timeout or 0.0) from None
+
+    async def _settled(self) -> None:
+        settled = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
+        while (state := self._channel.get_state(try_to_connect=True)) not in settled:
+            await self._channel.wait_for_state_change(state)
+
+    def error(self, error: grpc.RpcError) -> errors.ClientError:
+        return errors.from_grpc(error.code().name, error.details() or "", self.target)
+
+    async def close(self) -> None:
+        """Lets stop requests on their way leave first."""
+        if self._stops:
+            await asyncio.wait(set(self._stops), timeout=1.0)
+        await self._channel.close()
+
+
+def _watch(loop: asyncio.AbstractEventLoop, deadline: Deadline, shortest: float) -> None:
+    """A timer that is armed again only when it fires, so that a chunk costs no timer.
+
+    It never sleeps longer than the shortest bound: the due time may have moved closer meanwhile."""
+    now = loop.time()
+    if not deadline.over and not deadline.check(now):
+        loop.call_at(min(deadline.due, now + shortest), _watch, loop, deadline, shortest)
+
+
+class AsyncGrpcStream(RunningRequest, AsyncIterator[Chunk]):
+    """Chunks of one request. Dropping it, ``aclose()``, ``cancel()`` or leaving ``async with`` frees the slot."""
+
+    _channel: AioChannel
+
+    def __init__(self, channel: AioChannel, new_id: Callable[[], str], ask: Ask) -> None:
+        super().__init__(channel, new_id, ask)
+        self._loop = asyncio.get_running_loop()
+
+    def __aiter__(self) -> AsyncGrpcStream:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while not self._done:
+            try:
+                chunk = await self._next()
+            except errors.ClientError as error:  # noqa: PERF203  # a retry loop
+                await asyncio.sleep(self._again_in(error))
+            except asyncio.CancelledError:
+                if not self._done:  # the task is cancelled, not only this request by ``cancel()``
+                    self.cancel()
+                    raise
+            else:
+                if chunk is not None:
+                    return chunk
+        raise StopAsyncIteration
+
+    async def _next(self) -> Chunk | None:
+        """The next chunk, or ``None`` when the stream has ended."""
+        if self._call is None:
+            await self._channel.connect(self._ask.timeouts.connect)
+            deadline, limits = self._begin(self._loop.time()), self._ask.timeouts
+            shortest = min((s for s in (limits.first_token, limits.between_chunks) if s is not None), default=None)
+            if shortest is not None:
+                _watch(self._loop, deadline, shortest)
+        try:
+            async for message in self._call:
+                if chunk := self._chunk(message, self._loop.time()):
+                    return chunk
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+        except asyncio.CancelledError:  # also raised when the deadline has cancelled the call
+            if self._deadline and self._deadline.expired:
+                raise self._deadline.expired from None
+            raise
+        self._finish()
+        return None
+
+    async def aclose(self) -> None:
+        self.cancel()
+
+    async def __aenter__(self) -> AsyncGrpcStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        if not self._done and self._call is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_stop_dropped, self._channel, self.request_id, self._call)
+
+
+def _stop_dropped(channel: AioChannel, request_id: str, call: Any) -> None:
+    channel.stop(request_id)
+    call.cancel()

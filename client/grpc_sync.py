@@ -1,0 +1,153 @@
+"""The blocking transport to Triton. Safe to share by threads; same rules as ``client.grpc_aio``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+
+from client import _wire, errors
+from client._request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
+from client.types import Chunk
+
+
+class Watchdog:
+    """One thread per client that looks at all deadlines; gRPC's blocking iterator has no timeout per message."""
+
+    TICK = 0.05  # seconds; how late a timeout may come
+
+    def __init__(self) -> None:
+        self._deadlines: set[Deadline] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def watch(self, deadline: Deadline) -> None:
+        with self._changed:
+            self._deadlines.add(deadline)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True, name="client-watchdog")
+                self._thread.start()
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while not self._closed:
+            with self._changed:
+                watched = list(self._deadlines)
+            now = time.monotonic()
+            over = {d for d in watched if d.over or d.check(now)}
+            with self._changed:
+                self._deadlines -= over
+                if not self._closed:
+                    self._changed.wait(self.TICK if self._deadlines else None)
+
+
+class SyncChannel:
+    """A channel to one Triton and the two calls made on it."""
+
+    def __init__(self, target: str, *, secure: bool = False, model: str = "qwen") -> None:
+        self.target, self.model = target, model
+        options = list(_wire.CHANNEL_OPTIONS)
+        self._channel = (
+            grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
+            if secure
+            else grpc.insecure_channel(target, options)
+        )
+        self._infer = self._channel.unary_stream(
+            _wire.METHOD,
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+        self._live = self._channel.unary_unary(
+            "/inference.GRPCInferenceService/ServerLive",
+            request_serializer=pb.ServerLiveRequest.SerializeToString,
+            response_deserializer=pb.ServerLiveResponse.FromString,
+        )
+        self.watchdog = Watchdog()
+        self._connected = False
+
+    def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
+        return self._infer(request, timeout=timeout, metadata=(_wire.ERROR_METADATA, *metadata))
+
+    def stop(self, request_id: str) -> None:
+        """Free the engine's slot of a running request. Returns at once; the call ends by itself."""
+        call = self.call(_wire.stop_request(request_id, self.model), STOP_SECONDS)
+        call.add_callback(call.cancel)  # holds the call until its end: a call that is dropped is cancelled
+
+    def connect(self, timeout: float | None) -> None:
+        """Wait, once, for the connection. A refused one returns too: the call then fails with the reason."""
+        if self._connected:
+            return
+        try:
+            self._live(pb.ServerLiveRequest(), timeout=timeout)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise errors.RequestTimeout("connect", timeout or 0.0) from None
+        self._connected = True
+
+    def error(self, error: grpc.RpcError) -> errors.ClientError:
+        return errors.from_grpc(error.code().name, error.details() or "", self.target)
+
+    def close(self) -> None:
+        self.watchdog.close()
+        self._channel.close()
+
+
+class GrpcStream(RunningRequest, Iterator[Chunk]):
+    """Chunks of one request. Dropping it, ``close()``, ``cancel()`` or leaving ``with`` frees the engine's slot."""
+
+    _channel: SyncChannel
+
+    def __init__(self, channel: SyncChannel, new_id: Callable[[], str], ask: Ask) -> None:
+        super().__init__(channel, new_id, ask)
+
+    def __iter__(self) -> GrpcStream:
+        return self
+
+    def __next__(self) -> Chunk:
+        while not self._done:
+            try:
+                chunk = self._next()
+            except errors.ClientError as error:  # noqa: PERF203  # a retry loop
+                time.sleep(self._again_in(error))
+            except BaseException:  # KeyboardInterrupt while waiting: the slot must not stay taken
+                self.cancel()
+                raise
+            else:
+                if chunk is not None:
+                    return chunk
+        raise StopIteration
+
+    def _next(self) -> Chunk | None:
+        """The next chunk, or ``None`` when the stream has ended."""
+        if self._call is None:
+            self._channel.connect(self._ask.timeouts.connect)
+            self._channel.watchdog.watch(self._begin(time.monotonic()))
+        try:
+            for message in self._call:
+                if chunk := self._chunk(message, time.monotonic()):
+                    return chunk
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+        self._finish()
+        return None
+
+    close = RunningRequest.cancel
+
+    def __enter__(self) -> GrpcStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        self.cancel()

@@ -1,0 +1,228 @@
+"""The OpenAI/SSE transport: the same streams as over gRPC, through the gateway or any server that speaks OpenAI's API.
+
+The connection is the request: closing it is how the gateway learns that nobody listens any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx
+import orjson
+
+from client import _openai, errors
+from client._request import Ask
+from client._stream import Order, retry_delay
+from client.types import Chunk
+
+
+class HttpTarget:
+    """Where the gateway is and which model and key to name."""
+
+    def __init__(self, url: str, *, model: str, api_key: str | None) -> None:
+        self.url, self.model = url, model
+        self.headers = {"content-type": "application/json"} | (
+            {"authorization": f"Bearer {api_key}"} if api_key else {}
+        )
+
+    def request(self, http: httpx.Client | httpx.AsyncClient, ask: Ask, request_id: str) -> httpx.Request:
+        body = _openai.body(ask.prompt, ask.options, model=self.model, stream=ask.stream)
+        limits = ask.timeouts
+        first = min((s for s in (limits.first_token, limits.total) if s is not None), default=None)
+        return http.build_request(
+            "POST",
+            self.url + _openai.path_of(ask.prompt),
+            content=orjson.dumps(body),
+            headers=self.headers | {"x-request-id": request_id} | dict(ask.metadata),
+            timeout=httpx.Timeout(first, connect=limits.connect),
+        )
+
+    def failure(self, error: httpx.HTTPError, ask: Ask, started: bool) -> errors.ClientError:
+        limits = ask.timeouts
+        if isinstance(error, httpx.ConnectTimeout):
+            return errors.RequestTimeout("connect", limits.connect or 0.0)
+        if isinstance(error, httpx.TimeoutException):
+            phase, bound = ("between chunks", limits.between_chunks) if started else ("first token", limits.first_token)
+            return errors.RequestTimeout(phase, bound or 0.0)
+        return errors.ConnectError(
+            f"no server answers at {self.url} ({error or type(error).__name__}); start one with: make serve"
+        )
+
+
+def refused(response: httpx.Response, data: bytes) -> errors.ClientError:
+    try:
+        parsed: Any = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        parsed = data.decode(errors="replace")
+    return _openai.error_of(response.status_code, parsed, response.headers.get("retry-after"))
+
+
+class _Reading:
+    """The pure half of both streams: bytes in, checked chunks out, bounds kept."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.order, self.ask = Order(ask.options.n), ask
+        self.ready: list[Chunk] = []
+        self._events, self._answer = _openai.Events(), _openai.Answer()
+        self._started = self._last = time.monotonic()
+
+    def feed(self, data: bytes) -> None:
+        for event in self._events.feed(data):
+            self.ready += [self.order.check(chunk) for chunk in self._answer.event(event)]
+        now, limits = time.monotonic(), self.ask.timeouts
+        if self.ready:
+            self._last = now
+        elif not self._answer.finished:  # keep-alive comments hold the connection, not the bound
+            bound, phase = (
+                (limits.between_chunks, "between chunks") if self.order.started else (limits.first_token, "first token")
+            )
+            if bound is not None and now - self._last > bound:
+                raise errors.RequestTimeout(phase, bound)
+        if limits.total is not None and now - self._started > limits.total:
+            raise errors.RequestTimeout("total", limits.total)
+
+    def answered(self, request: httpx.Request) -> None:
+        """Headers are here: from now on the read timeout is the one between chunks (httpcore reads it per body)."""
+        request.extensions["timeout"]["read"] = self.ask.timeouts.between_chunks
+
+    def whole(self, data: bytes) -> None:
+        self.ready.append(self.order.check(_openai.whole(orjson.loads(data))))
+
+
+class HttpStream(Iterator[Chunk]):
+    """Chunks of one request over SSE."""
+
+    def __init__(self, http: httpx.Client, target: HttpTarget, new_id: Callable[[], str], ask: Ask) -> None:
+        self._http, self._target, self._new_id, self._ask = http, target, new_id, ask
+        self.request_id = ""
+        self._chunks = self._run()
+
+    def __iter__(self) -> HttpStream:
+        return self
+
+    def __next__(self) -> Chunk:
+        return next(self._chunks)
+
+    def _run(self) -> Iterator[Chunk]:
+        for attempt in range(1, self._ask.retry.attempts + 1):
+            reading, self.request_id = _Reading(self._ask), self._new_id()
+            try:
+                yield from self._once(reading)
+                return
+            except errors.ClientError as error:
+                delay = retry_delay(error, attempt, self._ask.retry, reading.order.started)
+                if delay is None:
+                    raise
+                time.sleep(delay)
+
+    def _once(self, reading: _Reading) -> Iterator[Chunk]:
+        request = self._target.request(self._http, self._ask, self.request_id)
+        try:
+            response = self._http.send(request, stream=True)
+            try:
+                yield from self._chunks_of(response, request, reading)
+            finally:
+                response.close()
+        except httpx.HTTPError as error:
+            raise self._target.failure(error, self._ask, reading.order.started) from None
+        reading.order.ended()
+
+    def _chunks_of(self, response: httpx.Response, request: httpx.Request, reading: _Reading) -> Iterator[Chunk]:
+        if response.status_code != 200:
+            raise refused(response, response.read())
+        reading.answered(request)
+        if not self._ask.stream:
+            reading.whole(response.read())
+            yield from reading.ready
+            return
+        for data in response.iter_raw():
+            reading.feed(data)
+            yield from reading.ready
+            reading.ready.clear()
+
+    def cancel(self) -> None:
+        """Close the connection: the gateway frees the slot."""
+        self._chunks.close()  # type: ignore[attr-defined]  # it is a generator
+
+    close = cancel
+
+    def __enter__(self) -> HttpStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+
+class AsyncHttpStream(AsyncIterator[Chunk]):
+    """Chunks of one request over SSE."""
+
+    def __init__(self, http: httpx.AsyncClient, target: HttpTarget, new_id: Callable[[], str], ask: Ask) -> None:
+        self._http, self._target, self._new_id, self._ask = http, target, new_id, ask
+        self.request_id = ""
+        self._chunks = self._run()
+        self._closing: asyncio.Task[None] | None = None
+
+    def __aiter__(self) -> AsyncHttpStream:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        return await self._chunks.__anext__()
+
+    async def _run(self) -> AsyncIterator[Chunk]:
+        for attempt in range(1, self._ask.retry.attempts + 1):
+            reading, self.request_id = _Reading(self._ask), self._new_id()
+            try:
+                async for chunk in self._once(reading):
+                    yield chunk
+                return
+            except errors.ClientError as error:
+                delay = retry_delay(error, attempt, self._ask.retry, reading.order.started)
+                if delay is None:
+                    raise
+                await asyncio.sleep(delay)
+
+    async def _once(self, reading: _Reading) -> AsyncIterator[Chunk]:
+        request = self._target.request(self._http, self._ask, self.request_id)
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                async for chunk in self._chunks_of(response, request, reading):
+                    yield chunk
+            finally:
+                await response.aclose()
+        except httpx.HTTPError as error:
+            raise self._target.failure(error, self._ask, reading.order.started) from None
+        reading.order.ended()
+
+    async def _chunks_of(
+        self, response: httpx.Response, request: httpx.Request, reading: _Reading
+    ) -> AsyncIterator[Chunk]:
+        if response.status_code != 200:
+            raise refused(response, await response.aread())
+        reading.answered(request)
+        if not self._ask.stream:
+            reading.whole(await response.aread())
+            for chunk in reading.ready:
+                yield chunk
+            return
+        async for data in response.aiter_raw():
+            reading.feed(data)
+            for chunk in reading.ready:
+                yield chunk
+            reading.ready.clear()
+
+    def cancel(self) -> None:
+        """Close the connection soon: the gateway frees the slot."""
+        self._closing = asyncio.get_running_loop().create_task(self.aclose())
+
+    async def aclose(self) -> None:
+        await self._chunks.aclose()  # type: ignore[attr-defined]  # it is an async generator
+
+    async def __aenter__(self) -> AsyncHttpStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()

@@ -1,0 +1,129 @@
+"""What callers give and get. Plain frozen data; no transport, no Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "cancelled", "error", "tool_calls"]
+Prompt = str | Sequence[Mapping[str, Any]]  # raw text, or OpenAI chat messages
+TopLogprobs = tuple[tuple[int, float], ...]  # (token id, natural log), best first
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Sampling settings of one request; ``None`` leaves a setting to the checkpoint's generation_config.json.
+
+    ``n`` sequences are drawn with seeds ``seed, seed + 1, …``. ``top_logprobs`` needs ``logprobs``. ``guide_type`` is
+    ``json``, ``json_schema``, ``regex`` or ``ebnf_grammar``; ``guide`` the schema, pattern or grammar. ``tools`` are
+    OpenAI tool definitions (messages only). What the engine cannot honour is refused, never ignored.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    min_tokens: int | None = None
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    include_stop: bool = False
+    bad_words: Sequence[str] = ()
+    ignore_eos: bool = False
+    n: int = 1
+    logprobs: bool = False
+    top_logprobs: int = 0
+    guide_type: str = ""
+    guide: str = ""
+    tools: Sequence[Mapping[str, Any]] = ()
+    priority: int | None = None
+    lora_name: str = ""
+
+    def given(self) -> dict[str, Any]:
+        """The settings that differ from their defaults."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One message of a stream. ``text`` may be empty while ``token_ids`` is not (half a character).
+
+    ``completion_tokens`` counts this sequence's tokens so far, the end token included. ``finish_reason`` is set on a
+    sequence's last chunk only. ``logprobs`` has one natural log per token id, or is empty.
+    """
+
+    text: str
+    finish_reason: FinishReason | None = None
+    token_ids: tuple[int, ...] = ()
+    completion_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    chunk_index: int = 0
+    sequence_index: int = 0
+    logprobs: tuple[float, ...] = ()
+    top_logprobs: tuple[TopLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One finished sequence."""
+
+    text: str
+    finish_reason: FinishReason
+    completion_tokens: int
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    top_logprobs: tuple[TopLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A whole answer: ``n`` choices in order of their index, and the engine's own token counts."""
+
+    request_id: str
+    choices: tuple[Choice, ...]
+    prompt_tokens: int
+    cached_tokens: int = 0
+
+    @property
+    def text(self) -> str:
+        return self.choices[0].text
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        return self.choices[0].finish_reason
+
+    @property
+    def completion_tokens(self) -> int:
+        """Over all choices."""
+        return sum(choice.completion_tokens for choice in self.choices)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Bounds in seconds; ``None`` is none. A request that passes one is stopped on the server too."""
+
+    connect: float | None = 5.0
+    first_token: float | None = 120.0
+    between_chunks: float | None = 60.0
+    total: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When nothing has arrived yet: up to ``attempts`` tries on a full queue, a dead engine or a refused connection.
+
+    Waits ``backoff`` seconds, doubled each time up to ``longest``, with jitter; a server's Retry-After is obeyed.
+    """
+
+    attempts: int = 3
+    backoff: float = 0.2
+    longest: float = 10.0
+
+
+NO_RETRY = Retry(attempts=1)
