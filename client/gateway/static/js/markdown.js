@@ -1,0 +1,112 @@
+// Markdown as it grows. The text is cut into top-level blocks; only the last one can still change, so only that one is
+// parsed, sanitised and drawn again. Raw HTML in a model's answer is shown as text, and pictures become links: a
+// picture's address could carry the conversation to somebody else's server.
+
+import { Marked } from "../vendor/marked.js";
+import DOMPurify from "../vendor/purify.js";
+
+const PLAIN_WHILE_OPEN = 8000; // characters: a longer code block is coloured once, when it is complete
+
+const escapeHTML = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
+
+let highlighter = null;
+const loadHighlighter = () => {
+  highlighter ??= import("../vendor/highlight.js").then((module) => (highlighter = module.default));
+  return highlighter;
+};
+
+function coloured(text, language) {
+  if (!language) return escapeHTML(text);
+  if (!highlighter?.getLanguage) {
+    loadHighlighter();
+    return escapeHTML(text);
+  }
+  return highlighter.getLanguage(language) ? highlighter.highlight(text, { language }).value : escapeHTML(text);
+}
+
+const marked = new Marked({
+  gfm: true,
+  renderer: {
+    html: ({ text }) => escapeHTML(text),
+    image: ({ href, text }) => `<a href="${escapeHTML(href)}">${escapeHTML(text || href)}</a>`,
+    code({ text, lang, open }) {
+      const language = (lang ?? "").match(/^\S*/)[0].toLowerCase();
+      const body = open && text.length > PLAIN_WHILE_OPEN ? escapeHTML(text) : coloured(text, language);
+      const head = `<div class="code-head"><span>${escapeHTML(language)}</span></div>`;
+      return `<div class="code" data-language="${escapeHTML(language)}">${head}<pre><code>${body}\n</code></pre></div>`;
+    },
+  },
+});
+
+const ALLOWED = {
+  ALLOWED_TAGS: [
+    ...["a", "p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "strong", "em", "del"],
+    ...["code", "pre", "span", "div", "table", "thead", "tbody", "tr", "th", "td", "input"],
+  ],
+  ALLOWED_ATTR: ["href", "title", "class", "start", "type", "checked", "disabled", "align"],
+  ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+  RETURN_DOM_FRAGMENT: true,
+};
+
+DOMPurify.addHook("afterSanitizeAttributes", (node) => {
+  if (node.tagName === "A") {
+    node.setAttribute("target", "_blank");
+    node.setAttribute("rel", "noopener noreferrer nofollow");
+  }
+});
+
+/**
+ * Cuts Markdown into blocks that no later text can change, and the open rest. Pure.
+ * @returns {{settled: object[][], open: object[], length: number}} marked tokens; `length` characters are settled
+ */
+export function cut(text) {
+  const tokens = marked.lexer(text);
+  let last = tokens.length - 1;
+  while (last > 0 && tokens[last].type === "space") last--;
+  const settled = tokens.slice(0, Math.max(0, last));
+  const length = settled.reduce((sum, token) => sum + token.raw.length, 0);
+  return { settled, open: tokens.slice(Math.max(0, last)), length };
+}
+
+const fragment = (tokens) => DOMPurify.sanitize(marked.parser(tokens), ALLOWED);
+
+/** A growing Markdown text inside `root`. */
+export class MarkdownView {
+  #root;
+  #text = "";
+  #settled = 0;
+  #openNodes = [];
+
+  constructor(root) {
+    this.#root = root;
+  }
+
+  /** Draws `text`; cheap when it only grew at the end. With `final` everything is drawn in its last form. */
+  update(text, { final = false } = {}) {
+    const source = text.replace(/\r\n?/g, "\n");
+    if (final || !source.startsWith(this.#text)) return this.#redraw(source);
+    if (source === this.#text) return undefined;
+    this.#text = source;
+    const { settled, open, length } = cut(source.slice(this.#settled));
+    this.#settled += length;
+    for (const node of this.#openNodes) node.remove();
+    if (settled.length) this.#root.append(fragment(settled));
+    this.#openNodes = this.#append(open.map((token) => ({ ...token, open: true })));
+    return undefined;
+  }
+
+  #append(tokens) {
+    const drawn = fragment(tokens);
+    const nodes = [...drawn.childNodes];
+    this.#root.append(drawn);
+    return nodes;
+  }
+
+  #redraw(source) {
+    this.#text = source;
+    this.#settled = 0;
+    this.#root.replaceChildren();
+    this.#openNodes = this.#append(marked.lexer(source));
+    if (highlighter instanceof Promise) highlighter.then(() => this.#text === source && this.#redraw(source));
+  }
+}
