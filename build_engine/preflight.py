@@ -189,7 +189,7 @@ def _docker_problem() -> str:
         ""
         if "nvidia" in runtimes(answer.stdout)
         else (
-            "Docker has no NVIDIA runtime: install nvidia-container-toolkit, then `nvidia-ctk runtime configure` and restart"
+            "Docker has no NVIDIA runtime: install nvidia-container-toolkit, run `nvidia-ctk runtime configure`, restart"
         )
     )
 
