@@ -1,0 +1,160 @@
+"""Read a Hugging Face Qwen2 checkpoint without torch: ``config.json`` and (sharded) safetensors, one tensor at a time.
+
+The files are mapped, not read: a tensor costs memory while it is looked at, and ``forget`` gives its pages back.
+Format: https://github.com/huggingface/safetensors#format (8 bytes of header length, JSON header, tensor bytes).
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from build_engine.errors import BuildError
+
+INDEX = "model.safetensors.index.json"
+ARCHITECTURE = "Qwen2ForCausalLM"
+STORED = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}  # numpy has no bfloat16: its bits
+PAGE = mmap.PAGESIZE
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    map: mmap.mmap
+    offset: int  # bytes from the start of the file
+    size: int  # bytes
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """``config.json`` of a Qwen2 checkpoint. Raises ``BuildError`` when it is not one that the graph can compute."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise BuildError(f"{directory} has no config.json: --model must be a Hugging Face checkpoint directory")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BuildError(f"{path} is not JSON ({error}): download the checkpoint again") from error
+    found = config.get("architectures") if isinstance(config, dict) else None
+    if not isinstance(found, list) or ARCHITECTURE not in found:
+        raise BuildError(f"{path}: architectures is {found!r}; only {ARCHITECTURE} (Qwen2, Qwen2.5) can be built")
+    if config.get("quantization_config"):
+        raise BuildError(f"{path} is already quantized: pass the original BF16 checkpoint, this command quantizes it")
+    if config.get("use_sliding_window") or config.get("hidden_act", "silu") != "silu":
+        raise BuildError(f"{path}: sliding windows and activations other than silu are not supported")
+    return dict(config)
+
+
+class Checkpoint:
+    """The tensors of a directory by name."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.config = read_config(directory)
+        self._places: dict[str, _Place] = {}
+        for path in shards(directory):
+            self._places.update(_header(path))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(place.size for place in self._places.values())
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._place(name).shape
+
+    def dtype(self, name: str) -> str:
+        """``BF16``, ``F16`` or ``F32``."""
+        return self._place(name).dtype
+
+    def raw(self, name: str) -> npt.NDArray[Any]:
+        """The tensor as stored, read-only and without a copy; BF16 as uint16 bits."""
+        place = self._place(name)
+        kind = STORED[place.dtype]
+        count = place.size // np.dtype(kind).itemsize
+        return np.frombuffer(place.map, kind, count, place.offset).reshape(place.shape)
+
+    def float32(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
+        """Rows ``start:stop`` of the first axis, converted exactly."""
+        rows = self.raw(name)[start:stop]
+        return bf16_to_float32(rows) if self.dtype(name) == "BF16" else rows.astype(np.float32)
+
+    def forget(self, name: str) -> None:
+        """Tell the kernel that the tensor's pages will not be needed soon."""
+        place = self._place(name)
+        start = -(-place.offset // PAGE) * PAGE
+        length = (place.offset + place.size) // PAGE * PAGE - start
+        if length > 0:
+            place.map.madvise(mmap.MADV_DONTNEED, start, length)
+
+    def _place(self, name: str) -> _Place:
+        try:
+            return self._places[name]
+        except KeyError:
+            raise BuildError(f"{self.directory} has no tensor {name}: the checkpoint is incomplete") from None
+
+
+def bf16_to_float32(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def shards(directory: Path) -> list[Path]:
+    """The safetensors files, as the index names them. Raises ``BuildError`` for what is missing."""
+    index = directory / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BuildError(f"{index} is damaged ({error}): download the checkpoint again") from error
+        missing = [name for name in names if not (directory / name).is_file()]
+        if missing:
+            raise BuildError(
+                f"{directory} lacks {len(missing)} of {len(names)} shards ({missing[0]}, …): download it again"
+            )
+        return [directory / name for name in names]
+    found = sorted(directory.glob("*.safetensors"))
+    if not found:
+        raise BuildError(f"{directory} has no *.safetensors: other weight formats cannot be read")
+    return found
+
+
+def _header(path: Path) -> dict[str, _Place]:
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        if size < 8:
+            raise _truncated(path)
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    start = 8 + int.from_bytes(mapped[:8], "little")
+    try:
+        header = json.loads(mapped[8:start])
+        places = {k: _entry(mapped, start, v) for k, v in header.items() if k != "__metadata__"}
+    except (ValueError, KeyError, TypeError) as error:
+        raise _truncated(path) from error
+    for name, place in places.items():
+        if place.dtype not in STORED:
+            raise BuildError(f"{path}: {name} is {place.dtype}; only {', '.join(STORED)} can be read")
+        if place.offset + place.size > size:
+            raise _truncated(path)
+    return places
+
+
+def _entry(mapped: mmap.mmap, start: int, entry: dict[str, Any]) -> _Place:
+    begin, end = entry["data_offsets"]
+    return _Place(mapped, start + begin, end - begin, tuple(entry["shape"]), entry["dtype"])
+
+
+def _truncated(path: Path) -> BuildError:
+    return BuildError(f"{path} is truncated or damaged: download it again")

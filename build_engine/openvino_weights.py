@@ -1,0 +1,125 @@
+"""Weights as OpenVINO constants: lossless, INT8 per row, or INT4 in groups.
+
+A compressed weight is the subgraph constant -> convert -> (subtract zero point) -> multiply by scale, which the CPU
+plugin folds into its own kernels. Quantizing goes a slice of rows at a time, so that the float32 copy stays small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import Type
+from openvino import opset13 as op
+
+from build_engine.checkpoint import Checkpoint
+
+PRECISIONS = ("fp32", "bf16", "int8", "int4")
+SLICE_BYTES = 64 << 20  # of float32 held while quantizing
+GROUPS = (128, 64, 32, 16)  # INT4: input columns per scale
+SMALLEST = np.float16(6e-8)  # the smallest positive float16: a scale of zero would lose the row
+LOSSLESS = {"BF16": Type.bf16, "F16": Type.f16, "F32": Type.f32}
+
+Array = npt.NDArray[Any]
+
+
+class Weights:
+    """Makes weight nodes from a checkpoint. Keep it alive until the model is saved: constants share its buffers."""
+
+    def __init__(self, checkpoint: Checkpoint, precision: str) -> None:
+        self.checkpoint = checkpoint
+        self.precision = precision
+        self._buffers: list[Array] = []
+
+    def matrix(self, name: str, precision: str | None = None) -> Any:
+        """An f32 [out, in] node. INT4 leaves vocabulary tables at 8 bits: the caller passes ``int8_asym``."""
+        precision = precision or self.precision
+        quantize = {"int8": self._int8, "int8_asym": self._int8_asymmetric, "int4": self._int4}.get(precision)
+        if quantize is None:
+            return self._lossless(name)
+        node = op.convert(quantize(name), "f32")
+        self.checkpoint.forget(name)
+        return node
+
+    def vector(self, name: str) -> Any:
+        """An f32 [1, 1, n] node: biases and norms stay float32 at every precision."""
+        return self.constant(self.checkpoint.float32(name).reshape(1, 1, -1))
+
+    def constant(self, array: Array, shape: tuple[int, ...] | None = None, kind: Any = None) -> Any:
+        array = np.ascontiguousarray(array)
+        self._buffers.append(array)
+        tensor = ov.Tensor(array, True) if kind is None else ov.Tensor(array, list(shape or array.shape), kind)
+        return op.constant(tensor, shared_memory=True)
+
+    def _lossless(self, name: str) -> Any:
+        kind = LOSSLESS[self.checkpoint.dtype(name)]
+        raw = self.checkpoint.raw(name)
+        node = self.constant(raw, raw.shape, kind)
+        return node if kind == Type.f32 else op.convert(node, "f32")
+
+    def _slices(self, name: str) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+        rows, columns = self.checkpoint.shape(name)
+        step = max(1, SLICE_BYTES // (4 * columns))
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            yield slice(start, stop), self.checkpoint.float32(name, start, stop)
+
+    def _int8(self, name: str) -> Any:
+        rows, columns = self.checkpoint.shape(name)
+        values, scales = np.empty((rows, columns), np.int8), np.empty((rows, 1), np.float16)
+        for part, weight in self._slices(name):
+            values[part], scales[part] = quantize_int8(weight)
+        return op.multiply(op.convert(self.constant(values), "f16"), self.constant(scales))
+
+    def _int8_asymmetric(self, name: str) -> Any:
+        rows, columns = self.checkpoint.shape(name)
+        values, zeros = np.empty((rows, columns), np.uint8), np.empty((rows, 1), np.uint8)
+        scales = np.empty((rows, 1), np.float16)
+        for part, weight in self._slices(name):
+            values[part], zeros[part], scales[part] = quantize_unsigned(weight, 255)
+        centred = op.subtract(op.convert(self.constant(values), "f16"), op.convert(self.constant(zeros), "f16"))
+        return op.multiply(centred, self.constant(scales))
+
+    def _int4(self, name: str) -> Any:
+        rows, columns = self.checkpoint.shape(name)
+        group = next((g for g in GROUPS if columns % g == 0), columns)
+        shape = (rows, columns // group, group)
+        values, zeros = np.empty((rows, columns), np.uint8), np.empty((rows, shape[1], 1), np.uint8)
+        scales = np.empty((rows, shape[1], 1), np.float16)
+        for part, weight in self._slices(name):
+            grouped, zeros[part], scales[part] = quantize_unsigned(weight.reshape(-1, *shape[1:]), 15)
+            values[part] = grouped.reshape(-1, columns)
+        packed = self.constant(pack_nibbles(values), shape, Type.u4)
+        zero = self.constant(pack_nibbles(zeros), (rows, shape[1], 1), Type.u4)
+        centred = op.subtract(op.convert(packed, "f16"), op.convert(zero, "f16"))
+        scaled = op.multiply(centred, self.constant(scales))
+        return op.reshape(scaled, np.array([rows, columns], np.int64), False)
+
+
+def quantize_int8(weight: npt.NDArray[np.float32]) -> tuple[Array, Array]:
+    """Symmetric, one scale per row: ``weight ≈ values * scales`` with values in -127…127. [o, i] -> [o, i], [o, 1]."""
+    scales = np.maximum((np.abs(weight).max(-1, keepdims=True) / 127.0).astype(np.float16), SMALLEST)
+    values = np.clip(np.rint(weight / scales.astype(np.float32)), -127, 127).astype(np.int8)
+    return values, scales
+
+
+def quantize_unsigned(weight: npt.NDArray[np.float32], top: int) -> tuple[Array, Array, Array]:
+    """Asymmetric over the last axis: ``weight ≈ (values - zeros) * scales``, values in 0…top. Zero stays exact."""
+    low = np.minimum(weight.min(-1, keepdims=True), 0)
+    high = np.maximum(weight.max(-1, keepdims=True), 0)
+    scales = np.maximum(((high - low) / top).astype(np.float16), SMALLEST)
+    exact = scales.astype(np.float32)
+    zeros = np.clip(np.rint(-low / exact), 0, top)
+    values = np.clip(np.rint(weight / exact) + zeros, 0, top).astype(np.uint8)
+    return values, zeros.astype(np.uint8), scales
+
+
+def pack_nibbles(values: Array) -> Array:
+    """Two 4-bit values a byte, the first in the low half, as OpenVINO stores u4."""
+    flat = values.reshape(-1)
+    if flat.size % 2:
+        flat = np.append(flat, np.uint8(0))
+    return np.ascontiguousarray(flat[0::2] | (flat[1::2] << np.uint8(4)))

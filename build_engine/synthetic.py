@@ -1,0 +1,185 @@
+"""A checkpoint with Qwen2.5's architecture and vocabulary, and random weights from a fixed seed. Its text is noise.
+
+The noise is made pleasant: ordinary, frequent words are likelier than rare ones, special tokens all but impossible (so
+an answer runs to ``max_tokens``), and the layers speak louder than the last token's own embedding, which in a tied
+random model would otherwise be repeated for ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from build_engine import tokenizer_files
+from build_engine.staging import cache_directory, need_space, staged
+
+ONE = 0x3F80  # 1.0 in BF16
+SEED = 20250101
+STD = 0.02  # of Qwen2's own initializer_range
+FREQUENT = 20_000  # tokens whose rank is lower are the common ones
+FREQUENT_GAIN = 1.5
+SILENT_GAIN = 0.05  # special tokens and rows beyond the tokenizer
+RESIDUAL_GAIN = 4.0  # of the projections that write into the residual stream
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticShape:
+    name: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocab: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+
+SHAPES = {
+    "synthetic": SyntheticShape("qwen2.5-synthetic-tiny", 256, 4, 4, 2, 768, 152064),
+    "synthetic-0.5b": SyntheticShape("qwen2.5-synthetic-0.5b", 896, 24, 14, 2, 4864, 151936),
+}
+
+
+def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = sub.add_parser("synthetic", help="write a checkpoint with random weights")
+    parser.add_argument("--shape", choices=list(SHAPES), default="synthetic")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    write(SHAPES[args.shape], args.out)
+    print(f"{args.out}: {SHAPES[args.shape].name}, random weights: its text is noise")
+
+
+def cached(name: str) -> Path:
+    """The checkpoint ``name`` of ``SHAPES``, made now unless the cache has it."""
+    recipe = hashlib.sha256(Path(__file__).read_bytes() + Path(tokenizer_files.__file__).read_bytes()).hexdigest()
+    home = cache_directory() / f"{SHAPES[name].name}-{recipe[:12]}"
+    if not home.is_dir():
+        log.info("synthetic: making %s (random weights, seed %d)", SHAPES[name].name, SEED)
+        write(SHAPES[name], home)
+    return home
+
+
+def write(shape: SyntheticShape, out: Path, seed: int = SEED) -> None:
+    """A complete checkpoint directory: config, tokenizer files and one BF16 safetensors file."""
+    tensors = dict(layout(shape))
+    need_space(out, sum(2 * int(np.prod(size)) for size in tensors.values()))
+    with staged(out) as directory:
+        tokenizer_files.write(directory)
+        tokenizer_files.dump(config(shape), directory / "config.json")
+        write_safetensors(directory / "model.safetensors", tensors, shape, seed)
+
+
+def config(shape: SyntheticShape) -> dict[str, Any]:
+    return {
+        "architectures": ["Qwen2ForCausalLM"],
+        "bos_token_id": tokenizer_files.END_OF_TEXT,
+        "eos_token_id": tokenizer_files.IM_END,
+        "hidden_act": "silu",
+        "hidden_size": shape.hidden,
+        "initializer_range": STD,
+        "intermediate_size": shape.intermediate,
+        "max_position_embeddings": 32768,
+        "model_type": "qwen2",
+        "num_attention_heads": shape.heads,
+        "num_hidden_layers": shape.layers,
+        "num_key_value_heads": shape.kv_heads,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": shape.vocab,
+        "synthetic": True,
+    }
+
+
+def layout(shape: SyntheticShape) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor, in file order."""
+    kv = shape.kv_heads * shape.head_dim
+    yield "model.embed_tokens.weight", (shape.vocab, shape.hidden)
+    for layer in range(shape.layers):
+        prefix = f"model.layers.{layer}."
+        yield prefix + "input_layernorm.weight", (shape.hidden,)
+        yield prefix + "post_attention_layernorm.weight", (shape.hidden,)
+        for name, rows in (("q_proj", shape.hidden), ("k_proj", kv), ("v_proj", kv)):
+            yield f"{prefix}self_attn.{name}.weight", (rows, shape.hidden)
+            yield f"{prefix}self_attn.{name}.bias", (rows,)
+        yield prefix + "self_attn.o_proj.weight", (shape.hidden, shape.hidden)
+        yield prefix + "mlp.gate_proj.weight", (shape.intermediate, shape.hidden)
+        yield prefix + "mlp.up_proj.weight", (shape.intermediate, shape.hidden)
+        yield prefix + "mlp.down_proj.weight", (shape.hidden, shape.intermediate)
+    yield "model.norm.weight", (shape.hidden,)
+
+
+def write_safetensors(path: Path, tensors: dict[str, tuple[int, ...]], shape: SyntheticShape, seed: int) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, size in tensors.items():
+        end = offset + 2 * int(np.prod(size))
+        header[name] = {"dtype": "BF16", "shape": list(size), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    rng = np.random.default_rng(seed)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, size in tensors.items():
+            file.write(values(rng, name, size, shape).tobytes())
+
+
+def values(rng: np.random.Generator, name: str, size: tuple[int, ...], shape: SyntheticShape) -> npt.NDArray[np.uint16]:
+    """One tensor's BF16 bits."""
+    if "norm" in name:
+        return np.full(size, ONE, np.uint16)
+    if name == "model.embed_tokens.weight":
+        return embedding(rng, size)
+    writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+    return normal(rng, size, STD * RESIDUAL_GAIN if writes else STD)
+
+
+def embedding(rng: np.random.Generator, size: tuple[int, ...]) -> npt.NDArray[np.uint16]:
+    speaking = tokenizer_files.END_OF_TEXT
+    parts = [
+        normal(rng, (FREQUENT, size[1]), STD * FREQUENT_GAIN),
+        normal(rng, (speaking - FREQUENT, size[1]), STD),
+        normal(rng, (size[0] - speaking, size[1]), STD * SILENT_GAIN),
+    ]
+    return np.concatenate(parts)
+
+
+def normal(rng: np.random.Generator, size: tuple[int, ...], std: float) -> npt.NDArray[np.uint16]:
+    """Normal values as BF16 bits, drawn by table: 16 random bits pick one of 65,536 quantiles (memory speed)."""
+    return bits(quantiles() * np.float32(std))[rng.integers(0, 1 << 16, size, np.uint16)]
+
+
+def bits(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Float32 to the nearest BF16, as bits."""
+    raw = array.view(np.uint32)
+    rounded: npt.NDArray[np.uint32] = (raw + 0x7FFF + ((raw >> 16) & 1)) >> 16
+    return rounded.astype(np.uint16)
+
+
+@functools.cache
+def quantiles() -> npt.NDArray[np.float32]:
+    inverse = NormalDist().inv_cdf
+    half = np.array([inverse((i + 0.5) / (1 << 16)) for i in range(1 << 15)], np.float32)
+    return np.concatenate([half, -half[::-1]])
