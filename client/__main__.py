@@ -1,0 +1,109 @@
+"""``python -m client "prompt"``: one answer, streamed. Without a prompt: a chat, or the prompt from a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from client import chat
+from client._clients import Client
+from client.errors import ClientError
+from client.types import NO_RETRY, Options
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    default = os.environ.get("QWEN_ADDRESS") or f"127.0.0.1:{os.environ.get('GRPC_PORT') or 8001}"
+    parser = argparse.ArgumentParser(prog="python -m client", description=__doc__)
+    parser.add_argument("prompt", nargs="*", help="what to ask; `-` reads it from standard input")
+    parser.add_argument(
+        "--address",
+        default=default,
+        help="host:port of Triton's gRPC, or http://host:port of the gateway (%(default)s)",
+    )
+    parser.add_argument("--api-key", default=os.environ.get("OPENAI_API_KEY"), help="for the gateway ($OPENAI_API_KEY)")
+    parser.add_argument("--system", default="", help="system prompt")
+    parser.add_argument("--raw", action="store_true", help="send the prompt as text, without the chat template")
+    parser.add_argument(
+        "--chat", action="store_true", help="a conversation even when input is a pipe: one line, one turn"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a sampling setting, for example max_tokens=64"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no timing line on standard error")
+    return parser.parse_args(argv)
+
+
+def options_of(pairs: list[str]) -> Options:
+    options = Options()
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        options = chat.setting(options, name.strip(), value.strip())
+    return options
+
+
+def prompt_of(args: argparse.Namespace) -> str | None:
+    """The one prompt to answer, or ``None`` for a conversation."""
+    if args.chat:
+        return None
+    if args.prompt and args.prompt != ["-"]:
+        return " ".join(args.prompt)
+    return sys.stdin.read() if args.prompt or not sys.stdin.isatty() else None
+
+
+def once(client: Client, args: argparse.Namespace, options: Options, prompt: str) -> None:
+    messages = [{"role": "user", "content": prompt}]
+    if args.system:
+        messages.insert(0, {"role": "system", "content": args.system})
+    timing = chat.Timing()
+    with client.stream(prompt if args.raw else messages, options) as chunks:
+        chat.show(chunks, timing, sys.stdout)
+    print(flush=True)
+    if not args.quiet:
+        print(timing.line(), file=sys.stderr)
+
+
+def converse(client: Client, args: argparse.Namespace, options: Options) -> None:
+    talk = chat.Chat(client, options, args.system, sys.stdout, sys.stderr)
+    for line in filter(None, [" ".join(args.prompt)]):
+        talk.line(line)
+    if sys.stdin.isatty():
+        print(
+            f"Talking to {args.address}. /help lists commands; Ctrl-C stops an answer, Ctrl-D leaves.", file=sys.stderr
+        )
+    chat.loop(talk, sys.stdin)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+    try:
+        options, client = options_of(args.set), Client(args.address, api_key=args.api_key)
+    except ValueError as error:
+        print(f"python -m client: {error}", file=sys.stderr)
+        return 2
+    with client:
+        client.retry = NO_RETRY  # somebody is waiting: say at once what is wrong
+        return _run(client, args, options)
+
+
+def _run(client: Client, args: argparse.Namespace, options: Options) -> int:
+    try:
+        prompt = prompt_of(args)
+        if prompt is None:
+            converse(client, args, options)
+        else:
+            once(client, args, options, prompt)
+    except ClientError as error:
+        print(f"python -m client: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\n[stopped]", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

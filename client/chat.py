@@ -1,0 +1,201 @@
+"""A conversation in the terminal: streams, times every answer, stops on Ctrl-C without leaving."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TextIO
+
+from client._clients import Client
+from client.errors import ClientError
+from client.types import Chunk, Options
+
+HELP = """\
+/system TEXT      set the system prompt (without TEXT: back to the model's own)
+/set NAME VALUE   a sampling setting, for example /set temperature 0.2 (VALUE off: the default)
+/set              show what is set
+/reset            forget the conversation
+/help             this
+Ctrl-C stops an answer, Ctrl-D leaves."""
+_SETTABLE = {
+    f.name: str(f.type) for f in fields(Options) if f.name not in ("n", "logprobs", "top_logprobs", "tools", "guide")
+}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's answer must not move the terminal's cursor
+
+
+@dataclass
+class Timing:
+    """When chunks came, and what the engine counted."""
+
+    sent: float = field(default_factory=time.perf_counter)
+    first: float = 0.0
+    last: float = 0.0
+    chunk: Chunk = field(default_factory=lambda: Chunk(""))
+
+    def add(self, chunk: Chunk) -> None:
+        self.last = time.perf_counter()
+        if not self.first and (chunk.text or chunk.token_ids):
+            self.first = self.last
+        self.chunk = chunk
+
+    def line(self, how: str = "") -> str:
+        """``TTFT 12 ms · 64.0 tokens/s · 20 tokens …``; the rate is that of decoding, without the first token."""
+        if not self.first:
+            return f"[no token came · {how or self.chunk.finish_reason}]"
+        tokens, took = self.chunk.completion_tokens, self.last - self.first
+        rate = f" · {(tokens - 1) / took:.1f} tokens/s" if tokens > 1 and took > 0 else ""
+        cached = f", {self.chunk.cached_tokens} cached" if self.chunk.cached_tokens else ""
+        return (
+            f"[TTFT {(self.first - self.sent) * 1000:.0f} ms{rate} · {tokens} tokens"
+            f" · prompt {self.chunk.prompt_tokens}{cached} · {how or self.chunk.finish_reason or 'cut off'}]"
+        )
+
+
+def printable(text: str, terminal: bool) -> str:
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) if terminal else text
+
+
+def show(chunks: Iterable[Chunk], timing: Timing, out: TextIO) -> str:
+    """Print text as it comes; returns what was printed, also when interrupted (through ``timing``'s caller)."""
+    terminal, parts = out.isatty(), []
+    for chunk in chunks:
+        timing.add(chunk)
+        if chunk.text:
+            parts.append(chunk.text)
+            out.write(printable(chunk.text, terminal))
+            out.flush()
+    return "".join(parts)
+
+
+def setting(options: Options, name: str, value: str) -> Options:
+    """Options with one setting changed. Raises ``ValueError`` with one clear sentence."""
+    if name not in _SETTABLE:
+        raise ValueError(f"no setting {name!r}; there are: {', '.join(sorted(_SETTABLE))}")
+    if value in ("", "off"):
+        return replace(options, **{name: getattr(Options(), name)})
+    return replace(options, **{name: _typed(name, value)})
+
+
+def _typed(name: str, value: str) -> Any:
+    kind = _SETTABLE[name]
+    if "str" in kind:
+        return (value,) if "Sequence" in kind else value
+    try:
+        parsed = json.loads(value.lower())
+    except ValueError:
+        parsed = None
+    allowed: tuple[type, ...] = (bool,) if "bool" in kind else (int, float) if "float" in kind else (int,)
+    if "Sequence[int]" in kind and isinstance(parsed, list) and all(type(i) is int for i in parsed):
+        return tuple(parsed)
+    if type(parsed) not in allowed:
+        raise ValueError(f"{name} takes {kind.removesuffix(' | None')}; {value!r} is not one")
+    return parsed
+
+
+class Chat:
+    """One conversation. ``ask`` and ``command`` are what a line of input becomes."""
+
+    def __init__(self, client: Client, options: Options, system: str, out: TextIO, notes: TextIO) -> None:
+        self._client, self._options, self._out, self._notes = client, options, out, notes
+        self._system = system
+        self.messages: list[dict[str, str]] = []
+
+    def line(self, text: str) -> None:
+        text = text.strip()
+        if text.startswith("/"):
+            self._command(*_split(text[1:]))
+        elif text:
+            self._ask(text)
+
+    def _note(self, text: str) -> None:
+        dim = ("\x1b[2m", "\x1b[0m") if self._notes.isatty() else ("", "")
+        print(f"{dim[0]}{text}{dim[1]}", file=self._notes, flush=True)
+
+    def _ask(self, text: str) -> None:
+        head = [{"role": "system", "content": self._system}] if self._system else []
+        self.messages.append({"role": "user", "content": text})
+        timing, said, how = Timing(), _Tee(self._out), ""
+        try:
+            with self._client.stream(head + self.messages, self._options) as chunks:
+                show(chunks, timing, said)  # type: ignore[arg-type]  # it has the three methods ``show`` uses
+        except KeyboardInterrupt:
+            how = "stopped"
+        except ClientError as error:
+            self._out.write("\n" if said.text else "")
+            self._note(f"{error}")
+            how = "failed"
+        if said.text:
+            self._out.write("\n")
+            self.messages.append({"role": "assistant", "content": said.text})
+        else:
+            self.messages.pop()  # an unanswered question would be asked again with the next one
+        if how != "failed":
+            self._note(timing.line(how))
+
+    def _command(self, name: str, rest: str) -> None:
+        commands: dict[str, Callable[[str], str]] = {
+            "help": lambda _: HELP, "reset": self._reset, "system": self._set_system, "set": self._set,
+        }  # fmt: skip
+        if name in ("quit", "exit", "bye"):
+            raise EOFError
+        command = commands.get(name)
+        self._note(command(rest) if command else f"no command /{name}; /help lists them")
+
+    def _reset(self, _: str) -> str:
+        self.messages.clear()
+        return "new conversation"
+
+    def _set_system(self, text: str) -> str:
+        self._system = text
+        return f"system prompt: {text or 'the model’s own'}"
+
+    def _set(self, rest: str) -> str:
+        name, value = _split(rest)
+        try:
+            self._options = setting(self._options, name, value) if name else self._options
+        except ValueError as error:
+            return str(error)
+        given = self._options.given()
+        return ", ".join(f"{k}={v}" for k, v in given.items()) or "all settings are the checkpoint's own"
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, _, rest = text.partition(" ")
+    return name, rest.strip()
+
+
+class _Tee:
+    """Writes on and remembers, so that a stopped answer stays in the conversation."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out, self.text = out, ""
+        self.flush, self.isatty = out.flush, out.isatty
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return self._out.write(text)
+
+
+def loop(chat: Chat, lines: TextIO) -> None:
+    """Read lines until the end of input. Ctrl-C at the prompt clears the line."""
+    terminal = lines.isatty() and sys.stdout.isatty()
+    if terminal:
+        import readline  # noqa: F401  # gives input() history and editing
+    while True:
+        try:
+            chat.line(input("> ") if terminal else _piped(lines))
+        except KeyboardInterrupt:  # noqa: PERF203  # a prompt loop
+            print("\n(Ctrl-D leaves, /help lists commands)", file=sys.stderr)
+        except EOFError:
+            return
+
+
+def _piped(lines: TextIO) -> str:
+    line = lines.readline()
+    if not line:
+        raise EOFError
+    return line

@@ -1,0 +1,144 @@
+"""The terminal client as its user meets it: as a process, with pipes and with a real terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from client import Options
+from client.chat import printable, setting
+from tests.client.fake_triton import FakeTriton
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(fake: FakeTriton | str, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    address = fake if isinstance(fake, str) else fake.grpc
+    command = [sys.executable, "-m", "client", "--address", address, *args]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False)
+
+
+class Terminal:
+    """``python -m client`` on a pseudo-terminal."""
+
+    def __init__(self, address: str) -> None:
+        self._fd, slave = pty.openpty()
+        command = [sys.executable, "-m", "client", "--address", address]
+        # not pty.fork(): the test process has gRPC's threads
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, start_new_session=True
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def expect(self, text: str, seconds: float = 15) -> None:
+        end = time.monotonic() + seconds
+        while text not in self.seen:
+            assert time.monotonic() < end, f"{text!r} did not come; got {self.seen!r}"
+            try:
+                self.seen += os.read(self._fd, 4096).decode(errors="replace")
+            except OSError:  # the process has left its terminal
+                assert text in self.seen, f"{text!r} did not come before the end; got {self.seen!r}"
+
+    def type(self, text: str) -> None:
+        self.seen = ""
+        os.write(self._fd, text.encode())
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def wait(self) -> int:
+        return self.process.wait(10)
+
+
+def test_one_prompt_streams_and_is_timed(fake: FakeTriton) -> None:
+    done = run(fake, "SAY", "hello there", "--set", "max_tokens=50")
+    assert (done.returncode, done.stdout) == (0, "hello there\n")
+    assert "TTFT" in done.stderr and "4 tokens" in done.stderr and "stop" in done.stderr
+    assert '"role": "user"' in fake.requests[0]["messages"]
+
+
+def test_a_piped_prompt_and_raw_text(fake: FakeTriton) -> None:
+    assert run(fake, "--raw", "--quiet", stdin="SAY piped").stdout == "piped\n"
+    assert fake.requests[0]["text_input"] == "SAY piped"
+
+
+def test_a_piped_conversation_remembers(fake: FakeTriton) -> None:
+    done = run(
+        fake, "--chat", stdin="/system Be brief\n/set max_tokens 3\nSAY one\n/nonsense\nSAY two\n/quit\nSAY three\n"
+    )
+    assert done.stdout == "one\ntwo\n"
+    assert "no command /nonsense" in done.stderr
+    roles = [m["role"] for m in json.loads(fake.requests[1]["messages"])]
+    assert roles == ["system", "user", "assistant", "user"]
+    assert fake.requests[1]["max_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--set", "temprature=1", "x"], 2, "no setting 'temprature'"),
+        (["--set", "max_tokens=many", "x"], 2, "'many' is not one"),
+        (["ERR INVALID_ARGUMENT top_p: 2 is above 1"], 1, "top_p: 2 is above 1"),
+    ],
+)
+def test_a_mistake_is_one_line(fake: FakeTriton, args: list[str], code: int, words: str) -> None:
+    done = run(fake, *args)
+    assert done.returncode == code
+    assert words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_no_server_is_one_line() -> None:
+    done = run("127.0.0.1:18398", "hello")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "make serve" in done.stderr
+
+
+def test_a_closed_pipe_is_no_error(fake: FakeTriton) -> None:
+    line = f"{sys.executable} -m client --address {fake.grpc} --set max_tokens=500 hello | head -c 5"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("w0 w1", "")
+    fake.wait_free()
+
+
+def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(fake: FakeTriton) -> None:
+    fake.step_ms = 20
+    terminal = Terminal(fake.grpc)
+    terminal.expect("> ")
+    terminal.type("/set max_tokens 10000\n")
+    terminal.expect("max_tokens=10000")
+    terminal.type("count\n")
+    terminal.expect("w5")
+    terminal.interrupt()
+    terminal.expect("stopped")
+    assert fake.wait_free() < 0.2
+    terminal.type("SAY again\n")
+    terminal.expect("again\r\n")
+    terminal.expect("> ")
+    terminal.interrupt()
+    terminal.expect("Ctrl-D leaves")
+    terminal.type("\x04")
+    assert terminal.wait() == 0
+
+
+def test_settings_are_typed() -> None:
+    options = setting(setting(Options(), "temperature", "0.5"), "stop", "END")
+    assert options == Options(temperature=0.5, stop=("END",))
+    assert setting(options, "temperature", "off") == Options(stop=("END",))
+    assert setting(Options(), "stop_token_ids", "[1, 2]").stop_token_ids == (1, 2)
+    assert setting(Options(), "ignore_eos", "true").ignore_eos is True
+    with pytest.raises(ValueError, match="takes int"):
+        setting(Options(), "top_k", "1.5")
+
+
+def test_an_answer_cannot_move_the_cursor() -> None:
+    assert "\x1b" not in printable("a\x1b[2Jb\n\tc", True)
+    assert printable("a\n\tc", True) == "a\n\tc"
+    assert printable("\x1b", False) == "\x1b", "a pipe gets the bytes as they are"
