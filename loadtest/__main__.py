@@ -1,0 +1,87 @@
+"""``python -m loadtest run | sweep | compare``: checks everything first, then hands over to Locust.
+
+Exit code: 0 limits met, 1 limits missed or requests failed, 2 the command or the target is wrong, 3 INVALID.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from loadtest.errors import EXIT_USAGE, LoadtestError
+from loadtest.options import OPTIONS, run_parser
+
+LOCUSTFILE = str(Path(__file__).with_name("locustfile.py"))
+
+
+def locust_command(options: argparse.Namespace) -> list[str]:
+    """The Locust command line of a run."""
+    command = [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--host", options.host, "--users", str(options.users)]
+    command += ["--spawn-rate", str(options.users), "--loglevel", "WARNING"]
+    if options.workers > 1:
+        command += ["--processes", str(options.workers)]
+    command += ["--web-host", "127.0.0.1", "--web-port", options.web_port] if options.ui else ["--headless"]
+    for option in OPTIONS:
+        value = getattr(options, option.flag[2:].replace("-", "_"))
+        if value != option.default:
+            command += [option.flag, value]
+    return command
+
+
+def _run(options: argparse.Namespace) -> int:
+    from loadtest.plan import plan_from
+    from loadtest.preflight import check_target
+
+    plan = plan_from(vars(options))
+    if not 1 <= options.workers <= 256:
+        raise LoadtestError(f"workers: {options.workers} must be from 1 to 256")
+    check_target(plan)
+    if options.ui:
+        print(f"open http://127.0.0.1:{options.web_port} (tab Streaming; Ctrl-C ends it)", flush=True)
+    command = locust_command(options)
+    os.execv(command[0], command)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from loadtest.sweep import sweep
+
+    return sweep(options)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from loadtest.compare import compare
+
+    return compare(Path(options.a), Path(options.b), Path(options.out))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(required=True)
+    run = commands.add_parser("run", help="one run, or with --ui the web UI")
+    run_parser(run)
+    run.set_defaults(action=_run)
+    sweep = commands.add_parser("sweep", help="raise the rate until the limits break")
+    run_parser(sweep)
+    sweep.add_argument("--max-rate", default="", help="stop here (default: the rate that breaks the limits)")
+    sweep.set_defaults(action=_sweep)
+    compare = commands.add_parser("compare", help="two runs side by side, with confidence intervals")
+    compare.add_argument("a", help="directory of the first run")
+    compare.add_argument("b", help="directory of the second run")
+    compare.add_argument("--out", default="reports/compare.html")
+    compare.set_defaults(action=_compare)
+    return top
+
+
+def main() -> int:
+    options = parser().parse_args()
+    try:
+        return int(options.action(options))
+    except LoadtestError as error:
+        sys.stderr.write(f"loadtest: {error}\n")
+        return EXIT_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

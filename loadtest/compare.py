@@ -1,0 +1,156 @@
+"""Two runs side by side: what changed, by how much, and whether chance explains it.
+
+Intervals are 95 % percentile bootstraps over requests (2000 resamples each side); a difference counts when its interval
+leaves 0 out. Runs should share scenario, seed and load; where they do not, the page says so first.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtest import console
+from loadtest.console import NAMES, milliseconds
+from loadtest.errors import EXIT_OK, LoadtestError
+from loadtest.histogram import Histogram
+from loadtest.record import Record
+from loadtest.report import page
+from loadtest.report.svg import Chart, Series
+from loadtest.stats import Interval, bootstrap_difference, mean_of_rows, percentile_of_rows
+from loadtest.summary import SCHEMA
+
+METRICS = ("ttft_sched", "ttft", "tpot", "e2e_sched")
+STATISTICS = {"mean": mean_of_rows, "p50": percentile_of_rows(50), "p95": percentile_of_rows(95)}
+SAME = ("scenario", "transport", "arrivals", "rate", "users", "duration", "seed", "input_tokens", "output_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A run read back from its directory."""
+
+    directory: Path
+    summary: dict[str, Any]
+    records: list[Record]
+
+    def values(self, metric: str) -> list[float]:
+        return [v for r in self.records if r.measured and (v := r.values().get(metric)) is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One statistic of one metric: both values and their difference, seconds."""
+
+    metric: str
+    statistic: str
+    a: float
+    b: float
+    change: Interval
+
+    @property
+    def ratio(self) -> float:
+        return self.b / self.a if self.a else float("inf")
+
+
+def load(directory: Path) -> Loaded:
+    """Raises ``LoadtestError`` when ``directory`` is not a run."""
+    try:
+        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        lines = (directory / "requests.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [Record.from_json(json.loads(line)) for line in lines]
+    except OSError as error:
+        raise LoadtestError(
+            f"compare: {directory} is not a run ({error}): name a directory of `make loadtest`"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise LoadtestError(f"compare: {directory} is damaged ({type(error).__name__}: {error})") from None
+    if summary.get("schema") != SCHEMA:
+        raise LoadtestError(f"compare: {directory} has schema {summary.get('schema')!r}, this code reads {SCHEMA!r}")
+    return Loaded(directory, summary, records)
+
+
+def rows_of(a: Loaded, b: Loaded) -> list[Row]:
+    """Nothing for a metric that one side lacks."""
+    rows = []
+    for metric in METRICS:
+        first, second = a.values(metric), b.values(metric)
+        if len(first) < 2 or len(second) < 2:
+            continue
+        for name, statistic in STATISTICS.items():
+            change = bootstrap_difference(first, second, statistic)
+            values = Histogram.of(first), Histogram.of(second)
+            left, right = (h.mean if name == "mean" else h.percentile(float(name[1:])) for h in values)
+            rows.append(Row(metric, name, left or 0.0, right or 0.0, change))
+    return rows
+
+
+def differences(a: Loaded, b: Loaded) -> list[str]:
+    """How the two plans differ, and whether a run was invalid: what a reader must know first."""
+    notes = [
+        f"{name}: A {a.summary['plan'][name]!r}, B {b.summary['plan'][name]!r}"
+        for name in SAME
+        if a.summary["plan"][name] != b.summary["plan"][name]
+    ]
+    notes += [f"run {x} is INVALID" for x, run in (("A", a), ("B", b)) if run.summary["verdict"]["state"] == "invalid"]
+    return notes
+
+
+def compare(a_dir: Path, b_dir: Path, out: Path) -> int:
+    """Print the table and write the page. The exit code is 0: a comparison has no threshold."""
+    a, b = load(a_dir), load(b_dir)
+    rows, notes = rows_of(a, b), differences(a, b)
+    console.show(
+        "\n".join([f"A = {a_dir}", f"B = {b_dir}", *(f"note: {n}" for n in notes), *_lines(rows), _rates(a, b)])
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(_page(a, b, rows, notes), encoding="utf-8")
+    console.show(f"report: {out}")
+    return EXIT_OK
+
+
+def _cells(row: Row) -> list[str]:
+    change = row.change
+    return [
+        milliseconds(row.a),
+        milliseconds(row.b),
+        f"{milliseconds(change.value)} [{milliseconds(change.low)}, {milliseconds(change.high)}]",
+        f"{row.ratio:.3f}",
+        "yes" if change.excludes_zero else "no",
+    ]
+
+
+HEAD = ("ms", "A", "B", "B − A [95 % interval]", "B / A", "beyond chance")
+
+
+def _lines(rows: list[Row]) -> list[str]:
+    widths = (24, 10, 10, 30, 8, 14)
+    table = [list(HEAD)] + [[f"{NAMES[r.metric]} {r.statistic}", *_cells(r)] for r in rows]
+    return ["".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
+
+
+def _rates(a: Loaded, b: Loaded) -> str:
+    x, y = (r.summary["total"] for r in (a, b))
+    return (
+        f"tokens/s {x['tokens_per_s']:.0f} → {y['tokens_per_s']:.0f}; goodput/s {x['goodput_per_s']:.2f} → "
+        f"{y['goodput_per_s']:.2f}; failed {x['counts']['failed']} → {y['counts']['failed']}"
+    )
+
+
+def _page(a: Loaded, b: Loaded, rows: list[Row], notes: list[str]) -> str:
+    charts = [
+        Chart(f"{NAMES[metric]}: share at or below", "ms (log)", "share", _cdfs(a, b, metric), log_x=True, y_max=1.0)
+        for metric in METRICS
+    ]
+    lead = f'<p class="soft">A: {a.directory}; B: {b.directory}. {_rates(a, b)}</p>'
+    warnings = "".join(f"<li>{note}</li>" for note in notes)
+    table = page.table(HEAD, [[f"{NAMES[r.metric]} {r.statistic}", *_cells(r)] for r in rows])
+    return page.page("Two load tests compared", [lead, f"<ul>{warnings}</ul>", table, page.charts(charts)])
+
+
+def _cdfs(a: Loaded, b: Loaded, metric: str) -> list[Series]:
+    return [
+        Series(name, [(v * 1e3, share) for v, share in Histogram.of(values).cdf()], "steps")
+        for name, run in (("A", a), ("B", b))
+        if (values := run.values(metric))
+    ]

@@ -1,0 +1,87 @@
+"""What a run says on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from loadtest.aggregate import Lane
+
+COLUMNS = ("p50", "p90", "p95", "p99", "p99.9", "max")
+NAMES = {
+    "ttft_sched": "TTFT from schedule", "ttft": "TTFT from send", "e2e_sched": "E2E from schedule",
+    "e2e": "E2E from send", "tpot": "TPOT", "itl": "ITL", "lag": "schedule lag",
+}  # fmt: skip
+
+
+def show(text: str) -> None:
+    print(text, flush=True)  # the one place that writes to the terminal
+
+
+def milliseconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value * 1e3:.1f}" if value < 10 else f"{value * 1e3:.0f}"
+
+
+def live_line(second: float, total: Lane, running: int) -> str:
+    c, ttft = total.counts, total.histograms["ttft_sched"]
+    recent = [total.per_second.get(int(second) - k, 0) for k in (2, 3, 4)]
+    return (
+        f"{second:6.0f} s  running {running:4d}  done {c['completed']:6d}  failed {c['failed']:4d}  "
+        f"{sum(recent) / 3:7.0f} tokens/s  TTFT p50 {milliseconds(ttft.percentile(50))} "
+        f"p99 {milliseconds(ttft.percentile(99))} ms"
+    )
+
+
+def summary_text(summary: dict[str, Any], directory: Path) -> str:
+    plan = summary["plan"]
+    load = f"{plan['arrivals']} at {plan['rate']:g}/s" if plan["rate"] else plan["arrivals"]
+    load = f"{plan['users']} users" if plan["loop"] == "closed" else load
+    lines = [f"\n{plan['scenario']} over {plan['transport']}, {load}, {plan['duration']:g} s, seed {plan['seed']}"]
+    lanes = summary["lanes"] if len(summary["lanes"]) > 1 else {plan["transport"]: summary["total"]}
+    for name, figures in lanes.items():
+        lines += _lane(name, figures)
+    lines += _gateway(summary["gateway_cost"])
+    lines += _closing(summary)
+    return "\n".join([*lines, f"report: {directory / 'report.html'}"])
+
+
+def _lane(name: str, figures: dict[str, Any]) -> list[str]:
+    c = figures["counts"]
+    return [
+        f"\n{name + ', ms':22s}" + "".join(f"{column:>10s}" for column in COLUMNS),
+        *(
+            f"{NAMES[metric]:22s}" + "".join(f"{milliseconds(row[column]):>10s}" for column in COLUMNS)
+            for metric, row in figures["latency"].items()
+            if row["count"]
+        ),
+        f"{c['scheduled']} scheduled = {c['completed']} completed + {c['failed']} failed + {c['cancelled']} cancelled "
+        f"+ {c['in_flight']} in flight; {figures['requests_per_s']:.2f} requests/s, {figures['tokens_per_s']:.0f} "
+        f"tokens/s, goodput {figures['goodput_per_s']:.2f}/s",
+        *(f"  {count} × {kind}" for kind, count in figures["errors"].items()),
+    ]
+
+
+def _gateway(cost: dict[str, Any] | None) -> list[str]:
+    return [
+        f"gateway cost, {metric.upper()} {q}: {milliseconds(v['difference'])} ms "
+        f"(95 % interval {milliseconds(v['low'])} … {milliseconds(v['high'])})"
+        for metric, row in (cost or {}).items()
+        for q, v in row.items()
+    ]
+
+
+def _closing(summary: dict[str, Any]) -> list[str]:
+    generator, verdict = summary["generator"], summary["verdict"]
+    cpu = generator["cpu_us_per_message"]
+    lines = ["generator: " + ", ".join(
+        f"worker {w['worker']} {w['cpu']:.0%} of a core, loop lag p99 {milliseconds(w['loop_lag_p99'])} ms"
+        for w in generator["workers"]
+    ) + (f", {cpu:.0f} µs CPU per message" if cpu else "")]  # fmt: skip
+    if summary["saturation"]["saturated"]:
+        lines.append("saturated: streams pile up, latencies would grow with a longer run")
+    server = summary["server"]
+    if server and server["we_left"] and server["streams_freed"] is not None:
+        lines.append(f"users who left: {server['we_left']}; streams the server freed: {server['streams_freed']}")
+    return [*lines, f"verdict: {verdict['state'].upper()}", *(f"  {reason}" for reason in verdict["reasons"])]

@@ -1,0 +1,145 @@
+"""The master's side: plan out, reports in, live figures for the console and the web UI, the report at the end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from locust.runners import MasterRunner
+
+from loadtest import console, scrape
+from loadtest.aggregate import Lane, merged
+from loadtest.errors import LoadtestError
+from loadtest.plan import Plan, plan_from
+from loadtest.preflight import Target, check_target
+from loadtest.record import Record
+from loadtest.report import write_report
+from loadtest.session import PLAN, REPORT, STOP, WorkerSession
+from loadtest.summary import Run
+from loadtest.verdict import WorkerHealth
+
+log = logging.getLogger(__name__)
+LEAD_S = 1.0  # between sending the plan and second 0, so that every worker starts on time
+GRACE_S = 10.0  # after the drain, for last reports
+STOP_GRACE_S = 5.0
+LIVE_S = 5.0
+
+
+class Controller:
+    """One per master (or local) process; a web UI may run it again and again."""
+
+    def __init__(self, environment: Any, session: WorkerSession) -> None:
+        self._environment, self._session = environment, session
+        self._plan: Plan | None = None
+        self._target = Target()
+        self.run: Run | None = None
+        self._running: dict[int, int] = {}
+        self._finished = Event()
+        environment.runner.register_message(REPORT, self._on_report)
+        environment.events.test_start.add_listener(self._on_start)
+        environment.events.test_stopping.add_listener(lambda **_: self._interrupt())
+        environment.events.quitting.add_listener(lambda **_: self._interrupt())
+
+    def prepare(self) -> None:
+        """Check the options and the target. Raises ``LoadtestError``."""
+        options = vars(self._environment.parsed_options)
+        self._plan = plan_from(options | {"users": options.get("num_users") or options.get("users")})
+        self._target = check_target(self._plan)
+
+    @property
+    def live(self) -> tuple[dict[str, Lane], int]:
+        """All lanes so far and the streams open now."""
+        return (self.run.lanes if self.run else {}), sum(self._running.values())
+
+    def _on_start(self, environment: Any, **_: Any) -> None:
+        try:
+            self.prepare()
+        except LoadtestError as error:
+            log.error("%s", error)
+            gevent.spawn(environment.runner.stop)
+            return
+        assert self._plan is not None
+        runner = environment.runner
+        workers = [c.id for c in runner.clients.ready] if isinstance(runner, MasterRunner) else [None]
+        epoch = time.time() + LEAD_S
+        self.run = Run(self._plan, self._target.facts, epoch, {i: None for i in range(len(workers))})
+        self._running, self._finished = {}, Event()
+        for index, client in enumerate(workers):
+            order = {
+                "plan": self._plan.to_dict(), "index": index, "count": len(workers), "epoch": epoch,
+                "sse_model": self._target.sse_model,
+            }  # fmt: skip
+            if client is None:
+                self._session.begin(environment, order)
+            else:
+                runner.send_message(PLAN, order, client)
+        gevent.spawn(self._supervise, self.run)
+
+    def _on_report(self, environment: Any, msg: Any, **_: Any) -> None:
+        run, report = self.run, msg.data
+        if run is None or run.closed:
+            return
+        worker = report["worker"]
+        self._running[worker] = 0 if report["final"] else report["running"]
+        for name, lane in report["lanes"].items():
+            run.lanes.setdefault(name, Lane()).merge(Lane.from_wire(lane))
+        run.records.extend(Record.from_wire(row) for row in report["records"])
+        run.workers[worker] = WorkerHealth(worker=worker, finished=report["final"], **report["health"])
+        if all(w is not None and w.finished for w in run.workers.values()):
+            self._finished.set()
+
+    def _supervise(self, run: Run) -> None:
+        """Scrape the server, show live lines, and end the run when every worker has or when their time is up."""
+        helpers = [gevent.spawn(self._scrape, run), gevent.spawn(self._show, run)]
+        self._finished.wait(LEAD_S + run.plan.end + run.plan.drain + GRACE_S)
+        gevent.killall(helpers)
+        if not run.closed:
+            self._close(run, complete=True)
+            options = self._environment.parsed_options
+            (self._environment.runner.quit if options.headless else self._environment.runner.stop)()
+
+    def _scrape(self, run: Run) -> None:
+        host = run.plan.host.removeprefix("https://")
+        run.server = scrape.ServerSeries(f"http://{host}:{run.plan.metrics_port}/metrics")
+        while True:
+            try:
+                run.server.add(time.time() - run.epoch, scrape.fetch(run.server.url))
+            except OSError as error:
+                run.server.error = str(error)
+            gevent.sleep(1.0)
+
+    def _show(self, run: Run) -> None:
+        while True:
+            gevent.sleep(LIVE_S)
+            lanes, running = self.live
+            if self._environment.parsed_options.headless and lanes:
+                console.show(console.live_line(time.time() - run.epoch, merged(lanes.values()), running))
+
+    def _interrupt(self) -> None:
+        """Ctrl-C, the web UI's Stop, or Locust's own end: stop the workers, then report what there is."""
+        run = self.run
+        if run is None or run.closed:
+            return
+        run.interrupted = True
+        runner = self._environment.runner
+        if isinstance(runner, MasterRunner):
+            runner.send_message(STOP)
+        self._session.stop()
+        self._finished.wait(STOP_GRACE_S)
+        self._close(run, complete=False)
+
+    def _close(self, run: Run, *, complete: bool) -> None:
+        if run.closed:
+            return
+        run.closed = True
+        run.complete = complete
+        directory = Path(run.plan.out or f"reports/loadtest-{time.strftime('%Y%m%d-%H%M%S')}")
+        summary = write_report(run, directory)
+        self._environment.process_exit_code = summary["verdict"]["exit_code"]
+        console.show(console.summary_text(summary, directory))
+        sys.stdout.flush()

@@ -1,0 +1,63 @@
+"""What Locust loads: the user class, the options, and the events that start and end a run.
+
+    locust -f loadtest/locustfile.py --headless --scenario chat --rate 5 --processes 2
+
+gRPC must be told about gevent after Locust has patched the standard library and before the first channel.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from locust import User, constant, events, task
+from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+
+import grpc.experimental.gevent as grpc_gevent
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # plain `locust -f` does not know the package
+
+from loadtest.controller import Controller
+from loadtest.errors import EXIT_USAGE, LoadtestError
+from loadtest.options import add_options
+from loadtest.session import WorkerSession
+from loadtest.webui import add_streaming_tab
+
+grpc_gevent.init_gevent()
+session = WorkerSession()
+
+
+class StreamingUser(User):
+    """A closed-loop user. In an open loop the schedule sends the requests and this user only keeps Locust running."""
+
+    wait_time = constant(0)
+
+    @task
+    def converse(self) -> None:
+        session.converse()
+
+
+@events.init_command_line_parser.add_listener
+def _options(parser: Any) -> None:
+    add_options(parser, locust=True)
+
+
+@events.init.add_listener
+def _init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
+    if isinstance(runner, WorkerRunner):
+        session.attach(environment)
+        return
+    if not isinstance(runner, (MasterRunner, LocalRunner)):
+        return
+    controller = Controller(environment, session)
+    if web_ui:
+        add_streaming_tab(web_ui, controller)
+    elif environment.parsed_options.headless:
+        logging.getLogger("locust.stats_logger").setLevel(logging.CRITICAL)  # its percentiles are rounded; ours follow
+        try:
+            controller.prepare()
+        except LoadtestError as error:
+            sys.stderr.write(f"loadtest: {error}\n")
+            sys.exit(EXIT_USAGE)

@@ -1,0 +1,60 @@
+"""The command line, written once: for ``python -m loadtest`` and for plain ``locust -f loadtest/locustfile.py``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any, NamedTuple
+
+from loadtest import arrivals, lengths, slo
+from loadtest.plan import TRANSPORTS
+from loadtest.scenarios import SCENARIOS
+
+
+class Option(NamedTuple):
+    flag: str
+    default: str
+    help: str
+    choices: tuple[str, ...] | None = None
+    advanced: bool = False  # left out of the web form
+
+
+OPTIONS = (
+    Option("--scenario", "chat", f"{', '.join(SCENARIOS)}, a .toml file or a .jsonl trace"),
+    Option("--transport", "grpc", "grpc (Triton), sse (OpenAI gateway), or both interleaved in one run", TRANSPORTS),
+    Option("--rate", "", "requests per second; makes the loop open"),
+    Option("--arrivals", "", f"{arrivals.HELP} (default: poisson with a rate, else closed)"),
+    Option("--duration", "60s", "the measured window, after the warm-up"),
+    Option("--warmup", "5s", "sent before the window and left out of every figure"),
+    Option("--drain", "30s", "how long streams may take to end after the window"),
+    Option("--slo", "", f"limits, e.g. {slo.EXAMPLE}"),
+    Option("--seed", "1", "the same seed sends the same requests at the same times"),
+    Option("--language", "mixed", "prompts: en, zh or mixed"),
+    Option("--input-tokens", "", f"prompt length: {lengths.HELP}"),
+    Option("--output-tokens", "", f"answer length: {lengths.HELP}"),
+    Option("--respect-eos", "", "yes: answers may end early; by default ignore_eos forces the length", None, True),
+    Option("--timeout", "120s", "give up on a stream after this long", None, True),
+    Option("--model", "qwen", "Triton's model name", None, True),
+    Option("--grpc-port", "8001", "Triton's gRPC port", None, True),
+    Option("--gateway-port", "8080", "the gateway's HTTP port", None, True),
+    Option("--metrics-port", "8002", "Triton's metrics port, scraped during the run", None, True),
+    Option("--out", "", "directory of the report (default: reports/loadtest-<time>)", None, True),
+)
+
+
+def add_options(parser: Any, *, locust: bool = False) -> None:
+    """``parser`` is argparse's, or Locust's, which also makes the web form of them."""
+    for option in OPTIONS:
+        extra: dict[str, Any] = {"include_in_web_ui": not option.advanced} if locust else {}
+        if option.choices:
+            extra["choices"] = list(option.choices)
+        text = option.help.replace("%", "%%")
+        parser.add_argument(option.flag, default=option.default, help=text, **extra)
+
+
+def run_parser(parser: ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="the server; https://NAME for TLS")
+    parser.add_argument("--users", default="4", help="closed loop: how many users (default 4)")
+    parser.add_argument("--workers", type=int, default=1, help="generator processes (default 1)")
+    parser.add_argument("--ui", action="store_true", help="Locust's web UI with the Streaming tab instead of a run")
+    parser.add_argument("--web-port", default="8089", help="where the web UI listens (127.0.0.1)")
+    add_options(parser)

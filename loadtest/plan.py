@@ -1,0 +1,163 @@
+"""Everything a run is made of, validated once; workers get it as a dictionary, so a plan travels as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+from loadtest.arrivals import Arrivals, parse_arrivals, schedule
+from loadtest.errors import LoadtestError
+from loadtest.lengths import parse_length
+from loadtest.scenarios import load_scenario
+from loadtest.scenarios.base import Scenario, Settings
+from loadtest.slo import Slo, parse_slo
+
+TRANSPORTS = ("grpc", "sse", "both")
+_DURATION = re.compile(r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?$")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Seconds, requests per second, tokens. ``rate`` is None in a closed loop."""
+
+    scenario: str = "chat"
+    transport: str = "grpc"
+    arrivals: str = ""
+    rate: float | None = None
+    users: int = 4
+    duration: float = 60.0
+    warmup: float = 5.0
+    drain: float = 30.0
+    timeout: float = 120.0
+    slo: str = ""
+    seed: int = 1
+    language: str = "mixed"
+    input_tokens: str = ""
+    output_tokens: str = ""
+    respect_eos: bool = False
+    host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    gateway_port: int = 8080
+    metrics_port: int = 8002
+    model: str = "qwen"
+    out: str = ""
+
+    @cached_property
+    def load(self) -> Scenario:
+        given = parse_length(self.input_tokens, "input-tokens") if self.input_tokens else None
+        wanted = parse_length(self.output_tokens, "output-tokens") if self.output_tokens else None
+        settings = Settings(seed=self.seed, language=self.language, input_tokens=given, output_tokens=wanted)
+        return load_scenario(self.scenario, settings)
+
+    @cached_property
+    def process(self) -> Arrivals:
+        """What was asked for, else what the scenario wants; without either a rate means Poisson, none a closed loop."""
+        wanted = self.arrivals or (self.load.arrivals if self.rate or self.load.times else "")
+        return parse_arrivals(wanted or ("poisson" if self.rate else "closed"))
+
+    @cached_property
+    def limits(self) -> Slo:
+        return parse_slo(self.slo)
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        return ("grpc", "sse") if self.transport == "both" else (self.transport,)
+
+    @property
+    def end(self) -> float:
+        """When the last request may start: warm-up and measured window."""
+        return self.warmup + self.duration
+
+    def schedule(self) -> tuple[float, ...]:
+        """All arrivals, warm-up included. A profile (ramp, staircase) starts after a warm-up at its first rate."""
+        if self.process.kind == "trace":
+            speed = self.rate or 1.0
+            return tuple(self.warmup + t / speed for t in self.load.times if t / speed < self.duration)
+        assert self.rate is not None
+        first = self.rate / self.process.parameter if self.process.kind == "staircase" else self.rate
+        calm = Arrivals("poisson") if self.process.kind in ("ramp", "staircase") else self.process
+        warm = schedule(calm, 0.1 * first if self.process.kind == "ramp" else first, self.warmup, self.seed + 1)
+        return (*warm, *(self.warmup + t for t in schedule(self.process, self.rate, self.duration, self.seed)))
+
+    def check(self) -> Plan:
+        """Raise ``LoadtestError`` for whatever would fail later."""
+        for name in ("duration", "timeout"):
+            _positive(name, getattr(self, name))
+        if self.transport not in TRANSPORTS:
+            raise LoadtestError(f"transport: {self.transport!r} is none of {', '.join(TRANSPORTS)}")
+        if not 1 <= self.users <= 100_000:
+            raise LoadtestError(f"users: {self.users} must be from 1 to 100000")
+        self._check_rate()
+        _ = self.limits
+        self.load.conversation(0).request(0)  # a bad language or length shows here
+        if self.process.is_open and not self.schedule():
+            raise LoadtestError(f"rate: no request falls into {self.duration:g} s: raise the rate or the duration")
+        return self
+
+    def _check_rate(self) -> None:
+        if self.rate is not None and not 0 < self.rate <= 1e5:
+            raise LoadtestError(f"rate: {self.rate:g} must be above 0 and at most 100000 requests per second")
+        kind = self.process.kind
+        if kind == "trace" and not self.load.times:
+            raise LoadtestError("arrivals: trace needs a scenario with timestamps: use SCENARIO=trace or a .jsonl file")
+        if self.process.is_open and kind != "trace" and self.rate is None:
+            raise LoadtestError(f"rate: {kind} arrivals need one: add RATE=5 (requests per second)")
+        if kind == "closed" and self.rate is not None:
+            raise LoadtestError(f"rate: a closed loop has no rate, got {self.rate:g}: leave one of the two away")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def plan_from(options: Mapping[str, Any]) -> Plan:
+    """A checked plan from command-line options (or the web form's): strings and numbers alike. ``LoadtestError``."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Plan):
+        raw = options.get(field.name)
+        if raw is None or raw == "":
+            continue
+        values[field.name] = _convert(field.name, raw)
+    values["host"] = _host(str(values.get("host", Plan.host)))
+    return Plan(**values).check()
+
+
+def _convert(name: str, raw: Any) -> Any:
+    default = getattr(Plan, name)
+    if name in ("duration", "warmup", "drain", "timeout"):
+        return parse_duration(raw, name)
+    if name == "respect_eos":
+        return raw if isinstance(raw, bool) else str(raw).lower() in ("1", "true", "yes")
+    kind = float if name == "rate" else type(default)
+    try:
+        return kind(raw)
+    except (TypeError, ValueError):
+        raise LoadtestError(f"{name.replace('_', '-')}: {raw!r} is not a number") from None
+
+
+def parse_duration(raw: Any, name: str = "duration") -> float:
+    """``90``, ``90s``, ``1m30s``, ``2h`` → seconds."""
+    if isinstance(raw, (int, float)):
+        return float(raw)
+    match = _DURATION.match(str(raw).strip())
+    if match is None or not any(match.groups()):
+        raise LoadtestError(f"{name}: {raw!r} is not a duration: write e.g. 60s, 5m or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value <= 7 * 86400:
+        raise LoadtestError(f"{name}: {value:g} s must be above 0 and at most a week")
+
+
+def _host(text: str) -> str:
+    """``http://name:8000/`` → ``name``; ``https://name`` is kept, because it also means TLS."""
+    parts = urlsplit(text if "://" in text else f"//{text}")
+    if not parts.hostname or parts.scheme not in ("", "http", "https"):
+        raise LoadtestError(f"host: {text!r} is not a host name: write e.g. 127.0.0.1 or https://llm.example.org")
+    return f"https://{parts.hostname}" if parts.scheme == "https" else parts.hostname

@@ -1,0 +1,83 @@
+"""The scenarios by name, and a user's own: a TOML file that starts from one of them, or a JSONL trace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from loadtest.errors import LoadtestError
+from loadtest.lengths import parse_length
+from loadtest.scenarios import burst, cancel, chat, code, mixed, summarize, trace
+from loadtest.scenarios.base import Scenario, Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SCENARIOS: dict[str, Callable[[Settings], Scenario]] = {
+    "chat": chat.create,
+    "summarize": summarize.create,
+    "code": code.create,
+    "mixed": mixed.create,
+    "burst": burst.create,
+    "cancel": cancel.create,
+    "trace": trace.create,
+}
+KEYS = ("base", "language", "input_tokens", "output_tokens", "turns", "cancel_share", "think_s", "file")
+
+
+def load_scenario(text: str, settings: Settings) -> Scenario:
+    """``text`` is a name, a ``.toml`` file or a ``.jsonl`` trace. Raises ``LoadtestError``."""
+    if text in SCENARIOS:
+        return SCENARIOS[text](settings)
+    if text.endswith(".jsonl"):
+        return trace.create(replace(settings, extra={"file": text}))
+    if text.endswith(".toml"):
+        return _from_file(Path(text), settings)
+    raise LoadtestError(f"scenario: no scenario {text!r}: use {', '.join(SCENARIOS)}, a .toml file or a .jsonl trace")
+
+
+def _from_file(path: Path, settings: Settings) -> Scenario:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise LoadtestError(f"scenario: cannot read {path} ({error})") from None
+    unknown = sorted(set(data) - set(KEYS))
+    if unknown:
+        raise LoadtestError(f"scenario: {path} has unknown key {unknown[0]!r}: use {', '.join(KEYS)}")
+    base = data.pop("base", "chat")
+    if base not in SCENARIOS:
+        raise LoadtestError(f"scenario: {path}: base = {base!r} is none of {', '.join(SCENARIOS)}")
+    return SCENARIOS[base](_apply(data, settings, path))
+
+
+def _apply(data: dict[str, Any], settings: Settings, path: Path) -> Settings:
+    """The file's settings under the command line's, which win."""
+
+    def number(key: str, low: float, high: float) -> Any:
+        value = data.get(key)
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high
+        ):
+            raise LoadtestError(f"scenario: {path}: {key} = {value!r} must be a number from {low:g} to {high:g}")
+        return value
+
+    def length(key: str) -> Any:
+        return parse_length(str(data[key]), f"scenario: {path}: {key}") if key in data else None
+
+    turns = number("turns", 1, 100)
+    extra = {"file": str(path.parent / str(data["file"]))} if "file" in data else settings.extra
+    return replace(
+        settings,
+        language=str(data.get("language", settings.language)),
+        input_tokens=settings.input_tokens or length("input_tokens"),
+        output_tokens=settings.output_tokens or length("output_tokens"),
+        turns=None if turns is None else int(turns),
+        cancel_share=number("cancel_share", 0, 1),
+        think_s=number("think_s", 0, 3600),
+        extra=extra,
+    )

@@ -1,0 +1,11 @@
+"""cancel: three users in ten walk away in mid-stream. The report sets our count beside the streams the server freed."""
+
+from __future__ import annotations
+
+from loadtest.lengths import Length
+from loadtest.scenarios.base import Scenario, Settings
+from loadtest.scenarios.single import drawn, question
+
+
+def create(settings: Settings) -> Scenario:
+    return drawn("cancel", settings, question, Length("lognormal", 200, 0.4), cancel_share=0.3)

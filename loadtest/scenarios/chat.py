@@ -1,0 +1,11 @@
+"""chat: four turns over a shared system prompt, answers of some 120 tokens, a pause to read in a closed loop."""
+
+from __future__ import annotations
+
+from loadtest.lengths import Length
+from loadtest.scenarios.base import Scenario, Settings
+from loadtest.scenarios.single import drawn, question
+
+
+def create(settings: Settings) -> Scenario:
+    return drawn("chat", settings, question, Length("lognormal", 120, 0.5), turns=4, think_s=1.0)

@@ -1,0 +1,18 @@
+"""code: a short task in, a long answer out. Decoding decides; TPOT is the figure to watch."""
+
+from __future__ import annotations
+
+import random
+
+from loadtest.lengths import Length
+from loadtest.prompts import Corpus
+from loadtest.scenarios.base import Scenario, Settings
+from loadtest.scenarios.single import drawn
+
+
+def task(texts: Corpus, rng: random.Random, tokens: int | None, turn: int) -> str:
+    return texts.pad(rng, rng.choice(texts.code_tasks), tokens)
+
+
+def create(settings: Settings) -> Scenario:
+    return drawn("code", settings, task, Length("lognormal", 400, 0.4))

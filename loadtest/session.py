@@ -1,0 +1,72 @@
+"""A worker's side of the conversation with the master: plan in, reports out, and Locust's own request table fed."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import gevent
+
+from loadtest.errors import TransportError
+from loadtest.plan import Plan
+from loadtest.record import Record
+from loadtest.worker import Worker
+
+PLAN, REPORT, STOP = "loadtest_plan", "loadtest_report", "loadtest_stop"
+
+
+class WorkerSession:
+    """Holds the ``Worker`` of the current run; one per process."""
+
+    def __init__(self) -> None:
+        self._environment: Any = None
+        self._worker: Worker | None = None
+        self._users = itertools.count()
+
+    def attach(self, environment: Any) -> None:
+        """On a Locust worker: listen to the master."""
+        self._environment = environment
+        runner = environment.runner
+        runner.register_message(PLAN, lambda environment, msg, **_: self.begin(environment, msg.data))
+        runner.register_message(STOP, lambda environment, msg, **_: self.stop())
+        environment.events.quitting.add_listener(lambda **_: self.stop())
+
+    def begin(self, environment: Any, order: dict[str, Any]) -> None:
+        """``order``: the plan and this worker's share of it, see ``Controller``."""
+        self.stop()
+        self._environment = environment
+        self._users = itertools.count()
+        self._worker = Worker(
+            Plan(**order["plan"]), index=order["index"], count=order["count"], epoch=order["epoch"],
+            sse_model=order["sse_model"], send=self._send, fire=self._fire,
+        )  # fmt: skip
+        self._worker.start()
+
+    def converse(self) -> None:
+        """What a Locust user does for the length of the run."""
+        worker = self._worker
+        if worker is None or worker.plan.process.is_open:
+            gevent.sleep(1.0)
+            return
+        worker.converse(worker.index + worker.count * next(self._users))
+        gevent.sleep(1.0)
+
+    def stop(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.stop()
+
+    def _send(self, report: dict[str, Any]) -> None:
+        self._environment.runner.send_message(REPORT, report)
+
+    def _fire(self, record: Record, error: TransportError | None) -> None:
+        """One row per stream in Locust's own statistics: E2E, and the tokens as its length."""
+        assert record.t_end is not None and record.t_send is not None
+        self._environment.events.request.fire(
+            request_type=record.transport.upper(),
+            name=record.scenario,
+            response_time=(record.t_end - record.t_send) * 1000,
+            response_length=record.completion_tokens,
+            exception=error,
+            context={},
+        )

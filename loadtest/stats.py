@@ -1,0 +1,94 @@
+"""Small statistics: quantiles, a bootstrap that needs no distribution, a slope, and running streams from intervals."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 2000
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A point estimate with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def quantile(values: Sequence[float] | Array, percent: float) -> float:
+    """Nearest-rank percentile, as the histogram gives it; NaN when empty."""
+    if len(values) == 0:
+        return math.nan
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    return float(ordered[max(0, math.ceil(percent / 100 * len(ordered) - 1e-9) - 1)])
+
+
+def bootstrap_difference(
+    a: Sequence[float], b: Sequence[float], statistic: Callable[[Array], Array], *, level: float = 0.95, seed: int = 1
+) -> Interval:
+    """``statistic(b) − statistic(a)`` with its percentile-bootstrap interval.
+
+    ``statistic`` maps an array [resamples, n] to [resamples]. Both samples are drawn anew, independently, 2000 times.
+    """
+    rng = np.random.default_rng(seed)
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    differences = _resampled(second, statistic, rng) - _resampled(first, statistic, rng)
+    tail = (1 - level) / 2 * 100
+    low, high = np.percentile(differences, [tail, 100 - tail])
+    point = float(statistic(second[None, :])[0] - statistic(first[None, :])[0])
+    return Interval(point, float(low), float(high))
+
+
+def _resampled(values: Array, statistic: Callable[[Array], Array], rng: np.random.Generator) -> Array:
+    """Batches of 100 resamples, so that 100,000 requests need 80 MB and not 1.6 GB."""
+    parts = [statistic(values[rng.integers(0, len(values), size=(100, len(values)))]) for _ in range(RESAMPLES // 100)]
+    return np.concatenate(parts)
+
+
+def percentile_of_rows(percent: float) -> Callable[[Array], Array]:
+    return lambda rows: np.asarray(np.percentile(rows, percent, axis=1), dtype=np.float64)
+
+
+def mean_of_rows(rows: Array) -> Array:
+    return np.asarray(rows.mean(axis=1), dtype=np.float64)
+
+
+def slope(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Least-squares slope and its standard error; (0, inf) with fewer than three points."""
+    if len(points) < 3:
+        return 0.0, math.inf
+    x, y = np.asarray(points, dtype=np.float64).T
+    spread = float(((x - x.mean()) ** 2).sum())
+    if spread == 0:
+        return 0.0, math.inf
+    value = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
+    residual = y - y.mean() - value * (x - x.mean())
+    return value, math.sqrt(float((residual**2).sum()) / (len(points) - 2) / spread)
+
+
+def running_streams(intervals: Sequence[tuple[float, float]], step: float, end: float) -> list[tuple[float, float]]:
+    """(t, streams open at t) every ``step`` seconds up to ``end``, from [start, stop) intervals."""
+    starts = np.sort(np.asarray([i[0] for i in intervals], dtype=np.float64))
+    stops = np.sort(np.asarray([i[1] for i in intervals], dtype=np.float64))
+    times = np.arange(0.0, end + step / 2, step)
+    open_now = np.searchsorted(starts, times, side="right") - np.searchsorted(stops, times, side="right")
+    return [(float(t), float(n)) for t, n in zip(times, open_now, strict=True)]
+
+
+def thin(points: Sequence[tuple[float, float]], limit: int, seed: int = 0) -> list[tuple[float, float]]:
+    """At most ``limit`` of the points, drawn evenly, for a chart."""
+    if len(points) <= limit:
+        return list(points)
+    return sorted(random.Random(seed).sample(list(points), limit))

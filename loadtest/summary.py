@@ -1,0 +1,141 @@
+"""From a run to ``summary.json``: every figure of the report, with its plan and environment, under a schema version."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from loadtest.aggregate import Lane, merged
+from loadtest.environment import describe
+from loadtest.plan import Plan
+from loadtest.record import FORMULAS, Record
+from loadtest.scrape import ServerSeries
+from loadtest.stats import Interval, bootstrap_difference, percentile_of_rows, running_streams, slope
+from loadtest.verdict import WorkerHealth, judge
+
+SCHEMA = "qwen-triton/loadtest-summary/1"
+PERCENTILES = (50, 75, 90, 95, 99, 99.9)
+# In-flight streams that grow faster than 5 % of the arrival rate: the server does not keep up.
+SATURATION_SHARE = 0.05
+
+
+@dataclass
+class Run:
+    """What the master collected. ``workers`` has an entry per worker, None until its first report."""
+
+    plan: Plan
+    target: dict[str, Any]
+    epoch: float
+    workers: dict[int, WorkerHealth | None]
+    lanes: dict[str, Lane] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    server: ServerSeries | None = None
+    interrupted: bool = False
+    complete: bool = False
+    closed: bool = False
+
+    @property
+    def running(self) -> list[tuple[float, float]]:
+        """(second, open streams), four times a second, from the requests' own times."""
+        spans = [(r.t_send, r.t_end) for r in self.records if r.t_send is not None and r.t_end is not None]
+        return running_streams(spans, 0.25, max((stop for _, stop in spans), default=0.0))
+
+
+def summarize(run: Run) -> dict[str, Any]:
+    """The content of summary.json. Times in seconds, rates per second."""
+    plan, total = run.plan, merged(run.lanes.values())
+    workers = [w or WorkerHealth(i, 0.0, 0.0, 0, finished=False) for i, w in sorted(run.workers.items())]
+    planned = sum(t >= plan.warmup for t in plan.schedule()) if plan.process.is_open and run.complete else None
+    verdict = judge(total, plan.limits, workers, planned)
+    return {
+        "schema": SCHEMA,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(run.epoch)),
+        "interrupted": run.interrupted,
+        "plan": plan.to_dict() | {"arrivals": str(plan.process), "loop": "open" if plan.process.is_open else "closed"},
+        "target": run.target,
+        "environment": describe(),
+        "verdict": dataclasses.asdict(verdict) | {"exit_code": verdict.exit_code},
+        "total": lane_figures(total, plan.duration),
+        "lanes": {name: lane_figures(lane, plan.duration) for name, lane in run.lanes.items()},
+        "gateway_cost": _gateway_cost(run.records) if len(plan.lanes) == 2 else None,
+        "saturation": saturation(run),
+        "generator": _generator(workers, total),
+        "server": _server(run, total),
+        "formulas": FORMULAS,
+    }
+
+
+def lane_figures(lane: Lane, duration: float) -> dict[str, Any]:
+    c = lane.counts
+    return {
+        "counts": dict(c),
+        "errors": dict(lane.errors),
+        "requests_per_s": c["window_completed"] / duration,
+        "tokens_per_s": c["window_tokens"] / duration,
+        "goodput_per_s": c["good"] / duration,
+        "tokens_per_message": _ratio(c["window_tokens"], c["window_messages"]),
+        "latency": {name: latency_figures(h) for name, h in lane.histograms.items()},
+    }
+
+
+def latency_figures(histogram: Any) -> dict[str, Any]:
+    some = histogram.count > 0
+    figures = {"count": histogram.count, "mean": histogram.mean}
+    figures |= {"min": histogram.minimum if some else None, "max": histogram.maximum if some else None}
+    return figures | {f"p{q:g}": histogram.percentile(q) for q in PERCENTILES}
+
+
+def saturation(run: Run) -> dict[str, Any]:
+    """Do streams pile up? Their growth per second over the window, beside the arrival rate."""
+    start, end = run.plan.warmup, run.plan.end
+    points = [(t, n) for t, n in run.running if start + 0.25 * (end - start) <= t <= end]
+    growth, error = slope(points)
+    rate = sum(r.measured for r in run.records) / run.plan.duration
+    steady_profile = run.plan.process.kind in ("constant", "poisson", "gamma")
+    saturated = steady_profile and growth > SATURATION_SHARE * rate and growth > 3 * error
+    return {"saturated": bool(saturated), "growth_per_s": growth, "arrivals_per_s": rate}
+
+
+def _gateway_cost(records: list[Record]) -> dict[str, Any]:
+    """SSE minus gRPC at the median and p95, in seconds, with 95 % intervals: what the gateway adds."""
+    cost: dict[str, Any] = {}
+    for name in ("ttft", "tpot", "e2e"):
+        grpc, sse = (
+            [v for r in records if r.measured and r.transport == lane and (v := r.values()[name]) is not None]
+            for lane in ("grpc", "sse")
+        )
+        if len(grpc) > 1 and len(sse) > 1:
+            cost[name] = {f"p{q}": interval(bootstrap_difference(grpc, sse, percentile_of_rows(q))) for q in (50, 95)}
+    return cost
+
+
+def interval(found: Interval) -> dict[str, float]:
+    return {"difference": found.value, "low": found.low, "high": found.high}
+
+
+def _generator(workers: list[WorkerHealth], total: Lane) -> dict[str, Any]:
+    messages, cpu = sum(w.messages for w in workers), sum(w.cpu_s for w in workers)
+    return {
+        "workers": [dataclasses.asdict(w) for w in workers],
+        "cpu_us_per_message": _ratio(cpu * 1e6, messages),
+        "schedule_lag_p99": total.histograms["lag"].percentile(99),
+    }
+
+
+def _server(run: Run, total: Lane) -> dict[str, Any] | None:
+    if run.server is None or not (run.server.points or run.server.freed):
+        return None
+    peaks = {name: float(np.max([v for _, v in points])) for name, points in run.server.points.items()}
+    return {"url": run.server.url, "peak": peaks, "streams_freed": run.server.freed_during_run, "we_left": _left(run)}
+
+
+def _left(run: Run) -> int:
+    return sum(r.outcome == "cancelled" for r in run.records)
+
+
+def _ratio(a: float, b: float) -> float | None:
+    return a / b if b else None

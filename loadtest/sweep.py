@@ -1,0 +1,174 @@
+"""Raise the rate until the limits break, then close in on the highest rate that meets them.
+
+Each step is a complete run of its own in a fresh process: first doubling, then bisecting. A rate counts as met when the
+run passed its limits *and* streams did not pile up. Saturation is the first rate at which they did, or at which what
+came out fell behind what went in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtest import console
+from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, EXIT_USAGE, LoadtestError
+from loadtest.plan import plan_from
+from loadtest.preflight import check_target
+from loadtest.report import page
+from loadtest.report.svg import Chart, Series
+
+BISECTIONS = 4
+MAX_STEPS = 14
+BEHIND = 0.9  # completions below this share of arrivals: the server does not follow
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    rate: float
+    met: bool
+    invalid: bool
+    saturated: bool
+    summary: dict[str, Any]
+
+
+def step_of(rate: float, summary: dict[str, Any]) -> Step:
+    total = summary["total"]
+    arrivals = summary["saturation"]["arrivals_per_s"]
+    saturated = summary["saturation"]["saturated"] or total["requests_per_s"] < BEHIND * arrivals
+    state = summary["verdict"]["state"]
+    return Step(rate, state == "pass" and not saturated, state == "invalid", saturated, summary)
+
+
+def search(run: Callable[[float], Step], start: float, highest: float | None = None) -> list[Step]:
+    """Steps in the order they were run. Pure: ``run`` does the work. Stops at an invalid run."""
+    steps = [run(start)]
+    good, bad = (start, None) if steps[0].met else (None, start)
+    while len(steps) < MAX_STEPS and not steps[-1].invalid:
+        if bad is None:
+            assert good is not None
+            if highest is not None and good >= highest:
+                break
+            rate = min(good * 2, highest or good * 2)
+        elif good is None:
+            rate = bad / 2
+            if rate < start / 64:
+                break
+        elif len([s for s in steps if good < s.rate < bad * 1.001]) > BISECTIONS or bad / good < 1.06:
+            break
+        else:
+            rate = (good + bad) / 2
+        steps.append(run(round(rate, 3)))
+        if steps[-1].met:
+            good = max(good or 0.0, steps[-1].rate)
+        else:
+            bad = min(bad or steps[-1].rate, steps[-1].rate)
+    return steps
+
+
+def sweep(options: argparse.Namespace) -> int:
+    from loadtest.__main__ import locust_command
+
+    options.rate = options.rate or "1"
+    plan = plan_from(vars(options))
+    if not plan.slo:
+        raise LoadtestError("slo: a sweep needs limits to break: add SLO=ttft=200ms,tpot=50ms")
+    check_target(plan)
+    directory = Path(options.out or f"reports/sweep-{time.strftime('%Y%m%d-%H%M%S')}")
+
+    def run(rate: float) -> Step:
+        options.rate, options.out = f"{rate:g}", str(directory / f"rate-{rate:g}")
+        done = subprocess.run(locust_command(options), stdout=subprocess.DEVNULL, check=False)
+        path = Path(options.out) / "summary.json"
+        if done.returncode == EXIT_USAGE or not path.is_file():
+            raise LoadtestError(f"rate {rate:g}/s: the run ended with code {done.returncode} and without a report")
+        step = step_of(rate, json.loads(path.read_text(encoding="utf-8")))
+        console.show(_line(step))
+        return step
+
+    assert plan.rate is not None
+    steps = search(run, plan.rate, float(options.max_rate) if options.max_rate else None)
+    _write(directory, plan.slo, steps)
+    console.show(f"{conclusion(steps)}\nreport: {directory / 'sweep.html'}")
+    if steps[-1].invalid:
+        return EXIT_INVALID
+    return EXIT_OK if any(s.met for s in steps) else EXIT_LIMITS_MISSED
+
+
+def conclusion(steps: list[Step]) -> str:
+    met = max((s.rate for s in steps if s.met), default=None)
+    full = min((s.rate for s in steps if s.saturated and not s.invalid), default=None)
+    text = "no rate met the limits" if met is None else f"highest rate that meets the limits: {met:g} requests/s"
+    text += f"; saturates at {full:g} requests/s" if full is not None else "; no saturation seen"
+    return text + ("; stopped because the generator became the bottleneck" if steps[-1].invalid else "")
+
+
+def _percentile(step: Step, metric: str, q: str) -> float | None:
+    value = step.summary["total"]["latency"][metric][q]
+    return None if value is None else float(value)
+
+
+def _cells(step: Step) -> list[str]:
+    total = step.summary["total"]
+    word = "INVALID" if step.invalid else "met" if step.met else "saturated" if step.saturated else "missed"
+    latencies = [("ttft_sched", "p50"), ("ttft_sched", "p99"), ("tpot", "p50"), ("tpot", "p99")]
+    return [
+        *(console.milliseconds(_percentile(step, *which)) for which in latencies),
+        f"{total['goodput_per_s']:.2f}",
+        f"{total['tokens_per_s']:.0f}",
+        word,
+    ]
+
+
+HEAD = ("requests/s", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "goodput/s", "tokens/s", "limits")
+
+
+def _line(step: Step) -> str:
+    cells = zip(HEAD, [f"{step.rate:g}", *_cells(step)], strict=True)
+    return "  ".join(f"{name} {value}" for name, value in cells)
+
+
+def _write(directory: Path, slo: str, steps: list[Step]) -> None:
+    ordered = sorted(steps, key=lambda s: s.rate)
+    data = {
+        "schema": "qwen-triton/loadtest-sweep/1",
+        "slo": slo,
+        "highest_rate_met": max((s.rate for s in steps if s.met), default=None),
+        "saturates_at": min((s.rate for s in steps if s.saturated and not s.invalid), default=None),
+        "steps": [s.summary | {"rate": s.rate, "met": s.met, "saturated": s.saturated} for s in ordered],
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "sweep.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    lead = f'<p class="soft">limits {slo}; {ordered[0].summary["plan"]["duration"]:g} s at each rate</p>'
+    parts = [
+        lead,
+        f"<p><b>{conclusion(steps)}</b></p>",
+        page.table(HEAD, [[f"{s.rate:g}", *_cells(s)] for s in ordered]),
+    ]
+    html = page.page("How much load it takes", [*parts, page.charts(_charts(ordered))])
+    (directory / "sweep.html").write_text(html, encoding="utf-8")
+
+
+def _charts(steps: list[Step]) -> list[Chart]:
+    def latency(metric: str, q: str) -> Series:
+        points = [(s.rate, v * 1e3) for s in steps if (v := _percentile(s, metric, q)) is not None]
+        return Series(q, points)
+
+    def total(name: str, label: str) -> Series:
+        return Series(label, [(s.rate, float(s.summary["total"][name])) for s in steps])
+
+    met = max((s.rate for s in steps if s.met), default=None)
+    mark = [("x", met, "limits met up to here")] if met is not None else []
+    ideal = Series("offered", [(s.rate, s.rate) for s in steps], dashed=True)
+    rate = "requests per second"
+    return [
+        Chart("TTFT against rate", rate, "ms (log)", [latency("ttft_sched", q) for q in ("p50", "p95", "p99")], log_y=True, lines=mark),
+        Chart("TPOT against rate", rate, "ms", [latency("tpot", q) for q in ("p50", "p95", "p99")], lines=mark),
+        Chart("Goodput and throughput", rate, "requests/s", [total("goodput_per_s", "goodput"), total("requests_per_s", "completed"), ideal], lines=mark),
+        Chart("Output tokens per second", rate, "tokens/s", [total("tokens_per_s", "tokens/s")], lines=mark),
+    ]  # fmt: skip

@@ -1,0 +1,20 @@
+"""Make the transport of a lane. Imported by workers only: it opens sockets."""
+
+from __future__ import annotations
+
+from loadtest.plan import Plan
+from loadtest.transports.base import Transport
+
+
+def open_transport(lane: str, plan: Plan, sse_model: str) -> Transport:
+    """``lane`` is grpc or sse. ``sse_model`` is the gateway's own name of the model."""
+    secure, host = plan.host.startswith("https://"), plan.host.removeprefix("https://")
+    ignore_eos = not plan.respect_eos
+    if lane == "grpc":
+        from loadtest.transports.grpc_stream import GrpcTransport
+
+        target = f"{host}:{plan.grpc_port}"
+        return GrpcTransport(target, plan.model, secure=secure, timeout=plan.timeout, ignore_eos=ignore_eos)
+    from loadtest.transports.sse import SseTransport
+
+    return SseTransport(host, plan.gateway_port, sse_model, secure=secure, timeout=plan.timeout, ignore_eos=ignore_eos)

@@ -1,0 +1,33 @@
+"""One interface for both ways in: open a stream, hear of each message as it arrives, learn how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from loadtest.scenarios.base import Request
+
+# (arrival time by time.monotonic(), output tokens of the stream so far) -> False to walk away now
+OnMessage = Callable[[float, int], bool]
+
+
+@dataclass(slots=True)
+class StreamEnd:
+    """What the server said at the end. Counts are its own; ``left`` is set when the caller walked away."""
+
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    text: str = ""
+    left: bool = False
+
+
+class Transport(Protocol):
+    name: str
+
+    def stream(self, request: Request, on_message: OnMessage) -> StreamEnd:
+        """Run one stream to its end. Raises ``TransportError``."""
+
+    def close(self) -> None: ...

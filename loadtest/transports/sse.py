@@ -1,0 +1,203 @@
+"""OpenAI chat completions over server-sent events, read from the raw socket.
+
+The HTTP parsing is geventhttpclient's (llhttp, in C); this module owns the socket, so that a message is stamped when
+its bytes arrive and a closed connection is never mistaken for the end of a stream. Tokens are the server's: the usage
+of each chunk where ``continuous_usage_stats`` is honoured, else one per chunk with content, set right by the final usage.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import gevent
+import orjson
+from gevent import socket, ssl
+from geventhttpclient.response import HTTPResponse
+
+from loadtest.errors import TransportError
+from loadtest.scenarios.base import Request
+from loadtest.transports.base import OnMessage, StreamEnd
+
+BLOCK = 65536
+CONNECT_TIMEOUT = 10.0
+PATH = "/v1/chat/completions"
+KINDS = {400: "invalid", 401: "unauthorized", 403: "unauthorized", 404: "not_found", 429: "queue_full", 503: "engine"}
+
+
+class SseTransport:
+    name = "sse"
+
+    def __init__(
+        self, host: str, port: int, model: str, *, secure: bool = False, timeout: float, ignore_eos: bool
+    ) -> None:
+        self._host, self._port, self._model, self._timeout = host, port, model, timeout
+        self._extra: dict[str, Any] = {"ignore_eos": True} if ignore_eos else {}
+        self._tls = ssl.create_default_context() if secure else None
+        self._idle: list[Any] = []
+        key = os.environ.get("OPENAI_API_KEY", "")
+        self._head = (
+            f"POST {PATH} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+            f"Accept: text/event-stream\r\n{f'Authorization: Bearer {key}' + chr(13) + chr(10) if key else ''}"
+        )
+
+    def stream(self, request: Request, on_message: OnMessage) -> StreamEnd:
+        reused, sock = True, self._take()
+        reader = _Reader(on_message)
+        try:
+            with gevent.Timeout(self._timeout):
+                if sock is None:
+                    sock = self._connect()
+                sock.sendall(self._encode(request))
+                self._receive(sock, reader)
+        except gevent.Timeout:
+            raise TransportError("timeout", f"no end after {self._timeout:g} s") from None
+        except OSError as error:
+            kind = "cut_short" if reader.begun else "connect"
+            raise TransportError(kind, f"{self._host}:{self._port}: {error}") from None
+        finally:
+            reused = reader.http.message_complete and not reader.http.should_close() and sock is not None
+            if reused:
+                self._idle.append(sock)
+            elif sock is not None:
+                sock.close()
+        return reader.finished()
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def _connect(self) -> Any:
+        sock = socket.create_connection((self._host, self._port), timeout=CONNECT_TIMEOUT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tls is not None:
+            sock = self._tls.wrap_socket(sock, server_hostname=self._host)
+        sock.settimeout(None)
+        return sock
+
+    def _take(self) -> Any:
+        """An idle connection that the server has not closed, or None."""
+        while self._idle:
+            sock = self._idle.pop()
+            sock.settimeout(0.0)
+            try:
+                sock.recv(1, 0 if self._tls else socket.MSG_PEEK)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                sock.settimeout(None)
+                return sock
+            except OSError:
+                pass  # gone: take the next
+            sock.close()
+        return None
+
+    def _encode(self, request: Request) -> bytes:
+        body = orjson.dumps(
+            {
+                "model": self._model,
+                "messages": request.messages,
+                "max_tokens": request.max_tokens,
+                "seed": request.seed,
+                "stream": True,
+                "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+                **self._extra,
+            }
+        )
+        return f"{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    @staticmethod
+    def _receive(sock: Any, reader: _Reader) -> None:
+        while not reader.http.message_complete:
+            data = sock.recv(BLOCK)
+            now = time.monotonic()
+            if not data:
+                raise ConnectionError("the server closed the connection")
+            if not reader.feed(data, now):
+                return
+
+
+class _Body(HTTPResponse):  # type: ignore[misc]
+    """Collects body bytes; the parser calls ``_on_body``."""
+
+    def __init__(self) -> None:
+        super().__init__("POST")
+        self.body = bytearray()
+
+    def _on_body(self, buf: bytearray) -> None:
+        self.body += buf
+
+
+class _Reader:
+    def __init__(self, on_message: OnMessage) -> None:
+        self.http = _Body()
+        self.end = StreamEnd()
+        self._on_message = on_message
+        self._text: list[str] = []
+        self._done = False
+        self.begun = False
+
+    def feed(self, data: bytes, now: float) -> bool:
+        """False when the caller walks away."""
+        self.begun = True
+        self.http.feed(data)
+        if not self.http.headers_complete or self.http.status_code != 200:
+            return True
+        body = self.http.body
+        while (cut := body.find(b"\n\n")) >= 0:
+            event = bytes(body[:cut])
+            del body[: cut + 2]
+            if event.startswith(b"data:") and not self._event(event[5:].strip(), now):
+                self.end.left = True
+                return False
+        return True
+
+    def _event(self, data: bytes, now: float) -> bool:
+        if data == b"[DONE]":
+            self._done = True
+            return True
+        chunk = orjson.loads(data)
+        if "error" in chunk:
+            error = chunk["error"]
+            raise TransportError(str(error.get("code") or error.get("type") or "server"), str(error.get("message")))
+        before = self.end.completion_tokens
+        self._choices(chunk.get("choices") or (), chunk.get("usage"))
+        tokens = self.end.completion_tokens
+        # The last chunk has no choice and only sets the total right: it brings no token at its time.
+        return self._on_message(now, tokens) if tokens > before and chunk.get("choices") else True
+
+    def _choices(self, choices: Any, usage: Any) -> None:
+        end = self.end
+        content = False
+        for choice in choices:
+            delta = choice.get("delta") or {}
+            text = delta.get("content") or ""
+            content = content or bool(text or delta.get("tool_calls") or delta.get("reasoning_content"))
+            self._text.append(text)
+            end.finish_reason = choice.get("finish_reason") or end.finish_reason
+        if usage:
+            end.prompt_tokens = usage.get("prompt_tokens") or 0
+            end.completion_tokens = usage.get("completion_tokens") or 0
+            end.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        elif content:
+            end.completion_tokens += 1
+
+    def finished(self) -> StreamEnd:
+        self.end.text = "".join(self._text)
+        if self.end.left:
+            return self.end
+        if self.http.status_code != 200:
+            raise self._refused()
+        if not self._done:
+            raise TransportError("cut_short", "the stream ended without [DONE]")
+        if self.end.finish_reason in ("error", "cancelled"):
+            raise TransportError(f"finish_{self.end.finish_reason}", "the server gave up on the stream")
+        return self.end
+
+    def _refused(self) -> TransportError:
+        status = self.http.status_code
+        body = bytes(self.http.body)
+        try:
+            text = orjson.loads(body)["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            text = body[:200].decode("utf-8", "replace")
+        return TransportError(KINDS.get(status, f"http_{status}"), str(text))

@@ -1,0 +1,104 @@
+"""Was the generator fit to measure, and did the server pass? Decided from figures alone.
+
+INVALID comes first: a run whose generator was the bottleneck says nothing about the server, good or bad.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loadtest.aggregate import Lane
+from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK
+from loadtest.slo import Slo
+
+# A stall of the generator's event loop, or a late send, adds itself to every latency. 20 ms is the smallest TTFT worth
+# measuring over a network; where TTFT is longer, 5 % of its median may be the generator's.
+LAG_FLOOR_S = 0.020
+LAG_SHARE_OF_TTFT = 0.05
+CPU_LIMIT = 0.90  # of one core: a Python process has no more, and queues before it gets there
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHealth:
+    """One generator process over the run. ``cpu`` is the share of one core; lags are p99 in seconds."""
+
+    worker: int
+    cpu: float
+    loop_lag_p99: float
+    messages: int
+    cpu_s: float = 0.0
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``state`` is pass, fail or invalid; ``reasons`` are whole sentences."""
+
+    state: str
+    reasons: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return {"pass": EXIT_OK, "fail": EXIT_LIMITS_MISSED, "invalid": EXIT_INVALID}[self.state]
+
+
+def judge(total: Lane, slo: Slo, workers: list[WorkerHealth], planned: int | None) -> Verdict:
+    """``planned`` is the number of measured arrivals of a schedule that ran to its end, else None."""
+    invalid = [*_counts(total, planned), *_generator(total, workers)]
+    if invalid:
+        return Verdict("invalid", tuple(invalid))
+    missed = list(_missed(total, slo))
+    return Verdict("fail" if missed else "pass", tuple(missed))
+
+
+def _counts(total: Lane, planned: int | None) -> list[str]:
+    c = total.counts
+    reasons = []
+    if not total.conserved:
+        reasons.append(
+            f"counts do not add up: {c['scheduled']} scheduled, {c['completed']} completed, {c['failed']} failed, "
+            f"{c['cancelled']} cancelled, {c['in_flight']} in flight"
+        )
+    if planned is not None and planned != c["scheduled"]:
+        reasons.append(f"{c['scheduled']} of {planned} planned requests were sent: a worker was lost or too slow")
+    if c["scheduled"] == 0:
+        reasons.append("no request was measured: raise the duration or the rate")
+    return reasons
+
+
+def _generator(total: Lane, workers: list[WorkerHealth]) -> list[str]:
+    reasons = [f"worker {w.worker} was lost, its figures are incomplete" for w in workers if not w.finished]
+    ttft = total.histograms["ttft"].percentile(50) or 0.0
+    bound = max(LAG_FLOOR_S, LAG_SHARE_OF_TTFT * ttft)
+    lag = total.histograms["lag"].percentile(99)
+    if lag is not None and lag > bound:
+        reasons.append(
+            f"schedule lag p99 {lag * 1e3:.1f} ms is over {bound * 1e3:.0f} ms: add workers or lower the rate"
+        )
+    for w in workers:
+        if w.cpu > CPU_LIMIT:
+            reasons.append(f"worker {w.worker} used {w.cpu:.0%} of a core (limit {CPU_LIMIT:.0%}): add workers")
+        if w.loop_lag_p99 > bound:
+            reasons.append(
+                f"worker {w.worker}'s event loop was late by {w.loop_lag_p99 * 1e3:.1f} ms at p99 "
+                f"(limit {bound * 1e3:.0f} ms): add workers, or give the generator its own machine"
+            )
+    return reasons
+
+
+def _missed(total: Lane, slo: Slo) -> list[str]:
+    c = total.counts
+    reasons = []
+    if c["failed"] > slo.errors * c["scheduled"]:
+        reasons.append(f"{c['failed']} of {c['scheduled']} requests failed (limit {slo.errors:.1%})")
+    # A request still in flight when the drain ended did not meet a latency limit; one that left on purpose has none.
+    judged = c["scheduled"] - c["cancelled"]
+    if slo.limits and judged and c["good"] < slo.good * judged:
+        reasons.append(f"{c['good'] / judged:.1%} of requests met all limits (wanted {slo.good:.1%})")
+    for (name, percent), limit in slo.percentiles.items():
+        metric = name if name in ("tpot", "itl") else f"{name}_sched"
+        value = total.histograms[metric].percentile(percent)
+        if value is None or value > limit:
+            shown = "not measured" if value is None else f"{value * 1e3:.1f} ms"
+            reasons.append(f"{name} p{percent:g} is {shown} (limit {limit * 1e3:g} ms)")
+    return reasons

@@ -1,0 +1,256 @@
+"""One generator process: sends its share of the plan, stamps every message, reports once a second.
+
+Open loop: a pacer starts one greenlet per arrival at its time, whatever the server does. Closed loop: Locust's users
+call ``converse``. Requests run in greenlets of their own in both, so that what is in flight when the run stops can be
+counted, never lost. Figures leave this process as deltas: histograms and counts, not samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import psutil
+
+from loadtest.aggregate import Lane
+from loadtest.arrivals import shard
+from loadtest.errors import TransportError
+from loadtest.histogram import Histogram
+from loadtest.plan import Plan
+from loadtest.record import Outcome, Record
+from loadtest.scenarios.base import Conversation, Request, request_number
+from loadtest.transports import open_transport
+from loadtest.transports.base import Transport
+
+REPORT_S = 1.0
+PROBE_S = 0.02
+PAUSE_AFTER_FAILURE_S = 0.5  # a closed-loop user must not hammer a dead server
+SETTLE_S = 2.0  # greenlets that were told to stop get this long
+
+Send = Callable[[dict[str, Any]], None]
+Fire = Callable[[Record, TransportError | None], None]
+
+
+class Worker:
+    def __init__(
+        self, plan: Plan, *, index: int, count: int, epoch: float, sse_model: str, send: Send, fire: Fire
+    ) -> None:
+        """``epoch`` is the run's second 0 as ``time.time()``; ``send`` takes a report, ``fire`` feeds Locust's table."""
+        self.plan, self.index, self.count = plan, index, count
+        self._send, self._fire = send, fire
+        self._epoch = time.monotonic() + epoch - time.time()
+        self._transports: dict[str, Transport] = {lane: open_transport(lane, plan, sse_model) for lane in plan.lanes}
+        self._lanes = {lane: Lane() for lane in plan.lanes}
+        self._running: dict[int, Record] = {}
+        self._greenlets: set[gevent.Greenlet] = set()
+        self._helpers: list[gevent.Greenlet] = []
+        self._done: list[Record] = []
+        self._conversations = itertools.count(index, count)
+        self._lag = Histogram()
+        self._messages = 0
+        self._process = psutil.Process()
+        self._cpu: tuple[float, float] = (0.0, 0.0)
+        self._stopped = False
+
+    def start(self) -> None:
+        jobs = [self._probe, self._report_forever, self._close_on_time]
+        jobs += [self._pace] if self.plan.process.is_open else []
+        self._helpers = [gevent.spawn(job) for job in jobs]
+
+    def now(self) -> float:
+        return time.monotonic() - self._epoch
+
+    # --- what is sent -------------------------------------------------------------------------------------------
+
+    def _pace(self) -> None:
+        scenario = self.plan.load
+        for t, group in itertools.groupby(
+            shard(self.plan.schedule(), self.index, self.count), key=lambda item: item[1]
+        ):
+            ready = [(number, request_number(scenario, number)) for number, _ in group]  # built before their time
+            gevent.sleep(max(0.0, t - self.now()))
+            for number, request in ready:
+                self._launch(number, request, t)
+
+    def converse(self, seed: int) -> None:
+        """One closed-loop user until the run ends: conversations, their turns in order, real answers as history."""
+        scenario, rng = self.plan.load, random.Random(f"{self.plan.seed}:user:{seed}")
+        self._sleep_until(0.0)
+        while self.now() < self.plan.end and not self._stopped:
+            number = next(self._conversations)
+            self._sleep_until(_next_period(self.now(), scenario.period_s))
+            if not self._talk(scenario.conversation(number), rng):
+                gevent.sleep(PAUSE_AFTER_FAILURE_S)
+
+    def _talk(self, conversation: Conversation, rng: random.Random) -> bool:
+        """False when a turn failed or the run ended: the rest of the conversation would make no sense."""
+        answers: list[str] = []
+        turns = self.plan.load.turns
+        for turn in range(turns):
+            if self.now() >= self.plan.end or self._stopped:
+                return True
+            request = conversation.request(turn, answers)
+            texts: list[str] = []
+            greenlet = self._launch(conversation.number * turns + turn, request, self.now(), texts)
+            greenlet.join()
+            if not texts:
+                return False
+            answers.extend(texts)
+            gevent.sleep(self.plan.load.think(rng))
+        return True
+
+    def _sleep_until(self, t: float) -> None:
+        gevent.sleep(max(0.0, t - self.now()))
+
+    # --- one request --------------------------------------------------------------------------------------------
+
+    def _launch(self, number: int, request: Request, t: float, answer: list[str] | None = None) -> gevent.Greenlet:
+        record = Record(
+            number, request.scenario, self._lane_of(request), self.plan.warmup <= t < self.plan.end, t,
+            conversation=request.conversation, turn=request.turn, worker=self.index,
+            requested_tokens=request.max_tokens,
+        )  # fmt: skip
+        self._lanes[record.transport].scheduled(record.measured)
+        self._running[number] = record
+        greenlet = gevent.spawn(self._run, number, record, request, answer)
+        self._greenlets.add(greenlet)
+        greenlet.rawlink(self._greenlets.discard)
+        return greenlet
+
+    def _lane_of(self, request: Request) -> str:
+        """Both transports get whole conversations, in an order that no number of workers lines up with."""
+        lanes = self.plan.lanes
+        return lanes[request.conversation.bit_count() % len(lanes)]
+
+    def _run(self, number: int, record: Record, request: Request, answer: list[str] | None) -> None:
+        record.t_send = self.now()
+        error: TransportError | None = None
+        try:
+            end = self._transports[record.transport].stream(request, self._listener(record, request))
+            record.prompt_tokens, record.cached_tokens = end.prompt_tokens, end.cached_tokens
+            record.completion_tokens, record.finish_reason = end.completion_tokens, end.finish_reason
+            outcome: Outcome = "cancelled" if end.left else "completed"
+            if record.t_first is None and not end.left:
+                raise TransportError("empty", "the stream ended without a token")
+            if answer is not None:
+                answer.append(end.text)
+        except TransportError as caught:
+            outcome, error = "failed", caught
+        except Exception as caught:  # noqa: BLE001  the outermost boundary of a stream: counted by kind, never lost
+            outcome, error = "failed", TransportError("protocol", f"{type(caught).__name__}: {caught}"[:300])
+        self._finish(number, record, outcome, error)
+
+    def _listener(self, record: Record, request: Request) -> Callable[[float, int], bool]:
+        """The hot path: once per message. Local names, because an attribute look-up costs as much as the arithmetic."""
+        epoch, lane_name, leave = self._epoch, record.transport, request.leave_after
+        start, end, measured, lanes = self.plan.warmup, self.plan.end, record.measured, self._lanes
+
+        def on_message(stamp: float, tokens: int) -> bool:
+            t = stamp - epoch
+            lane = lanes[lane_name]
+            lane.message(int(t), tokens - record.completion_tokens, start <= t < end)
+            if record.t_last is None:
+                record.t_first = t
+            else:
+                gap = t - record.t_last
+                if gap > record.longest_gap:
+                    record.longest_gap = gap
+                if measured:
+                    lane.histograms["itl"].record(gap)
+            record.t_last = t
+            record.completion_tokens = tokens
+            record.messages += 1
+            self._messages += 1
+            return leave is None or tokens < leave
+
+        return on_message
+
+    def _finish(self, number: int, record: Record, outcome: Outcome, error: TransportError | None) -> None:
+        if self._running.pop(number, None) is None:
+            return  # the run stopped first and counted it as in flight
+        record.outcome, record.t_end = outcome, self.now()
+        if error is not None:
+            record.error_kind, record.error = error.kind, error.message
+        self._account(record)
+        self._fire(record, error)
+
+    def _account(self, record: Record) -> None:
+        assert record.t_end is not None
+        in_window = self.plan.warmup <= record.t_end < self.plan.end
+        self._lanes[record.transport].finish(record, self.plan.limits, in_window)
+        self._done.append(record)
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def _close_on_time(self) -> None:
+        self._sleep_until(self.plan.end)
+        while self._running and self.now() < self.plan.end + self.plan.drain:
+            gevent.sleep(0.05)
+        self.stop()
+
+    def stop(self) -> None:
+        """Count what is in flight, send the last report, close the connections. Idempotent."""
+        if self._stopped:
+            return
+        self._stopped = True
+        current = gevent.getcurrent()
+        gevent.killall([g for g in self._helpers if g is not current], block=False)
+        for record in list(self._running.values()):
+            record.t_end = self.now()
+            self._account(record)
+        self._running.clear()
+        self._send(self._report(final=True))
+        for transport in self._transports.values():
+            transport.close()
+        gevent.killall(list(self._greenlets), timeout=SETTLE_S)
+
+    # --- figures ------------------------------------------------------------------------------------------------
+
+    def _probe(self) -> None:
+        """How late the event loop is: what it adds to every time stamp."""
+        self._sleep_until(0.0)
+        self._cpu = (self._cpu_seconds(), time.monotonic())
+        while True:
+            start = time.monotonic()
+            gevent.sleep(PROBE_S)
+            self._lag.record(max(0.0, time.monotonic() - start - PROBE_S))
+
+    def _cpu_seconds(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    def _report_forever(self) -> None:
+        while True:
+            gevent.sleep(REPORT_S)
+            self._send(self._report(final=False))
+
+    def _report(self, *, final: bool) -> dict[str, Any]:
+        """What happened since the last report, as plain data. Lanes are replaced: nothing is counted twice."""
+        lanes, records = dict(self._lanes), self._done
+        for name in self._lanes:
+            self._lanes[name] = Lane()
+        self._done = []
+        used = self._cpu_seconds() - self._cpu[0] if self._cpu[1] else 0.0
+        wall = time.monotonic() - self._cpu[1] if self._cpu[1] else 0.0
+        return {
+            "worker": self.index,
+            "final": final,
+            "now": self.now(),
+            "running": len(self._running),
+            "lanes": {name: lane.to_wire() for name, lane in lanes.items()},
+            "records": [record.to_wire() for record in records],
+            "health": {
+                "cpu": used / wall if wall else 0.0,
+                "cpu_s": used,
+                "loop_lag_p99": self._lag.percentile(99) or 0.0,
+                "messages": self._messages,
+            },
+        }
+
+
+def _next_period(now: float, period: float) -> float:
+    return now if not period else (int(now / period) + 1) * period
