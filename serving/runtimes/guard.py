@@ -1,8 +1,9 @@
 """Ends an engine's child processes when the process that owns them is gone.
 
-Triton SIGKILLs an unhealthy Python stub and a stub whose server died leaves with ``exit(1)``: neither runs ``finalize`` or
-``atexit``, and an orphaned engine keeps the GPU. So a small helper process holds a pipe from the owner; when the pipe
-closes, for whatever reason, it ends the given processes. It holds them by pidfd, so a reused pid is never hit.
+Triton SIGKILLs an unhealthy Python stub and a stub whose server died leaves with ``exit(1)``: neither runs
+``finalize`` or ``atexit``, and an orphaned engine keeps the GPU. So a small helper process holds a pipe from the owner;
+when the pipe closes, for whatever reason, it ends the given processes. It holds them by pidfd, so a reused pid is never
+hit.
 
 ``python guard.py PID...`` with the pipe as stdin. Standard library only: it is started by path, not imported.
 """

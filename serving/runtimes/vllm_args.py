@@ -51,7 +51,7 @@ def engine_args(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
 
 
 def quantization(engine: EngineInfo) -> str | None:
-    """``fp8`` quantizes a BF16 checkpoint while it loads; a quantized checkpoint (ModelOpt, compressed-tensors) says itself."""
+    """``fp8`` quantizes a BF16 checkpoint on load; a quantized one (ModelOpt, compressed-tensors) says so itself."""
     config = _config(engine.path)
     if engine.precision == "fp8" and "quantization_config" not in config:
         return "fp8"
@@ -91,8 +91,8 @@ def lora_rank(adapter: Path) -> int:
 def sampling_args(sampling: Sampling, end_ids: tuple[int, ...]) -> dict[str, Any]:
     """Keyword arguments of ``SamplingParams`` (``structured_outputs`` and bad words are added by the caller).
 
-    ``ignore_eos`` is always true: which ids end the stream is our decision and is in ``stop_token_ids``. A grammar that is
-    complete allows nothing but an end id, so a guided stream always has them.
+    ``ignore_eos`` is always true: which ids end the stream is our decision and is in ``stop_token_ids``. A grammar that
+    is complete allows nothing but an end id, so a guided stream always has them.
     """
     return {
         "max_tokens": sampling.max_tokens,
@@ -115,12 +115,13 @@ def sampling_args(sampling: Sampling, end_ids: tuple[int, ...]) -> dict[str, Any
 
 def guide_args(guide: Guide) -> dict[str, Any]:
     """Keyword arguments of ``StructuredOutputsParams``."""
-    return {
+    args: dict[str, dict[str, Any]] = {
         "json": {"json_object": True},
         "json_schema": {"json": guide.guide},
         "regex": {"regex": guide.guide},
         "ebnf_grammar": {"grammar": guide.guide},
-    }[guide.type]
+    }
+    return args[guide.type]
 
 
 def end_ids(path: Path) -> tuple[int, ...]:
