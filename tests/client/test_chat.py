@@ -53,6 +53,7 @@ class Terminal:
         os.write(self._fd, text.encode())
 
     def interrupt(self) -> None:
+        self.seen = ""
         self.process.send_signal(signal.SIGINT)
 
     def wait(self) -> int:
@@ -124,6 +125,7 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(fake: FakeTriton) -> None:
     terminal.expect("> ")
     terminal.interrupt()
     terminal.expect("Ctrl-D leaves")
+    terminal.expect("> ")
     terminal.type("\x04")
     assert terminal.wait() == 0
 
