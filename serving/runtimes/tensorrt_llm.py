@@ -6,7 +6,6 @@ Not run on a GPU by us: the tests drive it against a stand-in whose signatures c
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 from serving.engine_dir import EngineInfo
 from serving.errors import EngineDirectoryError
@@ -14,6 +13,7 @@ from serving.runtimes import tensorrt_llm_args, tensorrt_llm_env
 from serving.runtimes.base import OnDeath, OnStep, RuntimeOptions
 from serving.runtimes.tensorrt_llm_args import Surface
 from serving.runtimes.tensorrt_llm_core import Loaded, TensorRtLlm
+from serving.runtimes.tensorrt_llm_env import Package
 
 
 def create(
@@ -23,14 +23,14 @@ def create(
     log probabilities, which crash together with cancelled streams (TensorRT-LLM #10810)."""
     tensorrt_llm_env.prepare()
     backend = engine.runtime.backend or "engine"
-    package, llm_class = tensorrt_llm_env.load(backend)
-    surface = read_surface(package, llm_class, backend)
+    package = tensorrt_llm_env.load(backend)
+    surface = read_surface(package, backend)
     if backend == "engine":
         _require_version(engine, surface.version)
     arguments = tensorrt_llm_args.llm_arguments(package, engine, options, surface, gather_logits)
     before = _children()
     try:
-        llm = llm_class(**arguments)
+        llm = package.llm_class(**arguments)
     except (RuntimeError, ValueError, AssertionError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EngineDirectoryError(f"engine: TensorRT-LLM cannot load {engine.path} ({first})") from error
@@ -46,13 +46,12 @@ def _children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
-def read_surface(package: Any, llm_class: Any, backend: str) -> Surface:
+def read_surface(package: Package, backend: str) -> Surface:
     """The names that this installation declares."""
-    arguments = package.llmapi.llm_args
-    fields = (arguments.TrtLlmArgs if backend == "engine" else arguments.TorchLlmArgs).model_fields
-    generate = inspect.signature(llm_class.generate_async).parameters
-    scheduler = package.llmapi.SchedulerConfig.model_fields
-    return Surface(str(package.__version__), frozenset(fields), frozenset(scheduler), frozenset(generate))
+    arguments = package.llm_args.TrtLlmArgs if backend == "engine" else package.llm_args.TorchLlmArgs
+    generate = inspect.signature(package.llm_class.generate_async).parameters
+    scheduler = package.llm_args.SchedulerConfig.model_fields
+    return Surface(package.version, frozenset(arguments.model_fields), frozenset(scheduler), frozenset(generate))
 
 
 def _require_version(engine: EngineInfo, installed: str) -> None:

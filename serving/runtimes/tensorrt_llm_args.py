@@ -15,6 +15,7 @@ from typing import Any
 from serving.engine_dir import EngineInfo
 from serving.errors import EngineDirectoryError
 from serving.runtimes.base import RuntimeOptions
+from serving.runtimes.tensorrt_llm_env import Package
 
 REMOVED_IN_14 = frozenset({"sampler_type"})
 PENALTIES = frozenset({"min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "bad_words"})
@@ -89,21 +90,21 @@ def capabilities(backend: str, surface: Surface, gather_logits: bool) -> frozens
 
 
 def llm_arguments(
-    package: Any, engine: EngineInfo, options: RuntimeOptions, surface: Surface, gather_logits: bool
+    package: Package, engine: EngineInfo, options: RuntimeOptions, surface: Surface, gather_logits: bool
 ) -> dict[str, Any]:
     """Keywords for the LLM class of the engine's backend."""
     parallel = engine.gpu.tensor_parallel if engine.gpu else 1
     arguments = {
         "tensor_parallel_size": parallel,
         "trust_remote_code": False,
-        "kv_cache_config": package.llmapi.KvCacheConfig(**kv_arguments(engine, options)),
+        "kv_cache_config": package.llm_args.KvCacheConfig(**kv_arguments(engine, options)),
         "enable_chunked_prefill": engine.kv_dtype != "int8",  # INT8 KV turns paged context FMHA off
         **(_engine(engine, options) if engine.runtime.backend == "engine" else _pytorch(package, engine, options)),
     }
     if gather_logits and engine.runtime.backend == "engine":
         arguments["gather_generation_logits"] = True
     if surface.has_priority:
-        arguments["scheduler_config"] = package.llmapi.SchedulerConfig(waiting_queue_policy="priority")
+        arguments["scheduler_config"] = package.llm_args.SchedulerConfig(waiting_queue_policy="priority")
     if capabilities(engine.runtime.backend, surface, gather_logits) & GUIDES:  # a guide needs the tokenizer
         arguments |= {"tokenizer": str(engine.path), "guided_decoding_backend": "xgrammar"}
     else:
@@ -133,14 +134,14 @@ def _engine(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
     }
 
 
-def _pytorch(package: Any, engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
+def _pytorch(package: Package, engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
     batch = min(options.max_streams, engine.limits.max_batch_size)
     return {
         "model": str(engine.path / "checkpoint"),
         "max_batch_size": batch,
         "max_num_tokens": engine.limits.max_num_tokens,
         "max_seq_len": engine.limits.max_seq_len,
-        "cuda_graph_config": package.llmapi.CudaGraphConfig(max_batch_size=batch, enable_padding=True),
+        "cuda_graph_config": package.llm_args.CudaGraphConfig(max_batch_size=batch, enable_padding=True),
         "enable_iter_perf_stats": True,
         "sampler_type": "TRTLLMSampler",
     }

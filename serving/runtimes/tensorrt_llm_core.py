@@ -21,6 +21,7 @@ from serving.errors import EngineDead
 from serving.runtimes import guard, tensorrt_llm_args, tensorrt_llm_params
 from serving.runtimes.base import OnDeath, OnStep, RuntimeLimits, RuntimeStats
 from serving.runtimes.tensorrt_llm_args import Surface
+from serving.runtimes.tensorrt_llm_env import Package
 from serving.runtimes.tensorrt_llm_stream import StreamReader
 from serving.types import EngineRequest, StreamDelta
 
@@ -35,7 +36,7 @@ STATS_S = 1.0
 class Loaded:
     """The package, its LLM, and what ``create`` learnt of them. ``children``: processes that loading has started."""
 
-    package: Any
+    package: Package
     llm: Any
     surface: Surface
     capabilities: frozenset[str]
@@ -62,7 +63,6 @@ class TensorRtLlm:
         self._llm = loaded.llm
         self._limits = _limits(engine, loaded.max_streams)
         self._eos = tensorrt_llm_args.end_ids(engine.path)[0]
-        self._request_error: type[Exception] = loaded.package.executor.utils.RequestError
         self._live: dict[int, Live] = {}
         self._pending: list[StreamDelta] = []
         self._flushing = False
@@ -144,9 +144,13 @@ class TensorRtLlm:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        monitor = self._loop.create_task(self._monitor())
+        self._loop.create_task(self._monitor())
         self._loop.run_forever()
-        monitor.cancel()
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.close()
 
     def _start(self, request: EngineRequest) -> None:
         if not self._live:
@@ -183,7 +187,7 @@ class TensorRtLlm:
                 if item.finished:
                     return
             raise RuntimeError("the result ended without a last item")
-        except (self._request_error, ValueError, TypeError) as error:  # this request only
+        except (self._loaded.package.request_error, ValueError, TypeError) as error:  # this request only
             self._finish(stream, _failed(stream, f"{type(error).__name__}: {error}"))
         except Exception as error:  # noqa: BLE001 - anything else means that TensorRT-LLM has shut itself down
             self._die(f"TensorRT-LLM failed ({type(error).__name__}: {error})")
@@ -192,7 +196,9 @@ class TensorRtLlm:
         """Needs the running loop. Keywords only: positions differ between versions."""
         arguments: dict[str, Any] = {
             "inputs": [int(token) for token in request.input_ids],
-            "sampling_params": tensorrt_llm_params.build(self._loaded.package, request.sampling, self._eos),
+            "sampling_params": tensorrt_llm_params.build(
+                self._loaded.package.sampling_params, request.sampling, self._eos
+            ),
             "streaming": True,
         }
         if self._loaded.surface.has_priority:

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,24 +63,42 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> None:
     multiprocessing.set_start_method("spawn", force=True)  # CUDA does not survive a fork
 
 
-def load(backend: str) -> tuple[Any, Any]:
-    """``(tensorrt_llm, LLM class)`` for ``backend``. Call ``prepare`` first.
+@dataclass(frozen=True, slots=True)
+class Package:
+    """The parts of TensorRT-LLM used here, each from the module that defines it."""
+
+    version: str
+    llm_class: Any
+    llm_args: Any  # module: TorchLlmArgs, TrtLlmArgs, KvCacheConfig, SchedulerConfig, CudaGraphConfig
+    sampling_params: Any  # module: SamplingParams, GuidedDecodingParams
+    request_error: type[Exception]  # this request only; everything else is the executor's end
+
+
+def load(backend: str) -> Package:
+    """Import TensorRT-LLM for ``backend``. Call ``prepare`` first.
 
     An engine directory needs ``_tensorrt_engine.LLM``: ``tensorrt_llm.LLM(backend="tensorrt")`` asserts on one.
     """
     try:
-        package: Any = importlib.import_module("tensorrt_llm")
+        root: Any = importlib.import_module("tensorrt_llm")
+        llm_args = importlib.import_module("tensorrt_llm.llmapi.llm_args")
+        sampling_params = importlib.import_module("tensorrt_llm.sampling_params")
+        request_error = importlib.import_module("tensorrt_llm.executor.utils").RequestError
     except ImportError as error:
         raise EngineDirectoryError(
             f"engine: TensorRT-LLM is not installed here ({error}): use `make serve` on a Docker host, or serve inside "
             f"the container"
         ) from error
-    if backend != "engine":
-        return package, package.LLM
+    version = str(root.__version__)
+    llm_class = _engine_class(version) if backend == "engine" else root.LLM
+    return Package(version, llm_class, llm_args, sampling_params, request_error)
+
+
+def _engine_class(version: str) -> Any:
     try:
-        return package, importlib.import_module("tensorrt_llm._tensorrt_engine").LLM
+        return importlib.import_module("tensorrt_llm._tensorrt_engine").LLM
     except ImportError as error:
         raise EngineDirectoryError(
-            f"engine: TensorRT-LLM {package.__version__} no longer loads engines: use the container pinned in "
-            f"versions.toml, or rebuild with BACKEND=pytorch"
+            f"engine: TensorRT-LLM {version} no longer loads engines: use the container pinned in versions.toml, or "
+            f"rebuild with BACKEND=pytorch"
         ) from error

@@ -62,15 +62,15 @@ def guide_arguments(guide: Guide) -> dict[str, Any]:
     return {{"json_schema": "json", "regex": "regex", "ebnf_grammar": "grammar"}[guide.type]: guide.guide}
 
 
-def build(package: Any, sampling: Sampling, eos: int) -> Any:
-    """A ``SamplingParams``. Raises ``ValueError`` for what TensorRT-LLM refuses at once."""
+def build(module: Any, sampling: Sampling, eos: int) -> Any:
+    """A ``SamplingParams`` of the module ``tensorrt_llm.sampling_params``; its own checks raise ``ValueError``."""
     extra = {}
     if sampling.guide:
-        extra["guided_decoding"] = package.llmapi.GuidedDecodingParams(**guide_arguments(sampling.guide))
+        extra["guided_decoding"] = module.GuidedDecodingParams(**guide_arguments(sampling.guide))
     longer = [list(word) for word in sampling.bad_words if len(word) > 1]
     if longer:
         extra["bad"] = [UNUSED] * len(longer)
-    params = package.SamplingParams(**arguments(sampling, eos), **extra)
+    params = module.SamplingParams(**arguments(sampling, eos), **extra)
     if longer:
         params._bad_word_ids = longer
     return params

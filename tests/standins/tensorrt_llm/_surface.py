@@ -1,0 +1,42 @@
+"""The published surface as Python values."""
+
+import inspect
+import json
+import os
+from pathlib import Path
+
+VERSION = os.environ.get("STANDIN_TRTLLM_VERSION", "1.2.1")
+DATA = json.loads((Path(__file__).parents[2] / "data" / "tensorrt_llm_surface.json").read_text(encoding="utf-8"))
+SURFACE = DATA[f"tensorrt_llm=={VERSION}"]
+
+
+def section(name):
+    """1.4's file lists only what changed for some classes: the rest is 1.2.1's."""
+    return SURFACE[name] if name in SURFACE else DATA["tensorrt_llm==1.2.1"][name]
+
+
+def default(text):
+    """``"None -> generated"`` → None, ``"8192"`` → 8192, ``"'auto'"`` → 'auto'; classes become None."""
+    value = text.split(" -> ")[0]
+    literals = {"None": None, "True": True, "False": False, "{}": {}, "[]": []}
+    if value in literals:
+        return literals[value]
+    try:
+        return json.loads(value.replace("'", '"'))
+    except ValueError:
+        return None
+
+
+def signature(name):
+    """An ``inspect.Signature`` with ``self`` from the section ``name``."""
+    kinds = inspect.Parameter
+    found = [kinds("self", kinds.POSITIONAL_OR_KEYWORD)]
+    for field, info in section(name).items():
+        if field == "**kwargs":
+            found.append(kinds("kwargs", kinds.VAR_KEYWORD))
+        else:
+            value = kinds.empty if info["default"] == "required" else default(info["default"])
+            found.append(kinds(field, kinds.POSITIONAL_OR_KEYWORD, default=value))
+    required = [p for p in found if p.default is kinds.empty and p.kind != kinds.VAR_KEYWORD]
+    optional = [p for p in found if p.default is not kinds.empty]
+    return inspect.Signature([*required, *optional, *(p for p in found if p.kind == kinds.VAR_KEYWORD)])

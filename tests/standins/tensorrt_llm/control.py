@@ -1,0 +1,21 @@
+"""What a test makes the stand-in do. ``reset()`` before each test."""
+
+STEP_S = 0.002
+
+
+def reset():
+    global script, errors, die_at, silent, queue_limit, hang_on_abort, requests, shutdowns, llms, healthy, unhonoured
+    script = {}  # prompt (tuple) -> tokens it answers, the end token included
+    errors = {}  # prompt -> (after how many tokens, message): RequestError
+    die_at = {}  # prompt -> after how many tokens the executor dies
+    silent = False  # the executor is a zombie: nothing ever comes
+    queue_limit = None  # waiting requests before "Maximum queue size" is answered
+    hang_on_abort = False  # abort() is sent and nothing follows
+    requests = []  # keywords of every generate_async
+    shutdowns = 0
+    llms = []  # every LLM that was made
+    healthy = True
+    unhonoured = []  # what the default TorchSampler of 1.2.1 would have ignored in silence
+
+
+reset()
