@@ -58,7 +58,7 @@ class Lane:
         for name, value in other.counts.items():
             self.counts[name] += value
         for mine, theirs in ((self.errors, other.errors), (self.per_second, other.per_second)):
-            _add(mine, theirs)  # type: ignore[arg-type]
+            _add(mine, theirs)
         for name, histogram in other.histograms.items():
             self.histograms[name].merge(histogram)
 

@@ -67,7 +67,7 @@ class Controller:
         runner = environment.runner
         workers = [c.id for c in runner.clients.ready] if isinstance(runner, MasterRunner) else [None]
         epoch = time.time() + LEAD_S
-        self.run = Run(self._plan, self._target.facts, epoch, {i: None for i in range(len(workers))})
+        self.run = Run(self._plan, self._target.facts, epoch, dict.fromkeys(range(len(workers))))
         self._running, self._finished = {}, Event()
         for index, client in enumerate(workers):
             order = {

@@ -1,4 +1,4 @@
-"""Token-length distributions, written as text: ``128``, ``uniform(64,256)``, ``normal(300,80)``, ``lognormal(200,0.6)``.
+"""Token lengths as text: ``128``, ``uniform(64,256)``, ``normal(300,80)``, ``lognormal(200,0.6)``.
 
 ``lognormal(median,sigma)`` is given by its median because that is the figure people know about their prompts; the
 ``sigma`` is that of the logarithm. Samples are whole tokens, never below 1.

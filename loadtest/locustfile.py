@@ -1,8 +1,6 @@
 """What Locust loads: the user class, the options, and the events that start and end a run.
 
-    locust -f loadtest/locustfile.py --headless --scenario chat --rate 5 --processes 2
-
-gRPC must be told about gevent after Locust has patched the standard library and before the first channel.
+locust -f loadtest/locustfile.py --headless --scenario chat --rate 5 --processes 2
 """
 
 from __future__ import annotations
@@ -15,8 +13,6 @@ from typing import Any
 from locust import User, constant, events, task
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
-import grpc.experimental.gevent as grpc_gevent
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # plain `locust -f` does not know the package
 
 from loadtest.controller import Controller
@@ -25,26 +21,25 @@ from loadtest.options import add_options
 from loadtest.session import WorkerSession
 from loadtest.webui import add_streaming_tab
 
-grpc_gevent.init_gevent()
 session = WorkerSession()
 
 
-class StreamingUser(User):
+class StreamingUser(User):  # type: ignore[misc]
     """A closed-loop user. In an open loop the schedule sends the requests and this user only keeps Locust running."""
 
     wait_time = constant(0)
 
-    @task
+    @task  # type: ignore[untyped-decorator]
     def converse(self) -> None:
         session.converse()
 
 
-@events.init_command_line_parser.add_listener
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _options(parser: Any) -> None:
     add_options(parser, locust=True)
 
 
-@events.init.add_listener
+@events.init.add_listener  # type: ignore[untyped-decorator]
 def _init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
     if isinstance(runner, WorkerRunner):
         session.attach(environment)

@@ -9,13 +9,11 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc import service_pb2_grpc
 
-from loadtest.errors import LoadtestError
+from loadtest.errors import LoadtestError, TransportError
 from loadtest.plan import Plan
-from loadtest.transports.grpc_stream import channel
+from loadtest.transports.grpc_stream import Target as GrpcTarget
 
 TIMEOUT_S = 5.0
 START = "is it running? start it with `make serve`, or set HOST"
@@ -38,21 +36,21 @@ def check_target(plan: Plan) -> Target:
 
 
 def _check_grpc(plan: Plan, target: Target) -> None:
-    where = f"{plan.host.removeprefix('https://')}:{plan.grpc_port}"
-    connection = channel(where, plan.host.startswith("https://"))
-    stub = service_pb2_grpc.GRPCInferenceServiceStub(connection)
+    host = plan.host.removeprefix("https://")
+    server = GrpcTarget(host, plan.grpc_port, secure=plan.host.startswith("https://"))
+    where = f"{host}:{plan.grpc_port}"
     try:
-        ready = stub.ModelReady(pb.ModelReadyRequest(name=plan.model), timeout=TIMEOUT_S, wait_for_ready=False)
-        server = stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=TIMEOUT_S)
-    except grpc.RpcError as error:
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            raise LoadtestError(f"host: no Triton gRPC server answers at {where}: {START}") from None
-        raise LoadtestError(f"host: {where} answered {error.code().name}: {error.details()}") from None
+        ready = server.call("ModelReady", pb.ModelReadyRequest(name=plan.model), pb.ModelReadyResponse, TIMEOUT_S)
+        facts = server.call("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse, TIMEOUT_S)
+    except TransportError as error:
+        if error.kind in ("connect", "timeout", "cut_short"):
+            raise LoadtestError(f"host: no Triton gRPC server answers at {where} ({error}): {START}") from None
+        raise LoadtestError(f"host: {where} answered {error}") from None
     finally:
-        connection.close()
+        server.close()
     if not ready.ready:
-        raise LoadtestError(f"model: {plan.model!r} is not ready at {where}: wait for the server, or set MODEL")
-    target.facts["triton"] = {"server": server.name, "version": server.version, "model": plan.model}
+        raise LoadtestError(f"model: {plan.model!r} is not ready at {where}: wait for the server, or give --model")
+    target.facts["triton"] = {"server": facts.name, "version": facts.version, "model": plan.model}
 
 
 def _check_sse(plan: Plan, target: Target) -> None:

@@ -164,11 +164,13 @@ def _charts(steps: list[Step]) -> list[Chart]:
 
     met = max((s.rate for s in steps if s.met), default=None)
     mark = [("x", met, "limits met up to here")] if met is not None else []
-    ideal = Series("offered", [(s.rate, s.rate) for s in steps], dashed=True)
-    rate = "requests per second"
+    x, three = "requests per second", ("p50", "p95", "p99")
+    goodput = [total("goodput_per_s", "goodput"), total("requests_per_s", "completed")]
+    goodput.append(Series("offered", [(s.rate, s.rate) for s in steps], dashed=True))
+    ttft, tpot = ([latency(metric, q) for q in three] for metric in ("ttft_sched", "tpot"))
     return [
-        Chart("TTFT against rate", rate, "ms (log)", [latency("ttft_sched", q) for q in ("p50", "p95", "p99")], log_y=True, lines=mark),
-        Chart("TPOT against rate", rate, "ms", [latency("tpot", q) for q in ("p50", "p95", "p99")], lines=mark),
-        Chart("Goodput and throughput", rate, "requests/s", [total("goodput_per_s", "goodput"), total("requests_per_s", "completed"), ideal], lines=mark),
-        Chart("Output tokens per second", rate, "tokens/s", [total("tokens_per_s", "tokens/s")], lines=mark),
-    ]  # fmt: skip
+        Chart("TTFT against rate", x, "ms (log)", ttft, log_y=True, lines=mark),
+        Chart("TPOT against rate", x, "ms", tpot, lines=mark),
+        Chart("Goodput and throughput", x, "requests/s", goodput, lines=mark),
+        Chart("Output tokens per second", x, "tokens/s", [total("tokens_per_s", "tokens/s")], lines=mark),
+    ]

@@ -39,7 +39,7 @@ class Worker:
     def __init__(
         self, plan: Plan, *, index: int, count: int, epoch: float, sse_model: str, send: Send, fire: Fire
     ) -> None:
-        """``epoch`` is the run's second 0 as ``time.time()``; ``send`` takes a report, ``fire`` feeds Locust's table."""
+        """``epoch`` is the run's second 0 as ``time.time()``; ``send`` takes a report, ``fire`` feeds Locust."""
         self.plan, self.index, self.count = plan, index, count
         self._send, self._fire = send, fire
         self._epoch = time.monotonic() + epoch - time.time()

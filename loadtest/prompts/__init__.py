@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from loadtest.errors import LoadtestError
 
@@ -53,4 +54,5 @@ def corpus(language: str, rng: random.Random) -> Corpus:
 @cache
 def _load(language: str) -> Corpus:
     data = json.loads((Path(__file__).parent / f"{language}.json").read_text(encoding="utf-8"))
-    return Corpus(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return Corpus(**lists)

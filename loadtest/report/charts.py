@@ -17,7 +17,7 @@ DOTS = 1500
 def charts_of(run: Run) -> list[Chart]:
     return [
         _cdf("Time to first token", run, ("ttft_sched", "ttft")),
-        _cdf("Gaps between messages (ITL) and time per token (TPOT)", run, ("itl", "tpot")),
+        _cdf("ITL and TPOT", run, ("itl", "tpot")),
         _cdf("End to end", run, ("e2e_sched", "e2e")),
         _ttft_over_time(run),
         _tokens(run),
@@ -34,7 +34,7 @@ def _cdf(title: str, run: Run, metrics: Sequence[str]) -> Chart:
         for metric in metrics
         if lanes.histograms[metric].count
     ]
-    return Chart(f"{title}: share of requests at or below", "ms (log)", "share", series, log_x=True, y_max=1.0)
+    return Chart(f"{title}: share at or below", "ms (log)", "share", series, log_x=True, y_max=1.0)
 
 
 def _label(run: Run, lane: str, metric: str) -> str:

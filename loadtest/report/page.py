@@ -10,16 +10,25 @@ from loadtest.console import NAMES, milliseconds
 from loadtest.record import FORMULAS
 from loadtest.report.svg import Chart, render
 
+RATES = {
+    "requests_per_s": "requests per s",
+    "tokens_per_s": "tokens per s",
+    "goodput_per_s": "goodput per s",
+    "tokens_per_message": "tokens per message",
+}
 COLUMNS = ("mean", "p50", "p75", "p90", "p95", "p99", "p99.9", "max")
 STYLE = """
 :root{color-scheme:light dark;--fg:#1a202c;--bg:#fff;--soft:#718096;--line:#e2e8f0}
 @media(prefers-color-scheme:dark){:root{--fg:#e2e8f0;--bg:#171923;--soft:#a0aec0;--line:#2d3748}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:1180px;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);
+ max-width:1180px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(480px,1fr));gap:1rem}
-svg{width:100%;height:auto}svg text{fill:var(--fg);font:11px system-ui,sans-serif}svg .title{font-weight:600;font-size:12.5px}
+svg{width:100%;height:auto}svg text{fill:var(--fg);font:11px system-ui,sans-serif}
+svg .title{font-weight:600;font-size:12.5px}
 svg .tick{fill:var(--soft)}svg .grid{stroke:var(--line)}svg .mark{stroke:var(--soft);stroke-dasharray:3 3}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.25rem .7rem;border-bottom:1px solid var(--line)}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.25rem .7rem;border-bottom:1px solid var(--line)}
 th{text-align:left;font-weight:600}td.n,th.n{text-align:right}.wide{overflow-x:auto}
 .verdict{display:inline-block;padding:.3rem .8rem;border-radius:6px;font-weight:700;color:#fff}
 .pass{background:#2f855a}.fail{background:#c05621}.invalid{background:#c53030}
@@ -42,11 +51,12 @@ def charts(items: Sequence[Chart]) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """The first column is text, the others are numbers."""
     top = "".join(f"<th{' class=n' if k else ''}>{escape(str(name))}</th>" for k, name in enumerate(head))
-    body = "".join(
-        f"<tr>{''.join(f'<td{chr(32)}class=n>{escape(str(v))}</td>' if k else f'<td>{escape(str(v))}</td>' for k, v in enumerate(row))}</tr>"
-        for row in rows
-    )
+    body = "".join(f"<tr>{''.join(_cell(value, k > 0) for k, value in enumerate(row))}</tr>" for row in rows)
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _cell(value: object, number: bool) -> str:
+    return f"<td class=n>{escape(str(value))}</td>" if number else f"<td>{escape(str(value))}</td>"
 
 
 def verdict(summary: dict[str, Any]) -> str:
@@ -77,9 +87,11 @@ def _latency(summary: dict[str, Any]) -> str:
     rows = []
     for lane, figures in summary["lanes"].items():
         prefix = f"{lane} " if len(summary["lanes"]) > 1 else ""
-        for metric, row in figures["latency"].items():
-            if row["count"]:
-                rows.append([prefix + NAMES[metric], row["count"], *(milliseconds(row[c]) for c in COLUMNS)])
+        rows += [
+            [prefix + NAMES[metric], row["count"], *(milliseconds(row[c]) for c in COLUMNS)]
+            for metric, row in figures["latency"].items()
+            if row["count"]
+        ]
     return table(["", "count", *COLUMNS], rows)
 
 
@@ -88,8 +100,7 @@ def _counts(summary: dict[str, Any]) -> str:
     names = ("scheduled", "completed", "failed", "cancelled", "in_flight", "warmup", "prompt_tokens",
              "cached_tokens", "completion_tokens", "length_mismatches")  # fmt: skip
     rows: list[list[Any]] = [[n.replace("_", " "), *(f["counts"][n] for f in lanes.values())] for n in names]
-    for name in ("requests_per_s", "tokens_per_s", "goodput_per_s", "tokens_per_message"):
-        rows.append([name.replace("_per_s", " per s").replace("_", " "), *(_short(f[name]) for f in lanes.values())])
+    rows += [[label, *(_short(f[name]) for f in lanes.values())] for name, label in RATES.items()]
     kinds = sorted({kind for f in lanes.values() for kind in f["errors"]})
     rows += [[f"failed: {kind}", *(f["errors"].get(kind, 0) for f in lanes.values())] for kind in kinds]
     limits = summary["plan"]["slo"] or "none given"
@@ -119,7 +130,9 @@ def _formulas(summary: dict[str, Any]) -> str:
     note = ""
     per_message = summary["total"]["tokens_per_message"]
     if per_message and per_message > 1.05:
-        note = f"<p>A message carried {per_message:.2f} tokens on average, so a gap (ITL) is not the time of one token; TPOT is.</p>"
+        note = (
+            f"<p>A message carried {per_message:.2f} tokens on average: ITL is not the time of one token, TPOT is.</p>"
+        )
     return f"<table>{body}</table>{note}"
 
 

@@ -78,6 +78,8 @@ def render(chart: Chart) -> str:
 
 def _axis(values: list[float], log: bool, start: float, stop: float, forced: float | None) -> Axis:
     low, high = min(values), max(values)
+    if log and low > 0 and high < 3 * low:  # too narrow for a log scale to have ticks
+        return Axis(low - 0.1 * (high - low), high + 0.1 * (high - low), False, start, stop)
     if log:
         low, high = max(low, 1e-6), max(high, 1e-6)
         return Axis(low * 0.9, high * 1.1, True, start, stop)
@@ -102,7 +104,7 @@ def _draw(series: Series, colour: str, x: Axis, y: Axis) -> str:
 
 
 def _grid(x: Axis, y: Axis) -> list[str]:
-    parts = []
+    parts, below = [], HEIGHT - BOTTOM + 14
     for value in y.ticks():
         at = y.pixel(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
@@ -110,9 +112,7 @@ def _grid(x: Axis, y: Axis) -> list[str]:
     for value in x.ticks():
         at = x.pixel(value)
         parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        parts.append(
-            f'<text class="tick" x="{at:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{_number(value)}</text>'
-        )
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{below}" text-anchor="middle">{_number(value)}</text>')
     return parts
 
 
@@ -136,7 +136,8 @@ def _labels(chart: Chart) -> list[str]:
         f'<text class="title" x="{LEFT}" y="15">{escape(chart.title)}</text>',
         f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - BOTTOM + 28}" text-anchor="middle">'
         f"{escape(chart.x)}</text>",
-        f'<text class="tick" transform="translate(13,{middle}) rotate(-90)" text-anchor="middle">{escape(chart.y)}</text>',
+        f'<text class="tick" transform="translate(13,{middle}) rotate(-90)" text-anchor="middle">'
+        f"{escape(chart.y)}</text>",
     ]
 
 

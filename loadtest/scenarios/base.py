@@ -1,4 +1,4 @@
-"""What a scenario is: a numbered, endless list of conversations, the same for the same seed on any number of workers."""
+"""A scenario is a numbered, endless list of conversations: the same for one seed on any number of workers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Protocol
 
 from loadtest.lengths import Length
 
-Message = dict[str, str]  # {"role": "user", "content": "…"}, as OpenAI's chat API has it
+Message = dict[str, str]  # {"role": "user", "content": "…"}, as in OpenAI's chat API
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One stream to open. ``max_tokens`` is what the scenario wants back; ``leave_after`` tokens the user walks away."""
+    """One stream to open. ``max_tokens`` is the wanted length; after ``leave_after`` tokens the user walks away."""
 
     messages: tuple[Message, ...]
     max_tokens: int

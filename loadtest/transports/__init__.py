@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from loadtest.plan import Plan
 from loadtest.transports.base import Transport
+from loadtest.transports.grpc_stream import GrpcTransport, Target
+from loadtest.transports.sse import SseTransport
 
 
 def open_transport(lane: str, plan: Plan, sse_model: str) -> Transport:
@@ -11,10 +13,6 @@ def open_transport(lane: str, plan: Plan, sse_model: str) -> Transport:
     secure, host = plan.host.startswith("https://"), plan.host.removeprefix("https://")
     ignore_eos = not plan.respect_eos
     if lane == "grpc":
-        from loadtest.transports.grpc_stream import GrpcTransport
-
-        target = f"{host}:{plan.grpc_port}"
-        return GrpcTransport(target, plan.model, secure=secure, timeout=plan.timeout, ignore_eos=ignore_eos)
-    from loadtest.transports.sse import SseTransport
-
+        target = Target(host, plan.grpc_port, secure=secure)
+        return GrpcTransport(target, plan.model, timeout=plan.timeout, ignore_eos=ignore_eos)
     return SseTransport(host, plan.gateway_port, sse_model, secure=secure, timeout=plan.timeout, ignore_eos=ignore_eos)

@@ -1,98 +1,157 @@
-"""KServe v2 ``ModelStreamInfer`` with the raw stubs, one call per request.
-
-``init_gevent`` must have run before this module makes a channel (the locustfile does it), and a channel must be made
-after Locust forked (``GrpcTransport`` is made by the worker, when the run starts). Streams are spread over a few
-channels, because one HTTP/2 connection is read by one thread.
-"""
+"""KServe v2 ``ModelStreamInfer``: one call per request, messages read where they arrive (see ``http2``)."""
 
 from __future__ import annotations
 
 import json
 import struct
-import time
 from typing import Any
+from urllib.parse import unquote
 
-import grpc
+from gevent import ssl
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc import service_pb2_grpc
 
 from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
 from loadtest.transports.base import OnMessage, StreamEnd
+from loadtest.transports.http2 import Connection, Stream
 
-CHANNELS = 4
+SERVICE = "/inference.GRPCInferenceService"
+STREAMS_PER_CONNECTION = 32  # as a client library of many users would share one
 # A real gRPC status instead of an error text in the stream (Triton >= 24.08).
-METADATA = (("triton_grpc_error", "true"),)
-OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.use_local_subchannel_pool", 1),  # else equal channels share one connection
-    ("grpc.enable_retries", 0),  # a retried request would hide a failure
-)
+METADATA = {"triton_grpc_error": "true", "user-agent": "qwen-triton-loadtest"}
 INT32 = struct.Struct("<i")
-KINDS = {
-    grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
-    grpc.StatusCode.INVALID_ARGUMENT: "invalid",
-    grpc.StatusCode.UNIMPLEMENTED: "unsupported",
-    grpc.StatusCode.ALREADY_EXISTS: "duplicate_id",
-    grpc.StatusCode.CANCELLED: "server_cancelled",
-    grpc.StatusCode.NOT_FOUND: "not_found",
-}
+CODES = {  # grpc/doc/statuscodes.md
+    1: "server_cancelled", 3: "invalid", 4: "timeout", 5: "not_found", 6: "duplicate_id", 7: "unauthorized",
+    8: "queue_full", 12: "unsupported", 16: "unauthorized",
+}  # fmt: skip
+UNAVAILABLE = 14
+
+
+class Target:
+    """Where the server is, and its open connections."""
+
+    def __init__(self, host: str, port: int, *, secure: bool = False) -> None:
+        self._host, self._port, self._tls = host, port, _tls() if secure else None
+        self._connections: list[Connection] = []
+
+    def connection(self) -> Connection:
+        """One with room for a stream. Raises ``TransportError``."""
+        self._connections = [c for c in self._connections if c.alive or c.streams]
+        for one in self._connections:
+            if one.alive and len(one.streams) < min(STREAMS_PER_CONNECTION, one.limit):
+                return one
+        try:
+            self._connections.append(Connection(self._host, self._port, self._tls))
+        except OSError as error:
+            raise TransportError("connect", f"{self._host}:{self._port}: {error}") from None
+        return self._connections[-1]
+
+    def call(self, method: str, message: Any, answer: type, timeout: float) -> Any:
+        """A unary call. Raises ``TransportError``."""
+        got: list[bytes] = []
+
+        class Collect:
+            def message(self, payload: bytes, stamp: float) -> bool:
+                got.append(payload)
+                return True
+
+        connection = self.connection()
+        stream = connection.open(f"{SERVICE}/{method}", METADATA, message.SerializeToString(), Collect())
+        _wait(connection, stream, timeout)
+        return answer.FromString(got[0])  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        while self._connections:
+            self._connections.pop().close()
 
 
 class GrpcTransport:
     name = "grpc"
 
-    def __init__(self, target: str, model: str, *, secure: bool = False, timeout: float, ignore_eos: bool) -> None:
-        self._model, self._timeout, self._ignore_eos = model, timeout, ignore_eos
-        self._channels = [channel(target, secure) for _ in range(CHANNELS)]
-        self._calls = [service_pb2_grpc.GRPCInferenceServiceStub(c).ModelStreamInfer for c in self._channels]
-        self._next = 0
+    def __init__(self, target: Target, model: str, *, timeout: float, ignore_eos: bool) -> None:
+        self._target, self._model, self._timeout, self._ignore_eos = target, model, timeout, ignore_eos
 
     def stream(self, request: Request, on_message: OnMessage) -> StreamEnd:
-        self._next = (self._next + 1) % CHANNELS
-        message = infer_request(self._model, request, self._ignore_eos)
-        call = self._calls[self._next](iter((message,)), timeout=self._timeout, metadata=METADATA)
-        reader = _Reader()
+        message = infer_request(self._model, request, self._ignore_eos).SerializeToString()
+        reader, connection = _Reader(on_message), self._target.connection()
         try:
-            for response in call:
-                now = time.monotonic()
-                if response.error_message:
-                    raise TransportError(error_kind(response.error_message), response.error_message)
-                tokens = reader.read(response.infer_response)
-                if tokens and not on_message(now, tokens):
-                    reader.end.left = True
-                    break
-        except grpc.RpcError as error:
-            raise _translated(error) from None
+            call = connection.open(f"{SERVICE}/ModelStreamInfer", METADATA, message, reader)
+        except OSError as error:
+            raise TransportError("connect", str(error)) from None
+        try:
+            _wait(connection, call, self._timeout, reader)
         finally:
-            call.cancel()
+            connection.cancel(call)
         return reader.finished()
 
     def close(self) -> None:
-        for one in self._channels:
-            one.close()
+        self._target.close()
 
 
-def channel(target: str, secure: bool) -> grpc.Channel:
-    if secure:
-        return grpc.secure_channel(target, grpc.ssl_channel_credentials(), OPTIONS)
-    return grpc.insecure_channel(target, OPTIONS)
+def _tls() -> Any:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def _wait(connection: Connection, stream: Stream, timeout: float, reader: _Reader | None = None) -> None:
+    """Until the stream ended; raises ``TransportError`` unless it ended well or the reader walked away."""
+    if not stream.done.wait(timeout):
+        connection.cancel(stream)
+        raise TransportError("timeout", f"no end after {timeout:g} s")
+    if reader is not None:
+        if reader.end.left:
+            return
+        if reader.failure is not None:
+            raise reader.failure
+    if stream.error:
+        raise TransportError("cut_short" if stream.begun else "connect", stream.error)
+    status = stream.headers.get("grpc-status", "")
+    if status != "0":
+        raise refusal(status, stream.headers)
+
+
+def refusal(status: str, headers: dict[str, str]) -> TransportError:
+    """The error of a call that the server answered with a status other than OK."""
+    details = " ".join(unquote(headers.get("grpc-message", "")).split())[:300]
+    if not status.isdigit():
+        http = headers.get(":status", "")
+        return TransportError("not_grpc", f"HTTP status {http or 'missing'}: is this a gRPC port?")
+    kind = CODES.get(int(status)) or error_kind(details)
+    if kind == "server" and int(status) == UNAVAILABLE:
+        kind = "unavailable"
+    return TransportError(kind, details or f"gRPC status {status}")
 
 
 class _Reader:
     """Reads what the generator needs of each response; the order of the outputs is learnt once per stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_message: OnMessage) -> None:
         self.end = StreamEnd()
+        self.failure: TransportError | None = None
+        self._on_message = on_message
         self._text: list[bytes] = []
         self._counted = False
         self._order: list[str] = []
 
-    def read(self, response: Any) -> int:
+    def message(self, payload: bytes, stamp: float) -> bool:
+        try:
+            response = pb.ModelStreamInferResponse.FromString(payload)
+            if response.error_message:
+                self.failure = TransportError(error_kind(response.error_message), response.error_message[:300])
+                return False
+            tokens = self._read(response.infer_response)
+        except (ValueError, struct.error, UnicodeDecodeError) as error:
+            self.failure = TransportError("protocol", f"{type(error).__name__}: {error}"[:300])
+            return False
+        if tokens and not self._on_message(stamp, tokens):
+            self.end.left = True
+            return False
+        return True
+
+    def _read(self, response: Any) -> int:
         """Output tokens so far if this message brought some, else 0."""
         raw = response.raw_output_contents
-        if not raw:
-            return 0
         if len(self._order) != len(raw):
             self._order = [output.name for output in response.outputs]
         values = dict(zip(self._order, raw, strict=True))
@@ -106,12 +165,9 @@ class _Reader:
 
     def _counts(self, values: dict[str, bytes]) -> None:
         end = self.end
-        if (count := values.get("completion_tokens")) is not None:
-            end.completion_tokens = INT32.unpack(count[:4])[0]
-        if (count := values.get("prompt_tokens")) is not None:
-            end.prompt_tokens = INT32.unpack(count[:4])[0]
-        if (count := values.get("cached_tokens")) is not None:
-            end.cached_tokens = INT32.unpack(count[:4])[0]
+        for name in ("completion_tokens", "prompt_tokens", "cached_tokens"):
+            if (count := values.get(name)) is not None:
+                setattr(end, name, INT32.unpack(count[:4])[0])
         if (reason := values.get("finish_reason")) is not None:
             self._counted = True
             end.finish_reason = reason[4:].decode()
@@ -150,16 +206,4 @@ def error_kind(message: str) -> str:
     """The serving layer's own prefixes; anything else is the server's."""
     if "queue: " in message[:60]:
         return "queue_full"
-    if "engine: " in message[:60]:
-        return "engine"
-    return "server"
-
-
-def _translated(error: grpc.RpcError) -> TransportError:
-    details = " ".join(str(error.details() or "").split())[:300]
-    kind = KINDS.get(error.code())
-    if kind is None:
-        kind = error_kind(details)
-        if kind == "server":
-            kind = "connect" if error.code() is grpc.StatusCode.UNAVAILABLE else error.code().name.lower()
-    return TransportError(kind, details or error.code().name)
+    return "engine" if "engine: " in message[:60] else "server"

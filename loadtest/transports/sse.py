@@ -2,7 +2,8 @@
 
 The HTTP parsing is geventhttpclient's (llhttp, in C); this module owns the socket, so that a message is stamped when
 its bytes arrive and a closed connection is never mistaken for the end of a stream. Tokens are the server's: the usage
-of each chunk where ``continuous_usage_stats`` is honoured, else one per chunk with content, set right by the final usage.
+of each chunk where ``continuous_usage_stats`` is honoured, else one per chunk with content, put right by the
+final usage.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class SseTransport:
                 return
 
 
-class _Body(HTTPResponse):  # type: ignore[misc]
+class _Body(HTTPResponse):
     """Collects body bytes; the parser calls ``_on_body``."""
 
     def __init__(self) -> None:
