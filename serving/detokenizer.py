@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import orjson
@@ -119,15 +119,3 @@ class Detokenizer:
             state.cum_log_prob,
             chunk.top_logprobs,
         )
-
-
-def columns(pieces: Sequence[Piece]) -> tuple[list[list[int]], list[list[bytes]]]:
-    """The integer and string columns of a response, in the order of ``triton_io``'s output names."""
-    numbers = [
-        [p.prompt_tokens for p in pieces],
-        [p.completion_tokens for p in pieces],
-        [p.cached_tokens for p in pieces],
-        [p.chunk_index for p in pieces],
-        [p.sequence_index for p in pieces],
-    ]
-    return numbers, [[p.text.encode() for p in pieces], [p.finish_reason.encode() for p in pieces]]

@@ -2,7 +2,8 @@
 
 A stream's next chunk leaves only when the detokenizer has acknowledged the last one on the board; whatever the engine
 makes meanwhile goes into that chunk. So an idle system streams token by token, and a busy one sends fewer, larger
-chunks by itself. A chunk that stays unacknowledged while the detokenizer lives means that the client is gone: an
+chunks by itself. Few chunks are under way at a time, so a new stream's first token never queues behind the others'
+hundreds. A chunk that stays unacknowledged while the detokenizer lives means that the client is gone: an
 ensemble stops scheduling later steps then, but never tells a running one.
 """
 
@@ -29,6 +30,8 @@ from serving.wire import FINISH_CODES, Chunk, Job
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.0003  # how often acks are looked for while tokens wait for one
+WINDOW = 64  # chunks under way at a time: enough to keep every step of the ensemble busy
+STALE_SECONDS = 0.2  # a chunk unacked for longer no longer counts: its client may be gone
 IDLE_SECONDS = 0.05  # upper bound of a sleep when nothing waits; a delta wakes the loop at once
 HOUSEKEEPING_SECONDS = 0.1
 BEAT_SECONDS = 0.05  # the detokenizer's heartbeat
@@ -54,6 +57,7 @@ class Dispatcher:
         self._inbox: deque[list[StreamDelta]] = deque()
         self._wake = threading.Event()
         self._waiting: dict[int, Stream] = {}  # have something to send, in order of arrival
+        self._flying: dict[int, Stream] = {}  # have a chunk under way
         self._dead = ""
         self._stopping = False
         self._last_beat = (0, time.monotonic())
@@ -180,7 +184,13 @@ class Dispatcher:
                 stream = self._streams.get(delta.stream_id)
                 if stream is not None:
                     self._absorb(stream, delta)
-        for stream in list(self._waiting.values()):
+        if not self._waiting:
+            return
+        oldest = time.monotonic() - STALE_SECONDS
+        self._flying = {s.id: s for s in self._flying.values() if s.sent_at > oldest and not self._is_acked(s)}
+        for stream in sorted(self._waiting.values(), key=_has_begun):
+            if len(self._flying) >= WINDOW:
+                break
             if self._is_acked(stream) or stream.group.gone:
                 self._waiting.pop(stream.id, None)
                 self._send(stream)
@@ -235,7 +245,8 @@ class Dispatcher:
             if stream.finish:
                 self._close(stream, FINISH_CODES[stream.finish])
             return
-        stream.sent_beat = self._board.beats
+        stream.sent_beat, stream.sent_at = self._board.beats, time.monotonic()
+        self._flying[stream.id] = stream
         last = bool(stream.finish) and group.open == 1
         self._respond(group, [self._chunk(stream)], last)
         if stream.finish:
@@ -314,3 +325,8 @@ class Dispatcher:
             with self._lock:
                 if self._groups.pop(group.request_id, None):  # to the back of the queue: everybody's turn comes
                     self._groups[group.request_id] = group
+
+
+def _has_begun(stream: Stream) -> bool:
+    """Sort key: first chunks first, otherwise in order of arrival."""
+    return stream.seq > 0

@@ -35,7 +35,8 @@ class Stream:
     generation: int
     prompt_tokens: int
     seq: int = 0  # chunks sent
-    sent_beat: int = 0
+    sent_beat: int = 0  # the detokenizer's heartbeat and the time when the last chunk left
+    sent_at: float = 0.0
     completion_tokens: int = 0
     cached_tokens: int = 0
     finish: int = 0

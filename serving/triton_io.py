@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb
 
-from serving.detokenizer import Piece, columns
+from serving.detokenizer import Piece
 from serving.errors import InvalidRequest, ServingError
 from serving.fields import Fields
 from serving.wire import Chunk, IntArray, pack
 
-INTEGER_OUTPUTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "chunk_index", "sequence_index")
-STRING_OUTPUTS = ("text_output", "finish_reason")
+MOST_REUSED = 8192  # tensors kept; each holds about 300 bytes of shared memory
 
 
 def start(name: str) -> None:
@@ -69,21 +68,56 @@ def chunk_words(request: Any) -> IntArray:
     return words
 
 
+class _Reused:
+    """Tensors of values that come again and again (0, 1, 2 …; ""): building one costs more than the rest of a chunk.
+
+    A tensor may be part of many responses: the backend copies it to shared memory once and names that copy.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[str, int | bytes], Any] = {}
+
+    def __call__(self, name: str, value: int | bytes) -> Any:
+        tensor = self._tensors.get((name, value))
+        if tensor is None:
+            tensor = pb.Tensor(name, np.array([[value]], dtype=np.object_ if isinstance(value, bytes) else np.int32))
+            if len(self._tensors) < MOST_REUSED:
+                self._tensors[name, value] = tensor
+        return tensor
+
+
+_reused = _Reused()
+
+
 def pieces(parts: list[Piece]) -> Any:
     """The detokenizer step's response: every tensor is [1, number of sequences], ids and log probs [1, n]."""
-    numbers, strings = columns(parts)
-    tensors = [
-        pb.Tensor(name, np.array([column], dtype=np.int32))
-        for name, column in zip(INTEGER_OUTPUTS, numbers, strict=True)
-    ]
-    tensors += [
-        pb.Tensor(name, np.array([column], dtype=np.object_))
-        for name, column in zip(STRING_OUTPUTS, strings, strict=True)
-    ]
-    tensors.append(pb.Tensor("output_ids", np.array([[i for p in parts for i in p.ids]], dtype=np.int32)))
+    tensors = _one(parts[0]) if len(parts) == 1 else _several(parts)
     if parts[0].log_probs is not None:
         tensors += _log_probs(parts)
     return pb.InferenceResponse(tensors)
+
+
+def _one(p: Piece) -> list[Any]:
+    return [
+        pb.Tensor("text_output", np.array([[p.text.encode()]], dtype=np.object_)),
+        pb.Tensor("output_ids", np.array([p.ids], dtype=np.int32)),
+        _reused("finish_reason", p.finish_reason.encode()),
+        _reused("prompt_tokens", p.prompt_tokens),
+        _reused("completion_tokens", p.completion_tokens),
+        _reused("cached_tokens", p.cached_tokens),
+        _reused("chunk_index", p.chunk_index),
+        _reused("sequence_index", p.sequence_index),
+    ]
+
+
+def _several(parts: list[Piece]) -> list[Any]:
+    numbers = ("prompt_tokens", "completion_tokens", "cached_tokens", "chunk_index", "sequence_index")
+    return [
+        *(pb.Tensor(name, np.array([[getattr(p, name) for p in parts]], dtype=np.int32)) for name in numbers),
+        pb.Tensor("text_output", np.array([[p.text.encode() for p in parts]], dtype=np.object_)),
+        pb.Tensor("finish_reason", np.array([[p.finish_reason.encode() for p in parts]], dtype=np.object_)),
+        pb.Tensor("output_ids", np.array([[i for p in parts for i in p.ids]], dtype=np.int32)),
+    ]
 
 
 def _log_probs(parts: list[Piece]) -> list[Any]:

@@ -44,7 +44,7 @@ FINISH: tuple[FinishReason, ...] = ("stop", "length", "cancelled", "error", "sto
 def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    use_interpreter(os.environ.get("PYTHON_EXECUTABLE") or shutil.which("python3") or sys.executable)
+    use_interpreter(os.environ.get("PYTHON_EXECUTABLE") or sys.executable or shutil.which("python3") or "python3")
     check_version()
     from serving.runtimes.vllm_core import Core
 
