@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from serving.engine_dir import EngineInfo
@@ -44,7 +44,7 @@ class PromptBuilder:
     def encode(self, requests: Sequence[Fields]) -> list[Encoded | ServingError]:
         prepared = [self._prepare(fields) for fields in requests]
         texts = [item[0] for item in prepared if isinstance(item, tuple)]
-        encodings = iter(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        encodings = iter(self._encode(texts))
         results: list[Encoded | ServingError] = []
         for fields, item in zip(requests, prepared, strict=True):
             if isinstance(item, ServingError):
@@ -52,6 +52,13 @@ class PromptBuilder:
             else:
                 results.append(self._checked(fields, next(encodings).ids, item[1]))
         return results
+
+    def _encode(self, texts: list[str]) -> list[Encoding]:
+        """One text goes without the thread pool, whose hand-over costs more than a short prompt."""
+        if len(texts) == 1:
+            return [self._tokenizer.encode(texts[0], add_special_tokens=False)]
+        encodings: list[Encoding] = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return encodings
 
     def _prepare(self, fields: Fields) -> tuple[str, Job] | ServingError:
         try:
