@@ -168,14 +168,16 @@ def embedding(rng: np.random.Generator, size: tuple[int, ...]) -> npt.NDArray[np
 
 def normal(rng: np.random.Generator, size: tuple[int, ...], std: float) -> npt.NDArray[np.uint16]:
     """Normal values as BF16 bits, drawn by table: 16 random bits pick one of 65,536 quantiles (memory speed)."""
-    return bits(quantiles() * np.float32(std))[rng.integers(0, 1 << 16, size, np.uint16)]
+    table = bits(quantiles() * np.float32(std))
+    drawn: npt.NDArray[np.uint16] = table[rng.integers(0, 1 << 16, size, np.uint16)]
+    return drawn
 
 
 def bits(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     """Float32 to the nearest BF16, as bits."""
-    raw = array.view(np.uint32)
-    rounded: npt.NDArray[np.uint32] = (raw + 0x7FFF + ((raw >> 16) & 1)) >> 16
-    return rounded.astype(np.uint16)
+    raw: npt.NDArray[np.uint32] = array.view(np.uint32)
+    half = np.uint32(0x7FFF) + ((raw >> np.uint32(16)) & np.uint32(1))  # to even on a tie
+    return np.right_shift(raw + half, np.uint32(16)).astype(np.uint16)
 
 
 @functools.cache

@@ -1,0 +1,160 @@
+"""From a row of logits to a token, for one sequence. Pure numpy; every row has its own settings and random stream.
+
+Order: penalties, forbidden tokens, grammar, then temperature, min_p, top_k, top_p (vLLM's order). Log probabilities are
+those of the untouched logits. The vocabulary has 150,000 entries, so the top k are found by block maxima: the k largest
+entries lie in the k blocks with the largest maxima, and only those blocks are sorted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.types import Sampling
+
+Row = npt.NDArray[np.float32]
+FORBIDDEN = np.float32(-np.inf)
+BLOCK = 128  # entries per maximum
+NUCLEUS = 1024  # candidates tried before top_p sorts the whole vocabulary
+
+
+class GrammarState(Protocol):
+    """Where a sequence stands in its grammar."""
+
+    def allowed(self) -> npt.NDArray[np.bool_]: ...
+
+    def accept(self, token: int) -> None:
+        """Raises ``ValueError`` when the grammar engine gives up."""
+
+    @property
+    def finished(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Sampler:
+    """The settings and state of one sequence. ``prompt`` counts for the repetition penalty only."""
+
+    def __init__(self, sampling: Sampling, prompt: list[int], grammar: GrammarState | None = None) -> None:
+        self.sampling = sampling
+        self.grammar = grammar
+        self.output: list[int] = []
+        self._counts: Counter[int] = Counter()
+        self._prompt = frozenset(prompt)
+        self._seen = np.fromiter(self._prompt, np.int64)  # prompt and answer, each id once
+        self._random = np.random.Generator(np.random.PCG64(sampling.seed)) if sampling.temperature > 0 else None
+
+    def choose(self, row: Row) -> Choice:
+        """Pick the next token; ``row`` [vocab] is changed. Raises ``ValueError`` when no token can be chosen."""
+        count = self.sampling.logprobs
+        raw = log_probabilities(row, count) if count else None
+        self._constrain(row)
+        token = self._pick(row)
+        if raw is None:
+            return Choice(token)
+        total, top = raw
+        return Choice(token, float(total[token]), top)
+
+    def accept(self, token: int) -> None:
+        self.output.append(token)
+        if token not in self._counts and token not in self._prompt:
+            self._seen = np.append(self._seen, token)
+        self._counts[token] += 1
+        if self.grammar:
+            self.grammar.accept(token)
+
+    def _constrain(self, row: Row) -> None:
+        s = self.sampling
+        if s.repetition_penalty != 1.0:
+            penalize_repetition(row, self._seen, s.repetition_penalty)
+        if self._counts and (s.presence_penalty or s.frequency_penalty):
+            ids = np.fromiter(self._counts, np.int64)
+            times = np.fromiter(self._counts.values(), np.float32)
+            row[ids] -= np.float32(s.presence_penalty) + np.float32(s.frequency_penalty) * times
+        if len(self.output) < s.min_tokens:
+            row[list(s.stop_token_ids)] = FORBIDDEN
+        for words in s.bad_words:
+            before = len(words) - 1
+            if not before or tuple(self.output[-before:]) == words[:-1]:
+                row[words[-1]] = FORBIDDEN
+        if self.grammar:
+            row[~self.grammar.allowed()[: len(row)]] = FORBIDDEN
+
+    def _pick(self, row: Row) -> int:
+        best = int(row.argmax())
+        if not np.isfinite(row[best]):
+            raise ValueError("no token can follow: all are forbidden or the logits are not finite")
+        return best if self._random is None else self._draw(row, row[best])
+
+    def _draw(self, row: Row, best: np.float32) -> int:
+        s = self.sampling
+        assert self._random is not None
+        if not (s.top_k or s.top_p < 1.0 or s.min_p):
+            weights = np.exp((row - best) / np.float32(s.temperature))
+            return draw(weights, self._random)
+        ids, weights = candidates(row, best, s)
+        return int(ids[draw(weights, self._random)])
+
+
+def candidates(row: Row, best: np.float32, s: Sampling) -> tuple[npt.NDArray[np.int64], Row]:
+    """Ids that survive min_p, top_k and top_p, best first, with weights exp((logit - best) / temperature)."""
+    limit = s.top_k or NUCLEUS
+    ids = top(row, limit)
+    weights = np.exp((row[ids] - best) / np.float32(s.temperature))
+    total = float(weights.sum())
+    if not s.top_k and len(ids) < len(row):
+        total = float(np.exp((row - best) / np.float32(s.temperature)).sum())
+        enough = float(weights.sum()) >= s.top_p * total or (s.min_p and weights[-1] < s.min_p)
+        if not enough:
+            ids = np.argsort(-row, kind="stable")
+            weights = np.exp((row[ids] - best) / np.float32(s.temperature))
+    if s.min_p:
+        weights = weights[weights >= s.min_p]  # the best one weighs 1
+        total = float(weights.sum()) if s.top_p < 1.0 else total
+    if s.top_p < 1.0:
+        before = np.cumsum(weights, dtype=np.float64) - weights
+        weights = weights[before < s.top_p * total]
+    return ids[: len(weights)], weights
+
+
+def draw(weights: Row, random: np.random.Generator) -> int:
+    heights = np.cumsum(weights, dtype=np.float64)
+    return min(int(np.searchsorted(heights, random.random() * heights[-1], side="right")), len(weights) - 1)
+
+
+def top(row: Row, count: int) -> npt.NDArray[np.int64]:
+    """Indices of the ``count`` largest entries, largest first, the lower index first among equals."""
+    size = len(row)
+    count = min(count, size)
+    if size % BLOCK or count * 4 > size // BLOCK:
+        found = np.argpartition(-row, count - 1)[:count] if count < size else np.arange(size)
+        return found[np.lexsort((found, -row[found]))]
+    maxima = row.reshape(-1, BLOCK).max(1)
+    blocks = np.argpartition(-maxima, count - 1)[:count]
+    found = (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
+    values = row[found]
+    kept = np.argpartition(-values, count - 1)[:count]
+    return found[kept][np.lexsort((found[kept], -values[kept]))]
+
+
+def log_probabilities(row: Row, count: int) -> tuple[Row, tuple[tuple[int, float], ...]]:
+    """Natural log probabilities [vocab] and the best ``count - 1`` as (id, logprob)."""
+    best = row.max()
+    total: Row = row - (best + np.log(np.exp(row - best).sum()))
+    ids = top(row, count - 1) if count > 1 else np.empty(0, np.int64)
+    return total, tuple((int(i), float(total[i])) for i in ids)
+
+
+def penalize_repetition(row: Row, ids: npt.NDArray[np.int64], penalty: float) -> None:
+    """CTRL's rule (https://arxiv.org/abs/1909.05858): positive logits are divided, negative ones multiplied."""
+    values = row[ids]
+    row[ids] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))
