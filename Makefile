@@ -36,7 +36,7 @@ serve: setup  ## start Triton and the gateway; makes a small CPU engine when the
 	  --runtime "$(if $(filter simulated,$(RUNTIME)),simulated)" $(if $(ENGINE),--engine $(ENGINE))
 
 chat: setup  ## talk to the running server in the terminal
-	@$(PY) -m client --server $(HOST):$(GRPC_PORT)
+	@$(PY) -m client --address $(HOST):$(GRPC_PORT)
 
 engine: setup  ## checkpoint to engine: MODEL=<dir|hub id> PRECISION=<int8|int4|bf16|fp32|fp8|…>
 	@$(PY) -m build_engine build --model "$(MODEL)" --out $(or $(ENGINE),engines/default) \
