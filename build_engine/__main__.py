@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from build_engine.errors import BuildError
 from serving.errors import ServingError
 
-COMMANDS = ("build_engine.build", "build_engine.simulated", "build_engine.synthetic")
+COMMANDS = (
+    "build_engine.planner_cli",
+    "build_engine.preflight",
+    "build_engine.build",
+    "build_engine.simulated",
+    "build_engine.synthetic",
+)
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 
 

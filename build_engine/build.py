@@ -4,50 +4,81 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from build_engine import gpus, profiles
 from build_engine.errors import BuildError
 from build_engine.spec import PRECISIONS, SYNTHETIC, BuildSpec
 
 # runtime -> module with ``build(spec: BuildSpec) -> Path`` and ``PRECISIONS``; imported only when it is asked for
-BUILDERS = {"openvino": "build_engine.openvino_build"}
-DEFAULT_RUNTIME = {"int8": "openvino", "int4": "openvino", "bf16": "openvino", "fp32": "openvino"}
+BUILDERS = {"openvino": "build_engine.openvino_build", "tensorrt_llm": "build_engine.trtllm_build"}
+CPU_PRECISIONS, GPU_PRECISIONS = ("int8", "int4", "fp32"), ("fp8", "int8_sq", "int8_wo")
+DEFAULT_PRECISION = {"openvino": "int8"}  # elsewhere "auto": the builder chooses by the GPU
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = sub.add_parser("build", help="checkpoint -> engine directory")
     parser.add_argument("--model", required=True, help=f"directory, hub id, {' or '.join(SYNTHETIC)}")
-    parser.add_argument("--precision", default="int8", metavar="P", help=", ".join(PRECISIONS) + " (%(default)s)")
-    parser.add_argument("--runtime", metavar="R", help=", ".join(BUILDERS) + " (default: by precision)")
+    parser.add_argument("--precision", metavar="P", help=", ".join(PRECISIONS) + " (int8 on a CPU, else by the GPU)")
+    parser.add_argument("--runtime", metavar="R", help=", ".join(BUILDERS) + " (default: by precision and GPU)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--context", type=int, metavar="N", help="prompt + output tokens (the checkpoint's own)")
+    names = ", ".join(profiles.PROFILES)
+    parser.add_argument("--context", metavar="N", help=f"prompt + output tokens, or {names} (the checkpoint's own)")
     parser.add_argument("--revision", help="hub revision")
     parser.add_argument("--force", action="store_true", help="build again what is up to date")
+    parser.add_argument("--dry-run", action="store_true", help="print every command, run nothing (NVIDIA)")
+    _add_gpu_options(parser.add_argument_group("NVIDIA"))
     parser.set_defaults(run=run)
 
 
+def _add_gpu_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--gpu", default="", help="build for this one (default: the GPU of this machine)")
+    group.add_argument("--backend", default="engine", choices=("engine", "pytorch"), help="of tensorrt_llm")
+    group.add_argument("--kv", help="KV cache type: bf16 (default), fp8, int8; the last two need the accuracy gate")
+    group.add_argument("--tp", type=int, default=1, help="tensor parallel size (default %(default)s)")
+    group.add_argument("--calibration", type=Path, help="your own prompts: .jsonl, .json, .txt or a directory of them")
+    group.add_argument("--alpha", type=float, default=0.5, help="SmoothQuant strength, 0 to 1 (default %(default)s)")
+
+
 def run(args: argparse.Namespace) -> None:
-    out = build(spec_of(args))
-    print(f"engine ready: {out}")
+    spec = spec_of(args)
+    out = build(spec)
+    if not spec.dry_run:
+        print(f"engine ready: {out}")
 
 
 def spec_of(args: argparse.Namespace) -> BuildSpec:
-    if args.precision not in PRECISIONS:
+    if args.precision and args.precision not in ("auto", *PRECISIONS):
         raise BuildError(f"--precision: {args.precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
-    if args.context is not None and args.context < 2:
-        raise BuildError(f"--context: {args.context} is too small: a prompt and an answer need at least 2 tokens")
+    runtime = args.runtime or default_runtime(args.model, args.precision, args.gpu)
+    precision = args.precision if args.precision != "auto" else None
     return BuildSpec(
         model=args.model,
-        precision=args.precision,
-        runtime=args.runtime or DEFAULT_RUNTIME.get(args.precision, ""),
+        precision=precision or DEFAULT_PRECISION.get(runtime, "auto"),
+        runtime=runtime,
         out=args.out,
-        context=args.context,
+        context=profiles.by_context(args.context).max_seq_len if args.context else None,
         revision=args.revision,
+        kv_dtype=args.kv,
+        tensor_parallel=args.tp,
+        calibration=args.calibration,
+        dry_run=args.dry_run or os.environ.get("DRY_RUN", "") not in ("", "0"),
+        gpu=args.gpu,
+        backend=args.backend,
+        alpha=args.alpha,
         force=args.force,
         command=args.command_line,
     )
+
+
+def default_runtime(model: str, precision: str | None, gpu: str) -> str:
+    """TensorRT-LLM where there is an NVIDIA GPU or the precision needs one, OpenVINO elsewhere."""
+    if precision in CPU_PRECISIONS or model in SYNTHETIC:
+        return "openvino"
+    return "tensorrt_llm" if precision in GPU_PRECISIONS or gpu or gpus.detect() else "openvino"
 
 
 def build(spec: BuildSpec) -> Path:

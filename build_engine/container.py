@@ -70,7 +70,7 @@ def run_command(
     command += [part for mount in _unique(mounts) for part in ("--volume", mount.argument())]
     command += [part for key, value in settings.items() for part in ("--env", f"{key}={value}")]
     command += [part for key in PASSED_THROUGH if key in os.environ for part in ("--env", key)]
-    return [*command, "--workdir", str(ROOT), image(), *argv]
+    return [*command, "--workdir", "/tmp", image(), *argv]  # trtllm-build writes a cache where it stands
 
 
 def serve_command(

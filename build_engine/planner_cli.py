@@ -44,7 +44,7 @@ def choose(args: argparse.Namespace) -> Choice:
     if not 0.1 <= fraction <= 0.98:
         raise BuildError(f"--memory-fraction {fraction} is out of range: choose 0.1 to 0.98")
     return Choice(
-        gpu=gpus.by_name(args.gpu) if args.gpu else _gpu_present(),
+        gpu=gpus.by_name(args.gpu) if args.gpu else gpu_present(),
         profile=profiles.by_context(args.context),
         precision=args.precision,
         kv_dtype=args.kv,
@@ -55,7 +55,7 @@ def choose(args: argparse.Namespace) -> Choice:
     )
 
 
-def _gpu_present() -> gpus.Gpu:
+def gpu_present() -> gpus.Gpu:
     found = gpus.detect()
     if not found:
         raise BuildError(f"no NVIDIA GPU here (nvidia-smi): pass --gpu or GPU=, one of {', '.join(gpus.GPUS)}")

@@ -147,10 +147,6 @@ def _version(facts: Facts) -> Iterator[Finding]:
         yield Finding("TensorRT-LLM", True, wanted)
 
 
-def gpus_present() -> bool:
-    return bool(gpus.detect())
-
-
 def require(job: Job) -> None:
     """Print what was found; raise ``BuildError`` when anything of it is a fault."""
     found = examine(gather(job), job, load(job.model))
@@ -188,9 +184,7 @@ def _docker_problem() -> str:
     return (
         ""
         if "nvidia" in runtimes(answer.stdout)
-        else (
-            "Docker has no NVIDIA runtime: install nvidia-container-toolkit, run `nvidia-ctk runtime configure`, restart"
-        )
+        else ("Docker has no NVIDIA runtime: install nvidia-container-toolkit, `nvidia-ctk runtime configure`, restart")
     )
 
 

@@ -40,9 +40,11 @@ def by_context(context: str) -> Profile:
     except ValueError:
         raise BuildError(f"context {context!r} is neither a number nor one of {', '.join(PROFILES)}") from None
     largest = max(profile.max_seq_len for profile in PROFILES.values())
-    if not 256 <= tokens <= largest:
-        raise BuildError(f"context {tokens} is out of range: choose 256 to {largest} tokens")
+    if not 2 <= tokens <= largest:
+        raise BuildError(f"context {tokens} is out of range: choose 2 to {largest} tokens, prompt and answer together")
     like = next(profile for profile in PROFILES.values() if profile.max_seq_len >= tokens)
+    if like.max_seq_len == tokens:
+        return like
     return Profile(f"{tokens}", f"like {like.name}", tokens, like.max_batch_size)
 
 

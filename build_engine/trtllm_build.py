@@ -1,4 +1,4 @@
-"""``python -m build_engine tensorrt_llm``: checkpoint → engine directory, planned, checked, resumable.
+"""The TensorRT-LLM builder: checkpoint → engine directory, planned, checked, resumable.
 
 On a host with Docker every GPU step runs in the pinned container; inside the container it runs directly. ``--dry-run``
 prints all commands and needs no GPU.
@@ -6,7 +6,7 @@ prints all commands and needs no GPU.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import datetime
 import json
 import logging
@@ -17,57 +17,58 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from build_engine import container, preflight, steps, trtllm_commands
+from build_engine import container, gpus, preflight, profiles, steps
 from build_engine.errors import BuildError
 from build_engine.fetch import revision_of
 from build_engine.modelopt_export import copy_tokenizer
-from build_engine.planner import Plan, plan
-from build_engine.planner_cli import add_plan_arguments, choose
+from build_engine.planner import PRECISIONS as PLANNED
+from build_engine.planner import Choice, Plan, plan
+from build_engine.planner_cli import gpu_present
 from build_engine.planner_model import load
+from build_engine.spec import BuildSpec
 from build_engine.staging import file_infos, staged
 from build_engine.trtllm_steps import Job, Recipe, recipe, verify_argv
 from build_engine.versions import pinned
 from serving import engine_dir
 from serving.engine_dir import BuildInfo, EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
 
+PRECISIONS = ("auto", *PLANNED)
+DEFAULT_CONTEXT = "chat"
 DRY_RUN_GPU = "h100"
 log = logging.getLogger(__name__)
 
 
-def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = sub.add_parser("tensorrt_llm", help="build a TensorRT-LLM engine or PyTorch checkpoint (NVIDIA)")
-    add_plan_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--revision", default="", help="commit or tag of the hub model")
-    parser.add_argument("--calibration", type=Path, help="your own prompts: .jsonl, .json, .txt or a directory of them")
-    alpha = trtllm_commands.SMOOTHQUANT_ALPHA
-    parser.add_argument("--alpha", type=float, default=alpha, help="SmoothQuant strength, 0 to 1 (default %(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="print every command, run nothing; needs no GPU")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> int:
-    dry = args.dry_run or os.environ.get("DRY_RUN", "") not in ("", "0")
-    if dry and not args.gpu and not preflight.gpus_present():
-        log.info("no GPU here: assuming --gpu %s", DRY_RUN_GPU)
-        args.gpu = DRY_RUN_GPU
-    job = job_of(args)
+def build(spec: BuildSpec) -> Path:
+    """The engine directory of ``spec``; with ``dry_run`` only its commands, printed. Raises ``BuildError``."""
+    if spec.dry_run and not spec.gpu and not gpus.detect():
+        log.info("no GPU here: assuming GPU=%s", DRY_RUN_GPU)
+        spec = dataclasses.replace(spec, gpu=DRY_RUN_GPU)
+    job = job_of(spec)
     made = recipe(job)
-    if dry:
+    if spec.dry_run:
         print("\n".join(dry_run_lines(job, made)))
-        return 0
+        return spec.out
     preflight.require(job)
-    return build(job, made)
+    run(job, made)
+    return spec.out
 
 
-def job_of(args: argparse.Namespace) -> Job:
-    if not 0 <= args.alpha <= 1:
-        raise BuildError(f"--alpha {args.alpha:g} is out of range: SmoothQuant takes 0 to 1")
-    if args.calibration and not args.calibration.exists():
-        raise BuildError(f"--calibration {args.calibration} does not exist")
-    planned = plan(load(args.model), choose(args))
+def job_of(spec: BuildSpec) -> Job:
+    if not 0 <= spec.alpha <= 1:
+        raise BuildError(f"--alpha {spec.alpha:g} is out of range: SmoothQuant takes 0 to 1")
+    if spec.calibration and not spec.calibration.exists():
+        raise BuildError(f"--calibration {spec.calibration} does not exist")
+    choice = Choice(
+        gpu=gpus.by_name(spec.gpu) if spec.gpu else gpu_present(),
+        profile=profiles.by_context(str(spec.context or DEFAULT_CONTEXT)),
+        precision=spec.precision,
+        kv_dtype=spec.kv_dtype or "auto",
+        backend=spec.backend,
+        tensor_parallel=spec.tensor_parallel,
+    )
+    planned = plan(load(spec.model), choice)
     inside = container.inside()
-    return Job(planned, args.model, args.out, args.revision, args.calibration, args.alpha, inside)
+    return Job(planned, spec.model, spec.out, spec.revision or "", spec.calibration, spec.alpha, inside)
 
 
 def dry_run_lines(job: Job, made: Recipe) -> list[str]:
@@ -78,8 +79,8 @@ def dry_run_lines(job: Job, made: Recipe) -> list[str]:
     return [*lines, f"# {job.out}/engine.json", "# accuracy gate", shlex.join(verify_argv(job, made))]
 
 
-def build(job: Job, made: Recipe) -> int:
-    """All steps, the engine directory, the accuracy gate. Returns the gate's exit code."""
+def run(job: Job, made: Recipe) -> None:
+    """All steps, the engine directory, the accuracy gate. Raises ``BuildError`` when one of them fails."""
     started = datetime.datetime.now(datetime.timezone.utc)
     if not job.in_container:
         _image()
@@ -94,7 +95,8 @@ def build(job: Job, made: Recipe) -> int:
     with staged(job.out) as directory:
         assemble(job, made, directory, info)
     log.info("%s is complete; now the accuracy gate\n  %s", job.out, shlex.join(verify))
-    return subprocess.run(verify, check=False).returncode
+    if subprocess.run(verify, check=False).returncode:
+        raise BuildError(f"{job.out} failed its accuracy gate (above): it stays for inspection and is not served")
 
 
 def _image() -> None:

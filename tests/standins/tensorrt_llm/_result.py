@@ -1,6 +1,7 @@
 """RequestOutput and CompletionOutput as the reference describes them."""
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 
 from . import control
@@ -36,7 +37,8 @@ class RequestOutput:
             self._loop = self._queue = None
 
     def _put(self, item):
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+        with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
     def abort(self):
         self._aborted = True
