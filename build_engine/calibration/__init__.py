@@ -1,0 +1,1 @@
+"""Prompts for quantization and for the accuracy gate."""
