@@ -1,0 +1,120 @@
+"""Everything an operator can set, read once from the environment. Limits are here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class SettingsError(Exception):
+    """One line: which variable, its value, what it takes."""
+
+
+def _var(name: str, default: Any, about: str) -> Any:
+    return field(default=default, metadata={"env": name, "about": about})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One process's configuration. ``docs/gateway.md`` lists it from here (checked by a test)."""
+
+    host: str = _var(
+        "HOST", "127.0.0.1", "address to listen on; anything but localhost opens the gateway to the network"
+    )
+    port: int = _var("GATEWAY_PORT", 8080, "TCP port; 0 takes a free one")
+    workers: int = _var("GATEWAY_WORKERS", 0, "processes that share the port; 0: one per core, four at most")
+    triton_grpc: str = _var("TRITON_GRPC", "127.0.0.1:8001", "Triton's gRPC address")
+    triton_metrics: str = _var("TRITON_METRICS", "http://127.0.0.1:8002/metrics", "where Triton's metrics are read")
+    engine_dir: str = _var("ENGINE_DIR", "", "engine directory: tokenizer, model name, context length")
+    model_names: str = _var("GATEWAY_MODEL_NAMES", "", "names the model answers to, beside `qwen` (comma-separated)")
+    api_keys: str = _var(
+        "GATEWAY_API_KEYS", "", "accepted API keys, comma-separated; empty with no file: no key needed"
+    )
+    api_keys_file: str = _var(
+        "GATEWAY_API_KEYS_FILE",
+        "",
+        "lines `NAME KEY` or `NAME sha256:HEX`, optionally a tokens-per-minute limit after it",
+    )
+    tokens_per_minute: int = _var(
+        "GATEWAY_TOKENS_PER_MINUTE", 0, "prompt + output tokens per key and minute; 0: no limit"
+    )
+    cors_origins: str = _var(
+        "GATEWAY_CORS_ORIGINS",
+        "",
+        "origins whose pages may call this gateway (comma-separated); empty: only its own page",
+    )
+    max_body_bytes: int = _var(
+        "GATEWAY_MAX_BODY_BYTES", 8 * 2**20, "larger request bodies get 413; a 131,072-token prompt is under 1 MiB"
+    )
+    max_open: int = _var(
+        "GATEWAY_MAX_OPEN_REQUESTS", 2048, "requests being answered at once, all workers together; more get 429"
+    )
+    max_prompts: int = _var("GATEWAY_MAX_PROMPTS", 256, "prompts in one /v1/completions request")
+    drain_seconds: float = _var("GATEWAY_DRAIN_SECONDS", 10.0, "what open streams get to end after SIGTERM")
+    keepalive_seconds: float = _var(
+        "GATEWAY_KEEPALIVE_SECONDS", 10.0, "silence after which a stream gets a `: keep-alive` comment"
+    )
+    first_token_seconds: float = _var("GATEWAY_FIRST_TOKEN_SECONDS", 300.0, "queue and prefill; then 504")
+    stall_seconds: float = _var("GATEWAY_STALL_SECONDS", 60.0, "silence of the engine within an answer; then an error")
+    write_seconds: float = _var(
+        "GATEWAY_WRITE_SECONDS", 30.0, "a client that reads nothing for so long loses its stream"
+    )
+    request_seconds: float = _var("GATEWAY_REQUEST_SECONDS", 3600.0, "the longest a request may take in all")
+    log_level: str = _var("GATEWAY_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR; prompts are never logged")
+    run_dir: str = _var("GATEWAY_RUN_DIR", "", "set by the gateway for its workers")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Raises ``SettingsError``."""
+        given = os.environ if environment is None else environment
+        values: dict[str, Any] = {}
+        for item in cls.__dataclass_fields__.values():
+            name, default = item.metadata["env"], item.default
+            if text := given.get(name, "").strip():
+                values[item.name] = _typed(name, text, type(default))
+        settings = cls(**values)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise SettingsError(f"GATEWAY_PORT={self.port}: give a port from 0 to 65535")
+        if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise SettingsError(f"GATEWAY_LOG_LEVEL={self.log_level}: give DEBUG, INFO, WARNING or ERROR")
+        for item in self.__dataclass_fields__.values():
+            value = getattr(self, item.name)
+            if isinstance(value, (int, float)) and value < 0:
+                raise SettingsError(f"{item.metadata['env']}={value}: must not be negative")
+
+    @property
+    def processes(self) -> int:
+        return self.workers or min(4, len(os.sched_getaffinity(0)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return _list(self.model_names)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        return _list(self.cors_origins)
+
+    @property
+    def engine_path(self) -> Path | None:
+        return Path(self.engine_dir) if self.engine_dir else None
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _typed(name: str, text: str, kind: type) -> Any:
+    if kind is str:
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise SettingsError(f"{name}={text}: give {wanted}") from None
