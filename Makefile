@@ -60,6 +60,17 @@ clean:  ## remove virtual environments, engines, results
 
 # --- gateway and page ---------------------------------------------------------------------------------------------------
 
+setup-browser: setup-dev
+	@for tool in node npm chromium prometheus; do command -v $$tool >/dev/null || \
+	  { echo "$$tool is missing: apt-get install chromium prometheus; node 20 or later from nodejs.org"; exit 1; }; done
+	@npm ci --silent --ignore-scripts --prefix tests/gateway/js
+
+test-browser: setup-browser  ## chat page, npm client and dashboards: needs node, chromium and prometheus
+	@$(PY) -m pytest -m browser $(ARGS)
+
+vendor: setup-browser  ## copy the page's libraries from npm, as pinned in tests/gateway/js/package-lock.json
+	@node tests/gateway/js/vendor.mjs
+
 # --- load tests ---------------------------------------------------------------------------------------------------------
 
 # --- gpu ----------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 The last user message chooses what happens: ``/status 429``, ``/break`` (connection cut in the middle), ``/event``
 (error event in the stream), ``/slow``, ``/hang`` (no byte), ``/bytes N`` (stream cut into N-byte pieces),
-``/say TEXT``; anything else is answered with ``ANSWER``. What was asked and how many streams are open is kept for the test to look at.
+``/say TEXT``; anything else is answered with ``ANSWER``. What was asked and how many streams are open is kept for the
+test to look at.
 """
 
 from __future__ import annotations
@@ -12,20 +13,17 @@ import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-STATIC = Path(__file__).parents[2] / "client" / "gateway" / "static"
-# What the gateway sends with the page; the page must live with the strictest policy it could send.
-CSP = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; object-src 'none'"
+from client.gateway import page
+
 ANSWER = """Here is **bold** text, a list and code, 你好世界 🎉:
 
 1. first
@@ -46,7 +44,11 @@ See [the docs](https://example.com/docs).
 """
 STEP_S = 0.01
 ERRORS = {
-    "400": ("invalid_request_error", "context_length_exceeded", "messages: 40000 tokens exceed the context length of 32768"),
+    "400": (
+        "invalid_request_error",
+        "context_length_exceeded",
+        "messages: 40000 tokens exceed the context length of 32768",
+    ),
     "401": ("authentication_error", "invalid_api_key", "Authorization: the key is missing"),
     "422": ("invalid_request_error", None, "temperature: must be between 0 and 2, got 9"),
     "429": ("rate_limit_error", "queue_full", "queue: 64 requests wait already"),
@@ -76,18 +78,21 @@ def event(text: str | None, *, finish: str | None = None, tokens: int = 0, promp
 
 class FakeOpenAI:
     def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
         self.open_streams = 0
-        self.refuse: str | None = None  # a status that every chat request gets, whatever it says
-        self.models: list[dict[str, Any]] = [{"id": "qwen", "object": "model", "max_model_len": 32768}]
+        self.forget()
         self.app = Starlette(
             routes=[
-                Route("/", lambda _: FileResponse(STATIC / "index.html", headers={"Content-Security-Policy": CSP})),
+                *page.routes(),
                 Route("/v1/models", lambda _: JSONResponse({"object": "list", "data": self.models})),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
-                Mount("/static", StaticFiles(directory=STATIC)),
             ]
         )
+
+    def forget(self) -> None:
+        """As new, for the next test."""
+        self.requests: list[dict[str, Any]] = []
+        self.refuse: str | None = None  # a status that every chat request gets, whatever it says
+        self.models: list[dict[str, Any]] = [{"id": "qwen", "object": "model", "max_model_len": 32768}]
 
     async def chat(self, request: Request) -> Response:
         body = await request.json()
@@ -143,17 +148,17 @@ def refusal(status: str) -> JSONResponse:
 
 
 @contextmanager
-def serve(app: Any, port: int) -> Iterator[str]:
-    """Runs an ASGI app on 127.0.0.1 in a thread; yields its base URL."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", lifespan="off"))
+def serve(app: Any) -> Iterator[str]:
+    """Runs an ASGI app on a free port of 127.0.0.1 in a thread; yields its base URL."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         if not thread.is_alive():
-            raise RuntimeError(f"port {port} is taken: the fake server did not start")
+            raise RuntimeError("the fake server did not start")
         thread.join(0.01)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = server.force_exit = True
         thread.join(10)

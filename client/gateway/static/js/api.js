@@ -52,7 +52,8 @@ export async function* streamChat(body, { key, signal }) {
   for await (const { event, data } of eventsOf(response.body, signal)) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);
-    if (event === "error" || chunk.error) throw errorFrom(chunk.error ?? chunk, "broken");
+    const error = chunk.error ?? (event === "error" ? chunk : null);
+    if (error) throw errorFrom(error, error.status ? kindOf(error.status) : "broken");
     const choice = chunk.choices?.[0];
     if (choice?.finish_reason) finished = true;
     yield { text: choice?.delta?.content || undefined, finish: choice?.finish_reason || undefined, usage: chunk.usage };

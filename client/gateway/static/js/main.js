@@ -160,6 +160,12 @@ function newChat() {
   cancelEdit();
 }
 
+/** Going away in the middle of an answer stops it: the text so far is kept. */
+function leave() {
+  stop();
+  saveConversation(messages);
+}
+
 async function loadModels() {
   try {
     models = await listModels(settings.key);
@@ -240,7 +246,7 @@ function listen() {
   for (const [id, action] of Object.entries(clicks)) byId(id).addEventListener("click", action);
   byId("language").addEventListener("click", () => switchLanguage(currentLanguage() === "en" ? "zh" : "en"));
   byId("open-settings").addEventListener("click", () => settings.open());
-  window.addEventListener("pagehide", () => saveConversation(messages));
+  window.addEventListener("pagehide", leave);
 }
 
 setLanguage(settings.get("language"));

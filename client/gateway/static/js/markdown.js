@@ -56,16 +56,14 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
 });
 
 /**
- * Cuts Markdown into blocks that no later text can change, and the open rest. Pure.
- * @returns {{settled: object[][], open: object[], length: number}} marked tokens; `length` characters are settled
+ * The leading blocks that no later text can change. Pure. Whole lines decide: half a line can look like another block.
+ * @returns {{tokens: object[], length: number}} marked tokens, and how many characters of `text` they cover
  */
-export function cut(text) {
-  const tokens = marked.lexer(text);
-  let last = tokens.length - 1;
-  while (last > 0 && tokens[last].type === "space") last--;
-  const settled = tokens.slice(0, Math.max(0, last));
-  const length = settled.reduce((sum, token) => sum + token.raw.length, 0);
-  return { settled, open: tokens.slice(Math.max(0, last)), length };
+export function settled(text) {
+  const tokens = marked.lexer(text.slice(0, text.lastIndexOf("\n") + 1));
+  const last = tokens.findLastIndex(({ type }) => type !== "space");
+  const done = tokens.slice(0, Math.max(0, last));
+  return { tokens: done, length: done.reduce((sum, token) => sum + token.raw.length, 0) };
 }
 
 const fragment = (tokens) => DOMPurify.sanitize(marked.parser(tokens), ALLOWED);
@@ -86,13 +84,19 @@ export class MarkdownView {
     const source = text.replace(/\r\n?/g, "\n");
     if (final || !source.startsWith(this.#text)) return this.#redraw(source);
     if (source === this.#text) return undefined;
+    const newLine = source.indexOf("\n", this.#text.length) >= 0;
     this.#text = source;
-    const { settled, open, length } = cut(source.slice(this.#settled));
-    this.#settled += length;
     for (const node of this.#openNodes) node.remove();
-    if (settled.length) this.#root.append(fragment(settled));
+    if (newLine) this.#settle(source.slice(this.#settled));
+    const open = marked.lexer(source.slice(this.#settled));
     this.#openNodes = this.#append(open.map((token) => ({ ...token, open: true })));
     return undefined;
+  }
+
+  #settle(text) {
+    const { tokens, length } = settled(text);
+    this.#settled += length;
+    this.#append(tokens);
   }
 
   #append(tokens) {
