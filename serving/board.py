@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 
 MAGIC = 0x71776E626F617264  # "qwnboard"
-HEADER_WORDS = 8  # magic, slots, detokenizer heartbeat (counts up), rest unused
+HEADER_WORDS = 8  # magic, slots, detokenizer heartbeat (counts up), open streams, rest unused
 WORDS_PER_SLOT = 2
 MAX_GENERATION = 2**31 - 1  # travels in INT32 tensors
 
@@ -64,6 +64,15 @@ class Board:
     @property
     def beats(self) -> int:
         return self._words[2]
+
+    @property
+    def streams(self) -> int:
+        """Open streams, as the engine last wrote it: the launcher waits for 0 when it drains."""
+        return self._words[3]
+
+    @streams.setter
+    def streams(self, count: int) -> None:
+        self._words[3] = count
 
     def close(self) -> None:
         self._words.release()

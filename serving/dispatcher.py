@@ -35,7 +35,7 @@ STALE_SECONDS = 0.2  # a chunk unacked for longer no longer counts: its client m
 IDLE_SECONDS = 0.05  # upper bound of a sleep when nothing waits; a delta wakes the loop at once
 HOUSEKEEPING_SECONDS = 0.1
 BEAT_SECONDS = 0.05  # the detokenizer's heartbeat
-GONE_BEATS = 30  # 1.5 s of the detokenizer's own time without an ack: the client is gone
+GONE_BEATS = 24  # 1.2 s of the detokenizer's own time without an ack: the client is gone
 DEAD_BEAT_SECONDS = 30.0  # no heartbeat at all: the detokenizer is gone
 CANCEL_CHECKS = 4  # sinks asked per housekeeping turn; each question is a round trip to Triton
 
@@ -101,9 +101,11 @@ class Dispatcher:
             for stream in group.streams:
                 one = reseeded(sampling, stream.index)
                 runtime.submit(EngineRequest(stream.id, ids, one, job.priority, job.lora_name))
+                if stream.aborted:  # its client went away just before the runtime knew it
+                    runtime.abort(stream.id)
         except ServingError:
-            self._forget(group)
-            raise
+            if self._forget(group):
+                raise
 
     def _open(self, group: Group, index: int, prompt_tokens: int) -> Stream:
         number = next(self._ids)
@@ -114,14 +116,15 @@ class Dispatcher:
         group.streams.append(stream)
         return stream
 
-    def _forget(self, group: Group) -> None:
-        """Undo an admission that the runtime refused half-way."""
+    def _forget(self, group: Group) -> bool:
+        """Undo an admission that the runtime refused half-way. False: the sender has answered the request already."""
         with self._lock:
+            group.gone = True  # what the sender still holds of it goes nowhere
             for stream in group.streams:
-                self.runtime.abort(stream.id)
+                self._abort(stream)
                 if self._streams.pop(stream.id, None):
                     self._slots.append(stream.slot)
-            self._groups.pop(group.request_id, None)
+            return self._groups.pop(group.request_id, None) is not None
 
     def _answer_cancel(self, request_id: str, sink: Sink) -> None:
         if not request_id:
@@ -132,7 +135,8 @@ class Dispatcher:
 
     def cancel(self, request_id: str) -> None:
         """Abort all sequences of a running request; an unknown id is not an error: it may just have ended."""
-        group = self._groups.get(request_id)
+        with self._lock:
+            group = self._groups.get(request_id)
         for stream in list(group.streams) if group else ():
             self._abort(stream)
 
@@ -151,14 +155,22 @@ class Dispatcher:
         return self._dead
 
     def _abort(self, stream: Stream) -> None:
-        if not stream.aborted and not self._dead:
+        if not stream.aborted and not self._dead and self._runtime is not None:
             stream.aborted = True
-            self.runtime.abort(stream.id)
+            self._runtime.abort(stream.id)
 
     # --- the sender thread -----------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until ``stop``. No error of one stream may end the loop: it is everybody's way out."""
+        """Until ``stop``. No error of one stream may end the loop; one of the loop itself ends everybody, with an error."""
+        try:
+            self._loop()
+        except Exception as error:
+            log.exception("the sender failed")
+            self.on_death(f"its sender failed ({error!r})")
+            self._fail_all()
+
+    def _loop(self) -> None:
         next_look = time.monotonic()
         while not self._stopping:
             self._wake.clear()
@@ -166,6 +178,7 @@ class Dispatcher:
             now = time.monotonic()
             if now >= next_look:
                 next_look = now + HOUSEKEEPING_SECONDS
+                self._board.streams = len(self._streams)
                 self._housekeep(now)
             if self._dead:
                 self._fail_all()
@@ -268,6 +281,13 @@ class Dispatcher:
             log.exception("request %s: a response could not be sent", group.request_id)
             self._leave(group)
 
+    def _tell(self, group: Group, say: Callable[[], None]) -> None:
+        """Last words to a sink; one that cannot take them concerns nobody else."""
+        try:
+            say()
+        except Exception:
+            log.exception("request %s: it could not be ended", group.request_id)
+
     def _close(self, stream: Stream, reason: str) -> None:
         group = stream.group
         with self._lock:
@@ -280,13 +300,13 @@ class Dispatcher:
                 self._groups.pop(group.request_id, None)
         self.finished["disconnected" if group.gone else reason] += 1
         if group.gone and not group.open:
-            group.sink.drop()
+            self._tell(group, group.sink.drop)
 
     def _fail(self, group: Group, error: ServingError) -> None:
         for stream in group.streams:
             self._abort(stream)
         if not group.gone:
-            group.sink.fail(error)
+            self._tell(group, lambda: group.sink.fail(error))
         for stream in group.streams:
             self._close(stream, "error")
 
@@ -320,11 +340,18 @@ class Dispatcher:
 
     def _ask_sinks(self) -> None:
         for group in list(self._groups.values())[:CANCEL_CHECKS]:
-            if not group.gone and group.sink.cancelled():
+            if not group.gone and self._is_cancelled(group):
                 self._leave(group)
             with self._lock:
-                if self._groups.pop(group.request_id, None):  # to the back of the queue: everybody's turn comes
-                    self._groups[group.request_id] = group
+                if self._groups.get(group.request_id) is group:  # to the back of the queue: everybody's turn comes
+                    self._groups[group.request_id] = self._groups.pop(group.request_id)
+
+    def _is_cancelled(self, group: Group) -> bool:
+        try:
+            return group.sink.cancelled()
+        except Exception:
+            log.exception("request %s: its client cannot be asked about", group.request_id)
+            return True
 
 
 def _has_begun(stream: Stream) -> bool:

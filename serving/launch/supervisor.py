@@ -14,6 +14,7 @@ from collections import deque
 from pathlib import Path
 from types import FrameType
 
+from serving.board import Board
 from serving.engine_dir import EngineInfo
 from serving.launch import child, health, triton
 from serving.launch.config import ROOT, Config, LaunchError
@@ -22,6 +23,7 @@ from serving.launch.engine import NOISE
 WATCH_SECONDS = 0.1
 CANARY_SECONDS = 120.0
 FLUSH_SECONDS = 1.0  # a dead engine's last errors get this long to reach their clients
+UNLOAD_SECONDS = 3.0  # from the last stream's end to a killed Triton: engines close their workers in this time
 MAX_RESTARTS, RESTART_WINDOW = 3, 600.0
 MODELS = ("tokenizer", "engine", "detokenizer")
 LOGS = ROOT / ".run"
@@ -179,13 +181,29 @@ class Supervisor:
         shutil.rmtree(self._run_dir, ignore_errors=True)
 
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        """Ask, wait for the open streams, then make sure.
+
+        Triton 2.51 counts a stream whose client went away as in flight for ever (the ensemble never finishes it), so
+        its own exit would last until the time-out: the board knows better.
+        """
         first = self._signals
-        deadline = time.monotonic() + self._config.drain + 5
+        deadline = time.monotonic() + self._config.drain
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         while process.poll() is None and time.monotonic() < deadline and self._signals <= max(first, 1):
+            if process.args[0] != sys.executable and not self._open_streams():  # type: ignore[index]
+                deadline = min(deadline, time.monotonic() + UNLOAD_SECONDS)
             time.sleep(0.05)
         child.stop(process, 0)
+
+    def _open_streams(self) -> int:
+        try:
+            board = Board(self._run_dir / "board")
+        except (OSError, ValueError):
+            return 0
+        streams = board.streams
+        board.close()
+        return streams
 
     def _remove_shm(self) -> None:
         """What a killed stub leaves in /dev/shm."""
