@@ -157,12 +157,11 @@ def values(rng: np.random.Generator, name: str, size: tuple[int, ...], shape: Sy
 
 
 def embedding(rng: np.random.Generator, size: tuple[int, ...]) -> npt.NDArray[np.uint16]:
-    speaking = tokenizer_files.END_OF_TEXT
-    parts = [
-        normal(rng, (FREQUENT, size[1]), STD * FREQUENT_GAIN),
-        normal(rng, (speaking - FREQUENT, size[1]), STD),
-        normal(rng, (size[0] - speaking, size[1]), STD * SILENT_GAIN),
-    ]
+    rows, width = size
+    common, speaking = min(rows, FREQUENT), min(rows, tokenizer_files.END_OF_TEXT)
+    counts = (common, speaking - common, rows - speaking)
+    gains = (FREQUENT_GAIN, 1.0, SILENT_GAIN)
+    parts = [normal(rng, (count, width), STD * gain) for count, gain in zip(counts, gains, strict=True)]
     return np.concatenate(parts)
 
 

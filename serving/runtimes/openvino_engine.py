@@ -40,8 +40,7 @@ class Engine:
         self._scheduler = Scheduler(pool, max_streams, step_tokens)
         self._max_seq_len = max_seq_len
         self._end_ids = end_ids
-        self._arrivals = 0
-        self._prompt_tokens = self._cached_tokens = self._generated = self._steps = 0
+        self.forget()
 
     @property
     def busy(self) -> bool:
@@ -72,6 +71,10 @@ class Engine:
                 deltas.append(self._sample(chunk.sequence, logits[row]))
                 row += 1
         return deltas
+
+    def forget(self) -> None:
+        """Start all counters anew, after warming up."""
+        self._arrivals = self._prompt_tokens = self._cached_tokens = self._generated = self._steps = 0
 
     def stats(self) -> RuntimeStats:
         return RuntimeStats(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,12 @@ from llguidance import LLMatcher, LLTokenizer, gbnf_to_lark
 from serving.errors import InvalidRequest, shown
 from serving.types import Guide
 
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
 FIELD = "guided_decoding_guide"
 # Bounded, or a model that likes blanks would never close an object.
-JSON_OPTIONS = {"whitespace_pattern": r"\n? {0,16}"}
+JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"\n? {0,16}"}
 
 
 def grammar_of(guide: Guide) -> str:

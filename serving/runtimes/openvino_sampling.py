@@ -17,6 +17,7 @@ import numpy.typing as npt
 from serving.types import Sampling
 
 Row = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
 FORBIDDEN = np.float32(-np.inf)
 BLOCK = 128  # entries per maximum
 NUCLEUS = 1024  # candidates tried before top_p sorts the whole vocabulary
@@ -105,7 +106,7 @@ class Sampler:
         return int(ids[draw(weights, self._random)])
 
 
-def candidates(row: Row, best: np.float32, s: Sampling) -> tuple[npt.NDArray[np.int64], Row]:
+def candidates(row: Row, best: np.float32, s: Sampling) -> tuple[Ids, Row]:
     """Ids that survive min_p, top_k and top_p, best first, with weights exp((logit - best) / temperature)."""
     limit = s.top_k or NUCLEUS
     ids = top(row, limit)
@@ -131,19 +132,21 @@ def draw(weights: Row, random: np.random.Generator) -> int:
     return min(int(np.searchsorted(heights, random.random() * heights[-1], side="right")), len(weights) - 1)
 
 
-def top(row: Row, count: int) -> npt.NDArray[np.int64]:
+def top(row: Row, count: int) -> Ids:
     """Indices of the ``count`` largest entries, largest first, the lower index first among equals."""
     size = len(row)
     count = min(count, size)
-    if size % BLOCK or count * 4 > size // BLOCK:
-        found = np.argpartition(-row, count - 1)[:count] if count < size else np.arange(size)
-        return found[np.lexsort((found, -row[found]))]
-    maxima = row.reshape(-1, BLOCK).max(1)
-    blocks = np.argpartition(-maxima, count - 1)[:count]
-    found = (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
+    found: Ids = np.arange(size)
+    if size % BLOCK == 0 and count * 4 <= size // BLOCK:
+        maxima = row.reshape(-1, BLOCK).max(1)
+        blocks = np.argpartition(-maxima, count - 1)[:count]
+        found = (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
     values = row[found]
-    kept = np.argpartition(-values, count - 1)[:count]
-    return found[kept][np.lexsort((found[kept], -values[kept]))]
+    if count < len(found):
+        kept = np.argpartition(-values, count - 1)[:count]
+        found, values = found[kept], values[kept]
+    ordered: Ids = found[np.lexsort((found, -values))]
+    return ordered
 
 
 def log_probabilities(row: Row, count: int) -> tuple[Row, tuple[tuple[int, float], ...]]:
@@ -154,7 +157,7 @@ def log_probabilities(row: Row, count: int) -> tuple[Row, tuple[tuple[int, float
     return total, tuple((int(i), float(total[i])) for i in ids)
 
 
-def penalize_repetition(row: Row, ids: npt.NDArray[np.int64], penalty: float) -> None:
+def penalize_repetition(row: Row, ids: Ids, penalty: float) -> None:
     """CTRL's rule (https://arxiv.org/abs/1909.05858): positive logits are divided, negative ones multiplied."""
     values = row[ids]
     row[ids] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))

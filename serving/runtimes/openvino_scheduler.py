@@ -165,7 +165,7 @@ class Scheduler:
 
 
 def share(prompts: list[Sequence], budget: int) -> list[Chunk]:
-    """Split ``budget`` tokens: the longest waiting prompt may take half, the shortest the rest, then whoever has more."""
+    """Split ``budget`` tokens: half is the longest waiting prompt's, the rest goes to those with the least left."""
     if not prompts:
         return []
     oldest = min(prompts, key=lambda s: s.order)

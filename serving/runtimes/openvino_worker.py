@@ -27,9 +27,10 @@ from serving.runtimes.openvino_blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from serving.runtimes.openvino_engine import Engine
 from serving.runtimes.openvino_guides import Grammars
 from serving.runtimes.openvino_model import PagedModel
-from serving.types import StreamDelta
+from serving.types import EngineRequest, Sampling, StreamDelta
 
 DEFAULT_KV_BYTES = 1 << 30
+WARM_UP_PROMPT = 24  # tokens: less than a KV block
 KV_CONTEXTS = 2  # default KV memory: at least this many longest streams …
 KV_FRACTION = 0.4  # … but no more of the free memory than this
 log = logging.getLogger("openvino")
@@ -53,6 +54,7 @@ class Worker:
 
     def run(self) -> None:
         """Step while there is work; return on ``close``."""
+        self._warm_up()
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         self._connection.send(("ready", self.limits, self._engine.stats()))
         while True:
@@ -61,6 +63,13 @@ class Worker:
                 return
             deltas += self._engine.step()
             self._connection.send(("step", deltas, self._engine.stats()))
+
+    def _warm_up(self) -> None:
+        """Prompt and decode steps once: the first of a shape compiles kernels.."""
+        self._engine.submit(EngineRequest(0, [0] * WARM_UP_PROMPT, Sampling(max_tokens=2, temperature=0.0)))
+        while self._engine.busy:
+            self._engine.step()
+        self._engine.forget()
 
     def _read(self) -> None:
         """The reader thread. A grammar is compiled here, so that it does not delay a step."""
