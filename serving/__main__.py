@@ -10,8 +10,8 @@ from serving.launch.supervisor import Supervisor
 
 
 def main() -> int:
-    config = parse()
     try:
+        config = parse()
         check_ports(config)
         return Supervisor(config, prepare(config)).run()
     except LaunchError as error:

@@ -96,7 +96,7 @@ class Detokenizer:
         """If a stop string was just completed: forget what came after it and tell the engine."""
         if not state.text.stopped:
             return
-        state.tokens_at_stop = chunk.completion_tokens - (len(chunk.ids) - used)
+        state.tokens_at_stop = state.text.tokens  # not from the engine's count: an end token may have followed
         chunk.ids, chunk.log_probs = chunk.ids[:used], chunk.log_probs[:used]
         if chunk.top_logprobs:
             chunk.top_logprobs = orjson.dumps(orjson.loads(chunk.top_logprobs)[:used])

@@ -162,7 +162,7 @@ class Dispatcher:
     # --- the sender thread -----------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until ``stop``. No error of one stream may end the loop; one of the loop itself ends everybody, with an error."""
+        """Until ``stop``. No error of one stream may end the loop; one of the loop's own fails them all."""
         try:
             self._loop()
         except Exception as error:

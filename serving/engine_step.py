@@ -30,9 +30,9 @@ class EngineStep:
         path = info.path / "tokenizer.json"
         board = Board.create(settings.board, settings.slots)
         self._dispatcher = Dispatcher(board, lambda: TokenBytes.load(path), settings.queue_limit)
+        self._stopping = threading.Event()
         self._runtime = runtimes.load(info, settings.runtime, self._dispatcher.on_step, self._die)
         self._dispatcher.attach(self._runtime)
-        self._stopping = threading.Event()
         self._metrics = triton_io.Metrics()
         for target in (self._dispatcher.run, self._report):
             threading.Thread(target=target, name=target.__name__, daemon=True).start()
@@ -70,6 +70,9 @@ class EngineStep:
 
     def _report(self) -> None:
         while not self._stopping.wait(METRICS_SECONDS):
+            if self._dispatcher.dead:  # it may have noticed first: a silent detokenizer, a failed sender
+                self._die(self._dispatcher.dead)
+                return
             self._write_metrics()
 
     def _write_metrics(self) -> None:

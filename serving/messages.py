@@ -13,7 +13,7 @@ ROLES = ("system", "user", "assistant", "tool")
 def json_list(name: str, text: str) -> list[Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(name, f"not JSON ({error}); send a JSON list") from None
     if not isinstance(value, list):
         raise InvalidRequest(name, f"{shown(text)} is not a list; send a JSON list")
@@ -57,7 +57,7 @@ def _call(where: str, call: Any) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return _bad_call(where, arguments)
     return {**call, "function": {**function, "arguments": arguments}}
 

@@ -12,7 +12,7 @@ from tokenizers import Encoding, Tokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from serving.engine_dir import EngineInfo
-from serving.errors import InvalidRequest, ServingError
+from serving.errors import InvalidRequest, ServingError, shown
 from serving.fields import Fields
 from serving.messages import json_list, message
 from serving.request import MAX_STOP_CHARS, MAX_STOP_WORDS, Defaults, job
@@ -102,7 +102,7 @@ class PromptBuilder:
             raise InvalidRequest(
                 "messages", f"the chat template refuses them ({error}); check roles and content"
             ) from None
-        return str(rendered[0])
+        return _characters("messages", str(rendered[0]))
 
     def _with_words(self, fields: Fields, parsed: Job) -> Job:
         """Bad words as ids, alone and after a space: a word inside a text mostly carries its leading space."""
@@ -142,6 +142,16 @@ class PromptBuilder:
                 f"{self._limits.max_seq_len} tokens; use at most {room}",
             )
         return Encoded(ids, parsed)
+
+
+def _characters(name: str, text: str) -> str:
+    """``text``, unless JSON escapes put half a surrogate pair into it: the tokenizer would fail for its whole batch."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        bad = shown(text[error.start])
+        raise InvalidRequest(name, f"{bad} is half a surrogate pair, not a character; send valid Unicode") from None
+    return text
 
 
 def _template(directory: Path) -> tuple[str, dict[str, Any]]:

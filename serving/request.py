@@ -163,7 +163,7 @@ def _guide(fields: Fields) -> Guide | None:
 def _check_schema(guide: str) -> None:
     try:
         schema = json.loads(guide)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest("guided_decoding_guide", f"not JSON ({error}); send a JSON schema") from None
     if not isinstance(schema, (dict, bool)):
         raise InvalidRequest("guided_decoding_guide", f"{shown(guide)} is not a JSON schema; send a JSON object")

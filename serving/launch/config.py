@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import math
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.runtimes.simulated import Faults
 from serving.settings import DEFAULT_QUEUE_LIMIT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +42,7 @@ class Config:
 
 
 def parse(arguments: list[str] | None = None) -> Config:
-    """Command line to ``Config``; exits with argparse's own line for a value that is not one."""
+    """Command line to ``Config``. Raises ``LaunchError`` for a value out of range."""
     parser = argparse.ArgumentParser(prog="python -m serving", description="Serve an engine directory with Triton.")
     add = parser.add_argument
     add("--engine", type=Path, default=None, help="engine directory (default: engines/default)")
@@ -61,6 +64,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("--step-ms", type=float, default=15, help="simulated: time of one engine step (default 15)")
     add("--fault", default="", help="simulated: die@N, error@N, eos@N, stall@N:SECONDS")
     args = parser.parse_args(arguments)
+    _check_values(args)
     default = SIMULATED_ENGINE if args.runtime == "simulated" else DEFAULT_ENGINE
     return Config(
         engine=(args.engine or default).resolve(),
@@ -80,6 +84,25 @@ def parse(arguments: list[str] | None = None) -> Config:
     )
 
 
+def _check_values(args: argparse.Namespace) -> None:
+    for name in ("http_port", "grpc_port", "metrics_port", "gateway_port"):
+        _within(name.upper(), getattr(args, name), 0 if name == "gateway_port" else 1, 65535)
+    _within("DRAIN", args.drain, 0, 3600)
+    _within("--max-streams", args.max_streams, 1, 65536)
+    _within("--queue-limit", args.queue_limit, 0, 2**20)
+    _within("KV_CACHE_GB", args.kv_cache_gb, 0, 2**20)
+    _within("STEP_MS", args.step_ms, 0, 3_600_000)
+    try:
+        Faults.parse(args.fault)
+    except ValueError as error:
+        raise LaunchError(str(error)) from None
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not math.isfinite(value) or not low <= value <= high:
+        raise LaunchError(f"{name}={value:g} is out of range; give a number between {low:g} and {high:g}")
+
+
 def check_ports(config: Config) -> None:
     """Every port must be free now; a port that is taken later shows when Triton binds it."""
     taken = [f"{name}={port}" for name, port in config.ports.items() if not _is_free(config.host, port)]
@@ -97,12 +120,13 @@ def _is_free(host: str, port: int) -> bool:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise LaunchError(f"HOST={host} cannot be used ({error}); give an address of this machine") from None
-    except OverflowError:
-        raise LaunchError(f"port {port} is not between 1 and 65535") from None
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            remedy = "ports below 1024 are root's" if error.errno == errno.EACCES else "give an address of this machine"
+            raise LaunchError(f"HOST={host} port {port} cannot be bound ({error.strerror}); {remedy}") from None
     return True

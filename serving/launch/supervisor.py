@@ -39,8 +39,11 @@ class Supervisor:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._deaths: deque[float] = deque()
         self._signals = 0
+        self._in_canary = False
         LOGS.mkdir(exist_ok=True)
-        self._run_dir = Path(tempfile.mkdtemp(prefix="qwen-serve-", dir=os.environ.get("XDG_RUNTIME_DIR") or None))
+        private = os.environ.get("XDG_RUNTIME_DIR", "")
+        usable = os.access(private, os.W_OK)  # after su it may be another user's, or gone
+        self._run_dir = Path(tempfile.mkdtemp(prefix="qwen-serve-", dir=private if usable else None))
         self._shm = f"qwen_{os.getpid()}_"
 
     def run(self) -> int:
@@ -74,7 +77,9 @@ class Supervisor:
             if self._broken():
                 raise LaunchError(f"Triton did not start: {self._why()}")
             time.sleep(WATCH_SECONDS)
+        self._in_canary = True
         problem = health.generates(self._base, CANARY_SECONDS)
+        self._in_canary = False
         if problem:
             raise LaunchError(f"the server is up but cannot generate: {problem} (log: {self._log('triton')})")
 
@@ -166,6 +171,9 @@ class Supervisor:
         self._signals += 1
         if self._signals == 1:
             print(f"\nstopping: open streams get {self._config.drain} s to end (again: stop at once)", flush=True)
+        if self._in_canary:  # it may take minutes and cannot look
+            self._in_canary = False
+            raise LaunchError("stopped while starting")
 
     def _give_up_if_signalled(self) -> None:
         if self._signals:
@@ -186,11 +194,10 @@ class Supervisor:
         Triton 2.51 counts a stream whose client went away as in flight for ever (the ensemble never finishes it), so
         its own exit would last until the time-out: the board knows better.
         """
-        first = self._signals
         deadline = time.monotonic() + self._config.drain
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        while process.poll() is None and time.monotonic() < deadline and self._signals <= max(first, 1):
+        while process.poll() is None and time.monotonic() < deadline and self._signals < 2:
             if process.args[0] != sys.executable and not self._open_streams():  # type: ignore[index]
                 deadline = min(deadline, time.monotonic() + UNLOAD_SECONDS)
             time.sleep(0.05)

@@ -10,6 +10,7 @@ Token ``i`` of a stream depends on the prompt and the seed alone. ``FAULT`` (com
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import zlib
@@ -22,6 +23,8 @@ from serving.engine_dir import EngineInfo
 from serving.errors import EngineDead
 from serving.runtimes.base import CAPABILITIES, OnDeath, OnStep, Runtime, RuntimeLimits, RuntimeOptions, RuntimeStats
 from serving.types import EngineRequest, FinishReason, StreamDelta
+
+log = logging.getLogger(__name__)
 
 BLOCK_TOKENS = 32
 KV_BLOCKS = 65536
@@ -93,7 +96,7 @@ class SimulatedRuntime:
         self._work = threading.Event()
         self._closed = False
         self._count = {"prompt": 0, "generated": 0, "steps": 0, "blocks": 0, "requests": 0}
-        self._thread = threading.Thread(target=self._loop, name="simulated-engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="simulated-engine", daemon=True)
         self._thread.start()
 
     def submit(self, request: EngineRequest) -> None:
@@ -117,6 +120,14 @@ class SimulatedRuntime:
         self._closed = True
         self._work.set()
         self._thread.join(5)
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception as error:
+            log.exception("the step loop failed")
+            self._closed = True
+            self._on_death(f"the simulated engine failed ({error!r})")
 
     def _loop(self) -> None:
         due = time.perf_counter()
@@ -155,7 +166,7 @@ class SimulatedRuntime:
             live = self._running.pop(number, None)
             if live:
                 self._count["blocks"] -= live.blocks
-            waiting = next((r for r in self._waiting if r.stream_id == number), None)
+            waiting = next((r for r in list(self._waiting) if r.stream_id == number), None)
             if waiting:
                 self._waiting.remove(waiting)
             if live or waiting:
