@@ -14,6 +14,7 @@ from serving.errors import ServingError
 COMMANDS = (
     "build_engine.planner_cli",
     "build_engine.preflight",
+    "build_engine.verify",
     "build_engine.build",
     "build_engine.simulated",
     "build_engine.synthetic",

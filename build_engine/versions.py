@@ -15,10 +15,15 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def read_toml(path: Path) -> dict[str, dict[str, Any]]:
+    """Tables of simple values."""
+    loaded: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
 @cache
 def versions() -> dict[str, dict[str, Any]]:
-    loaded: dict[str, dict[str, Any]] = tomllib.loads((ROOT / "versions.toml").read_text(encoding="utf-8"))
-    return loaded
+    return read_toml(ROOT / "versions.toml")
 
 
 def pinned(engine: str, key: str = "version") -> str:
