@@ -14,7 +14,11 @@ from build_engine.errors import BuildError
 from build_engine.spec import PRECISIONS, SYNTHETIC, BuildSpec
 
 # runtime -> module with ``build(spec: BuildSpec) -> Path`` and ``PRECISIONS``; imported only when it is asked for
-BUILDERS = {"openvino": "build_engine.openvino_build", "tensorrt_llm": "build_engine.trtllm_build"}
+BUILDERS = {
+    "openvino": "build_engine.openvino_build",
+    "tensorrt_llm": "build_engine.trtllm_build",
+    "vllm": "build_engine.vllm_build",
+}
 CPU_PRECISIONS, GPU_PRECISIONS = ("int8", "int4", "fp32"), ("fp8", "int8_sq", "int8_wo")
 DEFAULT_PRECISION = {"openvino": "int8"}  # elsewhere "auto": the builder chooses by the GPU
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 import shutil
 import socket
 import time
@@ -18,15 +17,16 @@ import openvino as ov
 from rich.console import Console
 from rich.progress import Progress
 
-from build_engine import fetch, synthetic, tokenizer_files
+from build_engine import fetch, tokenizer_files
 from build_engine.checkpoint import Checkpoint, read_config
 from build_engine.errors import BuildError
 from build_engine.openvino_graph import Qwen2Graph
 from build_engine.openvino_rope import scaling_of
 from build_engine.openvino_weights import PRECISIONS, Weights
 from build_engine.profiles import with_yarn
+from build_engine.source import locate, model_name
 from build_engine.spec import BuildSpec
-from build_engine.staging import cache_directory, file_infos, need_space, staged
+from build_engine.staging import file_infos, need_space, staged
 from serving import engine_dir
 from serving.engine_dir import BuildInfo, EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
 
@@ -58,23 +58,6 @@ def build(spec: BuildSpec) -> Path:
         convert(checkpoint, spec.precision, directory / MODEL_FILE)
         engine_dir.write(describe(spec, source, config, directory, key, started), directory)
     return spec.out
-
-
-def locate(spec: BuildSpec) -> Path:
-    """The checkpoint's directory: made, local or fetched."""
-    if spec.synthetic:
-        return synthetic.cached(spec.model)
-    local = Path(spec.model)
-    if local.is_dir():
-        return local
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", spec.model) or spec.model.startswith("."):
-        raise BuildError(f"--model: {spec.model!r} is neither a directory nor a hub id like Qwen/Qwen2.5-7B-Instruct")
-    home = cache_directory() / "hub" / f"{spec.model.replace('/', '--')}-{spec.revision or 'main'}"
-    home.mkdir(parents=True, exist_ok=True)
-    if fetch.missing_files(home) or not fetch.revision_of(home):
-        log.info("hub: fetching %s (an interrupted download goes on where it stopped)", spec.model)
-        fetch.fetch(spec.model, home, spec.revision)
-    return home
 
 
 def context_config(config: dict[str, Any], context: int | None) -> dict[str, Any]:
@@ -128,12 +111,11 @@ def describe(
     """``engine.json``; also writes ``build.key``, by which the next build knows that nothing changed."""
     (directory / "build.key").write_text(key)
     context = spec.context or int(config["max_position_embeddings"])
-    name = synthetic.SHAPES[spec.model].name if spec.synthetic else model_name(spec.model)
     noise = spec.synthetic or bool(config.get("synthetic"))
     seconds = round(time.monotonic() - started, 1)
     when = datetime.fromtimestamp(time.time() - seconds, timezone.utc).isoformat(timespec="seconds")
     return EngineInfo(
-        model=ModelInfo(name, spec.model, fetch.revision_of(source), noise, int(config["vocab_size"])),
+        model=ModelInfo(model_name(spec), spec.model, fetch.revision_of(source), noise, int(config["vocab_size"])),
         runtime=RuntimeInfo("openvino", version("openvino")),
         precision=spec.precision,
         kv_dtype=KV_DTYPE[spec.precision],
@@ -142,8 +124,3 @@ def describe(
         files=file_infos(directory),
         build=BuildInfo([spec.command] if spec.command else [], when, seconds, socket.gethostname()),
     )
-
-
-def model_name(model: str) -> str:
-    """What clients call it: the last part of the path or hub id, in lower case."""
-    return Path(model.rstrip("/")).resolve().name.lower() if Path(model).is_dir() else model.split("/")[-1].lower()

@@ -1,0 +1,1 @@
+"""`make bench-gpu`: transformers, vLLM and this project side by side on one GPU."""

@@ -1,0 +1,53 @@
+"""One timed stream, and what a run of many of them comes to."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Record:
+    """Times are ``time.perf_counter`` seconds (one clock for all processes of a machine); ``gaps`` lie between messages."""
+
+    start: float
+    first: float
+    last: float
+    tokens: int
+    gaps: list[float] = field(default_factory=list)
+    error: str = ""
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """p50, p90 and p99 of seconds, in milliseconds. Empty for no values."""
+    if not values:
+        return {}
+    if len(values) == 1:
+        return dict.fromkeys(("p50", "p90", "p99"), round(values[0] * 1e3, 3))
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    return {f"p{q}": round(cuts[q - 1] * 1e3, 3) for q in (50, 90, 99)}
+
+
+def summarize(records: Sequence[Record]) -> dict[str, Any]:
+    """Tokens/s over the whole run (first request sent to last token), and percentiles in ms.
+
+    TTFT: request sent to first token. TPOT: (last - first token) / (tokens - 1) of each stream. ITL: gaps between messages.
+    """
+    good = [r for r in records if not r.error]
+    if not good:
+        return {"errors": len(records), "first_error": records[0].error if records else "no requests"}
+    seconds = max(r.last for r in good) - min(r.start for r in good)
+    tokens = sum(r.tokens for r in good)
+    return {
+        "requests": len(good),
+        "errors": len(records) - len(good),
+        "tokens": tokens,
+        "seconds": round(seconds, 4),
+        "tokens_per_s": round(tokens / seconds, 1),
+        "ttft_ms": percentiles([r.first - r.start for r in good]),
+        "tpot_ms": percentiles([(r.last - r.first) / (r.tokens - 1) for r in good if r.tokens > 1]),
+        "itl_ms": percentiles([gap for r in good for gap in r.gaps]),
+        "messages": sum(len(r.gaps) + 1 for r in good),
+    }
