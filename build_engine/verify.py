@@ -172,5 +172,5 @@ def report(accuracy: Accuracy, limits: dict[str, float], names: tuple[str, str])
     for name, limit in limits.items():
         value = getattr(accuracy, name)
         sign = "≥" if name.endswith("agreement") else "≤"
-        shown = "not measured" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+        shown = "not measured" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
         print(f"{name:20} {shown:>12}   limit {sign} {limit:g}")

@@ -1,8 +1,9 @@
 """What the accuracy gate measures, as pure functions of two models' most likely tokens at the same positions.
 
 A ``Position`` is the k most likely tokens with their natural-log probabilities, best first. All runtimes give that, but
-few give full distributions; so KL is taken over the reference's k tokens and "anything else" as one more outcome. By the
-data-processing inequality that is a lower bound of the true KL, and close to it when k tokens hold nearly all the mass.
+few give full distributions; so KL is taken over the reference's k tokens and "anything else" as one more outcome. By
+the data-processing inequality that is a lower bound of the true KL: close to it when k tokens hold nearly all the mass,
+as they do in a trained model, and far below it for the flat distributions of random weights.
 """
 
 from __future__ import annotations
@@ -106,5 +107,5 @@ def failures(accuracy: Accuracy, limits: Mapping[str, float]) -> list[str]:
     for name in ("mean_kl", "perplexity_drift", "new_repetitions"):
         value = getattr(accuracy, name)
         if value is not None and value > limits[name]:
-            found.append(f"{name} {value:.4f} is above {limits[name]:g}")
+            found.append(f"{name} {value:.4g} is above {limits[name]:g}")
     return found

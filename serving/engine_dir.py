@@ -10,12 +10,13 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_origin, get_type_hints
 
-from serving.errors import EngineDirectoryError
+from serving.errors import EngineDirectoryError, shown
 
 SCHEMA_VERSION = 1
 REBUILD = "rebuild it with `make engine`"
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +122,43 @@ def _parse(data: dict[str, Any], directory: Path) -> EngineInfo:
     unknown = set(data) - known
     if unknown:
         raise ValueError(f"unknown keys {sorted(unknown)}")
-    rest = {
-        k: v for k, v in data.items() if k in {"precision", "kv_dtype", "rope_scaling", "accuracy", "schema_version"}
-    }
     for key in ("precision", "kv_dtype"):
-        if not isinstance(rest.get(key), str):
-            raise ValueError(f"{key} must be a string")
+        _require(key, data.get(key), str)
+    for key in ("rope_scaling", "accuracy"):
+        _require(key, data.get(key) or {}, dict)
+    _require("files", data.get("files", {}), dict)
     return EngineInfo(
-        model=ModelInfo(**data["model"]),
-        runtime=RuntimeInfo(**data["runtime"]),
-        limits=EngineLimits(**data["limits"]),
-        gpu=GpuInfo(**data["gpu"]) if data.get("gpu") else None,
-        files={name: FileInfo(**info) for name, info in data.get("files", {}).items()},
-        build=BuildInfo(**data.get("build", {})),
+        model=_record(ModelInfo, "model", data["model"]),
+        runtime=_record(RuntimeInfo, "runtime", data["runtime"]),
+        precision=data["precision"],
+        kv_dtype=data["kv_dtype"],
+        limits=_record(EngineLimits, "limits", data["limits"]),
+        gpu=_record(GpuInfo, "gpu", data["gpu"]) if data.get("gpu") else None,
+        rope_scaling=data.get("rope_scaling"),
+        files={name: _record(FileInfo, f"files.{name}", info) for name, info in data.get("files", {}).items()},
+        accuracy=data.get("accuracy"),
+        build=_record(BuildInfo, "build", data.get("build", {})),
+        schema_version=data["schema_version"],
         path=directory,
-        **rest,
     )
+
+
+def _record(kind: type[Record], where: str, data: Any) -> Record:
+    """One of the dataclasses above from JSON, its keys and types checked. Raises ``ValueError`` that names the key."""
+    _require(where, data, dict)
+    hints = get_type_hints(kind)
+    unknown = set(data) - set(hints)
+    if unknown:
+        raise ValueError(f"{where} has unknown keys {sorted(unknown)}")
+    for key, value in data.items():
+        wanted = get_origin(hints[key]) or hints[key]
+        _require(f"{where}.{key}", value, wanted)
+        if wanted in (int, float) and value < 0:
+            raise ValueError(f"{where}.{key} must not be negative, got {value}")
+    return kind(**data)
+
+
+def _require(name: str, value: Any, kind: type) -> None:
+    fits = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{name} must be {kind.__name__}, got {shown(value)}")
