@@ -218,7 +218,7 @@ REFUSED: dict[str, Fixed] = {
 # fmt: on
 
 
-def parse(kind: type[Common], body: Any) -> Any:
+def parse(kind: type[BaseModel], body: Any) -> Any:
     """The validated request. Raises ``ApiError`` 400 naming the first wrong field."""
     if not isinstance(body, dict):
         raise ApiError(400, f"the body is {_shown(body)}; send a JSON object")

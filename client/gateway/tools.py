@@ -1,8 +1,8 @@
 """Qwen's tool calls, read while they are being written. Pure: text pieces in, events out, whatever way text was cut.
 
 Three framings: ``hermes`` (``<tool_call>{"name": …, "arguments": {…}}</tool_call>`` between ordinary text, what the
-chat template teaches the model), ``array`` (a JSON list of such objects: what ``tool_choice: required`` makes the grammar
-enforce) and ``named`` (the text is one function's arguments).
+chat template teaches the model), ``array`` (a JSON list of such objects: what ``tool_choice: required`` makes the
+grammar enforce) and ``named`` (the text is one function's arguments).
 """
 
 from __future__ import annotations

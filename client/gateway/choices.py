@@ -1,0 +1,102 @@
+"""One choice of an answer: engine responses in, OpenAI's pieces out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+
+from client import _wire
+from client.errors import Cancelled, ChunkMissing, EngineUnavailable
+from client.gateway.tools import Event, ToolParser
+
+Tensors = dict[str, bytes]
+TokenText = Callable[[int], bytes]  # a token's bytes
+
+
+class Piece(NamedTuple):
+    """What one engine response adds to a choice."""
+
+    text: str
+    events: list[Event] | None  # instead of text, when tool calls are looked for
+    ids: list[int]
+    logprobs: dict[str, Any] | None
+    finish: str | None
+
+
+class Choice:
+    """State of one choice while its chunks come in. ``tokens`` is the engine's count so far."""
+
+    __slots__ = ("_chat", "_next", "_parser", "_token_text", "_want_logprobs", "finish", "index", "offset", "tokens")
+
+    def __init__(
+        self, index: int, *, chat: bool, parser: ToolParser | None, logprobs: bool, token_text: TokenText
+    ) -> None:
+        self.index, self.tokens, self.offset = index, 0, 0
+        self.finish: str | None = None
+        self._chat, self._parser, self._token_text, self._want_logprobs = chat, parser, token_text, logprobs
+        self._next = 0
+
+    def check(self, raw: Tensors) -> str | None:
+        """Chunk order and the end, for every chunk. Returns the finish reason. Raises ``ClientError``."""
+        got = _wire.first_int(raw["chunk_index"])
+        if got != self._next:
+            raise ChunkMissing(f"engine: chunk {got} came where {self._next} was due")
+        self._next += 1
+        self.tokens = _wire.first_int(raw["completion_tokens"])
+        reason = raw["finish_reason"][4:]
+        if not reason:
+            return None
+        if reason == b"cancelled":
+            raise Cancelled("engine: the request was cancelled")
+        if reason == b"error":
+            raise EngineUnavailable("engine: generation failed; try again")
+        self.finish = reason.decode()
+        return self.finish
+
+    def piece(self, raw: Tensors) -> Piece:
+        finish = self.check(raw)
+        text = raw["text_output"][4:].decode()
+        events = self._events(text, finish) if self._parser else None
+        if finish == "stop" and self._parser and self._parser.calls:
+            finish = self.finish = "tool_calls"
+        ids = memoryview(raw.get("output_ids", b"")).cast("i").tolist()
+        logprobs = self._logprobs(ids, raw) if self._want_logprobs else None
+        self.offset += len(text)
+        return Piece(text, events, ids, logprobs, finish)
+
+    def _events(self, text: str, finish: str | None) -> list[Event]:
+        assert self._parser is not None
+        return self._parser.feed(text) + (self._parser.finish() if finish else [])
+
+    def _logprobs(self, ids: list[int], raw: Tensors) -> dict[str, Any]:
+        values: list[Any] = memoryview(raw.get("output_log_probs", b"")).cast("f").tolist()
+        tops = orjson.loads(raw["top_log_probs"][4:] or b"[]") if "top_log_probs" in raw else []
+        tops += [[]] * (len(ids) - len(tops))
+        rows = list(zip(ids, values, tops, strict=True))
+        return self._chat_logprobs(rows) if self._chat else self._completion_logprobs(rows)
+
+    def _chat_logprobs(self, rows: list[tuple[int, float, list[Any]]]) -> dict[str, Any]:
+        content = [
+            {**self._scored(i, p), "top_logprobs": [self._scored(*entry) for entry in top]} for i, p, top in rows
+        ]
+        return {"content": content, "refusal": None}
+
+    def _scored(self, token: int, logprob: float) -> dict[str, Any]:
+        raw = self._token_text(token)
+        return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)}
+
+    def _completion_logprobs(self, rows: list[tuple[int, float, list[Any]]]) -> dict[str, Any]:
+        texts = [self._token_text(i).decode(errors="replace") for i, _, _ in rows]
+        offsets, at = [], self.offset
+        for text in texts:
+            offsets.append(at)
+            at += len(text)
+        tops = [{self._token_text(i).decode(errors="replace"): p for i, p in top} or None for _, _, top in rows]
+        return {
+            "tokens": texts,
+            "token_logprobs": [p for _, p, _ in rows],
+            "top_logprobs": tops,
+            "text_offset": offsets,
+        }

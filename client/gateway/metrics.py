@@ -1,0 +1,70 @@
+"""Prometheus metrics of the gateway, one set over all workers, under the names vLLM dashboards chart.
+
+The supervisor sets PROMETHEUS_MULTIPROC_DIR before a worker imports this module.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+__all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
+
+_TTFT = (.005, .01, .02, .03, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 1.5, 2, 3, 5, 10, 20, 40, 80)  # fmt: skip
+_ITL = (.001, .0025, .005, .0075, .01, .015, .02, .025, .03, .04, .05, .075, .1, .15, .2, .3, .5, 1, 2, 5)  # fmt: skip
+_E2E = (.05, .1, .25, .5, .75, 1, 1.5, 2, 3, 5, 8, 12, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200)  # fmt: skip
+_QUEUE = (.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)  # fmt: skip
+_TOKENS = tuple(2**i for i in range(18))
+
+
+class Metrics:
+    """Children are bound to the model name once: a chunk costs one ``observe``."""
+
+    def __init__(self, model: str) -> None:
+        registry = CollectorRegistry()
+
+        def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
+            made = Histogram(name, about, ["model_name"], buckets=buckets, registry=registry)
+            return made.labels(model)
+
+        self.ttft = histogram(
+            "vllm:time_to_first_token_seconds", "From the request's last byte to the first text sent", _TTFT
+        )
+        self.itl = histogram("vllm:inter_token_latency_seconds", "Between the engine's messages of one answer", _ITL)
+        self.e2e = histogram(
+            "vllm:e2e_request_latency_seconds", "From the request's first byte to the answer's last", _E2E
+        )
+        self.queue = histogram(
+            "vllm:request_queue_time_seconds",
+            "In the gateway, until handed to Triton; the engine's own queue is vllm:num_requests_waiting",
+            _QUEUE,
+        )
+        self.prompt_tokens = histogram("vllm:request_prompt_tokens", "Prompt tokens of a request", _TOKENS)
+        self.output_tokens = histogram("vllm:request_generation_tokens", "Output tokens of a request", _TOKENS)
+        self._finished = Counter(
+            "vllm:request_success", "Choices by why they ended", ["model_name", "finished_reason"], registry=registry
+        )
+        self._answers = Counter("qwen_gateway_requests", "HTTP answers", ["path", "status"], registry=registry)
+        self.gone = Counter(
+            "qwen_gateway_disconnects", "Clients that left before their answer ended", registry=registry
+        )
+        self.open = Gauge(
+            "qwen_gateway_open_requests", "Being answered", registry=registry, multiprocess_mode="livesum"
+        )
+        self._model, self._registry = model, registry
+
+    def finished(self, reason: str) -> None:
+        self._finished.labels(self._model, reason).inc()
+
+    def answered(self, path: str, status: int) -> None:
+        self._answers.labels(path, str(status)).inc()
+
+    def text(self) -> bytes:
+        """Of all workers when there are several."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

@@ -1,0 +1,97 @@
+"""Tokenizer work the gateway does itself: log-prob tokens as text, /tokenize, /detokenize, prompts given as ids."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from client.gateway.errors import ApiError, bad_request
+from serving.errors import ServingError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from serving.prompt import PromptBuilder
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's byte-level BPE alphabet: the character a byte is written as in the vocabulary -> the byte."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+class Tokens:
+    """Loads the tokenizer when it is first needed; ``load`` does it away from the event loop."""
+
+    def __init__(self, engine: Path | None) -> None:
+        self._engine = engine
+        self._pieces: dict[int, bytes] = {}
+
+    async def load(self, *, template: bool = False) -> None:
+        await asyncio.to_thread(getattr, self, "_builder" if template else "_tokenizer")
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(self._directory / "tokenizer.json"))
+
+    @cached_property
+    def _builder(self) -> PromptBuilder:
+        from serving import engine_dir
+        from serving.prompt import PromptBuilder  # imports transformers: seconds, so only when a template is rendered
+
+        return PromptBuilder(engine_dir.read(self._directory))
+
+    @property
+    def _directory(self) -> Path:
+        if self._engine is None:
+            raise ApiError(503, "tokenizer: the gateway has no ENGINE_DIR; start it through `make serve`")
+        return self._engine
+
+    @cached_property
+    def _alphabet(self) -> dict[str, int]:
+        return _byte_alphabet()
+
+    def text(self, token: int) -> bytes:
+        """A token's bytes; they need not be whole characters. Unknown ids are ``b""``."""
+        if token not in self._pieces:
+            piece = self._tokenizer.id_to_token(token) or ""
+            plain = all(c in self._alphabet for c in piece)
+            self._pieces[token] = bytes(self._alphabet[c] for c in piece) if plain else piece.encode()
+        return self._pieces[token]
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_chat(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[int]:
+        from serving.fields import Fields
+
+        given = {"messages": [json.dumps(messages, ensure_ascii=False).encode()]}
+        if tools:
+            given["tools"] = [json.dumps(list(tools), ensure_ascii=False).encode()]
+        (encoded,) = self._builder.encode([Fields(given)])
+        if isinstance(encoded, ServingError):
+            raise ApiError(400, str(encoded), param="messages")
+        return encoded.ids
+
+    def decode(self, ids: list[int]) -> str:
+        top = self._tokenizer.get_vocab_size()
+        bad = next((i for i in ids if not 0 <= i < max(top, 151936)), None)
+        if bad is not None:
+            raise bad_request("tokens", f"{bad} is no token id; give integers from 0 to {max(top, 151936) - 1}")
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+    def exact_text(self, ids: list[int]) -> str:
+        """Text that encodes to exactly ``ids``: the engine takes text. Raises ``ApiError`` when there is none."""
+        text = self.decode(ids)
+        if self.encode(text) != ids:
+            raise bad_request(
+                "prompt", "these token ids are not what their text encodes to; send the text", "unsupported"
+            )
+        return text

@@ -1,0 +1,85 @@
+"""One process of the gateway. Started by ``supervisor``; ends when told to, or when the supervisor is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from client.gateway import app, logs
+from client.gateway.gateway import Gateway
+from client.gateway.settings import Settings
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling: on a signal this process drains first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def address_of(host: str, port: int) -> tuple[int, int, int, Any]:
+    """Family, kind, protocol and address. ``localhost`` is 127.0.0.1, where the launcher looks for it."""
+    host = "127.0.0.1" if host == "localhost" else host
+    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return family, kind, proto, address
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that shares the port with the other workers: the kernel spreads connections over them."""
+    family, kind, proto, address = address_of(host, port)
+    listener = socket.socket(family, kind, proto)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(address)
+    return listener
+
+
+async def serve(settings: Settings) -> None:
+    application, gateway = app.create(settings)
+    config = uvicorn.Config(
+        application, loop="uvloop", http="httptools", ws="none", lifespan="on", access_log=False, log_config=None,
+        server_header=False, backlog=2048, timeout_graceful_shutdown=3, timeout_keep_alive=75,
+    )  # fmt: skip
+    server = _Server(config)
+    loop, ending = asyncio.get_running_loop(), asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, ending.set)
+    loop.add_reader(0, ending.set)  # the supervisor holds the other end of standard input; it never writes
+    drain = asyncio.create_task(_drain_when(ending, gateway, server))
+    await server.serve([listen(settings.host, settings.port)])
+    drain.cancel()
+
+
+async def _drain_when(ending: asyncio.Event, gateway: Gateway, server: uvicorn.Server) -> None:
+    await ending.wait()
+    asyncio.get_running_loop().remove_reader(0)
+    await gateway.drain()
+    server.should_exit = True
+
+
+def main() -> None:
+    settings = Settings.from_environment()
+    logs.configure(settings.log_level)
+    os.set_blocking(0, False)
+    uvicorn_loop = uvicorn.Config(app="", loop="uvloop").get_loop_factory()
+    if sys.version_info >= (3, 11):
+        with asyncio.Runner(loop_factory=uvicorn_loop) as runner:
+            runner.run(serve(settings))
+    else:
+        import uvloop
+
+        uvloop.install()
+        asyncio.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()
