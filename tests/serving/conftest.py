@@ -1,0 +1,52 @@
+"""The real Qwen2.5 tokenizer and an engine directory without weights, made once per run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from tokenizers import Tokenizer
+
+from build_engine import simulated
+from serving import engine_dir
+from serving.board import Board
+from serving.engine_dir import EngineInfo
+from serving.prompt import PromptBuilder
+from serving.text import TokenBytes
+
+# Two cores are shared with whatever else runs: a deadline per example would test the neighbours.
+settings.register_profile("serving", deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("serving")
+
+CONTEXT = 512  # small, so that prompts beyond it are quick to make
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> EngineInfo:
+    directory = tmp_path_factory.mktemp("engine") / "simulated"
+    simulated.write(directory, CONTEXT)
+    return engine_dir.read(directory)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(engine: EngineInfo) -> Tokenizer:
+    return Tokenizer.from_file(str(engine.path / "tokenizer.json"))
+
+
+@pytest.fixture(scope="session")
+def token_bytes(engine: EngineInfo) -> TokenBytes:
+    return TokenBytes.load(engine.path / "tokenizer.json")
+
+
+@pytest.fixture(scope="session")
+def builder(engine: EngineInfo) -> PromptBuilder:
+    return PromptBuilder(engine)
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Board]:
+    board = Board.create(tmp_path / "board", 64)
+    yield board
+    board.close()
