@@ -131,6 +131,17 @@ def test_a_stream_cut_anywhere_is_read_the_same(chat: ChatPage) -> None:  # noqa
     assert "你好世界 🎉" in chat.text()
 
 
+def test_formulas_are_drawn_and_prices_are_not(chat: ChatPage) -> None:  # noqa: F811
+    chat.ask(
+        r"/say Costs $5 or $6. \(x^2\) and $y_1$:" + "\n\n" + r"\[ \frac{a}{b} \]" + "\n\n" + r"$$\bad{$$ `\(code\)`"
+    )
+    body = chat.page.locator(".assistant .body")
+    expect(body.locator("math mfrac")).to_have_count(1)
+    expect(body.locator("math msup, math msub")).to_have_count(2)
+    text = body.inner_text()
+    assert "Costs $5 or $6." in text and r"$$\bad{$$" in text and r"\(code\)" in text
+
+
 SSE = "\ufeff: note\r\nevent: a\rdata: 你🎉\r\ndata:two\n\nid: 7\ndata\n\n\nevent: lost\n\ndata:  x: y\r\n\r\ndata: cut"
 SSE_EVENTS = [
     {"event": "a", "data": "你🎉\ntwo"},
@@ -157,18 +168,18 @@ PIECES = [
     "# Title\n", "text\n===\n", "- a\n", "- b\n\n", "  deep\n", "1. x\n", "```py\nx = 1\n", "```\n", "> quote\n",
     "|a|b|\n|-|-|\n", "|1|2|\n", "\n", "\n\n", "**bold", "** ", "`code` ", "[l](https://e.org) ", "<b>raw</b>\n",
     "<div>\n\n", "word ", "* * *\n", "    indented\n", "\r\n", "![i](https://e.org/i.png) ", "- [ ] task\n", "\\* ",
-    "&amp; ", "[r]: https://e.org\n", "[r] ",
+    "&amp; ", "[r]: https://e.org\n", "[r] ", "\\(x^2\\) ", "\\[\ny\n", "\\]\n", "$$z$$\n", "costs $5 or $6 ", "$a$ ",
 ]  # fmt: skip
 
 
 def test_markdown_drawn_bit_by_bit_ends_as_if_drawn_at_once(chat: ChatPage) -> None:  # noqa: F811
     dice = random.Random(4)
-    texts = ["".join(dice.choices(PIECES, k=dice.randint(1, 14))) for _ in range(150)] + [ANSWER]
+    texts = ["".join(dice.choices(PIECES, k=dice.randint(1, 14))) for _ in range(300)] + [ANSWER]
     different: list[Any] = chat.page.evaluate(
         """async (texts) => {
         const load = name => import(new URL(`static/js/${name}.js`, document.baseURI));
         const {MarkdownView} = await load('markdown');
-        await import(new URL('static/vendor/highlight.js', document.baseURI));
+        const {library, pending} = await load('lazy'); library('highlight'); library('temml'); await pending();
         const draw = (text, step) => { const root = document.createElement('div'), view = new MarkdownView(root);
           for (let end = step; step && end < text.length; end += step) view.update(text.slice(0, end));
           view.update(text); const before = root.innerHTML;

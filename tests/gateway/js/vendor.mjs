@@ -12,6 +12,7 @@ const PACKAGES = [
   { name: "marked", file: "lib/marked.esm.js", as: "marked.js", licence: ["LICENSE"] },
   { name: "dompurify", file: "dist/purify.es.mjs", as: "purify.js", licence: ["LICENSE"] },
   { name: "@highlightjs/cdn-assets", file: "es/highlight.min.js", as: "highlight.js", licence: ["LICENSE"] },
+  { name: "temml", file: "dist/temml.mjs", as: "temml.js", licence: ["LICENSE"] },
 ];
 
 const lock = JSON.parse(readFileSync(join(here, "package-lock.json"), "utf8")).packages;

@@ -4,28 +4,21 @@
 
 import { Marked } from "../vendor/marked.js";
 import DOMPurify from "../vendor/purify.js";
+import { library, pending } from "./lazy.js";
+import { mathExtensions, openFormula } from "./math.js";
 
 const PLAIN_WHILE_OPEN = 8000; // characters: a longer code block is coloured once, when it is complete
 
 const escapeHTML = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
 
-let highlighter = null;
-const loadHighlighter = () => {
-  highlighter ??= import("../vendor/highlight.js").then((module) => (highlighter = module.default));
-  return highlighter;
-};
-
 function coloured(text, language) {
-  if (!language) return escapeHTML(text);
-  if (!highlighter?.getLanguage) {
-    loadHighlighter();
-    return escapeHTML(text);
-  }
-  return highlighter.getLanguage(language) ? highlighter.highlight(text, { language }).value : escapeHTML(text);
+  const highlighter = language ? library("highlight") : null;
+  return highlighter?.getLanguage(language) ? highlighter.highlight(text, { language }).value : escapeHTML(text);
 }
 
 const marked = new Marked({
   gfm: true,
+  extensions: mathExtensions(escapeHTML),
   renderer: {
     html: ({ text }) => escapeHTML(text),
     image: ({ href, text }) => `<a href="${escapeHTML(href)}">${escapeHTML(text || href)}</a>`,
@@ -42,8 +35,16 @@ const ALLOWED = {
   ALLOWED_TAGS: [
     ...["a", "p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "strong", "em", "del"],
     ...["code", "pre", "span", "div", "table", "thead", "tbody", "tr", "th", "td", "input"],
+    ...["math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "ms", "msup", "msub", "msubsup", "mfrac", "msqrt", "mroot"],
+    ...["mover", "munder", "munderover", "mtable", "mtr", "mtd", "mstyle", "mpadded", "mphantom", "menclose"],
+    ...["mprescripts", "mmultiscripts"],
   ],
-  ALLOWED_ATTR: ["href", "title", "class", "start", "type", "checked", "disabled", "align"],
+  ALLOWED_ATTR: [
+    ...["href", "title", "class", "start", "type", "checked", "disabled", "align"],
+    ...["display", "displaystyle", "scriptlevel", "mathvariant", "stretchy", "fence", "separator", "form", "lspace"],
+    ...["rspace", "minsize", "maxsize", "symmetric", "largeop", "movablelimits", "accent", "accentunder"],
+    ...["linethickness", "columnalign", "width", "height", "depth", "voffset", "notation"],
+  ],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   RETURN_DOM_FRAGMENT: true,
 };
@@ -60,10 +61,14 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
  * @returns {{tokens: object[], length: number}} marked tokens, and how many characters of `text` they cover
  */
 export function settled(text) {
-  const tokens = marked.lexer(text.slice(0, text.lastIndexOf("\n") + 1));
+  const lines = text.slice(0, text.lastIndexOf("\n") + 1);
+  const tokens = marked.lexer(lines);
   const last = tokens.findLastIndex(({ type }) => type !== "space");
-  const done = tokens.slice(0, Math.max(0, last));
-  return { tokens: done, length: done.reduce((sum, token) => sum + token.raw.length, 0) };
+  const limit = openFormula(lines);
+  let count = 0;
+  let length = 0;
+  while (count < last && length + tokens[count].raw.length <= limit) length += tokens[count++].raw.length;
+  return { tokens: tokens.slice(0, count), length };
 }
 
 const fragment = (tokens) => DOMPurify.sanitize(marked.parser(tokens), ALLOWED);
@@ -111,6 +116,6 @@ export class MarkdownView {
     this.#settled = 0;
     this.#root.replaceChildren();
     this.#openNodes = this.#append(marked.lexer(source));
-    if (highlighter instanceof Promise) highlighter.then(() => this.#text === source && this.#redraw(source));
+    pending()?.then(() => this.#text === source && this.#redraw(source));
   }
 }
