@@ -41,10 +41,11 @@ class Target:
             if one.alive and len(one.streams) < min(STREAMS_PER_CONNECTION, one.limit):
                 return one
         try:
-            self._connections.append(Connection(self._host, self._port, self._tls))
+            opened = Connection(self._host, self._port, self._tls)  # others run meanwhile and change the list
         except OSError as error:
             raise TransportError("connect", f"{self._host}:{self._port}: {error}") from None
-        return self._connections[-1]
+        self._connections.append(opened)
+        return opened
 
     def call(self, method: str, message: Any, answer: type, timeout: float) -> Any:
         """A unary call. Raises ``TransportError``."""
