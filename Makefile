@@ -55,6 +55,24 @@ clean:  ## remove virtual environments, engines, results
 	rm -rf .venv .venv-* engines results reports .run
 
 # --- cpu engine ---------------------------------------------------------------------------------------------------------
+.PHONY: setup-oracle test-oracle bench-cpu
+
+ORACLE := .venv-oracle/bin/python
+
+setup-oracle: .venv-oracle/.ready
+
+.venv-oracle/.ready: pyproject.toml
+	@echo "making .venv-oracle: torch for the CPU, for tests and benchmarks only"
+	@$(PYTHON) -m venv .venv-oracle
+	@$(ORACLE) -m pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu ".[oracle]"
+	@touch $@
+
+test-oracle: setup-oracle  ## the CPU engine against transformers: exact FP32 tokens, bounded INT8 error (needs torch; minutes)
+	@$(ORACLE) -m pytest tests/oracle -m oracle -s --timeout=3600 $(ARGS)
+
+bench-cpu: setup-oracle  ## CPU engine against transformers.generate (BF16, FP32), 0.5B shape -> results/bench_cpu.json
+	@flock /tmp/bench.lock $(ORACLE) -m build_engine.bench_cpu $(ARGS)
+
 
 # --- engine building ----------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,9 @@ STD = 0.02  # of Qwen2's own initializer_range
 FREQUENT = 20_000  # tokens whose rank is lower are the common ones
 FREQUENT_GAIN = 1.5
 SILENT_GAIN = 0.05  # special tokens and rows beyond the tokenizer
-RESIDUAL_GAIN = 4.0  # of the projections that write into the residual stream
+# Standard deviation of a projection's output for a normalized input. The MLP speaks loudest: attention over random keys
+# is a mean of the context, and an answer that follows it settles on one word.
+GAINS = {"q_proj": 1.0, "k_proj": 1.0, "v_proj": 1.0, "o_proj": 0.5, "gate_proj": 1.0, "up_proj": 1.0, "down_proj": 2.0}
 log = logging.getLogger(__name__)
 
 
@@ -152,8 +154,10 @@ def values(rng: np.random.Generator, name: str, size: tuple[int, ...], shape: Sy
         return np.full(size, ONE, np.uint16)
     if name == "model.embed_tokens.weight":
         return embedding(rng, size)
-    writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-    return normal(rng, size, STD * RESIDUAL_GAIN if writes else STD)
+    projection = name.split(".")[-2]
+    if name.endswith("bias"):
+        return normal(rng, size, STD)
+    return normal(rng, size, GAINS[projection] / size[1] ** 0.5)
 
 
 def embedding(rng: np.random.Generator, size: tuple[int, ...]) -> npt.NDArray[np.uint16]:
