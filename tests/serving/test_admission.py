@@ -12,13 +12,15 @@ from serving.runtimes.base import CAPABILITIES, RuntimeLimits
 from serving.types import Guide, Sampling
 from serving.wire import Job
 
+LIMITS = RuntimeLimits(max_seq_len=100, max_input_len=80, vocab_size=1000, max_streams=4)
+
 
 @dataclass
 class Limits:
     """As much of a runtime as admission looks at."""
 
     capabilities: frozenset[str] = frozenset()
-    limits: RuntimeLimits = RuntimeLimits(max_seq_len=100, max_input_len=80, vocab_size=1000, max_streams=4)
+    limits: RuntimeLimits = LIMITS
 
 
 PLAIN = Job(Sampling(max_tokens=10))
@@ -66,14 +68,14 @@ def test_features_are_refused_even_without_a_name(job: Job, field: str) -> None:
 
 
 def test_the_prompt_limit_names_both_numbers() -> None:
-    with pytest.raises(InvalidRequest, match="^text_input: the prompt has 81 tokens, this engine takes at most 80"):
+    with pytest.raises(InvalidRequest, match=r"^text_input: the prompt has 81 tokens, this engine takes at most 80"):
         fit(PLAIN, [1] * 81, Limits())
 
 
 def test_max_tokens_beyond_the_context_says_what_fits() -> None:
     assert fit(Job(Sampling(max_tokens=30)), [1] * 70, Limits()).max_tokens == 30
     with pytest.raises(
-        InvalidRequest, match="^max_tokens: 31 with a prompt of 70 tokens .* 100 tokens; use at most 30"
+        InvalidRequest, match=r"^max_tokens: 31 with a prompt of 70 tokens .* 100 tokens; use at most 30"
     ):
         fit(Job(Sampling(max_tokens=31)), [1] * 70, Limits())
 
@@ -84,7 +86,7 @@ def test_no_max_tokens_is_what_the_context_leaves() -> None:
 
 @pytest.mark.parametrize("ids", [[0, 1000], [-1, 5]])
 def test_ids_outside_the_vocabulary_never_reach_an_engine(ids: list[int]) -> None:
-    with pytest.raises(InvalidRequest, match="^input_ids: ids must be between 0 and 999; got (1000|-1|5)"):
+    with pytest.raises(InvalidRequest, match=r"^input_ids: ids must be between 0 and 999; got (1000|-1|5)"):
         fit(PLAIN, ids, Limits())
 
 

@@ -1,0 +1,431 @@
+"""Streams between runtime and Triton: ack clock, order, endings, admission. Threads are real; time is bounded."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from serving.board import Board
+from serving.dispatcher import STALE_SECONDS, WINDOW, Dispatcher
+from serving.errors import DuplicateId, EngineDead, InvalidRequest, Overloaded
+from serving.text import TokenBytes
+from serving.types import Sampling
+from serving.wire import Job, TextOptions, text_options
+from tests.serving.fakes import Acker, FakeRuntime, FakeSink, until
+
+STREAM = Job(Sampling(max_tokens=100, seed=7))
+AT_ONCE = replace(STREAM, stream=False)
+CANCEL = Job(Sampling(max_tokens=1), cancel=True)
+QUEUE = 16
+
+
+@dataclass
+class Rig:
+    dispatcher: Dispatcher
+    runtime: FakeRuntime
+    board: Board
+    acker: Acker
+
+    def open(self, job: Job = STREAM, request_id: str = "", follow: bool = True) -> FakeSink:
+        sink = self.acker.follow(FakeSink()) if follow else FakeSink()
+        self.dispatcher.admit(request_id, [1, 2, 3], job, sink)
+        return sink
+
+    def is_free(self) -> bool:
+        return self.dispatcher.slots_used == 0 and not self.runtime.submitted
+
+
+@pytest.fixture
+def rig(board: Board, token_bytes: TokenBytes) -> Iterator[Rig]:
+    dispatcher = Dispatcher(board, lambda: token_bytes, QUEUE)
+    runtime = FakeRuntime(dispatcher)
+    dispatcher.attach(runtime)
+    acker = Acker(board)
+    thread = threading.Thread(target=dispatcher.run, daemon=True)
+    thread.start()
+    yield Rig(dispatcher, runtime, board, acker)
+    dispatcher.stop()
+    thread.join(5)
+    acker.close()
+    assert not thread.is_alive()
+    assert len(set(dispatcher._slots)) == len(dispatcher._slots), "a slot was returned twice"
+
+
+# --- the ack clock ---------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_stream_gets_its_tokens_one_by_one(rig: Rig) -> None:
+    sink = rig.open()
+    for number in range(5):
+        rig.runtime.step(number)
+        until(lambda number=number: len(sink.responses) == number + 1)
+    rig.runtime.step(5, finish="length")
+    until(lambda: sink.ends)
+    assert sink.ids == [0, 1, 2, 3, 4, 5] and [chunk.seq for chunk in sink.chunks] == [1, 2, 3, 4, 5, 6]
+    assert (sink.finish, sink.ends, sink.chunks[-1].completion_tokens) == ("length", 1, 6)
+    until(rig.is_free)
+
+
+def test_everything_made_while_a_chunk_is_under_way_goes_into_the_next(rig: Rig) -> None:
+    sink = rig.open(follow=False)
+    rig.runtime.step(0)
+    until(lambda: sink.responses)
+    for number in range(1, 8):
+        rig.runtime.step(number)
+    time.sleep(0.05)
+    assert sink.ids == [0], "one chunk under way at a time"
+    rig.acker.ack(sink.chunks[0])
+    until(lambda: len(sink.responses) == 2)
+    assert sink.chunks[1].ids == [1, 2, 3, 4, 5, 6, 7] and sink.chunks[1].completion_tokens == 8
+
+
+def test_options_travel_in_the_first_chunk_only(rig: Rig) -> None:
+    text = TextOptions(stops=("END",), echo="Hi")
+    sink = rig.open(replace(STREAM, text=text))
+    rig.runtime.step(1)
+    until(lambda: len(sink.responses) == 1)
+    rig.runtime.step(2, finish="stop")
+    until(lambda: sink.ends)
+    assert text_options(sink.chunks[0].options) == text and sink.chunks[1].options == b""
+
+
+def test_log_probs_only_on_request(rig: Rig) -> None:
+    plain = rig.open()
+    asked = rig.open(replace(STREAM, text=TextOptions(log_probs=True)))
+    rig.runtime.step(1, 2, finish="length")
+    until(lambda: plain.ends and asked.ends)
+    assert plain.chunks[0].log_probs == [] and asked.chunks[0].log_probs == [-0.5, -0.5]
+
+
+def test_a_window_of_chunks_and_first_chunks_first(tmp_path: Path, token_bytes: TokenBytes) -> None:
+    """By hand, without the sender's thread: ``WINDOW`` chunks leave; an ack lets one more go, a newcomer's first."""
+    dispatcher = Dispatcher(Board.create(tmp_path / "board", 2 * WINDOW + 8), lambda: token_bytes, 4 * WINDOW)
+    runtime = FakeRuntime(dispatcher, 4 * WINDOW)
+    dispatcher.attach(runtime)
+    sinks = [FakeSink() for _ in range(WINDOW + 2)]
+    for sink in sinks:
+        dispatcher.admit("", [1], STREAM, sink)
+    runtime.step(1)
+    dispatcher._turn()
+    assert [len(sink.responses) for sink in sinks] == [1] * WINDOW + [0, 0]
+    runtime.step(2)  # the first WINDOW streams now wait for their second chunk
+    newcomer = FakeSink()
+    dispatcher.admit("", [1], STREAM, newcomer)
+    runtime.step(3)
+    for sink in sinks[:3]:
+        chunk = sink.chunks[0]
+        dispatcher._board.ack(chunk.slot, chunk.generation, chunk.seq)
+    dispatcher._turn()
+    assert [len(sink.responses) for sink in sinks] == [1] * (WINDOW + 2) and len(newcomer.responses) == 1
+    assert sinks[-1].ids == [1, 2, 3]
+    time.sleep(STALE_SECONDS)  # chunks unacked for so long no longer hold up the others
+    dispatcher._turn()
+    assert [len(sink.responses) for sink in sinks[:3]] == [2, 2, 2]
+    assert sinks[0].chunks[1].ids == [2, 3]
+
+
+# --- endings ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_vanished_client_is_noticed_by_its_missing_acks(rig: Rig) -> None:
+    gone, staying = rig.open(follow=False), rig.open()
+    rig.runtime.step(1)
+    until(lambda: gone.responses)
+    seconds = until(lambda: len(rig.runtime.submitted) == 1, 3)
+    assert 0.5 < seconds < 2.2
+    until(lambda: gone.dropped)
+    assert rig.dispatcher.slots_used == 1 and rig.dispatcher.finished["disconnected"] == 1
+    rig.runtime.step(2, finish="length")
+    until(lambda: staying.ends)
+    assert staying.ids == [1, 2] and gone.ends == 1
+
+
+def test_a_starved_detokenizer_is_no_vanished_client(rig: Rig) -> None:
+    rig.acker.beating = False
+    sink = rig.open(follow=False)
+    rig.runtime.step(1)
+    until(lambda: sink.responses)
+    time.sleep(2.2)
+    assert rig.runtime.submitted and not sink.ends
+    rig.acker.beating = True
+    rig.acker.follow(sink)
+    rig.runtime.step(2, finish="length")
+    until(lambda: sink.ends)
+    assert sink.ids == [1, 2]
+
+
+def test_a_silent_detokenizer_ends_everybody(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.dispatcher.DEAD_BEAT_SECONDS", 0.3)
+    rig.acker.beating = False
+    sink = rig.open(follow=False)
+    rig.runtime.step(1)
+    until(lambda: sink.error)
+    assert "the detokenizer has not answered" in str(sink.error) and rig.dispatcher.dead
+
+
+def test_triton_may_say_that_a_client_left(rig: Rig) -> None:
+    sinks = [rig.open() for _ in range(12)]
+    sinks[-1].is_cancelled = True
+    until(lambda: sinks[-1].dropped)
+    assert len(rig.runtime.submitted) == 11
+
+
+def test_a_stop_mark_aborts_and_what_came_after_is_not_sent(rig: Rig) -> None:
+    sink = rig.open(follow=False)
+    rig.runtime.step(1)
+    until(lambda: sink.responses)
+    rig.runtime.step(2)
+    chunk = sink.chunks[0]
+    rig.board.stop(chunk.slot, chunk.generation)
+    rig.acker.follow(sink)
+    until(lambda: sink.ends)
+    assert sink.ids == [1] and sink.finish == "cancelled"  # the detokenizer calls it "stop"
+    until(rig.is_free)
+
+
+def test_cancel_by_id_answers_both(rig: Rig) -> None:
+    sink, other = rig.open(request_id="a"), rig.open(request_id="b")
+    rig.runtime.step(1)
+    answer = rig.open(CANCEL, "a")
+    until(lambda: sink.ends)
+    assert (sink.finish, answer.finish, answer.ends, other.ends) == ("cancelled", "cancelled", 1, 0)
+    assert rig.open(CANCEL, "never seen").finish == "cancelled"
+    with pytest.raises(InvalidRequest, match=r"^stop: true needs the Triton request id"):
+        rig.open(CANCEL)
+
+
+def test_cancel_during_housekeeping_is_never_lost(rig: Rig) -> None:
+    """The sender moves groups to the back of its queue while the other thread looks one up."""
+    for number in range(200):
+        rig.open(request_id=str(number % 4) if number >= 4 else str(number), follow=True)
+        rig.dispatcher._ask_sinks()
+        rig.open(CANCEL, str(number % 4))
+        until(lambda: not rig.dispatcher.slots_used)
+
+
+def test_an_error_ends_its_request_alone(rig: Rig) -> None:
+    sick, well = rig.open(), rig.open()
+    rig.runtime.fail(min(rig.runtime.submitted), "out of pages")
+    until(lambda: sick.error)
+    assert str(sick.error) == "engine: out of pages" and sick.ends == 1
+    rig.runtime.step(1, finish="length")
+    until(lambda: well.ends)
+    assert well.error is None
+    until(rig.is_free)
+
+
+def test_death_fails_everybody_and_refuses_newcomers(rig: Rig) -> None:
+    sinks = [rig.open(job) for job in (STREAM, AT_ONCE, replace(STREAM, n=3))]
+    rig.runtime.step(1)
+    rig.dispatcher.on_death("a cable was pulled")
+    until(lambda: all(sink.error for sink in sinks))
+    assert {str(sink.error) for sink in sinks} == {"engine: a cable was pulled; the server restarts it, try again soon"}
+    assert [sink.ends for sink in sinks] == [1, 1, 1]
+    with pytest.raises(EngineDead, match="a cable was pulled"):
+        rig.open()
+    assert rig.dispatcher.slots_used == 0
+
+
+def test_a_sink_that_breaks_hurts_nobody_else(rig: Rig) -> None:
+    broken, failing, well = rig.open(), rig.open(), rig.open()
+    broken.broken = failing.broken = True
+    sick = sorted(rig.runtime.submitted)[1]
+    rig.runtime.step(1)
+    until(lambda: len(rig.runtime.submitted) == 1 or sick not in rig.runtime.submitted)
+    rig.runtime.step(2, finish="length")
+    until(lambda: well.ends)
+    assert well.ids == [1, 2]
+    until(rig.is_free)
+
+
+def test_a_sink_that_cannot_take_an_error_hurts_nobody_else(rig: Rig) -> None:
+    broken, well = rig.open(), rig.open()
+    broken.broken = True
+    rig.runtime.fail(min(rig.runtime.submitted), "bad")
+    rig.runtime.step(1, finish="length")
+    until(lambda: well.ends)
+    until(rig.is_free)
+
+
+# --- one answer ------------------------------------------------------------------------------------------------------
+
+
+def test_without_streaming_there_is_one_answer(rig: Rig) -> None:
+    sink = rig.open(AT_ONCE)
+    for number in range(4):
+        rig.runtime.step(number)
+    time.sleep(0.05)
+    assert not sink.responses
+    rig.runtime.step(4, finish="stop")
+    until(lambda: sink.ends)
+    assert len(sink.responses) == 1 and sink.ids == [0, 1, 2, 3, 4] and sink.finish == "stop"
+
+
+def test_n_sequences_answer_together_in_order_with_their_own_seeds(rig: Rig) -> None:
+    sink = rig.open(replace(AT_ONCE, n=3))
+    assert [request.sampling.seed for request in rig.runtime.seen] == [7, 8, 9]
+    last, first, middle = (rig.runtime.seen[index].stream_id for index in (2, 0, 1))
+    for number, stream in enumerate((last, first, middle)):
+        assert not sink.responses
+        rig.runtime.step(number, streams=[stream], finish="length")
+    until(lambda: sink.ends)
+    assert [(chunk.sequence_index, chunk.ids) for chunk in sink.chunks] == [(0, [1]), (1, [2]), (2, [0])]
+    assert len(sink.responses) == 1
+    until(rig.is_free)
+
+
+def test_n_streams_end_with_one_final_flag(rig: Rig) -> None:
+    sink = rig.open(replace(STREAM, n=3))
+    rig.runtime.step(1)
+    for request in list(rig.runtime.seen):
+        rig.runtime.step(2, streams=[request.stream_id], finish="length")
+    until(lambda: sink.ends)
+    for index in range(3):
+        mine = [chunk for chunk in sink.chunks if chunk.sequence_index == index]
+        assert [chunk.seq for chunk in mine] == list(range(1, len(mine) + 1))
+        assert [token for chunk in mine for token in chunk.ids] == [1, 2] and mine[-1].finish
+    assert sink.ends == 1
+
+
+def test_a_stop_string_ends_an_unstreamed_answer_early(rig: Rig, token_bytes: TokenBytes) -> None:
+    letters = {bytes([i + 33]): i for i in range(94)}  # Qwen2.5: ids 0… are the printable ASCII bytes
+    sink = rig.open(replace(AT_ONCE, text=TextOptions(stops=("END",))))
+    for letter in b"aENDb":
+        rig.runtime.step(letters[bytes([letter])])
+    until(lambda: sink.ends)
+    assert rig.runtime.aborted and sink.finish == "cancelled"
+    assert token_bytes.join(sink.ids).startswith(b"aEND")
+
+
+# --- admission -------------------------------------------------------------------------------------------------------
+
+
+def test_a_live_id_is_refused_and_free_again_afterwards(rig: Rig) -> None:
+    sink = rig.open(request_id="same")
+    with pytest.raises(DuplicateId, match=r"^request id: 'same' is running; use a new id for every request"):
+        rig.open(request_id="same")
+    rig.runtime.step(1, finish="length")
+    until(lambda: sink.ends)
+    until(rig.is_free)
+    again = rig.open(request_id="same")
+    rig.runtime.step(2, finish="length")
+    until(lambda: again.ends)
+    assert (sink.ids, again.ids) == ([1], [2])
+
+
+def test_requests_without_an_id_are_as_many_as_they_like(rig: Rig) -> None:
+    sinks = [rig.open() for _ in range(20)]
+    rig.runtime.step(1, finish="length")
+    until(lambda: all(sink.ends for sink in sinks))
+
+
+def test_a_full_queue_is_said_and_harms_nobody(rig: Rig) -> None:
+    limit = rig.runtime.limits.max_streams + QUEUE
+    sinks = [rig.open() for _ in range(limit - 1)]
+    with pytest.raises(Overloaded, match=rf"^queue: full \({limit - 1} of {limit} sequences\); try again later"):
+        rig.open(replace(STREAM, n=2))
+    sinks.append(rig.open())
+    with pytest.raises(Overloaded):
+        rig.open()
+    rig.runtime.step(1, finish="length")
+    until(lambda: all(sink.ends for sink in sinks))
+    until(rig.is_free)
+
+
+def test_a_runtime_that_refuses_the_second_half_leaves_nothing_behind(rig: Rig) -> None:
+    rig.runtime.refuse_after = 2
+    with pytest.raises(InvalidRequest, match=r"^guided_decoding_guide: does not compile"):
+        rig.open(replace(STREAM, n=4), request_id="half")
+    until(rig.is_free)
+    rig.runtime.refuse_after = 10**9
+    sink = rig.open(request_id="half")
+    rig.runtime.step(1, finish="length")
+    until(lambda: sink.ends)
+    assert sink.ids == [1]
+
+
+def test_a_half_refused_request_sends_nothing_later(rig: Rig) -> None:
+    """Its first sequence has tokens waiting in the sender when the second one is refused."""
+    rig.runtime.on_submit = lambda request: rig.runtime.step(9, streams=[request.stream_id])
+    rig.runtime.refuse_after = 1
+    sink = rig.acker.follow(FakeSink())
+    with pytest.raises(InvalidRequest):
+        rig.dispatcher.admit("", [1], replace(STREAM, n=2), sink)
+    sent = len(sink.responses)
+    time.sleep(0.1)
+    assert len(sink.responses) == sent and not sink.dropped
+    until(rig.is_free)
+
+
+def test_a_client_that_left_during_admission_is_aborted(rig: Rig) -> None:
+    """The sender may find it cancelled before the runtime has heard of it."""
+    sink = FakeSink(is_cancelled=True)
+    hold, submit = threading.Event(), rig.runtime.submit
+    rig.runtime.submit = lambda request: (hold.wait(2), submit(request))[1]  # type: ignore[method-assign]
+    thread = threading.Thread(target=rig.dispatcher.admit, args=("", [1], STREAM, sink))
+    thread.start()
+    until(lambda: rig.runtime.aborted)
+    hold.set()
+    thread.join()
+    until(lambda: sink.dropped)
+    until(rig.is_free)
+
+
+def test_an_engine_that_dies_during_admission_answers_once(rig: Rig) -> None:
+    def die(request: object) -> None:
+        rig.dispatcher.on_death("gone")
+        until(lambda: sink.error)
+        raise EngineDead("engine: gone")
+
+    rig.runtime.on_submit = die
+    sink = FakeSink()
+    rig.dispatcher.admit("", [1], STREAM, sink)
+    assert sink.ends == 1 and rig.dispatcher.slots_used == 0
+
+
+# --- all together ----------------------------------------------------------------------------------------------------
+
+
+def test_slots_are_reused_and_generations_never_confused(rig: Rig) -> None:
+    """Rounds of streams over few slots, ended in every way; each gets its own tokens, each slot comes back."""
+    dice = random.Random(5)
+    for round_number in range(30):
+        sinks = [rig.open(dice.choice([STREAM, AT_ONCE]), f"{round_number}-{i}") for i in range(10)]
+        owners = {request.stream_id: i for i, request in enumerate(rig.runtime.seen[-10:])}
+        for _ in range(3):
+            for stream, i in owners.items():
+                rig.runtime.step(1000 * round_number + i, streams=[stream])
+        for i in dice.sample(range(10), 3):
+            rig.open(CANCEL, f"{round_number}-{i}")
+        rig.runtime.step(77, finish="length")
+        until(lambda sinks=sinks: all(sink.ends for sink in sinks))
+        for i, sink in enumerate(sinks):
+            assert set(sink.ids) <= {1000 * round_number + i, 77} and sink.ends == 1
+            assert sink.ids.count(77) == (sink.finish == "length")
+    until(rig.is_free)
+    assert sum(rig.dispatcher.finished.values()) == 300
+
+
+def test_a_stale_ack_is_ignored(rig: Rig) -> None:
+    sink = rig.open(follow=False)
+    rig.runtime.step(1)
+    until(lambda: sink.responses)
+    chunk = sink.chunks[0]
+    rig.board.ack(chunk.slot, chunk.generation - 1, chunk.seq)
+    rig.board.stop(chunk.slot, chunk.generation - 1)
+    rig.runtime.step(2)
+    time.sleep(0.05)
+    assert len(sink.responses) == 1 and rig.runtime.submitted
+
+
+def test_an_error_of_the_sender_itself_fails_everybody(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = rig.open()
+    monkeypatch.setattr(rig.dispatcher, "_turn", lambda: 1 / 0)
+    until(lambda: sink.error)
+    assert "sender failed" in str(sink.error) and rig.dispatcher.dead
