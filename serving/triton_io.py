@@ -157,17 +157,24 @@ class Metrics:
 
     def __init__(self) -> None:
         self._metrics: dict[tuple[str, str], Any] = {}
+        self._last: dict[tuple[str, str], float] = {}
         self._families: dict[str, Any] = {}
 
     def gauge(self, name: str, value: float) -> None:
-        self._metric(name, pb.MetricFamily.GAUGE, "").set(value)
+        if self._is_new(name, "", value):
+            self._metric(name, pb.MetricFamily.GAUGE, "").set(value)
 
     def counter(self, name: str, total: float, reason: str = "") -> None:
         """Bring the counter up to ``total``, which only grows."""
-        metric = self._metric(name, pb.MetricFamily.COUNTER, reason)
-        ahead = total - metric.value()
-        if ahead > 0:
-            metric.increment(ahead)
+        before = self._last.get((name, reason), 0.0)
+        if self._is_new(name, reason, total):
+            self._metric(name, pb.MetricFamily.COUNTER, reason).increment(total - before)
+
+    def _is_new(self, name: str, reason: str, value: float) -> bool:
+        """Every call is a round trip to Triton: an idle server must not make a hundred of them per second."""
+        changed = self._last.get((name, reason)) != value
+        self._last[name, reason] = value
+        return changed
 
     def _metric(self, name: str, kind: Any, reason: str) -> Any:
         if (name, reason) not in self._metrics:
