@@ -20,7 +20,7 @@ Row = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 FORBIDDEN = np.float32(-np.inf)
 BLOCK = 128  # entries per maximum
-NUCLEUS = 1024  # candidates tried before top_p sorts the whole vocabulary
+EXPONENTS = 64  # powers of two told apart below the best weight; smaller ones share the last bin
 
 
 class GrammarState(Protocol):
@@ -100,31 +100,49 @@ class Sampler:
         s = self.sampling
         assert self._random is not None
         if not (s.top_k or s.top_p < 1.0 or s.min_p):
-            weights = np.exp((row - best) / np.float32(s.temperature))
-            return draw(weights, self._random)
+            return draw(heat(row, best, s.temperature), self._random)
         ids, weights = candidates(row, best, s)
         return int(ids[draw(weights, self._random)])
 
 
+def heat(values: Row, best: np.float32, temperature: float) -> Row:
+    """exp((logit - best) / temperature): probabilities but for a common factor; the best one's is 1."""
+    scaled = values - best
+    scaled *= np.float32(1.0 / temperature)
+    return np.exp(scaled, out=scaled)
+
+
 def candidates(row: Row, best: np.float32, s: Sampling) -> tuple[Ids, Row]:
-    """Ids that survive min_p, top_k and top_p, best first, with weights exp((logit - best) / temperature)."""
-    limit = s.top_k or NUCLEUS
-    ids = top(row, limit)
-    weights = np.exp((row[ids] - best) / np.float32(s.temperature))
-    total = float(weights.sum())
-    if not s.top_k and len(ids) < len(row):
-        total = float(np.exp((row - best) / np.float32(s.temperature)).sum())
-        enough = float(weights.sum()) >= s.top_p * total or (s.min_p and weights[-1] < s.min_p)
-        if not enough:
-            ids = np.argsort(-row, kind="stable")
-            weights = np.exp((row[ids] - best) / np.float32(s.temperature))
+    """Ids that survive min_p, top_k and top_p, in any order, with their weights."""
+    if s.top_k:
+        ids = top(row, s.top_k)
+        weights = heat(row[ids], best, s.temperature)
+    else:
+        ids, weights = np.arange(len(row)), heat(row, best, s.temperature)
     if s.min_p:
-        weights = weights[weights >= s.min_p]  # the best one weighs 1
-        total = float(weights.sum()) if s.top_p < 1.0 else total
+        kept = np.flatnonzero(weights >= s.min_p)
+        ids, weights = ids[kept], weights[kept]
     if s.top_p < 1.0:
-        before = np.cumsum(weights, dtype=np.float64) - weights
-        weights = weights[before < s.top_p * total]
-    return ids[: len(weights)], weights
+        kept = nucleus(weights, s.top_p)
+        ids, weights = ids[kept], weights[kept]
+    return ids, weights
+
+
+def nucleus(weights: Row, share: float) -> Ids:
+    """Indices of the fewest largest weights that make up ``share`` of the sum.
+
+    Sorts only the bin in which the sum is reached, found by a histogram over the weights' binary exponents: sorting
+    150,000 weights takes ten times as long as all the rest of sampling."""
+    goal = share * float(weights.sum(dtype=np.float64))
+    bins = EXPONENTS - np.maximum(np.frexp(weights)[1] + EXPONENTS - 1, 0)  # 0 holds the largest weights
+    heights = np.cumsum(np.bincount(bins, weights, EXPONENTS + 1))
+    last = min(int(np.searchsorted(heights, goal)), EXPONENTS)
+    border = np.flatnonzero(bins == last)
+    border = border[np.argsort(-weights[border], kind="stable")]
+    before = np.cumsum(weights[border], dtype=np.float64) - weights[border]
+    reached = border[before < goal - (heights[last - 1] if last else 0.0)]
+    whole: Ids = np.concatenate([np.flatnonzero(bins < last), reached])
+    return whole if len(whole) else border[:1]
 
 
 def draw(weights: Row, random: np.random.Generator) -> int:
