@@ -6,10 +6,10 @@ usage: python3 serving/launch/bootstrap.py [EXTRA ...]      extras of pyproject.
 from __future__ import annotations
 
 import ctypes.util
-import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -101,40 +101,44 @@ def place_stub() -> None:
     triton = site / "pytriton/tritonserver"
     stub = triton / f"python_backend_stubs/3.{sys.version_info[1]}/triton_python_backend_stub"
     target = triton / "backends/python/triton_python_backend_stub"
-    shutil.copy2(stub, target)
-    for file in (target, triton / "bin/tritonserver"):
-        file.chmod(0o755)
+    partial = target.with_suffix(".new")  # moved into place: a running server keeps the file it has open
+    shutil.copy2(stub, partial)
+    partial.chmod(0o755)
+    partial.replace(target)
+    (triton / "bin/tritonserver").chmod(0o755)
 
 
 def requirements(extras: list[str]) -> list[str]:
-    """The pins of pyproject.toml, read by the new environment's Python: 3.10 has a TOML reader only inside pip."""
-    code = (
-        "import sys, json\n"
-        "try: import tomllib\n"
-        "except ImportError: from pip._vendor import tomli as tomllib\n"
-        "project = tomllib.load(open('pyproject.toml', 'rb'))['project']\n"
-        "print(json.dumps([project['dependencies'], project['optional-dependencies']]))"
-    )
-    output = subprocess.run([str(VENV / "bin/python"), "-c", code], cwd=ROOT, check=True, capture_output=True).stdout
-    always, optional = json.loads(output)
-    unknown = set(extras) - set(optional)
+    """The pins of pyproject.toml. Python 3.10 has no TOML reader, so the two plain lists are read as they stand."""
+    lists: dict[str, list[str]] = {}
+    name = ""
+    for line in (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines():
+        opening = re.match(r"(\w+) = \[", line)
+        if opening:
+            name = opening[1]
+            lists[name] = []
+        if name:
+            lists[name] += re.findall(r'"([^"]+)"', line.partition("#")[0])
+        if line.rstrip().endswith("]") and not line.lstrip().startswith('"'):
+            name = ""
+    unknown = set(extras) - set(lists)
     if unknown:
-        fail(f"no such extra: {', '.join(sorted(unknown))}; pyproject.toml has {', '.join(optional)}")
-    return [*always, *(pin for extra in extras for pin in optional[extra])]
+        fail(f"no such extra: {', '.join(sorted(unknown))}")
+    return [pin for key in ("dependencies", *extras) for pin in lists[key]]
 
 
 def main(extras: list[str]) -> None:
     check_platform()
     wanted = ",".join(sorted(set(extras)))
-    pins = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    state = f"{pins} {sys.version_info[:2]} [{wanted}]"
+    pins = requirements(extras)
+    state = json.dumps([sys.version_info[:2], pins])
     stamp = VENV / f".ready{'-' + wanted.replace(',', '-') if wanted else ''}"
     if stamp.exists() and stamp.read_text() == state:
         return
     make_venv()
     library = libpython()
     say(f"installing the pinned packages{f' and [{wanted}]' if wanted else ''} (about 400 MB at the first time)")
-    pip("--quiet", "--progress-bar", "on", *requirements(extras))
+    pip("--quiet", "--progress-bar", "on", *pins)
     place_stub()
     (VENV / "libpython.path").write_text(str(library.parent))
     stamp.write_text(state)
