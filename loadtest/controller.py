@@ -19,7 +19,7 @@ from loadtest.plan import Plan, plan_from
 from loadtest.preflight import Target, check_target
 from loadtest.record import Record
 from loadtest.report import write_report
-from loadtest.session import PLAN, REPORT, STOP, WorkerSession
+from loadtest.session import PLAN, REPORT, STOP, WorkerSession, on_interrupt
 from loadtest.summary import Run
 from loadtest.verdict import WorkerHealth
 
@@ -28,6 +28,7 @@ LEAD_S = 1.0  # between sending the plan and second 0, so that every worker star
 GRACE_S = 10.0  # after the drain, for last reports
 STOP_GRACE_S = 5.0
 LIVE_S = 5.0
+FREE_S = 3.0  # the server's own bound for noticing a client that is gone is 2 s
 
 
 class Controller:
@@ -44,6 +45,7 @@ class Controller:
         environment.events.test_start.add_listener(self._on_start)
         environment.events.test_stopping.add_listener(lambda **_: self._interrupt())
         environment.events.quitting.add_listener(lambda **_: self._interrupt())
+        on_interrupt(environment, self._interrupt)
 
     def prepare(self) -> None:
         """Check the options and the target. Raises ``LoadtestError``."""
@@ -67,7 +69,9 @@ class Controller:
         runner = environment.runner
         workers = [c.id for c in runner.clients.ready] if isinstance(runner, MasterRunner) else [None]
         epoch = time.time() + LEAD_S
-        self.run = Run(self._plan, self._target.facts, epoch, dict.fromkeys(range(len(workers))))
+        host = self._plan.host.removeprefix("https://")
+        server = scrape.ServerSeries(f"http://{host}:{self._plan.metrics_port}/metrics")
+        self.run = Run(self._plan, self._target.facts, epoch, dict.fromkeys(range(len(workers))), server)
         self._running, self._finished = {}, Event()
         for index, client in enumerate(workers):
             order = {
@@ -79,6 +83,7 @@ class Controller:
             else:
                 runner.send_message(PLAN, order, client)
         gevent.spawn(self._supervise, self.run)
+        gevent.spawn(self._scrape, self.run)  # the counters' first value, before second 0
 
     def _on_report(self, environment: Any, msg: Any, **_: Any) -> None:
         run, report = self.run, msg.data
@@ -95,7 +100,7 @@ class Controller:
 
     def _supervise(self, run: Run) -> None:
         """Scrape the server, show live lines, and end the run when every worker has or when their time is up."""
-        helpers = [gevent.spawn(self._scrape, run), gevent.spawn(self._show, run)]
+        helpers = [gevent.spawn(self._scrape_forever, run), gevent.spawn(self._show, run)]
         self._finished.wait(LEAD_S + run.plan.end + run.plan.drain + GRACE_S)
         gevent.killall(helpers)
         if not run.closed:
@@ -103,15 +108,24 @@ class Controller:
             options = self._environment.parsed_options
             (self._environment.runner.quit if options.headless else self._environment.runner.stop)()
 
-    def _scrape(self, run: Run) -> None:
-        host = run.plan.host.removeprefix("https://")
-        run.server = scrape.ServerSeries(f"http://{host}:{run.plan.metrics_port}/metrics")
+    def _scrape_forever(self, run: Run) -> None:
         while True:
-            try:
-                run.server.add(time.time() - run.epoch, scrape.fetch(run.server.url))
-            except OSError as error:
-                run.server.error = str(error)
+            self._scrape(run)
             gevent.sleep(1.0)
+
+    def _scrape(self, run: Run) -> None:
+        try:
+            run.server.add(time.time() - run.epoch, scrape.fetch(run.server.url))
+        except OSError as error:
+            run.server.error = str(error)
+
+    def _last_scrape(self, run: Run) -> None:
+        """Streams whose users left are freed a moment later: give the server that moment."""
+        left, deadline = sum(r.outcome == "cancelled" for r in run.records), time.monotonic() + FREE_S
+        self._scrape(run)
+        while left and (run.server.freed_during_run or 0) < left and time.monotonic() < deadline:
+            gevent.sleep(0.25)
+            self._scrape(run)
 
     def _show(self, run: Run) -> None:
         while True:
@@ -138,6 +152,8 @@ class Controller:
             return
         run.closed = True
         run.complete = complete
+        if complete:
+            self._last_scrape(run)
         directory = Path(run.plan.out or f"reports/loadtest-{time.strftime('%Y%m%d-%H%M%S')}")
         summary = write_report(run, directory)
         self._environment.process_exit_code = summary["verdict"]["exit_code"]

@@ -1,7 +1,7 @@
-"""A mergeable log-linear histogram: every percentile within 0.4 % of the exact one, over any number of workers.
+"""A mergeable log-linear histogram: every percentile within 0.2 % of the exact one, over any number of workers.
 
-Each power of two is cut into 128 equal buckets, so a bucket is at most 1/128 of its value wide and its middle is at
-most 0.39 % off. Locust's own statistics round to 10 ms below 1 s and to 100 ms above, too coarse for a TTFT.
+Each power of two is cut into 256 equal buckets, so a bucket is at most 1/256 of its value wide and its middle is at
+most 0.2 % off. Locust's own statistics round to 10 ms below 1 s and to 100 ms above, too coarse for a TTFT.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-SUBBUCKETS = 128
+SUBBUCKETS = 256
 RELATIVE_ERROR = 1 / (2 * SUBBUCKETS)
 SMALLEST = 1e-9  # seconds; anything smaller (0 included) is counted here
 

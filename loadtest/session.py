@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import signal
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -30,6 +32,7 @@ class WorkerSession:
         runner.register_message(PLAN, lambda environment, msg, **_: self.begin(environment, msg.data))
         runner.register_message(STOP, lambda environment, msg, **_: self.stop())
         environment.events.quitting.add_listener(lambda **_: self.stop())
+        on_interrupt(environment, self.stop)
 
     def begin(self, environment: Any, order: dict[str, Any]) -> None:
         """``order``: the plan and this worker's share of it, see ``Controller``."""
@@ -70,3 +73,17 @@ class WorkerSession:
             exception=error,
             context={},
         )
+
+
+def on_interrupt(environment: Any, stop: Callable[[], None]) -> None:
+    """Ctrl-C ends a run in order. The default would raise KeyboardInterrupt in whichever greenlet runs just then."""
+
+    def end() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C means it
+        stop()
+        if environment.web_ui is not None:
+            environment.web_ui.stop()
+        else:
+            environment.runner.quit()
+
+    gevent.signal_handler(signal.SIGINT, end)

@@ -31,9 +31,9 @@ class Run:
     target: dict[str, Any]
     epoch: float
     workers: dict[int, WorkerHealth | None]
+    server: ServerSeries
     lanes: dict[str, Lane] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
-    server: ServerSeries | None = None
     interrupted: bool = False
     complete: bool = False
     closed: bool = False
@@ -50,7 +50,7 @@ def summarize(run: Run) -> dict[str, Any]:
     plan, total = run.plan, merged(run.lanes.values())
     workers = [w or WorkerHealth(i, 0.0, 0.0, 0, finished=False) for i, w in sorted(run.workers.items())]
     planned = sum(t >= plan.warmup for t in plan.schedule()) if plan.process.is_open and run.complete else None
-    verdict = judge(total, plan.limits, workers, planned)
+    verdict = judge(total, plan.limits, workers, planned, interrupted=run.interrupted)
     return {
         "schema": SCHEMA,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(run.epoch)),
@@ -127,7 +127,7 @@ def _generator(workers: list[WorkerHealth], total: Lane) -> dict[str, Any]:
 
 
 def _server(run: Run, total: Lane) -> dict[str, Any] | None:
-    if run.server is None or not (run.server.points or run.server.freed):
+    if not (run.server.points or run.server.freed):
         return None
     peaks = {name: float(np.max([v for _, v in points])) for name, points in run.server.points.items()}
     return {"url": run.server.url, "peak": peaks, "streams_freed": run.server.freed_during_run, "we_left": _left(run)}

@@ -42,12 +42,14 @@ class Verdict:
         return {"pass": EXIT_OK, "fail": EXIT_LIMITS_MISSED, "invalid": EXIT_INVALID}[self.state]
 
 
-def judge(total: Lane, slo: Slo, workers: list[WorkerHealth], planned: int | None) -> Verdict:
+def judge(
+    total: Lane, slo: Slo, workers: list[WorkerHealth], planned: int | None, *, interrupted: bool = False
+) -> Verdict:
     """``planned`` is the number of measured arrivals of a schedule that ran to its end, else None."""
     invalid = [*_counts(total, planned), *_generator(total, workers)]
     if invalid:
         return Verdict("invalid", tuple(invalid))
-    missed = list(_missed(total, slo))
+    missed = ["interrupted: the window is not complete"] * interrupted + _missed(total, slo)
     return Verdict("fail" if missed else "pass", tuple(missed))
 
 

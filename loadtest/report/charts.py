@@ -73,7 +73,7 @@ def _tokens(run: Run) -> Chart:
 
 def _streams(run: Run) -> Chart:
     series = [Series("open streams (client)", run.running, "steps")] if run.records else []
-    points = run.server.points if run.server else {}
+    points = run.server.points
     series += [
         Series(f"{name} (server)", points[name], dashed=True) for name in ("running", "waiting") if points.get(name)
     ]
@@ -81,7 +81,7 @@ def _streams(run: Run) -> Chart:
 
 
 def _kv(run: Run) -> Chart:
-    points = run.server.points.get("kv", []) if run.server else []
+    points = run.server.points.get("kv", [])
     series = [Series("KV cache in use", [(t, v * 100) for t, v in points], "steps")] if points else []
     return Chart("KV cache in use (server)", "s", "%", series, y_max=100.0)
 

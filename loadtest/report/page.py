@@ -143,7 +143,7 @@ def _generator(summary: dict[str, Any]) -> str:
         for w in generator["workers"]
     ]
     cpu = generator["cpu_us_per_message"]
-    note = f"<p class=soft>{cpu:.0f} µs of CPU per message; percentiles within 0.4 %</p>" if cpu else ""
+    note = f"<p class=soft>{cpu:.0f} µs of CPU per message; percentiles within 0.2 %</p>" if cpu else ""
     return table(["", "of one core", "loop lag p99, ms", "messages"], rows) + note
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from gevent import ssl
+from gevent.lock import RLock
 from tritonclient.grpc import service_pb2 as pb
 
 from loadtest.errors import TransportError
@@ -33,19 +34,20 @@ class Target:
     def __init__(self, host: str, port: int, *, secure: bool = False) -> None:
         self._host, self._port, self._tls = host, port, _tls() if secure else None
         self._connections: list[Connection] = []
+        self._opening = RLock()
 
     def connection(self) -> Connection:
         """One with room for a stream. Raises ``TransportError``."""
-        self._connections = [c for c in self._connections if c.alive or c.streams]
-        for one in self._connections:
-            if one.alive and len(one.streams) < min(STREAMS_PER_CONNECTION, one.limit):
-                return one
-        try:
-            opened = Connection(self._host, self._port, self._tls)  # others run meanwhile and change the list
-        except OSError as error:
-            raise TransportError("connect", f"{self._host}:{self._port}: {error}") from None
-        self._connections.append(opened)
-        return opened
+        with self._opening:  # a burst of streams must not open a connection each
+            self._connections = [c for c in self._connections if c.alive or c.streams]
+            for one in self._connections:
+                if one.alive and len(one.streams) < min(STREAMS_PER_CONNECTION, one.limit):
+                    return one
+            try:
+                self._connections.append(Connection(self._host, self._port, self._tls))
+            except OSError as error:
+                raise TransportError("connect", f"{self._host}:{self._port}: {error}") from None
+            return self._connections[-1]
 
     def call(self, method: str, message: Any, answer: type, timeout: float) -> Any:
         """A unary call. Raises ``TransportError``."""

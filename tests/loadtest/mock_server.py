@@ -142,7 +142,12 @@ async def http(model: Model, reader: asyncio.StreamReader, writer: asyncio.Strea
 def page(model: Model, path: str) -> bytes:
     if path == "/reset":
         model.reset()
-    pages = {"/truth": json.dumps(model.truth), "/metrics": model.metrics(), "/v1/models": '{"data": [{"id": "mock"}]}'}
+    pages = {
+        "/running": str(model.running),
+        "/truth": json.dumps(model.truth),
+        "/metrics": model.metrics(),
+        "/v1/models": '{"data": [{"id": "mock"}]}',
+    }
     return pages.get(path, "{}").encode()
 
 

@@ -1,0 +1,67 @@
+"""Is the load generator right? Against the calibrated server, whose own clock is the truth.
+
+    python -m tests.loadtest.calibrate            -> results/loadtest_calibration.json and a table
+
+Accuracy over both transports, one worker against two, and a stall of 3 s in an open and in a closed loop. Wants a
+quiet machine: a run whose generator was disturbed says INVALID and is reported as such.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from loadtest.environment import describe
+from loadtest.stats import quantile
+from tests.loadtest.mock import Result, loadtest, started
+
+OUT = Path("results/loadtest_calibration.json")
+TARGET = ("--ttft-ms", "100", "--spread", "0.5", "--itl-ms", "20")
+LOAD = ("--output-tokens", "40", "--seed", "7")
+
+
+def accuracy(directory: Path, transport: str, workers: int) -> dict[str, Any]:
+    with started(*TARGET) as mock:
+        options = ("--rate", "15", "--duration", "20s", "--warmup", "0s", "--workers", str(workers))
+        run = loadtest(directory, *mock.ports, *LOAD, *options, "--transport", transport)
+        truth = mock.get("/truth")
+    return {
+        "what": f"accuracy over {transport}, {workers} worker(s)",
+        "verdict": run.summary["verdict"]["state"],
+        "cpu_us_per_message": run.summary["generator"]["cpu_us_per_message"],
+        **{f"{m}_p{q}": compared(run, truth, m, q) for m in ("ttft", "tpot") for q in (50, 99)},
+    }
+
+
+def compared(run: Result, truth: list[dict[str, float]], metric: str, percent: int) -> dict[str, float]:
+    exact = quantile([row[metric] for row in truth], percent)
+    reported = run.summary["total"]["latency"][metric][f"p{percent}"]
+    return {"truth_ms": exact * 1e3, "reported_ms": reported * 1e3, "error_percent": (reported / exact - 1) * 100}
+
+
+def stall(directory: Path, name: str, *load: str) -> dict[str, Any]:
+    with started("--ttft-ms", "50", "--itl-ms", "10", "--stall-at", "12", "--stall-for", "3") as mock:
+        mock.get("/reset")
+        options = ("--duration", "25s", "--warmup", "0s", "--output-tokens", "10", "--scenario", "code")
+        run = loadtest(directory, *mock.ports, *options, *load)
+    latency = run.summary["total"]["latency"]
+    shown = {f"e2e_sched_{p}_ms": latency["e2e_sched"][p] * 1e3 for p in ("p50", "p95", "p99", "max")}
+    return {"what": f"3 s stall, {name}", "requests": latency["e2e_sched"]["count"], **shown}
+
+
+def main() -> None:
+    rows = []
+    with tempfile.TemporaryDirectory() as root:
+        at = Path(root)
+        rows += [accuracy(at / f"a{t}{w}", t, w) for t, w in (("grpc", 1), ("grpc", 2), ("sse", 1))]
+        rows.append(stall(at / "open", "open loop, 7 requests/s", "--rate", "7", "--arrivals", "constant"))
+        rows.append(stall(at / "closed", "closed loop, 1 user", "--users", "1"))
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps({"environment": describe(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""From records to verdicts, summaries and pages."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtest import compare as comparing
+from loadtest.aggregate import Lane, merged
+from loadtest.errors import LoadtestError
+from loadtest.plan import plan_from
+from loadtest.record import Record
+from loadtest.report import write_report
+from loadtest.report.svg import Chart, Series, render
+from loadtest.scrape import ServerSeries, parse, value_of
+from loadtest.slo import Slo, parse_slo
+from loadtest.summary import Run, saturation
+from loadtest.sweep import Step, conclusion, search
+from loadtest.verdict import WorkerHealth, judge
+from loadtest.webui import streaming_rows
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "loadtest/report/summary.schema.json").read_text())
+HEALTHY = WorkerHealth(worker=0, cpu=0.2, loop_lag_p99=0.001, messages=100, cpu_s=0.1)
+outcomes = st.sampled_from(["completed", "failed", "cancelled", "in_flight"])
+
+
+def record(
+    index: int = 0, outcome: str = "completed", ttft: float = 0.1, late: float = 0.0, lane: str = "grpc"
+) -> Record:
+    at = 1.0 + 0.1 * index
+    return Record(
+        index, "chat", lane, True, at, at + late, at + late + ttft, at + late + ttft + 0.9, at + late + ttft + 0.9,
+        outcome, "engine" if outcome == "failed" else "", completion_tokens=10, requested_tokens=10, messages=10,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def lane_of(records: list[Record], slo: Slo | None = None) -> Lane:
+    lane = Lane()
+    for one in records:
+        lane.scheduled(one.measured)
+        lane.message(int(one.t_sched), one.completion_tokens, True)
+        lane.finish(one, slo or parse_slo(""), True)
+    return lane
+
+
+def run_of(records: list[Record], **options: object) -> Run:
+    plan = plan_from({"rate": "10", "duration": "4s", "warmup": "1s"} | options)
+    lanes = {name: lane_of([r for r in records if r.transport == name]) for name in {r.transport for r in records}}
+    server = ServerSeries("http://x/metrics", {"waiting": [(0.0, 1.0), (1.0, 3.0)], "kv": [(0.0, 0.5)]}, [0.0, 2.0])
+    return Run(plan, {"triton": {"version": "1"}}, 1.7e9, {0: HEALTHY}, server, lanes, records)
+
+
+def test_definitions() -> None:
+    values = record(ttft=0.2, late=0.05).values()
+    assert values["ttft"] == pytest.approx(0.2) and values["ttft_sched"] == pytest.approx(0.25)
+    assert values["e2e"] == pytest.approx(1.1) and values["e2e_sched"] == pytest.approx(1.15)
+    assert values["tpot"] == pytest.approx(0.1) and values["lag"] == pytest.approx(0.05)
+    left = record(outcome="cancelled").values()
+    assert left["ttft"] is not None and left["e2e"] is None and left["tpot"] is None
+
+
+@given(st.lists(outcomes, max_size=60), st.integers(1, 4))
+def test_counts_are_conserved_over_any_split(results: list[str], workers: int) -> None:
+    records = [record(k, outcome) for k, outcome in enumerate(results)]
+    parts = [lane_of(records[k::workers]) for k in range(workers)]
+    total = merged(Lane.from_wire(json.loads(json.dumps(part.to_wire()))) for part in parts)
+    assert total.conserved and total.counts["scheduled"] == len(results)
+    assert total.to_wire()["counts"] == lane_of(records).counts
+    assert total.histograms["ttft"].counts == lane_of(records).histograms["ttft"].counts
+
+
+def test_warm_up_is_left_out_of_every_figure() -> None:
+    warm = record()
+    warm.measured = False
+    lane = lane_of([warm, record(1)])
+    assert lane.counts["warmup"] == 1 and lane.counts["scheduled"] == 1 and lane.histograms["e2e"].count == 1
+
+
+def test_goodput_is_counted_from_the_schedule() -> None:
+    lane = lane_of([record(0, ttft=0.1), record(1, ttft=0.1, late=0.2)], parse_slo("ttft=200ms"))
+    assert lane.counts["good"] == 1
+
+
+def test_verdicts() -> None:
+    slo = parse_slo("ttft=200ms,good=90%,errors=10%")
+    good = lane_of([record(k) for k in range(20)], slo)
+    assert judge(good, slo, [HEALTHY], 20).state == "pass"
+    slow = lane_of([record(k, ttft=0.1 if k < 10 else 0.5) for k in range(20)], slo)
+    assert judge(slow, slo, [HEALTHY], 20).exit_code == 1
+    broken = lane_of([record(k, "failed" if k < 5 else "completed") for k in range(20)], slo)
+    assert "failed" in judge(broken, slo, [HEALTHY], 20).reasons[0]
+    missed = judge(good, parse_slo("e2e.p99=500ms"), [HEALTHY], 20)
+    assert missed.state == "fail" and "e2e p99" in missed.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("health", "planned", "says"),
+    [
+        (WorkerHealth(0, 0.97, 0.001, 9), 20, "97% of a core"),
+        (WorkerHealth(0, 0.2, 0.3, 9), 20, "event loop was late"),
+        (WorkerHealth(0, 0.2, 0.001, 9, finished=False), 20, "worker 0 was lost"),
+        (HEALTHY, 25, "20 of 25 planned"),
+    ],
+)
+def test_invalid_runs_say_why(health: WorkerHealth, planned: int, says: str) -> None:
+    verdict = judge(lane_of([record(k) for k in range(20)]), parse_slo(""), [health], planned)
+    assert verdict.exit_code == 3 and says in " ".join(verdict.reasons)
+
+
+def test_late_sends_and_lost_requests_make_a_run_invalid() -> None:
+    late = lane_of([record(k, late=0.2) for k in range(20)])
+    assert "schedule lag" in judge(late, parse_slo(""), [HEALTHY], 20).reasons[0]
+    lane = lane_of([record(k) for k in range(20)])
+    lane.counts["completed"] -= 1
+    assert "do not add up" in judge(lane, parse_slo(""), [HEALTHY], 20).reasons[0]
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_report_is_complete_valid_and_self_contained(tmp_path: Path) -> None:
+    records = [record(k, lane="grpc" if k % 2 else "sse") for k in range(40)]
+    summary = write_report(run_of(records, transport="both"), tmp_path)
+    jsonschema.validate(json.loads((tmp_path / "summary.json").read_text()), SCHEMA)
+    assert set(summary["gateway_cost"]) == {"ttft", "tpot", "e2e"} and summary["server"]["streams_freed"] == 2
+    html = (tmp_path / "report.html").read_text()
+    page = Page(html)
+    assert page.tags.count("svg") == 8 and "script" not in page.tags and page.links == []
+    assert not re.search(r"https?://", html), "nothing to fetch"
+    assert "t_first − t_sched" in html
+    lines = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
+    assert len(lines) == 40 and {r.index for r in map(Record.from_json, lines)} == set(range(40))
+
+
+def test_report_of_a_run_without_a_single_answer(tmp_path: Path) -> None:
+    nothing = Record(0, "chat", "grpc", True, 1.0, 1.0, None, None, 2.0, "failed", "connect")
+    summary = write_report(run_of([nothing]), tmp_path)
+    jsonschema.validate(summary, SCHEMA)
+    assert summary["verdict"]["state"] == "fail" and "nothing measured" in (tmp_path / "report.html").read_text()
+
+
+def test_a_growing_pile_of_streams_is_saturation() -> None:
+    def stays(k: int, length: float) -> Record:
+        one = record(k)
+        one.t_end = one.t_sched + length
+        return one
+
+    steady = run_of([stays(k, 0.5) for k in range(40)])
+    piling = run_of([stays(k, 0.5 + 0.2 * k) for k in range(40)])
+    assert not saturation(steady)["saturated"] and saturation(piling)["saturated"]
+
+
+def test_compare_reads_runs_back_and_names_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, ttft, seed in (("a", 0.1, 1), ("b", 0.2, 2)):
+        write_report(run_of([record(k, ttft=ttft + 0.001 * k) for k in range(40)], seed=seed), tmp_path / name)
+    assert comparing.compare(tmp_path / "a", tmp_path / "b", tmp_path / "out.html") == 0
+    said = capsys.readouterr().out
+    assert "note: seed: A 1, B 2" in said
+    row = next(line for line in said.splitlines() if line.startswith("TTFT from send p50"))
+    assert "100.0 [" in row and row.rstrip().endswith("yes")
+    assert Page((tmp_path / "out.html").read_text()).tags.count("svg") == 4
+
+
+@pytest.mark.parametrize("damage", [None, "{", '{"schema": "other"}'])
+def test_compare_refuses_what_is_no_run(tmp_path: Path, damage: str | None) -> None:
+    if damage is not None:
+        (tmp_path / "summary.json").write_text(damage)
+        (tmp_path / "requests.jsonl").write_text("")
+    with pytest.raises(LoadtestError, match=r"^compare: [^\n]+$"):
+        comparing.load(tmp_path)
+
+
+@given(st.floats(0.3, 200), st.floats(0.5, 8))
+def test_sweep_closes_in_on_the_capacity(capacity: float, start: float) -> None:
+    def run(rate: float) -> Step:
+        return Step(rate, rate <= capacity, False, rate > capacity * 1.2, {})
+
+    steps = search(run, start)
+    met = max((s.rate for s in steps if s.met), default=None)
+    if capacity >= start / 60:
+        assert met is not None and met <= capacity <= met * 1.15 + 0.01
+    assert len(steps) <= 14 and conclusion(steps)
+
+
+def test_sweep_stops_at_an_invalid_run_and_at_its_highest_rate() -> None:
+    assert len(search(lambda rate: Step(rate, rate < 3, rate >= 4, False, {}), 1)) == 3
+    assert [s.rate for s in search(lambda rate: Step(rate, True, False, False, {}), 1, 5)] == [1, 2, 4, 5]
+
+
+def test_prometheus_text() -> None:
+    text = '# HELP x\nvllm:num_requests_running{model="q"} 3\nvllm:num_requests_running{model="r"} 4.5\nbad line\nv x\n'
+    samples = parse(text)
+    assert value_of(samples, "vllm:num_requests_running") == 7.5
+    assert value_of(samples, "vllm:num_requests_running{model=r}") == 4.5
+    assert value_of(samples, "other") is None
+    series = ServerSeries("u")
+    for second, freed in ((0.0, 5), (1.0, 9)):
+        series.add(second, f'{text}qwen_streams_finished_total{{reason="disconnected"}} {freed}\n')
+    assert series.points["running"] == [(0.0, 7.5), (1.0, 7.5)] and series.freed_during_run == 4
+
+
+def test_streaming_tab_has_rows_per_metric_and_none_in_aggregated() -> None:
+    rows = streaming_rows({"grpc": lane_of([record(k) for k in range(5)])}, 3, 0.0)
+    assert "3 running streams" in rows[0]["name"]
+    ttft = next(r for r in rows if r["name"] == "grpc TTFT from send")
+    assert ttft["count"] == 5 and float(ttft["p50"]) == pytest.approx(100, rel=0.01)
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_charts_survive_any_points(log: bool) -> None:
+    for points in ([], [(0.0, 0.0)], [(1.0, 1.0), (1.0, 1.0)], [(1e-9, 5.0), (1e9, 1e-9)]):
+        svg = render(Chart("a < b", "x", "y", [Series("s", points), Series("t", points, "dots")], log_x=log, log_y=log))
+        assert "a &lt; b" in svg and "nan" not in svg

@@ -1,0 +1,209 @@
+"""Whole runs, as a user starts them, against the calibrated server. No assertion depends on a quiet machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from loadtest.stats import quantile
+from tests.loadtest.mock import ROOT, Mock, loadtest, started
+from tests.loadtest.test_figures import SCHEMA
+
+RAN = (0, 3)  # 3: the machine was too busy to measure, which these tests do not mind
+SHORT = ("--duration", "3s", "--warmup", "1s", "--output-tokens", "12", "--seed", "5")
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[Mock]:
+    with started("--ttft-ms", "40", "--spread", "1", "--itl-ms", "10") as one:
+        yield one
+
+
+def conserved(counts: dict[str, int]) -> bool:
+    return counts["scheduled"] == sum(counts[name] for name in ("completed", "failed", "cancelled", "in_flight"))
+
+
+def test_both_transports_two_workers(mock: Mock, tmp_path: Path) -> None:
+    mock.get("/reset")
+    options = (*mock.ports, *SHORT, "--rate", "12", "--transport", "both")
+    two = loadtest(tmp_path / "two", *options, "--workers", "2", "--slo", "ttft=60s,good=50%")
+    assert two.code in RAN, two.output
+    truth = [row["ttft"] for row in mock.get("/truth")]
+    one = loadtest(tmp_path / "one", *options)
+    assert one.code in RAN, one.output
+    jsonschema.validate(two.summary, SCHEMA)
+    for run in (one, two):
+        total, lanes = run.summary["total"], run.summary["lanes"]
+        assert conserved(total["counts"]) and total["counts"]["completed"] == total["counts"]["scheduled"] > 20
+        assert total["counts"]["length_mismatches"] == 0 and set(lanes) == {"grpc", "sse"}
+        assert min(lane["counts"]["completed"] for lane in lanes.values()) > 5
+    assert {w["worker"] for w in two.summary["generator"]["workers"]} == {0, 1}
+    measured = [r["ttft_s"] for r in two.requests]
+    assert len(measured) == len(truth)
+    assert quantile(measured, 50) == pytest.approx(quantile(truth, 50), rel=0.15)
+    sent = [
+        {(r["index"], r["t_sched"], r["transport"], r["completion_tokens"]) for r in x.requests} for x in (one, two)
+    ]
+    assert sent[0] == sent[1], "one schedule, however many workers"
+    assert "verdict" in one.output and "gateway cost" in one.output and (two.directory / "report.html").is_file()
+
+
+def test_users_who_leave_free_their_slot(mock: Mock, tmp_path: Path) -> None:
+    options = ("--users", "6", "--duration", "4s", "--warmup", "0s", "--output-tokens", "40", "--scenario", "cancel")
+    run = loadtest(tmp_path, *mock.ports, *options, "--transport", "both")
+    assert run.code in RAN, run.output
+    counts = run.summary["total"]["counts"]
+    assert conserved(counts) and counts["cancelled"] > 0 and counts["failed"] == 0
+    assert run.summary["plan"]["loop"] == "closed"
+    left = [r for r in run.requests if r["outcome"] == "cancelled"]
+    assert all(0 < r["completion_tokens"] < r["requested_tokens"] for r in left)
+    assert run.summary["server"]["streams_freed"] == run.summary["server"]["we_left"] == len(left)
+
+
+def test_usage_at_the_end_only_still_counts_every_token(tmp_path: Path) -> None:
+    with started("--ttft-ms", "20", "--itl-ms", "5", "--plain-usage") as mock:
+        run = loadtest(tmp_path, *mock.ports, *SHORT, "--rate", "5", "--transport", "sse")
+    assert run.code in RAN, run.output
+    assert {(r["completion_tokens"], r["messages"]) for r in run.requests} == {(12, 12)}
+
+
+def test_a_stall_shows_in_an_open_loop(tmp_path: Path) -> None:
+    with started("--ttft-ms", "20", "--itl-ms", "5", "--stall-at", "7", "--stall-for", "1.5") as mock:
+        mock.get("/reset")
+        run = loadtest(
+            tmp_path, *mock.ports, "--rate", "10", "--duration", "8s", "--warmup", "0s", "--output-tokens", "5"
+        )
+    assert run.summary["total"]["latency"]["ttft_sched"]["p90"] > 0.5
+
+
+def test_server_dies_mid_run(tmp_path: Path) -> None:
+    with started("--ttft-ms", "20", "--itl-ms", "50", "--die-at", "7") as mock:
+        mock.get("/reset")
+        run = loadtest(
+            tmp_path, *mock.ports, "--rate", "10", "--duration", "5s", "--warmup", "0s", "--output-tokens", "30"
+        )
+    assert run.code != 0 and "Traceback" not in run.output, run.output
+    total = run.summary["total"]
+    assert conserved(total["counts"]) and total["counts"]["failed"] > 10
+    assert set(total["errors"]) <= {"connect", "cut_short"} and {"connect", "cut_short"} <= set(total["errors"])
+    assert (tmp_path / "report.html").is_file() and "connect" in run.output
+
+
+def test_a_full_queue_is_counted_by_its_name(tmp_path: Path) -> None:
+    with started("--refuse") as mock:
+        run = loadtest(tmp_path, *mock.ports, *SHORT, "--rate", "10")
+    assert run.code in (1, 3) and set(run.summary["total"]["errors"]) == {"queue_full"}
+
+
+def test_interrupted_run_reports_what_was_in_flight(mock: Mock, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "loadtest",
+        "run",
+        *mock.ports,
+        "--rate",
+        "8",
+        "--duration",
+        "60s",
+        "--warmup",
+        "0s",
+    ]
+    command += ["--output-tokens", "500", "--out", str(tmp_path), "--workers", "2"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    wait_for(lambda: busy(mock, 8))
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+    output, _ = process.communicate(timeout=30)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    counts = summary["total"]["counts"]
+    assert summary["interrupted"] and conserved(counts) and counts["in_flight"] > 5, output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--grpc-port", "1"], "host: no Triton gRPC server answers at 127.0.0.1:1"),
+        (["--transport", "sse", "--gateway-port", "1"], "host: no gateway answers"),
+        (["--slo", "ttft=abc"], "slo: 'ttft=abc'"),
+        (["--scenario", "missing.toml"], "scenario: cannot read missing.toml"),
+    ],
+)
+def test_mistakes_are_one_clear_line(options: list[str], says: str, tmp_path: Path) -> None:
+    run = loadtest(tmp_path, *options)
+    assert run.code == 2 and run.output.startswith("loadtest: " + says) and run.output.count("\n") == 1
+
+
+def test_a_model_that_is_not_ready_is_said(mock: Mock, tmp_path: Path) -> None:
+    run = loadtest(tmp_path, *mock.ports, "--model", "other")
+    assert run.code == 2 and "'other' is not ready" in run.output and run.output.count("\n") == 1
+
+
+def test_plain_locust_refuses_in_one_line_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--grpc-port", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "loadtest: host: no Triton gRPC server" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def fetch(url: str, form: dict[str, str] | None = None) -> Any:
+    data = urllib.parse.urlencode(form).encode() if form else None
+    with urllib.request.urlopen(url, data, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def test_web_ui_has_a_live_streaming_tab_and_honest_aggregates(mock: Mock, tmp_path: Path) -> None:
+    from tests.conftest import free_ports
+
+    port = free_ports(1)[0]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "loadtest", "run", "--ui", "--web-port", str(port), *mock.ports, *SHORT]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([*command, "--out", str(tmp_path / "run")], cwd=ROOT, stdout=log, stderr=log)
+    try:
+        page = wait_for(lambda: fetch(url))
+        assert '"extended_tabs"' in page.replace("&#34;", '"') or "Streaming" in page
+        fetch(f"{url}/swarm", {"user_count": "2", "spawn_rate": "2", "host": "127.0.0.1", "rate": "6"})
+        wait_for(lambda: (tmp_path / "run/summary.json").read_text())
+        time.sleep(2.5)  # Locust keeps an answer for two seconds
+        stats = json.loads(fetch(f"{url}/stats/requests"))
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+    rows = {row["name"]: row for row in stats["extended_stats"][0]["data"]}
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    counts = summary["total"]["counts"]
+    assert rows["grpc TTFT from send"]["count"] == counts["completed"] > 0 and float(rows["grpc ITL"]["p99"]) > 0
+    aggregated = next(row for row in stats["stats"] if row["name"] == "Aggregated")
+    assert aggregated["num_requests"] == counts["completed"] + counts["warmup"]
+
+
+def busy(mock: Mock, streams: int) -> int:
+    running = int(mock.get("/running"))
+    if running < streams:
+        raise OSError(f"{running} streams run")
+    return running
+
+
+def wait_for(what: Any, seconds: float = 40.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            return what()
+        time.sleep(0.2)
+    return what()
