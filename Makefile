@@ -40,7 +40,7 @@ chat: setup  ## talk to the running server in the terminal
 
 engine: setup  ## checkpoint to engine: MODEL=<dir|hub id> PRECISION=<int8|int4|bf16|fp32|fp8|…>
 	@$(PY) -m build_engine build --model "$(MODEL)" --out $(or $(ENGINE),engines/default) \
-	  $(if $(PRECISION),--precision $(PRECISION)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(CONTEXT),--context $(CONTEXT))
+	  $(if $(PRECISION),--precision $(PRECISION)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(CONTEXT),--context $(CONTEXT)) $(BUILD_OPTIONS)
 
 test: setup-dev  ## run the tests
 	@$(PY) -m pytest -m "not oracle and not gpu and not browser" $(ARGS)
@@ -64,7 +64,7 @@ setup-oracle: .venv-oracle/.ready
 .venv-oracle/.ready: pyproject.toml
 	@echo "making .venv-oracle: torch for the CPU, for tests and benchmarks only"
 	@$(PYTHON) -m venv .venv-oracle
-	@$(ORACLE) -m pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu ".[oracle]"
+	@$(ORACLE) -m pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu ".[oracle,dev]"
 	@touch $@
 
 test-oracle: setup-oracle  ## the CPU engine against transformers: exact FP32 tokens, bounded INT8 error (needs torch; minutes)
@@ -75,6 +75,32 @@ bench-cpu: setup-oracle  ## CPU engine against transformers.generate (BF16, FP32
 
 
 # --- engine building ----------------------------------------------------------------------------------------------------
+
+GPU ?=
+KV ?=
+TP ?=
+BACKEND ?=
+ALPHA ?=
+REVISION ?=
+CALIBRATION ?=
+REFERENCE ?=
+# what `plan`, `preflight` and `engine` share; DRY_RUN=1 in the environment makes `engine` print its commands only
+ENGINE_OPTIONS = $(if $(GPU),--gpu $(GPU)) $(if $(KV),--kv $(KV)) $(if $(TP),--tp $(TP)) $(if $(BACKEND),--backend $(BACKEND))
+BUILD_OPTIONS = $(ENGINE_OPTIONS) $(if $(ALPHA),--alpha $(ALPHA)) $(if $(REVISION),--revision $(REVISION)) \
+  $(if $(CALIBRATION),--calibration $(CALIBRATION))
+export DRY_RUN
+
+.PHONY: plan preflight verify
+plan: setup  ## what fits: MODEL=… GPU=h200|h100|l40s|a100-80|4090|… PRECISION=… CONTEXT=chat|summary|audit|book|N RUNTIME=…
+	@$(PY) -m build_engine plan --model "$(MODEL)" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
+	  $(if $(CONTEXT),--context $(CONTEXT)) $(if $(filter vllm,$(RUNTIME)),--runtime vllm) $(ARGS)
+
+preflight: setup  ## can this machine build a TensorRT-LLM engine? every fault with its remedy
+	@$(PY) -m build_engine preflight --model "$(MODEL)" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
+	  $(if $(CONTEXT),--context $(CONTEXT)) --out $(or $(ENGINE),engines/default)
+
+verify: setup  ## accuracy gate: compare ENGINE=<dir> with its unquantized REFERENCE=<checkpoint or engine>
+	@$(PY) -m build_engine verify --engine $(or $(ENGINE),engines/default) $(if $(REFERENCE),--reference $(REFERENCE)) $(ARGS)
 
 # --- gateway and page ---------------------------------------------------------------------------------------------------
 
@@ -90,5 +116,39 @@ vendor: setup-browser  ## copy the page's libraries from npm, as pinned in tests
 	@node tests/gateway/js/vendor.mjs
 
 # --- load tests ---------------------------------------------------------------------------------------------------------
+# HOST and the ports are those of `make serve`. ARGS takes what else `python -m loadtest run --help` lists.
+
+.PHONY: loadtest loadtest-ui loadtest-sweep loadtest-compare loadtest-calibrate strategies
+
+SCENARIO ?= chat
+TRANSPORT ?= grpc
+USERS ?= 4
+RATE ?=
+ARRIVALS ?=
+DURATION ?= 60s
+SLO ?=
+WORKERS ?= 1
+SEED ?= 1
+LOADTEST = --host $(HOST) --grpc-port $(GRPC_PORT) --gateway-port $(GATEWAY_PORT) --metrics-port $(METRICS_PORT) \
+  --scenario $(SCENARIO) --transport $(TRANSPORT) --users $(USERS) --rate "$(RATE)" --arrivals "$(ARRIVALS)" \
+  --duration $(DURATION) --slo "$(SLO)" --workers $(WORKERS) --seed $(SEED) $(ARGS)
+
+loadtest: setup-dev  ## load test: SCENARIO= USERS=8 | RATE=5 [ARRIVALS=] TRANSPORT=grpc|sse|both SLO=ttft=200ms DURATION= WORKERS= SEED=
+	@$(PY) -m loadtest run $(LOADTEST)
+
+loadtest-ui: setup-dev  ## the same in Locust's web UI, with a Streaming tab
+	@$(PY) -m loadtest run --ui $(LOADTEST)
+
+loadtest-sweep: setup-dev  ## raise the rate until SLO= breaks: the highest rate that meets it
+	@$(PY) -m loadtest sweep $(LOADTEST)
+
+loadtest-compare: setup-dev  ## two runs side by side: A=reports/… B=reports/…
+	@$(PY) -m loadtest compare "$(A)" "$(B)"
+
+loadtest-calibrate: setup-dev  ## is the load generator right? against a server whose latencies are known
+	@flock /tmp/bench.lock $(PY) -m tests.loadtest.calibrate
+
+strategies: setup-dev setup-oracle  ## the five cures for a slow service, measured here -> reports/strategies.html
+	@flock /tmp/bench.lock $(PY) -m loadtest.strategies $(ARGS)
 
 # --- gpu ----------------------------------------------------------------------------------------------------------------

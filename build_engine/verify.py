@@ -68,7 +68,8 @@ def load_settings(engine: EngineInfo, path: Path = THRESHOLDS) -> dict[str, dict
     table = read_toml(path)
     quantized_kv = engine.kv_dtype in ("fp8", "int8") and engine.runtime.name != "openvino"
     prompts = table["prompts_quantized_kv" if quantized_kv else "prompts"]
-    return {"limits": {**table["default"], **table.get(engine.precision, {})}, "prompts": prompts}
+    noise = table["synthetic"] if engine.model.synthetic else {}
+    return {"limits": {**table["default"], **table.get(engine.precision, {}), **noise}, "prompts": prompts}
 
 
 def shipped_prompts(

@@ -1,4 +1,4 @@
-"""The planner's arithmetic, against figures that vLLM 0.24 reported on one H200 and against the rules of the formats."""
+"""The planner's arithmetic, against what vLLM 0.24 reported on one H200 and against the rules of the formats."""
 
 from __future__ import annotations
 
