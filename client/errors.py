@@ -26,7 +26,7 @@ import re
 
 # Triton puts the failing step before a step's message: "in ensemble 'qwen', …".
 _ENSEMBLE_PREFIX = re.compile(r"^(?:in ensemble '[^']*', )+")
-_FIELD = re.compile(r"^([A-Za-z_][\w.\[\]]*): \S")
+_FIELD = re.compile(r"^([A-Za-z_][\w.\[\]]*)(?: \w+)?: \S")  # `guided_decoding_guide_type regex: …` names its value
 _CONNECTION = (
     "failed to connect", "connection refused", "connection reset", "socket closed", "connection timed out",
     "broken pipe", "name resolution", "dns resolution", "network is unreachable", "goaway", "transport closed",

@@ -70,15 +70,17 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         get("/metrics", small.metrics),
         get("/openapi.json", schema, public=True),
         *page.routes(),
-        Route("/v1/{rest:path}", Guarded(gateway, small.absent)),
     ]
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405."""
     assert isinstance(error, HTTPException)
-    what = "does not exist" if error.status_code == 404 else f"does not take {request.method}"
-    answer = response_of(ApiError(error.status_code, f"{request.url.path[:200]} {what}; see GET /openapi.json"))
+    what = (
+        "is not served: this server generates text only" if error.status_code == 404 else f"is not for {request.method}"
+    )
+    message = f"{request.url.path[:200]} {what}; GET /openapi.json lists what is"
+    answer = response_of(ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else None))
     answer.headers.update(error.headers or {})
     return answer
 

@@ -158,9 +158,7 @@ class _Exchange:
             fields["ttft_ms"] = round((timing.first - timing.read) * 1000, 1)
         if self._key:
             fields["key"] = self._key.name
-        if self._problem:
-            fields["problem"] = self._problem
-        log.info("request", extra=fields)
+        log.info("request", extra={k: v for k, v in (fields | {"problem": self._problem}).items() if v != ""})
 
 
 def endpoints(gateway: Gateway) -> dict[str, Generate]:

@@ -63,7 +63,7 @@ def from_library(error: library.ClientError, renamed: Mapping[str, str], retry_a
     status, code = next(((s, c) for kind, s, c in _STATUS if isinstance(error, kind)), (500, "internal_error"))
     message, param = str(error), None
     if status == 400 and isinstance(error, library.ServerRefused) and error.field:
-        first = error.field.split(" ")[0]
+        first = error.field
         param = renamed.get(first, first)
         message = param + message.removeprefix(first) if message.startswith(first) else message
         code = "context_length_exceeded" if _TOO_LONG.search(message) else code

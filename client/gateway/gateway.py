@@ -36,7 +36,7 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.tokens = Tokens(settings.engine_path)
-        self.names, self.context = _names(settings)
+        self.names, self.context, self.synthetic = _names(settings)
         self.metrics = Metrics(self.names[0])
         self.relay = Relay(settings.triton_metrics)
         budgets = Path(settings.run_dir) / "budgets" if settings.run_dir else None
@@ -159,9 +159,9 @@ class Gateway:
         raise library.StreamCut("engine: the canary's answer did not end")
 
 
-def _names(settings: Settings) -> tuple[tuple[str, ...], int | None]:
-    """Names the model answers to, the one shown first, and the context length in tokens."""
-    names, context = list(settings.names), None
+def _names(settings: Settings) -> tuple[tuple[str, ...], int | None, bool]:
+    """Names the model answers to, the one shown first; the context length in tokens; whether its weights are random."""
+    names, context, synthetic = list(settings.names), None, False
     if settings.engine_path:
         try:
             engine = engine_dir.read(settings.engine_path)
@@ -169,6 +169,6 @@ def _names(settings: Settings) -> tuple[tuple[str, ...], int | None]:
             log.warning("%s", error)
         else:
             names += [engine.model.name, *([engine.model.source] if "/" in engine.model.source else [])]
-            context = engine.limits.max_seq_len
+            context, synthetic = engine.limits.max_seq_len, engine.model.synthetic
     names = [name for name in names if name and not name.startswith(("/", "."))]
-    return tuple(dict.fromkeys([*names, MODEL])), context
+    return tuple(dict.fromkeys([*names, MODEL])), context, synthetic

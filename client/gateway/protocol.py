@@ -243,14 +243,21 @@ def _other_field(name: str, value: Any, known: list[str]) -> None:
     raise bad_request(name, f"{_shown(value)} is not supported ({fixed.why}){only}", "unsupported")
 
 
+_MEDIA = ("image_url", "input_audio", "audio_url", "video_url", "file")
+
+
 def _first(error: ValidationError) -> ApiError:
     """pydantic's first complaint in this project's form, with a path like ``messages[0].role``."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    complaints = error.errors(include_url=False, include_context=False)
+    same = [c for c in complaints if c["loc"][:1] == complaints[0]["loc"][:1]]
+    first = max(
+        same, key=lambda c: len(c["loc"])
+    )  # of a union, the member that came furthest is the one that was meant
     path, value = _path(first["loc"]), first.get("input")
     if first["type"] == "missing":
         return bad_request(path, "missing; it is required")
-    if isinstance(value, dict) and value.get("type") in ("image_url", "input_audio", "file"):
-        return bad_request(path, f"{value['type']} is not supported; this model reads text", "unsupported")
+    if value in _MEDIA and path.endswith(".type"):
+        return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
     return bad_request(path, f"{_shown(value)} is wrong: {first['msg'].removeprefix('Input ')}")
 
 

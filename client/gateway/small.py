@@ -65,6 +65,7 @@ class Small:
         return {
             "id": name, "object": "model", "created": STARTED, "owned_by": "qwen-triton",
             "root": self._gateway.names[0], "parent": None, "max_model_len": self._gateway.context,
+            "synthetic": self._gateway.synthetic,  # random weights: the chat page says so
         }  # fmt: skip
 
     async def tokenize(self, request: Request) -> Response:
@@ -113,12 +114,6 @@ class Small:
     async def metrics(self, _: Request) -> Response:
         own, engine = self._gateway.metrics.text(), await self._gateway.relay.text()
         return Response(own + engine, media_type=CONTENT_TYPE_LATEST)
-
-    async def absent(self, request: Request) -> Response:
-        raise ApiError(
-            404, f"{request.url.path} is not served: this server generates text only; see GET /openapi.json",
-            code="not_found",
-        )  # fmt: skip
 
 
 async def _json(gateway: Gateway, request: Request) -> Any:

@@ -141,7 +141,6 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
     renamed = {
         "stop_words": "stop", "num_return_sequences": "n", "return_log_probs": "logprobs",
         "guided_decoding_guide_type": source, "guided_decoding_guide": source, "text_input": "messages",
-        "guided_decoding_guide_type json": source,
     }  # fmt: skip
     return options, renamed
 

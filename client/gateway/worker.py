@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
+import uvloop
 
 from client.gateway import app, logs
 from client.gateway.gateway import Gateway
@@ -70,13 +71,10 @@ def main() -> None:
     settings = Settings.from_environment()
     logs.configure(settings.log_level)
     os.set_blocking(0, False)
-    uvicorn_loop = uvicorn.Config(app="", loop="uvloop").get_loop_factory()
     if sys.version_info >= (3, 11):
-        with asyncio.Runner(loop_factory=uvicorn_loop) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     else:
-        import uvloop
-
         uvloop.install()
         asyncio.run(serve(settings))
 

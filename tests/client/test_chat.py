@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -43,10 +44,8 @@ class Terminal:
         end = time.monotonic() + seconds
         while text not in self.seen:
             assert time.monotonic() < end, f"{text!r} did not come; got {self.seen!r}"
-            try:
+            if select.select([self._fd], [], [], 0.1)[0]:
                 self.seen += os.read(self._fd, 4096).decode(errors="replace")
-            except OSError:  # the process has left its terminal
-                assert text in self.seen, f"{text!r} did not come before the end; got {self.seen!r}"
 
     def type(self, text: str) -> None:
         self.seen = ""
@@ -121,8 +120,8 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(fake: FakeTriton) -> None:
     terminal.expect("stopped")
     assert fake.wait_free() < 0.2
     terminal.type("SAY again\n")
-    terminal.expect("again\r\n")
-    terminal.expect("> ")
+    terminal.expect("stop]")
+    terminal.expect("\n> ")
     terminal.interrupt()
     terminal.expect("Ctrl-D leaves")
     terminal.expect("> ")
