@@ -21,7 +21,8 @@ GIB = 1024**3
 RUNTIME_BASE_BYTES = int(0.9 * GIB)
 TOKENS_PER_BLOCK = {"tensorrt_llm": 32, "vllm": 16}
 STREAM_CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
-PRECISIONS = ("fp8", "int8_sq", "int8_wo", "bf16")
+PRECISIONS = ("fp8", "int8_sq", "int8_wo", "bf16")  # of TensorRT-LLM
+VLLM_PRECISIONS = ("fp8", "int8", "bf16")  # INT8 as compressed tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,17 @@ def plan(shape: ModelShape, choice: Choice) -> Plan:
     return _calculate(shape, choice)
 
 
-def auto_precision(gpu: Gpu, backend: str = "engine") -> str:
-    """FP8 where the GPU has it, INT8 SmoothQuant on Ampere; the PyTorch backend reads no INT8, so BF16 there."""
-    if gpu.has_fp8:
+def auto_precision(choice: Choice) -> str:
+    """FP8 where the GPU has it, else INT8; TensorRT-LLM's PyTorch backend reads no INT8, so BF16 there."""
+    if choice.gpu.has_fp8:
         return "fp8"
-    return "int8_sq" if backend == "engine" else "bf16"
+    if choice.runtime == "vllm":
+        return "int8"
+    return "int8_sq" if choice.backend == "engine" else "bf16"
+
+
+def precisions(runtime: str) -> tuple[str, ...]:
+    return VLLM_PRECISIONS if runtime == "vllm" else PRECISIONS
 
 
 def unsupported(shape: ModelShape, choice: Choice) -> str:
@@ -97,8 +104,8 @@ def unsupported(shape: ModelShape, choice: Choice) -> str:
     where = f"on {gpu.name} (SM{gpu.sm})"
     if gpu.sm < 80:
         return f"{gpu.name} has SM{gpu.sm}, BF16 needs SM80 or newer, and FP16 overflows on Qwen2.5"
-    if precision not in PRECISIONS:
-        return f"precision {precision!r} is not one of auto, {', '.join(PRECISIONS)}"
+    if precision not in precisions(choice.runtime):
+        return f"{choice.runtime} precision {precision!r} is not one of auto, {', '.join(precisions(choice.runtime))}"
     if precision == "fp8" and not gpu.has_fp8:
         return f"fp8 cannot run {where}: it needs SM89 or newer"
     if precision.startswith("int8") and choice.runtime == "tensorrt_llm":
@@ -118,7 +125,7 @@ def unsupported(shape: ModelShape, choice: Choice) -> str:
 
 
 def _precision(choice: Choice) -> str:
-    return auto_precision(choice.gpu, choice.backend) if choice.precision == "auto" else choice.precision
+    return auto_precision(choice) if choice.precision == "auto" else choice.precision
 
 
 def _kv_dtype(choice: Choice) -> str:
@@ -167,13 +174,13 @@ def nearest(shape: ModelShape, choice: Choice) -> Choice | None:
 
 
 def _alternatives(choice: Choice) -> Iterator[Choice]:
-    precisions = [_precision(replace(choice, precision="auto")), *PRECISIONS]
+    kinds = [_precision(replace(choice, precision="auto")), *precisions(choice.runtime)]
     shorter = [p for p in reversed(PROFILES.values()) if p.max_seq_len < choice.profile.max_seq_len]
     plain = replace(choice, kv_dtype="auto")
     yield plain
-    yield from (replace(plain, precision=p) for p in precisions)
+    yield from (replace(plain, precision=p) for p in kinds)
     yield from (replace(choice, profile=p) for p in shorter)
-    yield from (replace(plain, profile=p, precision=q) for p in shorter for q in precisions)
+    yield from (replace(plain, profile=p, precision=q) for p in shorter for q in kinds)
     yield from (replace(plain, tensor_parallel=tp, precision="auto") for tp in (1, 2, 4))
     for gpu in sorted(GPUS.values(), key=lambda gpu: gpu.memory_mib):
         yield replace(plain, gpu=gpu, precision="auto", tensor_parallel=1)

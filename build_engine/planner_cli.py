@@ -20,7 +20,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that ``plan`` and the TensorRT-LLM build share."""
     parser.add_argument("--model", default=DEFAULT_MODEL, help="directory, config.json or hub id (default %(default)s)")
     parser.add_argument("--gpu", default="", help=f"{', '.join(gpus.GPUS)}; default: the GPU of this machine")
-    parser.add_argument("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)} (default %(default)s)")
+    parser.add_argument("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; vllm: int8 (default auto)")
     parser.add_argument("--kv", default="auto", help="KV cache type: auto (bf16), fp8, int8")
     parser.add_argument(
         "--context", default="chat", help=f"{', '.join(profiles.PROFILES)} or tokens (default %(default)s)"

@@ -94,7 +94,7 @@ def _disk(facts: Facts, job: Job, shape: ModelShape) -> Iterator[Finding]:
     need = disk_need(job, shape) + (0 if facts.in_container or facts.image_present else IMAGE_BYTES)
     text = f"{facts.disk_free / GIB:.0f} GiB free at {job.work.parent}, about {need / GIB:.0f} GiB needed"
     enough = facts.disk_free >= need
-    yield Finding("disk", enough, text if enough else f"{text}: free some space or choose OUT= on a larger disk")
+    yield Finding("disk", enough, text if enough else f"{text}: free some space or choose ENGINE= on a larger disk")
 
 
 def disk_need(job: Job, shape: ModelShape) -> int:

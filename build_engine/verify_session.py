@@ -7,7 +7,7 @@ cache makes that cheap, and what is measured is what will be served: its kernels
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -107,8 +107,8 @@ class EngineScorer:
             self._wait(lambda: not self._open)
             return [self._deltas.pop(stream_id) for stream_id in ids]
 
-    def _wait(self, ready) -> None:  # type: ignore[no-untyped-def]
-        if not self._changed.wait_for(lambda: self._dead or ready(), ANSWER_SECONDS):
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        if not self._changed.wait_for(lambda: bool(self._dead) or ready(), ANSWER_SECONDS):
             raise BuildError(f"{self.name} gave no answer within {ANSWER_SECONDS:.0f} s")
         if self._dead:
             raise BuildError(f"{self.name} failed: {self._dead}")

@@ -32,7 +32,7 @@ class ModelInfo:
 class RuntimeInfo:
     name: str  # tensorrt_llm | vllm | openvino | simulated
     version: str = ""
-    backend: str = ""  # tensorrt_llm only: "engine" or "pytorch"
+    backend: str = ""  # tensorrt_llm: "engine" or "pytorch"; vllm: the form of its checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,10 @@ def test_precision_follows_the_gpu(gpu, expected):
     assert plan(SHAPE, choice(gpu)).precision == expected
 
 
+def test_vllm_on_ampere_uses_int8_compressed_tensors():
+    assert plan(SHAPE, choice("a100-80", runtime="vllm")).precision == "int8"
+
+
 def test_pytorch_backend_on_ampere_stays_bf16():
     assert plan(SHAPE, choice("a100-80", backend="pytorch")).precision == "bf16"
 
@@ -67,6 +71,7 @@ REFUSED = [
     (choice("h100", precision="fp8", kv_dtype="int8"), "INT8 KV cache needs", "PRECISION=fp8"),
     (choice("h100", tensor_parallel=3), "does not divide", "PRECISION=fp8"),
     (choice("h100", precision="fp4"), "not one of", "PRECISION=fp8"),
+    (choice("a100-80", precision="int8_sq", runtime="vllm"), "not one of auto, fp8, int8, bf16", "PRECISION=int8"),
     (choice("4090", "book", "bf16", memory_fraction=0.5), "does not fit", "PRECISION="),
 ]
 
