@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.triton]
 ROOT = Path(__file__).parents[2]
 
 
-def run(*command: str, server: Server) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"GATEWAY": server.gateway}
+def run(*command: str, server: Server, path: str = "") -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"GATEWAY": server.gateway + path}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 
@@ -40,6 +40,6 @@ def test_the_curl_example(server: Server) -> None:
 
 
 def test_the_curl_example_shows_an_error_and_fails(server: Server) -> None:
-    done = run("sh", "examples/curl.sh", "hi", server=server)
+    done = run("sh", "examples/curl.sh", "hi", server=server, path="/nowhere")
     assert done.returncode != 0
-    assert "context" in done.stdout
+    assert '"error"' in done.stdout and "404" in done.stderr
