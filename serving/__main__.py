@@ -17,6 +17,9 @@ def main() -> int:
     except LaunchError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nserve: stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import IO
 PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For ``preexec_fn``."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -21,7 +22,7 @@ def start(command: list[str], env: dict[str, str], log: IO[bytes], cwd: Path) ->
     """Start in a session of its own, so that a terminal's Ctrl-C reaches the launcher alone."""
     return subprocess.Popen(
         command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, start_new_session=True,
-        preexec_fn=_die_with_parent,  # safe: the launcher has one thread
+        preexec_fn=die_with_parent,  # safe: the launcher has one thread
     )  # fmt: skip
 
 

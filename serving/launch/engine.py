@@ -10,6 +10,7 @@ import sys
 from serving import engine_dir
 from serving.engine_dir import EngineInfo
 from serving.errors import EngineDirectoryError
+from serving.launch import child
 from serving.launch.config import DEFAULT_ENGINE, ROOT, SIMULATED_ENGINE, Config, LaunchError
 
 NOISE = (
@@ -40,5 +41,6 @@ def _build_default(config: Config) -> None:
 
 def _build(arguments: list[str]) -> None:
     env = dict(os.environ, PYTHONPATH=str(ROOT))
-    if subprocess.run([sys.executable, "-m", "build_engine", *arguments], env=env, cwd=ROOT, check=False).returncode:
+    command = [sys.executable, "-m", "build_engine", *arguments]
+    if subprocess.run(command, env=env, cwd=ROOT, check=False, preexec_fn=child.die_with_parent).returncode:
         raise LaunchError("the engine could not be built (see above)")
