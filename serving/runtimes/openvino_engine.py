@@ -96,7 +96,7 @@ class Engine:
         try:
             choice = sequence.sampler.choose(row)
             sequence.sampler.accept(choice.token)
-        except ValueError as error:
+        except (ValueError, IndexError) as error:  # its own fault: the other streams go on
             log.warning("stream %d: %s", stream_id, error)
             self._scheduler.remove(stream_id)
             return StreamDelta(stream_id, (), 0, "error", error=str(error))

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -123,6 +124,7 @@ def _grammars(engine: EngineInfo) -> Grammars:
 
 def main(descriptor: int) -> None:
     logging.basicConfig(level=logging.INFO, format="openvino worker: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal: the parent decides when to end
     connection = Connection(descriptor)
     _, engine, options = connection.recv()
     try:

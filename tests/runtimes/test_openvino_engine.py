@@ -138,6 +138,21 @@ def test_stop_tokens_are_counted_and_not_shown(
     assert deltas[-1].finish_reason == "stop"
 
 
+def test_an_impossible_request_ends_alone(
+    exact: PagedModel, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    engine = Engine(exact, BlockPool(BLOCKS), 8, 256)
+    everything = tuple((token,) for token in range(SHAPE.vocab))
+    engine.submit(greedy(1, prompts[1], bad_words=everything))
+    engine.submit(greedy(2, prompts[2], bad_words=((10**9,),)))
+    engine.submit(greedy(0, prompts[0]))
+    got = finish(engine)
+    assert [got[i][-1].finish_reason for i in (1, 2)] == ["error", "error"] and "no token can follow" in got[1][
+        -1
+    ].error
+    assert ids(got[0]) == expected[0] and engine.stats().kv_blocks_used == 0
+
+
 def test_the_context_ends_an_answer(exact: PagedModel) -> None:
     engine = Engine(exact, BlockPool(BLOCKS), 8, max_seq_len=40)
     engine.submit(EngineRequest(1, list(range(35)), Sampling(1000, temperature=0.0)))
