@@ -16,8 +16,8 @@ from build_engine.versions import ROOT, pinned
 SHM_GIB = 8  # Triton's stubs, NCCL and the MPI workers all use /dev/shm; Docker's default is 64 MiB
 INSIDE = Path("/.dockerenv")
 # What the gateway and the clients import and a Triton image may lack; versions: whatever fits the image.
-PACKAGES = ("fastapi", "uvicorn[standard]", "httpx", "prometheus_client", "orjson", "psutil", "rich", "jsonschema",
-            "tritonclient[grpc]")  # fmt: skip
+PACKAGES = ("starlette", "uvicorn[standard]", "httpx", "pydantic", "prometheus_client", "orjson", "psutil", "rich",
+            "huggingface_hub", "tokenizers", "tritonclient[grpc]")  # fmt: skip
 PASSED_THROUGH = ("HF_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "CUDA_VISIBLE_DEVICES")
 
 
@@ -75,7 +75,6 @@ def run_command(
 
 def serve_command(
     engine: Path,
-    run_dir: Path,
     *,
     host: str = "127.0.0.1",
     ports: Mapping[str, int],
@@ -85,17 +84,17 @@ def serve_command(
 ) -> list[str]:
     """``python3 -m serving`` in the container, for the launcher.
 
-    ``ports`` maps the launcher's variable (``HTTP_PORT``, ``GRPC_PORT``, ``METRICS_PORT``, ``GATEWAY_PORT``) to a port,
+    ``ports`` maps ``HTTP_PORT``, ``GRPC_PORT``, ``METRICS_PORT`` and ``GATEWAY_PORT`` (left out: no gateway) to a port,
     the same inside and outside. They are published on ``host``, localhost unless told otherwise; inside, the servers
     listen on all addresses, which only Docker's bridge can reach. Repository and engine are mounted read-only.
     """
-    settings = {"ENGINE": str(engine), "RUN_DIR": str(run_dir), "HOST": "0.0.0.0", "IN_CONTAINER": "1"}
-    settings.update({variable: str(port) for variable, port in ports.items()})
-    settings.update(environment or {})
+    options = ["--engine", str(engine), "--host", "0.0.0.0"]
+    for variable, port in ({"GATEWAY_PORT": 0} | dict(ports)).items():
+        options += [f"--{variable.lower().replace('_', '-')}", str(port)]
     return run_command(
-        ["python3", "-m", "serving", *arguments],
-        [Mount(ROOT), Mount(engine.resolve()), Mount(engine.absolute()), Mount(run_dir, writable=True)],
-        environment=settings,
+        ["python3", "-m", "serving", *options, *arguments],
+        [Mount(ROOT), Mount(engine.resolve()), Mount(engine.absolute())],
+        environment=environment,
         publish=[f"{_bracketed(host)}:{port}:{port}" for port in ports.values()],
         gpus=gpus,
         name=f"qwen-triton-{ports['HTTP_PORT']}" if "HTTP_PORT" in ports else "",

@@ -69,7 +69,7 @@ def _gpus(engine: EngineInfo, found: Sequence[DetectedGpu]) -> Iterator[str]:
         return
     if engine.runtime.backend == "engine" and built.sm != here.sm:
         yield f"engine was built for SM{built.sm} ({built.name}), this GPU is SM{here.sm} ({here.name}): {REBUILD}"
-    elif engine.precision == "fp8" and not here.has_fp8:
+    elif engine.runtime.name == "tensorrt_llm" and engine.precision == "fp8" and not here.has_fp8:
         yield f"FP8 needs SM89 or newer, this GPU is SM{here.sm} ({here.name}): {REBUILD} (PRECISION=int8_sq)"
     if built.tensor_parallel > len(found):
         yield f"engine needs {built.tensor_parallel} GPUs (TP), {len(found)} visible: {REBUILD} with TP={len(found)}"

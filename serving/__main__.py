@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from serving.launch import docker
 from serving.launch.config import LaunchError, check_ports, parse
 from serving.launch.engine import prepare
 from serving.launch.supervisor import Supervisor
@@ -13,7 +14,11 @@ def main() -> int:
     try:
         config = parse()
         check_ports(config)
-        return Supervisor(config, prepare(config)).run()
+        engine = prepare(config)
+        docker.require_fit(engine)
+        if docker.needed(engine):
+            docker.replace_process(config)
+        return Supervisor(config, engine).run()
     except LaunchError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1

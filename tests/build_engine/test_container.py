@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from build_engine import container, gpus, machine
 from build_engine.container import Mount
 from build_engine.versions import ROOT, pinned, version_tuple
 from serving.engine_dir import EngineInfo, EngineLimits, FileInfo, GpuInfo, ModelInfo, RuntimeInfo
+from serving.launch.config import parse
 
 PORTS = {"HTTP_PORT": 8000, "GRPC_PORT": 8001, "METRICS_PORT": 8002, "GATEWAY_PORT": 8080}
 
@@ -20,22 +23,45 @@ def values(command: list[str], option: str) -> list[str]:
 
 
 def test_serve_command(tmp_path):
-    command = container.serve_command(tmp_path / "engine", tmp_path / "run", ports=PORTS)
+    command = container.serve_command(tmp_path / "engine", ports=PORTS, arguments=["--drain", "5"])
     assert command[:4] == ["docker", "run", "--rm", "--init"]
     assert "--shm-size=8g" in command and values(command, "--ulimit") == ["memlock=-1", "stack=67108864"]
     assert values(command, "--publish") == [f"127.0.0.1:{port}:{port}" for port in PORTS.values()]
     volumes = values(command, "--volume")
     assert f"{ROOT}:{ROOT}:ro" in volumes and f"{tmp_path}/engine:{tmp_path}/engine:ro" in volumes
-    assert f"{tmp_path}/run:{tmp_path}/run" in volumes
-    assert command[-3:] == ["python3", "-m", "serving"] and command[-4] == container.image()
-    environment = dict(entry.partition("=")[::2] for entry in values(command, "--env"))
-    assert environment["GRPC_PORT"] == "8001" and environment["ENGINE"] == str(tmp_path / "engine")
-    assert environment["HOST"] == "0.0.0.0"
+    inside = command[command.index(container.image()) + 1 :]
+    assert inside[:3] == ["python3", "-m", "serving"]
+    config = parse(inside[3:])  # the launcher in the container understands them
+    assert (config.engine, config.host, config.drain) == (tmp_path / "engine", "0.0.0.0", 5)
+    assert config.ports == PORTS
 
 
-def test_another_host_must_be_asked_for():
-    command = container.serve_command(Path("/e"), Path("/r"), host="::1", ports={"HTTP_PORT": 9000})
+def test_another_host_must_be_asked_for_and_the_gateway_may_be_left_out():
+    command = container.serve_command(Path("/e"), host="::1", ports={"HTTP_PORT": 9000})
     assert values(command, "--publish") == ["[::1]:9000:9000"]
+    assert values(command, "--gateway-port") == ["0"]
+
+
+def test_the_image_has_every_package_that_is_imported_there():
+    """What the container runs imports only the standard library, the image's own packages and those added to it."""
+    in_image = {"numpy", "torch", "transformers", "tensorrt_llm", "modelopt", "triton_python_backend_utils", "tomli"}
+    other_runtimes = {"openvino", "vllm", "llguidance", "llmcompressor", "datasets", "uvloop"}
+    added = {name.split("[")[0] for name in container.PACKAGES} | {"grpc"}  # grpc: tritonclient[grpc]
+    ours = {"serving", "client", "build_engine", "loadtest"}
+    for folder in ("serving", "client", "build_engine", "model_repository"):
+        for path in (ROOT / folder).rglob("*.py"):
+            foreign = imported(path) - set(sys.stdlib_module_names) - in_image - other_runtimes - added - ours
+            assert not foreign, (path, foreign)
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
 
 
 def test_secrets_are_passed_by_name_only(monkeypatch):

@@ -1,0 +1,42 @@
+"""TensorRT-LLM on a Docker host: `make serve` is then `docker run` of the same launcher in NVIDIA's container."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+
+from build_engine import container, machine
+from serving.engine_dir import EngineInfo
+from serving.launch.config import Config, LaunchError
+
+
+def require_fit(engine: EngineInfo) -> None:
+    """Raise ``LaunchError`` when ``engine`` cannot run here, before a minute is spent loading it."""
+    problems = machine.check(engine)
+    for problem in problems[:-1]:
+        print(f"serve: {problem}", file=sys.stderr)
+    if problems:
+        raise LaunchError(problems[-1])
+
+
+def needed(engine: EngineInfo) -> bool:
+    """The engine is TensorRT-LLM's and this Python has no TensorRT-LLM."""
+    return engine.runtime.name == "tensorrt_llm" and importlib.util.find_spec("tensorrt_llm") is None
+
+
+def command(config: Config) -> list[str]:
+    """``docker run`` with this launcher's own options. The models' settings travel as options too."""
+    settings = config.environment
+    arguments = ["--drain", str(config.drain), "--max-streams", settings["MAX_STREAMS"]]
+    arguments += ["--queue-limit", settings["QUEUE_LIMIT"], "--kv-cache-gb", settings["KV_CACHE_GB"]]
+    return container.serve_command(config.engine, host=config.host, ports=config.ports, arguments=arguments)
+
+
+def replace_process(config: Config) -> None:
+    """Become ``docker run``: signals reach the container, its exit code becomes ours."""
+    if shutil.which("docker") is None:
+        raise LaunchError("this engine needs the TensorRT-LLM container: install Docker, or serve inside the container")
+    argv = command(config)
+    os.execvp(argv[0], argv)
