@@ -1,0 +1,29 @@
+"""The session's server and what its simulated engine will say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tokenizers import Tokenizer
+
+from serving.launch.config import SIMULATED_ENGINE
+from serving.runtimes.simulated import tokens
+from tests.conftest import Server
+
+
+@pytest.fixture(scope="session")
+def tokenizer(server: Server) -> Tokenizer:
+    """The server made the engine directory if it was not there."""
+    return Tokenizer.from_file(str(SIMULATED_ENGINE / "tokenizer.json"))
+
+
+@pytest.fixture(scope="session")
+def says(tokenizer: Tokenizer) -> Callable[[str, int, int], str]:
+    """``says(prompt, seed, count)``: the simulated engine's text, decoded in one go."""
+
+    def text(prompt: str, seed: int, count: int) -> str:
+        ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+        return str(tokenizer.decode(tokens(ids, seed, count), skip_special_tokens=True))
+
+    return text

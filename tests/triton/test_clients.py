@@ -1,0 +1,137 @@
+"""Requests in NVIDIA's style work unchanged, on every transport."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+from tritonclient.utils import InferenceServerException
+
+from tests.conftest import Server
+from tests.triton.calls import MODEL, Stream, aio_answers, ask, generate, generate_stream, tensors
+
+pytestmark = pytest.mark.triton
+Says = Callable[[str, int, int], str]
+PROMPT = "What is machine learning?"
+
+
+def test_curl_generate(server: Server, says: Says) -> None:
+    status, answer = generate(server.http, {"text_input": PROMPT, "max_tokens": 16, "seed": 3})
+    assert status == 200 and answer["text_output"] == says(PROMPT, 3, 16)
+    assert (answer["finish_reason"], answer["completion_tokens"], len(answer["output_ids"])) == ("length", 16, 16)
+
+
+def test_curl_generate_with_nothing_but_a_prompt_and_nvidias_fields(server: Server) -> None:
+    body = {"text_input": PROMPT, "max_tokens": 4, "bad_words": "", "stop_words": "", "pad_id": 2, "end_id": 2}
+    status, answer = generate(server.http, body)
+    assert status == 200 and answer["completion_tokens"] == 4
+
+
+def test_curl_generate_stream(server: Server, says: Says) -> None:
+    events = list(generate_stream(server.http, {"text_input": PROMPT, "max_tokens": 16, "seed": 3, "stream": True}))
+    assert "".join(event["text_output"] for event in events) == says(PROMPT, 3, 16)
+    assert [event["chunk_index"] for event in events] == list(range(len(events)))
+    assert [event["finish_reason"] for event in events] == [""] * (len(events) - 1) + ["length"]
+    assert len(events) > 4, "an idle server streams about token by token"
+
+
+def test_grpc_stream_without_a_request_id(server: Server, says: Says) -> None:
+    answer = ask(server.grpc, text_input=PROMPT, max_tokens=16, seed=3, stream=True)
+    assert answer.text == says(PROMPT, 3, 16) and answer.in_order and len(answer.chunks) > 4
+    assert (answer.finish, answer.completion_tokens) == ("length", 16)
+
+
+def test_grpc_stream_of_a_request_that_does_not_stream(server: Server, says: Says) -> None:
+    answer = ask(server.grpc, text_input=PROMPT, max_tokens=16, seed=3)
+    assert answer.text == says(PROMPT, 3, 16) and answer.chunks == [0]
+
+
+async def test_grpc_aio_stream_infer(server: Server, says: Says) -> None:
+    requests = [
+        {"request_id": str(i), "text_input": f"{PROMPT} {i}", "max_tokens": 12, "seed": i, "stream": True}
+        for i in range(8)
+    ]
+    answers = await aio_answers(server.grpc, requests)
+    assert [answers[str(i)].text for i in range(8)] == [says(f"{PROMPT} {i}", i, 12) for i in range(8)]
+
+
+def test_unary_infer_is_refused_by_triton_itself(server: Server) -> None:
+    """As for every ensemble with a decoupled step, NVIDIA's too: ``generate`` and the gRPC stream are the ways in."""
+    with (
+        pytest.raises(InferenceServerException, match="doesn't support models with decoupled transaction policy"),
+        grpcclient.InferenceServerClient(server.grpc) as client,
+    ):
+        client.infer(MODEL, tensors(text_input=PROMPT, max_tokens=16))
+    with (
+        pytest.raises(InferenceServerException, match="doesn't support models with decoupled transaction policy"),
+        httpclient.InferenceServerClient(server.http.removeprefix("http://")) as web,
+    ):
+        web.infer(MODEL, tensors(httpclient, text_input=PROMPT, max_tokens=16))
+    assert ask(server.grpc, text_input=PROMPT, max_tokens=2).completion_tokens == 2
+
+
+def test_messages_through_the_chat_template(server: Server, says: Says) -> None:
+    messages = json.dumps([{"role": "user", "content": "Hi"}])
+    rendered = (
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    answer = ask(server.grpc, messages=messages, max_tokens=8, seed=1, stream=True)
+    assert answer.text == says(rendered, 1, 8)
+
+
+def test_n_sequences_stream_and_at_once(server: Server, says: Says) -> None:
+    expected = [says(PROMPT, 5 + i, 10) for i in range(3)]
+    _, at_once = generate(server.http, {"text_input": PROMPT, "max_tokens": 10, "seed": 5, "num_return_sequences": 3})
+    assert at_once["text_output"] == expected and at_once["sequence_index"] == [0, 1, 2]
+    body = {"text_input": PROMPT, "max_tokens": 10, "seed": 5, "num_return_sequences": 3, "stream": True}
+    texts = [""] * 3
+    for event in generate_stream(server.http, body):
+        texts[event["sequence_index"]] += event["text_output"]
+    assert texts == expected
+
+
+def test_stop_words_cut_alike_streaming_or_not(server: Server, says: Says) -> None:
+    whole = says(PROMPT, 3, 40)
+    stop = whole[60:66]
+    expected = whole[: whole.index(stop)]
+    _, at_once = generate(server.http, {"text_input": PROMPT, "max_tokens": 40, "seed": 3, "stop_words": stop})
+    streamed = ask(server.grpc, text_input=PROMPT, max_tokens=40, seed=3, stream=True, stop_words=[stop])
+    assert (at_once["text_output"], at_once["finish_reason"]) == (expected, "stop")
+    assert (streamed.text, streamed.finish) == (expected, "stop")
+    assert at_once["completion_tokens"] == streamed.completion_tokens < 40
+
+
+def test_echo_and_log_probs(server: Server, says: Says) -> None:
+    body = {
+        "text_input": PROMPT,
+        "max_tokens": 4,
+        "seed": 3,
+        "exclude_input_in_output": False,
+        "return_log_probs": True,
+    }
+    _, answer = generate(server.http, body)
+    assert answer["text_output"] == PROMPT + says(PROMPT, 3, 4)
+    assert answer["output_log_probs"] == [-0.5] * 4 and answer["cum_log_probs"] == -2.0
+
+
+def test_usage_counts_on_the_metrics_port(server: Server) -> None:
+    before = server.metric("vllm:generation_tokens_total")
+    generate(server.http, {"text_input": PROMPT, "max_tokens": 7})
+    server.wait_for(lambda: server.metric("vllm:generation_tokens_total") >= before + 7, 5)
+
+
+def test_one_connection_carries_many_requests(server: Server, says: Says) -> None:
+    with Stream(server.grpc) as stream:
+        for seed in range(5):
+            stream.send(text_input=PROMPT, max_tokens=5, seed=seed, stream=True)
+            assert stream.answer().text == says(PROMPT, seed, 5)
+
+
+def test_a_seed_of_64_bits(server: Server, says: Says) -> None:
+    answer = ask(server.grpc, text_input=PROMPT, max_tokens=5, seed=int(np.iinfo(np.uint64).max))
+    assert answer.text == says(PROMPT, 2**64 - 1, 5)
