@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,10 +22,11 @@ def fetch(model: str, output: Path, revision: str | None = None) -> str:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    failures = (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError, *transport_errors())
     try:
         commit = str(HfApi().model_info(model, revision=revision).sha)
         snapshot_download(model, revision=commit, local_dir=output, allow_patterns=PATTERNS)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except failures as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BuildError(
             f"{model} cannot be fetched ({reason}): check the network and HF_TOKEN, or pass MODEL=/path/to/checkpoint"
@@ -34,6 +36,12 @@ def fetch(model: str, output: Path, revision: str | None = None) -> str:
         raise BuildError(f"{output} lacks {', '.join(missing)}: run the same command again")
     (output / REVISION_FILE).write_text(commit + "\n", encoding="utf-8")
     return commit
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """What the hub library lets through when there is no network: its HTTP client changes with its version."""
+    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))
+    return tuple(client.HTTPError for client in clients if client)
 
 
 def missing_files(directory: Path) -> list[str]:

@@ -109,7 +109,8 @@ def heat(values: Row, best: np.float32, temperature: float) -> Row:
     """exp((logit - best) / temperature): probabilities but for a common factor; the best one's is 1."""
     scaled = values - best
     scaled *= np.float32(1.0 / temperature)
-    return np.exp(scaled, out=scaled)
+    np.exp(scaled, out=scaled)
+    return scaled
 
 
 def candidates(row: Row, best: np.float32, s: Sampling) -> tuple[Ids, Row]:

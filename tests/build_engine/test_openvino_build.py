@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import httpx
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -153,3 +155,18 @@ def test_unsigned_keeps_zero_exact(top: int) -> None:
 
 def test_nibbles_are_low_half_first() -> None:
     assert pack_nibbles(np.array([1, 2, 3], np.uint8)).tolist() == [0x21, 0x03]
+
+
+def test_an_unreachable_hub_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def no_network(*_: object, **__: object) -> None:
+        raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", no_network)
+    assert run("--model", "Qwen/Qwen2.5-0.5B-Instruct", "--runtime", "openvino", "--out", tmp_path / "engine") == 1
+    text = capsys.readouterr().err.splitlines()[-1]
+    assert text.startswith("error: Qwen/Qwen2.5-0.5B-Instruct cannot be fetched (Name or service not known)")
+    assert "MODEL=/path" in text
