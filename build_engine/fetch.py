@@ -22,7 +22,13 @@ def fetch(model: str, output: Path, revision: str | None = None) -> str:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    failures = (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError, *transport_errors())
+    failures: tuple[type[BaseException], ...] = (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OSError,
+        ValueError,
+        *transport_errors(),
+    )
     try:
         commit = str(HfApi().model_info(model, revision=revision).sha)
         snapshot_download(model, revision=commit, local_dir=output, allow_patterns=PATTERNS)
