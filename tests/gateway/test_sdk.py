@@ -227,7 +227,9 @@ def test_own_client_gives_the_same_over_http(gateway: RunningGateway, fake: Fake
     options = Options(max_tokens=50, logprobs=True, n=2)
     with Client(gateway.url) as http, Client(fake.grpc) as grpc:
         for prompt in ("SAY some text", user("SAY a chat 世界")):
-            assert list(http.stream(prompt, options)) == list(grpc.stream(prompt, options))
+            over_http, over_grpc = http.generate(prompt, options), grpc.generate(prompt, options)
+            assert over_http.choices == over_grpc.choices
+            assert (over_http.prompt_tokens, over_http.cached_tokens) == (11, 3)
         assert http.generate("SAY x").text == grpc.generate("SAY x").text == "x"
         with pytest.raises(errors.InvalidRequest) as caught:
             http.generate("ERR INVALID_ARGUMENT top_p: 2 is above 1")
@@ -238,7 +240,7 @@ def test_own_client_gives_the_same_over_http(gateway: RunningGateway, fake: Fake
 
 async def test_own_async_client_over_http(gateway: RunningGateway, fake: FakeTriton) -> None:
     fake.step_ms = 20
-    async with AsyncClient(gateway.url, retry=Retry(backoff=0.01), timeouts=Timeouts(between_chunks=0.2)) as http:
+    async with AsyncClient(gateway.url, retry=Retry(longest=0.01), timeouts=Timeouts(between_chunks=0.2)) as http:
         stream = http.stream("x", Options(max_tokens=1000))
         await stream.__anext__()
         await stream.aclose()
@@ -247,4 +249,6 @@ async def test_own_async_client_over_http(gateway: RunningGateway, fake: FakeTri
             async for _ in http.stream("STALL 5"):
                 continue
         fake.busy = 1
-        assert (await http.generate("SAY again", timeouts=Timeouts())).text == "again"
+        with pytest.raises(errors.Overloaded) as busy:  # its Retry-After is longer than this client waits
+            await http.generate("SAY again", timeouts=Timeouts())
+        assert (busy.value.retry_after or 0) > 0.01

@@ -1,0 +1,132 @@
+"""What is not a good request: the right status, OpenAI's shape, the field's name, and the next request unharmed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from client.gateway.protocol import FIXED, REFUSED
+from tests.client.fake_triton import FakeTriton
+
+CHAT = "/v1/chat/completions"
+GOOD: dict[str, Any] = {"messages": [{"role": "user", "content": "SAY ok"}]}
+
+
+def refused(response: httpx.Response, status: int, param: str | None, words: str = "") -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["param"] == param, error
+    assert words in error["message"] and "\n" not in error["message"], error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "empty"),
+        (b"{", "not JSON"),
+        (b'{"messages": "\xff\xfe"}', "not JSON in UTF-8"),
+        (b"[]", "send a JSON object"),
+        (b'"text"', "send a JSON object"),
+        (b'{"temperature": NaN}', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_body_that_is_no_json_object(web: httpx.Client, body: bytes, words: str) -> None:
+    for path in (CHAT, "/v1/completions", "/tokenize", "/detokenize"):
+        refused(web.post(path, content=body), 400, None, words)
+    assert web.post(CHAT, json=GOOD).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "words"),
+    [
+        ({"messages": []}, "messages", "at least 1"),
+        ({"messages": None}, "messages", ""),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "'robot'"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role", "missing"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "5"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content[0].type", "image_url is not supported",
+        ),
+        ({"max_tokens": "10"}, "max_tokens", "'10'"),
+        ({"max_tokens": 1.5}, "max_tokens", "1.5"),
+        ({"max_tokens": True}, "max_tokens", "True"),
+        ({"max_tokens": 2**40}, "max_tokens", "INT32"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "max_completion_tokens"),
+        ({"temperature": "hot"}, "temperature", "'hot'"),
+        ({"seed": -1}, "seed", "UINT64"),
+        ({"n": 0}, "n", "between 1 and 16"),
+        ({"n": 17}, "n", "between 1 and 16"),
+        ({"stop": [1]}, "stop[0]", ""),
+        ({"stream": "yes"}, "stream", "'yes'"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
+        ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
+        ({"tool_choice": "required"}, "tool_choice", "needs tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "xml"),
+        ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex", "send one"),
+        ({"guided_choice": []}, "guided_choice", "empty"),
+        ({"temprature": 1}, "temprature", "did you mean temperature?"),
+        ({"xyzzy": 1}, "xyzzy", "no such field"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named(
+    web: httpx.Client, fake: FakeTriton, change: dict[str, Any], param: str, words: str
+) -> None:
+    refused(web.post(CHAT, json=GOOD | change), 400, param, words)
+    assert fake.requests == [], "it must not reach the engine"
+
+
+@pytest.mark.parametrize("name", [*FIXED, *REFUSED])
+def test_what_cannot_be_honoured_is_refused_by_name(web: httpx.Client, name: str) -> None:
+    error = refused(web.post(CHAT, json=GOOD | {name: "something"}), 400, name, "not supported")
+    assert error["code"] == "unsupported"
+    for harmless in (None, *(FIXED[name].allowed if name in FIXED else ())):
+        assert web.post(CHAT, json=GOOD | {name: harmless}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [({"prompt": []}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": ["x"] * 300}, "prompt"),
+     ({"prompt": [999_999_999]}, "tokens"), ({"prompt": "x", "echo": True, "logprobs": 1}, "logprobs"), ({}, "prompt")],
+)  # fmt: skip
+def test_a_wrong_completion_is_named(web: httpx.Client, change: dict[str, Any], param: str) -> None:
+    refused(web.post("/v1/completions", json=change), 400, param)
+
+
+def test_paths_and_methods(web: httpx.Client) -> None:
+    refused(web.get("/nope"), 404, None, "/nope")
+    refused(web.post("/v1/embeddings", json={}), 404, None, "text only")
+    wrong = web.get(CHAT)
+    refused(wrong, 405, None, "GET")
+    assert "POST" in wrong.headers["allow"]
+    refused(web.get("/v1/models/gpt-4"), 404, "model", "not served")
+
+
+def test_a_hundred_megabytes_are_not_read(web: httpx.Client, gateway: Any) -> None:
+    sent = 0
+
+    def body() -> Any:
+        nonlocal sent
+        for _ in range(1600):
+            sent += 1 << 16
+            yield b" " * (1 << 16)
+
+    refused(web.post(CHAT, content=body()), 413, None, "8388608 bytes")
+    refused(web.post(CHAT, content=b"x" * (9 << 20)), 413, None, "8388608 bytes")
+    assert web.post(CHAT, json=GOOD).status_code == 200
+
+
+def test_tokenize_and_detokenize(web: httpx.Client) -> None:
+    there = web.post("/tokenize", json={"prompt": "hé", "return_token_strs": True}).json()
+    assert there["count"] == len(there["tokens"]) == 3 and there["max_model_len"] == 1024
+    assert web.post("/detokenize", json={"tokens": there["tokens"]}).json() == {"prompt": "hé"}
+    refused(web.post("/tokenize", json={}), 400, "prompt", "exactly one")
+    refused(web.post("/detokenize", json={"tokens": [-1]}), 400, "tokens", "-1")
+    refused(web.post("/tokenize", json={"prompt": "x", "model": "gpt"}), 404, "model")
