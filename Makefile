@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup serve chat engine test lint clean bench-serving
+.PHONY: help setup serve chat engine test lint clean bench-serving bench-gpu
 SHELL := /bin/bash
 
 PYTHON ?= python3
@@ -104,6 +104,8 @@ verify: setup  ## accuracy gate: compare ENGINE=<dir> with its unquantized REFER
 
 # --- gateway and page ---------------------------------------------------------------------------------------------------
 
+.PHONY: bench-gateway
+
 setup-browser: setup-dev
 	@for tool in node npm chromium prometheus; do command -v $$tool >/dev/null || \
 	  { echo "$$tool is missing: apt-get install chromium prometheus; node 20 or later from nodejs.org"; exit 1; }; done
@@ -114,6 +116,9 @@ test-browser: setup-browser  ## chat page, npm client and dashboards: needs node
 
 vendor: setup-browser  ## copy the page's libraries from npm, as pinned in tests/gateway/js/package-lock.json
 	@node tests/gateway/js/vendor.mjs
+
+bench-gateway: setup-dev  ## web path against gRPC, simulated engine, 1/32/128 streams -> results/bench_gateway.json
+	@flock /tmp/bench.lock $(PY) -m loadtest.bench_gateway $(ARGS)
 
 # --- load tests ---------------------------------------------------------------------------------------------------------
 # HOST and the ports are those of `make serve`. ARGS takes what else `python -m loadtest run --help` lists.
@@ -152,3 +157,6 @@ strategies: setup-dev setup-oracle  ## the five cures for a slow service, measur
 	@flock /tmp/bench.lock $(PY) -m loadtest.strategies $(ARGS)
 
 # --- gpu ----------------------------------------------------------------------------------------------------------------
+
+bench-gpu: $(if $(PYTHON_EXECUTABLE),,setup)  ## on a GPU host: transformers, vLLM and this project side by side -> results/bench_gpu.{json,md,svg}
+	@$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench_gpu $(ARGS)

@@ -32,6 +32,7 @@ OPTIONS = (
     Option("--input-tokens", "", f"prompt length: {lengths.HELP}"),
     Option("--output-tokens", "", f"answer length: {lengths.HELP}"),
     Option("--respect-eos", "", "yes: answers may end early; by default ignore_eos forces the length", None, True),
+    Option("--stream", "yes", "no: one whole answer per request, to see what streaming is worth", ("yes", "no"), True),
     Option("--timeout", "120s", "give up on a stream after this long", None, True),
     Option("--model", "qwen", "Triton's model name", None, True),
     Option("--grpc-port", "8001", "Triton's gRPC port", None, True),

@@ -40,6 +40,7 @@ class Plan:
     input_tokens: str = ""
     output_tokens: str = ""
     respect_eos: bool = False
+    stream: bool = True
     host: str = "127.0.0.1"
     grpc_port: int = 8001
     gateway_port: int = 8080
@@ -90,6 +91,10 @@ class Plan:
             _positive(name, getattr(self, name))
         if self.transport not in TRANSPORTS:
             raise LoadtestError(f"transport: {self.transport!r} is none of {', '.join(TRANSPORTS)}")
+        if not self.stream and self.transport != "grpc":
+            raise LoadtestError(
+                f"stream: without it only grpc can be measured, not {self.transport}: add TRANSPORT=grpc"
+            )
         if not 1 <= self.users <= 100_000:
             raise LoadtestError(f"users: {self.users} must be from 1 to 100000")
         self._check_rate()
@@ -130,7 +135,7 @@ def _convert(name: str, raw: Any) -> Any:
     default = getattr(Plan, name)
     if name in ("duration", "warmup", "drain", "timeout"):
         return parse_duration(raw, name)
-    if name == "respect_eos":
+    if isinstance(default, bool):
         return raw if isinstance(raw, bool) else str(raw).lower() in ("1", "true", "yes")
     kind = float if name == "rate" else type(default)
     try:

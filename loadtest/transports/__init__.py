@@ -14,5 +14,5 @@ def open_transport(lane: str, plan: Plan, sse_model: str) -> Transport:
     ignore_eos = not plan.respect_eos
     if lane == "grpc":
         target = Target(host, plan.grpc_port, secure=secure)
-        return GrpcTransport(target, plan.model, timeout=plan.timeout, ignore_eos=ignore_eos)
+        return GrpcTransport(target, plan.model, timeout=plan.timeout, ignore_eos=ignore_eos, streamed=plan.stream)
     return SseTransport(host, plan.gateway_port, sse_model, secure=secure, timeout=plan.timeout, ignore_eos=ignore_eos)

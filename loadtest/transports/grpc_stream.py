@@ -71,11 +71,12 @@ class Target:
 class GrpcTransport:
     name = "grpc"
 
-    def __init__(self, target: Target, model: str, *, timeout: float, ignore_eos: bool) -> None:
-        self._target, self._model, self._timeout, self._ignore_eos = target, model, timeout, ignore_eos
+    def __init__(self, target: Target, model: str, *, timeout: float, ignore_eos: bool, streamed: bool = True) -> None:
+        self._target, self._model, self._timeout = target, model, timeout
+        self._flags = {"stream": streamed, "ignore_eos": ignore_eos}
 
     def stream(self, request: Request, on_message: OnMessage) -> StreamEnd:
-        message = infer_request(self._model, request, self._ignore_eos).SerializeToString()
+        message = infer_request(self._model, request, self._flags).SerializeToString()
         reader, connection = _Reader(on_message), self._target.connection()
         try:
             call = connection.open(f"{SERVICE}/ModelStreamInfer", METADATA, message, reader)
@@ -187,7 +188,7 @@ class _Reader:
         return end
 
 
-def infer_request(model: str, request: Request, ignore_eos: bool) -> Any:
+def infer_request(model: str, request: Request, flags: dict[str, bool]) -> Any:
     """The request for the ensemble: tensors of shape [1, 1], batch dimension first."""
     message = pb.ModelInferRequest(model_name=model)
 
@@ -198,10 +199,9 @@ def infer_request(model: str, request: Request, ignore_eos: bool) -> Any:
     text = json.dumps(request.messages, ensure_ascii=False).encode()
     add("messages", "BYTES", struct.pack("<I", len(text)) + text)
     add("max_tokens", "INT32", INT32.pack(request.max_tokens))
-    add("stream", "BOOL", b"\x01")
     add("seed", "UINT64", struct.pack("<Q", request.seed))
-    if ignore_eos:
-        add("ignore_eos", "BOOL", b"\x01")
+    for name, value in flags.items():
+        add(name, "BOOL", bytes([value]))
     return message
 
 

@@ -1,0 +1,1 @@
+"""Do the five cures work? Measured on what is present: ``make strategies``."""
