@@ -27,9 +27,9 @@ from serving.types import EngineRequest, StreamDelta
 
 log = logging.getLogger(__name__)
 DRAIN_S = 5.0  # an aborted stream that has not ended by then is given up
-SHUTDOWN_S = 15.0
+SHUTDOWN_S = 6.0  # with the guard's own grace period `close` stays within its 20 s
 STALL_S = 120.0  # no token of any stream for so long: the executor is dead though nothing says so
-STATS_S = 1.0
+WATCH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +144,9 @@ class TensorRtLlm:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.create_task(self._monitor())
+        tasks = [self._loop.create_task(work) for work in (self._watch(), self._measure())]
         self._loop.run_forever()
-        left = asyncio.all_tasks(self._loop)
+        left = asyncio.all_tasks(self._loop).union(tasks)
         for task in left:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
@@ -250,21 +250,22 @@ class TensorRtLlm:
         if self._pending:
             self._flush()
 
-    async def _monitor(self) -> None:
-        """Statistics for the gauges, and health: 1.4 can be asked, 1.2 shows only streams that wait and get nothing."""
+    async def _watch(self) -> None:
+        """Health: 1.4 can be asked, 1.2 shows a dead executor only by streams that wait and get nothing."""
         healthy = getattr(self._llm, "_check_health", None)
         while not self._dead:
-            await asyncio.sleep(STATS_S)
-            if healthy and not await asyncio.to_thread(healthy):
-                self._die("TensorRT-LLM reports that its executor is unhealthy")
-                return
-            if not self._live:
-                continue
+            await asyncio.sleep(WATCH_S)
             stalled = time.monotonic() - self._progress
-            if stalled > STALL_S:
+            if self._live and stalled > STALL_S:
                 self._die(f"no token for {stalled:.0f} s with {len(self._live)} streams open")
-                return
-            records = await asyncio.to_thread(_records, self._llm)
+            elif healthy and not healthy():
+                self._die("TensorRT-LLM reports that its executor is unhealthy")
+
+    async def _measure(self) -> None:
+        """Statistics for the gauges. A task of its own: in 1.2 asking may block as long as the executor does."""
+        while not self._dead:
+            await asyncio.sleep(WATCH_S)
+            records = await asyncio.to_thread(_records, self._llm) if self._live else []
             if records:
                 self._blocks = _kv_blocks(records[-1], self._blocks)
 

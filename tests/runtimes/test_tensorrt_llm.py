@@ -214,9 +214,17 @@ def test_death_is_reported_once_and_later_submits_are_refused(harness):
 def test_a_silent_executor_is_found_out(harness, monkeypatch):
     monkeypatch.setattr("serving.runtimes.tensorrt_llm_core.STALL_S", 0.3)
     harness.control.silent = True
+    harness.control.stats_seconds = 3.0  # a dead executor does not answer questions either
     harness.submit(1, [1])
     until(lambda: harness.deaths, seconds=5)
     assert "no token" in harness.deaths[0]
+
+
+def test_1_4_is_asked_for_its_health(start):
+    harness = start(*TORCH_14)
+    harness.control.healthy = False
+    until(lambda: harness.deaths, seconds=5)
+    assert "unhealthy" in harness.deaths[0]
 
 
 def test_close_ends_open_streams_and_shuts_down_once(harness):

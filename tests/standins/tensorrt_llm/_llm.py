@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -74,6 +75,7 @@ class _BaseLLM:
             raise RuntimeError("LLM is shutting down")
 
     def get_stats(self, timeout=2):
+        time.sleep(control.stats_seconds)
         used = len(self.executor.requests) * 4
         kv = {"usedNumBlocks": used, "maxNumBlocks": 1000, "freeNumBlocks": 1000 - used, "tokensPerBlock": 32}
         record = {

@@ -4,7 +4,19 @@ STEP_S = 0.002
 
 
 def reset():
-    global script, errors, die_at, silent, queue_limit, hang_on_abort, requests, shutdowns, llms, healthy, unhonoured
+    global \
+        script, \
+        errors, \
+        die_at, \
+        silent, \
+        queue_limit, \
+        hang_on_abort, \
+        requests, \
+        shutdowns, \
+        llms, \
+        healthy, \
+        unhonoured, \
+        stats_seconds
     script = {}  # prompt (tuple) -> tokens it answers, the end token included
     errors = {}  # prompt -> (after how many tokens, message): RequestError
     die_at = {}  # prompt -> after how many tokens the executor dies
@@ -15,6 +27,7 @@ def reset():
     shutdowns = 0
     llms = []  # every LLM that was made
     healthy = True
+    stats_seconds = 0.0  # how long get_stats blocks
     unhonoured = []  # what the default TorchSampler of 1.2.1 would have ignored in silence
 
 
