@@ -58,8 +58,7 @@ def build(spec: BuildSpec) -> Path:
         return spec.out
     with staged(spec.out) as directory:
         _write(spec, source, directory, backend)
-        written = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        dump(config | {k: v for k, v in written.items() if k == "quantization_config"}, directory / "config.json")
+        dump(config | _quantization(directory / "config.json"), directory / "config.json")
         info = EngineInfo(
             model=ModelInfo(
                 model_name(spec), spec.model, revision_of(source), bool(config.get("synthetic")), config["vocab_size"]
@@ -144,6 +143,14 @@ def _write(spec: BuildSpec, source: Path, directory: Path, backend: str) -> None
         raise BuildError(f"{source} has no tokenizer.json: copy the model's tokenizer files there")
 
 
+def _quantization(path: Path) -> dict[str, Any]:
+    """What a quantizer wrote into the checkpoint's ``config.json`` so that loaders recognize it."""
+    if not path.is_file():
+        return {}
+    written = json.loads(path.read_text(encoding="utf-8"))
+    return {key: value for key, value in written.items() if key == "quantization_config"}
+
+
 def _lift(inner: Path, directory: Path) -> None:
     for path in inner.iterdir():
         path.replace(directory / path.name)
@@ -151,17 +158,13 @@ def _lift(inner: Path, directory: Path) -> None:
 
 
 def _link(source: Path, directory: Path) -> None:
-    """Hard links cost no disk and survive the source's removal; another file system gets copies."""
-    for path in sorted(source.iterdir()):
-        if path.suffix not in (".safetensors", ".json"):
-            continue
+    """The weights. Hard links cost no disk and survive the source's removal; another file system gets copies."""
+    for path in sorted([*source.glob("*.safetensors"), *source.glob("*.safetensors.index.json")]):
         try:
             os.link(path.resolve(), directory / path.name)
         except OSError:
             need_space(directory, path.stat().st_size)
             shutil.copyfile(path, directory / path.name)
-    (directory / "config.json").unlink()  # a link: writing through it would change the source
-    shutil.copyfile(source / "config.json", directory / "config.json")
 
 
 def _compress(source: Path, directory: Path, prompts: list[str]) -> None:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -92,18 +92,27 @@ class Bench:
             ours,
             OursGateway(ours),
         ]
-        wanted = [one for one in known if one.name in self.args.contenders]
+        launched = wanted = [one for one in known if one.name in self.args.contenders]
         try:
             for one in wanted:
                 one.launch()
-            for one in wanted:
-                one.wait()
-                log.info("%s %s is ready after %.0f s", one.name, precision, self.elapsed)
+            wanted = [one for one in wanted if self._is_up(one)]
             self.weights[precision] = {one.name: gib for one in wanted if (gib := one.weights_gib())}
             self._rounds(precision, wanted)
         finally:
-            for one in wanted:
+            for one in launched:
                 one.stop()
+
+    def _is_up(self, one: Contender) -> bool:
+        """One that does not start is left out, said and recorded; the others are still compared."""
+        try:
+            one.wait()
+        except ContenderError as error:
+            log.error("%s", error)
+            self.facts.setdefault("missing", []).append(str(error))
+            return False
+        log.info("%5.0f s  %s %s is ready", self.elapsed, one.precision, one.name)
+        return True
 
     @property
     def elapsed(self) -> float:
@@ -127,11 +136,11 @@ class Bench:
         cpu = one.cpu_seconds()
         try:
             result = one.run(prompts, streams)
-        except ContenderError as error:
+        except (ContenderError, RuntimeError, OSError) as error:
             result = {"errors": count, "first_error": str(error)}
         result["cpu_s"] = round(one.cpu_seconds() - cpu, 2)
-        log.info("%5.0f s  %s %-12s %3d streams, round %d: %s tokens/s %s", self.elapsed, precision, one.name, streams, number,
-                 result.get("tokens_per_s"), result.get("first_error", ""))  # fmt: skip
+        log.info("%5.0f s  %s %-12s %3d streams, round %d: %s tokens/s %s", self.elapsed, precision, one.name, streams,
+                 number, result.get("tokens_per_s"), result.get("first_error", ""))  # fmt: skip
         if keep:
             self.runs.setdefault((precision, streams, one.name), []).append(result)
 
@@ -153,7 +162,9 @@ class Bench:
         context = self.args.input_tokens + self.args.output_tokens / 2
         for key in sorted(self.runs, key=lambda k: (self.args.precision.index(k[0]), k[1], order[k[2]])):
             precision, streams, contender = key
-            row = {"precision": precision, "streams": streams, "contender": contender} | report.medians(self.runs[key])
+            row: dict[str, Any] = {"precision": precision, "streams": streams, "contender": contender} | report.medians(
+                self.runs[key]
+            )
             if "tokens_per_s" in row:
                 limit = limits.Traffic(self.config, precision).tokens_per_s(
                     streams, context, self.facts["copy_bandwidth_gb_s"] * 1e9
@@ -185,12 +196,8 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
         gpu = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
         gpu = ""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    installed = {d.metadata["Name"].lower(): d.version for d in distributions() if d.metadata["Name"]}
+    found = {name: installed[name] for name in PACKAGES if name in installed}
     return {
         "command": "make bench-gpu ARGS='" + " ".join(sys.argv[1:]) + "'",
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

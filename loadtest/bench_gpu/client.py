@@ -12,6 +12,7 @@ import multiprocessing
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from queue import Empty
 from typing import Any
 
 from loadtest.bench_gpu.samples import Record
@@ -46,10 +47,26 @@ def run(target: Target, prompts: Sequence[str], streams: int) -> list[Record]:
     ]
     for worker in workers:
         worker.start()
-    records = [record for _ in workers for record in queue.get(timeout=TIMEOUT_S)]
+    records = [record for _ in workers for record in _result(queue, workers)]
     for worker in workers:
         worker.join()
     return records
+
+
+def _result(queue: Any, workers: Sequence[Any]) -> list[Record]:
+    """The next process's records. Raises ``RuntimeError`` when one died without any."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            records: list[Record] = queue.get(timeout=1.0)
+        except Empty:
+            if any(worker.exitcode for worker in workers):
+                break
+        else:
+            return records
+    for worker in workers:
+        worker.kill()
+    raise RuntimeError(f"a client process ended or hung ({[worker.exitcode for worker in workers]})")
 
 
 def _share(streams: int, processes: int, index: int) -> int:
@@ -90,6 +107,15 @@ def _arrived(record: Record, tokens: int) -> None:
     record.last, record.tokens = now, tokens
 
 
+async def vanish(target: Target, prompt: str) -> None:
+    """A client that dies: its connection is closed under a stream, after the first message and without a stop request."""
+    session = _Grpc(target)
+    await session.open()
+    async for _ in session.call(prompt):
+        break
+    await session.close()
+
+
 class _Grpc:
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -106,8 +132,11 @@ class _Grpc:
     async def close(self) -> None:
         await self._channel.close()
 
+    def call(self, prompt: str) -> Any:
+        return self._stub.ModelStreamInfer(iter([self._request(prompt)]))
+
     async def stream(self, prompt: str, record: Record) -> None:
-        async for response in self._stub.ModelStreamInfer(iter([self._request(prompt)])):
+        async for response in self.call(prompt):
             if response.error_message:
                 raise RuntimeError(response.error_message)
             answer = response.infer_response

@@ -171,26 +171,41 @@ class VllmServe(Contender):
     def ready(self) -> bool:
         return _answers(f"http://127.0.0.1:{self.setup.port}/health")
 
+    def launch(self) -> None:
+        super().launch()
+        with (self.setup.logs / f"{self.name}-client.log").open("a") as log:
+            self._client = subprocess.Popen(
+                [sys.executable, "-m", "loadtest.bench_gpu.vllm_client"],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def stop(self) -> None:
+        super().stop()
+        self._client.kill()
+        self._client.wait()
+
     def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
+        assert self._client.stdin is not None and self._client.stdout is not None
         with tempfile.TemporaryDirectory() as scratch:
             path = prompts.write_jsonl(Path(scratch) / "prompts.jsonl")
-            done = subprocess.run(
-                self._bench(path, len(prompts.texts), streams), capture_output=True, text=True, check=False
-            )
-            result = Path(scratch) / "result.json"
-            if not result.exists():
-                raise ContenderError(f"vllm bench serve: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-            return _from_vllm(json.loads(result.read_text()))
+            self._client.stdin.write(json.dumps(self._arguments(path, len(prompts.texts), streams)) + "\n")
+            self._client.stdin.flush()
+            answer = json.loads(self._client.stdout.readline() or '{"error": "it ended"}')
+        if "error" in answer:
+            raise ContenderError(f"vllm bench serve: {answer['error']}")
+        return _from_vllm(answer)
 
-    def _bench(self, prompts: Path, count: int, streams: int) -> list[str]:
+    def _arguments(self, prompts: Path, count: int, streams: int) -> list[str]:
         return [
-            sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--backend", "openai",
-            "--host", "127.0.0.1", "--port", str(self.setup.port), "--model", "qwen",
+            "--backend", "openai", "--host", "127.0.0.1", "--port", str(self.setup.port), "--model", "qwen",
             "--tokenizer", str(self.setup.engine), "--dataset-name", "custom", "--dataset-path", str(prompts),
             "--skip-chat-template", "--custom-output-len", str(self.setup.max_tokens), "--ignore-eos",
             "--temperature", "0", "--num-prompts", str(count), "--max-concurrency", str(streams), "--disable-tqdm",
-            "--percentile-metrics", "ttft,tpot,itl", "--metric-percentiles", "50,90,99", "--save-result",
-            "--result-dir", str(prompts.parent), "--result-filename", "result.json",
+            "--percentile-metrics", "ttft,tpot,itl", "--metric-percentiles", "50,90,99", "--ready-check-timeout-sec", "0",
         ]  # fmt: skip
 
 

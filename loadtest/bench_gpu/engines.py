@@ -20,7 +20,7 @@ STD, RESIDUAL_STD = 0.02, 0.08
 
 
 def checkpoint(directory: Path, config_file: Path = CONFIG) -> Path:
-    """A complete BF16 checkpoint with random weights (seed 20250101) in the shape of ``config_file``; kept if it is there.
+    """A complete BF16 checkpoint with random weights in the shape of ``config_file``; kept if it is there.
 
     The projections that write into the residual stream are larger, so that greedy answers vary with the prompt.
     """
@@ -58,7 +58,7 @@ def write_weights(directory: Path, config: dict[str, Any]) -> None:
             std = RESIDUAL_STD if name.endswith(("o_proj.weight", "down_proj.weight")) else STD
             tensor = (torch.randn(size, generator=generator, device=device, dtype=torch.bfloat16) * std).cpu()
         shards.setdefault(layer // SHARD_LAYERS + 1, {})[name] = tensor
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, tensors in shards.items():
         file = f"model-{number:05d}.safetensors"
         save_file(tensors, str(directory / file), metadata={"format": "pt"})

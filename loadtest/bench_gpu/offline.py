@@ -1,7 +1,7 @@
-"""A worker that holds one offline engine and answers JSON lines: {"ids": [[…]], "tokens": N} -> {"seconds", "tokens", …}.
+"""A worker that holds one offline engine and answers JSON lines: {"ids", "tokens"} -> {"seconds", "tokens"}.
 
-``python -m loadtest.bench_gpu.offline vllm|transformers ENGINE_DIR [KV_BYTES]``. It runs in a process of its own, because
-neither library gives its GPU memory back while it is loaded.
+``python -m loadtest.bench_gpu.offline vllm|transformers ENGINE_DIR KV_BYTES``. It runs in a process of its own,
+because neither library gives its GPU memory back while it is loaded.
 """
 
 from __future__ import annotations

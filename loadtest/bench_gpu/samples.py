@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Record:
-    """Times are ``time.perf_counter`` seconds (one clock for all processes of a machine); ``gaps`` lie between messages."""
+    """Times are ``time.perf_counter`` seconds, one clock for all processes; ``gaps`` lie between messages."""
 
     start: float
     first: float
@@ -33,7 +33,8 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 def summarize(records: Sequence[Record]) -> dict[str, Any]:
     """Tokens/s over the whole run (first request sent to last token), and percentiles in ms.
 
-    TTFT: request sent to first token. TPOT: (last - first token) / (tokens - 1) of each stream. ITL: gaps between messages.
+    TTFT: request sent to first token. TPOT: (last - first token) / (tokens - 1) of each stream. ITL: gaps between
+    messages.
     """
     good = [r for r in records if not r.error]
     if not good:
