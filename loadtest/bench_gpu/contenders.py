@@ -20,6 +20,7 @@ import psutil
 from loadtest.bench_gpu import client
 from loadtest.bench_gpu.prompts import PromptSet
 from loadtest.bench_gpu.samples import summarize
+from serving.runtimes import vllm_args
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 420.0
@@ -165,6 +166,7 @@ class VllmServe(Contender):
         command += ["--max-num-seqs", str(self.setup.max_streams), "--max-model-len", str(limits["max_seq_len"])]
         command += ["--max-num-batched-tokens", str(limits["max_num_tokens"])]
         command += ["--kv-cache-memory-bytes", str(self.setup.kv_bytes), "--generation-config", "vllm"]
+        command += ["--gpu-memory-utilization", str(vllm_args.NO_FRACTION)]
         quantized = "quantization_config" in json.loads((self.setup.engine / "config.json").read_text())
         return command + (["--quantization", "fp8"] if self.precision == "fp8" and not quantized else [])
 

@@ -19,6 +19,8 @@ from serving.types import Guide, Sampling
 LORA_DIR = "lora"  # ENGINE_DIR/lora/<name>/adapter_config.json
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm.config.lora.MaxLoRARanks
 MAX_LOGPROBS = 20
+# With a KV cache in bytes the fraction decides nothing, but vLLM still refuses to start when less than it is free.
+NO_FRACTION = 0.02
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "bfloat16", "int8": "bfloat16"}
 
 
@@ -33,7 +35,7 @@ def engine_args(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
         "load_format": load_format(engine),
         "kv_cache_dtype": "fp8" if engine.kv_dtype == "fp8" else "auto",
         "kv_cache_memory_bytes": options.kv_cache_bytes,
-        "gpu_memory_utilization": options.gpu_memory_fraction,
+        "gpu_memory_utilization": NO_FRACTION if options.kv_cache_bytes else options.gpu_memory_fraction,
         "max_model_len": limits.max_seq_len,
         "max_num_seqs": options.max_streams,
         "max_num_batched_tokens": limits.max_num_tokens,
