@@ -38,15 +38,12 @@ def failed(problem: ServingError) -> Any:
 
 def fields(request: Any) -> Fields:
     """All inputs of a request as flat lists. Raises ``InvalidRequest`` for a batch: one request carries one prompt."""
-    values = {}
-    for tensor in request.inputs():
-        array = tensor.as_numpy()
-        if array.ndim and array.shape[0] != 1:
-            raise InvalidRequest(
-                tensor.name(), f"a batch of {array.shape[0]}; one request carries one prompt, send {array.shape[0]}"
-            )
-        values[tensor.name()] = array.reshape(-1).tolist()
-    return Fields(values)
+    arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+    for name in ("text_input", "messages", *arrays):  # Triton gives all inputs the same batch: name the prompt
+        if name in arrays and arrays[name].ndim and arrays[name].shape[0] != 1:
+            batch = arrays[name].shape[0]
+            raise InvalidRequest(name, f"a batch of {batch}; one request carries one prompt, send {batch} requests")
+    return Fields({name: array.reshape(-1).tolist() for name, array in arrays.items()})
 
 
 def encoded(ids: list[int], job: bytes) -> Any:

@@ -1,0 +1,67 @@
+"""Many streams at once: complete, in order, not mixed up; and nothing is left of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from tests.conftest import Server
+from tests.triton.calls import aio_answers
+
+pytestmark = pytest.mark.triton
+Says = Callable[[str, int, int], str]
+TEXTS = ("Hello", "你好，世界", "مرحبا", "👩‍👩‍👧‍👦", "def f(x):\n    return x")
+GAUGES = ("qwen_slots_used", "qwen_kv_blocks_used", "vllm:num_requests_running", "vllm:num_requests_waiting")
+
+
+def is_free(server: Server) -> bool:
+    return all(server.metric(name) == 0 for name in GAUGES)
+
+
+async def run_streams(server: Server, count: int, tokens: int, says: Says, prefix: str, connections: int = 8) -> None:
+    """``count`` streams over a few connections; every one must be exactly what its prompt and seed say."""
+    dice = random.Random(prefix)
+    requests = [
+        {
+            "request_id": f"{prefix}{i}", "text_input": f"{dice.choice(TEXTS)} {i}", "seed": i, "stream": True,
+            "max_tokens": dice.randint(1, tokens),
+        }
+        for i in range(count)
+    ]  # fmt: skip
+    parts = [requests[i::connections] for i in range(connections)]
+    answers = {}
+    for part in await asyncio.gather(*(aio_answers(server.grpc, part) for part in parts)):
+        answers.update(part)
+    for request in requests:
+        answer = answers[request["request_id"]]
+        assert answer.text == says(request["text_input"], request["seed"], request["max_tokens"])
+        assert answer.in_order and answer.finish == "length" and answer.completion_tokens == request["max_tokens"]
+
+
+async def test_200_concurrent_streams(server: Server, says: Says) -> None:
+    await run_streams(server, 200, 60, says, "many")
+    server.wait_for(lambda: is_free(server), 10)
+
+
+def memory(server: Server) -> dict[str, float]:
+    """Private MB of every process by role; shared pages counted once, where they belong."""
+    processes = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
+    return {
+        f"{process.pid} {' '.join(process.cmdline())[-60:]}": process.memory_full_info().uss / 2**20
+        for process in processes
+    }
+
+
+async def test_1000_short_streams_leave_memory_level_and_everything_free(server: Server, says: Says) -> None:
+    await run_streams(server, 1200, 4, says, "warm")  # allocators and pools reach their size
+    before = memory(server)
+    await run_streams(server, 1000, 4, says, "short")
+    server.wait_for(lambda: is_free(server), 10)
+    after = memory(server)
+    assert before.keys() == after.keys()
+    grown = {name: (before[name], after[name]) for name in before if after[name] > before[name] * 1.05 + 1}
+    assert not grown, "MB before and after"
