@@ -99,8 +99,8 @@ preflight: setup  ## can this machine build a TensorRT-LLM engine? every fault w
 	@$(PY) -m build_engine preflight --model "$(MODEL)" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
 	  $(if $(CONTEXT),--context $(CONTEXT)) --out $(or $(ENGINE),engines/default)
 
-verify: setup  ## accuracy gate: compare ENGINE=<dir> with its unquantized REFERENCE=<checkpoint or engine>
-	@$(PY) -m build_engine verify --engine $(or $(ENGINE),engines/default) $(if $(REFERENCE),--reference $(REFERENCE)) $(ARGS)
+verify: setup  ## accuracy gate: compare ENGINE=<dir> with its unquantized REFERENCE=<engine, or checkpoint: needs torch>
+	@$(if $(and $(REFERENCE),$(wildcard .venv-oracle/.ready)),$(ORACLE),$(PY)) -m build_engine verify --engine $(or $(ENGINE),engines/default) $(if $(REFERENCE),--reference $(REFERENCE)) $(ARGS)
 
 # --- gateway and page ---------------------------------------------------------------------------------------------------
 
