@@ -13,21 +13,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 PROMPTS = 20
 TOKENS = 64
 SEED = 7
+SENTENCES = (
+    "Streaming sends every token as soon as it is there.", "你好，世界！今天天气不错。", "مرحبا بالعالم، كيف حالك؟",
+    "def add(a, b):\n\treturn a + b  # 加法\n", "Где находится библиотека?", "東京は今日も雨です。", "12345 + 678 = ?",
+    "The quick brown fox jumps over the lazy dog,", "¿Cuánto cuesta?", "👩‍👩‍👧‍👦🎉 emoji 🇨🇳",
+    "In-flight batching keeps the engine busy while prompts of any length come and go.", "हिन्दी में लिखो।",
+)  # fmt: skip
 
 
-def prompts(vocab_size: int, count: int = PROMPTS) -> list[list[int]]:
-    """Random prompts of 5 to 200 tokens; some share a prefix, so that the prefix cache is part of what is tested."""
+def texts(count: int = PROMPTS) -> list[str]:
+    """Prompts of about 5 to 250 tokens in several scripts; half share a beginning, for the prefix cache."""
     rng = np.random.default_rng(SEED)
-    top = min(vocab_size, 151643)
-    shared = rng.integers(0, top, 100).tolist()
-    return [
-        shared[: rng.integers(0, 101)] * (i % 2) + rng.integers(0, top, rng.integers(5, 100)).tolist()
-        for i in range(count)
-    ]
+    shared = " ".join(SENTENCES)
+    made = []
+    for number in range(count):
+        words = [SENTENCES[i] for i in rng.permutation(len(SENTENCES))[: rng.integers(1, len(SENTENCES))]]
+        made.append((shared[: rng.integers(40, 400)] + "\n" if number % 2 else "") + " ".join(words) + f" {number}")
+    return made
+
+
+def prompts(checkpoint: Path) -> list[list[int]]:
+    """``texts`` as token ids of the checkpoint's tokenizer."""
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts()]
 
 
 def load(checkpoint: Path) -> Any:
@@ -58,9 +71,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=TOKENS)
     args = parser.parse_args()
     model = load(args.engine_source)
-    asked = prompts(model.config.vocab_size)
+    asked = prompts(args.engine_source)
     answers = [greedy(model, prompt, args.tokens) for prompt in asked]
-    args.out.write_text(json.dumps({"source": str(args.engine_source), "prompts": asked, "expected": answers}))
+    data = {"source": str(args.engine_source), "texts": texts(), "prompts": asked, "expected": answers}
+    args.out.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
     print(f"{args.out}: {len(asked)} prompts x {args.tokens} tokens")
 
 

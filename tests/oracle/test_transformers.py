@@ -36,8 +36,8 @@ def reference(shape: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def prompts(reference: Any) -> list[list[int]]:
-    return expected.prompts(reference.config.vocab_size)
+def prompts(shape: str) -> list[list[int]]:
+    return expected.prompts(synthetic.cached(shape))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,24 @@
+"""The accuracy gate with transformers as reference: OpenVINO INT8 against the checkpoint it was made from."""
+
+from __future__ import annotations
+
+import pytest
+
+from build_engine import synthetic, verify
+from build_engine.__main__ import main
+from serving import engine_dir
+
+pytestmark = pytest.mark.oracle
+
+
+def test_openvino_int8_against_transformers(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "TARGET_TOKENS", 8)
+    monkeypatch.setattr(verify, "ANSWER_TOKENS", 48)
+    build = ["build", "--model", "synthetic", "--precision", "int8", "--runtime", "openvino", "--context", "2048"]
+    assert main([*build, "--out", str(tmp_path / "int8")]) == 0
+    reference = synthetic.cached("synthetic")
+    arguments = ["verify", "--engine", str(tmp_path / "int8"), "--reference", str(reference), "--prompts", "6"]
+    assert main([*arguments, "--long", "0"]) == 0
+    accuracy = engine_dir.read(tmp_path / "int8").accuracy
+    assert accuracy["reference"].startswith("transformers float32") and accuracy["passed"] is True
+    assert accuracy["confident_agreement"] >= 0.98 and abs(accuracy["perplexity_drift"]) < 0.03
