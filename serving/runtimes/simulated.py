@@ -55,7 +55,8 @@ class Faults:
         for part in filter(None, text.split(",")):
             name, _, argument = part.partition("@")
             number, _, seconds = argument.partition(":")
-            if name not in ("die", "error", "eos", "stall") or not number.isdigit():
+            well_formed = number.isdecimal() and (not seconds or seconds.replace(".", "", 1).isdecimal())
+            if name not in ("die", "error", "eos", "stall") or not well_formed:
                 raise ValueError(f"FAULT: {part!r} is not die@N, error@N, eos@N or stall@N:SECONDS")
             values[name] = int(number)
             if name == "stall":

@@ -1,0 +1,50 @@
+"""A server's processes and files, found without asking the server."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+from tests.conftest import Server
+
+MODELS = ("tokenizer", "engine", "detokenizer")
+
+
+def family(server: Server) -> list[psutil.Process]:
+    """The launcher and all that it started. Remember it before the launcher ends."""
+    launcher = psutil.Process(server.process.pid)
+    return [launcher, *launcher.children(recursive=True)]
+
+
+def triton(server: Server) -> psutil.Process:
+    return next(p for p in psutil.Process(server.process.pid).children() if "tritonserver" in p.cmdline()[0])
+
+
+def stub(server: Server, model: str) -> psutil.Process:
+    """The process of one model; each model has a process of its own."""
+    found = [p for p in triton(server).children() if any(f"/{model}/1/model.py" in part for part in p.cmdline())]
+    assert len(found) == 1
+    return found[0]
+
+
+def run_dir(server: Server) -> Path:
+    return Path(triton(server).environ()["RUN_DIR"])
+
+
+def shared_memory(server: Server) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"qwen_{server.process.pid}_*"))
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def is_ready(server: Server) -> bool:
+    try:
+        with urllib.request.urlopen(f"{server.http}/v2/health/ready", timeout=1):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,140 @@
+"""`python -m serving`: clear refusals, a bounded drain, and nothing left behind in any way of ending."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from serving.launch.config import SIMULATED_ENGINE
+from tests.conftest import ROOT, Server, free_ports
+from tests.triton.calls import Stream, ask
+from tests.triton.processes import alive, family, is_ready, run_dir, shared_memory
+
+pytestmark = pytest.mark.triton
+SIMULATED = ("--runtime", "simulated", "--step-ms", "5")
+DRAIN = 3  # seconds, as the fixture asks for
+
+
+def serve(*arguments: str) -> tuple[int, list[str]]:
+    """Exit code and output lines of a launcher that must refuse."""
+    ports = free_ports(3)
+    flags = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
+    done = subprocess.run(
+        [sys.executable, "-m", "serving", *flags, "--gateway-port=0", *arguments], cwd=ROOT, capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return done.returncode, (done.stdout + done.stderr).strip().splitlines()
+
+
+def refused(*arguments: str) -> str:
+    code, lines = serve(*arguments)
+    assert code == 1 and len(lines) == 1, lines
+    assert lines[0].startswith("serve: ")
+    return lines[0].removeprefix("serve: ")
+
+
+def test_a_taken_port() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        line = refused(*SIMULATED, f"--http-port={port}")
+    assert line.startswith(f"port taken: HTTP_PORT={port}; stop what listens there or choose others: make serve ")
+
+
+def test_a_missing_engine(tmp_path: Path) -> None:
+    assert refused(f"--engine={tmp_path}").startswith(f"no engine at {tmp_path}")
+
+
+def test_a_damaged_engine_json(tmp_path: Path) -> None:
+    (tmp_path / "engine.json").write_text('{"schema_version": 1, "model"')
+    line = refused(f"--engine={tmp_path}")
+    assert "engine.json cannot be read" in line and line.endswith("rebuild it with `make engine`")
+
+
+def test_an_engine_of_an_unknown_runtime(server: Server, tmp_path: Path) -> None:
+    """Only the engine step can tell; its sentence reaches the terminal."""
+    shutil.copytree(SIMULATED_ENGINE, tmp_path / "engine")
+    description = json.loads((tmp_path / "engine/engine.json").read_text())
+    description["runtime"]["name"] = "abacus"
+    (tmp_path / "engine/engine.json").write_text(json.dumps(description))
+    code, lines = serve(f"--engine={tmp_path / 'engine'}")
+    assert code == 1 and "runtime 'abacus' is not one of" in lines[-1]
+
+
+def test_sigterm_drains_in_bounded_time_and_leaves_nothing(own_server: Callable[..., Server]) -> None:
+    server = own_server(*SIMULATED)
+    processes, directory = family(server), run_dir(server)
+    assert directory.stat().st_mode & 0o777 == 0o700 and shared_memory(server)
+    with Stream(server.grpc) as short, Stream(server.grpc) as endless:
+        short.send(text_input="Hi", max_tokens=150, stream=True)  # under a second
+        endless.send(text_input="Hi", max_tokens=30_000, stream=True)
+        short.next()
+        endless.next()
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        finished = short.answer()
+        assert finished.error is None and finished.finish == "length", "an open stream may end"
+        assert endless.answer().error is not None
+        assert server.process.wait(30) == 0
+    assert time.monotonic() - start < DRAIN + 5
+    assert not alive(processes) and not directory.exists() and not shared_memory(server)
+    assert "stopping: open streams get 3 s to end" in server.log.read_text()
+
+
+def test_a_second_ctrl_c_stops_at_once(own_server: Callable[..., Server]) -> None:
+    server = own_server(*SIMULATED, "--drain", "60")
+    processes, directory = family(server), run_dir(server)
+    with Stream(server.grpc) as endless:
+        endless.send(text_input="Hi", max_tokens=30_000, stream=True)
+        endless.next()
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert server.process.poll() is None
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - start < 3
+        assert endless.answer().error is not None
+    assert not alive(processes) and not directory.exists() and not shared_memory(server)
+
+
+def test_a_killed_launcher_leaves_no_process(own_server: Callable[..., Server]) -> None:
+    server = own_server(*SIMULATED)
+    processes = family(server)
+    assert ask(server.grpc, text_input="Hi", max_tokens=2).completion_tokens == 2
+    server.process.kill()
+    server.process.wait()
+    server.wait_for(lambda: not alive(processes), DRAIN + 10)
+    with pytest.raises(InferenceServerException):
+        assert ask(server.grpc, text_input="Hi", max_tokens=2).error is None
+
+
+def test_ctrl_c_while_the_first_token_is_awaited(tmp_path: Path) -> None:
+    """The engine takes a minute for it; the terminal does not."""
+    ports = free_ports(3)
+    flags = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        launcher = subprocess.Popen(
+            [sys.executable, "-m", "serving", *flags, "--gateway-port=0", *SIMULATED, "--fault=stall@1:60"],
+            cwd=ROOT, stdout=file, stderr=file,
+        )  # fmt: skip
+    server = Server(launcher, *ports, 0, log)
+    server.wait_for(lambda: is_ready(server), 120)
+    time.sleep(0.5)
+    processes = family(server)
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(20) == 1
+    assert log.read_text().splitlines()[-1] == "serve: stopped while starting"
+    assert not alive(processes) and not shared_memory(server)
