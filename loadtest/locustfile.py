@@ -47,10 +47,10 @@ def _init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
     if not isinstance(runner, (MasterRunner, LocalRunner)):
         return
     controller = Controller(environment, session)
+    logging.getLogger("locust.stats_logger").setLevel(logging.CRITICAL)  # its percentiles are rounded, ours follow
     if web_ui:
         add_streaming_tab(web_ui, controller)
     elif environment.parsed_options.headless:
-        logging.getLogger("locust.stats_logger").setLevel(logging.CRITICAL)  # its percentiles are rounded; ours follow
         try:
             controller.prepare()
         except LoadtestError as error:

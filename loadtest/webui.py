@@ -57,5 +57,5 @@ def streaming_rows(lanes: dict[str, Lane], running: int, epoch: float) -> list[d
 def _now(total: Lane, running: int, second: float) -> dict[str, Any]:
     tokens = sum(total.per_second.get(int(second) - k, 0) for k in (2, 3, 4)) / 3
     c = total.counts
-    text = f"now: {running} running streams, {tokens:.0f} tokens/s; {c['failed']} failed, {c['cancelled']} cancelled"
+    text = f"(now) {running} running streams, {tokens:.0f} tokens/s; {c['failed']} failed, {c['cancelled']} cancelled"
     return {"name": text, "count": c["completed"], **{column.replace(".", "_"): "" for column in COLUMNS}}

@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", required=True)
     parser.add_argument("--step-tokens", type=int, required=True)
-    parser.add_argument("--prompt", type=int, default=1000)
+    parser.add_argument("--prompt", type=int, default=512)
     args = parser.parse_args()
     print(json.dumps(measure(Path(args.engine), args.step_tokens, args.prompt)))
 

@@ -27,13 +27,13 @@ CLAIMS = {
     "streaming": "claim: qualitative (the first words at once instead of the whole answer at the end)",
 }
 USERS = 8
-TOKENS = 32
+TOKENS = 24
 PROMPT = 64
-LONG_PROMPT, SHORT_PROMPT = 1536, 192
+LONG_PROMPT, SHORT_PROMPT = 1024, 128
 CONTEXTS = (32_768, 4_096)
 KV_GB = "0.25"
 BLOCK_TOKENS = {"openvino": 32, "vllm": 16, "tensorrt_llm": 32}
-LOAD = ("--duration", "20s", "--warmup", "6s", "--drain", "60s", "--scenario", "code", "--language", "en")
+LOAD = ("--warmup", "4s", "--drain", "60s", "--scenario", "code", "--language", "en")
 WEIGHTS = (".bin", ".safetensors", ".engine")
 ORACLE = ROOT / ".venv-oracle/bin/python"
 
@@ -200,7 +200,7 @@ def attention(setting: Setting) -> Iterator[Row]:
         for name, values in sides.items():
             values.append(Side(label, found[name] * 1e3, "ms", shown([*command, "--step-tokens", str(tokens)])))
     names = {
-        "longest_gap_s": "longest gap of 4 streams while 1000 tokens of prompt arrive",
+        "longest_gap_s": "longest gap of 4 streams while a prompt of 512 tokens arrives",
         "ttft_s": "TTFT of that prompt",
     }
     for name, (before, after) in sides.items():
