@@ -20,7 +20,7 @@ class TorchScorer:
             import transformers
         except ImportError as error:
             raise BuildError(
-                f"a checkpoint as reference needs torch ({error}): `pip install torch==2.13.0` or name an engine"
+                f"a checkpoint as reference needs torch ({error}): `make setup-oracle` and repeat, or name an engine"
             ) from error
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -22,8 +22,9 @@ def require_fit(engine: EngineInfo) -> None:
 
 
 def needed(engine: EngineInfo) -> bool:
-    """The engine is TensorRT-LLM's and this Python has no TensorRT-LLM."""
-    return engine.runtime.name == "tensorrt_llm" and importlib.util.find_spec("tensorrt_llm") is None
+    """The engine is TensorRT-LLM's, and neither this machine is its container nor this Python has TensorRT-LLM."""
+    here = container.inside() or importlib.util.find_spec("tensorrt_llm") is not None
+    return engine.runtime.name == "tensorrt_llm" and not here
 
 
 def command(config: Config) -> list[str]:
