@@ -48,6 +48,8 @@ class Worker:
         blocks = kv_blocks(model.block_bytes, engine.limits.max_seq_len, options.kv_cache_bytes)
         model.allocate(blocks)
         context = min(engine.limits.max_seq_len, blocks * BLOCK_TOKENS)
+        if context < engine.limits.max_seq_len:
+            log.warning("KV memory holds %d tokens: that is the context now; KV_CACHE_GB gives it more", context)
         self.limits = RuntimeLimits(
             context, min(engine.limits.max_input_len, context - 1), model.vocab_size, options.max_streams
         )
