@@ -18,8 +18,6 @@ from client import errors
 from client.types import Chunk, FinishReason, Options, Prompt, TopLogprobs
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
-# Without it Triton sends errors as text inside an OK stream; with it (2.51 and later) as a true gRPC status.
-ERROR_METADATA = ("triton_grpc_error", "true")
 # Messages of any size (a 128k-token prompt is over gRPC's 4 MiB). Pings: Triton answers more than 2 pings without data
 # in 5 minutes with GOAWAY, so they are rare and only while a call is open.
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (

@@ -44,7 +44,7 @@ class AioChannel:
 
     def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
         """Start a request; returns the call, an async iterator over ``ModelStreamInferResponse``."""
-        return self._infer(request, timeout=timeout, metadata=(_wire.ERROR_METADATA, *metadata))
+        return self._infer(request, timeout=timeout, metadata=metadata)
 
     def stop(self, request_id: str) -> None:
         """Free the engine's slot of a running request. Returns at once; failures are harmless (it has ended)."""

@@ -76,7 +76,7 @@ class SyncChannel:
         self._connected = False
 
     def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
-        return self._infer(request, timeout=timeout, metadata=(_wire.ERROR_METADATA, *metadata))
+        return self._infer(request, timeout=timeout, metadata=metadata)
 
     def stop(self, request_id: str) -> None:
         """Free the engine's slot of a running request. Returns at once; the call ends by itself."""

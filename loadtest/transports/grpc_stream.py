@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from typing import Any
 from urllib.parse import unquote
@@ -18,14 +19,16 @@ from loadtest.transports.http2 import Connection, Stream
 
 SERVICE = "/inference.GRPCInferenceService"
 STREAMS_PER_CONNECTION = 32  # as a client library of many users would share one
-# A real gRPC status instead of an error text in the stream (Triton >= 24.08).
-METADATA = {"triton_grpc_error": "true", "user-agent": "qwen-triton-loadtest"}
+# Not `triton_grpc_error`: with it Triton 2.51 crashes after some thousand refused requests (client/errors.py).
+METADATA = {"user-agent": "qwen-triton-loadtest"}
 INT32 = struct.Struct("<i")
 CODES = {  # grpc/doc/statuscodes.md
     1: "server_cancelled", 3: "invalid", 4: "timeout", 5: "not_found", 6: "duplicate_id", 7: "unauthorized",
     8: "queue_full", 12: "unsupported", 16: "unauthorized",
 }  # fmt: skip
 UNAVAILABLE = 14
+ENSEMBLE = re.compile(r"^(?:in ensemble '[^']*', )+")
+FIELD = re.compile(r"[a-z_]+: \S")  # `field: problem`: a refused request
 
 
 class Target:
@@ -206,7 +209,12 @@ def infer_request(model: str, request: Request, flags: dict[str, bool]) -> Any:
 
 
 def error_kind(message: str) -> str:
-    """The serving layer's own prefixes; anything else is the server's."""
-    if "queue: " in message[:60]:
+    """The serving layer's own prefixes, Triton's for a missing model; anything else is the server's."""
+    text = ENSEMBLE.sub("", message)
+    if text.startswith("queue: "):
         return "queue_full"
-    return "engine" if "engine: " in message[:60] else "server"
+    if text.startswith("engine: "):
+        return "engine"
+    if "unknown model" in text:
+        return "not_found"
+    return "invalid" if FIELD.match(text) else "server"

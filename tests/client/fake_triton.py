@@ -1,6 +1,6 @@
 """A Triton that has only the public contract of model ``qwen`` (DESIGN.md §2): what clients are tested against.
 
-The prompt says how it behaves (``SAY text``, ``ERR CODE message``, ``MID …``, ``GAP``, ``CUT``, ``SLOW s``,
+The prompt says how it behaves (``SAY text``, ``ERR CODE message``, ``TXT message``, ``MID …``, ``GAP``, ``CUT``, ``SLOW s``,
 ``STALL s``); anything else is answered with ``w0 w1 w2 …``. It runs in its own thread and event loop.
 """
 
@@ -146,12 +146,13 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         word, _, rest = str(prompt).partition(" ")
         if self.busy:
             self.busy -= 1
-            await context.abort(
-                grpc.StatusCode.UNAVAILABLE, "in ensemble 'qwen', queue: 64 requests are waiting; try later"
-            )
+            return await self._refuse(context, "UNAVAILABLE", "queue: 64 requests are waiting; try later")
+        if word == "TXT":  # how Triton answers without the metadata triton_grpc_error: text in a stream that ends OK
+            await context.write(pb.ModelStreamInferResponse(error_message=f"in ensemble 'qwen', {rest}"))
+            return "error"
         if word == "ERR":
             code, _, message = rest.partition(" ")
-            await context.abort(grpc.StatusCode[code], f"in ensemble 'qwen', {message}")
+            return await self._refuse(context, code, message)
         if word == "SLOW":
             await self._sleep(float(rest), live)
         pieces = self._pieces(word, rest, inputs)
@@ -168,7 +169,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                 break
             if at == 2 and word == "MID":
                 code, _, message = rest.partition(" ")
-                await context.abort(grpc.StatusCode[code], f"in ensemble 'qwen', {message}")
+                return await self._refuse(context, code, message)
             if at == 2 and word == "STALL":
                 await self._sleep(float(rest), live)
             if at == 2 and word == "CUT":
@@ -182,6 +183,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         if live.stopped.is_set():
             return "cancelled"
         return finish
+
+    @staticmethod
+    async def _refuse(context: Any, code: str, message: str) -> str:
+        """As Triton: a text inside the stream. Only its own end (CANCELLED) is a status whatever the caller asks."""
+        if code == "CANCELLED":
+            await context.abort(grpc.StatusCode.CANCELLED, message)
+        await context.write(pb.ModelStreamInferResponse(error_message=f"in ensemble 'qwen', {message}"))
+        return "error"
 
     @staticmethod
     async def _sleep(seconds: float, live: Live) -> None:

@@ -111,7 +111,7 @@ def test_server_errors_become_exceptions(fake: FakeTriton, code: str, message: s
     assert type(caught.value) is kind
     assert str(caught.value) == message
     assert getattr(caught.value, "field", "") == field
-    assert fake.metadata[0]["triton_grpc_error"] == "true"
+    assert "triton_grpc_error" not in fake.metadata[0], "it makes Triton 2.51 crash (client/errors.py)"
 
 
 async def test_an_error_in_mid_stream_comes_after_the_text(fake: FakeTriton) -> None:
