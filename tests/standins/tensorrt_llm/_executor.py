@@ -60,7 +60,8 @@ class Executor(threading.Thread):
             result._put(fatal("CUDA error: an illegal memory access was encountered"))
             return True
         script = control.script.get(prompt)
-        token = script[position] if script else answer(prompt, params.seed, position)
+        seed = 0 if params.top_k == 1 else params.seed  # greedy
+        token = script[position] if script else answer(prompt, seed, position)
         return self.send(result, params, token, position)
 
     def send(self, result, params, token, position):
