@@ -199,7 +199,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     table = Table(title="gRPC direct against SSE through the gateway (medians)")
     columns = {
         "streams": "streams", "transport": "transport", "tokens_per_s": "tokens/s",
-        "tokens_per_message": "tokens/message", "ttft_p50_ms": "TTFT p50", "ttft_p99_ms": "TTFT p99", "itl_p50_ms": "ITL p50", "itl_p99_ms": "ITL p99",
+        "tokens_per_message": "tokens/message",
+        "ttft_p50_ms": "TTFT p50", "ttft_p99_ms": "TTFT p99", "itl_p50_ms": "ITL p50", "itl_p99_ms": "ITL p99",
         "ttft_added_ms": "added TTFT", "itl_added_ms": "added ITL", "gateway_cpu_ms_per_1k": "gateway ms/1k",
         "tokens_per_s_two_cores": "two cores",
     }  # fmt: skip

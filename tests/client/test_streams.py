@@ -111,7 +111,27 @@ def test_server_errors_become_exceptions(fake: FakeTriton, code: str, message: s
     assert type(caught.value) is kind
     assert str(caught.value) == message
     assert getattr(caught.value, "field", "") == field
-    assert "triton_grpc_error" not in fake.metadata[0], "it makes Triton 2.51 crash (client/errors.py)"
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("top_p: 2 is out of range; give a number between 0 and 1", errors.InvalidRequest),
+        (
+            "guided_decoding_guide_type json: the loaded engine cannot honour it; leave the field out",
+            errors.Unsupported,
+        ),
+        ("request id: 'a' is running; use a new id for every request", errors.DuplicateId),
+        ("queue: full (64 of 64 sequences); try again later", errors.Overloaded),
+        ("engine: the worker died; the server restarts it, try again soon", errors.EngineUnavailable),
+        ("something broke", errors.ServerError),
+    ],
+)
+def test_errors_as_text_in_the_stream_become_the_same(fake: FakeTriton, message: str, kind: type) -> None:
+    with Client(fake.grpc, retry=NO_RETRY) as client, pytest.raises(errors.ClientError) as caught:
+        list(client.stream(f"TXT {message}"))
+    assert type(caught.value) is kind
+    assert str(caught.value) == message
 
 
 async def test_an_error_in_mid_stream_comes_after_the_text(fake: FakeTriton) -> None:

@@ -1,0 +1,121 @@
+"""The client library and the gateway in front of the real Triton with the simulated engine."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+import urllib.request
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from client import AsyncClient, Client, Options, errors
+
+pytestmark = pytest.mark.triton
+GAUGES = 1.5  # seconds: the engine sets its gauges once a second, Triton hands out what it had
+CHAT: list[Any] = [{"role": "user", "content": "Tell me a story"}]
+
+
+def running(server: Any) -> int:
+    """Sequences in the engine, by its own gauge."""
+    with urllib.request.urlopen(server.metrics, timeout=5) as response:
+        text = response.read().decode()
+    found = re.search(r"^vllm:num_requests_running(?:\{[^}]*\})? (\S+)", text, re.MULTILINE)
+    assert found, text
+    return int(float(found.group(1)))
+
+
+def wait_running(server: Any, count: int, seconds: float) -> float:
+    begin = time.monotonic()
+    while running(server) != count:
+        assert time.monotonic() - begin < seconds, f"{running(server)} running, not {count}"
+        time.sleep(0.01)
+    return time.monotonic() - begin
+
+
+def test_one_prompt_is_one_text_over_every_path(server: Any) -> None:
+    options = Options(max_tokens=24, temperature=0.0, seed=5)
+    with Client(server.grpc) as grpc, Client(server.gateway) as http:
+        streamed = list(grpc.stream(CHAT, options))
+        texts = {
+            "".join(c.text for c in streamed),
+            grpc.generate(CHAT, options).text,
+            http.generate(CHAT, options).text,
+        }
+        texts.add("".join(c.text for c in http.stream(CHAT, options)))
+        assert len(texts) == 1
+        assert streamed[-1].completion_tokens == 24 and streamed[-1].finish_reason == "length"
+        assert sum(len(c.token_ids) for c in streamed) == 24
+        whole = grpc.generate(CHAT, Options(max_tokens=5, n=3))
+    assert [c.completion_tokens for c in whole.choices] == [5, 5, 5]
+
+
+async def test_two_hundred_streams_are_whole(server: Any) -> None:
+    async with AsyncClient(server.grpc) as client:
+        answers = await client.batch([CHAT] * 200, Options(max_tokens=16), concurrency=200)
+    assert [a.completion_tokens for a in answers if not isinstance(a, errors.ClientError)] == [16] * 200
+
+
+async def test_cancelling_frees_the_slot(server: Any) -> None:
+    async with AsyncClient(server.grpc) as client:
+        stream = client.stream(CHAT, Options(max_tokens=20_000))
+        await stream.__anext__()
+        await asyncio.to_thread(wait_running, server, 1, 5.0)
+        stream.cancel()
+        assert await asyncio.to_thread(wait_running, server, 0, 3.0) < GAUGES
+
+
+def test_a_browser_that_leaves_frees_the_slot(server: Any) -> None:
+    with httpx.stream(
+        "POST", f"{server.gateway}/v1/chat/completions", trust_env=False,
+        json={"messages": CHAT, "max_tokens": 20_000, "stream": True},
+    ) as response:  # fmt: skip
+        next(response.iter_lines())
+        wait_running(server, 1, 5.0)
+    assert wait_running(server, 0, 3.0) < GAUGES
+
+
+def test_errors_come_through_with_field_and_status(server: Any) -> None:
+    with Client(server.grpc) as client:
+        with pytest.raises(errors.InvalidRequest) as caught:
+            client.generate(CHAT, Options(top_p=2.0))
+        assert caught.value.field == "top_p"
+        with pytest.raises(errors.InvalidRequest, match=r"\d+ tokens"):
+            client.generate("word " * 200_000)
+        with pytest.raises(errors.Unsupported):
+            client.generate(CHAT, Options(guide_type="json"))
+        assert client.generate(CHAT, Options(max_tokens=2)).completion_tokens == 2
+    sdk = openai.OpenAI(base_url=f"{server.gateway}/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.BadRequestError) as bad:
+        sdk.chat.completions.create(model="qwen", messages=CHAT, top_p=2.0)
+    assert bad.value.param == "top_p"
+    with pytest.raises(openai.BadRequestError) as unsupported:
+        sdk.chat.completions.create(model="qwen", messages=CHAT, response_format={"type": "json_object"})
+    assert (unsupported.value.param, unsupported.value.code) == ("response_format", "unsupported")
+    with pytest.raises(openai.BadRequestError) as too_long:
+        sdk.chat.completions.create(model="qwen", messages=[{"role": "user", "content": "word " * 200_000}])
+    assert too_long.value.code == "context_length_exceeded"
+
+
+def test_health_tokenize_and_metrics(server: Any) -> None:
+    with httpx.Client(base_url=server.gateway, trust_env=False, timeout=30) as web:
+        assert web.get("/health/generate").json()["status"] == "generates"
+        asked = web.post("/tokenize", json={"messages": CHAT}).json()
+        usage = web.post("/v1/chat/completions", json={"messages": CHAT, "max_tokens": 1}).json()["usage"]
+        assert asked["count"] == usage["prompt_tokens"]
+        assert "vllm:kv_cache_usage_perc" in web.get("/metrics").text
+
+
+def test_a_half_open_connection_does_not_keep_its_slot(server: Any) -> None:
+    host, port = server.gateway.removeprefix("http://").split(":")
+    body = b'{"prompt": "x", "max_tokens": 20000, "stream": true}'
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        raw.recv(100)
+        wait_running(server, 1, 5.0)
+        raw.shutdown(socket.SHUT_WR)  # says it will send no more: for a server that is a client gone
+        wait_running(server, 0, 2.0)
