@@ -18,8 +18,9 @@ import os
 from pathlib import Path
 
 MAGIC = 0x71776E626F617264  # "qwnboard"
-HEADER_WORDS = 8  # magic, slots, detokenizer heartbeat (counts up), open streams, rest unused
+HEADER_WORDS = 8  # magic, slots, detokenizer heartbeat (counts up), open streams, launcher's word, rest unused
 WORDS_PER_SLOT = 2
+REFUSE, END = 1, 2  # of ``Board.closing``
 MAX_GENERATION = 2**31 - 1  # travels in INT32 tensors
 
 
@@ -73,6 +74,15 @@ class Board:
     @streams.setter
     def streams(self, count: int) -> None:
         self._words[3] = count
+
+    @property
+    def closing(self) -> int:
+        """What the launcher wants: 0 serve, 1 (``REFUSE``) take nothing new, 2 (``END``) end what is open too."""
+        return self._words[4]
+
+    @closing.setter
+    def closing(self, wish: int) -> None:
+        self._words[4] = wish
 
     def close(self) -> None:
         self._words.release()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import orjson
 
 from serving.admission import fit, reseeded
-from serving.board import MAX_GENERATION, Board
+from serving.board import END, MAX_GENERATION, Board
 from serving.errors import DuplicateId, EngineDead, InvalidRequest, Overloaded, ServingError, shown
 from serving.runtimes.base import Runtime
 from serving.streams import Group, Sink, Stream
@@ -29,6 +29,7 @@ from serving.wire import FINISH_CODES, Chunk, Job
 
 log = logging.getLogger(__name__)
 
+STOPPING = "engine: the server is stopping; try another one, or again soon"
 POLL_SECONDS = 0.0003  # how often acks are looked for while tokens wait for one
 WINDOW = 64  # chunks under way at a time: enough to keep every step of the ensemble busy
 STALE_SECONDS = 0.2  # a chunk unacked for longer no longer counts: its client may be gone
@@ -85,6 +86,8 @@ class Dispatcher:
             self._answer_cancel(request_id, sink)
             return
         runtime = self.runtime
+        if self._board.closing:
+            raise EngineDead(STOPPING)
         sampling = fit(job, ids, runtime)
         with self._lock:
             if request_id and request_id in self._groups:
@@ -168,7 +171,7 @@ class Dispatcher:
         except Exception as error:
             log.exception("the sender failed")
             self.on_death(f"its sender failed ({error!r})")
-            self._fail_all()
+            self._fail_all(f"engine: {self._dead}; the server restarts it, try again soon")
 
     def _loop(self) -> None:
         next_look = time.monotonic()
@@ -180,8 +183,10 @@ class Dispatcher:
                 next_look = now + HOUSEKEEPING_SECONDS
                 self._board.streams = len(self._streams)
                 self._housekeep(now)
+                if self._board.closing == END:
+                    self._fail_all(STOPPING)
             if self._dead:
-                self._fail_all()
+                self._fail_all(f"engine: {self._dead}; the server restarts it, try again soon")
             if self._waiting:
                 time.sleep(POLL_SECONDS)
             else:
@@ -310,9 +315,9 @@ class Dispatcher:
         for stream in group.streams:
             self._close(stream, "error")
 
-    def _fail_all(self) -> None:
+    def _fail_all(self, line: str) -> None:
         for group in list(self._groups.values()):
-            self._fail(group, EngineDead(f"engine: {self._dead}; the server restarts it, try again soon"))
+            self._fail(group, EngineDead(line))
 
     def _leave(self, group: Group) -> None:
         """Nobody listens: free the batch slots. The streams close when the runtime says that they ended."""

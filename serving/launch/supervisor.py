@@ -14,7 +14,7 @@ from collections import deque
 from pathlib import Path
 from types import FrameType
 
-from serving.board import Board
+from serving.board import END, REFUSE, Board
 from serving.engine_dir import EngineInfo
 from serving.launch import child, health, triton
 from serving.launch.config import ROOT, Config, LaunchError
@@ -40,6 +40,7 @@ class Supervisor:
         self._deaths: deque[float] = deque()
         self._signals = 0
         self._in_canary = False
+        self._is_serving = False
         LOGS.mkdir(exist_ok=True)
         private = os.environ.get("XDG_RUNTIME_DIR", "")
         usable = os.access(private, os.W_OK)  # after su it may be another user's, or gone
@@ -104,6 +105,7 @@ class Supervisor:
             time.sleep(WATCH_SECONDS)
 
     def _announce(self) -> None:
+        self._is_serving = True
         config, host = self._config, _connectable(self._config.host)
         print(f"\n  Triton HTTP   {self._base}    gRPC {host}:{config.grpc_port}"
               f"    metrics http://{host}:{config.metrics_port}/metrics")  # fmt: skip
@@ -181,36 +183,45 @@ class Supervisor:
 
     def _clean(self) -> None:
         """The gateway drains first: it needs Triton for its open streams."""
-        for name in ("gateway", "triton"):
-            process = self._children.pop(name, None)
-            if process is not None:
-                self._stop(process)
+        deadline = time.monotonic() + (self._config.drain if self._is_serving else 0)
+        if "gateway" in self._children:
+            self._stop(self._children.pop("gateway"), deadline)
+        if "triton" in self._children:
+            self._drain(deadline)
+            self._stop(self._children.pop("triton"), time.monotonic() + UNLOAD_SECONDS)
         self._remove_shm()
         shutil.rmtree(self._run_dir, ignore_errors=True)
 
-    def _stop(self, process: subprocess.Popen[bytes]) -> None:
-        """Ask, wait for the open streams, then make sure.
-
-        Triton 2.51 counts a stream whose client went away as in flight for ever (the ensemble never finishes it), so
-        its own exit would last until the time-out: the board knows better.
-        """
-        deadline = time.monotonic() + self._config.drain
+    def _stop(self, process: subprocess.Popen[bytes], deadline: float) -> None:
+        """SIGTERM, patience until ``deadline`` or a second signal, then SIGKILL to what is left of its session."""
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         while process.poll() is None and time.monotonic() < deadline and self._signals < 2:
-            if process.args[0] != sys.executable and not self._open_streams():  # type: ignore[index]
-                deadline = min(deadline, time.monotonic() + UNLOAD_SECONDS)
             time.sleep(0.05)
         child.stop(process, 0)
 
-    def _open_streams(self) -> int:
+    def _drain(self, deadline: float) -> None:
+        """Nothing new, and the open streams get their time, before Triton hears of it.
+
+        Triton 2.51 that got a SIGTERM refuses the ensemble's own inner requests too, so every gRPC stream would stall;
+        and it counts a stream whose client went away as in flight for ever. The board knows better.
+        """
         try:
             board = Board(self._run_dir / "board")
         except (OSError, ValueError):
-            return 0
-        streams = board.streams
+            return
+        board.closing = REFUSE
+        self._await_streams(board, deadline)
+        board.closing = END
+        self._await_streams(board, time.monotonic() + FLUSH_SECONDS)
         board.close()
-        return streams
+
+    def _await_streams(self, board: Board, deadline: float) -> None:
+        """Until no stream is open; the engine counts ten times a second, so one look is not enough."""
+        zeros = 0
+        while zeros < 5 and time.monotonic() < deadline and self._signals < 2 and not self._broken():
+            time.sleep(0.05)
+            zeros = 0 if board.streams else zeros + 1
 
     def _remove_shm(self) -> None:
         """What a killed stub leaves in /dev/shm."""
