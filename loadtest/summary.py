@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,13 +91,17 @@ def latency_figures(histogram: Any) -> dict[str, Any]:
 
 
 def saturation(run: Run) -> dict[str, Any]:
-    """Do streams pile up? Their growth per second over the window, beside the arrival rate."""
+    """Do streams pile up? Their growth per second over the window, beside the arrival rate.
+
+    In a steady state the number in the system scatters like its square root (M/G/∞); growth within three of those over
+    the window is chance."""
     start, end = run.plan.warmup, run.plan.end
     points = [(t, n) for t, n in run.running if start + 0.25 * (end - start) <= t <= end]
-    growth, error = slope(points)
+    growth, _ = slope(points)
+    chance = 3 * math.sqrt(max(1.0, sum(n for _, n in points) / max(1, len(points))))
     rate = sum(r.measured for r in run.records) / run.plan.duration
     steady_profile = run.plan.process.kind in ("constant", "poisson", "gamma")
-    saturated = steady_profile and growth > SATURATION_SHARE * rate and growth > 3 * error
+    saturated = steady_profile and growth > SATURATION_SHARE * rate and growth * 0.75 * (end - start) > chance
     return {"saturated": bool(saturated), "growth_per_s": growth, "arrivals_per_s": rate}
 
 

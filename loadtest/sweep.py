@@ -1,8 +1,7 @@
 """Raise the rate until the limits break, then close in on the highest rate that meets them.
 
 Each step is a complete run of its own in a fresh process: first doubling, then bisecting. A rate counts as met when the
-run passed its limits *and* streams did not pile up. Saturation is the first rate at which they did, or at which what
-came out fell behind what went in.
+run passed its limits *and* streams did not pile up; then the rate is raised further until they do, which is saturation.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from loadtest.report.svg import Chart, Series
 
 BISECTIONS = 4
 MAX_STEPS = 14
-BEHIND = 0.9  # completions below this share of arrivals: the server does not follow
+BEYOND = 1.5  # factor between the steps that look for saturation
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +37,7 @@ class Step:
 
 
 def step_of(rate: float, summary: dict[str, Any]) -> Step:
-    total = summary["total"]
-    arrivals = summary["saturation"]["arrivals_per_s"]
-    saturated = summary["saturation"]["saturated"] or total["requests_per_s"] < BEHIND * arrivals
+    saturated = summary["saturation"]["saturated"]
     state = summary["verdict"]["state"]
     return Step(rate, state == "pass" and not saturated, state == "invalid", saturated, summary)
 
@@ -68,7 +65,19 @@ def search(run: Callable[[float], Step], start: float, highest: float | None = N
             good = max(good or 0.0, steps[-1].rate)
         else:
             bad = min(bad or steps[-1].rate, steps[-1].rate)
-    return steps
+    return steps + _beyond(run, steps, highest)
+
+
+def _beyond(run: Callable[[float], Step], steps: list[Step], highest: float | None) -> list[Step]:
+    """Up to four more steps, until streams pile up."""
+    more: list[Step] = []
+    rate = max(s.rate for s in steps)
+    while len(more) < 4 and not any(s.saturated or s.invalid for s in steps + more):
+        rate = round(rate * BEYOND, 3)
+        if highest is not None and rate > highest:
+            break
+        more.append(run(rate))
+    return more
 
 
 def sweep(options: argparse.Namespace) -> int:

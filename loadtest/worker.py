@@ -7,6 +7,7 @@ counted, never lost. Figures leave this process as deltas: histograms and counts
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import time
@@ -57,6 +58,8 @@ class Worker:
         self._stopped = False
 
     def start(self) -> None:
+        gc.collect()
+        gc.freeze()  # a full collection of what is already here would stop the loop for tens of milliseconds
         jobs = [self._probe, self._report_forever, self._close_on_time]
         jobs += [self._pace] if self.plan.process.is_open else []
         self._helpers = [gevent.spawn(job) for job in jobs]
