@@ -144,12 +144,15 @@ class _Reader:
         if not self.http.headers_complete or self.http.status_code != 200:
             return True
         body = self.http.body
+        if b"\r" in body:  # either line ending is right; JSON never holds a bare one
+            body[:] = body.replace(b"\r\n", b"\n")
         while (cut := body.find(b"\n\n")) >= 0:
             event = bytes(body[:cut])
             del body[: cut + 2]
-            if event.startswith(b"data:") and not self._event(event[5:].strip(), now):
-                self.end.left = True
-                return False
+            for line in event.split(b"\n"):
+                if line.startswith(b"data:") and not self._event(line[5:].strip(), now):
+                    self.end.left = True
+                    return False
         return True
 
     def _event(self, data: bytes, now: float) -> bool:
