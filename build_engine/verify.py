@@ -21,7 +21,8 @@ from tokenizers import Tokenizer
 from build_engine.build import build as build_engine_directory
 from build_engine.calibration import evaluation
 from build_engine.errors import BuildError
-from build_engine.spec import SYNTHETIC, BuildSpec
+from build_engine.source import locate
+from build_engine.spec import BuildSpec
 from build_engine.staging import cache_directory
 from build_engine.verify_metrics import Accuracy, compare, failures
 from build_engine.verify_session import EngineScorer, Sample, Scorer
@@ -105,20 +106,18 @@ def open_reference(engine: EngineInfo, given: Path | None) -> Scorer:
 
 
 def default_reference(engine: EngineInfo) -> Path:
-    """The last run's reference; for a CPU engine a lossless one built from the same source; else that source."""
-    last = Path((engine.accuracy or {}).get("reference_path", ""))
-    if str(last) != "." and last.is_dir():
-        return last
-    source = engine.model.source
-    if engine.runtime.name == "openvino" and (Path(source).is_dir() or source in SYNTHETIC):
-        out = cache_directory() / "references" / f"{engine.model.name}-fp32-{engine.limits.max_seq_len}"
-        spec = BuildSpec(source, "fp32", "openvino", out, context=engine.limits.max_seq_len)
-        return build_engine_directory(spec)
-    if Path(source).is_dir():
-        return Path(source)
-    raise BuildError(
-        f"the reference of {engine.path} is not here ({source}): pass --reference, a checkpoint or an engine"
-    )
+    """The last run's reference; else, from the engine's source, a lossless CPU engine or the checkpoint itself."""
+    last = (engine.accuracy or {}).get("reference_path", "")
+    if last and Path(last).is_dir():
+        return Path(last)
+    name, length, source = engine.runtime.name, engine.limits.max_seq_len, engine.model.source
+    if name == "tensorrt_llm" and not Path(source).is_dir():
+        raise BuildError(
+            f"the reference of {engine.path} is not here ({source}): pass --reference, the BF16 checkpoint"
+        )
+    out = cache_directory() / "references" / f"{engine.model.name}-fp32-{length}"
+    spec = BuildSpec(source, "fp32", "openvino", out, context=length)
+    return build_engine_directory(spec) if name == "openvino" else locate(spec)
 
 
 def measure(

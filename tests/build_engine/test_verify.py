@@ -217,7 +217,9 @@ def test_wrong_references_are_one_line(tmp_path, capsys):
     assert "make engine" in capsys.readouterr().err
     engine = dataclasses.replace(ENGINE, path=tmp_path, model=ModelInfo("m", "/no/such/model"))
     with pytest.raises(BuildError, match="pass --reference"):
-        verify.open_reference(dataclasses.replace(engine, runtime=RuntimeInfo("vllm")), None)
+        verify.open_reference(dataclasses.replace(engine, runtime=RuntimeInfo("tensorrt_llm")), None)
+    with pytest.raises(BuildError, match="neither a directory nor a hub id"):
+        verify.open_reference(engine, None)
     with pytest.raises(BuildError, match="neither an engine nor a checkpoint"):
         verify.open_reference(engine, tmp_path)
     simulated = dataclasses.replace(ENGINE, runtime=RuntimeInfo("simulated"))
