@@ -54,7 +54,8 @@ def test_all_prompts_of_a_request_are_freed(web: httpx.Client, fake: FakeTriton)
     fake.step_ms = 50
     body = {"prompt": ["a", "b", "c"], "max_tokens": 1000, "stream": True}
     with web.stream("POST", "/v1/completions", json=body) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: dropping it would close the connection
+        next(lines)
         assert len(fake.live) == 3
     assert fake.wait_free() < 0.2
     bad = {"prompt": ["x", "ERR INVALID_ARGUMENT text_input: too long", "y"], "max_tokens": 1000}

@@ -74,7 +74,8 @@ def test_a_browser_that_leaves_frees_the_slot(server: Any) -> None:
         "POST", f"{server.gateway}/v1/chat/completions", trust_env=False,
         json={"messages": CHAT, "max_tokens": 20_000, "stream": True},
     ) as response:  # fmt: skip
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: dropping it would close the connection
+        next(lines)
         wait_running(server, 1, 5.0)
     assert wait_running(server, 0, 3.0) < GAUGES
 
