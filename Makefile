@@ -64,7 +64,9 @@ setup-oracle: .venv-oracle/.ready
 .venv-oracle/.ready: pyproject.toml
 	@echo "making .venv-oracle: torch for the CPU, for tests and benchmarks only"
 	@$(PYTHON) -m venv .venv-oracle
-	@$(ORACLE) -m pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu ".[oracle,dev]"
+	@$(ORACLE) -m pip install --quiet --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu \
+	  "$$(sed -n 's/^oracle = \["\(.*\)"\]/\1/p' pyproject.toml)"  # torch alone from there: the CPU build, a tenth of the size
+	@$(ORACLE) -m pip install --quiet ".[oracle,dev]"
 	@touch $@
 
 test-oracle: setup-oracle  ## the CPU engine against transformers: exact FP32 tokens, bounded INT8 error (needs torch; minutes)
