@@ -16,7 +16,7 @@ from pathlib import Path
 
 from prometheus_client import multiprocess
 
-from client.gateway import auth, logs, worker
+from client.gateway import auth, listening, logs
 from client.gateway.settings import Settings, SettingsError
 
 log = logging.getLogger("client.gateway")
@@ -27,11 +27,11 @@ WATCH_SECONDS = 0.1
 def hold_port(settings: Settings) -> socket.socket:
     """Reserve the port without listening. Raises ``SettingsError`` when somebody else has it."""
     try:
-        family, kind, proto, address = worker.address_of(settings.host, settings.port)
+        family, kind, proto, address = listening.address_of(settings.host, settings.port)
         with socket.socket(family, kind, proto) as probe:  # without SO_REUSEPORT: a second gateway must not slip in
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-        return worker.listen(settings.host, settings.port)
+        return listening.listen(settings.host, settings.port)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         raise SettingsError(f"GATEWAY_PORT: {where} cannot be used ({error.strerror}); choose another port") from None

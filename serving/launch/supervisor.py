@@ -91,6 +91,7 @@ class Supervisor:
         env = triton.environment(config, self._run_dir) | {
             "GATEWAY_PORT": str(config.gateway_port),
             "HOST": config.host,
+            "GATEWAY_DRAIN_SECONDS": str(config.drain),
             "TRITON_GRPC": f"{_connectable(config.host)}:{config.grpc_port}",
             "TRITON_METRICS": f"http://{_connectable(config.host)}:{config.metrics_port}/metrics",
         }

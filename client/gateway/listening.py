@@ -1,0 +1,23 @@
+"""The port that all workers share."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+
+def address_of(host: str, port: int) -> tuple[int, int, int, Any]:
+    """Family, kind, protocol and address. ``localhost`` is 127.0.0.1, where the launcher looks for it."""
+    host = "127.0.0.1" if host == "localhost" else host
+    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return family, kind, proto, address
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that shares the port with the other workers: the kernel spreads connections over them."""
+    family, kind, proto, address = address_of(host, port)
+    listener = socket.socket(family, kind, proto)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(address)
+    return listener
