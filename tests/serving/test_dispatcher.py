@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.board import Board
+from serving.board import END, REFUSE, Board
 from serving.dispatcher import STALE_SECONDS, WINDOW, Dispatcher
 from serving.errors import DuplicateId, EngineDead, InvalidRequest, Overloaded
 from serving.text import TokenBytes
@@ -264,6 +264,21 @@ def test_a_sink_that_cannot_take_an_error_hurts_nobody_else(rig: Rig) -> None:
     rig.runtime.step(1, finish="length")
     until(lambda: well.ends)
     until(rig.is_free)
+
+
+def test_a_closing_launcher_first_refuses_then_ends(rig: Rig) -> None:
+    open_one, ending = rig.open(), rig.open()
+    rig.board.closing = REFUSE
+    with pytest.raises(EngineDead, match=r"^engine: the server is stopping; try another one"):
+        rig.open()
+    rig.runtime.step(1, streams=[min(rig.runtime.submitted)], finish="length")
+    until(lambda: open_one.ends)
+    assert open_one.error is None and not ending.ends
+    until(lambda: rig.board.streams == 1)
+    rig.board.closing = END
+    until(lambda: ending.error)
+    assert "the server is stopping" in str(ending.error)
+    until(lambda: rig.is_free() and rig.board.streams == 0)
 
 
 # --- one answer ------------------------------------------------------------------------------------------------------
