@@ -15,6 +15,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
 from client import _wire, errors
+from client._call import AioCall
 from client._request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
 from client.types import Chunk
 
@@ -36,6 +37,7 @@ class AioChannel:
             response_deserializer=pb.ModelStreamInferResponse.FromString,
         )
         self._stops: set[asyncio.Task[None]] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
 
     @property
     def raw(self) -> Any:
@@ -44,11 +46,14 @@ class AioChannel:
 
     def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
         """Start a request; returns the call, an async iterator over ``ModelStreamInferResponse``."""
-        return self._infer(request, timeout=timeout, metadata=metadata)
+        call = AioCall(self._infer(request, timeout=timeout, metadata=metadata), lambda: self.stop(request.id))
+        self._pumps.add(call.task)
+        call.task.add_done_callback(self._pumps.discard)
+        return call
 
     def stop(self, request_id: str) -> None:
         """Free the engine's slot of a running request. Returns at once; failures are harmless (it has ended)."""
-        call = self.call(_wire.stop_request(request_id, self.model), STOP_SECONDS)
+        call = self._infer(_wire.stop_request(request_id, self.model), timeout=STOP_SECONDS)
         task = asyncio.get_running_loop().create_task(self._drain(call))
         self._stops.add(task)
         task.add_done_callback(self._stops.discard)
@@ -78,9 +83,9 @@ class AioChannel:
         return errors.from_grpc(error.code().name, error.details() or "", self.target)
 
     async def close(self) -> None:
-        """Lets stop requests on their way leave first."""
-        if self._stops:
-            await asyncio.wait(set(self._stops), timeout=1.0)
+        """Lets stop requests on their way, and the calls they end, leave first."""
+        if waiting := self._stops | self._pumps:
+            await asyncio.wait(waiting, timeout=1.0)
         await self._channel.close()
 
 

@@ -11,6 +11,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 
 from client import _wire, errors
+from client._call import SyncCall
 from client._request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
 from client.types import Chunk
 
@@ -76,11 +77,11 @@ class SyncChannel:
         self._connected = False
 
     def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
-        return self._infer(request, timeout=timeout, metadata=metadata)
+        return SyncCall(self._infer(request, timeout=timeout, metadata=metadata), lambda: self.stop(request.id))
 
     def stop(self, request_id: str) -> None:
         """Free the engine's slot of a running request. Returns at once; the call ends by itself."""
-        call = self.call(_wire.stop_request(request_id, self.model), STOP_SECONDS)
+        call = self._infer(_wire.stop_request(request_id, self.model), timeout=STOP_SECONDS)
         call.add_callback(call.cancel)  # holds the call until its end: a call that is dropped is cancelled
 
     def connect(self, timeout: float | None) -> None:
