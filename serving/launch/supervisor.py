@@ -101,6 +101,8 @@ class Supervisor:
         base = f"http://{_connectable(config.host)}:{config.gateway_port}"
         while not health.answers(f"{base}/health/ready"):
             self._give_up_if_signalled()
+            if self._broken():  # it waits for Triton, and the watch restarts that
+                return
             if process.poll() is not None:
                 raise LaunchError(f"the gateway did not start: {_last_line(self._log('gateway'))}")
             time.sleep(WATCH_SECONDS)
