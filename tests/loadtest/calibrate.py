@@ -51,6 +51,24 @@ def stall(directory: Path, name: str, *load: str) -> dict[str, Any]:
     return {"what": f"3 s stall, {name}", "requests": latency["e2e_sched"]["count"], **shown}
 
 
+def many_streams(directory: Path, users: int, workers: int) -> dict[str, Any]:
+    """A message per stream every 20 ms; the server's own cost is next to nothing."""
+    with started("--tick-ms", "20", server="flood_server") as mock:
+        load = ("--users", str(users), "--duration", "12s", "--warmup", "4s", "--output-tokens", "uniform(150,350)")
+        run = loadtest(directory, *mock.ports, *load, "--scenario", "code", "--workers", str(workers))
+    figures, generator = run.summary["total"], run.summary["generator"]
+    return {
+        "what": f"{users} streams at 20 ms, {workers} worker(s)",
+        "verdict": run.summary["verdict"]["state"],
+        "reasons": run.summary["verdict"]["reasons"],
+        "messages_per_s": figures["tokens_per_s"] / figures["tokens_per_message"],
+        "itl_ms": {p: figures["latency"]["itl"][p] * 1e3 for p in ("p50", "p99")},
+        "cpu_us_per_message": generator["cpu_us_per_message"],
+        "cpu_of_a_core": [round(w["cpu"], 3) for w in generator["workers"]],
+        "loop_lag_p99_ms": [round(w["loop_lag_p99"] * 1e3, 2) for w in generator["workers"]],
+    }
+
+
 def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as root:
@@ -58,6 +76,7 @@ def main() -> None:
         rows += [accuracy(at / f"a{t}{w}", t, w) for t, w in (("grpc", 1), ("grpc", 2), ("sse", 1))]
         rows.append(stall(at / "open", "open loop, 7 requests/s", "--rate", "7", "--arrivals", "constant"))
         rows.append(stall(at / "closed", "closed loop, 1 user", "--users", "1"))
+        rows += [many_streams(at / f"m{u}{w}", u, w) for u, w in ((256, 1), (256, 2), (512, 2))]
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps({"environment": describe(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(rows, indent=1))

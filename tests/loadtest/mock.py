@@ -32,9 +32,9 @@ class Mock:
 
 
 @contextmanager
-def started(*options: str) -> Iterator[Mock]:
-    command = [sys.executable, str(Path(__file__).with_name("mock_server.py")), *options]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def started(*options: str, server: str = "mock_server") -> Iterator[Mock]:
+    command = [sys.executable, "-m", f"tests.loadtest.{server}", *options]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdin is not None
     try:
         ports = json.loads(process.stdout.readline())
