@@ -99,7 +99,8 @@ class RunningRequest:
             call.cancel()
 
         self._call = call
-        self._deadline = Deadline(self._ask.timeouts.first_token, now, expire)
+        first = self._ask.timeouts.first_token if self._ask.stream else None
+        self._deadline = Deadline(first, now, expire)
         return self._deadline
 
     def _chunk(self, message: Any, now: float) -> Chunk | None:

@@ -31,7 +31,8 @@ class HttpTarget:
     def request(self, http: httpx.Client | httpx.AsyncClient, ask: Ask, request_id: str) -> httpx.Request:
         body = _openai.body(ask.prompt, ask.options, model=self.model, stream=ask.stream)
         limits = ask.timeouts
-        first = min((s for s in (limits.first_token, limits.total) if s is not None), default=None)
+        bounds = (limits.first_token if ask.stream else None, limits.total)
+        first = min((s for s in bounds if s is not None), default=None)
         return http.build_request(
             "POST",
             self.url + _openai.path_of(ask.prompt),
@@ -46,6 +47,8 @@ class HttpTarget:
             return errors.RequestTimeout("connect", limits.connect or 0.0)
         if isinstance(error, httpx.TimeoutException):
             phase, bound = ("between chunks", limits.between_chunks) if started else ("first token", limits.first_token)
+            if not ask.stream:
+                phase, bound = "total", limits.total
             return errors.RequestTimeout(phase, bound or 0.0)
         return errors.ConnectError(
             f"no server answers at {self.url} ({error or type(error).__name__}); start one with: make serve"
@@ -86,7 +89,8 @@ class _Reading:
 
     def answered(self, request: httpx.Request) -> None:
         """Headers are here: from now on the read timeout is the one between chunks (httpcore reads it per body)."""
-        request.extensions["timeout"]["read"] = self.ask.timeouts.between_chunks
+        if self.ask.stream:
+            request.extensions["timeout"]["read"] = self.ask.timeouts.between_chunks
 
     def whole(self, data: bytes) -> None:
         self.ready.append(self.order.check(_openai.whole(orjson.loads(data))))

@@ -106,12 +106,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Bounds in seconds; ``None`` is none. A request that passes one is stopped on the server too."""
+    """Bounds in seconds; ``None`` is none. A request that passes one is stopped on the server too.
+
+    An answer that comes whole (``generate`` with n = 1) has no first token to wait for: only ``total`` bounds it."""
 
     connect: float | None = 5.0
     first_token: float | None = 120.0
     between_chunks: float | None = 60.0
-    total: float | None = None
+    total: float | None = 3600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,10 @@ class Answer:
         return sum(choice.tokens for choice in self.choices)
 
     @property
+    def comes_in_pieces(self) -> bool:
+        return self.plan.in_pieces
+
+    @property
     def waiting_for_first(self) -> bool:
         return self.timing.first == 0.0
 

@@ -100,6 +100,8 @@ class Gateway:
                 log.warning("client reads nothing", extra={"request_id": answer.id})
                 answer.stop(Gone())
             return
+        if not answer.comes_in_pieces:
+            return  # nothing arrives before the end: ``request_seconds`` bounds it
         bound = settings.first_token_seconds if answer.waiting_for_first else settings.stall_seconds
         if now - answer.timing.chunk > bound:
             what = "no token came" if answer.waiting_for_first else "the engine fell silent"

@@ -45,11 +45,17 @@ class Plan:
     def choices(self) -> int:
         return len(self.prompts) * self.options.n
 
+    @property
+    def in_pieces(self) -> bool:
+        """Whether the engine is asked to stream; one whole answer is one response."""
+        return self.stream or self.options.n > 1
+
     def infer_request(self, request_id: str, index: int, model: str) -> Any:
         """Raises ``ApiError`` for a value that fits no tensor."""
-        stream = self.stream or self.options.n > 1 or self.parser is not None
         try:
-            request = _wire.infer_request(request_id, self.prompts[index], self.options, stream=stream, model=model)
+            request = _wire.infer_request(
+                request_id, self.prompts[index], self.options, stream=self.in_pieces, model=model
+            )
         except InvalidRequest as error:
             name = self.renamed.get(error.field, error.field)
             raise ApiError(400, name + str(error).removeprefix(error.field), param=name) from None

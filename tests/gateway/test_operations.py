@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +14,6 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from client.gateway import auth, coverage, openapi, relay
-from client.gateway.errors import ApiError
-from client.gateway.settings import Settings, SettingsError
 from tests.client.fake_triton import FakeTriton
 from tests.gateway.conftest import RunningGateway
 
@@ -208,129 +200,3 @@ class held:  # reads like a function
     def __exit__(self, *_: object) -> None:
         for raw in self._sockets:
             raw.close()
-
-
-def test_drain_lets_streams_end_then_leaves_nothing(own_gateway: Start, fake: FakeTriton) -> None:
-    fake.step_ms = 20
-    gateway = own_gateway(GATEWAY_DRAIN_SECONDS="1.5")
-    texts: dict[str, str] = {}
-
-    def stream(name: str, tokens: int) -> None:
-        body = ask("x", max_tokens=tokens, stream=True)
-        with httpx.stream("POST", gateway.url + CHAT, json=body, trust_env=False, timeout=20) as response:
-            texts[name] = "".join(response.iter_text())
-
-    threads = [threading.Thread(target=stream, args=a) for a in (("short", 30), ("long", 10_000))]
-    for thread in threads:
-        thread.start()
-    end = time.monotonic() + 5
-    while len(fake.live) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    gateway.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    assert httpx.get(f"{gateway.url}/health/ready", trust_env=False).status_code == 503
-    late = httpx.post(gateway.url + CHAT, json=ask("x"), trust_env=False)
-    assert late.status_code == 503 and late.json()["error"]["code"] == "draining"
-    for thread in threads:
-        thread.join(10)
-    assert "[DONE]" in texts["short"]
-    assert '"status":503' in texts["long"] and "[DONE]" not in texts["long"]
-    assert gateway.process.wait(10) == 0
-    assert fake.wait_free() < 0.5
-    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if _is_worker_of(p, gateway.process.pid)]
-
-
-def _is_worker_of(cmdline: Path, parent: int) -> bool:
-    try:
-        stat = (cmdline.parent / "stat").read_text().rsplit(")", 1)[1].split()
-        return b"client.gateway.worker" in cmdline.read_bytes() and int(stat[1]) == parent
-    except OSError:
-        return False
-
-
-def _workers(parent: int) -> list[int]:
-    return [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if _is_worker_of(p, parent)]
-
-
-def test_a_dead_worker_is_replaced_and_a_dead_supervisor_ends_all(own_gateway: Start) -> None:
-    gateway = own_gateway()
-    first = _workers(gateway.process.pid)
-    assert len(first) == 2
-    os.kill(first[0], signal.SIGKILL)
-    end = time.monotonic() + 20
-    while len(now := _workers(gateway.process.pid)) < 2 or first[0] in now:
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    gateway.process.kill()
-    gateway.process.wait()
-    end = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in now):
-        assert time.monotonic() < end, "workers outlive their supervisor"
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize(
-    ("environment", "words"),
-    [({"GATEWAY_PORT": "many"}, "GATEWAY_PORT=many: give a whole number"), ({"GATEWAY_PORT": "70000"}, "0 to 65535"),
-     ({"GATEWAY_API_KEYS_FILE": "/nonexistent"}, "cannot be read"), ({"GATEWAY_LOG_LEVEL": "LOUD"}, "DEBUG, INFO")],
-)  # fmt: skip
-def test_a_wrong_setting_is_one_line(environment: dict[str, str], words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "client.gateway"], env=os.environ | environment, capture_output=True, text=True,
-        timeout=30, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
-
-
-def test_a_taken_port_is_one_line(gateway: RunningGateway) -> None:
-    port = gateway.url.rsplit(":", 1)[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "client.gateway"], env=os.environ | {"GATEWAY_PORT": port}, capture_output=True,
-        text=True, timeout=30, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2 and f"127.0.0.1:{port} cannot be used" in done.stderr and done.stderr.count("\n") == 1
-
-
-# pure parts
-def test_retry_after_comes_from_the_queue() -> None:
-    assert relay.wait_seconds(waiting=99, finished=50, over=10) == 20
-    assert relay.wait_seconds(waiting=0, finished=500, over=10) == 1
-    assert relay.wait_seconds(waiting=10_000, finished=1, over=10) == relay.LONGEST
-    assert relay.wait_seconds(waiting=5, finished=0, over=10) == relay.NO_IDEA
-    text = '# TYPE a counter\na{x="1"} 2\na{x="2"} 3\nvllm:b 0.5\n'
-    assert relay.totals(text) == {"a": 5.0, "vllm:b": 0.5}
-
-
-def test_a_budget_refills_with_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    key = auth.Key("k", auth._digest("x"), per_minute=60, at=0)
-    here, there = (auth.Keys((key,), tmp_path / "budgets") for _ in range(2))
-    here.charge(key, 90)
-    with pytest.raises(ApiError) as caught:
-        there.admit(key)
-    assert caught.value.retry_after == 31
-    now[0] += 31
-    there.admit(key)
-
-
-def test_key_files_are_checked(tmp_path: Path) -> None:
-    (tmp_path / "k").write_text("only-a-name\n")
-    with pytest.raises(SettingsError, match=r"k:1: write `NAME KEY`"):
-        auth.load(Settings(api_keys_file=str(tmp_path / "k")))
-    (tmp_path / "k").write_text("# nobody\n")
-    with pytest.raises(SettingsError, match="holds no key"):
-        auth.load(Settings(api_keys_file=str(tmp_path / "k")))
-
-
-def test_the_documents_tables_are_the_codes() -> None:
-    text = coverage.DOCUMENT.read_text(encoding="utf-8")
-    assert coverage.filled(text) == text, "run: python -m client.gateway.coverage"
-    assert text.count("| `messages` |") == 1
-
-
-def test_the_openapi_document_names_what_exists() -> None:
-    document = openapi.document()
-    references = [part.split('"')[0] for part in json.dumps(document).split('"$ref": "#/components/schemas/')[1:]]
-    assert set(references) <= set(document["components"]["schemas"])
