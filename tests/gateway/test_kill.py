@@ -75,11 +75,18 @@ def answered(server: Server, **options: Any) -> float:
     return time.monotonic() - start
 
 
+def triton_processes(server: Server) -> set[int]:
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    return {child.pid for child in family if child.name() == "tritonserver"}
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(server: Server) -> Iterator[None]:
-    """Whatever a test does, the engine's slots are free soon after."""
+    """Whatever a test does, the engine's slots are free soon after, and it is still the same Triton."""
+    before = triton_processes(server)
     yield
     server.wait_for(lambda: slots(server) == 0, seconds=10)
+    assert before and triton_processes(server) == before, "Triton crashed and was restarted"
 
 
 def test_a_client_that_goes_away_frees_its_slot(server: Server) -> None:
@@ -114,6 +121,21 @@ def test_500_connections_opened_and_dropped_leave_nothing(server: Server) -> Non
     server.wait_for(lambda: slots(server) == 0 and sockets_of(server) == 0, seconds=20)
     answered(server)
     server.wait_for(lambda: sum(process.num_fds() for process in gateway_processes(server)) <= files + 4, seconds=10)
+
+
+def test_hundreds_of_refused_and_abandoned_requests_do_not_crash_triton(server: Server) -> None:
+    """Errors as gRPC statuses and cancelled RPCs each bring Triton 2.51 down within some hundred (client/_call.py)."""
+    bad = request_bytes(repetition_penalty=-2.0)
+
+    def one(number: int) -> None:
+        client = connect(server)
+        client.sendall(bad if number % 4 == 0 else request_bytes(stream=True, max_tokens=300))
+        assert client.recv(100).startswith(b"HTTP/1.1 400" if number % 4 == 0 else b"HTTP/1.1 200")
+        reset(client)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert len(list(pool.map(one, range(300)))) == 300
+    answered(server)
 
 
 def test_half_sent_requests_do_not_keep_others_waiting(server: Server) -> None:
