@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from tokenizers import Tokenizer
 from build_engine import simulated
 from serving import engine_dir
 from serving.board import Board
+from serving.dispatcher import Dispatcher
 from serving.engine_dir import EngineInfo
 from serving.prompt import PromptBuilder
 from serving.text import TokenBytes
+from tests.serving.fakes import Acker, FakeRuntime
+from tests.serving.rig import QUEUE, Rig
 
 # Two cores are shared with whatever else runs: a deadline per example would test the neighbours.
 settings.register_profile("serving", deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
@@ -50,3 +54,19 @@ def board(tmp_path: Path) -> Iterator[Board]:
     board = Board.create(tmp_path / "board", 64)
     yield board
     board.close()
+
+
+@pytest.fixture
+def rig(board: Board, token_bytes: TokenBytes) -> Iterator[Rig]:
+    dispatcher = Dispatcher(board, lambda: token_bytes, QUEUE)
+    runtime = FakeRuntime(dispatcher)
+    dispatcher.attach(runtime)
+    acker = Acker(board)
+    thread = threading.Thread(target=dispatcher.run, daemon=True)
+    thread.start()
+    yield Rig(dispatcher, runtime, board, acker)
+    dispatcher.stop()
+    thread.join(5)
+    acker.close()
+    assert not thread.is_alive()
+    assert len(set(dispatcher._slots)) == len(dispatcher._slots), "a slot was returned twice"

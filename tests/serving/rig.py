@@ -1,0 +1,32 @@
+"""A dispatcher between a fake runtime and fake sinks, with its own thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from serving.board import Board
+from serving.dispatcher import Dispatcher
+from serving.types import Sampling
+from serving.wire import Job
+from tests.serving.fakes import Acker, FakeRuntime, FakeSink
+
+STREAM = Job(Sampling(max_tokens=100, seed=7))
+AT_ONCE = replace(STREAM, stream=False)
+CANCEL = Job(Sampling(max_tokens=1), cancel=True)
+QUEUE = 16
+
+
+@dataclass
+class Rig:
+    dispatcher: Dispatcher
+    runtime: FakeRuntime
+    board: Board
+    acker: Acker
+
+    def open(self, job: Job = STREAM, request_id: str = "", follow: bool = True) -> FakeSink:
+        sink = self.acker.follow(FakeSink()) if follow else FakeSink()
+        self.dispatcher.admit(request_id, [1, 2, 3], job, sink)
+        return sink
+
+    def is_free(self) -> bool:
+        return self.dispatcher.slots_used == 0 and not self.runtime.submitted
