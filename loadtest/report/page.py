@@ -48,10 +48,10 @@ def charts(items: Sequence[Chart]) -> str:
     return f'<div class="charts">{"".join(render(chart) for chart in items)}</div>'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """The first column is text, the others are numbers."""
-    top = "".join(f"<th{' class=n' if k else ''}>{escape(str(name))}</th>" for k, name in enumerate(head))
-    body = "".join(f"<tr>{''.join(_cell(value, k > 0) for k, value in enumerate(row))}</tr>" for row in rows)
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, words: int = 1) -> str:
+    """The first ``words`` columns are text, the others are numbers."""
+    top = "".join(f"<th{' class=n' if k >= words else ''}>{escape(str(name))}</th>" for k, name in enumerate(head))
+    body = "".join(f"<tr>{''.join(_cell(value, k >= words) for k, value in enumerate(row))}</tr>" for row in rows)
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
 
 

@@ -83,7 +83,7 @@ def html(rows: list[Row], model: str, failures: list[str]) -> str:
     lead = f"{model}; {hardware['gpu'] or hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB"
     cells = [[r.cure, r.measure, side(r.before), side(r.after), f"{r.ratio:.2f}", r.claim, r.note] for r in rows]
     commands = "\n".join(f"{r.cure}, {r.measure}\n  {r.before.command}\n  {r.after.command}" for r in rows)
-    parts = [f'<p class="soft">{escape(lead)}</p>', bars(rows), page.table(HEAD, cells)]
+    parts = [f'<p class="soft">{escape(lead)}</p>', bars(rows), page.table(HEAD, cells, words=len(HEAD))]
     parts += [f"<p>not measured: {escape(failure)}</p>" for failure in failures]
     parts.append(f"<h2>Commands</h2><pre>{escape(commands)}</pre>")
     return page.page("Five cures for a slow LLM service, measured here", parts)
