@@ -96,16 +96,24 @@ def measure_transformers(model: str, dtype: str, length: int, tokens: int) -> li
     loaded = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype)).eval()
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "eos_token_id": None}
 
-    def generate(ids: Any, count: int) -> float:
+    def generate(ids: Any, count: int) -> list[float]:
+        """Seconds from the start to each step's end: ``transformers`` asks after every token whether to stop."""
+        times: list[float] = []
         start = time.perf_counter()
+
+        def note(*_: Any, **__: Any) -> Any:
+            times.append(time.perf_counter() - start)
+            return torch.zeros(len(ids), dtype=torch.bool)
+
         with torch.inference_mode():
-            more = {"max_new_tokens": count, "min_new_tokens": count, "pad_token_id": 0}
+            more = {"max_new_tokens": count, "min_new_tokens": count, "pad_token_id": 0, "stopping_criteria": [note]}
             loaded.generate(ids, attention_mask=torch.ones_like(ids), **more, **greedy)
-        return time.perf_counter() - start
+        return times
 
     def ask(streams: int) -> Figures:
-        ids = torch.tensor(prompts(streams, length, seed=1))
-        return figures(streams, tokens, generate(ids, 1), generate(ids, tokens))
+        times = generate(torch.tensor(prompts(streams, length, seed=1)), tokens)
+        assert len(times) == tokens
+        return figures(streams, tokens, times[0], times[-1])
 
     generate(torch.tensor(prompts(1, length, seed=0)), 4)
     return [ask(streams) for streams in STREAMS]
