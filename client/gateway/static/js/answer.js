@@ -47,6 +47,8 @@ function fail(message, cause) {
   message.error = { kind: error.kind, detail: error.detail, until: Date.now() + error.retryAfter * 1000 };
 }
 
+const SHORTEST = 0.05; // seconds: what came faster came in one read, and its rate would be the network's
+
 /** Times of one stream, in milliseconds; tokens per second count the decode phase: from the first text to the last. */
 class Clock {
   #start = performance.now();
@@ -72,6 +74,6 @@ class Clock {
   stats() {
     const seconds = (this.#last - this.#first) / 1000;
     const counted = this.#count - this.#atFirst;
-    return { total: performance.now() - this.#start, ...(seconds > 0 && counted > 0 ? { rate: counted / seconds } : {}) };
+    return { total: performance.now() - this.#start, ...(seconds >= SHORTEST && counted > 0 ? { rate: counted / seconds } : {}) };
   }
 }
