@@ -36,7 +36,7 @@ from loadtest.bench_gpu.contenders import (
 from loadtest.bench_gpu.prompts import PromptMaker
 
 log = logging.getLogger("bench-gpu")
-REQUESTS = {1: 3}  # requests per stream in a run, where it is not --requests
+REQUESTS = {1: 4}  # requests per stream in a run, where it is not --requests
 PACKAGES = ("vllm", "torch", "transformers", "tritonclient", "nvidia-pytriton", "numpy")
 
 
@@ -132,7 +132,7 @@ class Bench:
 
     def _one(self, one: Contender, precision: str, streams: int, number: int, *, keep: bool = True) -> None:
         count = streams * (REQUESTS.get(streams, self.args.requests) if keep else 1)
-        prompts = self.prompts.make(count, self.args.input_tokens, seed=number * 100_000 + streams)
+        prompts = self.prompts.make(count, self.args.input_tokens, seed=number * 100_000 + streams + one.seed_shift)
         cpu = one.cpu_seconds()
         try:
             result = one.run(prompts, streams)

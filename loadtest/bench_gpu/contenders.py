@@ -48,6 +48,7 @@ class Contender:
     """A child process with a log. ``run`` returns ``samples.summarize``'s dictionary."""
 
     name = ""
+    seed_shift = 0
 
     def __init__(self, setup: Setup, precision: str) -> None:
         self.setup, self.precision = setup, precision
@@ -240,6 +241,7 @@ class OursGateway(Contender):
     """The same server as ``OursGrpc``, measured through the OpenAI gateway."""
 
     name = "ours-gateway"
+    seed_shift = 10_000  # its own prompts: the engine behind it has seen those of the gRPC run
 
     def __init__(self, server: OursGrpc) -> None:
         super().__init__(server.setup, server.precision)

@@ -7,10 +7,11 @@ because neither library gives its GPU memory back while it is loaded.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 MAX_STREAMS = 256
 
@@ -59,6 +60,13 @@ class Transformers:
         return [row[ids.shape[1] :].tolist() for row in out]
 
 
+def claim_stdout() -> TextIO:
+    """Standard output for the answers alone: what libraries and their child processes print goes to standard error."""
+    reply = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return reply
+
+
 def answer(engine: Any, command: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     outputs = engine.generate(command["ids"], command["tokens"])
@@ -69,13 +77,11 @@ def answer(engine: Any, command: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     kind, engine, kv_bytes = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    reply = claim_stdout()
     worker = {"vllm": Vllm, "transformers": Transformers}[kind](engine, kv_bytes)
-    reply = sys.stdout
-    sys.stdout = sys.stderr  # libraries print
-    for line in ["{}", *iter(sys.stdin.readline, "")]:
-        command = json.loads(line)
-        reply.write(json.dumps(answer(worker, command) if command else {"ready": True}) + "\n")
-        reply.flush()
+    print(json.dumps({"ready": True}), file=reply, flush=True)
+    for line in iter(sys.stdin.readline, ""):
+        print(json.dumps(answer(worker, json.loads(line))), file=reply, flush=True)
 
 
 if __name__ == "__main__":

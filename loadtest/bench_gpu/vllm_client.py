@@ -9,6 +9,8 @@ import json
 import sys
 from typing import Any
 
+from loadtest.bench_gpu.offline import claim_stdout
+
 
 def results(arguments: list[str]) -> dict[str, Any]:
     from vllm.benchmarks.serve import add_cli_args, main
@@ -21,8 +23,7 @@ def results(arguments: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    reply = sys.stdout
-    sys.stdout = sys.stderr  # the client prints its own report
+    reply = claim_stdout()
     for line in iter(sys.stdin.readline, ""):
         try:
             answer = results(json.loads(line))
