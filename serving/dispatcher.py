@@ -9,21 +9,19 @@ ensemble stops scheduling later steps then, but never tells a running one.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import orjson
-
 from serving.admission import fit, reseeded
-from serving.board import END, MAX_GENERATION, Board
-from serving.errors import DuplicateId, EngineDead, InvalidRequest, Overloaded, ServingError, shown
+from serving.board import END, Board
+from serving.errors import EngineDead, InvalidRequest, ServingError
+from serving.ledger import Ledger
 from serving.runtimes.base import Runtime
 from serving.streams import Group, Sink, Stream
-from serving.text import TextStream, TokenBytes
+from serving.text import TokenBytes
 from serving.types import EngineRequest, StreamDelta
 from serving.wire import FINISH_CODES, Chunk, Job
 
@@ -46,15 +44,9 @@ class Dispatcher:
 
     def __init__(self, board: Board, token_bytes: Callable[[], TokenBytes], queue_limit: int) -> None:
         self._board = board
-        self._token_bytes = token_bytes
+        self.ledger = Ledger(board.slots, token_bytes)
         self._queue_limit = queue_limit
         self._runtime: Runtime | None = None
-        self._ids = itertools.count(1)
-        self._slots = deque(range(board.slots))
-        self._streams: dict[int, Stream] = {}
-        self._groups: dict[str, Group] = {}
-        self._unnamed = itertools.count()
-        self._lock = threading.Lock()  # admission against the end of a stream
         self._inbox: deque[list[StreamDelta]] = deque()
         self._wake = threading.Event()
         self._waiting: dict[int, Stream] = {}  # have something to send, in order of arrival
@@ -63,7 +55,6 @@ class Dispatcher:
         self._stopping = False
         self._last_beat = (0, time.monotonic())
         self.chunks_sent = 0
-        self.finished: dict[str, int] = dict.fromkeys(("stop", "length", "cancelled", "error", "disconnected"), 0)
 
     # --- admission -------------------------------------------------------------------------------------------------
 
@@ -76,10 +67,6 @@ class Dispatcher:
             raise EngineDead(f"engine: {self._dead or 'it is still loading'}; the server restarts it, try again soon")
         return self._runtime
 
-    @property
-    def slots_used(self) -> int:
-        return self._board.slots - len(self._slots)
-
     def admit(self, request_id: str, ids: Sequence[int], job: Job, sink: Sink) -> None:
         """Take a request or raise the error that answers it. A taken one always ends through its sink."""
         if job.cancel:
@@ -89,17 +76,8 @@ class Dispatcher:
         if self._board.closing:
             raise EngineDead(STOPPING)
         sampling = fit(job, ids, runtime)
-        with self._lock:
-            if request_id and request_id in self._groups:
-                raise DuplicateId("request id", f"{shown(request_id)} is running; use a new id for every request")
-            limit = runtime.limits.max_streams + self._queue_limit
-            if len(self._streams) + job.n > limit or len(self._slots) < job.n:
-                raise Overloaded(f"queue: full ({len(self._streams)} of {limit} sequences); try again later")
-            group = Group(request_id or f"\0{next(self._unnamed)}", sink, job, open=job.n)
-            self._groups[group.request_id] = group
-            for index in range(job.n):
-                stream = self._open(group, index, len(ids))
-                self._streams[stream.id] = stream
+        limit = runtime.limits.max_streams + self._queue_limit
+        group = self.ledger.open(request_id, len(ids), job, sink, limit)
         try:
             for stream in group.streams:
                 one = reseeded(sampling, stream.index)
@@ -110,24 +88,11 @@ class Dispatcher:
             if self._forget(group):
                 raise
 
-    def _open(self, group: Group, index: int, prompt_tokens: int) -> Stream:
-        number = next(self._ids)
-        stream = Stream(number, group, index, self._slots.popleft(), number % MAX_GENERATION + 1, prompt_tokens)
-        text = group.job.text
-        if text.stops and not group.job.stream:
-            stream.text = TextStream(self._token_bytes(), text.stops, text.include_stop, text.min_tokens)
-        group.streams.append(stream)
-        return stream
-
     def _forget(self, group: Group) -> bool:
         """Undo an admission that the runtime refused half-way. False: the sender has answered the request already."""
-        with self._lock:
-            group.gone = True  # what the sender still holds of it goes nowhere
-            for stream in group.streams:
-                self._abort(stream)
-                if self._streams.pop(stream.id, None):
-                    self._slots.append(stream.slot)
-            return self._groups.pop(group.request_id, None) is not None
+        for stream in group.streams:
+            self._abort(stream)
+        return self.ledger.forget(group)
 
     def _answer_cancel(self, request_id: str, sink: Sink) -> None:
         if not request_id:
@@ -138,8 +103,7 @@ class Dispatcher:
 
     def cancel(self, request_id: str) -> None:
         """Abort all sequences of a running request; an unknown id is not an error: it may just have ended."""
-        with self._lock:
-            group = self._groups.get(request_id)
+        group = self.ledger.find(request_id)
         for stream in list(group.streams) if group else ():
             self._abort(stream)
 
@@ -181,7 +145,7 @@ class Dispatcher:
             now = time.monotonic()
             if now >= next_look:
                 next_look = now + HOUSEKEEPING_SECONDS
-                self._board.streams = len(self._streams)
+                self._board.streams = len(self.ledger.streams)
                 self._housekeep(now)
                 if self._board.closing == END:
                     self._fail_all(STOPPING)
@@ -199,14 +163,14 @@ class Dispatcher:
     def _turn(self) -> None:
         while self._inbox:
             for delta in self._inbox.popleft():
-                stream = self._streams.get(delta.stream_id)
+                stream = self.ledger.streams.get(delta.stream_id)
                 if stream is not None:
                     self._absorb(stream, delta)
         if not self._waiting:
             return
         oldest = time.monotonic() - STALE_SECONDS
         self._flying = {s.id: s for s in self._flying.values() if s.sent_at > oldest and not self._is_acked(s)}
-        for stream in sorted(self._waiting.values(), key=_has_begun):
+        for stream in sorted(self._waiting.values(), key=Stream.has_begun):
             if len(self._flying) >= WINDOW:
                 break
             if self._is_acked(stream) or stream.group.gone:
@@ -238,18 +202,6 @@ class Dispatcher:
         if stream.finish:
             self._finish_at_once(stream)
 
-    def _chunk(self, stream: Stream) -> Chunk:
-        stream.seq += 1
-        chunk = Chunk(
-            stream.slot, stream.generation, stream.seq, stream.index, stream.prompt_tokens, stream.completion_tokens,
-            stream.cached_tokens, stream.finish, stream.ids, stream.log_probs,
-            orjson.dumps(stream.group.job.text) if stream.seq == 1 else b"",
-            orjson.dumps(stream.top_logprobs) if stream.top_logprobs else b"",
-        )  # fmt: skip
-        stream.ids = []
-        stream.log_probs, stream.top_logprobs = [], []
-        return chunk
-
     def _send(self, stream: Stream) -> None:
         group = stream.group
         if self._board.stopped(stream.slot, stream.generation):
@@ -266,13 +218,13 @@ class Dispatcher:
         stream.sent_beat, stream.sent_at = self._board.beats, time.monotonic()
         self._flying[stream.id] = stream
         last = bool(stream.finish) and group.open == 1
-        self._respond(group, [self._chunk(stream)], last)
+        self._respond(group, [stream.take()], last)
         if stream.finish:
             self._close(stream, FINISH_CODES[stream.finish])
 
     def _finish_at_once(self, stream: Stream) -> None:
         group = stream.group
-        group.ready.append(self._chunk(stream))
+        group.ready.append(stream.take())
         if group.open == 1 and not group.gone:
             group.ready.sort(key=lambda chunk: chunk.sequence_index)
             self._respond(group, group.ready, final=True)
@@ -294,18 +246,9 @@ class Dispatcher:
             log.exception("request %s: it could not be ended", group.request_id)
 
     def _close(self, stream: Stream, reason: str) -> None:
-        group = stream.group
-        with self._lock:
-            if self._streams.pop(stream.id, None) is None:
-                return
-            self._waiting.pop(stream.id, None)
-            self._slots.append(stream.slot)
-            group.open -= 1
-            if not group.open:
-                self._groups.pop(group.request_id, None)
-        self.finished["disconnected" if group.gone else reason] += 1
-        if group.gone and not group.open:
-            self._tell(group, group.sink.drop)
+        self._waiting.pop(stream.id, None)
+        if self.ledger.close(stream, reason) and stream.group.gone:
+            self._tell(stream.group, stream.group.sink.drop)
 
     def _fail(self, group: Group, error: ServingError) -> None:
         for stream in group.streams:
@@ -316,7 +259,7 @@ class Dispatcher:
             self._close(stream, "error")
 
     def _fail_all(self, line: str) -> None:
-        for group in list(self._groups.values()):
+        for group in list(self.ledger.groups.values()):
             self._fail(group, EngineDead(line))
 
     def _leave(self, group: Group) -> None:
@@ -332,7 +275,7 @@ class Dispatcher:
         if beats != self._last_beat[0]:
             self._last_beat = (beats, now)
         unacked = 0
-        for stream in list(self._streams.values()):
+        for stream in list(self.ledger.streams.values()):
             if self._is_acked(stream) or not stream.group.job.stream:
                 continue
             unacked += 1
@@ -344,12 +287,9 @@ class Dispatcher:
         self._ask_sinks()
 
     def _ask_sinks(self) -> None:
-        for group in list(self._groups.values())[:CANCEL_CHECKS]:
+        for group in self.ledger.next_groups(CANCEL_CHECKS):
             if not group.gone and self._is_cancelled(group):
                 self._leave(group)
-            with self._lock:
-                if self._groups.get(group.request_id) is group:  # to the back of the queue: everybody's turn comes
-                    self._groups[group.request_id] = self._groups.pop(group.request_id)
 
     def _is_cancelled(self, group: Group) -> bool:
         try:
@@ -357,8 +297,3 @@ class Dispatcher:
         except Exception:
             log.exception("request %s: its client cannot be asked about", group.request_id)
             return True
-
-
-def _has_begun(stream: Stream) -> bool:
-    """Sort key: first chunks first, otherwise in order of arrival."""
-    return stream.seq > 0

@@ -76,18 +76,18 @@ class EngineStep:
             self._write_metrics()
 
     def _write_metrics(self) -> None:
-        stats, metrics, dispatcher = self._runtime.stats(), self._metrics, self._dispatcher
+        stats, metrics, ledger = self._runtime.stats(), self._metrics, self._dispatcher.ledger
         metrics.gauge("vllm:num_requests_running", stats.running)
         metrics.gauge("vllm:num_requests_waiting", stats.waiting)
         metrics.gauge("vllm:kv_cache_usage_perc", stats.kv_blocks_used / max(1, stats.kv_blocks_total))
         metrics.gauge("qwen_kv_blocks_used", stats.kv_blocks_used)
         metrics.gauge("qwen_kv_blocks_total", stats.kv_blocks_total)
-        metrics.gauge("qwen_slots_used", dispatcher.slots_used)
+        metrics.gauge("qwen_slots_used", len(ledger.streams))
         metrics.gauge("qwen_slots_total", self._settings.slots)
         metrics.gauge("qwen_queue_limit", self._settings.queue_limit)
         metrics.counter("vllm:prompt_tokens_total", stats.prompt_tokens)
         metrics.counter("vllm:generation_tokens_total", stats.generated_tokens)
         metrics.counter("vllm:prefix_cache_hits_total", stats.cached_tokens)
-        metrics.counter("qwen_chunks_total", dispatcher.chunks_sent)
-        for reason, total in dispatcher.finished.items():
+        metrics.counter("qwen_chunks_total", self._dispatcher.chunks_sent)
+        for reason, total in ledger.finished.items():
             metrics.counter("qwen_streams_finished_total", total, reason)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import orjson
+
 from serving.errors import ServingError
 from serving.text import TextStream
 from serving.wire import Chunk, Job
@@ -45,6 +47,23 @@ class Stream:
     log_probs: list[float] = field(default_factory=list)
     top_logprobs: list[object] = field(default_factory=list)
     text: TextStream | None = None  # only when the request answers at once and has stop strings
+
+    def has_begun(self) -> bool:
+        """False until its first chunk has left."""
+        return self.seq > 0
+
+    def take(self) -> Chunk:
+        """Everything that was generated since the last chunk, as the next one."""
+        self.seq += 1
+        chunk = Chunk(
+            self.slot, self.generation, self.seq, self.index, self.prompt_tokens, self.completion_tokens,
+            self.cached_tokens, self.finish, self.ids, self.log_probs,
+            orjson.dumps(self.group.job.text) if self.seq == 1 else b"",
+            orjson.dumps(self.top_logprobs) if self.top_logprobs else b"",
+        )  # fmt: skip
+        self.ids = []
+        self.log_probs, self.top_logprobs = [], []
+        return chunk
 
 
 @dataclass(slots=True, eq=False)

@@ -69,4 +69,4 @@ def rig(board: Board, token_bytes: TokenBytes) -> Iterator[Rig]:
     thread.join(5)
     acker.close()
     assert not thread.is_alive()
-    assert len(set(dispatcher._slots)) == len(dispatcher._slots), "a slot was returned twice"
+    assert len(set(dispatcher.ledger.slots)) == len(dispatcher.ledger.slots), "a slot was returned twice"

@@ -29,4 +29,4 @@ class Rig:
         return sink
 
     def is_free(self) -> bool:
-        return self.dispatcher.slots_used == 0 and not self.runtime.submitted
+        return len(self.dispatcher.ledger.streams) == 0 and not self.runtime.submitted

@@ -231,7 +231,7 @@ def test_an_engine_that_dies_during_admission_answers_once(rig: Rig) -> None:
     rig.runtime.on_submit = die
     sink = FakeSink()
     rig.dispatcher.admit("", [1], STREAM, sink)
-    assert sink.ends == 1 and rig.dispatcher.slots_used == 0
+    assert sink.ends == 1 and len(rig.dispatcher.ledger.streams) == 0
 
 
 # --- all together ----------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_slots_are_reused_and_generations_never_confused(rig: Rig) -> None:
             assert set(sink.ids) <= {1000 * round_number + i, 77} and sink.ends == 1
             assert sink.ids.count(77) == (sink.finish == "length")
     until(rig.is_free)
-    assert sum(rig.dispatcher.finished.values()) == 300
+    assert sum(rig.dispatcher.ledger.finished.values()) == 300
 
 
 def test_a_stale_ack_is_ignored(rig: Rig) -> None:

@@ -24,7 +24,7 @@ def test_a_vanished_client_is_noticed_by_its_missing_acks(rig: Rig) -> None:
     seconds = until(lambda: len(rig.runtime.submitted) == 1, 3)
     assert 0.5 < seconds < 2.2
     until(lambda: gone.dropped)
-    assert rig.dispatcher.slots_used == 1 and rig.dispatcher.finished["disconnected"] == 1
+    assert len(rig.dispatcher.ledger.streams) == 1 and rig.dispatcher.ledger.finished["disconnected"] == 1
     rig.runtime.step(2, finish="length")
     until(lambda: staying.ends)
     assert staying.ids == [1, 2] and gone.ends == 1
@@ -100,7 +100,7 @@ class Interrupted(dict):  # type: ignore[type-arg]
 
 def test_cancel_during_housekeeping_is_never_lost(rig: Rig) -> None:
     """The sender moves groups to the back of its queue while the other thread looks one up."""
-    rig.dispatcher._groups = Interrupted(rig.dispatcher)
+    rig.dispatcher.ledger.groups = Interrupted(rig.dispatcher)
     sink = rig.open(request_id="x")
     until(lambda: sink.ends, 2)
     assert sink.finish == "cancelled"
@@ -126,7 +126,7 @@ def test_death_fails_everybody_and_refuses_newcomers(rig: Rig) -> None:
     assert [sink.ends for sink in sinks] == [1, 1, 1]
     with pytest.raises(EngineDead, match="a cable was pulled"):
         rig.open()
-    assert rig.dispatcher.slots_used == 0
+    assert len(rig.dispatcher.ledger.streams) == 0
 
 
 def test_a_sink_that_breaks_hurts_nobody_else(rig: Rig) -> None:
