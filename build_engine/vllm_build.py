@@ -160,11 +160,15 @@ def _lift(inner: Path, directory: Path) -> None:
 def _link(source: Path, directory: Path) -> None:
     """The weights. Hard links cost no disk and survive the source's removal; another file system gets copies."""
     for path in sorted([*source.glob("*.safetensors"), *source.glob("*.safetensors.index.json")]):
-        try:
-            os.link(path.resolve(), directory / path.name)
-        except OSError:
-            need_space(directory, path.stat().st_size)
-            shutil.copyfile(path, directory / path.name)
+        _link_or_copy(path, directory / path.name)
+
+
+def _link_or_copy(path: Path, target: Path) -> None:
+    try:
+        os.link(path.resolve(), target)
+    except OSError:
+        need_space(target.parent, path.stat().st_size)
+        shutil.copyfile(path, target)
 
 
 def _compress(source: Path, directory: Path, prompts: list[str]) -> None:

@@ -7,6 +7,7 @@ arrives and parsed no further than its token count.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import time
@@ -57,16 +58,21 @@ def _result(queue: Any, workers: Sequence[Any]) -> list[Record]:
     """The next process's records. Raises ``RuntimeError`` when one died without any."""
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
-        try:
-            records: list[Record] = queue.get(timeout=1.0)
-        except Empty:
-            if any(worker.exitcode for worker in workers):
-                break
-        else:
+        records = _poll(queue)
+        if records is not None:
             return records
+        if any(worker.exitcode for worker in workers):
+            break
     for worker in workers:
         worker.kill()
     raise RuntimeError(f"a client process ended or hung ({[worker.exitcode for worker in workers]})")
+
+
+def _poll(queue: Any) -> list[Record] | None:
+    with contextlib.suppress(Empty):
+        records: list[Record] = queue.get(timeout=1.0)
+        return records
+    return None
 
 
 def _share(streams: int, processes: int, index: int) -> int:
@@ -108,7 +114,7 @@ def _arrived(record: Record, tokens: int) -> None:
 
 
 async def vanish(target: Target, prompt: str) -> None:
-    """A client that dies: its connection is closed under a stream, after the first message and without a stop request."""
+    """A client that dies: its connection is closed under a stream, without a stop request."""
     session = _Grpc(target)
     await session.open()
     async for _ in session.call(prompt):

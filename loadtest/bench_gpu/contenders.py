@@ -208,7 +208,8 @@ class VllmServe(Contender):
             "--tokenizer", str(self.setup.engine), "--dataset-name", "custom", "--dataset-path", str(prompts),
             "--skip-chat-template", "--custom-output-len", str(self.setup.max_tokens), "--ignore-eos",
             "--temperature", "0", "--num-prompts", str(count), "--max-concurrency", str(streams), "--disable-tqdm",
-            "--percentile-metrics", "ttft,tpot,itl", "--metric-percentiles", "50,90,99", "--ready-check-timeout-sec", "0",
+            "--percentile-metrics", "ttft,tpot,itl", "--metric-percentiles", "50,90,99",
+            "--ready-check-timeout-sec", "0",
         ]  # fmt: skip
 
 

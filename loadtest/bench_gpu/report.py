@@ -9,20 +9,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-COLUMNS = ("tokens_per_s", "spread", "ttft_ms.p50", "ttft_ms.p99", "tpot_ms.p50", "tpot_ms.p99", "itl_ms.p50", "itl_ms.p99",
-           "cpu_ms_per_1k", "of_limit", "rounds", "errors")  # fmt: skip
+COLUMNS = ("tokens_per_s", "spread", "ttft_ms.p50", "ttft_ms.p99", "tpot_ms.p50", "tpot_ms.p99", "itl_ms.p50",
+           "itl_ms.p99", "cpu_ms_per_1k", "of_limit", "rounds", "errors")  # fmt: skip
 COLORS = {"transformers": "#999999", "vllm-offline": "#4e79a7", "vllm-serve": "#f28e2b", "ours-grpc": "#59a14f",
           "ours-gateway": "#b07aa1"}  # fmt: skip
 
 
 def value(row: dict[str, Any], path: str) -> Any:
+    """``"ttft_ms.p50"`` of a row; None where it has none."""
+    found: Any = row
     for key in path.split("."):
-        row = row.get(key) or {} if isinstance(row, dict) else {}
-    return None if row == {} else row
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One row from the rounds of one contender at one number of streams. ``spread``: (max - min) / median of tokens/s."""
+    """One row from the rounds of one contender at one level. ``spread``: (max - min) / median of tokens/s."""
     good = [run for run in runs if "tokens_per_s" in run]
     row: dict[str, Any] = {"rounds": len(good), "errors": sum(int(run.get("errors", 0)) for run in runs)}
     if not good:
@@ -80,6 +82,15 @@ def chart(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def _bar(row: dict[str, Any], x: float, width: float, top: float) -> str:
+    height = 240 * row["tokens_per_s"] / top
+    return (
+        f'<rect x="{x:.1f}" y="{300 - height:.1f}" width="{width:.1f}" height="{height:.1f}" '
+        f'fill="{COLORS.get(row["contender"], "#000")}">'
+        f"<title>{row['contender']}: {row['tokens_per_s']:g}</title></rect>"
+    )
+
+
 def _panel(rows: Sequence[dict[str, Any]], title: str, left: int) -> str:
     top = max((row.get("tokens_per_s", 0.0) for row in rows), default=1.0) or 1.0
     levels = sorted({row["streams"] for row in rows})
@@ -87,13 +98,8 @@ def _panel(rows: Sequence[dict[str, Any]], title: str, left: int) -> str:
     group = 400 / max(1, len(levels))
     for i, level in enumerate(levels):
         bars = [row for row in rows if row["streams"] == level and "tokens_per_s" in row]
-        for j, row in enumerate(bars):
-            height = 240 * row["tokens_per_s"] / top
-            x = left + group * i + j * (group - 14) / len(bars)
-            parts.append(
-                f'<rect x="{x:.1f}" y="{300 - height:.1f}" width="{(group - 18) / len(bars):.1f}" height="{height:.1f}" '
-                f'fill="{COLORS.get(row["contender"], "#000")}"><title>{row["contender"]}: {row["tokens_per_s"]:g}</title></rect>'
-            )
+        width = (group - 14) / max(1, len(bars))
+        parts += [_bar(row, left + group * i + j * width, width - 2, top) for j, row in enumerate(bars)]
         best = max((row["tokens_per_s"] for row in bars), default=0.0)
         parts.append(f'<text x="{left + group * i}" y="316">{level}</text>')
         parts.append(f'<text x="{left + group * i}" y="{294 - 240 * best / top:.1f}">{best:,.0f}</text>')

@@ -1,4 +1,4 @@
-"""The vLLM adapter on a stand-in core: one on_step per message, vLLM's ids normalised, every stream ended exactly once."""
+"""The vLLM adapter on a stand-in core: one on_step per message, ids normalised, every stream ended exactly once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What vllm_core.py uses of vLLM is there in 0.24.0: names, methods, keywords (tests/standins/vllm_surface.json, from the wheel)."""
+"""What vllm_core.py uses of vLLM is there in 0.24.0 (tests/standins/vllm_surface.json, read from the wheel)."""
 
 from __future__ import annotations
 

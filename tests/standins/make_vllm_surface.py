@@ -1,4 +1,4 @@
-"""Write ``vllm_surface.json``: the part of vLLM's source that serving/runtimes/vllm_core.py rests on, read without importing it.
+"""Write ``vllm_surface.json``: what serving/runtimes/vllm_core.py rests on in vLLM's source, read without importing it.
 
 pip download --no-deps vllm==0.24.0 && unzip vllm-*.whl 'vllm/*.py' && python make_vllm_surface.py .
 """
