@@ -81,7 +81,8 @@ class Dispatcher:
         try:
             for stream in group.streams:
                 one = reseeded(sampling, stream.index)
-                runtime.submit(EngineRequest(stream.id, ids, one, job.priority, job.lora_name))
+                seeded = "seed" in job.explicit
+                runtime.submit(EngineRequest(stream.id, ids, one, job.priority, job.lora_name, seeded))
                 if stream.aborted:  # its client went away just before the runtime knew it
                     runtime.abort(stream.id)
         except ServingError:

@@ -54,6 +54,7 @@ class EngineRequest:
     sampling: Sampling
     priority: int = 0  # higher is sooner
     lora_name: str = ""
+    seeded: bool = True  # the caller chose the seed; a drawn one need not be repeatable
 
 
 class StreamDelta(NamedTuple):

@@ -90,11 +90,13 @@ def lora_rank(adapter: Path) -> int:
     return fitting[0]
 
 
-def sampling_args(sampling: Sampling, end_ids: tuple[int, ...]) -> dict[str, Any]:
+def sampling_args(sampling: Sampling, end_ids: tuple[int, ...], *, seeded: bool = True) -> dict[str, Any]:
     """Keyword arguments of ``SamplingParams`` (``structured_outputs`` and bad words are added by the caller).
 
     ``ignore_eos`` is always true: which ids end the stream is our decision and is in ``stop_token_ids``. A grammar that
-    is complete allows nothing but an end id, so a guided stream always has them.
+    is complete allows nothing but an end id, so a guided stream always has them. A seed costs: vLLM then samples this
+    row with a generator of its own, one small kernel per row, so one that the caller did not choose is not passed on.
+    Torch takes 63 bits of it.
     """
     return {
         "max_tokens": sampling.max_tokens,
@@ -106,7 +108,9 @@ def sampling_args(sampling: Sampling, end_ids: tuple[int, ...]) -> dict[str, Any
         "repetition_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
-        "seed": sampling.seed % 2**63 if sampling.temperature else None,  # torch takes signed 64 bits; -1 means none
+        "seed": sampling.seed % 2**63
+        if seeded and sampling.temperature
+        else None,
         "stop_token_ids": list(sampling.stop_token_ids or (end_ids if sampling.guide else ())),
         "ignore_eos": True,
         "logprobs": sampling.logprobs - 1 if sampling.logprobs else None,

@@ -67,7 +67,7 @@ class Core:
         """An ``EngineCoreRequest`` and the ids that end it. Raises ``InvalidRequest`` for what vLLM refuses."""
         sampling = request.sampling
         try:
-            args = vllm_args.sampling_args(sampling, self._end_ids)
+            args = vllm_args.sampling_args(sampling, self._end_ids, seeded=request.seeded)
             params = SamplingParams(**args, structured_outputs=_guide(sampling.guide))
             if sampling.bad_words:
                 params._bad_words_token_ids = [list(word) for word in sampling.bad_words]

@@ -58,6 +58,7 @@ def test_log_probs_count_without_the_chosen_token(wanted, told):
 def test_seeds_fit_torch():
     assert vllm_args.sampling_args(Sampling(max_tokens=1, seed=2**64 - 1), ())["seed"] == 2**63 - 1
     assert vllm_args.sampling_args(Sampling(max_tokens=1, seed=9, temperature=0), ())["seed"] is None
+    assert vllm_args.sampling_args(Sampling(max_tokens=1, seed=9), (), seeded=False)["seed"] is None
 
 
 def test_lora_is_there_when_adapters_are(tmp_path):
