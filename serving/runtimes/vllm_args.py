@@ -108,9 +108,7 @@ def sampling_args(sampling: Sampling, end_ids: tuple[int, ...], *, seeded: bool 
         "repetition_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
-        "seed": sampling.seed % 2**63
-        if seeded and sampling.temperature
-        else None,
+        "seed": sampling.seed % 2**63 if seeded and sampling.temperature else None,
         "stop_token_ids": list(sampling.stop_token_ids or (end_ids if sampling.guide else ())),
         "ignore_eos": True,
         "logprobs": sampling.logprobs - 1 if sampling.logprobs else None,
