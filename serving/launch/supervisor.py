@@ -16,7 +16,7 @@ from types import FrameType
 
 from serving.board import END, REFUSE, Board
 from serving.engine_dir import EngineInfo
-from serving.launch import child, health, triton
+from serving.launch import child, health, logs, triton
 from serving.launch.config import ROOT, Config, LaunchError
 from serving.launch.engine import NOISE
 
@@ -65,24 +65,37 @@ class Supervisor:
         return LOGS / f"{name}-{self._config.http_port}.log"
 
     def _start_triton(self) -> None:
-        for file in self._run_dir.iterdir():
-            file.unlink()
-        command = triton.command(self._config, self._shm)
-        env = triton.environment(self._config, self._run_dir)
-        with self._log("triton").open("wb") as log:
-            self._children["triton"] = child.start(command, env, log, ROOT)
-        print(f"starting Triton on {self._engine.model.name} ({self._engine.runtime.name}, {self._engine.precision}) …",
-              flush=True)  # fmt: skip
+        """Until it generates. A crash on the way (a starved host can lose a stub's lock) is tried again."""
+        self._launch_triton()
         while not health.is_ready(self._base):
             self._give_up_if_signalled()
             if self._broken():
-                raise LaunchError(f"Triton did not start: {self._why()}")
+                if (self._children["triton"].poll() or 0) >= 0:
+                    raise LaunchError(f"Triton did not start: {self._why()}")
+                print(f"starting again: {self._why()}", flush=True)
+                self._count_death()
+                self._stop_dead_triton()
+                self._launch_triton()
             time.sleep(WATCH_SECONDS)
         self._in_canary = True
         problem = health.generates(self._base, CANARY_SECONDS)
         self._in_canary = False
         if problem:
             raise LaunchError(f"the server is up but cannot generate: {problem} (log: {self._log('triton')})")
+
+    def _launch_triton(self) -> None:
+        for file in self._run_dir.iterdir():
+            file.unlink()
+        command = triton.command(self._config, self._shm)
+        env = triton.environment(self._config, self._run_dir)
+        with self._log("triton").open("ab" if self._deaths else "wb") as log:
+            self._children["triton"] = child.start(command, env, log, ROOT)
+        print(f"starting Triton on {self._engine.model.name} ({self._engine.runtime.name}, {self._engine.precision}) …",
+              flush=True)  # fmt: skip
+
+    def _stop_dead_triton(self) -> None:
+        child.stop(self._children.pop("triton"), 0)
+        self._remove_shm()
 
     def _start_gateway(self) -> None:
         config = self._config
@@ -104,7 +117,7 @@ class Supervisor:
             if self._broken():  # it waits for Triton, and the watch restarts that
                 return
             if process.poll() is not None:
-                raise LaunchError(f"the gateway did not start: {_last_line(self._log('gateway'))}")
+                raise LaunchError(f"the gateway did not start: {logs.last_line(self._log('gateway'))}")
             time.sleep(WATCH_SECONDS)
 
     def _announce(self) -> None:
@@ -131,15 +144,14 @@ class Supervisor:
             time.sleep(WATCH_SECONDS)
             gateway = self._children.get("gateway")
             if gateway is not None and gateway.poll() is not None:
-                print(f"the gateway ended: {_last_line(self._log('gateway'))}; restarting it", flush=True)
+                print(f"the gateway ended: {logs.last_line(self._log('gateway'))}; restarting it", flush=True)
                 self._count_death()
                 self._start_gateway()
             if self._broken():
                 print(f"the engine died: {self._why()}", flush=True)
                 time.sleep(FLUSH_SECONDS)
                 self._count_death()
-                child.stop(self._children.pop("triton"), 0)
-                self._remove_shm()
+                self._stop_dead_triton()
                 print("restarting Triton", flush=True)
                 self._start_triton()
                 print("serving again", flush=True)
@@ -168,7 +180,8 @@ class Supervisor:
     def _why(self) -> str:
         with contextlib.suppress(OSError):
             return (self._run_dir / "dead").read_text()
-        return f"{_error_line(self._log('triton'))} (log: {self._log('triton')})"
+        code = self._children["triton"].poll()
+        return f"{logs.error_line(self._log('triton'), code)} (log: {self._log('triton')})"
 
     # --- end -------------------------------------------------------------------------------------------------------
 
@@ -234,18 +247,3 @@ class Supervisor:
 
 def _connectable(host: str) -> str:
     return "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host
-
-
-def _last_line(path: Path) -> str:
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else f"see {path}"
-
-
-def _error_line(path: Path) -> str:
-    """The line of Triton's log that says what went wrong: the last Python exception, or the last error line."""
-    lines = path.read_text(errors="replace").splitlines()
-    for line in reversed(lines):
-        if "Error:" in line and "failed to" not in line:
-            return line.strip()
-    errors = [line for line in lines if line.startswith("E")]
-    return errors[-1].strip() if errors else "it ended without a message"

@@ -1,0 +1,26 @@
+"""Reading children's logs: the one line that says what went wrong."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+# Triton says these at every start on a machine without a GPU.
+HARMLESS = ("NVML", "CudaDriverHelper", "DCGM")
+
+
+def last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else f"see {path}"
+
+
+def error_line(path: Path, returncode: int | None) -> str:
+    """The last Python exception, else the signal that ended Triton, else its last error line."""
+    lines = [x for x in path.read_text(errors="replace").splitlines() if not any(word in x for word in HARMLESS)]
+    for line in reversed(lines):
+        if "Error:" in line and "failed to" not in line:
+            return line.strip()
+    if returncode is not None and returncode < 0:
+        return f"tritonserver was ended by {signal.Signals(-returncode).name}"
+    errors = [line for line in lines if line.startswith("E")]
+    return errors[-1].strip() if errors else "it ended without a message"
