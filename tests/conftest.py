@@ -76,8 +76,8 @@ def start_server(log: Path, *arguments: str, gateway: bool = False) -> Server:
     """Start a server and wait until it announces itself."""
     http, grpc, metrics, page = free_ports(4)
     command = [
-        sys.executable, "-m", "serving", "--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics),
-        "--gateway-port", str(page if gateway else 0), "--drain", "3", *arguments,
+        sys.executable, "-m", "serving", "--http-port", str(http), "--grpc-port", str(grpc),
+        "--metrics-port", str(metrics), "--gateway-port", str(page if gateway else 0), "--drain", "3", *arguments,
     ]  # fmt: skip
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, text=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import struct
+import uuid
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
+import gevent
 from gevent import ssl
 from gevent.lock import RLock
 from tritonclient.grpc import service_pb2 as pb
@@ -79,10 +82,12 @@ class GrpcTransport:
         self._flags = {"stream": streamed, "ignore_eos": ignore_eos}
 
     def stream(self, request: Request, on_message: OnMessage) -> StreamEnd:
-        message = infer_request(self._model, request, self._flags).SerializeToString()
-        reader, connection = _Reader(on_message), self._target.connection()
+        message = infer_request(self._model, request, self._flags)
+        message.id = uuid.uuid4().hex
+        connection = self._target.connection()
+        reader = _Reader(on_message, lambda: self._ask_to_stop(connection, message.id))
         try:
-            call = connection.open(f"{SERVICE}/ModelStreamInfer", METADATA, message, reader)
+            call = connection.open(f"{SERVICE}/ModelStreamInfer", METADATA, message.SerializeToString(), reader)
         except OSError as error:
             raise TransportError("connect", str(error)) from None
         try:
@@ -91,8 +96,20 @@ class GrpcTransport:
             connection.cancel(call)
         return reader.finished()
 
+    def _ask_to_stop(self, connection: Connection, request_id: str) -> None:
+        """How a user leaves: a reset stream can crash Triton 2.51, so the server is asked to end it."""
+        message = pb.ModelInferRequest(model_name=self._model, id=request_id)
+        message.inputs.add(name="stop", datatype="BOOL", shape=(1, 1))
+        message.raw_input_contents.append(b"\x01")
+        gevent.spawn(connection.open, f"{SERVICE}/ModelStreamInfer", METADATA, message.SerializeToString(), _Deaf())
+
     def close(self) -> None:
         self._target.close()
+
+
+class _Deaf:
+    def message(self, payload: bytes, stamp: float) -> bool:
+        return True
 
 
 def _tls() -> Any:
@@ -105,7 +122,8 @@ def _wait(connection: Connection, stream: Stream, timeout: float, reader: _Reade
     """Until the stream ended; raises ``TransportError`` unless it ended well or the reader walked away."""
     if not stream.done.wait(timeout):
         connection.cancel(stream)
-        raise TransportError("timeout", f"no end after {timeout:g} s")
+        if reader is None or not reader.end.left:
+            raise TransportError("timeout", f"no end after {timeout:g} s")
     if reader is not None:
         if reader.end.left:
             return
@@ -133,7 +151,8 @@ def refusal(status: str, headers: dict[str, str]) -> TransportError:
 class _Reader:
     """Reads what the generator needs of each response; the order of the outputs is learnt once per stream."""
 
-    def __init__(self, on_message: OnMessage) -> None:
+    def __init__(self, on_message: OnMessage, leave: Callable[[], None]) -> None:
+        self._leave = leave
         self.end = StreamEnd()
         self.failure: TransportError | None = None
         self._on_message = on_message
@@ -142,6 +161,8 @@ class _Reader:
         self._order: list[str] = []
 
     def message(self, payload: bytes, stamp: float) -> bool:
+        if self.end.left:
+            return True  # read on to the end that the server was asked for
         try:
             response = pb.ModelStreamInferResponse.FromString(payload)
             if response.error_message:
@@ -153,7 +174,7 @@ class _Reader:
             return False
         if tokens and not self._on_message(stamp, tokens):
             self.end.left = True
-            return False
+            self._leave()
         return True
 
     def _read(self, response: Any) -> int:

@@ -37,6 +37,7 @@ class Model:
         self.running = 0
         self.waiting = 0
         self.finished = {"length": 0, "disconnected": 0}
+        self.asked_to_stop: set[str] = set()  # request ids
 
     def reset(self) -> None:
         self.truth.clear()
@@ -99,9 +100,16 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             inputs = {i.name: raw for i, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
             if self.model.options.refuse:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "queue: 8 requests wait, retry later")
+            if "stop" in inputs:
+                self.model.asked_to_stop.add(request.id)
+                return
             wanted = struct.unpack("<i", inputs["max_tokens"])[0]
             prompt = len(inputs["messages"]) // 4
-            async for k in self.model.tokens(wanted):
+            tokens = self.model.tokens(wanted)
+            async for k in tokens:
+                if request.id in self.model.asked_to_stop:
+                    await tokens.aclose()
+                    return
                 yield pb.ModelStreamInferResponse(infer_response=response(k, wanted, prompt))
 
 
