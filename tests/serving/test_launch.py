@@ -14,7 +14,7 @@ import pytest
 
 from serving.launch import child
 from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, LaunchError, check_ports, parse
-from serving.launch.supervisor import _error_line
+from serving.launch.logs import error_line
 
 
 def problem(*arguments: str) -> str:
@@ -96,8 +96,10 @@ def test_a_zombie_is_not_alive() -> None:
 def test_the_line_of_tritons_log_that_matters(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("I1 fine\nE2 first\nserving.errors.EngineDirectoryError: rebuild it\nE3 failed to load, Error: x\n")
-    assert _error_line(log) == "serving.errors.EngineDirectoryError: rebuild it"
+    assert error_line(log, 1) == "serving.errors.EngineDirectoryError: rebuild it"
     log.write_text("I1 fine\nE2 bind: address in use\n")
-    assert _error_line(log) == "E2 bind: address in use"
+    assert error_line(log, 1) == "E2 bind: address in use"
     log.write_text("")
-    assert _error_line(log) == "it ended without a message"
+    assert error_line(log, 1) == "it ended without a message"
+    log.write_text("E1 Failed to initialize NVML\nI1 terminate called\n")
+    assert error_line(log, -11) == "tritonserver was ended by SIGSEGV"
