@@ -120,7 +120,7 @@ vendor: setup-browser  ## copy the page's libraries from npm, as pinned in tests
 	@node tests/gateway/js/vendor.mjs
 
 bench-gateway: setup-dev  ## web path against gRPC, simulated engine, 1/32/128 streams -> results/bench_gateway.json
-	@flock /tmp/bench.lock $(PY) -m loadtest.bench_gateway $(ARGS)
+	@$(PY) -m loadtest.bench_gateway $(ARGS)
 
 # --- load tests ---------------------------------------------------------------------------------------------------------
 # HOST and the ports are those of `make serve`. ARGS takes what else `python -m loadtest run --help` lists.
@@ -153,10 +153,10 @@ loadtest-compare: setup-dev  ## two runs side by side: A=reports/â€¦ B=reports/â
 	@$(PY) -m loadtest compare "$(A)" "$(B)"
 
 loadtest-calibrate: setup-dev  ## is the load generator right? against a server whose latencies are known
-	@flock /tmp/bench.lock $(PY) -m tests.loadtest.calibrate
+	@$(PY) -m tests.loadtest.calibrate
 
 strategies: setup-dev setup-oracle  ## the five cures for a slow service, measured here -> reports/strategies.html
-	@flock /tmp/bench.lock $(PY) -m loadtest.strategies $(ARGS)
+	@$(PY) -m loadtest.strategies $(ARGS)
 
 # --- gpu ----------------------------------------------------------------------------------------------------------------
 

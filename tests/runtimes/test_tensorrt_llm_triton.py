@@ -102,6 +102,7 @@ def test_a_client_that_leaves_frees_its_slot(trtllm, chat):
     body = {"model": "qwen2.5-7b-instruct", "messages": [{"role": "user", "content": "long"}], "max_tokens": 8000}
     url = f"{trtllm.gateway}/v1/chat/completions"
     with httpx.stream("POST", url, json=body | {"stream": True}, timeout=60) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: dropping it closes the connection
+        next(lines)
         trtllm.wait_for(lambda: trtllm.metric("qwen_slots_used") == 1, 10)
     trtllm.wait_for(lambda: trtllm.metric("qwen_slots_used") == 0, 15)
