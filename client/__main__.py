@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 
 from client import chat
@@ -75,6 +76,8 @@ def converse(client: Client, args: argparse.Namespace, options: Options) -> None
 
 
 def main(argv: list[str] | None = None) -> int:
+    # A parent that started us in the background leaves SIGINT ignored, and Ctrl-C would stop nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     args = arguments(argv)
     try:
         options, client = options_of(args.set), Client(args.address, api_key=args.api_key)
