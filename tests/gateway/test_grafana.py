@@ -70,7 +70,8 @@ def traffic(server: Server) -> None:
             assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
         assert client.post("/v1/chat/completions", json={**CHAT, "temperature": 9}).status_code == 400
         with client.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True, "max_tokens": 300}) as stream:
-            next(stream.iter_raw())
+            for _ in zip(range(12), stream.iter_raw(), strict=False):  # some gaps between tokens to see
+                pass
 
 
 def query(prometheus: httpx.Client, expr: str) -> list[dict[str, Any]]:
