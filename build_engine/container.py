@@ -17,7 +17,7 @@ SHM_GIB = 8  # Triton's stubs, NCCL and the MPI workers all use /dev/shm; Docker
 INSIDE = Path("/app/examples/quantization/quantize.py")  # NVIDIA's image has it, under Docker or Kubernetes alike
 # What the gateway and the clients import and a Triton image may lack; versions: whatever fits the image.
 PACKAGES = ("starlette", "uvicorn[standard]", "httpx", "pydantic", "prometheus_client", "orjson", "psutil", "rich",
-            "huggingface_hub", "tokenizers", "tritonclient[grpc]")  # fmt: skip
+            "huggingface_hub", "tokenizers", "tiktoken", "tritonclient[grpc]")  # fmt: skip
 PASSED_THROUGH = ("HF_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "CUDA_VISIBLE_DEVICES")
 
 

@@ -1,4 +1,4 @@
-"""Messages or text to token ids: the checkpoint's chat template, the Rust tokenizer, the context check."""
+"""Messages or text to token ids: the checkpoint's chat template, the tokenizer, the context check."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Encoding, Tokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from serving.encoder import Encoder
 from serving.engine_dir import EngineInfo
 from serving.errors import InvalidRequest, ServingError, shown
 from serving.fields import Fields
@@ -36,29 +36,20 @@ class PromptBuilder:
     """The tokenizer step without Triton. ``encode`` takes many requests at once; an error concerns its own one only."""
 
     def __init__(self, engine: EngineInfo) -> None:
-        self._tokenizer = Tokenizer.from_file(str(engine.path / "tokenizer.json"))
+        self._encoder = Encoder(engine.path / "tokenizer.json")
         self._limits = engine.limits
         self._defaults = Defaults.load(engine.path / "generation_config.json", engine.model.vocab_size)
         self._template, self._special = _template(engine.path)
 
     def encode(self, requests: Sequence[Fields]) -> list[Encoded | ServingError]:
-        prepared = [self._prepare(fields) for fields in requests]
-        texts = [item[0] for item in prepared if isinstance(item, tuple)]
-        encodings = iter(self._encode(texts))
-        results: list[Encoded | ServingError] = []
-        for fields, item in zip(requests, prepared, strict=True):
-            if isinstance(item, ServingError):
-                results.append(item)
-            else:
-                results.append(self._checked(fields, next(encodings).ids, item[1]))
-        return results
+        return [self._one(fields) for fields in requests]
 
-    def _encode(self, texts: list[str]) -> list[Encoding]:
-        """One text goes without the thread pool, whose hand-over costs more than a short prompt."""
-        if len(texts) == 1:
-            return [self._tokenizer.encode(texts[0], add_special_tokens=False)]
-        encodings: list[Encoding] = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return encodings
+    def _one(self, fields: Fields) -> Encoded | ServingError:
+        prepared = self._prepare(fields)
+        if isinstance(prepared, ServingError):
+            return prepared
+        text, parsed = prepared
+        return self._checked(fields, self._encoder.encode(text), parsed)
 
     def _prepare(self, fields: Fields) -> tuple[str, Job] | ServingError:
         try:
@@ -110,14 +101,14 @@ class PromptBuilder:
         if not words:
             return parsed
         variants = [form for word in words for form in (word, " " + word.lstrip())]
-        ids = {tuple(e.ids) for e in self._tokenizer.encode_batch_fast(variants, add_special_tokens=False)}
+        ids = {tuple(self._encoder.encode(form)) for form in variants}
         return replace(parsed, sampling=replace(parsed.sampling, bad_words=tuple(sorted(ids))))
 
     def _shortened(self, fields: Fields, text: str) -> str:
         sure = SURELY_TOO_LONG * self._limits.max_seq_len
         if len(text) <= sure:
             return text
-        part = self._tokenizer.encode(text[:sure], add_special_tokens=False).ids
+        part = self._encoder.encode(text[:sure])
         if len(part) < self._limits.max_seq_len:
             return text
         raise self._too_long(fields, f"at least {len(part)}")

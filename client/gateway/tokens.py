@@ -13,8 +13,7 @@ from client.gateway.errors import ApiError, bad_request
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
+    from serving.encoder import Encoder
     from serving.prompt import PromptBuilder
 
 
@@ -33,13 +32,13 @@ class Tokens:
         self._pieces: dict[int, bytes] = {}
 
     async def load(self, *, template: bool = False) -> None:
-        await asyncio.to_thread(getattr, self, "_builder" if template else "_tokenizer")
+        await asyncio.to_thread(getattr, self, "_builder" if template else "_encoder")
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        from tokenizers import Tokenizer
+    def _encoder(self) -> Encoder:
+        from serving.encoder import Encoder
 
-        return Tokenizer.from_file(str(self._directory / "tokenizer.json"))
+        return Encoder(self._directory / "tokenizer.json")
 
     @cached_property
     def _builder(self) -> PromptBuilder:
@@ -61,13 +60,13 @@ class Tokens:
     def text(self, token: int) -> bytes:
         """A token's bytes; they need not be whole characters. Unknown ids are ``b""``."""
         if token not in self._pieces:
-            piece = self._tokenizer.id_to_token(token) or ""
+            piece = self._encoder.tokenizer.id_to_token(token) or ""
             plain = all(c in self._alphabet for c in piece)
             self._pieces[token] = bytes(self._alphabet[c] for c in piece) if plain else piece.encode()
         return self._pieces[token]
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return self._encoder.encode(text)
 
     def encode_chat(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[int]:
         from serving.fields import Fields
@@ -81,11 +80,11 @@ class Tokens:
         return encoded.ids
 
     def decode(self, ids: list[int]) -> str:
-        top = self._tokenizer.get_vocab_size()
+        top = self._encoder.tokenizer.get_vocab_size()
         bad = next((i for i in ids if not 0 <= i < max(top, 151936)), None)
         if bad is not None:
             raise bad_request("tokens", f"{bad} is no token id; give integers from 0 to {max(top, 151936) - 1}")
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+        return str(self._encoder.tokenizer.decode(ids, skip_special_tokens=False))
 
     def exact_text(self, ids: list[int]) -> str:
         """Text that encodes to exactly ``ids``: the engine takes text. Raises ``ApiError`` when there is none."""

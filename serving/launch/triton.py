@@ -72,6 +72,5 @@ def environment(config: Config, run_dir: Path) -> dict[str, str]:
         "RUN_DIR": str(run_dir),
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "true",
         "OPENVINO_TELEMETRY_OPT_OUT": "1",
     }  # fmt: skip
