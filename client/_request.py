@@ -105,13 +105,13 @@ class RunningRequest:
 
     def _chunk(self, message: Any, now: float) -> Chunk | None:
         """The message's chunk, checked; ``None`` for Triton's empty final response."""
-        raw = _wire.outputs(message, self._channel.target)
-        if not raw:
+        got = _wire.record(message, self._channel.target)
+        if got is None:
             return None
         if self._deadline:
             self._deadline.chunk(now, self._ask.timeouts.between_chunks)
         try:
-            return self._order.check(_wire.chunk(raw))
+            return self._order.check(_wire.chunk(got))
         except errors.StreamBroken:
             self._channel.stop(self.request_id)
             raise

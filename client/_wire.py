@@ -1,4 +1,4 @@
-"""KServe v2 messages of model ``qwen``: options -> request, response -> chunk. Pure; the hot path of the library.
+"""KServe v2 messages of model ``qwen``: options -> request, response -> chunk. Pure.
 
 The raw protobuf stubs are used instead of tritonclient's classes: no numpy array is made per tensor. All tensors have
 shape [1, n] (DESIGN.md §2).
@@ -14,8 +14,9 @@ from typing import Any
 import orjson
 from tritonclient.grpc import service_pb2 as pb
 
-from client import errors
-from client.types import Chunk, FinishReason, Options, Prompt, TopLogprobs
+from client import _packed, errors
+from client._packed import Record
+from client.types import Chunk, Options, Prompt, TopLogprobs
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 # Messages of any size (a 128k-token prompt is over gRPC's 4 MiB). Pings: Triton answers more than 2 pings without data
@@ -104,6 +105,8 @@ def infer_request(request_id: str, prompt: Prompt, options: Options, *, stream: 
     else:
         add_tensor(request, "messages", "BYTES", [json.dumps(list(prompt), ensure_ascii=False)])
     add_tensor(request, "stream", "BOOL", [stream])
+    if stream:
+        add_tensor(request, "packed_output", "BOOL", [True])
     for name, value in options.given().items():
         if name == "tools":
             add_tensor(request, "tools", "BYTES", [json.dumps(list(value), ensure_ascii=False)])
@@ -121,51 +124,19 @@ def stop_request(request_id: str, model: str = "qwen") -> Any:
     return request
 
 
-def first_int(raw: bytes) -> int:
-    return int.from_bytes(raw[:4], "little", signed=True)
-
-
-def strings(raw: bytes) -> list[str]:
-    """A BYTES tensor: length-prefixed UTF-8 strings."""
-    out, at = [], 0
-    while at < len(raw):
-        end = at + 4 + int.from_bytes(raw[at : at + 4], "little")
-        out.append(raw[at + 4 : end].decode())
-        at = end
-    return out
-
-
-def _top(raw: bytes) -> tuple[TopLogprobs, ...]:
-    text = raw[4:]
-    return tuple(tuple((int(i), float(p)) for i, p in token) for token in orjson.loads(text)) if text else ()
-
-
-def outputs(message: Any, address: str) -> dict[str, bytes]:
-    """Raw tensors by name; empty for Triton's empty final response. Raises what an ``error_message`` means."""
+def record(message: Any, address: str) -> Record | None:
+    """What a streamed response brings; ``None`` for Triton's empty final response. Raises what an error means."""
     if message.error_message:
         raise errors.from_text(message.error_message, address)
-    response = message.infer_response
-    return dict(zip([tensor.name for tensor in response.outputs], response.raw_output_contents, strict=True))
+    return _packed.record(message.infer_response)
 
 
-_REASONS: dict[bytes, FinishReason | None] = {
-    b"": None, b"stop": "stop", b"length": "length", b"cancelled": "cancelled", b"error": "error",
-}  # fmt: skip
-_NONE4 = b"\0\0\0\0"
-
-
-def chunk(raw: dict[str, bytes]) -> Chunk:
-    """A streamed response (one sequence) as a chunk. Text is at byte 4: a one-element BYTES tensor."""
-    logprobs = raw.get("output_log_probs", b"")
+def chunk(got: Record) -> Chunk:
     return Chunk(
-        raw["text_output"][4:].decode(),
-        _REASONS[raw["finish_reason"][4:]],
-        tuple(memoryview(raw.get("output_ids", b"")).cast("i")),
-        first_int(raw.get("completion_tokens", _NONE4)),
-        first_int(raw.get("prompt_tokens", _NONE4)),
-        first_int(raw.get("cached_tokens", _NONE4)),
-        first_int(raw.get("chunk_index", _NONE4)),
-        first_int(raw.get("sequence_index", _NONE4)),
-        tuple(memoryview(logprobs).cast("f")) if logprobs else (),
-        _top(raw["top_log_probs"]) if "top_log_probs" in raw else (),
-    )
+        got.text, got.finish, tuple(got.token_ids), got.completion_tokens, got.prompt_tokens, got.cached_tokens,
+        got.chunk_index, got.sequence_index, tuple(got.token_log_probs), _top(got.tops),
+    )  # fmt: skip
+
+
+def _top(tops: bytes) -> tuple[TopLogprobs, ...]:
+    return tuple(tuple((int(i), float(p)) for i, p in token) for token in orjson.loads(tops)) if tops else ()

@@ -121,13 +121,12 @@ async def grpc_round(port: int, streams: int, requests: int, tokens: int) -> Rou
 
     async def worker() -> None:
         for _ in range(requests):
-            sent, last, finish = time.perf_counter(), 0.0, b""
+            sent, last, finish = time.perf_counter(), 0.0, ""
             async for message in channel.call(_wire.infer_request(new_id(), messages, options, stream=True)):
-                raw = _wire.outputs(message, channel.target)
-                if raw:
+                if got := _wire.record(message, channel.target):
                     last = seen.message(time.perf_counter(), sent, last)
-                    finish = raw["finish_reason"][4:]
-            if finish != b"length":
+                    finish = got.finish or ""
+            if finish != "length":
                 raise RuntimeError(f"an answer ended with {finish!r}")
             seen.tokens += tokens
 

@@ -3,6 +3,8 @@
 The simulated engine gives every running stream one token per step, so its tokens/s are streams ÷ step time exactly.
 Clients keep N streams busy over gRPC; figures come from a window after a warm-up. Columns:
 
+    outputs         packed: one tensor per response, as our clients, the gateway and the load test ask for it;
+                    named: the tensors of NVIDIA's ensemble and ours, as any other client gets them
     efficiency      tokens delivered per second ÷ tokens the engine makes per second
     chunk           tokens per message
     ttft_added_ms   median TTFT minus the engine's own: one step when idle, 1.5 on average when it is running
@@ -13,6 +15,7 @@ Clients keep N streams busy over gRPC; figures come from a window after a warm-u
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -70,9 +73,9 @@ def one_stream(transport: GrpcTransport, request: Request, window: Window) -> No
         raise RuntimeError(f"{total} of {request.max_tokens} tokens arrived")
 
 
-def measure(port: int, streams: int, tokens: int, warm_up: float, seconds: float) -> Window:
+def measure(port: int, streams: int, packed: bool, tokens: int, warm_up: float, seconds: float) -> Window:
     """Keep ``streams`` streams open; lengths differ by a quarter so that their ends spread."""
-    transport = GrpcTransport(Target("127.0.0.1", port), "qwen", timeout=120, ignore_eos=True)
+    transport = GrpcTransport(Target("127.0.0.1", port), "qwen", timeout=120, ignore_eos=True, packed=packed)
     start = time.monotonic()
     window = Window(start + warm_up, start + warm_up + seconds)
     lengths = random.Random(streams)
@@ -100,7 +103,7 @@ def cpu_seconds(root: psutil.Process) -> float:
     return total
 
 
-def row(window: Window, streams: int, step_ms: float, seconds: float, cpu: float, all_tokens: int) -> dict[str, float]:
+def row(window: Window, streams: int, step_ms: float, seconds: float, cpu: float, all_tokens: int) -> dict[str, Any]:
     engine = streams / (step_ms / 1e3)
     quantiles = statistics.quantiles(window.gaps, n=100)
     own = step_ms * (1 if streams == 1 else 1.5)
@@ -176,18 +179,19 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def run(arguments: argparse.Namespace) -> list[dict[str, float]]:
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ports = free_ports(3)
     server = start(ports, arguments.step_ms)
     rows = []
     try:
         root = psutil.Process(server.pid)
-        for streams in arguments.streams:
+        for streams, packed in itertools.product(arguments.streams, (True, False)):
             cpu, made = cpu_seconds(root), generated(ports[2])
-            window = measure(ports[1], streams, arguments.tokens, arguments.warm_up, arguments.seconds)
+            window = measure(ports[1], streams, packed, arguments.tokens, arguments.warm_up, arguments.seconds)
             time.sleep(0.6)  # the counters are scraped with a delay of up to 0.25 s, Triton's own up to 0.5 s
             used, tokens = cpu_seconds(root) - cpu, generated(ports[2]) - made
-            rows.append(row(window, streams, arguments.step_ms, arguments.seconds, used, tokens))
+            found = row(window, streams, arguments.step_ms, arguments.seconds, used, tokens)
+            rows.append({"outputs": "packed" if packed else "named", **found})
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(30)
@@ -207,8 +211,8 @@ def main() -> None:
     for name in rows[0]:
         table.add_column(name, justify="right")
     for each in rows:
-        table.add_row(*(f"{value:g}" for value in each.values()))
-    Console().print(table)
+        table.add_row(*(value if isinstance(value, str) else f"{value:g}" for value in each.values()))
+    Console(width=130).print(table)
     path = ROOT / "results/bench_serving.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"environment": environment(arguments), "rows": rows}, indent=2) + "\n")

@@ -77,6 +77,7 @@ class Controller:
             order = {
                 "plan": self._plan.to_dict(), "index": index, "count": len(workers), "epoch": epoch,
                 "sse_model": self._target.sse_model,
+                "packed": self._target.packed,
             }  # fmt: skip
             if client is None:
                 self._session.begin(environment, order)

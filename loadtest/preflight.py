@@ -23,7 +23,8 @@ START = "is it running? start it with `make serve`, or set HOST"
 class Target:
     """What the server says of itself; it goes into the report."""
 
-    sse_model: str = ""
+    sse_model: str = ""  # the gateway's own name of the model
+    packed: bool = False  # does the model offer its answers in one tensor? as client/ asks for them
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -42,6 +43,7 @@ def _check_grpc(plan: Plan, target: Target) -> None:
     try:
         ready = server.call("ModelReady", pb.ModelReadyRequest(name=plan.model), pb.ModelReadyResponse, TIMEOUT_S)
         facts = server.call("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse, TIMEOUT_S)
+        target.packed = bool(ready.ready) and _offers_packed(server, plan.model)
     except TransportError as error:
         if error.kind in ("connect", "timeout", "cut_short"):
             raise LoadtestError(f"host: no Triton gRPC server answers at {where} ({error}): {START}") from None
@@ -51,6 +53,17 @@ def _check_grpc(plan: Plan, target: Target) -> None:
     if not ready.ready:
         raise LoadtestError(f"model: {plan.model!r} is not ready at {where}: wait for the server, or give --model")
     target.facts["triton"] = {"server": facts.name, "version": facts.version, "model": plan.model}
+
+
+def _offers_packed(server: GrpcTarget, model: str) -> bool:
+    request = pb.ModelMetadataRequest(name=model)
+    try:
+        inputs = server.call("ModelMetadata", request, pb.ModelMetadataResponse, TIMEOUT_S).inputs
+    except TransportError as error:
+        if error.kind == "unsupported":  # no Triton, but something that speaks its streaming call
+            return False
+        raise
+    return any(tensor.name == "packed_output" for tensor in inputs)
 
 
 def _check_sse(plan: Plan, target: Target) -> None:

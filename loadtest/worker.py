@@ -38,13 +38,15 @@ Fire = Callable[[Record, TransportError | None], None]
 
 class Worker:
     def __init__(
-        self, plan: Plan, *, index: int, count: int, epoch: float, sse_model: str, send: Send, fire: Fire
+        self, plan: Plan, *, index: int, count: int, epoch: float, sse_model: str, packed: bool, send: Send, fire: Fire
     ) -> None:
         """``epoch`` is the run's second 0 as ``time.time()``; ``send`` takes a report, ``fire`` feeds Locust."""
         self.plan, self.index, self.count = plan, index, count
         self._send, self._fire = send, fire
         self._epoch = time.monotonic() + epoch - time.time()
-        self._transports: dict[str, Transport] = {lane: open_transport(lane, plan, sse_model) for lane in plan.lanes}
+        self._transports: dict[str, Transport] = {
+            lane: open_transport(lane, plan, sse_model, packed) for lane in plan.lanes
+        }
         self._lanes = {lane: Lane() for lane in plan.lanes}
         self._running: dict[int, Record] = {}
         self._greenlets: set[gevent.Greenlet] = set()

@@ -27,15 +27,16 @@ class Piece:
     log_probs: list[float] | None  # None: not asked for
     cum_log_prob: float
     top_logprobs: bytes
+    packed: bool = False  # the caller wants one tensor
 
 
 class _State:
-    __slots__ = ("cum_log_prob", "generation", "log_probs", "text", "tokens_at_stop")
+    __slots__ = ("cum_log_prob", "generation", "log_probs", "packed", "text", "tokens_at_stop")
 
     def __init__(self, generation: int, token_bytes: TokenBytes, options: TextOptions) -> None:
         self.generation = generation
         self.text = TextStream(token_bytes, options.stops, options.include_stop, options.min_tokens)
-        self.log_probs = options.log_probs
+        self.log_probs, self.packed = options.log_probs, options.packed
         self.cum_log_prob = 0.0
         self.tokens_at_stop = 0
 
@@ -118,4 +119,5 @@ class Detokenizer:
             chunk.log_probs if state.log_probs else None,
             state.cum_log_prob,
             chunk.top_logprobs,
+            state.packed,
         )

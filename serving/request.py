@@ -75,6 +75,7 @@ def job(fields: Fields, defaults: Defaults) -> Job:
         include_stop=fields.flag("include_stop_str_in_output", False),
         min_tokens=sampling.min_tokens,
         log_probs=log_probs,
+        packed=fields.flag("packed_output", False),
     )
     return Job(
         sampling,

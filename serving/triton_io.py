@@ -13,6 +13,7 @@ import triton_python_backend_utils as pb
 from serving.detokenizer import Piece
 from serving.errors import InvalidRequest, ServingError
 from serving.fields import Fields
+from serving.packed import pack as pack_pieces
 from serving.wire import Chunk, IntArray, pack
 
 MOST_REUSED = 8192  # tensors kept; each holds about 300 bytes of shared memory
@@ -88,6 +89,8 @@ _reused = _Reused()
 
 def pieces(parts: list[Piece]) -> Any:
     """The detokenizer step's response: every tensor is [1, number of sequences], ids and log probs [1, n]."""
+    if parts[0].packed:
+        return pb.InferenceResponse([pb.Tensor("packed", np.frombuffer(pack_pieces(parts), dtype=np.uint8)[None])])
     tensors = _one(parts[0]) if len(parts) == 1 else _several(parts)
     if parts[0].log_probs is not None:
         tensors += _log_probs(parts)

@@ -31,6 +31,7 @@ class TextOptions:
     min_tokens: int = 0
     echo: str = ""  # the prompt's text, when the caller wants it in front of the answer
     log_probs: bool = False
+    packed: bool = False  # answer in one tensor (serving/packed.py)
 
 
 @dataclass(frozen=True, slots=True)

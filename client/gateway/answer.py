@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from client import _wire
+from client._packed import Record
 from client.errors import ClientError, StreamCut
 from client.gateway.choices import Choice, TokenText
 from client.gateway.format import KEEP_ALIVE, Sse, Whole, usage
@@ -137,7 +138,7 @@ class Answer:
         n = self.plan.options.n
         return self.choices[prompt * n : (prompt + 1) * n]
 
-    def _seen(self, raw: dict[str, bytes], prompt: int) -> Choice:
+    def _seen(self, got: Record, prompt: int) -> Choice:
         """Counts and times of one response; which choice it belongs to."""
         now, timing, metrics = time.monotonic(), self.timing, self._engine.metrics
         if timing.first == 0.0:
@@ -146,23 +147,19 @@ class Answer:
         else:
             metrics.itl.observe(now - timing.chunk)
         timing.chunk = now
-        self._prompt_tokens[prompt] = _wire.first_int(raw["prompt_tokens"])
-        self._cached_tokens[prompt] = _wire.first_int(raw["cached_tokens"])
-        n = self.plan.options.n
-        at = _wire.first_int(raw["sequence_index"]) if n > 1 else 0
-        return self.choices[prompt * n + at]
+        self._prompt_tokens[prompt], self._cached_tokens[prompt] = got.prompt_tokens, got.cached_tokens
+        return self.choices[prompt * self.plan.options.n + got.sequence_index]
 
     async def _fast(self, call: Any, prompt: int) -> None:
         """Streamed text without extras."""
         assert self._sse is not None
         plain, write, target = self._sse.plain, self.writer.event, self._engine.channel.target
         async for message in call:
-            raw = _wire.outputs(message, target)
-            if not raw:
+            got = _wire.record(message, target)
+            if got is None:
                 continue
-            choice = self._seen(raw, prompt)
-            finish = choice.check(raw)
-            data = plain(choice.index, raw["text_output"][4:].decode(), finish)
+            choice = self._seen(got, prompt)
+            data = plain(choice.index, got.text, choice.check(got))
             if data:
                 await write(data)
 
@@ -170,11 +167,11 @@ class Answer:
         """Everything else."""
         target = self._engine.channel.target
         async for message in call:
-            raw = _wire.outputs(message, target)
-            if not raw:
+            got = _wire.record(message, target)
+            if got is None:
                 continue
-            choice = self._seen(raw, prompt)
-            piece = choice.piece(raw)
+            choice = self._seen(got, prompt)
+            piece = choice.piece(got)
             if self._whole:
                 self._whole.add(choice.index, piece)
             elif self._sse:

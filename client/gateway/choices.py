@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from client import _wire
+from client._packed import Record
 from client.errors import Cancelled, ChunkMissing, EngineUnavailable
 from client.gateway.tools import Event, ToolParser
 
-Tensors = dict[str, bytes]
 TokenText = Callable[[int], bytes]  # a token's bytes
 
 
@@ -38,31 +37,27 @@ class Choice:
         self._chat, self._parser, self._token_text, self._want_logprobs = chat, parser, token_text, logprobs
         self._next = 0
 
-    def check(self, raw: Tensors) -> str | None:
+    def check(self, got: Record) -> str | None:
         """Chunk order and the end, for every chunk. Returns the finish reason. Raises ``ClientError``."""
-        got = _wire.first_int(raw["chunk_index"])
-        if got != self._next:
-            raise ChunkMissing(f"engine: chunk {got} came where {self._next} was due")
+        if got.chunk_index != self._next:
+            raise ChunkMissing(f"engine: chunk {got.chunk_index} came where {self._next} was due")
         self._next += 1
-        self.tokens = _wire.first_int(raw["completion_tokens"])
-        reason = raw["finish_reason"][4:]
-        if not reason:
-            return None
-        if reason == b"cancelled":
+        self.tokens = got.completion_tokens
+        if got.finish == "cancelled":
             raise Cancelled("engine: the request was cancelled")
-        if reason == b"error":
+        if got.finish == "error":
             raise EngineUnavailable("engine: generation failed; try again")
-        self.finish = reason.decode()
+        self.finish = got.finish
         return self.finish
 
-    def piece(self, raw: Tensors) -> Piece:
-        finish = self.check(raw)
-        text = raw["text_output"][4:].decode()
+    def piece(self, got: Record) -> Piece:
+        finish = self.check(got)
+        text = got.text
         events = self._events(text, finish) if self._parser else None
         if finish == "stop" and self._parser and self._parser.calls:
             finish = self.finish = "tool_calls"
-        ids = memoryview(raw.get("output_ids", b"")).cast("i").tolist()
-        logprobs = self._logprobs(ids, raw) if self._want_logprobs else None
+        ids = got.token_ids
+        logprobs = self._logprobs(ids, got) if self._want_logprobs else None
         self.offset += len(text)
         return Piece(text, events, ids, logprobs, finish)
 
@@ -70,11 +65,10 @@ class Choice:
         assert self._parser is not None
         return self._parser.feed(text) + (self._parser.finish() if finish else [])
 
-    def _logprobs(self, ids: list[int], raw: Tensors) -> dict[str, Any]:
-        values: list[Any] = memoryview(raw.get("output_log_probs", b"")).cast("f").tolist()
-        tops = orjson.loads(raw["top_log_probs"][4:] or b"[]") if "top_log_probs" in raw else []
+    def _logprobs(self, ids: list[int], got: Record) -> dict[str, Any]:
+        tops = orjson.loads(got.tops or b"[]")
         tops += [[]] * (len(ids) - len(tops))
-        rows = list(zip(ids, values, tops, strict=True))
+        rows = list(zip(ids, got.token_log_probs, tops, strict=True))
         return self._chat_logprobs(rows) if self._chat else self._completion_logprobs(rows)
 
     def _chat_logprobs(self, rows: list[tuple[int, float, list[Any]]]) -> dict[str, Any]:

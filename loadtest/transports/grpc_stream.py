@@ -15,6 +15,7 @@ from gevent import ssl
 from gevent.lock import RLock
 from tritonclient.grpc import service_pb2 as pb
 
+from client._packed import Record, unpack
 from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
 from loadtest.transports.base import OnMessage, StreamEnd
@@ -77,9 +78,18 @@ class Target:
 class GrpcTransport:
     name = "grpc"
 
-    def __init__(self, target: Target, model: str, *, timeout: float, ignore_eos: bool, streamed: bool = True) -> None:
+    def __init__(
+        self,
+        target: Target,
+        model: str,
+        *,
+        timeout: float,
+        ignore_eos: bool,
+        streamed: bool = True,
+        packed: bool = False,
+    ) -> None:
         self._target, self._model, self._timeout = target, model, timeout
-        self._flags = {"stream": streamed, "ignore_eos": ignore_eos}
+        self._flags = {"stream": streamed, "ignore_eos": ignore_eos} | ({"packed_output": True} if packed else {})
 
     def stream(self, request: Request, on_message: OnMessage) -> StreamEnd:
         message = infer_request(self._model, request, self._flags)
@@ -169,7 +179,7 @@ class _Reader:
                 self.failure = TransportError(error_kind(response.error_message), response.error_message[:300])
                 return False
             tokens = self._read(response.infer_response)
-        except (ValueError, struct.error, UnicodeDecodeError) as error:
+        except (ValueError, IndexError, struct.error) as error:
             self.failure = TransportError("protocol", f"{type(error).__name__}: {error}"[:300])
             return False
         if tokens and not self._on_message(stamp, tokens):
@@ -180,6 +190,8 @@ class _Reader:
     def _read(self, response: Any) -> int:
         """Output tokens so far if this message brought some, else 0."""
         raw = response.raw_output_contents
+        if len(raw) == 1 and response.outputs[0].name == "packed":
+            return self._read_packed(unpack(raw[0]))
         if len(self._order) != len(raw):
             self._order = [output.name for output in response.outputs]
         values = dict(zip(self._order, raw, strict=True))
@@ -190,6 +202,14 @@ class _Reader:
         if "completion_tokens" not in values:  # another ensemble: every message with text counts as one token
             self.end.completion_tokens += bool(text)
         return self.end.completion_tokens if self.end.completion_tokens > before else 0
+
+    def _read_packed(self, got: Record) -> int:
+        end, before = self.end, self.end.completion_tokens
+        self._text.append(got.text.encode())
+        self._counted = True
+        end.prompt_tokens, end.completion_tokens = got.prompt_tokens, got.completion_tokens
+        end.cached_tokens, end.finish_reason = got.cached_tokens, got.finish or ""
+        return end.completion_tokens if end.completion_tokens > before else 0
 
     def _counts(self, values: dict[str, bytes]) -> None:
         end = self.end

@@ -60,7 +60,8 @@ def test_every_option_reaches_its_tensor(fake: FakeTriton) -> None:
     with Client(fake.grpc) as client:
         chunks = list(client.stream(CHAT, options))
     assert fake.requests[0] == {
-        "messages": '[{"role": "user", "content": "hello"}]', "stream": True, "max_tokens": 5, "temperature": 0.5,
+        "messages": '[{"role": "user", "content": "hello"}]', "stream": True, "packed_output": True,
+        "max_tokens": 5, "temperature": 0.5,
         "top_p": 0.25, "top_k": 7, "min_p": 0.125, "repetition_penalty": 1.5, "presence_penalty": 0.75,
         "frequency_penalty": -0.5, "seed": 2**64 - 1, "min_tokens": 2, "stop_words": ["a", "世"],
         "stop_token_ids": [1, 2], "include_stop_str_in_output": True, "bad_words": ["b"], "ignore_eos": True,

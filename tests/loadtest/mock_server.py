@@ -30,7 +30,7 @@ class Model:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.started = time.monotonic()
+        self.started, self.first = time.monotonic(), 0.0
         self.numbers = itertools.count()
         self.slots = asyncio.Semaphore(options.slots or 1_000_000)
         self.truth: list[dict[str, float]] = []
@@ -41,11 +41,12 @@ class Model:
 
     def reset(self) -> None:
         self.truth.clear()
-        self.started = time.monotonic()
+        self.started, self.first = time.monotonic(), 0.0
 
     async def tokens(self, count: int) -> Any:
         """Yields 1, 2, … count, each at its time."""
         arrived = time.monotonic()
+        self.first = self.first or arrived
         self.waiting += 1
         async with self.slots:
             self.waiting -= 1
@@ -72,7 +73,7 @@ class Model:
         stall, length = self.options.stall_at, self.options.stall_for
         if length and 0 <= time.monotonic() - self.started - stall < length:
             await asyncio.sleep(self.started + stall + length - time.monotonic())
-        if self.options.die_at and time.monotonic() - self.started > self.options.die_at:
+        if self.options.die_at and time.monotonic() - self.first > self.options.die_at:
             os._exit(9)
 
     def metrics(self) -> str:
@@ -213,7 +214,7 @@ def options() -> argparse.Namespace:
         ("spread", 0.0),
         ("stall-at", 0.0),
         ("stall-for", 0.0),
-        ("die-at", 0.0),
+        ("die-at", 0.0),  # after the first request
     ):
         parser.add_argument(f"--{flag}", type=float, default=value)
     parser.add_argument("--plain-usage", action="store_true", help="usage in the last chunk only, as OpenAI has it")

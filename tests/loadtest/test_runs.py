@@ -90,7 +90,7 @@ def test_a_stall_shows_in_an_open_loop(tmp_path: Path) -> None:
 
 
 def test_server_dies_mid_run(tmp_path: Path) -> None:
-    with started("--ttft-ms", "20", "--itl-ms", "50", "--die-at", "7") as mock:
+    with started("--ttft-ms", "20", "--itl-ms", "50", "--die-at", "2") as mock:
         mock.get("/reset")
         run = loadtest(
             tmp_path, *mock.ports, "--rate", "10", "--duration", "5s", "--warmup", "0s", "--output-tokens", "30"

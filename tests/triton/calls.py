@@ -21,7 +21,8 @@ TYPES: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(("text_input", "messages", "tools", "stop_words", "bad_words"), ("BYTES", np.object_)),
     **dict.fromkeys(("guided_decoding_guide_type", "guided_decoding_guide", "lora_name"), ("BYTES", np.object_)),
     **dict.fromkeys(
-        ("stream", "stop", "ignore_eos", "return_log_probs", "exclude_input_in_output"), ("BOOL", np.bool_)
+        ("stream", "stop", "ignore_eos", "return_log_probs", "exclude_input_in_output", "packed_output"),
+        ("BOOL", np.bool_),
     ),
     **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty"), ("FP32", np.float32)),
     "seed": ("UINT64", np.uint64),

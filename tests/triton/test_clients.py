@@ -11,6 +11,7 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
+from client import _packed
 from tests.conftest import Server
 from tests.triton.calls import MODEL, Stream, aio_answers, ask, generate, generate_stream, tensors
 
@@ -43,6 +44,27 @@ def test_grpc_stream_without_a_request_id(server: Server, says: Says) -> None:
     answer = ask(server.grpc, text_input=PROMPT, max_tokens=16, seed=3, stream=True)
     assert answer.text == says(PROMPT, 3, 16) and answer.in_order and len(answer.chunks) > 4
     assert (answer.finish, answer.completion_tokens) == ("length", 16)
+
+
+def test_one_packed_tensor_says_what_the_named_ones_say(server: Server, says: Says) -> None:
+    """Streamed, and as one response with two sequences in it."""
+    wish = {"text_input": PROMPT, "max_tokens": 12, "seed": 3, "return_log_probs": True}
+    with Stream(server.grpc) as stream:
+        stream.send(**wish, stream=True, packed_output=True)
+        parts = []
+        while not parts or not parts[-1].finish:
+            result = stream.next()
+            assert [output.name for output in result.get_response().outputs] == ["packed"]
+            parts.append(_packed.unpack(result.as_numpy("packed").tobytes()))
+        stream.send(**wish, num_return_sequences=2, packed_output=True)
+        both = stream.next().as_numpy("packed").tobytes()
+    assert "".join(part.text for part in parts) == says(PROMPT, 3, 12)
+    assert [part.chunk_index for part in parts] == list(range(len(parts)))
+    assert (parts[-1].finish, parts[-1].completion_tokens, parts[0].sequence_index) == ("length", 12, 0)
+    ids = [i for part in parts for i in part.token_ids]
+    assert len(ids) == 12 and [p for part in parts for p in part.token_log_probs] == [-0.5] * 12
+    first = _packed.unpack(both)
+    assert first.text == says(PROMPT, 3, 12) and says(PROMPT, 4, 12).encode() in both
 
 
 def test_grpc_stream_of_a_request_that_does_not_stream(server: Server, says: Says) -> None:
