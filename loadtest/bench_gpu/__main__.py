@@ -36,7 +36,7 @@ from loadtest.bench_gpu.contenders import (
 from loadtest.bench_gpu.prompts import PromptMaker
 
 log = logging.getLogger("bench-gpu")
-REQUESTS = {1: 4}  # requests per stream in a run, where it is not --requests
+REQUESTS = {1: 8}  # requests per stream in a run, where it is not --requests
 PACKAGES = ("vllm", "torch", "transformers", "tritonclient", "nvidia-pytriton", "numpy")
 
 
@@ -48,6 +48,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, default=ROOT / "results", help="where the results go (%(default)s)")
     add("--precision", nargs="+", default=["fp8", "bf16"], choices=["fp8", "bf16"])
     add("--contenders", nargs="+", default=["vllm-offline", "vllm-serve", "ours-grpc", "ours-gateway", "transformers"])
+    add("--tp", type=int, default=1, help="GPUs per engine, tensor parallel (%(default)s)")
     add("--streams", nargs="+", type=int, default=[1, 32, 128, 256])
     add("--rounds", type=int, default=3)
     add("--requests", type=int, default=2, help="requests per stream in a run (%(default)s)")
@@ -74,7 +75,8 @@ class Bench:
         self.config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         self.prompts = PromptMaker(source / "tokenizer.json")
         for precision in self.args.precision:
-            self._precision(precision, engines.engine(source, self.args.work / f"{precision}-tp1", precision))
+            directory = self.args.work / f"{precision}-tp{self.args.tp}"
+            self._precision(precision, engines.engine(source, directory, precision, self.args.tp))
             self.write()
         if "transformers" in self.args.contenders:
             self._transformers(source)
@@ -97,6 +99,8 @@ class Bench:
             for one in wanted:
                 one.launch()
             wanted = [one for one in wanted if self._is_up(one)]
+            if not wanted:
+                raise ContenderError(f"{precision}: no contender started; the lines above name their logs")
             self.weights[precision] = {one.name: gib for one in wanted if (gib := one.weights_gib())}
             self._rounds(precision, wanted)
         finally:

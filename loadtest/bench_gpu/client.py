@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from queue import Empty
 from typing import Any
 
+from client import _wire
+from client._stream import request_ids
+from client.grpc_aio import AioChannel
+from client.types import Options
 from loadtest.bench_gpu.samples import Record
 
 STREAMS_PER_PROCESS = 32
@@ -123,55 +127,31 @@ async def vanish(target: Target, prompt: str) -> None:
 
 
 class _Grpc:
+    """The client library's own call, read no further than the token count."""
+
     def __init__(self, target: Target) -> None:
         self._target = target
+        self._options = Options(max_tokens=target.max_tokens, ignore_eos=True, temperature=0.0, repetition_penalty=1.0)
+        self._new_id = request_ids()
 
     async def open(self) -> None:
-        import grpc
-        from tritonclient.grpc import service_pb2, service_pb2_grpc
-
-        self._pb = service_pb2
-        self._channel = grpc.aio.insecure_channel(self._target.address)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        await self._channel.channel_ready()
+        self._channel = AioChannel(self._target.address, model=self._target.model)
+        await self._channel.connect(TIMEOUT_S)
 
     async def close(self) -> None:
         await self._channel.close()
 
     def call(self, prompt: str) -> Any:
-        return self._stub.ModelStreamInfer(iter([self._request(prompt)]))
+        request = _wire.infer_request(self._new_id(), prompt, self._options, stream=True, model=self._target.model)
+        return self._channel.call(request)
 
     async def stream(self, prompt: str, record: Record) -> None:
         async for response in self.call(prompt):
-            if response.error_message:
-                raise RuntimeError(response.error_message)
-            answer = response.infer_response
-            for output, raw in zip(answer.outputs, answer.raw_output_contents):  # noqa: B905 (equal by protocol)
-                if output.name == "completion_tokens":
-                    total = int.from_bytes(raw[:4], "little")
-                    if total > record.tokens:
-                        _arrived(record, total)
-                    break
+            got = _wire.record(response, self._target.address)
+            if got is not None and got.completion_tokens > record.tokens:
+                _arrived(record, got.completion_tokens)
         if record.tokens != self._target.max_tokens:
             raise RuntimeError(f"{record.tokens} of {self._target.max_tokens} tokens arrived")
-
-    def _request(self, prompt: str) -> Any:
-        def tensor(name: str, kind: str, **contents: Any) -> Any:
-            return self._pb.ModelInferRequest.InferInputTensor(
-                name=name, datatype=kind, shape=[1, 1], contents=self._pb.InferTensorContents(**contents)
-            )
-
-        return self._pb.ModelInferRequest(
-            model_name=self._target.model,
-            inputs=[
-                tensor("text_input", "BYTES", bytes_contents=[prompt.encode()]),
-                tensor("max_tokens", "INT32", int_contents=[self._target.max_tokens]),
-                tensor("stream", "BOOL", bool_contents=[True]),
-                tensor("ignore_eos", "BOOL", bool_contents=[True]),
-                tensor("temperature", "FP32", fp32_contents=[0.0]),
-                tensor("repetition_penalty", "FP32", fp32_contents=[1.0]),
-            ],
-        )
 
 
 class _Sse:

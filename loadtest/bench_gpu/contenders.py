@@ -161,13 +161,15 @@ class VllmServe(Contender):
     name = "vllm-serve"
 
     def command(self) -> list[str]:
-        limits = json.loads((self.setup.engine / "engine.json").read_text())["limits"]
+        engine = json.loads((self.setup.engine / "engine.json").read_text())
+        limits = engine["limits"]
         command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(self.setup.engine)]
         command += ["--host", "127.0.0.1", "--port", str(self.setup.port), "--served-model-name", "qwen"]
         command += ["--max-num-seqs", str(self.setup.max_streams), "--max-model-len", str(limits["max_seq_len"])]
         command += ["--max-num-batched-tokens", str(limits["max_num_tokens"])]
         command += ["--kv-cache-memory-bytes", str(self.setup.kv_bytes), "--generation-config", "vllm"]
         command += ["--gpu-memory-utilization", str(vllm_args.NO_FRACTION)]
+        command += ["--tensor-parallel-size", str((engine.get("gpu") or {}).get("tensor_parallel", 1))]
         quantized = "quantization_config" in json.loads((self.setup.engine / "config.json").read_text())
         return command + (["--quantization", "fp8"] if self.precision == "fp8" and not quantized else [])
 
@@ -250,6 +252,9 @@ class OursGateway(Contender):
 
     def launch(self) -> None:
         return None
+
+    def wait(self) -> None:
+        self._server.wait()
 
     def cpu_seconds(self) -> float:
         return self._server.cpu_seconds()

@@ -82,8 +82,12 @@ def test_vllms_own_result_is_read():
 
 
 def test_differences_are_placed():
-    found = compare([[1, 2, 3], [4, 5, 6]], [[1, 2, 3], [4, 9, 6]])
+    left = [{"ids": [1, 2, 3], "margins": [2.0, 1.0, 3.0]}, {"ids": [4, 5, 6], "margins": [2.0, 0.125, 1.0]}]
+    right = [{"ids": [1, 2, 3], "margins": []}, {"ids": [4, 9, 6], "margins": []}]
+    found = compare(left, right)
     assert (found["equal"], found["answers"], found["first_difference"]) == (1, 2, [None, 1])
+    assert (found["median_margin"], found["margins_at_difference"]) == (1.5, [0.125])
+    assert compare(right, left)["median_margin"] is None
 
 
 async def answer(reader, writer):
