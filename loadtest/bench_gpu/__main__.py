@@ -95,6 +95,8 @@ class Bench:
             OursGateway(ours),
         ]
         launched = wanted = [one for one in known if one.name in self.args.contenders]
+        if not wanted:
+            return
         try:
             for one in wanted:
                 one.launch()
