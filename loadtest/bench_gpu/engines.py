@@ -16,13 +16,19 @@ CONFIG = Path(vllm_build.__file__).with_name("data") / "qwen2.5-7b-instruct.conf
 CONTEXT = 8192
 SEED = 20250101
 SHARD_LAYERS = 7  # decoder layers per safetensors file
-STD, RESIDUAL_STD = 0.02, 0.08
+STD = 0.02
+# What the layers add to the residual stream: a tenth of the embedding each, so that context matters but no noise is
+# amplified from layer to layer, as in a trained model.
+RESIDUAL_STD = {"o_proj.weight": 0.004, "down_proj.weight": 0.0015}
+FOLLOWERS = 4  # likely next tokens of each token
+SHARPNESS, SPREAD = 0.0042, 3.2  # the followers together get about half of the probability, about a nat apart
 
 
 def checkpoint(directory: Path, config_file: Path = CONFIG) -> Path:
     """A complete BF16 checkpoint with random weights in the shape of ``config_file``; kept if it is there.
 
-    The projections that write into the residual stream are larger, so that greedy answers vary with the prompt.
+    Each token has ``FOLLOWERS`` random likely successors, and the context decides among them: purely random weights
+    give flat distributions, in which any rounding changes the next token and no accuracy can be judged.
     """
     if (directory / "config.json").is_file():
         return directory
@@ -50,13 +56,19 @@ def write_weights(directory: Path, config: dict[str, Any]) -> None:
     if not config["tie_word_embeddings"]:
         sizes["lm_head.weight"] = (shape.vocab, shape.hidden)
     shards: dict[int, dict[str, Any]] = {}
+    embedding: Any = None
     for name, size in sizes.items():
         layer = int(name.split(".")[2]) if name.startswith("model.layers.") else -1
         if "norm" in name:
             tensor = torch.ones(size, dtype=torch.bfloat16)
+        elif name == "lm_head.weight":
+            tensor = _followers(embedding, generator).cpu()
         else:
-            std = RESIDUAL_STD if name.endswith(("o_proj.weight", "down_proj.weight")) else STD
-            tensor = (torch.randn(size, generator=generator, device=device, dtype=torch.bfloat16) * std).cpu()
+            std = next((s for end, s in RESIDUAL_STD.items() if name.endswith(end)), STD)
+            std = 1.0 if name == "model.embed_tokens.weight" else std
+            made = torch.randn(size, generator=generator, device=device, dtype=torch.bfloat16) * std
+            embedding = made if name == "model.embed_tokens.weight" else embedding
+            tensor = made.cpu()
         shards.setdefault(layer // SHARD_LAYERS + 1, {})[name] = tensor
     weight_map: dict[str, str] = {}
     for number, tensors in shards.items():
@@ -65,6 +77,18 @@ def write_weights(directory: Path, config: dict[str, Any]) -> None:
         weight_map |= dict.fromkeys(tensors, file)
     index = {"metadata": {}, "weight_map": weight_map}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _followers(embedding: Any, generator: Any) -> Any:
+    """An output layer that answers each token with a random group of ``FOLLOWERS`` tokens, told apart by noise."""
+    import torch
+
+    vocab, hidden = embedding.shape
+    order = torch.randperm(vocab, generator=generator, device=embedding.device)
+    groups = torch.zeros(vocab // FOLLOWERS, hidden, device=embedding.device)
+    groups.index_add_(0, order % (vocab // FOLLOWERS), embedding.float())
+    noise = torch.randn(vocab, hidden, generator=generator, device=embedding.device)
+    return (SHARPNESS * (groups.repeat_interleave(FOLLOWERS, 0) + SPREAD * noise)).to(embedding.dtype)
 
 
 def engine(source: Path, out: Path, precision: str, tensor_parallel: int = 1) -> Path:
