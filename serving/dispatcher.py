@@ -19,6 +19,7 @@ from serving.admission import fit, reseeded
 from serving.board import END, Board
 from serving.errors import EngineDead, InvalidRequest, ServingError
 from serving.ledger import Ledger
+from serving.outbox import Outbox
 from serving.runtimes.base import Runtime
 from serving.streams import Group, Sink, Stream
 from serving.text import TokenBytes
@@ -49,6 +50,7 @@ class Dispatcher:
         self._runtime: Runtime | None = None
         self._inbox: deque[list[StreamDelta]] = deque()
         self._wake = threading.Event()
+        self._outbox = Outbox(self._wake.set)
         self._waiting: dict[int, Stream] = {}  # have something to send, in order of arrival
         self._flying: dict[int, Stream] = {}  # have a chunk under way
         self._dead = ""
@@ -146,7 +148,7 @@ class Dispatcher:
             now = time.monotonic()
             if now >= next_look:
                 next_look = now + HOUSEKEEPING_SECONDS
-                self._board.streams = len(self.ledger.streams)
+                self._board.streams = len(self.ledger.streams) + self._outbox.pending
                 self._housekeep(now)
                 if self._board.closing == END:
                     self._fail_all(STOPPING)
@@ -160,8 +162,11 @@ class Dispatcher:
     def stop(self) -> None:
         self._stopping = True
         self._wake.set()
+        self._outbox.close()
 
     def _turn(self) -> None:
+        while self._outbox.failed:
+            self._leave(self._outbox.failed.popleft())
         while self._inbox:
             for delta in self._inbox.popleft():
                 stream = self.ledger.streams.get(delta.stream_id)
@@ -171,12 +176,13 @@ class Dispatcher:
             return
         oldest = time.monotonic() - STALE_SECONDS
         self._flying = {s.id: s for s in self._flying.values() if s.sent_at > oldest and not self._is_acked(s)}
-        for stream in sorted(self._waiting.values(), key=Stream.has_begun):
+        due = [s for s in self._waiting.values() if s.group.gone or self._is_acked(s)]
+        due.sort(key=Stream.has_begun)
+        for at, stream in enumerate(due, 1):
             if len(self._flying) >= WINDOW:
                 break
-            if self._is_acked(stream) or stream.group.gone:
-                self._waiting.pop(stream.id, None)
-                self._send(stream)
+            self._waiting.pop(stream.id, None)
+            self._send(stream, more=at < len(due))
 
     def _is_acked(self, stream: Stream) -> bool:
         return stream.seq == 0 or self._board.acked(stream.slot, stream.generation, stream.seq)
@@ -203,7 +209,7 @@ class Dispatcher:
         if stream.finish:
             self._finish_at_once(stream)
 
-    def _send(self, stream: Stream) -> None:
+    def _send(self, stream: Stream, more: bool) -> None:
         group = stream.group
         if self._board.stopped(stream.slot, stream.generation):
             self._abort(stream)
@@ -219,7 +225,7 @@ class Dispatcher:
         stream.sent_beat, stream.sent_at = self._board.beats, time.monotonic()
         self._flying[stream.id] = stream
         last = bool(stream.finish) and group.open == 1
-        self._respond(group, [stream.take()], last)
+        self._respond(group, [stream.take()], last, more)
         if stream.finish:
             self._close(stream, FINISH_CODES[stream.finish])
 
@@ -231,16 +237,13 @@ class Dispatcher:
             self._respond(group, group.ready, final=True)
         self._close(stream, FINISH_CODES[stream.finish])
 
-    def _respond(self, group: Group, chunks: list[Chunk], final: bool) -> None:
+    def _respond(self, group: Group, chunks: list[Chunk], final: bool, more: bool = False) -> None:
         self.chunks_sent += 1
-        try:
-            group.sink.send(chunks, final)
-        except Exception:
-            log.exception("request %s: a response could not be sent", group.request_id)
-            self._leave(group)
+        self._outbox.send(group, chunks, final, more=more)
 
     def _tell(self, group: Group, say: Callable[[], None]) -> None:
         """Last words to a sink; one that cannot take them concerns nobody else."""
+        self._outbox.settle(group)
         try:
             say()
         except Exception:

@@ -75,5 +75,6 @@ class Group:
     job: Job
     open: int
     gone: bool = False
+    sending: bool = False  # a response of it is with a helper of ``serving.outbox``
     streams: list[Stream] = field(default_factory=list)
     ready: list[Chunk] = field(default_factory=list)  # finished sequences of a request that answers at once

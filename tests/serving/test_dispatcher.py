@@ -65,6 +65,11 @@ def test_log_probs_only_on_request(rig: Rig) -> None:
     assert plain.chunks[0].log_probs == [] and asked.chunks[0].log_probs == [-0.5, -0.5]
 
 
+def turn(dispatcher: Dispatcher) -> None:
+    dispatcher._turn()
+    until(lambda: dispatcher._outbox.pending == 0)
+
+
 def test_a_window_of_chunks_and_first_chunks_first(tmp_path: Path, token_bytes: TokenBytes) -> None:
     """By hand, without the sender's thread: ``WINDOW`` chunks leave; an ack lets one more go, a newcomer's first."""
     dispatcher = Dispatcher(Board.create(tmp_path / "board", 2 * WINDOW + 8), lambda: token_bytes, 4 * WINDOW)
@@ -74,7 +79,7 @@ def test_a_window_of_chunks_and_first_chunks_first(tmp_path: Path, token_bytes: 
     for sink in sinks:
         dispatcher.admit("", [1], STREAM, sink)
     runtime.step(1)
-    dispatcher._turn()
+    turn(dispatcher)
     assert [len(sink.responses) for sink in sinks] == [1] * WINDOW + [0, 0]
     runtime.step(2)  # the first WINDOW streams now wait for their second chunk
     newcomer = FakeSink()
@@ -83,11 +88,11 @@ def test_a_window_of_chunks_and_first_chunks_first(tmp_path: Path, token_bytes: 
     for sink in sinks[:3]:
         chunk = sink.chunks[0]
         dispatcher._board.ack(chunk.slot, chunk.generation, chunk.seq)
-    dispatcher._turn()
+    turn(dispatcher)
     assert [len(sink.responses) for sink in sinks] == [1] * (WINDOW + 2) and len(newcomer.responses) == 1
     assert sinks[-1].ids == [1, 2, 3]
     time.sleep(STALE_SECONDS)  # chunks unacked for so long no longer hold up the others
-    dispatcher._turn()
+    turn(dispatcher)
     assert [len(sink.responses) for sink in sinks[:3]] == [2, 2, 2]
     assert sinks[0].chunks[1].ids == [2, 3]
 
