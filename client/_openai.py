@@ -36,6 +36,8 @@ def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[
         raise errors.InvalidRequest(
             "lora_name: the OpenAI API has no such field; use the gRPC transport", field="lora_name"
         )
+    if "logit_bias" in given:
+        out["logit_bias"] = {str(token): bias for token, bias in given.pop("logit_bias").items()}
     for name, value in given.items():
         out[_RENAMED.get(name, name)] = list(value) if isinstance(value, tuple) else value
     return out

@@ -75,6 +75,8 @@ _TENSORS: dict[str, tuple[str, str]] = {
     "include_stop": ("include_stop_str_in_output", "BOOL"),
     "bad_words": ("bad_words", "BYTES"),
     "ignore_eos": ("ignore_eos", "BOOL"),
+    "add_generation_prompt": ("add_generation_prompt", "BOOL"),
+    "continue_final_message": ("continue_final_message", "BOOL"),
     "n": ("num_return_sequences", "INT32"),
     "logprobs": ("return_log_probs", "BOOL"),
     "top_logprobs": ("top_logprobs", "INT32"),
@@ -108,6 +110,10 @@ def infer_request(request_id: str, prompt: Prompt, options: Options, *, stream: 
     if stream:
         add_tensor(request, "packed_output", "BOOL", [True])
     for name, value in options.given().items():
+        if name == "logit_bias":
+            add_tensor(request, "logit_bias_ids", "INT32", list(value))
+            add_tensor(request, "logit_bias_values", "FP32", list(value.values()))
+            continue
         if name == "tools":
             add_tensor(request, "tools", "BYTES", [json.dumps(list(value), ensure_ascii=False)])
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "cancelled", "error", "tool_calls"]
@@ -15,9 +15,11 @@ TopLogprobs = tuple[tuple[int, float], ...]  # (token id, natural log), best fir
 class Options:
     """Sampling settings of one request; ``None`` leaves a setting to the checkpoint's generation_config.json.
 
-    ``n`` sequences are drawn with seeds ``seed, seed + 1, …``. ``top_logprobs`` needs ``logprobs``. ``guide_type`` is
-    ``json``, ``json_schema``, ``regex`` or ``ebnf_grammar``; ``guide`` the schema, pattern or grammar. ``tools`` are
-    OpenAI tool definitions (messages only). What the engine cannot honour is refused, never ignored.
+    ``n`` sequences are drawn with seeds ``seed, seed + 1, …``. ``top_logprobs`` needs ``logprobs``. ``logit_bias``
+    (token id -> -100…100) is added to the logits. ``continue_final_message`` goes on with an assistant's last message.
+    ``guide_type`` is ``json``, ``json_schema``, ``regex`` or ``ebnf_grammar``; ``guide`` the schema, pattern or
+    grammar. ``tools`` are OpenAI tool definitions (messages only). What the engine cannot honour is refused, never
+    ignored.
     """
 
     max_tokens: int | None = None
@@ -34,6 +36,7 @@ class Options:
     stop_token_ids: Sequence[int] = ()
     include_stop: bool = False
     bad_words: Sequence[str] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     ignore_eos: bool = False
     n: int = 1
     logprobs: bool = False
@@ -41,12 +44,14 @@ class Options:
     guide_type: str = ""
     guide: str = ""
     tools: Sequence[Mapping[str, Any]] = ()
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
     priority: int | None = None
     lora_name: str = ""
 
     def given(self) -> dict[str, Any]:
         """The settings that differ from their defaults."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default and value != {}}
 
 
 @dataclass(frozen=True, slots=True)

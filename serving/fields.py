@@ -75,6 +75,13 @@ class Fields:
         # FP32 carries 0.1 as 0.10000000149; the caller meant the short one
         return float(f"{value:.7g}")
 
+    def numbers(self, name: str, low: float, high: float) -> tuple[float, ...]:
+        values = tuple(float(value) for value in self._values[name]) if name in self else ()
+        for value in values:
+            if not low <= value <= high:  # also refuses what is not a number
+                raise InvalidRequest(name, f"{value:g} is out of range; give numbers between {low:g} and {high:g}")
+        return values
+
 
 def decoded(name: str, value: Any) -> str:
     if isinstance(value, str):

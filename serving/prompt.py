@@ -70,8 +70,9 @@ class PromptBuilder:
             raise InvalidRequest("text_input", f"{problem}; send exactly one of text_input and messages")
         if given == ["messages"]:
             return self._render(fields)
-        if "tools" in fields:
-            raise InvalidRequest("tools", "needs messages (the chat template renders it); text_input is sent as it is")
+        for name in ("tools", "add_generation_prompt", "continue_final_message"):
+            if name in fields:
+                raise InvalidRequest(name, "needs messages (the chat template renders it); text_input is sent as it is")
         text = fields.text("text_input")
         if not text:
             raise InvalidRequest("text_input", "the prompt is empty; send at least one character")
@@ -84,10 +85,16 @@ class PromptBuilder:
         if len(messages) > MAX_MESSAGES:
             raise InvalidRequest("messages", f"{len(messages)} messages are too many; send at most {MAX_MESSAGES}")
         tools = json_list("tools", fields.text("tools")) if "tools" in fields else None
+        goes_on = fields.flag("continue_final_message", False)
+        if goes_on and (fields.flag("add_generation_prompt", False) or messages[-1]["role"] != "assistant"):
+            raise InvalidRequest(
+                "continue_final_message", "true needs a last message of the assistant, and add_generation_prompt false"
+            )
         try:
             rendered, _ = render_jinja_template(
                 conversations=[messages], tools=tools or None, chat_template=self._template,
-                add_generation_prompt=True, **self._special,
+                add_generation_prompt=fields.flag("add_generation_prompt", not goes_on),
+                continue_final_message=goes_on, **self._special,
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - a template may raise anything; it is the caller's messages that it refuses
             raise InvalidRequest(

@@ -18,6 +18,8 @@ MAX_STOP_CHARS = 1000
 MAX_SEQUENCES = 16
 MAX_TOP_LOGPROBS = 20
 MAX_GUIDE_CHARS = 65536
+MAX_BIASES = 1024
+MAX_BIAS = 100  # OpenAI's range, -100 to 100
 INT32_MAX = 2**31 - 1
 
 # caller's field -> the capability a runtime must have for it (same name unless given)
@@ -32,7 +34,7 @@ CAPABILITY_OF = {
         "min_tokens",
         "priority",
     )
-} | {"bad_words": "bad_words"}
+} | {"bad_words": "bad_words", "logit_bias_ids": "logit_bias"}
 NEUTRAL_VALUES = {"min_p": 0, "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0, "priority": 0}
 
 
@@ -123,6 +125,7 @@ def _sampling(fields: Fields, defaults: Defaults, logprobs: int) -> Sampling:
         seed=fields.integer("seed", secrets.randbits(63), 0, UINT64_MAX),
         min_tokens=min_tokens,
         stop_token_ids=_stop_ids(fields, defaults),
+        logit_bias=_biases(fields, defaults.vocab_size),
         ignore_eos=fields.flag("ignore_eos", False),
         logprobs=logprobs,
         guide=_guide(fields),
@@ -137,6 +140,14 @@ def _stop_ids(fields: Fields, defaults: Defaults) -> tuple[int, ...]:
     if fields.flag("ignore_eos", False) or end == -1:
         return named
     return tuple(dict.fromkeys((*defaults.eos_token_ids, *((end,) if end >= 0 else ()), *named)))
+
+
+def _biases(fields: Fields, vocab_size: int) -> tuple[tuple[int, float], ...]:
+    ids = fields.integers("logit_bias_ids", MAX_BIASES, vocab_size - 1)
+    values = fields.numbers("logit_bias_values", -MAX_BIAS, MAX_BIAS)
+    if len(ids) != len(values):
+        raise InvalidRequest("logit_bias_values", f"{len(values)} values for {len(ids)} ids; send one for each")
+    return tuple(zip(ids, values, strict=True))
 
 
 def _guide(fields: Fields) -> Guide | None:

@@ -60,7 +60,8 @@ class Job:
         sampling = raw.pop("sampling")
         sampling["guide"] = Guide(**sampling["guide"]) if sampling["guide"] else None
         sampling["stop_token_ids"] = tuple(sampling["stop_token_ids"])
-        sampling["bad_words"] = tuple(map(tuple, sampling["bad_words"]))
+        for name in ("bad_words", "logit_bias"):
+            sampling[name] = tuple(map(tuple, sampling[name]))
         text = raw.pop("text")
         text["stops"] = tuple(text["stops"])
         raw["explicit"] = tuple(raw["explicit"])

@@ -111,10 +111,15 @@ class Common(BaseModel):
     seed: int | None = _field("same seed, same engine, same answer where the engine is deterministic", openai=True)
     presence_penalty: float | None = _field("refused where the engine lacks it", openai=True)
     frequency_penalty: float | None = _field("refused where the engine lacks it", openai=True)
+    logit_bias: dict[str, float] | None = _field(
+        "token id → -100…100, up to 1,024 of them; refused where the engine lacks it", openai=True
+    )
     user: str | None = _field("goes to the log", openai=True)
     metadata: JsonObject | None = _field("accepted, nothing is stored", openai=True, vllm=False)
     safety_identifier: str | None = _field("accepted, no effect", openai=True, vllm=False)
     prompt_cache_key: str | None = _field("accepted: the prefix cache needs no hint", openai=True, vllm=False)
+    prompt_cache_retention: str | None = _field("accepted, no effect", openai=True, vllm=False)
+    prompt_cache_options: JsonObject | None = _field("accepted, no effect", openai=True, vllm=False)
     top_k: int | None = _field("0 or -1: the whole vocabulary")
     min_p: float | None = _field("refused where the engine lacks it")
     repetition_penalty: float | None = _field("refused where the engine lacks it")
@@ -149,6 +154,8 @@ class ChatRequest(Common):
     )
     parallel_tool_calls: bool | None = _field("false: at most one call is passed on", openai=True)
     response_format: ResponseFormat | None = _field("`json_object` and `json_schema`, enforced or refused", openai=True)
+    add_generation_prompt: bool | None = _field("default: true unless `continue_final_message`")
+    continue_final_message: bool | None = _field("the answer goes on where the last (assistant) message ends")
     logprobs: bool | None = _field("refused where the engine lacks it", openai=True)
     top_logprobs: int | None = _field("0 to 20; refused where the engine lacks it", openai=True)
 
@@ -177,7 +184,6 @@ _NO_IDEA = "this server has nothing like it"
 # fmt: off
 FIXED: dict[str, Fixed] = {
     "best_of": Fixed((1,), True, False, "draw n and choose yourself"),
-    "logit_bias": Fixed(({},), True, True, "no engine here takes it per request"),
     "service_tier": Fixed(("auto", "default"), True, False, "there is one tier"),
     "store": Fixed((False,), True, False, "nothing is stored"),
     "modalities": Fixed((["text"],), True, False, "the model reads and writes text"),
@@ -186,8 +192,6 @@ FIXED: dict[str, Fixed] = {
     "length_penalty": Fixed((1, 1.0), False, True, "belongs to beam search"),
     "skip_special_tokens": Fixed((True,), False, True, "special tokens never appear in the text"),
     "spaces_between_special_tokens": Fixed((True, False), False, True, "special tokens never appear in the text"),
-    "add_generation_prompt": Fixed((True,), False, True, "the answer is always the assistant's"),
-    "continue_final_message": Fixed((False,), False, True, "use /v1/completions with your own template"),
     "add_special_tokens": Fixed((False, True), False, True, "Qwen2.5 has none to add"),
     "detokenize": Fixed((True,), False, True, "text is what this server answers with"),
 }
@@ -213,6 +217,16 @@ REFUSED: dict[str, Fixed] = {
         ("mm_processor_kwargs", False, True, "the model reads text"),
         ("kv_transfer_params", False, True, _NO_IDEA),
         ("return_tokens_as_token_ids", False, True, "use return_token_ids"),
+        ("moderation", True, False, _NO_IDEA),
+        ("thinking_token_budget", False, True, "Qwen2.5 does not reason apart"),
+        ("include_reasoning", False, True, "Qwen2.5 does not reason apart"),
+        ("truncation_side", False, True, "shorten the prompt yourself: a cut prompt answers another question"),
+        ("media_io_kwargs", False, True, "the model reads text"),
+        ("request_id", False, True, "send the header X-Request-ID"),
+        ("return_prompt_text", False, True, "/tokenize and /detokenize give it"),
+        ("cache_salt", False, True, _NO_IDEA),
+        ("vllm_xargs", False, True, _NO_IDEA),
+        ("repetition_detection", False, True, _NO_IDEA),
     )
 }
 # fmt: on

@@ -18,7 +18,7 @@ from client.types import Options, Prompt
 
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; chat answers end by themselves
 _SAME = (
-    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "min_tokens", "priority",
 )  # fmt: skip
 
@@ -76,6 +76,10 @@ def chat(request: ChatRequest) -> Plan:
     if request.top_logprobs and not request.logprobs:
         raise bad_request("top_logprobs", f"{request.top_logprobs} needs logprobs: true; set both or neither")
     options = replace(options, logprobs=bool(request.logprobs), top_logprobs=request.top_logprobs or 0)
+    options = replace(
+        options, add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=bool(request.continue_final_message),
+    )  # fmt: skip
     options, parser, guide = _tools(request, options)
     if guide:
         renamed["guided_decoding_guide_type"] = renamed["guided_decoding_guide"] = guide
@@ -132,6 +136,8 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
     given = {name: value for name in _SAME if (value := getattr(request, name)) is not None}
     options = Options(
         **given,
+        seed=None if request.seed is None else request.seed % 2**64,  # OpenAI's is signed
+        logit_bias=_biases(request.logit_bias),
         max_tokens=request.max_tokens,
         n=1 if request.n is None else request.n,
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
@@ -147,8 +153,17 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
     renamed = {
         "stop_words": "stop", "num_return_sequences": "n", "return_log_probs": "logprobs",
         "guided_decoding_guide_type": source, "guided_decoding_guide": source, "text_input": "messages",
+        "logit_bias_ids": "logit_bias", "logit_bias_values": "logit_bias",
     }  # fmt: skip
     return options, renamed
+
+
+def _biases(given: dict[str, float] | None) -> dict[int, float]:
+    """OpenAI's keys are token ids written as strings."""
+    wrong = next((key for key in given or () if not key.isdecimal()), None)
+    if wrong is not None:
+        raise bad_request("logit_bias", f"{wrong[:40]!r} is no token id; /tokenize gives the ids of a text")
+    return {int(key): bias for key, bias in (given or {}).items()}
 
 
 Guided = tuple[str, str, str]  # guide type, guide, the request's field

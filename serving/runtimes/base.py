@@ -22,8 +22,8 @@ OnDeath = Callable[[str], None]
 CAPABILITIES = frozenset(
     {
         "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
-        "logprobs", "top_logprobs", "guide:json", "guide:json_schema", "guide:regex", "guide:ebnf_grammar",
-        "priority", "lora",
+        "logit_bias", "logprobs", "top_logprobs", "guide:json", "guide:json_schema", "guide:regex",
+        "guide:ebnf_grammar", "priority", "lora",
     }
 )  # fmt: skip
 

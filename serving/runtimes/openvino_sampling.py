@@ -1,8 +1,8 @@
 """From a row of logits to a token, for one sequence. Pure numpy; every row has its own settings and random stream.
 
-Order: penalties, forbidden tokens, grammar, then temperature, min_p, top_k, top_p (vLLM's order). Log probabilities are
-those of the untouched logits. The vocabulary has 150,000 entries, so the top k are found by block maxima: the k largest
-entries lie in the k blocks with the largest maxima, and only those blocks are sorted.
+Order: bias, penalties, forbidden tokens, grammar, then temperature, min_p, top_k, top_p (vLLM's order). Log
+probabilities are those of the untouched logits. The vocabulary has 150,000 entries, so the top k are found by block
+maxima: the k largest entries lie in the k blocks with the largest maxima, and only those blocks are sorted.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Sampler:
         self._counts: Counter[int] = Counter()
         self._prompt = frozenset(prompt)
         self._seen = np.fromiter(self._prompt, np.int64)  # prompt and answer, each id once
+        self._biased = np.array([i for i, _ in sampling.logit_bias], np.int64)
+        self._biases = np.array([bias for _, bias in sampling.logit_bias], np.float32)
         self._random = np.random.Generator(np.random.PCG64(sampling.seed)) if sampling.temperature > 0 else None
 
     def choose(self, row: Row) -> Choice:
@@ -75,6 +77,8 @@ class Sampler:
 
     def _constrain(self, row: Row) -> None:
         s = self.sampling
+        if len(self._biased):
+            row[self._biased] += self._biases
         if s.repetition_penalty != 1.0:
             penalize_repetition(row, self._seen, s.repetition_penalty)
         if self._counts and (s.presence_penalty or s.frequency_penalty):

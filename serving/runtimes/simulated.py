@@ -30,7 +30,7 @@ BLOCK_TOKENS = 32
 KV_BLOCKS = 65536
 VOCABULARY = 151643  # ordinary tokens of Qwen2.5; special ones follow
 LATE_SECONDS = 0.1  # a step clock that is further behind starts anew instead of rushing
-HONOURED = CAPABILITIES - {"lora", "top_logprobs"} - {c for c in CAPABILITIES if c.startswith("guide:")}
+HONOURED = CAPABILITIES - {"lora", "top_logprobs", "logit_bias"} - {c for c in CAPABILITIES if c.startswith("guide:")}
 
 
 def tokens(input_ids: list[int] | np.ndarray, seed: int, count: int) -> list[int]:  # type: ignore[type-arg]

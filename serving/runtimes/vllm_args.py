@@ -111,6 +111,7 @@ def sampling_args(sampling: Sampling, end_ids: tuple[int, ...], *, seeded: bool 
         "seed": sampling.seed % 2**63 if seeded and sampling.temperature else None,
         "stop_token_ids": list(sampling.stop_token_ids or (end_ids if sampling.guide else ())),
         "ignore_eos": True,
+        "logit_bias": dict(sampling.logit_bias) or None,
         "logprobs": sampling.logprobs - 1 if sampling.logprobs else None,
         "detokenize": False,
         "skip_clone": True,  # made for this request alone

@@ -20,6 +20,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
+LISTS = ("stop_words", "bad_words", "stop_token_ids", "logit_bias_ids", "logit_bias_values")
 READERS = {"INT32": "i", "FP32": "f", "UINT64": "Q"}
 
 
@@ -39,7 +40,7 @@ def decode(request: Any) -> dict[str, Any]:
         else:
             values = list(memoryview(raw).cast(READERS[tensor.datatype]))
         assert len(values) == tensor.shape[1], (tensor.name, tensor.shape, values)
-        out[tensor.name] = values if tensor.name in ("stop_words", "bad_words", "stop_token_ids") else values[0]
+        out[tensor.name] = values if tensor.name in LISTS else values[0]
     return out
 
 

@@ -179,8 +179,13 @@ def test_extra_fields_reach_the_engine(sdk: openai.OpenAI, fake: FakeTriton) -> 
         "min_tokens": 1,
         "include_stop_str_in_output": True, "guided_choice": ["a+b", "c"], "bad_words": ["x"],
     }  # fmt: skip
-    sdk.chat.completions.create(model="qwen", messages=user("x"), stop="END", max_tokens=4, extra_body=extra)
+    sdk.chat.completions.create(
+        model="qwen", messages=user("x"), stop="END", max_tokens=4, seed=-1, logit_bias={"7": -100, "9": 2},
+        extra_body=extra,
+    )  # fmt: skip
     sent = fake.requests[0]
+    assert sent["seed"] == 2**64 - 1, "OpenAI's seeds are signed"
+    assert (sent["logit_bias_ids"], sent["logit_bias_values"]) == ([7, 9], [-100.0, 2.0])
     assert sent["guided_decoding_guide"] == r"(a\+b|c)" and sent["guided_decoding_guide_type"] == "regex"
     assert sent["stop_words"] == ["END"] and sent["stop_token_ids"] == [7] and sent["bad_words"] == ["x"]
     assert (sent["top_k"], sent["min_p"], sent["ignore_eos"], sent["min_tokens"]) == (5, 0.25, True, 1)

@@ -37,6 +37,15 @@ def test_greedy_is_argmax_and_needs_no_seed() -> None:
     assert tokens(Sampling(8, temperature=0.0, top_k=5, top_p=0.1), 3) == [int(row(5, 64).argmax())] * 3
 
 
+def test_biases_are_added_and_do_not_touch_log_probs() -> None:
+    values = row(5, 64)
+    best, other = int(values.argmax()), int(values.argmin())
+    settings_ = Sampling(8, temperature=0.0, logit_bias=((best, -100.0), (other, 90.0)), logprobs=1)
+    choice = Sampler(settings_, []).choose(values.copy())
+    assert choice.token == other
+    assert choice.logprob == pytest.approx(float(values[other] - np.log(np.exp(values.astype(np.float64)).sum())), 1e-4)
+
+
 def test_seeds_decide() -> None:
     same = [tokens(Sampling(8, seed=2**64 - 1), 20) for _ in range(2)]
     assert same[0] == same[1] != tokens(Sampling(8, seed=1), 20)

@@ -303,9 +303,9 @@ def test_log_probabilities_match_the_tokens(start):
 
 
 CAPABLE = {
-    ENGINE: CAPABILITIES - {"logprobs", "top_logprobs", "priority", "lora"},
-    TORCH: {name for name in CAPABILITIES if not name.startswith("guide")} - {"priority", "lora"},
-    TORCH_14: CAPABILITIES - {"lora"},
+    ENGINE: CAPABILITIES - {"logprobs", "top_logprobs", "priority", "lora", "logit_bias"},
+    TORCH: {name for name in CAPABILITIES if not name.startswith("guide")} - {"priority", "lora", "logit_bias"},
+    TORCH_14: CAPABILITIES - {"lora", "logit_bias"},
 }
 
 

@@ -55,6 +55,11 @@ def test_log_probs_count_without_the_chosen_token(wanted, told):
     assert vllm_args.sampling_args(Sampling(max_tokens=1, logprobs=wanted), ())["logprobs"] == told
 
 
+def test_biases_are_a_dictionary():
+    assert vllm_args.sampling_args(Sampling(max_tokens=1, logit_bias=((5, -1.5),)), ())["logit_bias"] == {5: -1.5}
+    assert vllm_args.sampling_args(Sampling(max_tokens=1), ())["logit_bias"] is None
+
+
 def test_seeds_fit_torch():
     assert vllm_args.sampling_args(Sampling(max_tokens=1, seed=2**64 - 1), ())["seed"] == 2**63 - 1
     assert vllm_args.sampling_args(Sampling(max_tokens=1, seed=9, temperature=0), ())["seed"] is None

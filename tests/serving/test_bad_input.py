@@ -68,6 +68,15 @@ PROMPTS = [
         role="assistant",
         tool_calls=[{"function": {"name": "f", "arguments": "{"}}],
     ),
+    bad("continue_final_message: needs messages", continue_final_message=True),
+    bad("continue_final_message: true needs a last", [], messages=USER, continue_final_message=True),
+    bad(
+        "continue_final_message: true needs .* add_generation_prompt false",
+        [],
+        continue_final_message=True,
+        add_generation_prompt=True,
+        messages='[{"role": "assistant", "content": "a"}]',
+    ),
     message(rf"the prompt has 5\d\d tokens, the context is {CONTEXT}", role="user", content="word " * CONTEXT),
 ]
 
@@ -91,6 +100,14 @@ SETTINGS = [
     bad("bad_words: 65 strings are too many; give at most 64", bad_words=[f"s{i}" for i in range(65)]),
     bad("stop_token_ids: 152064 is not a token id; ids lie between 0 and 152063", stop_token_ids=[152064]),
     bad("end_id: 152064 is out of range", end_id=152064),
+    bad("logit_bias_ids: 152064 is not a token id", logit_bias_ids=[152064], logit_bias_values=[1.0]),
+    bad(
+        "logit_bias_values: 101 is out of range; give numbers between -100 and 100",
+        logit_bias_ids=[1],
+        logit_bias_values=[101.0],
+    ),
+    bad("logit_bias_values: nan is out of range", logit_bias_ids=[1], logit_bias_values=[math.nan]),
+    bad("logit_bias_values: 1 values for 2 ids; send one for each", logit_bias_ids=[1, 2], logit_bias_values=[1.0]),
     bad("num_return_sequences: 0 is out of range; give an integer between 1 and 16", num_return_sequences=0),
     bad("num_return_sequences: 17 is out of range", num_return_sequences=17),
     bad("beam_width: 2 is not served; leave it out or send 1", beam_width=2),

@@ -153,6 +153,22 @@ def test_bad_words_are_ids_with_and_without_a_leading_space(builder: PromptBuild
     assert set(words) == forms
 
 
+def test_biases_are_pairs(builder: PromptBuilder) -> None:
+    job = encode(builder, text_input="Hi", logit_bias_ids=[7, 9], logit_bias_values=[-100.0, 2.5]).job
+    assert job.sampling.logit_bias == ((7, -100.0), (9, 2.5)) and "logit_bias" in job.explicit
+
+
+def test_an_answer_can_go_on_where_the_last_message_ends(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    messages = [{"role": "user", "content": "Poem"}, {"role": "assistant", "content": "Roses are"}]
+    text = rendered(builder, tokenizer, messages, continue_final_message=True)
+    assert text.endswith("<|im_start|>user\nPoem<|im_end|>\n<|im_start|>assistant\nRoses are")
+
+
+def test_the_generation_prompt_can_be_left_out(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    text = rendered(builder, tokenizer, [{"role": "user", "content": "Poem"}], add_generation_prompt=False)
+    assert text.endswith("<|im_start|>user\nPoem<|im_end|>\n")
+
+
 def test_the_prompt_is_echoed_on_request(builder: PromptBuilder) -> None:
     assert encode(builder, text_input="Hi", exclude_input_in_output=False).job.text.echo == "Hi"
     assert encode(builder, text_input="Hi").job.text.echo == ""
