@@ -55,6 +55,17 @@ class Terminal:
         self.seen = ""
         self.process.send_signal(signal.SIGINT)
 
+    def interrupt_until(self, text: str) -> None:
+        """A Ctrl-C between readline's prompt and its wait for a key is noticed with the next one only."""
+        self.interrupt()
+        end = time.monotonic() + 15
+        while text not in self.seen:
+            assert time.monotonic() < end, f"{text!r} did not come; got {self.seen!r}"
+            if select.select([self._fd], [], [], 1.0)[0]:
+                self.seen += os.read(self._fd, 4096).decode(errors="replace")
+            else:
+                self.process.send_signal(signal.SIGINT)
+
     def wait(self) -> int:
         return self.process.wait(10)
 
@@ -122,8 +133,7 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(fake: FakeTriton) -> None:
     terminal.type("SAY again\n")
     terminal.expect("stop]")
     terminal.expect("\n> ")
-    terminal.interrupt()
-    terminal.expect("Ctrl-D leaves")
+    terminal.interrupt_until("Ctrl-D leaves")
     terminal.expect("> ")
     terminal.type("\x04")
     assert terminal.wait() == 0

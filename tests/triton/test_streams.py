@@ -57,11 +57,16 @@ def memory(server: Server) -> dict[str, float]:
 
 
 async def test_1000_short_streams_leave_memory_level_and_everything_free(server: Server, says: Says) -> None:
+    """A thread that malloc gives an arena of its own makes one step of 5 MB, once; what leaks grows every time."""
     await run_streams(server, 1200, 4, says, "warm")  # allocators and pools reach their size
-    before = memory(server)
-    await run_streams(server, 1000, 4, says, "short")
-    server.wait_for(lambda: is_free(server), 10)
-    after = memory(server)
-    assert before.keys() == after.keys()
-    grown = {name: (before[name], after[name]) for name in before if after[name] > before[name] * 1.05 + 1}
-    assert not grown, "MB before and after"
+    grown: dict[str, tuple[float, float]] = {}
+    for number in range(3):
+        before = memory(server)
+        await run_streams(server, 1000, 4, says, f"short{number}-")
+        server.wait_for(lambda: is_free(server), 10)
+        after = memory(server)
+        assert before.keys() == after.keys()
+        grown = {name: (before[name], after[name]) for name in before if after[name] > before[name] * 1.05 + 1}
+        if not grown:
+            return
+    raise AssertionError(f"MB before and after the third thousand: {grown}")
