@@ -52,7 +52,8 @@ def use_other_python(version: tuple[int, ...]) -> None:
 
 def runs(python: str) -> bool:
     """A version manager's shim exists for versions that are not active; such a one does not start."""
-    return subprocess.run([python, "-c", "import ensurepip"], capture_output=True, check=False).returncode == 0
+    command = [python, "-c", "import ensurepip"]
+    return bool(shutil.which(python)) and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def libpython() -> Path:
@@ -89,7 +90,9 @@ def make_venv() -> None:
     if (VENV / "bin/python").exists():
         return
     say(f"making {VENV} with Python {platform.python_version()}")
-    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True, check=False
+    )
     if made.returncode:
         shutil.rmtree(VENV, ignore_errors=True)
         fail(f"`python -m venv` failed: run `apt install python3.{sys.version_info[1]}-venv`, then the same again")
@@ -97,8 +100,7 @@ def make_venv() -> None:
 
 def place_stub() -> None:
     """Put the stub of this Python beside the backend: the one that lies there is for another version."""
-    site = next((VENV / "lib").glob("python3.*/site-packages"))
-    triton = site / "pytriton/tritonserver"
+    triton = VENV / f"lib/python3.{sys.version_info[1]}/site-packages/pytriton/tritonserver"
     stub = triton / f"python_backend_stubs/3.{sys.version_info[1]}/triton_python_backend_stub"
     target = triton / "backends/python/triton_python_backend_stub"
     partial = target.with_suffix(".new")  # moved into place: a running server keeps the file it has open
@@ -127,7 +129,15 @@ def requirements(extras: list[str]) -> list[str]:
     return [pin for key in ("dependencies", *extras) for pin in lists[key]]
 
 
+def use_venvs_python() -> None:
+    """Libraries and Triton's stub must fit the Python that .venv was made with, whichever one started this."""
+    python = str(VENV / "bin/python")
+    if Path(sys.prefix).resolve() != VENV.resolve() and (VENV / "pyvenv.cfg").is_file() and runs(python):
+        os.execv(python, [python, *sys.argv])
+
+
 def main(extras: list[str]) -> None:
+    use_venvs_python()
     check_platform()
     wanted = ",".join(sorted(set(extras)))
     pins = requirements(extras)
