@@ -43,6 +43,7 @@ def test_a_checkpoint_is_linked_and_described(source, tmp_path, precision, backe
     info = engine_dir.read(build(source, tmp_path, precision, tensor_parallel=2))
     assert (info.runtime.name, info.runtime.backend, info.precision) == ("vllm", backend, precision)
     assert (info.limits.max_seq_len, info.limits.max_input_len) == (64, 63)
+    assert info.limits.max_num_tokens == 2048  # a long prompt is read in steps short enough for those who listen
     assert info.gpu is not None and info.gpu.tensor_parallel == 2
     assert (info.path / "model.safetensors").samefile(source / "model.safetensors")
     assert not (info.path / "config.json").samefile(source / "config.json")
