@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("auto", "fp8", "bf16", "int8")
 FP8_SM = 89
 SIZE = {"bf16": 1.0, "fp8": 0.6, "int8": 0.6}  # of the BF16 checkpoint, when it is written anew
-# Tokens of one engine step, prompts and answers together. A step is as long as the gap that every open stream sees while a
-# prompt is read; docs/benchmarks.md: 2048 halves TTFT and the longest gaps of 8192 at the same throughput.
+# Tokens of one engine step, prompts and answers together. A step is as long as the gap that every open stream sees
+# while a prompt is read; docs/benchmarks.md: 2048 halves TTFT and the longest gaps of 8192 at the same throughput.
 STEP_TOKENS = 2048
 LLMCOMPRESSOR_PYTHON = "LLMCOMPRESSOR_PYTHON"  # an interpreter that has llmcompressor: its pins exclude vLLM's
 
