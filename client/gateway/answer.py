@@ -22,6 +22,7 @@ from client.gateway.choices import Choice, TokenText
 from client.gateway.format import KEEP_ALIVE, Sse, Whole, usage
 from client.gateway.http import Gone, Writer
 from client.gateway.metrics import Metrics
+from client.gateway.responses_format import ResponseSse, WholeResponse
 from client.gateway.translate import Plan
 from client.grpc_aio import AioChannel
 
@@ -56,8 +57,9 @@ class Answer:
         self.id, self.plan, self.writer, self.timing = answer_id, plan, writer, timing
         self._engine, self._metadata = engine, metadata
         created = int(time.time())
-        self._sse = Sse(plan, answer_id, model, created) if plan.stream else None
-        self._whole = None if plan.stream else Whole(plan, answer_id, model, created)
+        streamed, whole = (ResponseSse, WholeResponse) if plan.response else (Sse, Whole)
+        self._sse = streamed(plan, answer_id, model, created) if plan.stream else None
+        self._whole = None if plan.stream else whole(plan, answer_id, model, created)
         self.choices = [
             Choice(
                 i, chat=plan.chat, parser=plan.parser() if plan.parser else None, logprobs=plan.logprobs,
@@ -152,7 +154,7 @@ class Answer:
 
     async def _fast(self, call: Any, prompt: int) -> None:
         """Streamed text without extras."""
-        assert self._sse is not None
+        assert isinstance(self._sse, Sse)
         plain, write, target = self._sse.plain, self.writer.event, self._engine.channel.target
         async for message in call:
             got = _wire.record(message, target)

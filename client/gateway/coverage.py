@@ -1,4 +1,4 @@
-"""The field table and the settings table of docs/gateway.md, made from the code: ``python -m client.gateway.coverage``.
+"""The tables of docs/gateway.md, made from the code: ``python -m client.gateway.coverage``.
 
 A test fails when the document differs.
 """
@@ -10,16 +10,37 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from client.gateway.protocol import FIXED, REFUSED, ChatRequest, CompletionRequest
+import orjson
+
+from client.gateway.protocol import FIXED, REFUSED, ChatRequest, CompletionRequest, Shared
+from client.gateway.responses_protocol import ResponsesRequest
 from client.gateway.settings import Settings
 
+HEAD = "| field | here | OpenAI | vLLM | note |\n|---|---|---|---|---|\n"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "gateway.md"
 
 
 def field_table() -> str:
     rows = sorted(_served()) + sorted(_fixed()) + sorted(_refused())
-    head = "| field | here | OpenAI | vLLM | note |\n|---|---|---|---|---|\n"
-    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def responses_table() -> str:
+    """Fields of /v1/responses; the common ones that work as in chat are one row."""
+    own = {name: info for name, info in ResponsesRequest.model_fields.items() if name not in Shared.model_fields}
+    rows = []
+    for name, info in sorted(own.items()):
+        extra = info.json_schema_extra
+        assert isinstance(extra, dict), name
+        rows.append((f"`{name}`", "yes", _mark(extra["x-openai"]), _mark(extra["x-vllm"]), info.description or ""))
+    same = ", ".join(f"`{name}`" for name in sorted(Shared.model_fields))
+    rows.append((same, "yes", "", "", "as in chat"))
+    for name, fixed in ResponsesRequest.others.items():
+        values = " or ".join(f"`{orjson.dumps(v).decode()}`" for v in fixed.allowed)
+        rows.append(
+            (f"`{name}`", f"only {values}" if values else "refused", _mark(fixed.openai), _mark(fixed.vllm), fixed.why)
+        )
+    return HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _mark(value: object) -> str:
@@ -56,7 +77,7 @@ def settings_table() -> str:
     return "| variable | default | meaning |\n|---|---|---|\n" + "".join(rows)
 
 
-TABLES = {"fields": field_table, "settings": settings_table}
+TABLES = {"fields": field_table, "responses": responses_table, "settings": settings_table}
 
 
 def filled(text: str) -> str:

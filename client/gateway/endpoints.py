@@ -1,4 +1,4 @@
-"""The two endpoints that generate. Plain ASGI: from the body to the answer without a framework in between."""
+"""The three endpoints that generate. Plain ASGI: from the body to the answer without a framework in between."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -20,6 +21,7 @@ from client.gateway.errors import ApiError, from_library
 from client.gateway.gateway import Gateway
 from client.gateway.http import Gone, Writer
 from client.gateway.protocol import ChatRequest, CompletionRequest, parse
+from client.gateway.responses_protocol import RENAMED, ResponsesRequest, as_chat, renamed
 from client.gateway.translate import Plan
 
 log = logging.getLogger("client.gateway.access")
@@ -34,6 +36,20 @@ async def plan_chat(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
     if request.logprobs:
         await gateway.tokens.load()
     return translate.chat(request), model
+
+
+async def plan_response(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
+    request = parse(ResponsesRequest, http.read_json(body))
+    model = gateway.model_name(request.model)
+    try:
+        asked = as_chat(request)
+        plan = translate.chat(asked)
+    except ApiError as error:
+        raise renamed(error) from None
+    if asked.logprobs:
+        await gateway.tokens.load()
+    own = RENAMED | {tensor: RENAMED.get(name, name) for tensor, name in plan.renamed.items()}
+    return replace(plan, response=request, renamed=own | {"max_tokens": "max_output_tokens"}), model
 
 
 async def plan_completion(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
@@ -57,7 +73,7 @@ class Generate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = http.header(scope, b"x-request-id")
-        answer_id = f"{self._prefix}-{uuid.uuid4().hex}"
+        answer_id = f"{self._prefix}{uuid.uuid4().hex}"
         request_id = given if _ID.fullmatch(given) else answer_id
         writer, timing = Writer(send, request_id), Timing(time.monotonic())
         exchange = _Exchange(self._gateway, scope, receive, writer, timing)
@@ -163,6 +179,7 @@ class _Exchange:
 
 def endpoints(gateway: Gateway) -> dict[str, Generate]:
     return {
-        "/v1/chat/completions": Generate(gateway, "chatcmpl", plan_chat),
-        "/v1/completions": Generate(gateway, "cmpl", plan_completion),
+        "/v1/chat/completions": Generate(gateway, "chatcmpl-", plan_chat),
+        "/v1/completions": Generate(gateway, "cmpl-", plan_completion),
+        "/v1/responses": Generate(gateway, "resp_", plan_response),
     }

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from client.gateway.protocol import ChatRequest, CompletionRequest
+from client.gateway.responses_protocol import ResponsesRequest
 from client.gateway.small import DetokenizeRequest, TokenizeRequest
 
 _REF = "#/components/schemas/{model}"
@@ -30,6 +31,7 @@ _ERROR = {
 _POSTS: dict[str, tuple[type[BaseModel], str]] = {
     "/v1/chat/completions": (ChatRequest, "Chat completion; text/event-stream with stream: true"),
     "/v1/completions": (CompletionRequest, "Completion of raw text; text/event-stream with stream: true"),
+    "/v1/responses": (ResponsesRequest, "Response of a model; typed text/event-stream with stream: true"),
     "/tokenize": (TokenizeRequest, "Text or messages to token ids"),
     "/detokenize": (DetokenizeRequest, "Token ids to text"),
 }
@@ -40,7 +42,7 @@ _GETS = {
     "/health/generate": "A real one-token answer",
     "/metrics": "Prometheus text",
 }
-_STREAMED = ("/v1/chat/completions", "/v1/completions")
+_STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 
 @cache

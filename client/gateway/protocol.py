@@ -8,7 +8,7 @@ callers get the same sentence.
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,8 +17,8 @@ from client.gateway.errors import ApiError, bad_request
 JsonObject = dict[str, Any]
 
 
-def _field(note: str, *, openai: bool = False, vllm: bool = True, default: Any = None) -> Any:
-    return Field(default=default, description=note, json_schema_extra={"x-openai": openai, "x-vllm": vllm})
+def note(text: str, *, openai: bool = False, vllm: bool = True, default: Any = None) -> Any:
+    return Field(default=default, description=text, json_schema_extra={"x-openai": openai, "x-vllm": vllm})
 
 
 class Part(BaseModel):
@@ -95,46 +95,52 @@ class Structured(BaseModel):
     json_object: bool | None = None
 
 
-class Common(BaseModel):
-    """Fields of both endpoints."""
+class Shared(BaseModel):
+    """Fields of every endpoint that generates."""
 
     model_config = ConfigDict(strict=True, extra="forbid", populate_by_name=True)
+    others: ClassVar[dict[str, Fixed]] = {}  # answers to fields that this endpoint has not, before the common ones
 
-    model: str | None = _field("default: the served model; an unknown name is 404", openai=True)
-    stream: bool | None = _field("server-sent events", openai=True)
-    stream_options: StreamOptions | None = _field("`include_usage`; `continuous_usage_stats` as vLLM", openai=True)
-    max_tokens: int | None = _field("chat: what the context leaves; completions: 16", openai=True)
-    temperature: float | None = _field("default: generation_config.json", openai=True)
-    top_p: float | None = _field("default: generation_config.json", openai=True)
-    n: int | None = _field("at most 16; seeds `seed`, `seed + 1`, …", openai=True)
-    stop: str | list[str] | None = _field("matched on text, across tokens; up to 64", openai=True)
-    seed: int | None = _field("same seed, same engine, same answer where the engine is deterministic", openai=True)
-    presence_penalty: float | None = _field("refused where the engine lacks it", openai=True)
-    frequency_penalty: float | None = _field("refused where the engine lacks it", openai=True)
-    logit_bias: dict[str, float] | None = _field(
+    model: str | None = note("default: the served model; an unknown name is 404", openai=True)
+    stream: bool | None = note("server-sent events", openai=True)
+    temperature: float | None = note("default: generation_config.json", openai=True)
+    top_p: float | None = note("default: generation_config.json", openai=True)
+    stop: str | list[str] | None = note("matched on text, across tokens; up to 64", openai=True)
+    seed: int | None = note("same seed, same engine, same answer where the engine is deterministic", openai=True)
+    presence_penalty: float | None = note("refused where the engine lacks it", openai=True)
+    frequency_penalty: float | None = note("refused where the engine lacks it", openai=True)
+    logit_bias: dict[str, float] | None = note(
         "token id → -100…100, up to 1,024 of them; refused where the engine lacks it", openai=True
     )
-    user: str | None = _field("goes to the log", openai=True)
-    metadata: JsonObject | None = _field("accepted, nothing is stored", openai=True, vllm=False)
-    safety_identifier: str | None = _field("accepted, no effect", openai=True, vllm=False)
-    prompt_cache_key: str | None = _field("accepted: the prefix cache needs no hint", openai=True, vllm=False)
-    prompt_cache_retention: str | None = _field("accepted, no effect", openai=True, vllm=False)
-    prompt_cache_options: JsonObject | None = _field("accepted, no effect", openai=True, vllm=False)
-    top_k: int | None = _field("0 or -1: the whole vocabulary")
-    min_p: float | None = _field("refused where the engine lacks it")
-    repetition_penalty: float | None = _field("refused where the engine lacks it")
-    min_tokens: int | None = _field("refused where the engine lacks it")
-    ignore_eos: bool | None = _field("for load tests")
-    stop_token_ids: list[int] | None = _field("up to 64")
-    include_stop_str_in_output: bool | None = _field("")
-    bad_words: list[str] | None = _field("refused where the engine lacks it")
-    priority: int | None = _field("higher is sooner; refused where the engine lacks it")
-    return_token_ids: bool | None = _field("`token_ids` beside each text")
-    guided_json: str | JsonObject | None = _field("a JSON schema, enforced")
-    guided_regex: str | None = _field("enforced")
-    guided_choice: list[str] | None = _field("enforced, as a regular expression")
-    guided_grammar: str | None = _field("EBNF, enforced")
-    structured_outputs: Structured | None = _field("vLLM's newer form of `guided_*`")
+    user: str | None = note("goes to the log", openai=True)
+    metadata: JsonObject | None = note("accepted, nothing is stored", openai=True, vllm=False)
+    safety_identifier: str | None = note("accepted, no effect", openai=True, vllm=False)
+    prompt_cache_key: str | None = note("accepted: the prefix cache needs no hint", openai=True, vllm=False)
+    prompt_cache_retention: str | None = note("accepted, no effect", openai=True, vllm=False)
+    prompt_cache_options: JsonObject | None = note("accepted, no effect", openai=True, vllm=False)
+    top_k: int | None = note("0 or -1: the whole vocabulary")
+    min_p: float | None = note("refused where the engine lacks it")
+    repetition_penalty: float | None = note("refused where the engine lacks it")
+    min_tokens: int | None = note("refused where the engine lacks it")
+    ignore_eos: bool | None = note("for load tests")
+    stop_token_ids: list[int] | None = note("up to 64")
+    include_stop_str_in_output: bool | None = note("")
+    bad_words: list[str] | None = note("refused where the engine lacks it")
+    priority: int | None = note("higher is sooner; refused where the engine lacks it")
+
+
+class Common(Shared):
+    """Further fields of chat and completions."""
+
+    stream_options: StreamOptions | None = note("`include_usage`; `continuous_usage_stats` as vLLM", openai=True)
+    max_tokens: int | None = note("chat: what the context leaves; completions: 16", openai=True)
+    n: int | None = note("at most 16; seeds `seed`, `seed + 1`, …", openai=True)
+    return_token_ids: bool | None = note("`token_ids` beside each text")
+    guided_json: str | JsonObject | None = note("a JSON schema, enforced")
+    guided_regex: str | None = note("enforced")
+    guided_choice: list[str] | None = note("enforced, as a regular expression")
+    guided_grammar: str | None = note("EBNF, enforced")
+    structured_outputs: Structured | None = note("vLLM's newer form of `guided_*`")
 
 
 class ChatRequest(Common):
@@ -145,19 +151,19 @@ class ChatRequest(Common):
         description="text only; images and audio are refused",
         json_schema_extra={"x-openai": True, "x-vllm": True},
     )
-    max_completion_tokens: int | None = _field("the newer name of `max_tokens`", openai=True)
-    tools: list[Tool] | None = _field(
+    max_completion_tokens: int | None = note("the newer name of `max_tokens`", openai=True)
+    tools: list[Tool] | None = note(
         "Hermes format of Qwen2.5; `strict` is enforced with `required` or a name", openai=True
     )
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = _field(
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = note(
         "`required` and a name need an engine with guided decoding", openai=True
     )
-    parallel_tool_calls: bool | None = _field("false: at most one call is passed on", openai=True)
-    response_format: ResponseFormat | None = _field("`json_object` and `json_schema`, enforced or refused", openai=True)
-    add_generation_prompt: bool | None = _field("default: true unless `continue_final_message`")
-    continue_final_message: bool | None = _field("the answer goes on where the last (assistant) message ends")
-    logprobs: bool | None = _field("refused where the engine lacks it", openai=True)
-    top_logprobs: int | None = _field("0 to 20; refused where the engine lacks it", openai=True)
+    parallel_tool_calls: bool | None = note("false: at most one call is passed on", openai=True)
+    response_format: ResponseFormat | None = note("`json_object` and `json_schema`, enforced or refused", openai=True)
+    add_generation_prompt: bool | None = note("default: true unless `continue_final_message`")
+    continue_final_message: bool | None = note("the answer goes on where the last (assistant) message ends")
+    logprobs: bool | None = note("refused where the engine lacks it", openai=True)
+    top_logprobs: int | None = note("0 to 20; refused where the engine lacks it", openai=True)
 
 
 class CompletionRequest(Common):
@@ -166,9 +172,9 @@ class CompletionRequest(Common):
     prompt: str | list[str] | list[int] | list[list[int]] = Field(
         description="text, token ids, or a list of either", json_schema_extra={"x-openai": True, "x-vllm": True}
     )
-    echo: bool | None = _field("the prompt's text in front of the answer", openai=True)
-    logprobs: int | None = _field("0 to 20; refused where the engine lacks it", openai=True)
-    response_format: ResponseFormat | None = _field("`json_object` and `json_schema`, enforced or refused")
+    echo: bool | None = note("the prompt's text in front of the answer", openai=True)
+    logprobs: int | None = note("0 to 20; refused where the engine lacks it", openai=True)
+    response_format: ResponseFormat | None = note("`json_object` and `json_schema`, enforced or refused")
 
 
 class Fixed(NamedTuple):
@@ -236,17 +242,17 @@ def parse(kind: type[BaseModel], body: Any) -> Any:
     """The validated request. Raises ``ApiError`` 400 naming the first wrong field."""
     if not isinstance(body, dict):
         raise ApiError(400, f"the body is {_shown(body)}; send a JSON object")
-    known = kind.model_fields
+    known, others = kind.model_fields, getattr(kind, "others", {})
     for name in [n for n in body if n not in known]:
-        _other_field(name, body[name], list(known))
+        _other_field(name, body[name], list(known), others)
     try:
         return kind.model_validate({k: v for k, v in body.items() if k in known})
     except ValidationError as error:
         raise _first(error) from None
 
 
-def _other_field(name: str, value: Any, known: list[str]) -> None:
-    fixed = FIXED.get(name) or REFUSED.get(name)
+def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixed]) -> None:
+    fixed = others.get(name) or FIXED.get(name) or REFUSED.get(name)
     if fixed is None:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]}?" if near else "; see the field table in docs/gateway.md"
@@ -257,7 +263,7 @@ def _other_field(name: str, value: Any, known: list[str]) -> None:
     raise bad_request(name, f"{_shown(value)} is not supported ({fixed.why}){only}", "unsupported")
 
 
-_MEDIA = ("image_url", "input_audio", "audio_url", "video_url", "file")
+_MEDIA = ("image_url", "input_audio", "audio_url", "video_url", "file", "input_image", "input_file")
 
 
 def _first(error: ValidationError) -> ApiError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
+from pydantic import BaseModel
 
 from client import _wire
 from client.errors import InvalidRequest
@@ -39,6 +40,7 @@ class Plan:
     parser: Callable[[], ToolParser] | None = None
     one_call: bool = False  # parallel_tool_calls: false
     user: str = ""
+    response: BaseModel | None = None  # the ResponsesRequest to be answered in that form
     renamed: dict[str, str] = field(default_factory=dict)  # Triton's tensor name -> this request's field
 
     @property

@@ -28,6 +28,7 @@ CHECKS = [not_a_server_error, content_type_conformance, response_schema_conforma
 OPERATIONS = {
     "/v1/chat/completions": "POST",
     "/v1/completions": "POST",
+    "/v1/responses": "POST",
     "/tokenize": "POST",
     "/detokenize": "POST",
     "/v1/models": "GET",
@@ -40,6 +41,7 @@ LONGEST = 16  # tokens: a fuzzer's own max_tokens would keep the engine busy for
 WHOLE: dict[str, dict[str, Any]] = {  # good requests; a few generated fields replace or join theirs
     "/v1/chat/completions": {"model": "qwen", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": LONGEST},
     "/v1/completions": {"model": "qwen", "prompt": "Hi", "max_tokens": LONGEST},
+    "/v1/responses": {"model": "qwen", "input": "Hi", "max_output_tokens": LONGEST},
     "/tokenize": {"model": "qwen", "prompt": "Hi"},
     "/detokenize": {"model": "qwen", "tokens": [1, 2, 3]},
 }
