@@ -27,6 +27,10 @@ def header(scope: Scope, name: bytes) -> str:
 
 async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
     """The whole body. Raises ``ApiError`` 413 as soon as it is known to be too large, ``Gone`` for half a body."""
+    encoding = header(scope, b"content-encoding")
+    if encoding not in ("", "identity"):
+        problem = f"content-encoding: {encoding[:40]} is not supported; send the body as it is"
+        raise ApiError(415, problem, code="unsupported", close=True)
     announced = header(scope, b"content-length")
     if announced.isdigit() and int(announced) > most:
         raise too_large(most)

@@ -122,9 +122,9 @@ class ResponsesRequest(Shared):
     others: ClassVar[dict[str, Fixed]] = _FIXED
 
     input: str | list[Annotated[Item, Field(union_mode="left_to_right")]] = Field(
-        min_length=1, description="text, or messages, function calls and their outputs; images and files are refused",
+        description="text, or messages, function calls and their outputs; images and files are refused",
         json_schema_extra={"x-openai": True, "x-vllm": True},
-    )  # fmt: skip
+    )
     instructions: str | None = note("a system message in front of input", openai=True)
     max_output_tokens: int | None = note("default: what the context leaves", openai=True)
     text: TextConfig | None = note("`format`: `text`, `json_object`, `json_schema`, enforced or refused", openai=True)
@@ -149,6 +149,8 @@ RENAMED = {
 
 def as_chat(request: ResponsesRequest) -> ChatRequest:
     """The same request as a chat completion's. Raises ``ApiError`` in this endpoint's names."""
+    if request.input == []:
+        raise bad_request("input", "the list is empty; send at least one item")
     scores = LOGPROBS in (request.include or ())
     if request.top_logprobs and not scores:
         raise bad_request("top_logprobs", f'{request.top_logprobs} needs include: ["{LOGPROBS}"]; set both or neither')

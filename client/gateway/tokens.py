@@ -79,16 +79,17 @@ class Tokens:
             raise ApiError(400, str(encoded), param="messages")
         return encoded.ids
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int], field: str = "tokens") -> str:
+        """Raises ``ApiError`` naming ``field`` for an id that no token has."""
         top = self._encoder.tokenizer.get_vocab_size()
         bad = next((i for i in ids if not 0 <= i < max(top, 151936)), None)
         if bad is not None:
-            raise bad_request("tokens", f"{bad} is no token id; give integers from 0 to {max(top, 151936) - 1}")
+            raise bad_request(field, f"{bad} is no token id; give integers from 0 to {max(top, 151936) - 1}")
         return str(self._encoder.tokenizer.decode(ids, skip_special_tokens=False))
 
     def exact_text(self, ids: list[int]) -> str:
         """Text that encodes to exactly ``ids``: the engine takes text. Raises ``ApiError`` when there is none."""
-        text = self.decode(ids)
+        text = self.decode(ids, "prompt")
         if self.encode(text) != ids:
             raise bad_request(
                 "prompt", "these token ids are not what their text encodes to; send the text", "unsupported"

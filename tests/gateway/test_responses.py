@@ -160,7 +160,7 @@ async def test_langchain_streams_a_response(gateway: RunningGateway) -> None:
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
-        ({"input": []}, "input", "at least 1"),
+        ({"input": []}, "input", "at least one"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type", "item_reference"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
          "input[0].content[0].type", "reads text"),

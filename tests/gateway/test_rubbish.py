@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from typing import Any
 
 import httpx
@@ -96,10 +98,16 @@ def test_what_cannot_be_honoured_is_refused_by_name(web: httpx.Client, name: str
 @pytest.mark.parametrize(
     ("change", "param"),
     [({"prompt": []}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": ["x"] * 300}, "prompt"),
-     ({"prompt": [999_999_999]}, "tokens"), ({"prompt": "x", "echo": True, "logprobs": 1}, "logprobs"), ({}, "prompt")],
+     ({"prompt": [999_999_999]}, "prompt"), ({"prompt": "x", "echo": True, "logprobs": 1}, "logprobs"), ({}, "prompt")],
 )  # fmt: skip
 def test_a_wrong_completion_is_named(web: httpx.Client, change: dict[str, Any], param: str) -> None:
     refused(web.post("/v1/completions", json=change), 400, param)
+
+
+def test_a_compressed_body_is_refused_in_words(web: httpx.Client) -> None:
+    body = gzip.compress(json.dumps(GOOD).encode())
+    refused(web.post(CHAT, content=body, headers={"content-encoding": "gzip"}), 415, None, "gzip is not supported")
+    assert web.post(CHAT, json=GOOD, headers={"content-encoding": "identity"}).status_code == 200
 
 
 def test_paths_and_methods(web: httpx.Client) -> None:
