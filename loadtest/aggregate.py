@@ -12,7 +12,7 @@ from loadtest.slo import Slo
 
 COUNTERS = (
     "scheduled", "completed", "failed", "cancelled", "in_flight", "good", "warmup",
-    "messages", "window_messages", "window_tokens", "window_completed",
+    "messages", "window_messages", "window_tokens", "window_completed", "window_good",
     "prompt_tokens", "completion_tokens", "cached_tokens", "requested_tokens", "length_mismatches",
 )  # fmt: skip
 
@@ -40,6 +40,7 @@ class Lane:
         """Count a request that ended, or that was in flight when the run stopped."""
         if in_window and record.outcome == "completed":
             self.counts["window_completed"] += 1
+            self.counts["window_good"] += slo.is_good(record.slo_values())
         if not record.measured:
             return
         self.counts[record.outcome] += 1

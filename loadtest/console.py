@@ -58,7 +58,7 @@ def _lane(name: str, figures: dict[str, Any]) -> list[str]:
         ),
         f"{c['scheduled']} scheduled = {c['completed']} completed + {c['failed']} failed + {c['cancelled']} cancelled "
         f"+ {c['in_flight']} in flight; {figures['requests_per_s']:.2f} requests/s, {figures['tokens_per_s']:.0f} "
-        f"tokens/s, goodput {figures['goodput_per_s']:.2f}/s",
+        f"tokens/s, goodput {figures['goodput_per_s']:.2f}/s; {c['good']} met all limits",
         *(f"  {count} × {kind}" for kind, count in figures["errors"].items()),
     ]
 

@@ -77,7 +77,7 @@ def lane_figures(lane: Lane, duration: float) -> dict[str, Any]:
         "errors": dict(lane.errors),
         "requests_per_s": c["window_completed"] / duration,
         "tokens_per_s": c["window_tokens"] / duration,
-        "goodput_per_s": c["good"] / duration,
+        "goodput_per_s": c["window_good"] / duration,
         "tokens_per_message": _ratio(c["window_tokens"], c["window_messages"]),
         "latency": {name: latency_figures(h) for name, h in lane.histograms.items()},
     }

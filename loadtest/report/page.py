@@ -124,7 +124,7 @@ def _gateway(summary: dict[str, Any]) -> str:
 
 def _formulas(summary: dict[str, Any]) -> str:
     rows = [[NAMES[name], formula] for name, formula in FORMULAS.items()]
-    rows.append(["goodput", "completed requests that meet every per-request limit, per second of the window"])
+    rows.append(["goodput", "requests that ended within the window and meet every per-request limit, per second"])
     rows.append(["tokens", "as the server counted them; tokens/s is what arrived inside the window"])
     body = "".join(f"<tr><td>{escape(a)}</td><td>{escape(b)}</td></tr>" for a, b in rows)
     note = ""

@@ -21,7 +21,7 @@ from loadtest.report import write_report
 from loadtest.report.svg import Chart, Series, render
 from loadtest.scrape import ServerSeries, parse, value_of
 from loadtest.slo import Slo, parse_slo
-from loadtest.summary import Run, saturation
+from loadtest.summary import Run, lane_figures, saturation
 from loadtest.sweep import Step, conclusion, search
 from loadtest.verdict import WorkerHealth, judge
 from loadtest.webui import streaming_rows
@@ -86,6 +86,16 @@ def test_warm_up_is_left_out_of_every_figure() -> None:
 def test_goodput_is_counted_from_the_schedule() -> None:
     lane = lane_of([record(0, ttft=0.1), record(1, ttft=0.1, late=0.2)], parse_slo("ttft=200ms"))
     assert lane.counts["good"] == 1
+
+
+def test_goodput_is_never_more_than_throughput() -> None:
+    """Both count what ended within the window; an answer that ends after it is good, but no goodput."""
+    lane, slo = Lane(), parse_slo("ttft=200ms")
+    for at, (ttft, in_window) in enumerate([(0.1, True), (0.5, True), (0.1, False)]):
+        lane.scheduled(True)
+        lane.finish(record(at, ttft=ttft), slo, in_window)
+    figures = lane_figures(lane, 2.0)
+    assert (figures["requests_per_s"], figures["goodput_per_s"], lane.counts["good"]) == (1.0, 0.5, 2)
 
 
 def test_verdicts() -> None:
