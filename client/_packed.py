@@ -1,7 +1,7 @@
 """One response of model ``qwen`` as a record, from its one packed tensor or from its named ones. Pure; the hot path.
 
-The packed layout is described in ``serving/packed.py``. A server that does not know ``packed_output`` (an older one,
-a stand-in) answers with named tensors; both give the same record.
+The packed layout is described in ``serving/packed.py``. A stand-in that ignores ``packed_output`` answers with
+named tensors; both give the same record.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "cancelled", "error", "tool_calls"]
@@ -36,7 +36,7 @@ class Options:
     stop_token_ids: Sequence[int] = ()
     include_stop: bool = False
     bad_words: Sequence[str] = ()
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: Mapping[int, float] | None = None
     ignore_eos: bool = False
     n: int = 1
     logprobs: bool = False
@@ -51,7 +51,7 @@ class Options:
 
     def given(self) -> dict[str, Any]:
         """The settings that differ from their defaults."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default and value != {}}
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
 
 @dataclass(frozen=True, slots=True)

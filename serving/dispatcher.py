@@ -139,6 +139,8 @@ class Dispatcher:
             log.exception("the sender failed")
             self.on_death(f"its sender failed ({error!r})")
             self._fail_all(f"engine: {self._dead}; the server restarts it, try again soon")
+        finally:
+            self._outbox.close()
 
     def _loop(self) -> None:
         next_look = time.monotonic()
@@ -162,11 +164,13 @@ class Dispatcher:
     def stop(self) -> None:
         self._stopping = True
         self._wake.set()
-        self._outbox.close()
 
     def _turn(self) -> None:
         while self._outbox.failed:
-            self._leave(self._outbox.failed.popleft())
+            group, final = self._outbox.failed.popleft()
+            self._leave(group)
+            if final:  # its streams are closed already; only the sink still waits for an end
+                self._tell(group, group.sink.drop)
         while self._inbox:
             for delta in self._inbox.popleft():
                 stream = self.ledger.streams.get(delta.stream_id)

@@ -38,6 +38,8 @@ class Encoder:
     def __init__(self, tokenizer_json: Path) -> None:
         """Raises ``OSError`` or ``ValueError`` for a file that is none."""
         self.tokenizer = Tokenizer.from_file(str(tokenizer_json))
+        self.tokenizer.no_truncation()  # a file saved while training may cut or pad: a prompt is never cut silently
+        self.tokenizer.no_padding()
         self._fast = _fast(json.loads(tokenizer_json.read_text(encoding="utf-8")))
         if self._fast is not None and any(self._quick(text) != self._exact(text) for text in PROBE):
             self._fast = None
@@ -72,7 +74,10 @@ def _fast(data: dict[str, Any]) -> tiktoken.Encoding | None:
     if pattern is None or ranks is None or not plain:
         return None
     special = {str(token["content"]): int(token["id"]) for token in added}
-    return tiktoken.Encoding("checkpoint", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+    try:
+        return tiktoken.Encoding("checkpoint", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+    except ValueError:  # its regex engine lacks something that the pattern uses
+        return None
 
 
 def _split_pattern(data: dict[str, Any]) -> str | None:

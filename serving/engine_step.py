@@ -25,7 +25,7 @@ GRACE_SECONDS = 0.5  # from telling every stream that the engine died to ending 
 
 
 class EngineStep:
-    """``execute`` only admits; responses leave through the dispatcher's thread."""
+    """``execute`` only admits; responses leave through the dispatcher's thread and the outbox's."""
 
     def __init__(self) -> None:
         self._settings = settings = Settings.from_environment()

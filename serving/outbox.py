@@ -29,7 +29,7 @@ class Outbox:
     """``send`` and ``settle`` belong to one thread. A request whose sink breaks is put into ``failed``."""
 
     def __init__(self, wake: Callable[[], None], helpers: int = HELPERS) -> None:
-        self.failed: deque[Group] = deque()
+        self.failed: deque[tuple[Group, bool]] = deque()  # True: it was the last response
         self._wake = wake
         self._queue: SimpleQueue[tuple[Group, list[Chunk], bool] | None] = SimpleQueue()
         self._handed = 0
@@ -43,8 +43,9 @@ class Outbox:
         return self._handed - sum(self._done)
 
     def send(self, group: Group, chunks: list[Chunk], final: bool, *, more: bool) -> None:
-        """``more``: others are due too. Several sequences of a request share a sink, so they stay in this thread."""
-        if not more or len(group.streams) > 1 or self.pending >= AHEAD * len(self._done):
+        """``more``: others are due too. Several sequences of a request share a sink, so they stay in this thread, and
+        so does what is due while a helper has not returned from this request's last one: its mark must stay its own."""
+        if not more or group.sending or len(group.streams) > 1 or self.pending >= AHEAD * len(self._done):
             self._deliver(group, chunks, final)
             return
         group.sending = True
@@ -71,5 +72,5 @@ class Outbox:
             group.sink.send(chunks, final)
         except Exception:
             log.exception("request %s: a response could not be sent", group.request_id)
-            self.failed.append(group)
+            self.failed.append((group, final))
             self._wake()

@@ -86,9 +86,12 @@ class PromptBuilder:
             raise InvalidRequest("messages", f"{len(messages)} messages are too many; send at most {MAX_MESSAGES}")
         tools = json_list("tools", fields.text("tools")) if "tools" in fields else None
         goes_on = fields.flag("continue_final_message", False)
-        if goes_on and (fields.flag("add_generation_prompt", False) or messages[-1]["role"] != "assistant"):
+        last = messages[-1]
+        open_end = last["role"] == "assistant" and not last.get("tool_calls")
+        if goes_on and (fields.flag("add_generation_prompt", False) or not open_end):
             raise InvalidRequest(
-                "continue_final_message", "true needs a last message of the assistant, and add_generation_prompt false"
+                "continue_final_message",
+                "true needs a last message of the assistant without tool_calls, and add_generation_prompt false",
             )
         try:
             rendered, _ = render_jinja_template(
@@ -143,7 +146,7 @@ class PromptBuilder:
 
 
 def _characters(name: str, text: str) -> str:
-    """``text``, unless JSON escapes put half a surrogate pair into it: the tokenizer would fail for its whole batch."""
+    """``text``, unless JSON escapes put half a surrogate pair into it: the encoder would read it as U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

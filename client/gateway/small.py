@@ -20,6 +20,7 @@ from client.gateway.protocol import ChatRequest, Message, Tool, parse
 
 Handler = Callable[[Request], Awaitable[Response]]
 STARTED = int(time.time())
+ENDS = ("add_generation_prompt", "continue_final_message")  # how a rendered chat ends
 
 
 class TokenizeRequest(BaseModel):
@@ -31,7 +32,8 @@ class TokenizeRequest(BaseModel):
     messages: list[Message] | None = Field(default=None, min_length=1)
     tools: list[Tool] | None = None
     add_special_tokens: bool | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     return_token_strs: bool | None = None
 
 
@@ -78,12 +80,11 @@ class Small:
         if asked.messages is None:
             ids = tokens.encode(asked.prompt)
         else:
-            if not asked.add_generation_prompt:
-                raise ApiError(400, "add_generation_prompt: false is not supported", param="add_generation_prompt")
             await tokens.load(template=True)
             chat = ChatRequest(messages=asked.messages, tools=asked.tools)
             plan = translate.chat(chat)
-            ids = tokens.encode_chat(list(plan.prompts[0]), plan.options.tools)  # type: ignore[arg-type]  # messages
+            given = {name: value for name in ENDS if (value := getattr(asked, name)) is not None}
+            ids = tokens.encode_chat(list(plan.prompts[0]), plan.options.tools, given)  # type: ignore[arg-type]  # messages
         texts = [tokens.text(i).decode(errors="replace") for i in ids] if asked.return_token_strs else None
         return JSONResponse(
             {"count": len(ids), "max_model_len": self._gateway.context, "tokens": ids, "token_strs": texts}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,10 +68,13 @@ class Tokens:
     def encode(self, text: str) -> list[int]:
         return self._encoder.encode(text)
 
-    def encode_chat(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[int]:
+    def encode_chat(
+        self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], flags: Mapping[str, bool]
+    ) -> list[int]:
         from serving.fields import Fields
 
-        given = {"messages": [json.dumps(messages, ensure_ascii=False).encode()]}
+        given: dict[str, list[Any]] = {name: [value] for name, value in flags.items()}
+        given["messages"] = [json.dumps(messages, ensure_ascii=False).encode()]
         if tools:
             given["tools"] = [json.dumps(list(tools), ensure_ascii=False).encode()]
         (encoded,) = self._builder.encode([Fields(given)])

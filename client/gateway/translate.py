@@ -138,7 +138,7 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
     given = {name: value for name in _SAME if (value := getattr(request, name)) is not None}
     options = Options(
         **given,
-        seed=None if request.seed is None else request.seed % 2**64,  # OpenAI's is signed
+        seed=_seed(request.seed),
         logit_bias=_biases(request.logit_bias),
         max_tokens=request.max_tokens,
         n=1 if request.n is None else request.n,
@@ -160,12 +160,19 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
     return options, renamed
 
 
-def _biases(given: dict[str, float] | None) -> dict[int, float]:
+def _seed(given: int | None) -> int | None:
+    """OpenAI's seeds are signed, the engine's are not."""
+    if given is not None and not -(2**63) <= given < 2**64:
+        raise bad_request("seed", f"{given} is out of range; give an integer between -2^63 and 2^64 - 1")
+    return None if given is None else given % 2**64
+
+
+def _biases(given: dict[str, float] | None) -> dict[int, float] | None:
     """OpenAI's keys are token ids written as strings."""
-    wrong = next((key for key in given or () if not key.isdecimal()), None)
+    wrong = next((key for key in given or () if not (key.isdecimal() and len(key) <= 10)), None)
     if wrong is not None:
         raise bad_request("logit_bias", f"{wrong[:40]!r} is no token id; /tokenize gives the ids of a text")
-    return {int(key): bias for key, bias in (given or {}).items()}
+    return {int(key): bias for key, bias in given.items()} if given else None
 
 
 Guided = tuple[str, str, str]  # guide type, guide, the request's field

@@ -57,7 +57,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--kv-gib", type=int, default=18, help="KV cache of each engine (%(default)s)")
     add("--port", type=int, default=18600, help="first of 20 free ports (%(default)s)")
     add("--deadline", type=float, default=0, help="seconds after which no further round begins (0: none)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if "ours-gateway" in args.contenders and "ours-grpc" not in args.contenders:
+        parser.error("--contenders: ours-gateway is measured on the server of ours-grpc; name both")
+    return args
 
 
 class Bench:

@@ -123,7 +123,7 @@ async def vanish(target: Target, prompt: str) -> None:
     await session.open()
     async for _ in session.call(prompt):
         break
-    await session.close()
+    await session.cut()
 
 
 class _Grpc:
@@ -140,6 +140,10 @@ class _Grpc:
 
     async def close(self) -> None:
         await self._channel.close()
+
+    async def cut(self) -> None:
+        """Close the connection under whatever runs on it."""
+        await self._channel.raw.close()
 
     def call(self, prompt: str) -> Any:
         request = _wire.infer_request(self._new_id(), prompt, self._options, stream=True, model=self._target.model)

@@ -40,6 +40,10 @@ def check_platform() -> None:
 
 def use_other_python(version: tuple[int, ...]) -> None:
     """Run again under a Python that fits, if the machine has one."""
+    if Path(sys.prefix).resolve() == VENV.resolve():
+        fail(
+            f"{VENV} holds Python {version[0]}.{version[1]}, which does not fit: remove it, then the same command again"
+        )
     for minor in range(HIGHEST[1], LOWEST[1] - 1, -1):
         other = shutil.which(f"python3.{minor}")
         if other and runs(other):

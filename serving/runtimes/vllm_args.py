@@ -38,7 +38,7 @@ def engine_args(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
         "gpu_memory_utilization": NO_FRACTION if options.kv_cache_bytes else options.gpu_memory_fraction,
         "max_model_len": limits.max_seq_len,
         "max_num_seqs": options.max_streams,
-        "max_num_batched_tokens": limits.max_num_tokens,
+        "max_num_batched_tokens": max(limits.max_num_tokens, options.max_streams),  # vLLM refuses fewer than sequences
         "max_logprobs": MAX_LOGPROBS,
         "tensor_parallel_size": engine.gpu.tensor_parallel if engine.gpu else 1,
         "enable_prefix_caching": True,

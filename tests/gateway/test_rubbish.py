@@ -104,6 +104,14 @@ def test_a_wrong_completion_is_named(web: httpx.Client, change: dict[str, Any], 
     refused(web.post("/v1/completions", json=change), 400, param)
 
 
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [({"logit_bias": {"9" * 5000: 1}}, "logit_bias"), ({"seed": 2**64}, "seed"), ({"seed": -(2**63) - 1}, "seed")],
+)
+def test_numbers_beyond_their_range_are_refused(web: httpx.Client, change: dict[str, Any], param: str) -> None:
+    refused(web.post(CHAT, content=json.dumps(GOOD | change)), 400, param)
+
+
 def test_a_compressed_body_is_refused_in_words(web: httpx.Client) -> None:
     body = gzip.compress(json.dumps(GOOD).encode())
     refused(web.post(CHAT, content=body, headers={"content-encoding": "gzip"}), 415, None, "gzip is not supported")

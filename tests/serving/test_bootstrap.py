@@ -53,3 +53,12 @@ def test_every_pin_is_read_with_its_marker() -> None:
     assert len(pins) == len(set(pins)) and all("==" in pin for pin in pins)
     names = [pin.split("==")[0] for pin in pins if "python_version < '3.11'" not in pin]
     assert len(names) == len(set(names))
+
+
+def test_a_venv_whose_python_does_not_fit_is_said_once(tmp_path: Path) -> None:
+    script = repository(tmp_path)
+    venv.create(tmp_path / ".venv", with_pip=True)
+    higher = f"LOWEST, HIGHEST = (3, 98), (3, 99)  # this test's Python, {sys.version_info[1]}, is too old"
+    script.write_text(script.read_text().replace("LOWEST, HIGHEST = (3, 10), (3, 12)", higher))
+    printed = set_up(script)
+    assert printed.count("setup:") == 1 and "which does not fit: remove it" in printed

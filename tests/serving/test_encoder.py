@@ -96,3 +96,16 @@ def test_merges_in_another_order_are_left_to_their_own_library(engine: EngineInf
     merges = json.loads((engine.path / "tokenizer.json").read_text())["model"]["merges"]
     encoder = changed(engine, tmp_path / "tokenizer.json", model__merges=merges[::-1])
     assert not encoder.is_fast
+
+
+def test_a_file_that_cuts_texts_cuts_no_prompt(engine: EngineInfo, tmp_path: Path) -> None:
+    """Training scripts save their own truncation and padding with the tokenizer."""
+    data = json.loads((engine.path / "tokenizer.json").read_text(encoding="utf-8"))
+    data["truncation"] = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    cut = Encoder(tmp_path / "tokenizer.json")
+    quick, exact = (
+        "word " * 50,
+        "word " * 50 + "A\u030a",
+    )  # the second is not NFC: the checkpoint's own library reads it
+    assert cut.is_fast and min(len(cut.encode(quick)), len(cut.encode(exact))) >= 50

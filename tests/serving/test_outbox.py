@@ -10,9 +10,9 @@ import pytest
 
 from serving.outbox import AHEAD, Outbox
 from serving.streams import Group, Stream
-from serving.wire import Chunk
+from serving.wire import Chunk, Job
 from tests.serving.fakes import FakeSink, until
-from tests.serving.rig import STREAM, Rig
+from tests.serving.rig import AT_ONCE, STREAM, Rig
 
 HELPERS = 2
 
@@ -87,10 +87,59 @@ def test_a_broken_sink_is_told_of_and_ends_no_helper(outbox: Outbox, woken: thre
     for one in broken:
         outbox.send(one, [chunk(1)], False, more=True)
     until(lambda: len(outbox.failed) == len(broken))
-    assert woken.is_set() and set(map(id, outbox.failed)) == set(map(id, broken))
+    assert woken.is_set() and {id(one) for one, _ in outbox.failed} == set(map(id, broken))
     sink = FakeSink()
     outbox.send(group(sink), [chunk(1)], False, more=True)
     until(lambda: bool(sink.responses))
+
+
+class LateSink(FakeSink):
+    """Its first send has reached everybody, but the sending thread comes back from it late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def send(self, chunks: list[Chunk], final: bool) -> None:
+        first = not self.responses
+        super().send(chunks, final)
+        assert not first or self.go.wait(10)
+
+
+def test_a_helper_that_returns_late_does_not_unmark_the_next_response(outbox: Outbox) -> None:
+    sink = LateSink()
+    one = group(sink)
+    outbox.send(one, [chunk(1)], False, more=True)
+    until(lambda: bool(sink.responses))
+    outbox.send(one, [chunk(2)], False, more=True)  # chunk 1 is acknowledged before its helper is back
+    sink.go.set()
+    outbox.settle(one)
+    sink.drop()
+    until(lambda: outbox.pending == 0)
+    assert [c.seq for c in sink.chunks] == [1, 2] and sink.ends == 1 and not outbox.failed
+
+
+class BreaksAtTheEnd(FakeSink):
+    """The response that would end the request cannot be sent; the bare final flag can."""
+
+    def send(self, chunks: list[Chunk], final: bool) -> None:
+        if final:
+            raise RuntimeError("Failed to increase the shared memory pool size")
+        super().send(chunks, final)
+
+
+@pytest.mark.parametrize("job", [STREAM, AT_ONCE])
+@pytest.mark.parametrize("beside", [0, 8])
+def test_a_last_response_that_cannot_be_sent_still_ends_the_request(rig: Rig, job: Job, beside: int) -> None:
+    sink = rig.acker.follow(BreaksAtTheEnd())
+    rig.dispatcher.admit("", [1, 2, 3], job, sink)
+    others = [rig.open() for _ in range(beside)]
+    rig.runtime.step(1)
+    rig.runtime.step(2, finish="length")
+    until(lambda: bool(sink.ends))
+    assert sink.dropped and sink.ends == 1
+    until(lambda: all(other.ids == [1, 2] for other in others))
+    until(rig.is_free)
 
 
 def test_many_streams_through_the_dispatcher_are_whole_and_in_order(rig: Rig) -> None:
