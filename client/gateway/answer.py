@@ -82,6 +82,11 @@ class Answer:
         return sum(choice.tokens for choice in self.choices)
 
     @property
+    def events_sent(self) -> int | None:
+        """The number of the next event of a typed stream."""
+        return self._sse.number if isinstance(self._sse, ResponseSse) else None
+
+    @property
     def comes_in_pieces(self) -> bool:
         return self.plan.in_pieces
 

@@ -155,7 +155,7 @@ class _Exchange:
 
     async def _refuse(self, error: ApiError) -> None:
         self._problem = error.code or f"{error.status}"
-        await self._writer.error(error, self._receive)
+        await self._writer.error(error, self._receive, self._answer.events_sent if self._answer else None)
 
     def log(self, request_id: str) -> None:
         """One line per request; never a prompt."""

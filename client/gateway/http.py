@@ -76,7 +76,7 @@ class Writer:
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.status = status
-        all_headers = [*headers, (b"x-request-id", self._id)]
+        all_headers = [*headers, (b"x-request-id", self._id)] if self._id else headers
         await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
 
     async def event(self, data: bytes) -> None:
@@ -97,10 +97,10 @@ class Writer:
         await self._start(status, [(b"content-type", kind), (b"content-length", size), *more])
         await self._send({"type": "http.response.body", "body": body})
 
-    async def error(self, error: ApiError, receive: Receive) -> None:
-        """An error as the answer, or as the last event of one that has begun."""
+    async def error(self, error: ApiError, receive: Receive, number: int | None = None) -> None:
+        """An error as the answer, or as the last event (of a typed stream: event ``number``) of one that has begun."""
         if self.started:
-            await self.event(error.event())
+            await self.event(error.event(number))
             await self.end()
             return
         more = [(b"retry-after", str(error.retry_after).encode())] if error.retry_after else []

@@ -26,7 +26,8 @@ class Part(BaseModel):
 
     model_config = ConfigDict(strict=True)
     type: Literal["text", "refusal"]
-    text: str = ""
+    text: str | None = None
+    refusal: str | None = None
 
 
 class Message(BaseModel):
@@ -81,9 +82,9 @@ class ResponseFormat(BaseModel):
 
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
-    include_obfuscation: bool = False
+    include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
+    include_obfuscation: bool | None = False
 
 
 class Structured(BaseModel):
@@ -127,6 +128,7 @@ class Shared(BaseModel):
     include_stop_str_in_output: bool | None = note("")
     bad_words: list[str] | None = note("refused where the engine lacks it")
     priority: int | None = note("higher is sooner; refused where the engine lacks it")
+    structured_outputs: Structured | None = note("vLLM's newer form of `guided_*`")
 
 
 class Common(Shared):
@@ -140,7 +142,6 @@ class Common(Shared):
     guided_regex: str | None = note("enforced")
     guided_choice: list[str] | None = note("enforced, as a regular expression")
     guided_grammar: str | None = note("EBNF, enforced")
-    structured_outputs: Structured | None = note("vLLM's newer form of `guided_*`")
 
 
 class ChatRequest(Common):

@@ -25,6 +25,14 @@ def usage(used: JsonObject) -> JsonObject:
     }  # fmt: skip
 
 
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
 class Items:
     """The output made so far, and the event of each step of it: (type, fields)."""
 
@@ -32,26 +40,28 @@ class Items:
         self.done: list[JsonObject] = []
         self.finish: str | None = None
         self._one_call = one_call
+        self._scores: list[JsonObject] = []  # of tokens whose text has not come yet
         self._open: JsonObject | None = None
 
     def add(self, piece: Piece) -> list[tuple[str, JsonObject]]:
         """What a piece of the answer changes."""
-        scores = (piece.logprobs or {}).get("content") or []
+        self._scores += (piece.logprobs or {}).get("content") or []
         found: list[Event] = [Content(piece.text)] if piece.events is None else piece.events
-        if scores and not any(isinstance(event, Content) for event in found):
-            found = [*found, Content("")]
         steps = []
         for event in found:
             if isinstance(event, Content):
-                if event.text or scores:
-                    steps += self._text(event.text, scores)
-                    scores = []
-            elif not (self._one_call and event.index):
+                if event.text:
+                    steps += self._text(event.text)
+                continue
+            self._scores = []  # the tag's and the call's own tokens: no text has them
+            if not (self._one_call and event.index):
                 steps += self._start(event.name) if isinstance(event, CallStart) else self._arguments(event.text)
         if piece.finish:
             self.finish = piece.finish
             if not self.done and self._open is None:
                 steps += self._message()  # an empty answer is a message still
+            if self._scores and self._open and self._open["type"] == "message":
+                steps += self._text("")
             steps += self._close("incomplete" if piece.finish == "length" else "completed")
         return steps
 
@@ -61,12 +71,13 @@ class Items:
         part: JsonObject = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         steps.append(("output_item.added", {"output_index": len(self.done), "item": item | {"content": []}}))
         self._open = item | {"content": [part]}
-        return [*steps, ("content_part.added", self._at_part() | {"part": dict(part)})]
+        return [*steps, ("content_part.added", self._at_part() | {"part": part | {"logprobs": []}})]
 
-    def _text(self, text: str, scores: list[JsonObject]) -> list[tuple[str, JsonObject]]:
+    def _text(self, text: str) -> list[tuple[str, JsonObject]]:
         steps = [] if self._open and self._open["type"] == "message" else self._message()
         assert self._open is not None
         part = self._open["content"][0]
+        scores, self._scores = self._scores, []
         part["text"] += text
         part["logprobs"] += scores
         return [*steps, ("output_text.delta", self._at_part() | {"delta": text, "logprobs": scores})]
@@ -98,6 +109,7 @@ class Items:
             ]
         else:
             done = {"name": item["name"], "arguments": item["arguments"]}
+            status = "completed" if _is_json(item["arguments"]) else status
             steps.append(("function_call_arguments.done", self._at() | done))
         item["status"] = status
         steps.append(("output_item.done", {"output_index": len(self.done), "item": item}))
@@ -151,11 +163,11 @@ class ResponseSse:
 
     def __init__(self, plan: Plan, answer_id: str, model: str, created: int) -> None:
         self._response = _Response(plan, answer_id, model, created)
-        self._number = 0
+        self.number = 0
 
     def rich(self, index: int, piece: Piece, used: JsonObject) -> bytes:
         steps = self._response.items.add(piece)
-        if steps and not self._number:
+        if steps and not self.number:
             opening = self._response.object()
             steps = [("created", {"response": opening}), ("in_progress", {"response": opening}), *steps]
         return b"".join(self._event(*step) for step in steps)
@@ -166,8 +178,8 @@ class ResponseSse:
 
     def _event(self, kind: str, fields: JsonObject) -> bytes:
         name = f"response.{kind}"
-        event = {"type": name, "sequence_number": self._number, **fields}
-        self._number += 1
+        event = {"type": name, "sequence_number": self.number, **fields}
+        self.number += 1
         return b"event: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps(event))
 
 

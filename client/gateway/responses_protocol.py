@@ -4,9 +4,10 @@ its whole conversation; what would need a store is refused by name.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import orjson
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from client.gateway.errors import ApiError, bad_request
 from client.gateway.protocol import (
@@ -31,14 +32,15 @@ _STORED = "nothing is stored: send the whole conversation as input"
 class InputPart(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
     type: Literal["input_text", "output_text", "text", "refusal"]
-    text: str = ""
+    text: str | None = None
+    refusal: str | None = None
 
 
 class InputMessage(BaseModel):
     """A message; ``id``, ``status``, ``phase`` of one sent back are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
-    type: Literal["message"] = "message"
+    type: Literal["message"] | None = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[InputPart]
 
@@ -88,12 +90,43 @@ class TextConfig(BaseModel):
     verbosity: Literal["medium"] | None = None
 
 
+class Reasoning(BaseModel):
+    """Answers carry it with nulls, so it comes back so."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    effort: Literal["none"] | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+
 class ResponseStreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
-    include_obfuscation: bool = False
+    include_obfuscation: bool | None = False
 
 
-Item = InputMessage | FunctionCall | FunctionCallOutput
+_KINDS = {"function_call": "FunctionCall", "function_call_output": "FunctionCallOutput"}
+
+
+def _kind(item: Any) -> str:
+    return _KINDS.get(str(item.get("type")), "InputMessage") if isinstance(item, dict) else "InputMessage"
+
+
+Includable = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "message.input_image.image_url",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+]
+Item = Annotated[
+    Annotated[InputMessage, Tag("InputMessage")]
+    | Annotated[FunctionCall, Tag("FunctionCall")]
+    | Annotated[FunctionCallOutput, Tag("FunctionCallOutput")],
+    Discriminator(_kind),
+]
 
 # fmt: off
 _FIXED: dict[str, Fixed] = {
@@ -101,14 +134,18 @@ _FIXED: dict[str, Fixed] = {
     "service_tier": Fixed(("auto", "default"), True, False, "there is one tier"),
     "store": Fixed((False,), True, True, "nothing is stored"),
     "truncation": Fixed(("disabled",), True, True, "shorten the input yourself: a cut one asks another question"),
-    "reasoning": Fixed(({}, {"effort": None}, {"effort": "none"}), True, True, "Qwen2.5 does not reason apart"),
     "previous_response_id": Fixed((), True, True, _STORED),
     "conversation": Fixed((), True, False, _STORED),
     "prompt": Fixed((), True, True, _STORED),
     "context_management": Fixed((), True, False, _STORED),
-    "max_tool_calls": Fixed((), True, True, "there are no built-in tools; your own you count yourself"),
+    "image": Fixed((), True, False, "the model reads and writes text"),
+    "background_options": Fixed((), True, False, "answers are made while the caller waits"),
+    "access_programs": Fixed((), True, False, "this server has nothing like it"),
+    "enable_response_messages": Fixed((False,), False, True, "return_token_ids of a chat gives the tokens"),
     "moderation": Fixed((), True, False, "this server has nothing like it"),
     "max_tokens": Fixed((), False, False, "here it is called max_output_tokens"),
+    "max_completion_tokens": Fixed((), False, False, "here it is called max_output_tokens"),
+    "logprobs": Fixed((False,), False, False, f'here it is include: ["{LOGPROBS}"]'),
     "messages": Fixed((), False, False, "here it is called input"),
     "response_format": Fixed((), False, False, "here it is called text.format"),
     "n": Fixed((1,), False, False, "one answer per response"),
@@ -121,7 +158,7 @@ class ResponsesRequest(Shared):
 
     others: ClassVar[dict[str, Fixed]] = _FIXED
 
-    input: str | list[Annotated[Item, Field(union_mode="left_to_right")]] = Field(
+    input: str | list[Item] = Field(
         description="text, or messages, function calls and their outputs; images and files are refused",
         json_schema_extra={"x-openai": True, "x-vllm": True},
     )
@@ -132,9 +169,11 @@ class ResponsesRequest(Shared):
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = note(
         "`required` and a name need an engine with guided decoding", openai=True
     )
+    max_tool_calls: int | None = note("no effect: it counts built-in tools, and there are none", openai=True)
+    reasoning: Reasoning | None = note("`effort` only null or `none`: Qwen2.5 does not reason apart", openai=True)
     parallel_tool_calls: bool | None = note("false: at most one call is passed on", openai=True)
-    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = note(
-        f"`{LOGPROBS}`; there is no reasoning to include", openai=True
+    include: list[Includable] | None = note(
+        f"`{LOGPROBS}`; of the other parts of OpenAI's list an answer has none", openai=True
     )
     top_logprobs: int | None = note(f"0 to 20, with include `{LOGPROBS}`", openai=True)
     stream_options: ResponseStreamOptions | None = note("`include_obfuscation` has no effect", openai=True)
@@ -194,19 +233,33 @@ def _messages(request: ResponsesRequest) -> list[Message]:
     found = [Message(role="system", content=request.instructions)] if request.instructions else []
     if isinstance(request.input, str):
         return [*found, Message(role="user", content=request.input)]
-    for item in request.input:
+    for at, item in enumerate(request.input):
         if isinstance(item, FunctionCall):
+            _check_arguments(f"input[{at}].arguments", item.arguments)
             if not (found and found[-1].role == "assistant"):
                 found.append(Message(role="assistant"))
             function = {"name": item.name, "arguments": item.arguments}
             call = {"id": item.call_id, "type": "function", "function": function}
             found[-1].tool_calls = [*(found[-1].tool_calls or ()), call]
         elif isinstance(item, FunctionCallOutput):
-            found.append(Message(role="tool", tool_call_id=item.call_id, content=_text(item.output)))
+            text = _text(f"input[{at}].output", item.output)
+            found.append(Message(role="tool", tool_call_id=item.call_id, content=text))
         else:
-            found.append(Message(role=item.role, content=_text(item.content)))
+            found.append(Message(role=item.role, content=_text(f"input[{at}].content", item.content)))
     return found
 
 
-def _text(content: str | list[InputPart]) -> str | list[Part]:
-    return content if isinstance(content, str) else [Part(type="text", text=part.text) for part in content]
+def _check_arguments(field: str, arguments: str) -> None:
+    try:
+        orjson.loads(arguments or "{}")
+    except orjson.JSONDecodeError as error:
+        raise bad_request(field, f"not JSON ({error}); send the call's whole arguments") from None
+
+
+def _text(field: str, content: str | list[InputPart]) -> str | list[Part]:
+    if isinstance(content, str):
+        return content
+    texts = [part.refusal if part.type == "refusal" else part.text for part in content]
+    if None in texts:
+        raise bad_request(f"{field}[{texts.index(None)}].text", "missing; it is required")
+    return [Part(type="text", text=text) for text in texts if text is not None]

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from client import _wire
 from client.errors import InvalidRequest
 from client.gateway.errors import ApiError, bad_request
-from client.gateway.protocol import ChatRequest, Common, CompletionRequest, NamedTool, StreamOptions, Structured
+from client.gateway.protocol import ChatRequest, Common, CompletionRequest, NamedTool, Part, StreamOptions, Structured
 from client.gateway.tools import ToolParser
 from client.types import Options, Prompt
 
@@ -225,15 +225,23 @@ def _dumped(value: Any) -> str:
 def _messages(request: ChatRequest) -> list[dict[str, Any]]:
     """Only the keys a chat template reads. The tokenizer step checks content and tool calls."""
     out = []
-    for message in request.messages:
+    for at, message in enumerate(request.messages):
         clean: dict[str, Any] = {"role": message.role}
         content = message.content
-        clean["content"] = "".join(part.text for part in content) if isinstance(content, list) else content
+        clean["content"] = _joined(at, content) if isinstance(content, list) else content
         for name in ("name", "tool_call_id", "tool_calls"):
             if value := getattr(message, name):
                 clean[name] = value
         out.append(clean)
     return out
+
+
+def _joined(at: int, parts: list[Part]) -> str:
+    texts = [part.refusal if part.type == "refusal" else part.text for part in parts]
+    if None in texts:
+        missing = texts.index(None)
+        raise bad_request(f"messages[{at}].content[{missing}].{parts[missing].type}", "missing; it is required")
+    return "".join(text for text in texts if text is not None)
 
 
 def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[], ToolParser] | None, str]:

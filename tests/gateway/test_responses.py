@@ -11,6 +11,9 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from client.gateway.choices import Piece
+from client.gateway.responses_format import Items
+from client.gateway.tools import CallArguments, CallStart
 from tests.client.fake_triton import FakeTriton
 from tests.gateway.conftest import RunningGateway
 from tests.gateway.test_rubbish import refused
@@ -141,6 +144,59 @@ def test_log_probabilities(sdk: openai.OpenAI, stream: bool) -> None:
     assert [t.token for t in found[0].top_logprobs or []] == ["!", '"']
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_beside_a_function_call(sdk: openai.OpenAI, stream: bool) -> None:
+    """The tokens of a call belong to no text; those before it do."""
+    wanted: Any = {"include": ["message.output_text.logprobs"], "tools": [WEATHER]}
+    answer = sdk.responses.create(model="qwen", input=CALL, **wanted) if not stream else None
+    if answer is None:
+        *_, last = sdk.responses.create(model="qwen", input=CALL, stream=True, **wanted)
+        answer = last.response
+    assert [item.type for item in answer.output] == ["message", "function_call"]
+    assert json.loads(answer.output[1].arguments) == {"city": "Köln"}
+
+
+def test_a_call_that_was_complete_when_the_answer_was_cut_is_complete() -> None:
+    items = Items(one_call=True)
+    for event in (CallStart(0, "f"), CallArguments(0, "{}"), CallStart(1, "g"), CallArguments(1, '{"a')):
+        items.add(Piece("", [event], [], None, None))
+    items.add(Piece("", [], [], None, "length"))
+    assert [(item["name"], item["status"]) for item in items.done] == [("f", "completed")]
+    cut = Items(one_call=False)
+    cut.add(Piece("", [CallStart(0, "f"), CallArguments(0, '{"a')], [], None, "length"))
+    assert cut.done[0]["status"] == "incomplete"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reasoning": {"effort": None, "summary": None}}, {"include": ["web_search_call.action.sources"]},
+        {"max_tool_calls": 5}, {"image": None}, {"stream_options": {"include_obfuscation": None}, "stream": True},
+        {"input": [{"type": None, "role": "user", "content": "SAY x"}]}, {"structured_outputs": None},
+        {"store": False, "background": False, "truncation": "disabled", "include": [], "tools": [], "text": {}},
+    ],
+)  # fmt: skip
+def test_what_changes_nothing_is_taken(web: httpx.Client, change: dict[str, Any]) -> None:
+    answer = web.post(PATH, json={"input": "SAY x"} | change)
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_refusal_that_is_sent_back_keeps_its_words(web: httpx.Client, fake: FakeTriton) -> None:
+    parts = [{"type": "refusal", "refusal": "no way"}]
+    history = [{"role": "assistant", "content": parts}, {"role": "user", "content": "SAY x"}]
+    assert web.post(PATH, json={"input": history}).status_code == 200
+    assert web.post("/v1/chat/completions", json={"messages": history}).status_code == 200
+    assert [json.loads(sent["messages"])[0]["content"] for sent in fake.requests] == ["no way", "no way"]
+
+
+def test_an_error_in_mid_stream_is_a_typed_event(web: httpx.Client) -> None:
+    text = web.post(PATH, json={"input": "MID UNAVAILABLE engine: the worker died", "stream": True}).text
+    name, data = text.strip().split("\n\n")[-1].split("\n")
+    event = json.loads(data.removeprefix("data: "))
+    assert name == "event: error" and event["type"] == "error" and event["message"] == "engine: the worker died"
+    assert event["sequence_number"] == text.count("event: response.") and event["error"]["status"] == 503
+
+
 def test_an_error_in_mid_stream_is_raised(sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.APIError, match="the worker died"):
         list(sdk.responses.create(model="qwen", input="MID UNAVAILABLE engine: the worker died", stream=True))
@@ -167,7 +223,12 @@ async def test_langchain_streams_a_response(gateway: RunningGateway) -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id", "whole conversation"),
         ({"store": True}, "store", "nothing is stored"),
         ({"background": True}, "background", "caller waits"),
-        ({"reasoning": {"effort": "high"}}, "reasoning", "reason"),
+        ({"reasoning": {"effort": "high"}}, "reasoning.effort", "none"),
+        ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id", "missing"),
+        ({"input": [{"role": "user", "content": "x"}, {"type": "function_call", "call_id": "c", "name": "f",
+          "arguments": '{"a": '}]}, "input[1].arguments", "not JSON"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text", "missing"),
+        ({"logprobs": True}, "logprobs", "include"),
         ({"messages": []}, "messages", "called input"),
         ({"max_tokens": 3}, "max_tokens", "max_output_tokens"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search"),
