@@ -87,12 +87,20 @@ _TENSORS: dict[str, tuple[str, str]] = {
 }
 
 
+_FITS = {
+    "INT32": "integers between -2^31 and 2^31 - 1", "UINT64": "integers between 0 and 2^64 - 1",
+    "FP32": "numbers up to 3.4e38", "BOOL": "true or false",
+}  # fmt: skip
+
+
 def add_tensor(request: Any, name: str, datatype: str, values: Sequence[Any]) -> None:
     """Append one input of shape [1, len(values)]. Raises ``InvalidRequest`` naming the field when one does not fit."""
     try:
         raw = _ENCODERS[datatype](values)
-    except (struct.error, OverflowError, TypeError, UnicodeEncodeError, AttributeError, ValueError) as error:
-        raise errors.InvalidRequest(f"{name}: {values!r:.80} does not fit {datatype} ({error})", field=name) from None
+    except (struct.error, OverflowError, TypeError, UnicodeEncodeError, AttributeError, ValueError):
+        raise errors.InvalidRequest(
+            f"{name}: {values!r:.80} does not fit {datatype}; give {_FITS.get(datatype, 'text')}", field=name
+        ) from None
     tensor = request.inputs.add()
     tensor.name, tensor.datatype = name, datatype
     tensor.shape.extend((1, len(values)))

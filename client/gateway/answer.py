@@ -150,7 +150,8 @@ class Answer:
         now, timing, metrics = time.monotonic(), self.timing, self._engine.metrics
         if timing.first == 0.0:
             timing.first = now
-            metrics.ttft.observe(now - timing.read)
+            if self.plan.in_pieces:  # a whole answer's first message is its last
+                metrics.ttft.observe(now - timing.read)
         else:
             metrics.itl.observe(now - timing.chunk)
         timing.chunk = now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -21,14 +22,18 @@ from client.gateway.gateway import Gateway
 from client.gateway.settings import Settings
 from client.gateway.small import Guarded, Small, response_of
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 
 class SameOrigin:
     """Refuses requests that another site's page sends: a browser's visitor must not generate for strangers.
 
     Programs send no Origin header and are not concerned."""
 
-    def __init__(self, app: ASGIApp, allowed: tuple[str, ...]) -> None:
-        self._app, self._allowed = app, allowed
+    def __init__(self, app: ASGIApp, allowed: tuple[str, ...], *, local: bool) -> None:
+        """``local``: only this machine can connect and no key is asked. A page that makes its own name point here (DNS
+        rebinding) would then be its own origin, so a host must go by an address or as localhost."""
+        self._app, self._allowed, self._local = app, allowed, local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         origin = http.header(scope, b"origin") if scope["type"] == "http" else ""
@@ -39,7 +44,19 @@ class SameOrigin:
         await self._app(scope, receive, send)
 
     def _is_allowed(self, origin: str, host: str) -> bool:
-        return "*" in self._allowed or origin in self._allowed or urlsplit(origin).netloc == host
+        if "*" in self._allowed or origin in self._allowed:
+            return True
+        return urlsplit(origin).netloc == host and not (self._local and _is_name(host))
+
+
+def _is_name(host: str) -> bool:
+    """Whether a Host header's value needs a name server."""
+    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name != "localhost" and not name.endswith(".localhost")
+    return False
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
@@ -95,12 +112,13 @@ def create(settings: Settings) -> tuple[Starlette, Gateway]:
         yield
         await gateway.close()
 
-    middleware = [Middleware(SameOrigin, allowed=settings.origins)]
+    local = settings.host in LOOPBACK and not (settings.api_keys or settings.api_keys_file)
+    middleware = [Middleware(SameOrigin, allowed=settings.origins, local=local)]
     if settings.origins:
         middleware.append(
             Middleware(
                 CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type", "x-request-id"],
+                allow_headers=["*"],  # OpenAI's SDK sends a dozen of its own; the origin is what is checked
                 expose_headers=["x-request-id", "retry-after"],
             )
         )  # fmt: skip

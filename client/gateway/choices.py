@@ -58,7 +58,6 @@ class Choice:
             finish = self.finish = "tool_calls"
         ids = got.token_ids
         logprobs = self._logprobs(ids, got) if self._want_logprobs else None
-        self.offset += len(text)
         return Piece(text, events, ids, logprobs, finish)
 
     def _events(self, text: str, finish: str | None) -> list[Event]:
@@ -81,13 +80,21 @@ class Choice:
         raw = self._token_text(token)
         return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)}
 
+    def _named(self, token: int) -> str:
+        """A token as a key: half characters as OpenAI writes them, or they would all be the same."""
+        raw = self._token_text(token)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
     def _completion_logprobs(self, rows: list[tuple[int, float, list[Any]]]) -> dict[str, Any]:
-        texts = [self._token_text(i).decode(errors="replace") for i, _, _ in rows]
-        offsets, at = [], self.offset
-        for text in texts:
-            offsets.append(at)
-            at += len(text)
-        tops = [{self._token_text(i).decode(errors="replace"): p for i, p in top} or None for _, _, top in rows]
+        texts = [self._named(i) for i, _, _ in rows]
+        offsets = []
+        for i, _, _ in rows:  # by tokens: text may be held back for a stop string
+            offsets.append(self.offset)
+            self.offset += len(self._token_text(i).decode(errors="replace"))
+        tops = [{self._named(i): p for i, p in [*top, (chosen, score)]} for chosen, score, top in rows]
         return {
             "tokens": texts,
             "token_logprobs": [p for _, p, _ in rows],

@@ -26,6 +26,10 @@ from client.gateway.translate import Plan
 
 log = logging.getLogger("client.gateway.access")
 _ID = re.compile(r"[\w.:-]{1,128}")
+_TRACE = (  # W3C trace context; what is malformed is ignored, as it demands
+    ("traceparent", re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[ -~]{0,64}")),
+    ("tracestate", re.compile(r"[ -~]{1,512}")),
+)
 CLIENT_GONE = 499  # nginx's number, for the log and the metrics only
 Planner = Callable[[Gateway, bytes], Awaitable[tuple[Plan, str]]]
 
@@ -55,10 +59,13 @@ async def plan_response(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
 async def plan_completion(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
     request = parse(CompletionRequest, http.read_json(body))
     model = gateway.model_name(request.model)
-    if request.logprobs is not None or not _is_text(request.prompt):
+    is_text = _is_text(request.prompt)
+    if request.logprobs is not None or not is_text:
         await gateway.tokens.load()
-    plan = translate.completion(request, gateway.settings.max_prompts, gateway.tokens.exact_text)
-    return plan, model
+    arguments = request, gateway.settings.max_prompts, gateway.tokens.exact_text
+    if is_text:
+        return translate.completion(*arguments), model
+    return await asyncio.to_thread(translate.completion, *arguments), model  # ids: the tokenizer has work to do
 
 
 def _is_text(prompt: Any) -> bool:
@@ -120,7 +127,7 @@ class _Exchange:
         body = await http.read_body(scope, self._receive, gateway.settings.max_body_bytes)
         self._timing.read = time.monotonic()
         plan, self._model = await planner(gateway, body)
-        metadata = [(n, v) for n in ("traceparent", "tracestate") if (v := http.header(scope, n.encode()))]
+        metadata = [(n, v) for n, form in _TRACE if form.fullmatch(v := http.header(scope, n.encode()))]
         answer = Answer(gateway.engine, plan, answer_id, self._model, self._writer, self._timing, metadata)
         self._answer = answer
         gateway.metrics.queue.observe(time.monotonic() - self._timing.arrived)

@@ -8,9 +8,9 @@ callers get the same sentence.
 from __future__ import annotations
 
 import difflib
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from client.gateway.errors import ApiError, bad_request
 
@@ -19,6 +19,16 @@ JsonObject = dict[str, Any]
 
 def note(text: str, *, openai: bool = False, vllm: bool = True, default: Any = None) -> Any:
     return Field(default=default, description=text, json_schema_extra={"x-openai": openai, "x-vllm": vllm})
+
+
+_T = TypeVar("_T")
+
+
+class _FailFast(FailFast):
+    __hash__ = object.__hash__  # unions hash their members
+
+
+Quick = Annotated[list[_T], _FailFast()]  # the first wrong element is enough: a body has room for a million of them
 
 
 class Part(BaseModel):
@@ -147,7 +157,7 @@ class Common(Shared):
 class ChatRequest(Common):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(
+    messages: Quick[Message] = Field(
         min_length=1,
         description="text only; images and audio are refused",
         json_schema_extra={"x-openai": True, "x-vllm": True},
@@ -170,7 +180,7 @@ class ChatRequest(Common):
 class CompletionRequest(Common):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+    prompt: str | Quick[str] | Quick[int] | Quick[Quick[int]] = Field(
         description="text, token ids, or a list of either", json_schema_extra={"x-openai": True, "x-vllm": True}
     )
     echo: bool | None = note("the prompt's text in front of the answer", openai=True)

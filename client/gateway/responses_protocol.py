@@ -19,6 +19,7 @@ from client.gateway.protocol import (
     NamedFunction,
     NamedTool,
     Part,
+    Quick,
     ResponseFormat,
     Shared,
     Tool,
@@ -158,7 +159,7 @@ class ResponsesRequest(Shared):
 
     others: ClassVar[dict[str, Fixed]] = _FIXED
 
-    input: str | list[Item] = Field(
+    input: str | Quick[Item] = Field(
         description="text, or messages, function calls and their outputs; images and files are refused",
         json_schema_extra={"x-openai": True, "x-vllm": True},
     )

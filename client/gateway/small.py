@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,7 +17,7 @@ from client.gateway import http, translate
 from client.gateway.errors import ApiError, from_library
 from client.gateway.gateway import Gateway
 from client.gateway.metrics import CONTENT_TYPE_LATEST
-from client.gateway.protocol import ChatRequest, Message, Tool, parse
+from client.gateway.protocol import ChatRequest, Message, Quick, Tool, parse
 
 Handler = Callable[[Request], Awaitable[Response]]
 STARTED = int(time.time())
@@ -29,7 +30,7 @@ class TokenizeRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     model: str | None = None
     prompt: str | None = None
-    messages: list[Message] | None = Field(default=None, min_length=1)
+    messages: Quick[Message] | None = Field(default=None, min_length=1)
     tools: list[Tool] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
@@ -42,7 +43,7 @@ class DetokenizeRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
     model: str | None = None
-    tokens: list[int]
+    tokens: Quick[int]
 
 
 def response_of(error: ApiError) -> Response:
@@ -78,13 +79,13 @@ class Small:
         tokens = self._gateway.tokens
         await tokens.load()
         if asked.messages is None:
-            ids = tokens.encode(asked.prompt)
+            ids = await asyncio.to_thread(tokens.encode, asked.prompt)
         else:
             await tokens.load(template=True)
             chat = ChatRequest(messages=asked.messages, tools=asked.tools)
             plan = translate.chat(chat)
             given = {name: value for name in ENDS if (value := getattr(asked, name)) is not None}
-            ids = tokens.encode_chat(list(plan.prompts[0]), plan.options.tools, given)  # type: ignore[arg-type]  # messages
+            ids = await asyncio.to_thread(tokens.encode_chat, list(plan.prompts[0]), plan.options.tools, given)  # type: ignore[arg-type]
         texts = [tokens.text(i).decode(errors="replace") for i in ids] if asked.return_token_strs else None
         return JSONResponse(
             {"count": len(ids), "max_model_len": self._gateway.context, "tokens": ids, "token_strs": texts}
@@ -94,7 +95,7 @@ class Small:
         asked = parse(DetokenizeRequest, await _json(self._gateway, request))
         self._gateway.model_name(asked.model)
         await self._gateway.tokens.load()
-        return JSONResponse({"prompt": self._gateway.tokens.decode(asked.tokens)})
+        return JSONResponse({"prompt": await asyncio.to_thread(self._gateway.tokens.decode, asked.tokens)})
 
     async def live(self, _: Request) -> Response:
         return JSONResponse({"status": "alive"})

@@ -84,10 +84,11 @@ class Tokens:
 
     def decode(self, ids: list[int], field: str = "tokens") -> str:
         """Raises ``ApiError`` naming ``field`` for an id that no token has."""
-        top = self._encoder.tokenizer.get_vocab_size()
-        bad = next((i for i in ids if not 0 <= i < max(top, 151936)), None)
+        tokenizer = self._encoder.tokenizer
+        top = tokenizer.get_vocab_size() - 1
+        bad = next((i for i in ids if not 0 <= i <= top or tokenizer.id_to_token(i) is None), None)
         if bad is not None:
-            raise bad_request(field, f"{bad} is no token id; give integers from 0 to {max(top, 151936) - 1}")
+            raise bad_request(field, f"{bad} is no token id; give integers from 0 to {top}")
         return str(self._encoder.tokenizer.decode(ids, skip_special_tokens=False))
 
     def exact_text(self, ids: list[int]) -> str:

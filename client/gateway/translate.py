@@ -7,17 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
 from pydantic import BaseModel
 
 from client import _wire
 from client.errors import InvalidRequest
 from client.gateway.errors import ApiError, bad_request
 from client.gateway.protocol import ChatRequest, Common, CompletionRequest, NamedTool, Part, StreamOptions, Structured
+from client.gateway.schemas import dumped, required_calls
 from client.gateway.tools import ToolParser
 from client.types import Options, Prompt
 
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; chat answers end by themselves
+ANY_OBJECT = ("json_schema", '{"type":"object"}')  # the engines' own "json" takes a bare string for JSON too
 _SAME = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "min_tokens", "priority",
@@ -103,7 +104,7 @@ def completion(request: CompletionRequest, most: int, decode: Callable[[list[int
         if request.echo:
             raise bad_request("logprobs", "cannot be given with echo: the engine scores the answer only", "unsupported")
     prompts = _prompts(request.prompt, most, decode)
-    renamed["text_input"] = "prompt"
+    renamed["text_input"], renamed["top_logprobs"] = "prompt", "logprobs"
     return replace(
         _plan(request, options, renamed), prompts=prompts, echo=bool(request.echo),
         logprobs=wanted, top_logprobs=request.logprobs or 0,
@@ -191,35 +192,32 @@ def _response_format(request: Common) -> list[Guided]:
     if wanted is None or wanted.type == "text":
         return []
     if wanted.type == "json_object":
-        return [("json", "", "response_format")]
+        return [(*ANY_OBJECT, "response_format")]
     if wanted.json_schema is None:
         raise bad_request("response_format.json_schema", "missing; it is required with type json_schema")
-    return [("json_schema", _dumped(wanted.json_schema.schema_), "response_format")]
+    return [("json_schema", dumped(wanted.json_schema.schema_, "response_format"), "response_format")]
 
 
 def _guided_fields(request: Common) -> list[Guided]:
     spec = request.structured_outputs or Structured()
     named = (
         ("json_schema", request.guided_json, "guided_json"), ("regex", request.guided_regex, "guided_regex"),
-        ("regex", _choice(request.guided_choice), "guided_choice"),
+        ("regex", _choice(request.guided_choice, "guided_choice"), "guided_choice"),
         ("ebnf_grammar", request.guided_grammar, "guided_grammar"),
         ("json_schema", spec.json_, "structured_outputs"), ("regex", spec.regex, "structured_outputs"),
-        ("regex", _choice(spec.choice), "structured_outputs"), ("ebnf_grammar", spec.grammar, "structured_outputs"),
+        ("regex", _choice(spec.choice, "structured_outputs.choice"), "structured_outputs"),
+        ("ebnf_grammar", spec.grammar, "structured_outputs"),
     )  # fmt: skip
-    found = [(k, v if isinstance(v, str) else _dumped(v), source) for k, v, source in named if v is not None]
-    return found + ([("json", "", "structured_outputs")] if spec.json_object else [])
+    found = [(k, v if isinstance(v, str) else dumped(v, source), source) for k, v, source in named if v is not None]
+    return found + ([(*ANY_OBJECT, "structured_outputs")] if spec.json_object else [])
 
 
-def _choice(choices: list[str] | None) -> str | None:
+def _choice(choices: list[str] | None, field: str) -> str | None:
     if choices is None:
         return None
     if not choices:
-        raise bad_request("guided_choice", "the list is empty; give at least one choice")
+        raise bad_request(field, "the list is empty; give at least one choice")
     return "(" + "|".join(re.escape(choice) for choice in choices) + ")"
-
-
-def _dumped(value: Any) -> str:
-    return orjson.dumps(value).decode()
 
 
 def _messages(request: ChatRequest) -> list[dict[str, Any]]:
@@ -265,27 +263,10 @@ def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[]
             names = ", ".join(t.function.name for t in tools)
             raise bad_request("tool_choice.function.name", f"{name!r} is not among tools ({names})")
         parser: Callable[[], ToolParser] = lambda: ToolParser("named", name)  # noqa: E731  # typed
-        return replace(options, guide_type="json_schema", guide=_dumped(schema)), parser, "tool_choice"
-    schema = _required_schema(request)
+        return replace(options, guide_type="json_schema", guide=dumped(schema)), parser, "tool_choice"
+    schema = required_calls(request)
     return (
-        replace(options, guide_type="json_schema", guide=_dumped(schema)),
+        replace(options, guide_type="json_schema", guide=dumped(schema)),
         (lambda: ToolParser("array")),
         "tool_choice",
     )
-
-
-def _required_schema(request: ChatRequest) -> dict[str, Any]:
-    calls = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": t.function.name},
-                "arguments": t.function.parameters or {"type": "object"},
-            },
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for t in request.tools or ()
-    ]
-    most = {"maxItems": 1} if request.parallel_tool_calls is False else {}
-    return {"type": "array", "minItems": 1, **most, "items": calls[0] if len(calls) == 1 else {"anyOf": calls}}

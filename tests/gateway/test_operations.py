@@ -132,7 +132,10 @@ def test_other_sites_pages_are_refused(web: httpx.Client, own_gateway: Start) ->
     same = web.post(CHAT, json=ask("SAY x"), headers={"origin": own})
     assert same.status_code == 200 and "access-control-allow-origin" not in same.headers
     open_to_one = own_gateway(GATEWAY_CORS_ORIGINS="https://app.example", GATEWAY_WORKERS="1")
+    rebound = {"origin": "http://evil.example:1", "host": "evil.example:1"}  # its own name, made to point here
+    assert web.post(CHAT, json=ask("x"), headers=rebound).status_code == 403
     preflight = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    preflight["access-control-request-headers"] = "authorization,content-type,x-stainless-lang,x-stainless-retry-count"
     answer = httpx.options(open_to_one.url + CHAT, headers=preflight, trust_env=False)
     assert answer.headers["access-control-allow-origin"] == "https://app.example"
     assert (

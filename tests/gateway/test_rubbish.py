@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from typing import Any
 
 import httpx
@@ -110,6 +111,43 @@ def test_a_wrong_completion_is_named(web: httpx.Client, change: dict[str, Any], 
 )
 def test_numbers_beyond_their_range_are_refused(web: httpx.Client, change: dict[str, Any], param: str) -> None:
     refused(web.post(CHAT, content=json.dumps(GOOD | change)), 400, param)
+
+
+def nested(depth: int) -> str:
+    return '{"properties":' * depth + "{}" + "}" * depth
+
+
+def test_a_schema_too_deep_is_refused_under_its_name(web: httpx.Client) -> None:
+    body = '{"messages": [{"role": "user", "content": "SAY x"}], "%s": %s}'
+    refused(web.post(CHAT, content=body % ("guided_json", nested(900))), 400, "guided_json", "deep")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/completions", {"prompt": [None] * 300_000}), (CHAT, {"messages": [1] * 300_000}),
+     ("/v1/responses", {"input": [1] * 300_000}), ("/detokenize", {"tokens": [None] * 300_000})],
+)  # fmt: skip
+def test_the_first_wrong_element_is_enough(web: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    """All complaints of a long list kept a worker, with every stream on it, busy for seconds."""
+    start = time.process_time(), time.monotonic()
+    answer = web.post(path, json=body)
+    assert answer.status_code == 400
+    assert time.monotonic() - start[1] < 2.0
+
+
+@pytest.mark.parametrize("name", ["traceparent", "tracestate"])
+@pytest.mark.parametrize("value", [b"\xe9abc", b"a\tb"])
+def test_a_malformed_trace_context_is_ignored(web: httpx.Client, name: str, value: bytes) -> None:
+    assert web.post(CHAT, json=GOOD, headers=[(name.encode(), value)]).status_code == 200
+
+
+def test_empty_choices_and_log_probabilities_go_by_their_own_names(web: httpx.Client) -> None:
+    refused(web.post(CHAT, json=GOOD | {"structured_outputs": {"choice": []}}), 400, "structured_outputs.choice")
+    refused(
+        web.post("/v1/completions", json={"prompt": "TXT top_logprobs: -1 is out"}), 400, "logprobs", "logprobs: -1"
+    )
+    error = refused(web.post(CHAT, json=GOOD | {"max_tokens": 2**40}), 400, "max_tokens", "between -2^31")
+    assert "format" not in error["message"]
 
 
 def test_a_compressed_body_is_refused_in_words(web: httpx.Client) -> None:

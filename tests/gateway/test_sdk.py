@@ -96,6 +96,8 @@ def test_completions_with_logprobs_echo_and_many_prompts(sdk: openai.OpenAI, fak
     assert answer.choices[0].logprobs is not None
     assert answer.choices[0].logprobs.tokens == ["!", '"']
     assert answer.choices[0].logprobs.text_offset == [0, 1]
+    plain = sdk.completions.create(model="qwen", prompt="x", logprobs=0, max_tokens=2).choices[0].logprobs
+    assert plain is not None and plain.top_logprobs == [{"!": -0.5}, {'"': -0.5}], "the chosen token is always there"
     many = sdk.completions.create(model="qwen", prompt=["SAY a", "SAY b", "SAY c"], n=2)
     assert [c.text for c in sorted(many.choices, key=lambda c: c.index)] == list("aabbcc")
     fake.requests.clear()
