@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 PR_SET_PDEATHSIG = 1
+SEGMENT = re.compile(r"(/dev/shm/psm_\w+)$", re.MULTILINE)
 
 
 def die_with_parent() -> None:
@@ -28,18 +31,34 @@ def start(command: list[str], env: dict[str, str], log: IO[bytes], cwd: Path) ->
 
 def stop(process: subprocess.Popen[bytes], seconds: float) -> bool:
     """SIGTERM, wait, then SIGKILL to the whole session. True when it ended by itself."""
+    segments = worker_segments(process.pid)
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     ended = process.poll() is not None
-    try:
+    with contextlib.suppress(ProcessLookupError):  # all have ended
         os.killpg(process.pid, signal.SIGKILL)  # stragglers of the session too: stubs, engine workers
-    except ProcessLookupError:
-        return ended
-    process.wait()
+        process.wait()
+    for segment in segments:
+        segment.unlink(missing_ok=True)
     return ended
+
+
+def worker_segments(leader: int) -> set[Path]:
+    """Python's own shared memory that processes of ``leader``'s session map: vLLM's workers leave theirs when killed.
+
+    What ``leader`` maps itself is not counted: Triton maps regions there that belong to its clients."""
+    found: dict[bool, set[Path]] = {True: set(), False: set()}
+    for process in Path("/proc").glob("[0-9]*"):
+        pid = int(process.name)
+        try:
+            if os.getsid(pid) == leader:
+                found[pid == leader] |= {Path(name) for name in SEGMENT.findall((process / "maps").read_text())}
+        except OSError:
+            continue  # it has just ended
+    return found[False] - found[True]
 
 
 def is_alive(pid: int) -> bool:

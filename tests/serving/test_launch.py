@@ -84,6 +84,29 @@ def test_a_child_ends_with_its_session(tmp_path: Path) -> None:
     assert not child.is_alive(int(text)) and process.returncode == -signal.SIGKILL
 
 
+MAPPER = """
+import os, sys, time
+from multiprocessing import resource_tracker, shared_memory
+if os.fork() == 0:
+    made = shared_memory.SharedMemory(create=True, size=4096)
+    resource_tracker.unregister(made._name, "shared_memory")  # as after a kill: nobody else removes it
+    print(made.name, flush=True)
+time.sleep(60)
+"""
+
+
+def test_shared_memory_of_a_killed_worker_is_removed(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        process = child.start([sys.executable, "-c", MAPPER], dict(os.environ), log, tmp_path)
+    end = time.monotonic() + 10
+    while not (tmp_path / "log").read_text().strip() and time.monotonic() < end:
+        time.sleep(0.05)
+    segment = Path("/dev/shm") / (tmp_path / "log").read_text().strip()
+    assert segment.is_file() and child.worker_segments(process.pid) == {segment}
+    child.stop(process, 5)
+    assert not segment.exists()
+
+
 def test_a_zombie_is_not_alive() -> None:
     process = subprocess.Popen(["true"])
     deadline = time.monotonic() + 5
