@@ -91,6 +91,10 @@ def build(spec: BuildSpec) -> Path:
         raise BuildError(
             f"--runtime: no builder {spec.runtime!r} for precision {spec.precision}: use {', '.join(BUILDERS)}"
         )
+    if spec.dry_run and spec.runtime != "tensorrt_llm":
+        raise BuildError(
+            f"--dry-run: {spec.runtime} builds in one process and has no commands to show; `make plan` says what fits"
+        )
     builder = importlib.import_module(BUILDERS[spec.runtime])
     if spec.precision not in builder.PRECISIONS:
         raise BuildError(

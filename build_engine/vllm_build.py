@@ -56,9 +56,6 @@ def build(spec: BuildSpec) -> Path:
     gpu = _gpu(spec)
     precision = _precision(spec, gpu.sm if gpu else 0)
     backend = _backend(precision)
-    if spec.dry_run:
-        log.info("vllm: %s -> %s, %s (%s)", source, spec.out, precision, backend)
-        return spec.out
     with staged(spec.out) as directory:
         _write(spec, source, directory, backend)
         dump(config | _quantization(directory / "config.json"), directory / "config.json")

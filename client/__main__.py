@@ -92,6 +92,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(client: Client, args: argparse.Namespace, options: Options) -> int:
     try:
         prompt = prompt_of(args)
+        if prompt is not None and not prompt.strip():
+            print("python -m client: nothing to ask: the prompt is empty; write one or pipe it in", file=sys.stderr)
+            return 2
         if prompt is None:
             converse(client, args, options)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import grpc
 
 # Seconds after leaving at which the engine is asked again: the first stop may have overtaken its request.
 STOP_AGAIN = (0.2, 1.0, 2.0)
+RETRY_SECONDS = 0.02
 PATIENCE = 5.0  # seconds after leaving until the RPC is cancelled after all
 UNREAD = 64  # messages kept for a slow reader; then flow control holds the server back
 
@@ -124,10 +126,20 @@ class SyncCall:
             timer.daemon = True
             timer.start()
         try:
-            for _ in self._rpc:
+            while self._read_one():
                 continue
         except grpc.RpcError:
             return  # it has ended, by itself or by our cancelling: nobody wants to know
         finally:
             for timer in timers:
                 timer.cancel()
+
+    def _read_one(self) -> bool:
+        """False at the end."""
+        try:
+            next(self._rpc)
+        except StopIteration:
+            return False
+        except ValueError:  # grpc allows one receive at a time; the one that a Ctrl-C left is still under way
+            time.sleep(RETRY_SECONDS)
+        return True

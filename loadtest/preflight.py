@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
@@ -30,10 +32,21 @@ class Target:
 
 def check_target(plan: Plan) -> Target:
     """Raises ``LoadtestError``."""
+    _check_out(Path(plan.out or "reports"))
     target = Target()
     for lane in plan.lanes:
         (_check_grpc if lane == "grpc" else _check_sse)(plan, target)
     return target
+
+
+def _check_out(directory: Path) -> None:
+    """Before the run: its results would be lost."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return
+    except OSError as error:
+        raise LoadtestError(f"out: {directory} cannot be written ({error}): name another directory") from None
 
 
 def _check_grpc(plan: Plan, target: Target) -> None:

@@ -90,8 +90,14 @@ def pip(*arguments: str) -> None:
         fail(f"pip failed (see above); is PyPI reachable? The command was: {' '.join(command)}")
 
 
+def has_pip() -> bool:
+    python = VENV / "bin/python"
+    command = [str(python), "-c", "import pip"]
+    return python.exists() and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def make_venv() -> None:
-    if (VENV / "bin/python").exists():
+    if has_pip():  # one whose making was interrupted has none
         return
     say(f"making {VENV} with Python {platform.python_version()}")
     made = subprocess.run(
@@ -154,6 +160,8 @@ def main(extras: list[str]) -> None:
     say(f"installing the pinned packages{f' and [{wanted}]' if wanted else ''} (about 400 MB at the first time)")
     pip("--quiet", "--progress-bar", "on", *pins)
     place_stub()
+    site = VENV / f"lib/python3.{sys.version_info[1]}/site-packages"
+    (site / "qwen_triton.pth").write_text(f"{ROOT}\n")  # examples/ and .venv/bin/python -m client from anywhere
     (VENV / "libpython.path").write_text(str(library.parent))
     stamp.write_text(state)
     say("ready")

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 # Triton says these at every start on a machine without a GPU.
-HARMLESS = ("NVML", "CudaDriverHelper", "DCGM")
+HARMLESS = ("NVML", "CudaDriverHelper", "DCGM", "unable to create stream")  # what Triton says without a GPU
 
 
 def last_line(path: Path) -> str:

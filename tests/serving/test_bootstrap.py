@@ -48,6 +48,13 @@ def test_a_venv_whose_python_is_gone_is_made_again(tmp_path: Path) -> None:
     assert "pip failed (see above)" in printed
 
 
+def test_a_venv_whose_making_was_interrupted_is_made_again(tmp_path: Path) -> None:
+    script = repository(tmp_path)
+    venv.create(tmp_path / ".venv", with_pip=False)
+    printed = set_up(script)
+    assert "setup: making" in printed and "No module named pip" not in printed
+
+
 def test_every_pin_is_read_with_its_marker() -> None:
     pins = bootstrap.requirements(["dev", "loadtest"])
     assert len(pins) == len(set(pins)) and all("==" in pin for pin in pins)

@@ -1,0 +1,33 @@
+"""Leaving a synchronous call: grpc's one-receive rule must not end the thread that reads the rest."""
+
+from __future__ import annotations
+
+import threading
+
+from client._call import SyncCall
+
+
+class InterruptedRpc:
+    """A Ctrl-C left a receive under way: the next ones are refused until it has come in."""
+
+    def __init__(self) -> None:
+        self.refusals, self.ended = 3, threading.Event()
+
+    def done(self) -> bool:
+        return False
+
+    def cancel(self) -> None:
+        raise AssertionError("the call ends by itself")
+
+    def __next__(self) -> bytes:
+        if self.refusals:
+            self.refusals -= 1
+            raise ValueError("Internal gRPC call error 8")
+        self.ended.set()
+        raise StopIteration
+
+
+def test_an_interrupted_receive_is_waited_for() -> None:
+    rpc = InterruptedRpc()
+    SyncCall(rpc, lambda: None).cancel()
+    assert rpc.ended.wait(5)
