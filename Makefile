@@ -49,7 +49,7 @@ lint: setup-dev  ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
 bench-serving: setup-dev  ## the serving layer alone: simulated engine, 1/32/128/256 streams -> results/bench_serving.json
-	@$(PY) -m loadtest.bench_serving
+	@$(PY) -m loadtest.bench.serving
 
 clean:  ## remove virtual environments, engines, results
 	rm -rf .venv .venv-* engines results reports .run
@@ -73,7 +73,7 @@ test-oracle: setup-oracle  ## the CPU engine against transformers: exact FP32 to
 	@$(ORACLE) -m pytest tests/oracle -m oracle -s --timeout=3600 $(ARGS)
 
 bench-cpu: setup-oracle  ## CPU engine against transformers.generate (BF16, FP32), 0.5B shape -> results/bench_cpu.json
-	@$(ORACLE) -m build_engine.bench_cpu $(ARGS)
+	@$(ORACLE) -m loadtest.bench.cpu $(ARGS)
 
 
 # --- engine building ----------------------------------------------------------------------------------------------------
@@ -111,16 +111,16 @@ verify: setup  ## accuracy gate: compare ENGINE=<dir> with its unquantized REFER
 setup-browser: setup-dev
 	@for tool in node npm chromium prometheus; do command -v $$tool >/dev/null || \
 	  { echo "$$tool is missing: apt-get install chromium prometheus; node 20 or later from nodejs.org"; exit 1; }; done
-	@npm ci --silent --ignore-scripts --prefix tests/gateway/js
+	@npm ci --silent --ignore-scripts --prefix tests/serving/gateway/js
 
 test-browser: setup-browser  ## chat page, npm client and dashboards: needs node, chromium and prometheus
 	@$(PY) -m pytest -m browser $(ARGS)
 
-vendor: setup-browser  ## copy the page's libraries from npm, as pinned in tests/gateway/js/package-lock.json
-	@node tests/gateway/js/vendor.mjs
+vendor: setup-browser  ## copy the page's libraries from npm, as pinned in tests/serving/gateway/js/package-lock.json
+	@node tests/serving/gateway/js/vendor.mjs
 
 bench-gateway: setup-dev  ## web path against gRPC, simulated engine, 1/32/128 streams -> results/bench_gateway.json
-	@$(PY) -m loadtest.bench_gateway $(ARGS)
+	@$(PY) -m loadtest.bench.gateway $(ARGS)
 
 # --- load tests ---------------------------------------------------------------------------------------------------------
 # HOST and the ports are those of `make serve`. ARGS takes what else `python -m loadtest run --help` lists.
@@ -156,9 +156,9 @@ loadtest-calibrate: setup-dev  ## is the load generator right? against a server 
 	@$(PY) -m tests.loadtest.calibrate
 
 strategies: setup-dev setup-oracle  ## the five cures for a slow service, measured here -> reports/strategies.html
-	@$(PY) -m loadtest.strategies $(ARGS)
+	@$(PY) -m loadtest.bench.strategies $(ARGS)
 
 # --- gpu ----------------------------------------------------------------------------------------------------------------
 
 bench-gpu: $(if $(PYTHON_EXECUTABLE),,setup)  ## on a GPU host: transformers, vLLM and this project side by side -> results/bench_gpu.{json,md,svg}
-	@$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench_gpu $(ARGS)
+	@$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench.gpu $(ARGS)

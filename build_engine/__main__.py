@@ -9,15 +9,15 @@ import sys
 from collections.abc import Sequence
 
 from build_engine.errors import BuildError
-from serving.errors import ServingError
+from contract.errors import ServingError
 
 COMMANDS = (
-    "build_engine.planner_cli",
-    "build_engine.preflight",
-    "build_engine.verify",
+    "build_engine.plan.cli",
+    "build_engine.plan.preflight",
+    "build_engine.verify.gate",
     "build_engine.build",
-    "build_engine.simulated",
-    "build_engine.synthetic",
+    "build_engine.synthetic.simulated",
+    "build_engine.synthetic.checkpoint",
 )
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 

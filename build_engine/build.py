@@ -9,15 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from build_engine import gpus, profiles
 from build_engine.errors import BuildError
+from build_engine.plan import profiles
 from build_engine.spec import PRECISIONS, SYNTHETIC, BuildSpec
+from contract import gpus
 
 # runtime -> module with ``build(spec: BuildSpec) -> Path`` and ``PRECISIONS``; imported only when it is asked for
 BUILDERS = {
-    "openvino": "build_engine.openvino_build",
-    "tensorrt_llm": "build_engine.trtllm_build",
-    "vllm": "build_engine.vllm_build",
+    "openvino": "build_engine.openvino.build",
+    "tensorrt_llm": "build_engine.tensorrt_llm.build",
+    "vllm": "build_engine.vllm.build",
 }
 CPU_PRECISIONS, GPU_PRECISIONS = ("int8", "int4", "fp32"), ("fp8", "int8_sq", "int8_wo")
 DEFAULT_PRECISION = {"openvino": "int8"}  # elsewhere "auto": the builder chooses by the GPU

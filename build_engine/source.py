@@ -6,10 +6,11 @@ import logging
 import re
 from pathlib import Path
 
-from build_engine import fetch, synthetic
+from build_engine import fetch
 from build_engine.errors import BuildError
 from build_engine.spec import BuildSpec
 from build_engine.staging import cache_directory
+from build_engine.synthetic import checkpoint as synthetic
 
 log = logging.getLogger(__name__)
 

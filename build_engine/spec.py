@@ -29,7 +29,7 @@ class BuildSpec:
     tensor_parallel: int = 1
     calibration: Path | None = None
     dry_run: bool = False
-    gpu: str = ""  # a name of build_engine.gpus; empty: the GPU of this machine
+    gpu: str = ""  # a name of contract.gpus; empty: the GPU of this machine
     backend: str = "engine"  # of tensorrt_llm: engine | pytorch
     alpha: float = 0.5  # SmoothQuant strength (int8_sq)
     force: bool = False  # build even when ``out`` already holds just this engine

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from build_engine.errors import BuildError
-from serving.engine_dir import FileInfo
+from contract.engine_dir import FileInfo
 
 CHUNK = 1 << 22  # bytes hashed at a time
 

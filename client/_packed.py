@@ -1,6 +1,6 @@
 """One response of model ``qwen`` as a record, from its one packed tensor or from its named ones. Pure; the hot path.
 
-The packed layout is described in ``serving/packed.py``. A stand-in that ignores ``packed_output`` answers with
+The packed layout is described in ``contract/packed.py``. A stand-in that ignores ``packed_output`` answers with
 named tensors; both give the same record.
 """
 

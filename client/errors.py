@@ -157,7 +157,7 @@ def _unavailable(message: str, address: str) -> ClientError:
     return EngineUnavailable(message)
 
 
-# Errors inside a stream carry no code; these are the texts of serving/errors.py's users and of Triton itself.
+# Errors inside a stream carry no code; these are the texts of contract/errors.py's users and of Triton itself.
 # The metadata `triton_grpc_error: true` would give codes, but Triton 2.51 then handles every error in a way that it
 # logs as "HandleCancellation called even when the context was not cancelled", and some thousand bad requests end in
 # SIGSEGV (seen: 620 to 2,600; without the metadata none in 20,000).

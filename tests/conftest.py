@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from contract.paths import ROOT
+
 START_SECONDS = 180
 
 

@@ -259,7 +259,7 @@ class Connection:
             self.streams.pop(number).finish(reason)
 
 
-# What a frame type does; DATA has a short cut of its own, any other type is to be ignored (RFC 9113 §4.1).
+# What a frame type does; DATA has a short cut of its own, any other type is to be ignored (RFC 9113 4.1).
 HANDLERS: dict[int, Callable[[Connection, int, int, bytes], None]] = {
     HEADERS: Connection.on_headers,
     CONTINUATION: Connection.on_continuation,

@@ -9,10 +9,10 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract.paths import ROOT
 from serving.runtimes.simulated import Faults
-from serving.settings import DEFAULT_QUEUE_LIMIT
+from serving.triton.settings import DEFAULT_QUEUE_LIMIT
 
-ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_ENGINE = ROOT / "engines/default"
 SIMULATED_ENGINE = ROOT / "engines/simulated"
 
@@ -32,7 +32,7 @@ class Config:
     metrics_port: int
     gateway_port: int
     drain: int
-    environment: dict[str, str]  # what the models read, see serving.settings
+    environment: dict[str, str]  # what the models read, see serving.triton.settings
 
     @property
     def ports(self) -> dict[str, int]:

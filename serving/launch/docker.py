@@ -7,8 +7,8 @@ import os
 import shutil
 import sys
 
-from build_engine import container, machine
-from serving.engine_dir import EngineInfo
+from contract.engine_dir import EngineInfo
+from serving.host import container, machine
 from serving.launch.config import Config, LaunchError
 
 

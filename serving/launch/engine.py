@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 
-from serving import engine_dir
-from serving.engine_dir import EngineInfo
-from serving.errors import EngineDirectoryError
+from contract import engine_dir
+from contract.engine_dir import EngineInfo
+from contract.errors import EngineDirectoryError
+from contract.paths import ROOT
 from serving.launch import child
-from serving.launch.config import DEFAULT_ENGINE, ROOT, SIMULATED_ENGINE, Config, LaunchError
+from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, Config, LaunchError
 
 NOISE = (
     "this engine has random weights: its text is noise. For real text: "

@@ -14,10 +14,11 @@ from collections import deque
 from pathlib import Path
 from types import FrameType
 
-from serving.board import END, REFUSE, Board
-from serving.engine_dir import EngineInfo
+from contract.ack_table import END, REFUSE, Board
+from contract.engine_dir import EngineInfo
+from contract.paths import ROOT
 from serving.launch import child, health, logs, triton
-from serving.launch.config import ROOT, Config, LaunchError
+from serving.launch.config import Config, LaunchError
 from serving.launch.engine import NOISE
 
 WATCH_SECONDS = 0.1
@@ -109,7 +110,7 @@ class Supervisor:
             "TRITON_METRICS": f"http://{_connectable(config.host)}:{config.metrics_port}/metrics",
         }
         with self._log("gateway").open("wb") as log:
-            process = child.start([sys.executable, "-m", "client.gateway"], env, log, ROOT)
+            process = child.start([sys.executable, "-m", "serving.gateway"], env, log, ROOT)
         self._children["gateway"] = process
         base = f"http://{_connectable(config.host)}:{config.gateway_port}"
         while not health.answers(f"{base}/health/ready"):

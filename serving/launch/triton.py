@@ -10,7 +10,8 @@ import secrets
 import sys
 from pathlib import Path
 
-from serving.launch.config import ROOT, Config, LaunchError
+from contract.paths import ROOT
+from serving.launch.config import Config, LaunchError
 
 REPOSITORY = ROOT / "model_repository"
 IN_CONTAINER = Path("/opt/tritonserver/bin/tritonserver")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import cast
 
-from serving.engine_dir import EngineInfo
-from serving.errors import EngineDirectoryError
+from contract.engine_dir import EngineInfo
+from contract.errors import EngineDirectoryError
 from serving.runtimes.base import OnDeath, OnStep, Runtime, RuntimeOptions
 
-NAMES = ("tensorrt_llm", "vllm", "openvino", "simulated")
+MODULES = {
+    "tensorrt_llm": "tensorrt_llm.runtime", "vllm": "vllm.runtime", "openvino": "openvino.runtime",
+    "simulated": "simulated",
+}  # fmt: skip
+NAMES = tuple(MODULES)
 
 
 def load(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:
@@ -18,5 +22,5 @@ def load(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death:
         raise EngineDirectoryError(
             f"engine.json: runtime {engine.runtime.name!r} is not one of {', '.join(NAMES)}; rebuild with `make engine`"
         )
-    module = importlib.import_module(f"serving.runtimes.{engine.runtime.name}")
+    module = importlib.import_module(f"serving.runtimes.{MODULES[engine.runtime.name]}")
     return cast(Runtime, module.create(engine, options, on_step, on_death))

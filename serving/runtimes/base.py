@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.types import EngineRequest, StreamDelta
+from contract.sampling import EngineRequest, StreamDelta
 
 OnStep = Callable[[list[StreamDelta]], None]
 OnDeath = Callable[[str], None]

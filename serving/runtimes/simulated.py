@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.engine_dir import EngineInfo
-from serving.errors import EngineDead
+from contract.engine_dir import EngineInfo
+from contract.errors import EngineDead
+from contract.sampling import EngineRequest, FinishReason, StreamDelta
 from serving.runtimes.base import CAPABILITIES, OnDeath, OnStep, Runtime, RuntimeLimits, RuntimeOptions, RuntimeStats
-from serving.types import EngineRequest, FinishReason, StreamDelta
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from build_engine import simulated, tokenizer_files
+from build_engine import tokenizer_files
 from build_engine.errors import BuildError
 from build_engine.staging import cache_directory
-from serving import engine_dir
+from build_engine.synthetic import simulated
+from contract import engine_dir
 
 TEXTS = [
     "你好，世界！今天天气不错。", "👩‍👩‍👧‍👦🎉 emoji 🇨🇳 ✨", "مرحبا بالعالم، كيف حالك؟",

@@ -1,4 +1,4 @@
-"""A Triton that has only the public contract of model ``qwen`` (DESIGN.md §2): what clients are tested against.
+"""A Triton that has only the public contract of model ``qwen`` (DESIGN.md 2): what clients are tested against.
 
 The prompt says how it behaves (``SAY text``, ``ERR CODE message``, ``TXT message``, ``MID …``, ``GAP``, ``CUT``,
 ``SLOW s``, ``STALL s``); anything else is answered with ``w0 w1 w2 …``. It runs in its own thread and event loop.

@@ -10,15 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from client import Options
 from client.chat import printable, setting
+from contract.paths import ROOT
 from tests.client.fake_triton import FakeTriton
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(fake: FakeTriton | str, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

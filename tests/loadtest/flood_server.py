@@ -35,7 +35,7 @@ from loadtest.transports.http2 import (
     SETTINGS,
     WINDOW_UPDATE,
     frame,
-)  # fmt: skip
+)
 from tests.loadtest.mock_server import response
 
 HEAD = [(":status", "200"), ("content-type", "application/grpc")]

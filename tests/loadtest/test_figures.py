@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contract.paths import ROOT
 from loadtest import compare as comparing
 from loadtest.aggregate import Lane, merged
 from loadtest.errors import LoadtestError
@@ -26,7 +27,7 @@ from loadtest.sweep import Step, conclusion, search
 from loadtest.verdict import WorkerHealth, judge
 from loadtest.webui import streaming_rows
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "loadtest/report/summary.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "loadtest/report/summary.schema.json").read_text())
 HEALTHY = WorkerHealth(worker=0, cpu=0.2, loop_lag_p99=0.001, messages=100, cpu_s=0.1)
 outcomes = st.sampled_from(["completed", "failed", "cancelled", "in_flight"])
 

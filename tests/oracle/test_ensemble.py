@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tokenizers import Tokenizer
 
-from build_engine import openvino_build, synthetic
+from build_engine.openvino import build as openvino_build
 from build_engine.spec import BuildSpec
+from build_engine.synthetic import checkpoint as synthetic
 from tests.conftest import ROOT, Server, start_server, stop_server
 from tests.oracle import expected
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from build_engine import openvino_build, synthetic
+from build_engine.openvino import build as openvino_build
 from build_engine.spec import BuildSpec
-from serving.runtimes.openvino_blocks import BlockPool
-from serving.runtimes.openvino_engine import Engine, Model
-from serving.runtimes.openvino_model import PagedModel
-from serving.runtimes.openvino_scheduler import Chunk
-from serving.types import EngineRequest, Sampling
+from build_engine.synthetic import checkpoint as synthetic
+from contract.sampling import EngineRequest, Sampling
+from serving.runtimes.openvino.blocks import BlockPool
+from serving.runtimes.openvino.engine import Engine, Model
+from serving.runtimes.openvino.model import PagedModel
+from serving.runtimes.openvino.scheduler import Chunk
 from tests.oracle import expected
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(1800)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from build_engine import synthetic, verify
 from build_engine.__main__ import main
-from serving import engine_dir
+from build_engine.synthetic import checkpoint as synthetic
+from build_engine.verify import gate as verify
+from contract import engine_dir
 
 pytestmark = pytest.mark.oracle
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer
 
-from build_engine import simulated
-from serving import engine_dir
-from serving.board import Board
-from serving.dispatcher import Dispatcher
-from serving.engine_dir import EngineInfo
-from serving.prompt import PromptBuilder
-from serving.text import TokenBytes
+from build_engine.synthetic import simulated
+from contract import engine_dir
+from contract.ack_table import Board
+from contract.engine_dir import EngineInfo
+from serving.detokenizer.text import TokenBytes
+from serving.streaming.dispatcher import Dispatcher
+from serving.tokenizer.prompt import PromptBuilder
 from tests.serving.fakes import Acker, FakeRuntime
 from tests.serving.rig import QUEUE, Rig
 

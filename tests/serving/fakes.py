@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from serving.board import Board
-from serving.dispatcher import BEAT_SECONDS, Dispatcher
-from serving.errors import InvalidRequest, ServingError
+from contract.ack_table import Board
+from contract.chunks import FINISH_CODES, Chunk
+from contract.errors import InvalidRequest, ServingError
+from contract.sampling import EngineRequest, FinishReason, StreamDelta
 from serving.runtimes.base import CAPABILITIES, RuntimeLimits, RuntimeStats
-from serving.types import EngineRequest, FinishReason, StreamDelta
-from serving.wire import FINISH_CODES, Chunk
+from serving.streaming.dispatcher import BEAT_SECONDS, Dispatcher
 
 
 def until(check: Callable[[], object], seconds: float = 5.0) -> float:

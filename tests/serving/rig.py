@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from serving.board import Board
-from serving.dispatcher import Dispatcher
-from serving.types import Sampling
-from serving.wire import Job
+from contract.ack_table import Board
+from contract.chunks import Job
+from contract.sampling import Sampling
+from serving.streaming.dispatcher import Dispatcher
 from tests.serving.fakes import Acker, FakeRuntime, FakeSink
 
 STREAM = Job(Sampling(max_tokens=100, seed=7))

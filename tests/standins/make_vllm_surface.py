@@ -1,4 +1,4 @@
-"""Write ``vllm_surface.json``: what serving/runtimes/vllm_core.py rests on in vLLM's source, read without importing it.
+"""Write ``vllm_surface.json``: what serving/runtimes/vllm/core.py rests on in vLLM's source, read without importing it.
 
 pip download --no-deps vllm==0.24.0 && unzip vllm-*.whl 'vllm/*.py' && python make_vllm_surface.py .
 """

@@ -1,4 +1,4 @@
-"""Detokenizer step: token deltas to text deltas. The work is in ``serving.detokenizer``."""
+"""Detokenizer step: token deltas to text deltas. The work is in ``serving.detokenizer.step``."""
 
 import sys
 import threading
@@ -7,12 +7,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from serving import triton_io
-from serving.board import Board
-from serving.detokenizer import Detokenizer
-from serving.dispatcher import BEAT_SECONDS
-from serving.settings import Settings
-from serving.text import TokenBytes
+from contract.ack_table import Board
+from serving.detokenizer.step import Detokenizer
+from serving.detokenizer.text import TokenBytes
+from serving.streaming.dispatcher import BEAT_SECONDS
+from serving.triton import io as triton_io
+from serving.triton.settings import Settings
 
 
 class TritonPythonModel:

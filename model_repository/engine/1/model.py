@@ -1,12 +1,12 @@
-"""Engine step: token ids to token deltas, decoupled. The work is in ``serving.engine_step``."""
+"""Engine step: token ids to token deltas, decoupled. The work is in ``serving.triton.engine_step``."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from serving import triton_io
-from serving.engine_step import EngineStep
+from serving.triton import io as triton_io
+from serving.triton.engine_step import EngineStep
 
 
 class TritonPythonModel:

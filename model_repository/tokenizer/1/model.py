@@ -1,4 +1,4 @@
-"""Tokenizer step: messages or text to token ids. The work is in ``serving.prompt``."""
+"""Tokenizer step: messages or text to token ids. The work is in ``serving.tokenizer.prompt``."""
 
 import os
 import sys
@@ -6,9 +6,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from serving import engine_dir, triton_io
-from serving.errors import ServingError
-from serving.prompt import PromptBuilder
+from contract import engine_dir
+from contract.errors import ServingError
+from serving.tokenizer.prompt import PromptBuilder
+from serving.triton import io as triton_io
 
 
 class TritonPythonModel:

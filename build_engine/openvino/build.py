@@ -1,0 +1,126 @@
+"""Checkpoint -> OpenVINO engine directory, with numpy and OpenVINO alone: no torch, one tensor at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import socket
+import time
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+from rich.console import Console
+from rich.progress import Progress
+
+from build_engine import fetch, tokenizer_files
+from build_engine.checkpoint import Checkpoint, read_config
+from build_engine.errors import BuildError
+from build_engine.openvino.graph import Qwen2Graph
+from build_engine.openvino.rope import scaling_of
+from build_engine.openvino.weights import PRECISIONS, Weights
+from build_engine.plan.profiles import with_yarn
+from build_engine.source import locate, model_name
+from build_engine.spec import BuildSpec
+from build_engine.staging import file_infos, need_space, staged
+from contract import engine_dir
+from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
+
+__all__ = ["PRECISIONS", "build"]
+
+MODEL_FILE = "openvino_model.xml"
+KV_DTYPE = {"int8": "int8", "int4": "int8", "bf16": "bf16", "fp32": "fp32"}
+BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.6, "bf16": 2.0, "fp32": 2.0}  # fp32 keeps BF16 weights: they lose nothing
+RECIPE = "1"  # change it when the graph changes: engines built before are then out of date
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+log = logging.getLogger(__name__)
+
+
+def build(spec: BuildSpec) -> Path:
+    """See the module. Returns ``spec.out``; does nothing when it already holds just this engine."""
+    started = time.monotonic()
+    source = locate(spec)
+    config = context_config(read_config(source), spec.context)
+    key = fingerprint(spec, source, config)
+    if not spec.force and up_to_date(spec.out, key):
+        log.info("engine: %s is up to date (the same checkpoint, precision and context)", spec.out)
+        return spec.out
+    checkpoint = Checkpoint(source)
+    checkpoint.config = config
+    need_space(spec.out, int(checkpoint.size / 2 * BYTES_PER_WEIGHT[spec.precision] * 1.05) + (32 << 20))
+    with staged(spec.out) as directory:
+        copy_tokenizer(source, directory, spec)
+        tokenizer_files.dump(config, directory / "config.json")
+        convert(checkpoint, spec.precision, directory / MODEL_FILE)
+        engine_dir.write(describe(spec, source, config, directory, key, started), directory)
+    return spec.out
+
+
+def context_config(config: dict[str, Any], context: int | None) -> dict[str, Any]:
+    """The config for ``context`` tokens: YaRN is switched on beyond what the checkpoint was trained for."""
+    native = int(config["max_position_embeddings"])
+    scaling_of(config)
+    if context is None or context <= native:
+        return config
+    if scaling_of(config):
+        raise BuildError(f"--context: {context} is more than the {native} tokens of the checkpoint's rope_scaling")
+    return with_yarn(config, context)
+
+
+def fingerprint(spec: BuildSpec, source: Path, config: dict[str, Any]) -> str:
+    """What the engine depends on: recipe, versions, precision, config and the weight files' names, sizes and times."""
+    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(source.glob("*.safetensors"))]
+    parts = [RECIPE, version("openvino"), spec.precision, spec.context, config, files]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def up_to_date(out: Path, key: str) -> bool:
+    try:
+        return (out / "build.key").read_text() == key and (out / "engine.json").is_file()
+    except OSError:
+        return False
+
+
+def copy_tokenizer(source: Path, directory: Path, spec: BuildSpec) -> None:
+    if not (source / "tokenizer.json").is_file():
+        raise BuildError(f"{source} has no tokenizer.json: copy the model's tokenizer files there")
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, directory / name)
+
+
+def convert(checkpoint: Checkpoint, precision: str, path: Path) -> None:
+    """Write the model's XML and BIN, with a progress bar on a terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"converting to {precision}", total=None)
+        weights = Weights(checkpoint, precision)
+        graph = Qwen2Graph(weights, lambda done, total: progress.update(task, completed=done, total=total))
+        model = graph.build()
+    log.info("writing %s", path.with_suffix(".bin").name)
+    ov.save_model(model, str(path), compress_to_fp16=False)
+
+
+def describe(
+    spec: BuildSpec, source: Path, config: dict[str, Any], directory: Path, key: str, started: float
+) -> EngineInfo:
+    """``engine.json``; also writes ``build.key``, by which the next build knows that nothing changed."""
+    (directory / "build.key").write_text(key)
+    context = spec.context or int(config["max_position_embeddings"])
+    noise = spec.synthetic or bool(config.get("synthetic"))
+    seconds = round(time.monotonic() - started, 1)
+    when = datetime.fromtimestamp(time.time() - seconds, timezone.utc).isoformat(timespec="seconds")
+    return EngineInfo(
+        model=ModelInfo(model_name(spec), spec.model, fetch.revision_of(source), noise, int(config["vocab_size"])),
+        runtime=RuntimeInfo("openvino", version("openvino")),
+        precision=spec.precision,
+        kv_dtype=KV_DTYPE[spec.precision],
+        limits=EngineLimits(max_seq_len=context, max_input_len=context - 1),
+        rope_scaling=scaling_of(config),
+        files=file_infos(directory),
+        build=BuildInfo([spec.command] if spec.command else [], when, seconds, socket.gethostname()),
+    )

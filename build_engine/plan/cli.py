@@ -1,0 +1,123 @@
+"""``python -m build_engine plan``: the table of ``planner`` for people (rich) or for programs (``--json``)."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from build_engine.errors import BuildError
+from build_engine.plan import profiles
+from build_engine.plan.model import DEFAULT_MODEL, load
+from build_engine.plan.planner import GIB, PRECISIONS, Choice, Plan, plan
+from contract import gpus
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that ``plan`` and the TensorRT-LLM build share."""
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="directory, config.json or hub id (default %(default)s)")
+    parser.add_argument("--gpu", default="", help=f"{', '.join(gpus.GPUS)}; default: the GPU of this machine")
+    parser.add_argument("--precision", default="auto", help=f"auto, {', '.join(PRECISIONS)}; vllm: int8 (default auto)")
+    parser.add_argument("--kv", default="auto", help="KV cache type: auto (bf16), fp8, int8")
+    parser.add_argument(
+        "--context", default="chat", help=f"{', '.join(profiles.PROFILES)} or tokens (default %(default)s)"
+    )
+    parser.add_argument("--backend", default="engine", choices=("engine", "pytorch"), help="of TensorRT-LLM")
+    parser.add_argument("--tp", type=int, default=1, help="tensor parallel size (default %(default)s)")
+
+
+def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = sub.add_parser("plan", help="what fits which GPU, from config.json alone")
+    add_plan_arguments(parser)
+    parser.add_argument("--runtime", default="tensorrt_llm", choices=("tensorrt_llm", "vllm"))
+    parser.add_argument("--memory-fraction", type=float, default=0.85, help="of GPU memory (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    parser.set_defaults(run=run)
+
+
+def choose(args: argparse.Namespace) -> Choice:
+    """``args`` as a ``Choice``; without ``--gpu`` the GPU that ``nvidia-smi`` shows."""
+    fraction = getattr(args, "memory_fraction", 0.85)
+    if not 0.1 <= fraction <= 0.98:
+        raise BuildError(f"--memory-fraction {fraction} is out of range: choose 0.1 to 0.98")
+    return Choice(
+        gpu=gpus.by_name(args.gpu) if args.gpu else gpu_present(),
+        profile=profiles.by_context(args.context),
+        precision=args.precision,
+        kv_dtype=args.kv,
+        runtime=getattr(args, "runtime", "tensorrt_llm"),
+        backend=args.backend,
+        tensor_parallel=args.tp,
+        memory_fraction=fraction,
+    )
+
+
+def gpu_present() -> gpus.Gpu:
+    found = gpus.detect()
+    if not found:
+        raise BuildError(f"no NVIDIA GPU here (nvidia-smi): pass --gpu or GPU=, one of {', '.join(gpus.GPUS)}")
+    return found[0].gpu
+
+
+def run(args: argparse.Namespace) -> int:
+    result = plan(load(args.model), choose(args))
+    if args.json:
+        print(json.dumps(as_json(result), indent=2))
+    else:
+        render(result, Console(soft_wrap=True))
+    return 0
+
+
+def as_json(result: Plan) -> dict[str, Any]:
+    data = dataclasses.asdict(result)
+    data["gpu"], data["profile"] = data["choice"].pop("gpu"), data["choice"].pop("profile")
+    return data
+
+
+def render(result: Plan, console: Console) -> None:
+    choice = result.choice
+    title = f"{result.model} · {result.precision} · {choice.gpu.name} · {choice.profile.name}"
+    facts = Table("what", "value", title=title, title_justify="left")
+    for row in _facts(result):
+        facts.add_row(*row)
+    console.print(facts)
+    streams = Table(
+        "context", "streams that fit", "decoded at once", "step floor", title="KV pool", title_justify="left"
+    )
+    for line in result.streams:
+        floor = f"{line.step_floor_ms:.1f} ms" if line.step_floor_ms else "-"
+        streams.add_row(f"{line.context:,}", f"{line.fit:,}", f"{line.at_once:,}", floor)
+    console.print(streams)
+    console.print(f"limited by {result.limit}")
+    for note in result.notes:
+        console.print(f"note: {note}")
+
+
+def _facts(result: Plan) -> list[tuple[str, str]]:
+    choice, total = result.choice, result.choice.gpu.memory_mib / 1024
+    where = f"{choice.runtime} {choice.backend}" if choice.runtime == "tensorrt_llm" else choice.runtime
+    floor = (
+        f"{result.decode_floor_ms:.2f} ms/token ({1000 / result.decode_floor_ms:.0f} tokens/s)"
+        if choice.gpu.bandwidth_gb_s
+        else "unknown"
+    )
+    return [
+        ("runtime", f"{where}, TP {choice.tensor_parallel}"),
+        ("GPU memory", f"{total:.1f} GiB, fraction {choice.memory_fraction:g}"),
+        ("weights", f"{result.weight_bytes / GIB:.2f} GiB ({result.precision})"),
+        ("runtime's own", f"{result.overhead_bytes / GIB:.2f} GiB"),
+        (
+            "KV pool",
+            f"{result.kv_pool_bytes / GIB:.2f} GiB ({result.kv_dtype}, {result.kv_bytes_per_token / 1024:g} KiB/token)",
+        ),
+        ("KV tokens", f"{result.kv_tokens:,} in {result.kv_blocks:,} blocks of {result.tokens_per_block}"),
+        (
+            "engine limits",
+            f"context {result.max_seq_len:,}, batch {result.max_batch_size}, step {result.max_num_tokens:,} tokens",
+        ),
+        ("decode floor, one stream", floor),
+    ]

@@ -1,0 +1,225 @@
+"""Everything that can be known to fail, before hours are spent: each fault with its one remedy.
+
+``Facts`` is what the machine says, gathered once; ``examine`` is pure. ``python -m build_engine preflight`` prints all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from build_engine import fetch
+from build_engine.errors import BuildError
+from build_engine.plan.cli import add_plan_arguments, choose
+from build_engine.plan.model import ModelShape, load, load_config
+from build_engine.plan.planner import GIB, plan
+from build_engine.tensorrt_llm.steps import Job
+from contract import gpus
+from contract.gpus import DetectedGpu
+from contract.versions import pinned, version_tuple
+from serving.host import container
+
+IMAGE_BYTES = 35 * GIB  # 14.2 GB compressed; unpacked layers measured by nobody here, so generous
+DATACENTRE_DRIVER = (580,)  # CUDA 13 minor-version compatibility, data-centre GPUs only
+CONSUMER = ("geforce", "rtx", "titan")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Sizes in bytes. ``docker`` is "" when usable, else what is wrong; ``in_container`` makes it irrelevant."""
+
+    gpus: tuple[DetectedGpu, ...]
+    in_container: bool
+    docker: str
+    image_present: bool
+    disk_free: int
+    model_missing: tuple[str, ...]  # files a local checkpoint lacks
+    installed: str  # TensorRT-LLM inside the container; "" on a host
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    name: str
+    ok: bool
+    text: str  # what was found; a fault's text ends with its remedy
+
+
+def examine(facts: Facts, job: Job, shape: ModelShape) -> list[Finding]:
+    """All findings, faults and passes, in the order an operator would look."""
+    found = [*_gpu(facts, job), *_driver(facts), *_container(facts), *_disk(facts, job, shape)]
+    if facts.gpus:
+        found += [*_memory(facts, job, shape)]
+    return [*found, *_checkpoint(facts, job), *_version(facts)]
+
+
+def _gpu(facts: Facts, job: Job) -> Iterator[Finding]:
+    wanted, tp = job.plan.choice.gpu, job.plan.choice.tensor_parallel
+    if not facts.gpus:
+        yield Finding("GPU", False, "none visible: install NVIDIA's driver so that `nvidia-smi` lists the GPU")
+        return
+    here = facts.gpus[0].gpu
+    if here.sm != wanted.sm:
+        text = f"{here.name} is SM{here.sm}, the plan is for SM{wanted.sm}: leave GPU= out or build on a {wanted.name}"
+        yield Finding("GPU", False, text)
+    elif len(facts.gpus) < tp:
+        yield Finding("GPU", False, f"{len(facts.gpus)} visible, TP={tp} asked: use TP={len(facts.gpus)}")
+    else:
+        yield Finding("GPU", True, f"{len(facts.gpus)} × {here.name}, SM{here.sm}")
+
+
+def _driver(facts: Facts) -> Iterator[Finding]:
+    if not facts.gpus:
+        return
+    driver, wanted = facts.gpus[0].driver, pinned("tensorrt_llm", "driver")
+    consumer = any(word in facts.gpus[0].gpu.name.lower() for word in CONSUMER)
+    enough = version_tuple(driver) >= (version_tuple(wanted) if consumer else DATACENTRE_DRIVER)
+    need = wanted if consumer else f"{wanted} (or ≥ 580 on a data-centre GPU)"
+    yield Finding("driver", enough, driver if enough else f"{driver} is too old for CUDA 13: install {need}")
+
+
+def _container(facts: Facts) -> Iterator[Finding]:
+    if facts.in_container:
+        yield Finding("container", True, "running inside it")
+    elif facts.docker:
+        yield Finding("container", False, facts.docker)
+    else:
+        text = container.image() if facts.image_present else f"{container.image()} will be built first (14 GB download)"
+        yield Finding("container", True, text)
+
+
+def _disk(facts: Facts, job: Job, shape: ModelShape) -> Iterator[Finding]:
+    need = disk_need(job, shape) + (0 if facts.in_container or facts.image_present else IMAGE_BYTES)
+    text = f"{facts.disk_free / GIB:.0f} GiB free at {job.work.parent}, about {need / GIB:.0f} GiB needed"
+    enough = facts.disk_free >= need
+    yield Finding("disk", enough, text if enough else f"{text}: free some space or choose ENGINE= on a larger disk")
+
+
+def disk_need(job: Job, shape: ModelShape) -> int:
+    """The fetched checkpoint, the quantized one and the engine; hard links make the engine directory free."""
+    fetched = 0 if Path(job.model).is_dir() else shape.weight_bytes("bf16")
+    return int(1.1 * (fetched + 2 * shape.weight_bytes(job.plan.precision)))
+
+
+def _memory(facts: Facts, job: Job, shape: ModelShape) -> Iterator[Finding]:
+    free = facts.gpus[0].free_mib * 1024**2
+    need = gpu_need(job, shape)
+    text = f"{free / GIB:.1f} GiB of GPU memory free, about {need / GIB:.1f} GiB needed to build"
+    remedy = "end what else runs on the GPU (nvidia-smi), or use PRECISION=int8_wo, which is converted in host memory"
+    yield Finding("GPU memory", free >= need, text if free >= need else f"{text}: {remedy}")
+
+
+def gpu_need(job: Job, shape: ModelShape) -> int:
+    """FP8 calibration holds the BF16 model and activations; trtllm-build holds the weights once more for tuning."""
+    if job.plan.precision == "fp8":
+        return int(shape.weight_bytes("bf16") * 1.2) + 2 * GIB
+    return int(shape.weight_bytes(job.plan.precision) * 1.3) + 2 * GIB
+
+
+def _checkpoint(facts: Facts, job: Job) -> Iterator[Finding]:
+    local = Path(job.model)
+    if not local.is_dir():
+        yield Finding("checkpoint", True, f"{job.model} will be fetched{f' at {job.revision}' if job.revision else ''}")
+    elif facts.model_missing:
+        text = f"{local} lacks {', '.join(facts.model_missing[:4])}: fetch it again, or pass MODEL= a hub id"
+        yield Finding("checkpoint", False, text)
+    else:
+        revision = fetch.revision_of(local)
+        if job.revision and revision and revision != job.revision:
+            text = f"{local} is revision {revision}, asked for {job.revision}: leave REVISION= out or fetch that one"
+            yield Finding("checkpoint", False, text)
+        elif load_config(job.model).get("quantization_config"):
+            yield Finding("checkpoint", False, f"{local} is quantized already: pass the BF16 checkpoint")
+        else:
+            yield Finding("checkpoint", True, f"{local}{f' at {revision}' if revision else ''}")
+
+
+def _version(facts: Facts) -> Iterator[Finding]:
+    if not facts.in_container:
+        return
+    wanted = pinned("tensorrt_llm")
+    if facts.installed != wanted:
+        text = f"TensorRT-LLM {facts.installed or 'missing'}, pinned is {wanted}: use {container.image()}"
+        yield Finding("TensorRT-LLM", False, text)
+    else:
+        yield Finding("TensorRT-LLM", True, wanted)
+
+
+def require(job: Job) -> None:
+    """Print what was found; raise ``BuildError`` when anything of it is a fault."""
+    found = examine(gather(job), job, load(job.model))
+    for finding in found:
+        print(f"{'ok   ' if finding.ok else 'FAULT'}  {finding.name}: {finding.text}")
+    faults = [finding for finding in found if not finding.ok]
+    if faults:
+        raise BuildError(f"{len(faults)} fault(s) above, the first is {faults[0].name}; nothing was changed")
+
+
+def gather(job: Job) -> Facts:
+    local = Path(job.model)
+    existing = next(path for path in (job.work, *job.work.parents) if path.exists())
+    inside = container.inside()
+    docker = "" if inside else _docker_problem()
+    return Facts(
+        gpus=tuple(gpus.detect()),
+        in_container=inside,
+        docker=docker,
+        image_present=not inside and not docker and _succeeds("docker", "image", "inspect", container.image()),
+        disk_free=shutil.disk_usage(existing).free,
+        model_missing=tuple(fetch.missing_files(local)) if local.is_dir() else (),
+        installed=_installed() if inside else "",
+    )
+
+
+def _docker_problem() -> str:
+    if shutil.which("docker") is None:
+        return "Docker is not installed: install docker-ce and nvidia-container-toolkit"
+    answer = subprocess.run(
+        ["docker", "info", "--format", "{{json .Runtimes}}"], capture_output=True, text=True, check=False
+    )
+    if answer.returncode:
+        return "Docker does not answer: start it, and add this user to the group `docker`"
+    return (
+        ""
+        if "nvidia" in runtimes(answer.stdout)
+        else ("Docker has no NVIDIA runtime: install nvidia-container-toolkit, `nvidia-ctk runtime configure`, restart")
+    )
+
+
+def runtimes(text: str) -> Sequence[str]:
+    """Names in ``docker info``'s JSON of runtimes; an answer that is no JSON names none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return []
+    return list(found) if isinstance(found, dict) else []
+
+
+def _succeeds(*argv: str) -> bool:
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+def _installed() -> str:
+    from serving.host.machine import installed_version
+
+    return installed_version("tensorrt_llm")
+
+
+def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = sub.add_parser("preflight", help="is this machine ready to build a TensorRT-LLM engine?")
+    add_plan_arguments(parser)
+    parser.add_argument("--out", type=Path, default=Path("engines/default"), metavar="DIR")
+    parser.add_argument("--revision", default="")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    job = Job(
+        plan(load(args.model), choose(args)), args.model, args.out, args.revision, in_container=container.inside()
+    )
+    require(job)
+    return 0

@@ -1,0 +1,69 @@
+"""Context profiles: the job decides how much context an engine is built for, because unused context costs memory.
+
+Up to the model's native 32,768 tokens nothing changes but the KV pool's use. Beyond it the positions are stretched with
+YaRN, which is static in these engines: it may cost quality on short texts, so long contexts get an engine of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from build_engine.errors import BuildError
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    name: str
+    job: str
+    max_seq_len: int  # prompt + output, tokens
+    max_batch_size: int  # sequences decoded at once, before the memory of the GPU lowers it
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("chat", "dialogue, questions, short tools", 8192, 256),
+        Profile("summary", "summaries and analysis of reports", 32768, 128),
+        Profile("audit", "audit, legal files, several documents at once", 65536, 64),
+        Profile("book", "a whole book", 131072, 32),
+    )
+}
+
+
+def by_context(context: str) -> Profile:
+    """A profile by name or by tokens (``12000``): a number gets the batch size of the next larger profile."""
+    if context in PROFILES:
+        return PROFILES[context]
+    try:
+        tokens = int(context.replace(",", "").replace("_", ""))
+    except ValueError:
+        raise BuildError(f"context {context!r} is neither a number nor one of {', '.join(PROFILES)}") from None
+    largest = max(profile.max_seq_len for profile in PROFILES.values())
+    if not 2 <= tokens <= largest:
+        raise BuildError(f"context {tokens} is out of range: choose 2 to {largest} tokens, prompt and answer together")
+    like = next(profile for profile in PROFILES.values() if profile.max_seq_len >= tokens)
+    if like.max_seq_len == tokens:
+        return like
+    return Profile(f"{tokens}", f"like {like.name}", tokens, like.max_batch_size)
+
+
+def rope_scaling(max_seq_len: int, native: int) -> dict[str, Any] | None:
+    """YaRN settings that reach ``max_seq_len``, or None within the model's ``native`` positions.
+
+    The factor is the smallest whole one that reaches. ``original_max_position_embeddings`` must be said: TensorRT-LLM's
+    default is 4096 (trtllm.md 7.6). Both spellings of the type, because Hugging Face changed it.
+    """
+    if max_seq_len <= native:
+        return None
+    factor = float(-(-max_seq_len // native))
+    return {"type": "yarn", "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": native}
+
+
+def with_yarn(config: dict[str, Any], max_seq_len: int) -> dict[str, Any]:
+    """A model ``config.json`` for ``max_seq_len``: YaRN and the position table's size, or the config unchanged."""
+    native = int(config["max_position_embeddings"])
+    scaling = rope_scaling(max_seq_len, native)
+    if scaling is None:
+        return config
+    return {**config, "rope_scaling": scaling, "max_position_embeddings": int(native * scaling["factor"])}

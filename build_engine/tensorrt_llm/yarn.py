@@ -1,0 +1,44 @@
+"""A view of a checkpoint for a longer context: its files linked, ``config.json`` with YaRN and a larger position table.
+
+``python3 -m build_engine.tensorrt_llm.yarn --model DIR --context TOKENS --output DIR``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from build_engine.errors import BuildError
+from build_engine.plan.model import load_config
+from build_engine.plan.profiles import with_yarn
+
+
+def link_with_yarn(model: Path, output: Path, max_seq_len: int) -> None:
+    """Fill ``output`` (an existing directory). The weights are symbolic links: nothing is copied."""
+    config = load_config(str(model))
+    if config.get("rope_scaling"):
+        raise BuildError(f"{model}/config.json already has rope_scaling: pass the original checkpoint")
+    for path in sorted(model.resolve().iterdir()):
+        if path.is_file() and path.name != "config.json":
+            (output / path.name).symlink_to(path)
+    text = json.dumps(with_yarn(config, max_seq_len), indent=2) + "\n"
+    (output / "config.json").write_text(text, encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m build_engine.tensorrt_llm.yarn", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--context", type=int, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args(argv)
+    try:
+        link_with_yarn(args.model, args.output, args.context)
+    except BuildError as error:
+        parser.exit(1, f"error: {error}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,197 @@
+"""Checkpoint -> engine directory for vLLM: a Hugging Face checkpoint beside ``engine.json``.
+
+    bf16   the checkpoint itself, hard-linked where the file system allows
+    fp8    a ModelOpt FP8 checkpoint where modelopt is installed (calibrated, half the disk), else the BF16 checkpoint,
+           which vLLM quantizes while it loads; ``runtime.backend`` says which
+    int8   W8A8 as compressed-tensors, by llm-compressor (SmoothQuant + GPTQ)
+
+No one INT8 checkpoint serves vLLM and TensorRT-LLM both (reference/llmapi.md 6.1); the ModelOpt FP8 one does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from build_engine.calibration import datasets
+from build_engine.errors import BuildError
+from build_engine.fetch import revision_of
+from build_engine.plan.profiles import with_yarn
+from build_engine.source import locate, model_name
+from build_engine.spec import BuildSpec
+from build_engine.staging import file_infos, need_space, staged
+from build_engine.tokenizer_files import dump
+from build_engine.vllm import modelopt_export
+from contract import engine_dir, gpus
+from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
+from contract.versions import pinned
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "fp8", "bf16", "int8")
+FP8_SM = 89
+SIZE = {"bf16": 1.0, "fp8": 0.6, "int8": 0.6}  # of the BF16 checkpoint, when it is written anew
+# Tokens of one engine step, prompts and answers together. A step is as long as the gap that every open stream sees
+# while a prompt is read; docs/benchmarks.md: 2048 halves TTFT and the longest gaps of 8192 at the same throughput.
+STEP_TOKENS = 2048
+LLMCOMPRESSOR_PYTHON = "LLMCOMPRESSOR_PYTHON"  # an interpreter that has llmcompressor: its pins exclude vLLM's
+
+
+def build(spec: BuildSpec) -> Path:
+    """See the module. Returns ``spec.out``. Raises ``BuildError`` with one line that says what to do."""
+    started = time.monotonic()
+    source = locate(spec)
+    config = _config(source, spec.context)
+    gpu = _gpu(spec)
+    precision = _precision(spec, gpu.sm if gpu else 0)
+    backend = _backend(precision)
+    with staged(spec.out) as directory:
+        _write(spec, source, directory, backend)
+        dump(config | _quantization(directory / "config.json"), directory / "config.json")
+        info = EngineInfo(
+            model=ModelInfo(
+                model_name(spec), spec.model, revision_of(source), bool(config.get("synthetic")), config["vocab_size"]
+            ),
+            runtime=RuntimeInfo("vllm", pinned("vllm"), backend),
+            precision=precision,
+            kv_dtype=spec.kv_dtype or "bf16",
+            limits=limits(spec, config),
+            gpu=GpuInfo(gpu.name if gpu else "", gpu.sm if gpu else 0, spec.tensor_parallel),
+            rope_scaling=config.get("rope_scaling"),
+            files=file_infos(directory),
+            build=_build_info(spec, started),
+        )
+        engine_dir.write(info, directory)
+    return spec.out
+
+
+def limits(spec: BuildSpec, config: dict[str, Any]) -> EngineLimits:
+    context = spec.context or int(config["max_position_embeddings"])
+    longest = min(spec.max_input_len or context - 1, context - 1)
+    return EngineLimits(context, longest, spec.max_batch_size or 256, spec.max_num_tokens or STEP_TOKENS)
+
+
+def _config(source: Path, context: int | None) -> dict[str, Any]:
+    path = source / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{path} cannot be read ({error}): --model must be a Hugging Face checkpoint") from error
+    if config.get("quantization_config"):
+        raise BuildError(f"{path} is already quantized: pass the original BF16 checkpoint, this command quantizes it")
+    if not isinstance(config.get("vocab_size"), int):
+        raise BuildError(f"{path} has no vocab_size: --model must be a Hugging Face checkpoint")
+    if context is None or context <= int(config["max_position_embeddings"]):
+        return config
+    if config.get("rope_scaling"):
+        raise BuildError(
+            f"--context: {context} is beyond the checkpoint's own rope_scaling; use the original checkpoint"
+        )
+    return with_yarn(config, context)
+
+
+def _gpu(spec: BuildSpec) -> gpus.Gpu | None:
+    if spec.gpu:
+        return gpus.by_name(spec.gpu)
+    found = gpus.detect()
+    return found[0].gpu if found else None
+
+
+def _precision(spec: BuildSpec, sm: int) -> str:
+    if spec.precision == "auto":
+        return "fp8" if sm >= FP8_SM else "bf16"
+    if spec.precision == "fp8" and sm and sm < FP8_SM:
+        raise BuildError(f"--precision: fp8 needs compute capability 8.9 (Ada, Hopper), this GPU has {sm}; use int8")
+    return spec.precision
+
+
+def _backend(precision: str) -> str:
+    if precision == "fp8":
+        return "modelopt" if importlib.util.find_spec("modelopt") else "fp8-on-load"
+    return "compressed-tensors" if precision == "int8" else ""
+
+
+def _write(spec: BuildSpec, source: Path, directory: Path, backend: str) -> None:
+    size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+    if not size:
+        raise BuildError(f"{source} has no *.safetensors: other weight formats cannot be served")
+    prompts = datasets.read(spec.calibration) if spec.calibration else datasets.shipped()
+    if backend == "modelopt":
+        need_space(spec.out, int(size * SIZE["fp8"]))
+        modelopt_export.export_fp8(source, directory / "checkpoint", prompts, fp8_kv=spec.kv_dtype == "fp8")
+        _lift(directory / "checkpoint", directory)
+    elif backend == "compressed-tensors":
+        need_space(spec.out, int(size * SIZE["int8"]))
+        _compress(source, directory, prompts)
+    else:
+        if backend:
+            log.info("modelopt is not installed: vLLM will quantize to FP8 while it loads (same speed, BF16 on disk)")
+        _link(source, directory)
+    modelopt_export.copy_tokenizer(source, directory)
+    if not (directory / "tokenizer.json").is_file():
+        raise BuildError(f"{source} has no tokenizer.json: copy the model's tokenizer files there")
+
+
+def _quantization(path: Path) -> dict[str, Any]:
+    """What a quantizer wrote into the checkpoint's ``config.json`` so that loaders recognize it."""
+    if not path.is_file():
+        return {}
+    written = json.loads(path.read_text(encoding="utf-8"))
+    return {key: value for key, value in written.items() if key == "quantization_config"}
+
+
+def _lift(inner: Path, directory: Path) -> None:
+    for path in inner.iterdir():
+        path.replace(directory / path.name)
+    inner.rmdir()
+
+
+def _link(source: Path, directory: Path) -> None:
+    """The weights. Hard links cost no disk and survive the source's removal; another file system gets copies."""
+    for path in sorted([*source.glob("*.safetensors"), *source.glob("*.safetensors.index.json")]):
+        _link_or_copy(path, directory / path.name)
+
+
+def _link_or_copy(path: Path, target: Path) -> None:
+    try:
+        os.link(path.resolve(), target)
+    except OSError:
+        need_space(target.parent, path.stat().st_size)
+        shutil.copyfile(path, target)
+
+
+def _compress(source: Path, directory: Path, prompts: list[str]) -> None:
+    """Run llm-compressor in the interpreter that has it."""
+    python = os.environ.get(LLMCOMPRESSOR_PYTHON, sys.executable)
+    version = pinned("vllm", "llmcompressor")
+    if subprocess.run([python, "-c", "import llmcompressor"], capture_output=True, check=False).returncode:
+        raise BuildError(
+            f"int8 needs llm-compressor, which {python} lacks: python3 -m venv .venv-int8 && .venv-int8/bin/pip "
+            f"install llmcompressor=={version}, then {LLMCOMPRESSOR_PYTHON}=.venv-int8/bin/python make engine …"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "calibration.jsonl"
+        file.write_text("".join(json.dumps({"text": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
+        script = Path(__file__).with_name("llmcompressor_export.py")
+        command = [python, str(script), "--model", str(source), "--output", str(directory), "--calibration", str(file)]
+        if subprocess.run(command, check=False).returncode:
+            raise BuildError(
+                f"llm-compressor failed (its own lines above say why); the command was: {' '.join(command)}"
+            )
+
+
+def _build_info(spec: BuildSpec, started: float) -> BuildInfo:
+    seconds = round(time.monotonic() - started, 1)
+    when = datetime.fromtimestamp(time.time() - seconds, timezone.utc).isoformat(timespec="seconds")
+    return BuildInfo([spec.command] if spec.command else [], when, seconds, socket.gethostname())

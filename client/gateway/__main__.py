@@ -1,7 +1,0 @@
-"""``python -m client.gateway``"""
-
-import sys
-
-from client.gateway.supervisor import main
-
-sys.exit(main())

@@ -1,0 +1,238 @@
+"""`make bench-gpu`: the whole comparison on one GPU host -> results/bench_gpu.{json,md,svg}.
+
+Per precision all servers are loaded at once with equal KV caches (an idle one costs no GPU time); each round runs every
+contender at every number of streams in a rotated order, on prompts that none of them has seen. A warm-up run of each
+is thrown away. Figures are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from build_engine.errors import BuildError
+from contract.paths import ROOT
+from loadtest.bench.gpu import engines, limits, report
+from loadtest.bench.gpu.contenders import (
+    Contender,
+    ContenderError,
+    Offline,
+    OursGateway,
+    OursGrpc,
+    Setup,
+    Transformers,
+    VllmServe,
+)
+from loadtest.bench.gpu.prompts import PromptMaker
+
+log = logging.getLogger("bench-gpu")
+REQUESTS = {1: 8}  # requests per stream in a run, where it is not --requests
+PACKAGES = ("vllm", "torch", "transformers", "tritonclient", "nvidia-pytriton", "numpy")
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench.gpu", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    add = parser.add_argument
+    add("--work", type=Path, default=Path("engines/bench"), help="checkpoint and engines, about 40 GB (%(default)s)")
+    add("--out", type=Path, default=ROOT / "results", help="where the results go (%(default)s)")
+    add("--precision", nargs="+", default=["fp8", "bf16"], choices=["fp8", "bf16"])
+    add("--contenders", nargs="+", default=["vllm-offline", "vllm-serve", "ours-grpc", "ours-gateway", "transformers"])
+    add("--tp", type=int, default=1, help="GPUs per engine, tensor parallel (%(default)s)")
+    add("--streams", nargs="+", type=int, default=[1, 32, 128, 256])
+    add("--rounds", type=int, default=3)
+    add("--requests", type=int, default=2, help="requests per stream in a run (%(default)s)")
+    add("--input-tokens", type=int, default=512)
+    add("--output-tokens", type=int, default=256)
+    add("--kv-gib", type=int, default=18, help="KV cache of each engine (%(default)s)")
+    add("--port", type=int, default=18600, help="first of 20 free ports (%(default)s)")
+    add("--deadline", type=float, default=0, help="seconds after which no further round begins (0: none)")
+    args = parser.parse_args(argv)
+    if "ours-gateway" in args.contenders and "ours-grpc" not in args.contenders:
+        parser.error("--contenders: ours-gateway is measured on the server of ours-grpc; name both")
+    return args
+
+
+class Bench:
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.began = time.monotonic()
+        self.runs: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+        self.weights: dict[str, dict[str, float]] = {}
+        self.facts: dict[str, Any] = {}
+        args.out.mkdir(parents=True, exist_ok=True)
+
+    def run(self) -> None:
+        self.facts["copy_bandwidth_gb_s"] = round(limits.copy_bandwidth() / 1e9, 1)
+        source = engines.checkpoint(self.args.work / "checkpoint")
+        self.config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        self.prompts = PromptMaker(source / "tokenizer.json")
+        for precision in self.args.precision:
+            directory = self.args.work / f"{precision}-tp{self.args.tp}"
+            self._precision(precision, engines.engine(source, directory, precision, self.args.tp))
+            self.write()
+        if "transformers" in self.args.contenders:
+            self._transformers(source)
+        self.write()
+
+    def _setup(self, engine: Path, offset: int) -> Setup:
+        args = self.args
+        return Setup(engine, args.port + offset, args.kv_gib << 30, args.output_tokens, max(args.streams), args.out)
+
+    def _precision(self, precision: str, engine: Path) -> None:
+        ours = OursGrpc(self._setup(engine, 0), precision)
+        known: list[Contender] = [
+            Offline(self._setup(engine, 5), precision),
+            VllmServe(self._setup(engine, 10), precision),
+            ours,
+            OursGateway(ours),
+        ]
+        launched = wanted = [one for one in known if one.name in self.args.contenders]
+        if not wanted:
+            return
+        try:
+            for one in wanted:
+                one.launch()
+            wanted = [one for one in wanted if self._is_up(one)]
+            if not wanted:
+                raise ContenderError(f"{precision}: no contender started; the lines above name their logs")
+            self.weights[precision] = {one.name: gib for one in wanted if (gib := one.weights_gib())}
+            self._rounds(precision, wanted)
+        finally:
+            for one in launched:
+                one.stop()
+
+    def _is_up(self, one: Contender) -> bool:
+        """One that does not start is left out, said and recorded; the others are still compared."""
+        try:
+            one.wait()
+        except ContenderError as error:
+            log.error("%s", error)
+            self.facts.setdefault("missing", []).append(str(error))
+            return False
+        log.info("%5.0f s  %s %s is ready", self.elapsed, one.precision, one.name)
+        return True
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def _rounds(self, precision: str, wanted: list[Contender]) -> None:
+        for one in wanted:
+            self._one(one, precision, min(8, max(self.args.streams)), 0, keep=False)
+            self._one(one, precision, max(self.args.streams), 0, keep=False)
+        for number in range(1, self.args.rounds + 1):
+            if self.args.deadline and self.elapsed > self.args.deadline:
+                log.info("deadline: %s stops after %d rounds", precision, number - 1)
+                return
+            for streams in self.args.streams:
+                for one in _rotated(wanted, number + streams):
+                    self._one(one, precision, streams, number)
+
+    def _one(self, one: Contender, precision: str, streams: int, number: int, *, keep: bool = True) -> None:
+        count = streams * (REQUESTS.get(streams, self.args.requests) if keep else 1)
+        prompts = self.prompts.make(count, self.args.input_tokens, seed=number * 100_000 + streams + one.seed_shift)
+        cpu = one.cpu_seconds()
+        try:
+            result = one.run(prompts, streams)
+        except (ContenderError, RuntimeError, OSError) as error:
+            result = {"errors": count, "first_error": str(error)}
+        result["cpu_s"] = round(one.cpu_seconds() - cpu, 2)
+        log.info("%5.0f s  %s %-12s %3d streams, round %d: %s tokens/s %s", self.elapsed, precision, one.name, streams,
+                 number, result.get("tokens_per_s"), result.get("first_error", ""))  # fmt: skip
+        if keep:
+            self.runs.setdefault((precision, streams, one.name), []).append(result)
+
+    def _transformers(self, source: Path) -> None:
+        """One run each: its rounds would take longer than everybody else's together."""
+        one = Transformers(self._setup(source, 15), "bf16")
+        try:
+            one.launch()
+            one.wait()
+            one.ask(self.prompts.make(1, 64, seed=1).ids, tokens=8)
+            for streams in (1, 32):
+                prompts = self.prompts.make(streams, self.args.input_tokens, seed=streams)
+                self.runs.setdefault(("bf16", streams, one.name), []).append(one.run(prompts, streams))
+        finally:
+            one.stop()
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        order = {name: i for i, name in enumerate(report.COLORS)}
+        context = self.args.input_tokens + self.args.output_tokens / 2
+        for key in sorted(self.runs, key=lambda k: (self.args.precision.index(k[0]), k[1], order[k[2]])):
+            precision, streams, contender = key
+            row: dict[str, Any] = {"precision": precision, "streams": streams, "contender": contender} | report.medians(
+                self.runs[key]
+            )
+            if "tokens_per_s" in row:
+                limit = limits.Traffic(self.config, precision).tokens_per_s(
+                    streams, context, self.facts["copy_bandwidth_gb_s"] * 1e9
+                )
+                row["of_limit"] = round(row["tokens_per_s"] / limit, 3)
+            yield row
+
+    def write(self) -> None:
+        rows = list(self.rows())
+        data = {
+            "environment": environment(self.args) | self.facts,
+            "weights_gib": self.weights,
+            "rows": rows,
+            "runs": [{"key": list(key), "rounds": runs} for key, runs in self.runs.items()],
+        }
+        (self.args.out / "bench_gpu.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        (self.args.out / "bench_gpu.md").write_text(report.markdown(rows), encoding="utf-8")
+        (self.args.out / "bench_gpu.svg").write_text(report.chart(rows), encoding="utf-8")
+
+
+def _rotated(items: list[Contender], by: int) -> list[Contender]:
+    at = by % len(items)
+    return items[at:] + items[:at]
+
+
+def environment(args: argparse.Namespace) -> dict[str, Any]:
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        gpu = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        gpu = ""
+    installed = {d.metadata["Name"].lower(): d.version for d in distributions() if d.metadata["Name"]}
+    found = {name: installed[name] for name in PACKAGES if name in installed}
+    return {
+        "command": "make bench-gpu ARGS='" + " ".join(sys.argv[1:]) + "'",
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "gpu": gpu,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": found,
+        "model": "random weights in the shape of Qwen2.5-7B",
+        "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+    }
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = arguments()
+    bench = Bench(args)
+    try:
+        bench.run()
+    except (BuildError, ContenderError) as error:
+        bench.write()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    report.show(list(bench.rows()))
+    print(f"written to {args.out}/bench_gpu.json, .md and .svg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""A closed-loop client: N streams, each sending its next request when its last one ended; gRPC or server-sent events.
+
+Several processes share the streams, so that the client is never what is measured; each message is stamped when it
+arrives and parsed no further than its token count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import Empty
+from typing import Any
+
+from client import _wire
+from client._stream import request_ids
+from client.grpc_aio import AioChannel
+from client.types import Options
+from loadtest.bench.gpu.samples import Record
+
+STREAMS_PER_PROCESS = 32
+TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``kind``: ``grpc`` (the ensemble) or ``sse`` (an OpenAI server); ``address``: host:port; ``model``: its name."""
+
+    kind: str
+    address: str
+    model: str
+    max_tokens: int
+
+
+def run(target: Target, prompts: Sequence[str], streams: int) -> list[Record]:
+    """Send every prompt once, ``streams`` at a time. Blocks; returns one record per prompt."""
+    processes = max(1, -(-streams // STREAMS_PER_PROCESS))
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(processes)
+    queue = context.Queue()
+    workers = [
+        context.Process(
+            target=_process,
+            args=(target, prompts[i::processes], _share(streams, processes, i), barrier, queue),
+            daemon=True,
+        )
+        for i in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    records = [record for _ in workers for record in _result(queue, workers)]
+    for worker in workers:
+        worker.join()
+    return records
+
+
+def _result(queue: Any, workers: Sequence[Any]) -> list[Record]:
+    """The next process's records. Raises ``RuntimeError`` when one died without any."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        records = _poll(queue)
+        if records is not None:
+            return records
+        if any(worker.exitcode for worker in workers):
+            break
+    for worker in workers:
+        worker.kill()
+    raise RuntimeError(f"a client process ended or hung ({[worker.exitcode for worker in workers]})")
+
+
+def _poll(queue: Any) -> list[Record] | None:
+    with contextlib.suppress(Empty):
+        records: list[Record] = queue.get(timeout=1.0)
+        return records
+    return None
+
+
+def _share(streams: int, processes: int, index: int) -> int:
+    return streams // processes + (index < streams % processes)
+
+
+def _process(target: Target, prompts: Sequence[str], streams: int, barrier: Any, queue: Any) -> None:
+    queue.put(asyncio.run(_loop(target, list(prompts), streams, barrier)))
+
+
+async def _loop(target: Target, prompts: list[str], streams: int, barrier: Any) -> list[Record]:
+    session = _Grpc(target) if target.kind == "grpc" else _Sse(target)
+    await session.open()
+    records: list[Record] = []
+    barrier.wait()
+
+    async def worker() -> None:
+        while prompts:
+            record = Record(time.perf_counter(), 0.0, 0.0, 0)
+            try:
+                await session.stream(prompts.pop(), record)
+            except Exception as error:  # noqa: BLE001 (whatever went wrong is this request's result)
+                record.error = f"{type(error).__name__}: {error}"
+            records.append(record)
+
+    await asyncio.gather(*(worker() for _ in range(streams)))
+    await session.close()
+    return records
+
+
+def _arrived(record: Record, tokens: int) -> None:
+    """A message with new tokens; ``tokens`` is the stream's total so far."""
+    now = time.perf_counter()
+    if record.tokens:
+        record.gaps.append(now - record.last)
+    else:
+        record.first = now
+    record.last, record.tokens = now, tokens
+
+
+async def vanish(target: Target, prompt: str) -> None:
+    """A client that dies: its connection is closed under a stream, without a stop request."""
+    session = _Grpc(target)
+    await session.open()
+    async for _ in session.call(prompt):
+        break
+    await session.cut()
+
+
+class _Grpc:
+    """The client library's own call, read no further than the token count."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._options = Options(max_tokens=target.max_tokens, ignore_eos=True, temperature=0.0, repetition_penalty=1.0)
+        self._new_id = request_ids()
+
+    async def open(self) -> None:
+        self._channel = AioChannel(self._target.address, model=self._target.model)
+        await self._channel.connect(TIMEOUT_S)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def cut(self) -> None:
+        """Close the connection under whatever runs on it."""
+        await self._channel.raw.close()
+
+    def call(self, prompt: str) -> Any:
+        request = _wire.infer_request(self._new_id(), prompt, self._options, stream=True, model=self._target.model)
+        return self._channel.call(request)
+
+    async def stream(self, prompt: str, record: Record) -> None:
+        async for response in self.call(prompt):
+            got = _wire.record(response, self._target.address)
+            if got is not None and got.completion_tokens > record.tokens:
+                _arrived(record, got.completion_tokens)
+        if record.tokens != self._target.max_tokens:
+            raise RuntimeError(f"{record.tokens} of {self._target.max_tokens} tokens arrived")
+
+
+class _Sse:
+    """``/v1/completions``, streamed, over kept-alive connections; the final usage gives the token count."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._host, _, port = target.address.rpartition(":")
+        self._port = int(port)
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def open(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        for _, writer in self._idle:
+            writer.close()
+
+    async def stream(self, prompt: str, record: Record) -> None:
+        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(self._host, self._port)
+        writer.write(self._request(prompt))
+        status = await reader.readline()
+        if b" 200 " not in status:
+            answer = await reader.read(2000)
+            writer.close()
+            raise RuntimeError(f"{status.decode().strip()}: {answer.decode(errors='replace').splitlines()[-1][:200]}")
+        usage = 0
+        async for line in reader:
+            if not line.startswith(b"data: "):
+                continue
+            if line.startswith(b"data: [DONE]"):
+                break
+            if b'"choices":[]' not in line and b'"choices": []' not in line:
+                _arrived(record, record.tokens + 1)
+            if b'"completion_tokens"' in line:
+                usage = int((json.loads(line[6:]).get("usage") or {}).get("completion_tokens") or usage)
+        record.tokens = usage
+        if usage != self._target.max_tokens:
+            raise RuntimeError(f"{usage} of {self._target.max_tokens} tokens arrived")
+        while (await reader.readline()).strip() != b"0":  # the last chunk's size line
+            continue
+        await reader.readline()
+        self._idle.append((reader, writer))
+
+    def _request(self, prompt: str) -> bytes:
+        body = json.dumps(
+            {
+                "model": self._target.model,
+                "prompt": prompt,
+                "max_tokens": self._target.max_tokens,
+                "temperature": 0,
+                "repetition_penalty": 1.0,
+                "ignore_eos": True,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+        ).encode()
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: {self._target.address}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body

@@ -1,0 +1,293 @@
+"""What is compared: each can be started, asked for one run at N streams, and stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from contract.paths import ROOT
+from loadtest.bench.gpu import client
+from loadtest.bench.gpu.prompts import PromptSet
+from loadtest.bench.gpu.samples import summarize
+from serving.runtimes.vllm import args as vllm_args
+
+START_S = 420.0
+STOP_S = 40.0
+WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
+
+
+class ContenderError(Exception):
+    """One line: what did not start or run, and where its log is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """``port``: the first of five consecutive free ones. ``kv_bytes``: KV cache of each engine."""
+
+    engine: Path
+    port: int
+    kv_bytes: int
+    max_tokens: int
+    max_streams: int
+    logs: Path
+
+
+class Contender:
+    """A child process with a log. ``run`` returns ``samples.summarize``'s dictionary."""
+
+    name = ""
+    seed_shift = 0
+
+    def __init__(self, setup: Setup, precision: str) -> None:
+        self.setup, self.precision = setup, precision
+        self.log = setup.logs / f"{self.name}-{precision}.log"
+        self._process: subprocess.Popen[str] | None = None
+
+    def command(self) -> list[str]:
+        raise ContenderError(f"{self.name} has no process of its own")
+
+    def ready(self) -> bool:
+        return True
+
+    def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
+        raise ContenderError(f"{self.name} cannot run")
+
+    def launch(self) -> None:
+        """Start the process; ``wait`` for it later, so that several can load at once."""
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                self.command(), cwd=ROOT, stdin=subprocess.PIPE, stdout=self._stdout(log), stderr=log, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def _stdout(self, log: Any) -> Any:
+        return log
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + START_S
+        while not self.ready():
+            if self._process is not None and self._process.poll() is not None:
+                raise ContenderError(f"{self.name} {self.precision} ended while starting; see {self.log}")
+            if time.monotonic() > deadline:
+                raise ContenderError(f"{self.name} {self.precision} was not ready in {START_S:.0f} s; see {self.log}")
+            time.sleep(0.25)
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        children = psutil.Process(self._process.pid).children(recursive=True) if self._process.poll() is None else []
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        for child in psutil.wait_procs(children, 5)[1]:
+            child.kill()
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the process and its descendants so far."""
+        if self._process is None:
+            return 0.0
+        root = psutil.Process(self._process.pid)
+        times = [p.cpu_times() for p in [root, *root.children(recursive=True)]]
+        return float(sum(t.user + t.system for t in times))
+
+    def weights_gib(self) -> float | None:
+        """What vLLM says that the weights take on the GPU."""
+        found = WEIGHTS.findall(self.log.read_text(errors="replace"))
+        return float(found[-1]) if found else None
+
+
+class Offline(Contender):
+    """vLLM's ``LLM``: no server, no streaming, nothing but the engine. The ceiling."""
+
+    name = "vllm-offline"
+    kind = "vllm"
+
+    def command(self) -> list[str]:
+        module = "loadtest.bench.gpu.offline"
+        return [sys.executable, "-m", module, self.kind, str(self.setup.engine), str(self.setup.kv_bytes)]
+
+    def _stdout(self, log: Any) -> Any:
+        return subprocess.PIPE
+
+    def ready(self) -> bool:
+        return "ready" in self._read()
+
+    def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
+        tokens = seconds = 0.0
+        for at in range(0, len(prompts.ids), streams):
+            reply = self.ask(prompts.ids[at : at + streams])
+            tokens, seconds = tokens + reply["tokens"], seconds + reply["seconds"]
+        return {"requests": len(prompts.ids), "errors": 0, "tokens": int(tokens), "seconds": round(seconds, 4),
+                "tokens_per_s": round(tokens / seconds, 1)}  # fmt: skip
+
+    def ask(self, ids: list[list[int]], *, outputs: bool = False, tokens: int = 0) -> dict[str, Any]:
+        assert self._process is not None and self._process.stdin is not None
+        command = {"ids": ids, "tokens": tokens or self.setup.max_tokens, "outputs": outputs}
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process is not None and self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ContenderError(f"{self.name} {self.precision} ended; see {self.log}")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+
+class Transformers(Offline):
+    name = "transformers"
+    kind = "transformers"
+
+
+class VllmServe(Contender):
+    """vLLM's OpenAI server, measured by vLLM's own client, ``vllm bench serve``."""
+
+    name = "vllm-serve"
+
+    def command(self) -> list[str]:
+        engine = json.loads((self.setup.engine / "engine.json").read_text())
+        limits = engine["limits"]
+        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(self.setup.engine)]
+        command += ["--host", "127.0.0.1", "--port", str(self.setup.port), "--served-model-name", "qwen"]
+        command += ["--max-num-seqs", str(self.setup.max_streams), "--max-model-len", str(limits["max_seq_len"])]
+        command += ["--max-num-batched-tokens", str(limits["max_num_tokens"])]
+        command += ["--kv-cache-memory-bytes", str(self.setup.kv_bytes), "--generation-config", "vllm"]
+        command += ["--gpu-memory-utilization", str(vllm_args.NO_FRACTION)]
+        command += ["--tensor-parallel-size", str((engine.get("gpu") or {}).get("tensor_parallel", 1))]
+        quantized = "quantization_config" in json.loads((self.setup.engine / "config.json").read_text())
+        return command + (["--quantization", "fp8"] if self.precision == "fp8" and not quantized else [])
+
+    def ready(self) -> bool:
+        return _answers(f"http://127.0.0.1:{self.setup.port}/health")
+
+    def launch(self) -> None:
+        super().launch()
+        with (self.setup.logs / f"{self.name}-client.log").open("a") as log:
+            self._client = subprocess.Popen(
+                [sys.executable, "-m", "loadtest.bench.gpu.vllm_client"],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def stop(self) -> None:
+        super().stop()
+        self._client.kill()
+        self._client.wait()
+
+    def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
+        assert self._client.stdin is not None and self._client.stdout is not None
+        with tempfile.TemporaryDirectory() as scratch:
+            path = prompts.write_jsonl(Path(scratch) / "prompts.jsonl")
+            self._client.stdin.write(json.dumps(self._arguments(path, len(prompts.texts), streams)) + "\n")
+            self._client.stdin.flush()
+            answer = json.loads(self._client.stdout.readline() or '{"error": "it ended"}')
+        if "error" in answer:
+            raise ContenderError(f"vllm bench serve: {answer['error']}")
+        return _from_vllm(answer)
+
+    def _arguments(self, prompts: Path, count: int, streams: int) -> list[str]:
+        return [
+            "--backend", "openai", "--host", "127.0.0.1", "--port", str(self.setup.port), "--model", "qwen",
+            "--tokenizer", str(self.setup.engine), "--dataset-name", "custom", "--dataset-path", str(prompts),
+            "--skip-chat-template", "--custom-output-len", str(self.setup.max_tokens), "--ignore-eos",
+            "--temperature", "0", "--num-prompts", str(count), "--max-concurrency", str(streams), "--disable-tqdm",
+            "--percentile-metrics", "ttft,tpot,itl", "--metric-percentiles", "50,90,99",
+            "--ready-check-timeout-sec", "0",
+        ]  # fmt: skip
+
+
+class OursGrpc(Contender):
+    """This project: launcher, Triton, ensemble, gateway. Measured over gRPC."""
+
+    name = "ours-grpc"
+
+    def command(self) -> list[str]:
+        port = self.setup.port
+        command = [sys.executable, "-m", "serving", "--engine", str(self.setup.engine), "--gateway-port", str(port + 3)]
+        for offset, name in enumerate(("http", "grpc", "metrics")):
+            command += [f"--{name}-port", str(port + offset)]
+        command += ["--max-streams", str(self.setup.max_streams), "--kv-cache-gb", str(self.setup.kv_bytes / 2**30)]
+        return command
+
+    def ready(self) -> bool:
+        return _answers(f"http://127.0.0.1:{self.setup.port + 3}/health/ready")
+
+    def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
+        target = client.Target("grpc", f"127.0.0.1:{self.setup.port + 1}", "qwen", self.setup.max_tokens)
+        return summarize(client.run(target, prompts.texts, streams))
+
+    def weights_gib(self) -> float | None:
+        found = WEIGHTS.findall((ROOT / f".run/triton-{self.setup.port}.log").read_text(errors="replace"))
+        return float(found[-1]) if found else None
+
+
+class OursGateway(Contender):
+    """The same server as ``OursGrpc``, measured through the OpenAI gateway."""
+
+    name = "ours-gateway"
+    seed_shift = 10_000  # its own prompts: the engine behind it has seen those of the gRPC run
+
+    def __init__(self, server: OursGrpc) -> None:
+        super().__init__(server.setup, server.precision)
+        self._server = server
+
+    def launch(self) -> None:
+        return None
+
+    def wait(self) -> None:
+        self._server.wait()
+
+    def cpu_seconds(self) -> float:
+        return self._server.cpu_seconds()
+
+    def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
+        base = f"127.0.0.1:{self.setup.port + 3}"
+        with urllib.request.urlopen(f"http://{base}/v1/models", timeout=10) as response:
+            model = json.load(response)["data"][0]["id"]
+        return summarize(client.run(client.Target("sse", base, model, self.setup.max_tokens), prompts.texts, streams))
+
+    def weights_gib(self) -> float | None:
+        return self._server.weights_gib()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _from_vllm(result: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of ``vllm bench serve`` in our terms."""
+
+    def quantiles(name: str) -> dict[str, float]:
+        return {f"p{q}": round(float(result[f"p{q}_{name}_ms"]), 3) for q in (50, 90, 99)}
+
+    return {
+        "requests": result["completed"],
+        "errors": int(result.get("failed", 0)),
+        "tokens": result["total_output_tokens"],
+        "seconds": round(result["duration"], 4),
+        "tokens_per_s": round(result["output_throughput"], 1),
+        **{f"{name}_ms": quantiles(name) for name in ("ttft", "tpot", "itl")},
+    }

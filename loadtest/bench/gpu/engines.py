@@ -1,0 +1,128 @@
+"""The engines that are compared: random weights in the shape of Qwen2.5-7B, made on the GPU in seconds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from build_engine import tokenizer_files
+from build_engine.errors import BuildError
+from build_engine.spec import BuildSpec
+from build_engine.synthetic.checkpoint import SyntheticShape, layout
+from build_engine.vllm import build as vllm_build
+from contract.paths import ROOT
+
+CONFIG = ROOT / "build_engine" / "data" / "qwen2.5-7b-instruct.config.json"
+CONTEXT = 8192
+SEED = 20250101
+SHARD_LAYERS = 7  # decoder layers per safetensors file
+STD = 0.02
+# What the layers add to the residual stream: a tenth of the embedding each, so that context matters but no noise is
+# amplified from layer to layer, as in a trained model.
+RESIDUAL_STD = {"o_proj.weight": 0.004, "down_proj.weight": 0.0015}
+FOLLOWERS = 4  # likely next tokens of each token
+SHARPNESS, SPREAD = 0.0042, 3.2  # the followers together get about half of the probability, about a nat apart
+
+
+def checkpoint(directory: Path, config_file: Path = CONFIG) -> Path:
+    """A complete BF16 checkpoint with random weights in the shape of ``config_file``; kept if it is there.
+
+    Each token has ``FOLLOWERS`` random likely successors, and the context decides among them: purely random weights
+    give flat distributions, in which any rounding changes the next token and no accuracy can be judged.
+    """
+    if (directory / "config.json").is_file():
+        return directory
+    directory.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8")) | {"synthetic": True}
+    tokenizer_files.write(directory)
+    write_weights(directory, config)
+    (directory / "config.json").write_text(
+        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+    )  # last: it is complete
+    return directory
+
+
+def write_weights(directory: Path, config: dict[str, Any]) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(device).manual_seed(SEED)
+    shape = SyntheticShape(
+        "", config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"],
+        config["num_key_value_heads"], config["intermediate_size"], config["vocab_size"],
+    )  # fmt: skip
+    sizes = dict(layout(shape))
+    if not config["tie_word_embeddings"]:
+        sizes["lm_head.weight"] = (shape.vocab, shape.hidden)
+    shards: dict[int, dict[str, Any]] = {}
+    embedding: Any = None
+    for name, size in sizes.items():
+        layer = int(name.split(".")[2]) if name.startswith("model.layers.") else -1
+        if "norm" in name:
+            tensor = torch.ones(size, dtype=torch.bfloat16)
+        elif name == "lm_head.weight":
+            tensor = _followers(embedding, generator).cpu()
+        else:
+            std = next((s for end, s in RESIDUAL_STD.items() if name.endswith(end)), STD)
+            std = 1.0 if name == "model.embed_tokens.weight" else std
+            made = torch.randn(size, generator=generator, device=device, dtype=torch.bfloat16) * std
+            embedding = made if name == "model.embed_tokens.weight" else embedding
+            tensor = made.cpu()
+        shards.setdefault(layer // SHARD_LAYERS + 1, {})[name] = tensor
+    weight_map: dict[str, str] = {}
+    for number, tensors in shards.items():
+        file = f"model-{number:05d}.safetensors"
+        save_file(tensors, str(directory / file), metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _followers(embedding: Any, generator: Any) -> Any:
+    """An output layer that answers each token with a random group of ``FOLLOWERS`` tokens, told apart by noise."""
+    import torch
+
+    vocab, hidden = embedding.shape
+    order = torch.randperm(vocab, generator=generator, device=embedding.device)
+    groups = torch.zeros(vocab // FOLLOWERS, hidden, device=embedding.device)
+    groups.index_add_(0, order % (vocab // FOLLOWERS), embedding.float())
+    noise = torch.randn(vocab, hidden, generator=generator, device=embedding.device)
+    return (SHARPNESS * (groups.repeat_interleave(FOLLOWERS, 0) + SPREAD * noise)).to(embedding.dtype)
+
+
+def engine(source: Path, out: Path, precision: str, tensor_parallel: int = 1) -> Path:
+    """An engine directory of the vLLM builder for ``source``; kept if it is there."""
+    if not (out / "engine.json").is_file():
+        vllm_build.build(
+            BuildSpec(
+                str(source),
+                precision,
+                "vllm",
+                out,
+                context=CONTEXT,
+                tensor_parallel=tensor_parallel,
+                command="make bench-gpu",
+            )
+        )
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="a directory with about 40 GB free")
+    parser.add_argument("--precision", nargs="+", default=["fp8", "bf16"])
+    parser.add_argument("--tp", type=int, default=1)
+    args = parser.parse_args()
+    try:
+        source = checkpoint(args.work / "checkpoint")
+        for precision in args.precision:
+            print(engine(source, args.work / f"{precision}-tp{args.tp}", precision, args.tp), flush=True)
+    except BuildError as error:
+        parser.exit(1, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

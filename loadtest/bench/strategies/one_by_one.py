@@ -1,0 +1,54 @@
+"""How the slow service does it: ``transformers.generate``, one request after the other. Runs where torch is installed.
+
+    .venv-oracle/bin/python -m loadtest.bench.strategies.one_by_one --model DIR --dtype bfloat16 --prompt 64 --tokens 48
+
+Prints one JSON line: tokens per second, and how long each of eight users waited who asked at the same moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--prompt", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--users", type=int, default=8)
+    args = parser.parse_args()
+    print(json.dumps(measure(args)))
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(device).eval()
+    prompts = torch.randint(0, 100_000, (args.users, args.prompt), device=device)
+
+    def answer(k: int, tokens: int) -> None:
+        ids = prompts[k : k + 1]
+        with torch.inference_mode():
+            model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens,
+                do_sample=False, pad_token_id=0,
+            )  # fmt: skip
+
+    answer(0, 2)  # the first call compiles kernels
+    start = time.perf_counter()
+    waits = []
+    for k in range(args.users):
+        answer(k, args.tokens)
+        waits.append(time.perf_counter() - start)
+    return {"tokens_per_s": args.users * args.tokens / waits[-1], "waits_s": waits, "device": device}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Token ids to text, incrementally and byte-exact.
+
+A token of byte-level BPE is a string of bytes, possibly part of a character. ``TokenBytes`` maps ids to bytes once per
+process; ``TextStream`` runs them through an incremental UTF-8 decoder, so the concatenation of what it yields equals
+``Tokenizer.decode`` of all ids for every way of cutting the ids into chunks (both replace a maximal invalid
+subsequence by one U+FFFD).
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from serving.detokenizer.stops import StopMatcher
+
+
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-in for each byte, as ``tokenizer.json`` of byte-level BPE spells its tokens."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(rest)}
+
+
+class TokenBytes:
+    """Bytes of every token id. Special tokens, and ids the vocabulary lacks (Qwen pads it to 152,064), are empty."""
+
+    def __init__(self, table: Sequence[bytes]) -> None:
+        self._table = tuple(table)
+
+    @classmethod
+    def load(cls, tokenizer_json: Path) -> TokenBytes:
+        data = json.loads(tokenizer_json.read_text(encoding="utf-8"))
+        alphabet = byte_alphabet()
+        vocab: dict[str, int] = data["model"]["vocab"]
+        added: list[dict[str, object]] = data.get("added_tokens", [])
+        size = 1 + max([*vocab.values(), *(int(str(token["id"])) for token in added)])
+        table = [b""] * size
+        for text, index in vocab.items():
+            table[index] = bytes(alphabet[char] for char in text)
+        for token in added:
+            table[int(str(token["id"]))] = b"" if token["special"] else str(token["content"]).encode()
+        return cls(table)
+
+    def join(self, ids: Iterable[int]) -> bytes:
+        table, size = self._table, len(self._table)
+        return b"".join([table[i] for i in ids if i < size])
+
+
+class TextStream:
+    """The text of one sequence as its token ids arrive, cut at the first stop string.
+
+    ``tokens`` counts the ids that belong to the answer: all of them, or those up to the one that completed a stop
+    string. Stop strings are not looked for in the first ``min_tokens`` tokens.
+    """
+
+    __slots__ = ("_bytes", "_decoder", "_matcher", "_min_tokens", "tokens")
+
+    def __init__(
+        self, token_bytes: TokenBytes, stops: Sequence[str] = (), include_stop: bool = False, min_tokens: int = 0
+    ) -> None:
+        self._bytes = token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._matcher = StopMatcher(stops, include_stop) if stops else None
+        self._min_tokens = min_tokens
+        self.tokens = 0
+
+    @property
+    def stopped(self) -> bool:
+        return self._matcher is not None and bool(self._matcher.matched)
+
+    def push(self, ids: Sequence[int]) -> str:
+        """Text that ``ids`` complete; may be empty. Nothing more comes once ``stopped``."""
+        if self._matcher is None:
+            self.tokens += len(ids)
+            return self._decoder.decode(self._bytes.join(ids))
+        pieces = []
+        for token in ids:
+            if self.stopped:
+                break
+            self.tokens += 1
+            text = self._decoder.decode(self._bytes.join((token,)))
+            pieces.append(self._matcher.push(text) if self.tokens > self._min_tokens else text)
+        return "".join(pieces)
+
+    def finish(self) -> str:
+        """Held-back text and, if the last character is incomplete, U+FFFD: what a one-shot decode shows too."""
+        if self.stopped:
+            return ""
+        tail = self._decoder.decode(b"", final=True)
+        if self._matcher is None:
+            return tail
+        shown = self._matcher.push(tail)
+        return shown if self.stopped else shown + self._matcher.flush()

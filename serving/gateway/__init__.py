@@ -1,0 +1,1 @@
+"""The OpenAI-compatible gateway in front of Triton. ``python -m serving.gateway``; settings in ``settings.py``."""

@@ -1,0 +1,131 @@
+"""Routes, and the three things every request passes: origin check, CORS, OpenAI-shaped errors."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.gateway.api import endpoints, http, openapi, page
+from serving.gateway.api.small import Guarded, Small, response_of
+from serving.gateway.core.errors import ApiError
+from serving.gateway.core.gateway import Gateway
+from serving.gateway.settings import Settings
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class SameOrigin:
+    """Refuses requests that another site's page sends: a browser's visitor must not generate for strangers.
+
+    Programs send no Origin header and are not concerned."""
+
+    def __init__(self, app: ASGIApp, allowed: tuple[str, ...], *, local: bool) -> None:
+        """``local``: only this machine can connect and no key is asked. A page that makes its own name point here (DNS
+        rebinding) would then be its own origin, so a host must go by an address or as localhost."""
+        self._app, self._allowed, self._local = app, allowed, local
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origin = http.header(scope, b"origin") if scope["type"] == "http" else ""
+        if origin and not self._is_allowed(origin, http.header(scope, b"host")):
+            message = f"origin: pages of {origin[:100]} may not use this server; set GATEWAY_CORS_ORIGINS to allow them"
+            await response_of(ApiError(403, message, code="origin_not_allowed"))(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_allowed(self, origin: str, host: str) -> bool:
+        if "*" in self._allowed or origin in self._allowed:
+            return True
+        return urlsplit(origin).netloc == host and not (self._local and _is_name(host))
+
+
+def _is_name(host: str) -> bool:
+    """Whether a Host header's value needs a name server."""
+    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name != "localhost" and not name.endswith(".localhost")
+    return False
+
+
+def routes(gateway: Gateway) -> list[BaseRoute]:
+    small = Small(gateway)
+
+    def get(path: str, handler: object, *, public: bool = False) -> Route:
+        return Route(path, Guarded(gateway, handler, public=public), methods=["GET"])  # type: ignore[arg-type]
+
+    def post(path: str, handler: object) -> Route:
+        return Route(path, Guarded(gateway, handler), methods=["POST"])  # type: ignore[arg-type]
+
+    async def schema(_: Request) -> Response:
+        return JSONResponse(openapi.document())
+
+    generating: list[BaseRoute] = [
+        Route(path, app, methods=["POST"]) for path, app in endpoints.endpoints(gateway).items()
+    ]
+    return [
+        *generating,
+        get("/v1/models", small.models),
+        get("/v1/models/{name:path}", small.model),
+        post("/tokenize", small.tokenize),
+        post("/detokenize", small.detokenize),
+        get("/health", small.ready, public=True),
+        get("/health/live", small.live, public=True),
+        get("/health/ready", small.ready, public=True),
+        get("/health/generate", small.generate),
+        get("/metrics", small.metrics),
+        get("/openapi.json", schema, public=True),
+        *page.routes(),
+    ]
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own 404 and 405."""
+    assert isinstance(error, HTTPException)
+    what = (
+        "is not served: this server generates text only" if error.status_code == 404 else f"is not for {request.method}"
+    )
+    message = f"{request.url.path[:200]} {what}; GET /openapi.json lists what is"
+    answer = response_of(ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else None))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def create(settings: Settings) -> tuple[Starlette, Gateway]:
+    """The ASGI app and the gateway in it. Raises ``SettingsError``."""
+    gateway = Gateway(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await gateway.start()
+        yield
+        await gateway.close()
+
+    local = settings.host in LOOPBACK and not (settings.api_keys or settings.api_keys_file)
+    middleware = [Middleware(SameOrigin, allowed=settings.origins, local=local)]
+    if settings.origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST"],
+                allow_headers=["*"],  # OpenAI's SDK sends a dozen of its own; the origin is what is checked
+                expose_headers=["x-request-id", "retry-after"],
+            )
+        )  # fmt: skip
+    app = Starlette(
+        routes=routes(gateway),
+        lifespan=lifespan,
+        middleware=middleware,
+        exception_handlers={HTTPException: _http_error},
+    )
+    return app, gateway

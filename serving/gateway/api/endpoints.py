@@ -1,0 +1,193 @@
+"""The three endpoints that generate. Plain ASGI: from the body to the answer without a framework in between."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from client.errors import ClientError
+from serving.gateway.api import http
+from serving.gateway.api.http import Gone, Writer
+from serving.gateway.core import translate
+from serving.gateway.core.answer import Answer, Timing
+from serving.gateway.core.auth import Key
+from serving.gateway.core.errors import ApiError, from_library
+from serving.gateway.core.gateway import Gateway
+from serving.gateway.core.translate import Plan
+from serving.gateway.schema.protocol import ChatRequest, CompletionRequest, parse
+from serving.gateway.schema.responses_protocol import RENAMED, ResponsesRequest, as_chat, renamed
+
+log = logging.getLogger("serving.gateway.access")
+_ID = re.compile(r"[\w.:-]{1,128}")
+_TRACE = (  # W3C trace context; what is malformed is ignored, as it demands
+    ("traceparent", re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[ -~]{0,64}")),
+    ("tracestate", re.compile(r"[ -~]{1,512}")),
+)
+CLIENT_GONE = 499  # nginx's number, for the log and the metrics only
+Planner = Callable[[Gateway, bytes], Awaitable[tuple[Plan, str]]]
+
+
+async def plan_chat(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
+    request = parse(ChatRequest, http.read_json(body))
+    model = gateway.model_name(request.model)
+    if request.logprobs:
+        await gateway.tokens.load()
+    return translate.chat(request), model
+
+
+async def plan_response(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
+    request = parse(ResponsesRequest, http.read_json(body))
+    model = gateway.model_name(request.model)
+    try:
+        asked = as_chat(request)
+        plan = translate.chat(asked)
+    except ApiError as error:
+        raise renamed(error) from None
+    if asked.logprobs:
+        await gateway.tokens.load()
+    own = RENAMED | {tensor: RENAMED.get(name, name) for tensor, name in plan.renamed.items()}
+    return replace(plan, response=request, renamed=own | {"max_tokens": "max_output_tokens"}), model
+
+
+async def plan_completion(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
+    request = parse(CompletionRequest, http.read_json(body))
+    model = gateway.model_name(request.model)
+    is_text = _is_text(request.prompt)
+    if request.logprobs is not None or not is_text:
+        await gateway.tokens.load()
+    arguments = request, gateway.settings.max_prompts, gateway.tokens.exact_text
+    if is_text:
+        return translate.completion(*arguments), model
+    return await asyncio.to_thread(translate.completion, *arguments), model  # ids: the tokenizer has work to do
+
+
+def _is_text(prompt: Any) -> bool:
+    return isinstance(prompt, str) or (isinstance(prompt, list) and all(isinstance(p, str) for p in prompt))
+
+
+class Generate:
+    """An ASGI app for one path."""
+
+    def __init__(self, gateway: Gateway, prefix: str, planner: Planner) -> None:
+        self._gateway, self._prefix, self._planner = gateway, prefix, planner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = http.header(scope, b"x-request-id")
+        answer_id = f"{self._prefix}{uuid.uuid4().hex}"
+        request_id = given if _ID.fullmatch(given) else answer_id
+        writer, timing = Writer(send, request_id), Timing(time.monotonic())
+        exchange = _Exchange(self._gateway, scope, receive, writer, timing)
+        await exchange.run(answer_id, self._planner)
+        exchange.log(request_id)
+
+
+class _Exchange:
+    """One request and its answer, from authentication to the log line."""
+
+    def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, writer: Writer, timing: Timing) -> None:
+        self._gateway, self._scope, self._receive = gateway, scope, receive
+        self._writer, self._timing = writer, timing
+        self._key: Key | None = None
+        self._answer: Answer | None = None
+        self._problem = ""
+        self._model = ""
+
+    async def run(self, answer_id: str, planner: Planner) -> None:
+        gateway = self._gateway
+        gateway.open += 1
+        gateway.metrics.open.inc()
+        try:
+            await self._respond(answer_id, planner)
+        except Gone:
+            self._left()
+        except ApiError as error:
+            await self._refuse(error)
+        except ClientError as error:
+            renamed = self._answer.plan.renamed if self._answer else {}
+            await self._refuse(from_library(error, renamed, gateway.relay.retry_after()))
+        except Exception:  # the outermost boundary: the caller gets an answer, the log the reason
+            log.exception("unexpected error", extra={"request_id": answer_id})
+            await self._refuse(ApiError(500, "internal error; the server's log says more", code="internal_error"))
+        finally:
+            gateway.open -= 1
+            gateway.metrics.open.dec()
+
+    async def _respond(self, answer_id: str, planner: Planner) -> None:
+        gateway, scope = self._gateway, self._scope
+        self._key = gateway.keys.authenticate(http.header(scope, b"authorization"))
+        gateway.admit()
+        gateway.keys.admit(self._key)
+        body = await http.read_body(scope, self._receive, gateway.settings.max_body_bytes)
+        self._timing.read = time.monotonic()
+        plan, self._model = await planner(gateway, body)
+        metadata = [(n, v) for n, form in _TRACE if form.fullmatch(v := http.header(scope, n.encode()))]
+        answer = Answer(gateway.engine, plan, answer_id, self._model, self._writer, self._timing, metadata)
+        self._answer = answer
+        gateway.metrics.queue.observe(time.monotonic() - self._timing.arrived)
+        await self._run_watched(answer)
+
+    async def _run_watched(self, answer: Answer) -> None:
+        watcher = asyncio.ensure_future(http.until_gone(self._receive))
+        watcher.add_done_callback(lambda task: None if task.cancelled() else answer.stop(Gone()))
+        self._gateway.answers.add(answer)
+        try:
+            await answer.run()
+        finally:
+            self._gateway.answers.discard(answer)
+            watcher.cancel()
+            self._count(answer)
+
+    def _count(self, answer: Answer) -> None:
+        metrics = self._gateway.metrics
+        metrics.e2e.observe(time.monotonic() - self._timing.arrived)
+        if answer.prompt_tokens:
+            metrics.prompt_tokens.observe(answer.prompt_tokens)
+            metrics.output_tokens.observe(answer.output_tokens)
+        for choice in answer.choices:
+            if choice.finish:
+                metrics.finished(choice.finish)
+        self._gateway.keys.charge(self._key, answer.prompt_tokens + answer.output_tokens)
+
+    def _left(self) -> None:
+        self._problem = "client gone"
+        self._writer.status = CLIENT_GONE
+        self._gateway.metrics.gone.inc()
+
+    async def _refuse(self, error: ApiError) -> None:
+        self._problem = error.code or f"{error.status}"
+        await self._writer.error(error, self._receive, self._answer.events_sent if self._answer else None)
+
+    def log(self, request_id: str) -> None:
+        """One line per request; never a prompt."""
+        status, answer, timing = self._writer.status, self._answer, self._timing
+        self._gateway.metrics.answered(self._scope["path"], status)
+        fields: dict[str, Any] = {
+            "request_id": request_id, "path": self._scope["path"], "status": status, "model": self._model,
+            "ms": round((time.monotonic() - timing.arrived) * 1000, 1),
+        }  # fmt: skip
+        if answer:
+            fields |= {
+                "id": answer.id, "prompt_tokens": answer.prompt_tokens, "output_tokens": answer.output_tokens,
+                "finish": ",".join(c.finish or "-" for c in answer.choices[:4]), "user": answer.plan.user[:64],
+            }  # fmt: skip
+        if timing.first:
+            fields["ttft_ms"] = round((timing.first - timing.read) * 1000, 1)
+        if self._key:
+            fields["key"] = self._key.name
+        log.info("request", extra={k: v for k, v in (fields | {"problem": self._problem}).items() if v != ""})
+
+
+def endpoints(gateway: Gateway) -> dict[str, Generate]:
+    return {
+        "/v1/chat/completions": Generate(gateway, "chatcmpl-", plan_chat),
+        "/v1/completions": Generate(gateway, "cmpl-", plan_completion),
+        "/v1/responses": Generate(gateway, "resp_", plan_response),
+    }

@@ -1,0 +1,82 @@
+"""The gateway's OpenAPI document, made from the same pydantic models that check requests."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from serving.gateway.api.small import DetokenizeRequest, TokenizeRequest
+from serving.gateway.schema.protocol import ChatRequest, CompletionRequest
+from serving.gateway.schema.responses_protocol import ResponsesRequest
+
+_REF = "#/components/schemas/{model}"
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_POSTS: dict[str, tuple[type[BaseModel], str]] = {
+    "/v1/chat/completions": (ChatRequest, "Chat completion; text/event-stream with stream: true"),
+    "/v1/completions": (CompletionRequest, "Completion of raw text; text/event-stream with stream: true"),
+    "/v1/responses": (ResponsesRequest, "Response of a model; typed text/event-stream with stream: true"),
+    "/tokenize": (TokenizeRequest, "Text or messages to token ids"),
+    "/detokenize": (DetokenizeRequest, "Token ids to text"),
+}
+_GETS = {
+    "/v1/models": "Served models",
+    "/health/live": "The process answers",
+    "/health/ready": "Requests can be answered",
+    "/health/generate": "A real one-token answer",
+    "/metrics": "Prometheus text",
+}
+_STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+
+
+@cache
+def document() -> dict[str, Any]:
+    schemas: dict[str, Any] = {"Error": _ERROR}
+    paths: dict[str, Any] = {}
+    for path, (model, about) in _POSTS.items():
+        schema = model.model_json_schema(ref_template=_REF)
+        schemas |= schema.pop("$defs", {})
+        schemas[model.__name__] = schema
+        paths[path] = {"post": _operation(about, path, body={"$ref": _REF.format(model=model.__name__)})}
+    for path, about in _GETS.items():
+        paths[path] = {"get": _operation(about, path)}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Qwen2.5 on Triton", "version": "1", "description": "OpenAI-compatible gateway"},
+        "paths": paths,
+        "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+def _operation(about: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    kind = "text/plain" if path == "/metrics" else "application/json"
+    good: dict[str, Any] = {kind: {}} | ({"text/event-stream": {}} if path in _STREAMED else {})
+    error = {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}
+    operation: dict[str, Any] = {
+        "summary": about,
+        "security": [{}, {"key": []}],
+        "responses": {
+            "200": {"description": "OK", "content": good},
+            "503": {"description": "not now", "content": {"application/json": {}}},
+            "default": {"description": "an error in OpenAI's shape", "content": error},
+        },
+    }
+    if body:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    return operation

@@ -1,0 +1,203 @@
+"""One answer being made: the calls to Triton, their chunks, the client's connection. The gateway's hot path.
+
+One task per request reads raw protobuf responses and writes SSE bytes; a second one only waits for the client to leave.
+Whatever ends an answer early (the client gone, a bound passed, shutdown) goes through ``stop``, which frees the slots
+in the engine at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from client import _wire
+from client._packed import Record
+from client.errors import ClientError, StreamCut
+from client.grpc_aio import AioChannel
+from serving.gateway.api.http import Gone, Writer
+from serving.gateway.core.choices import Choice, TokenText
+from serving.gateway.core.format import KEEP_ALIVE, Sse, Whole, usage
+from serving.gateway.core.metrics import Metrics
+from serving.gateway.core.responses_format import ResponseSse, WholeResponse
+from serving.gateway.core.translate import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What an answer needs of the process it runs in."""
+
+    channel: AioChannel
+    metrics: Metrics
+    token_text: TokenText
+    request_seconds: float
+
+
+@dataclass(slots=True)
+class Timing:
+    """Monotonic seconds."""
+
+    arrived: float
+    read: float = 0.0
+    first: float = 0.0
+    chunk: float = field(default_factory=time.monotonic)  # the engine's last message
+
+
+class Answer:
+    """``run`` it; ``stop`` it from anywhere."""
+
+    def __init__(
+        self, engine: Engine, plan: Plan, answer_id: str, model: str, writer: Writer, timing: Timing,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> None:  # fmt: skip
+        self.id, self.plan, self.writer, self.timing = answer_id, plan, writer, timing
+        self._engine, self._metadata = engine, metadata
+        created = int(time.time())
+        streamed, whole = (ResponseSse, WholeResponse) if plan.response else (Sse, Whole)
+        self._sse = streamed(plan, answer_id, model, created) if plan.stream else None
+        self._whole = None if plan.stream else whole(plan, answer_id, model, created)
+        self.choices = [
+            Choice(
+                i, chat=plan.chat, parser=plan.parser() if plan.parser else None, logprobs=plan.logprobs,
+                token_text=engine.token_text,
+            )
+            for i in range(plan.choices)
+        ]  # fmt: skip
+        self._calls: dict[str, Any] = {}
+        self._stopped: Exception | None = None
+        self._prompt_tokens = [0] * len(plan.prompts)
+        self._cached_tokens = [0] * len(plan.prompts)
+
+    # what it has used
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(self._prompt_tokens)
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(choice.tokens for choice in self.choices)
+
+    @property
+    def events_sent(self) -> int | None:
+        """The number of the next event of a typed stream."""
+        return self._sse.number if isinstance(self._sse, ResponseSse) else None
+
+    @property
+    def comes_in_pieces(self) -> bool:
+        return self.plan.in_pieces
+
+    @property
+    def waiting_for_first(self) -> bool:
+        return self.timing.first == 0.0
+
+    async def run(self) -> None:
+        """Make the whole answer. Raises ``ClientError``, ``ApiError`` or ``Gone``; no call to Triton is left then."""
+        try:
+            if len(self.plan.prompts) == 1:
+                await self._call(0)
+            else:
+                await self._all()
+        except BaseException as error:
+            self.stop(error if isinstance(error, Exception) else Gone())
+            raise
+        used = usage(self.prompt_tokens, self.output_tokens, sum(self._cached_tokens))
+        if self._sse:
+            await self.writer.event(self._sse.end(used))
+            await self.writer.end()
+        elif self._whole:
+            await self.writer.whole(self._whole.body(used))
+
+    async def _all(self) -> None:
+        tasks = [asyncio.ensure_future(self._call(i)) for i in range(len(self.plan.prompts))]
+        try:
+            await asyncio.gather(*tasks)
+        except BaseException as error:
+            self.stop(error if isinstance(error, Exception) else Gone())
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    async def _call(self, prompt: int) -> None:
+        request_id = self.id if len(self.plan.prompts) == 1 else f"{self.id}-{prompt}"
+        channel = self._engine.channel
+        request = self.plan.infer_request(request_id, prompt, channel.model)
+        if self._stopped:
+            raise self._stopped
+        call = self._calls[request_id] = channel.call(request, self._engine.request_seconds, self._metadata)
+        try:
+            await (self._fast(call, prompt) if self._sse and self._sse.is_plain else self._full(call, prompt))
+        except grpc.RpcError as error:
+            raise self._stopped or channel.error(error) from None
+        except asyncio.CancelledError:
+            if self._stopped:  # ``stop`` has cancelled the call, nobody this task
+                raise self._stopped from None
+            raise
+        finally:
+            if all(c.finish for c in self._choices_of(prompt)):
+                self._calls.pop(request_id, None)
+        if not all(c.finish for c in self._choices_of(prompt)):
+            raise self._stopped or StreamCut("engine: the answer ended without a finish reason; try again")
+
+    def _choices_of(self, prompt: int) -> list[Choice]:
+        n = self.plan.options.n
+        return self.choices[prompt * n : (prompt + 1) * n]
+
+    def _seen(self, got: Record, prompt: int) -> Choice:
+        """Counts and times of one response; which choice it belongs to."""
+        now, timing, metrics = time.monotonic(), self.timing, self._engine.metrics
+        if timing.first == 0.0:
+            timing.first = now
+            if self.plan.in_pieces:  # a whole answer's first message is its last
+                metrics.ttft.observe(now - timing.read)
+        else:
+            metrics.itl.observe(now - timing.chunk)
+        timing.chunk = now
+        self._prompt_tokens[prompt], self._cached_tokens[prompt] = got.prompt_tokens, got.cached_tokens
+        return self.choices[prompt * self.plan.options.n + got.sequence_index]
+
+    async def _fast(self, call: Any, prompt: int) -> None:
+        """Streamed text without extras."""
+        assert isinstance(self._sse, Sse)
+        plain, write, target = self._sse.plain, self.writer.event, self._engine.channel.target
+        async for message in call:
+            got = _wire.record(message, target)
+            if got is None:
+                continue
+            choice = self._seen(got, prompt)
+            data = plain(choice.index, got.text, choice.check(got))
+            if data:
+                await write(data)
+
+    async def _full(self, call: Any, prompt: int) -> None:
+        """Everything else."""
+        target = self._engine.channel.target
+        async for message in call:
+            got = _wire.record(message, target)
+            if got is None:
+                continue
+            choice = self._seen(got, prompt)
+            piece = choice.piece(got)
+            if self._whole:
+                self._whole.add(choice.index, piece)
+            elif self._sse:
+                used = usage(self._prompt_tokens[prompt], choice.tokens, self._cached_tokens[prompt])
+                data = self._sse.rich(choice.index, piece, used)
+                if data:
+                    await self.writer.event(data)
+
+    def stop(self, reason: Exception) -> None:
+        """End the answer with ``reason`` and free its slots. Returns at once; safe to call again."""
+        if self._stopped is None:
+            self._stopped = reason
+        calls, self._calls = self._calls, {}
+        for request_id, call in calls.items():
+            if not call.done() or not isinstance(reason, ClientError):  # an error of its own has ended the request
+                self._engine.channel.stop(request_id)
+            call.cancel()
+
+    async def keep_alive(self) -> None:
+        if self._sse and self._stopped is None:
+            await self.writer.event(KEEP_ALIVE)

@@ -1,0 +1,117 @@
+"""API keys: stored as hashes, compared in constant time, each with a budget of tokens per minute.
+
+Budgets are shared by all workers in one small file of the gateway's private run directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import os
+import re
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.gateway.core.errors import ApiError
+from serving.gateway.settings import Settings, SettingsError
+
+_LINE = re.compile(r"(\S+)\s+(?:sha256:([0-9a-fA-F]{64})|(\S+))(?:\s+(\d+))?")
+_RECORD = struct.Struct("<dd")  # tokens left, and when (monotonic seconds, one clock for all processes)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    name: str
+    digest: bytes
+    per_minute: int
+    at: int  # record in the budget file
+
+
+def load(settings: Settings) -> tuple[Key, ...]:
+    """Keys of the environment and of the file. Raises ``SettingsError`` naming the line, never the key."""
+    plain = [k.strip() for k in settings.api_keys.split(",") if k.strip()]
+    keys = [Key(f"key{i}", _digest(k), settings.tokens_per_minute, i) for i, k in enumerate(plain)]
+    if settings.api_keys_file:
+        keys += _of_file(Path(settings.api_keys_file), settings.tokens_per_minute, len(keys))
+    if settings.api_keys_file and not keys:
+        raise SettingsError(
+            f"GATEWAY_API_KEYS_FILE={settings.api_keys_file}: holds no key; nobody could use the gateway"
+        )
+    return tuple(keys)
+
+
+def _of_file(path: Path, per_minute: int, first: int) -> list[Key]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"GATEWAY_API_KEYS_FILE={path}: cannot be read ({error})") from None
+    keys: list[Key] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _LINE.fullmatch(line.strip())
+        if not match:
+            raise SettingsError(
+                f"{path}:{number}: write `NAME KEY` or `NAME sha256:HEX`, optionally a token limit after it"
+            )
+        name, digest, plain, limit = match.groups()
+        hashed = bytes.fromhex(digest) if digest else _digest(plain)
+        keys.append(Key(name, hashed, int(limit) if limit else per_minute, first + len(keys)))
+    return keys
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+class Keys:
+    """Who may call, and how much."""
+
+    def __init__(self, keys: tuple[Key, ...], budgets: Path | None) -> None:
+        self._keys = keys
+        self._file = -1
+        if budgets and any(key.per_minute for key in keys):
+            self._file = os.open(budgets, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def authenticate(self, authorization: str) -> Key | None:
+        """The caller's key; ``None`` when no key is needed. Looks at every key, whichever fits. Raises ``ApiError``."""
+        if not self._keys:
+            return None
+        scheme, _, given = authorization.partition(" ")
+        digest, found = _digest(given.strip()), None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        if found is None or scheme.lower() != "bearer":
+            problem = "the API key is wrong" if authorization else "an API key is needed"
+            raise ApiError(401, f"{problem}; send the header `Authorization: Bearer KEY`", code="invalid_api_key")
+        return found
+
+    def admit(self, key: Key | None) -> None:
+        """Raises ``ApiError`` 429 while the key's budget is used up."""
+        if key and key.per_minute and (left := self._charge(key, 0)) <= 0:
+            wait = max(1, round(-left / key.per_minute * 60) + 1)
+            raise ApiError(
+                429, f"this key's {key.per_minute} tokens per minute are used up; try again in {wait} s",
+                code="rate_limit_exceeded", retry_after=wait,
+            )  # fmt: skip
+
+    def charge(self, key: Key | None, tokens: int) -> None:
+        """Count what an answer used. A budget may go below zero: a started answer is never cut."""
+        if key and key.per_minute and tokens:
+            self._charge(key, tokens)
+
+    def _charge(self, key: Key, tokens: int) -> float:
+        start = key.at * _RECORD.size
+        fcntl.lockf(self._file, fcntl.LOCK_EX, _RECORD.size, start)
+        try:
+            now, raw = time.monotonic(), os.pread(self._file, _RECORD.size, start)
+            left, then = _RECORD.unpack(raw) if len(raw) == _RECORD.size and any(raw) else (float(key.per_minute), now)
+            left = min(key.per_minute, left + (now - then) * key.per_minute / 60) - tokens
+            os.pwrite(self._file, _RECORD.pack(left, now), start)
+            return float(left)
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, _RECORD.size, start)

@@ -1,0 +1,103 @@
+"""One choice of an answer: engine responses in, OpenAI's pieces out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+
+from client._packed import Record
+from client.errors import Cancelled, ChunkMissing, EngineUnavailable
+from serving.gateway.core.tools import Event, ToolParser
+
+TokenText = Callable[[int], bytes]  # a token's bytes
+
+
+class Piece(NamedTuple):
+    """What one engine response adds to a choice."""
+
+    text: str
+    events: list[Event] | None  # instead of text, when tool calls are looked for
+    ids: list[int]
+    logprobs: dict[str, Any] | None
+    finish: str | None
+
+
+class Choice:
+    """State of one choice while its chunks come in. ``tokens`` is the engine's count so far."""
+
+    __slots__ = ("_chat", "_next", "_parser", "_token_text", "_want_logprobs", "finish", "index", "offset", "tokens")
+
+    def __init__(
+        self, index: int, *, chat: bool, parser: ToolParser | None, logprobs: bool, token_text: TokenText
+    ) -> None:
+        self.index, self.tokens, self.offset = index, 0, 0
+        self.finish: str | None = None
+        self._chat, self._parser, self._token_text, self._want_logprobs = chat, parser, token_text, logprobs
+        self._next = 0
+
+    def check(self, got: Record) -> str | None:
+        """Chunk order and the end, for every chunk. Returns the finish reason. Raises ``ClientError``."""
+        if got.chunk_index != self._next:
+            raise ChunkMissing(f"engine: chunk {got.chunk_index} came where {self._next} was due")
+        self._next += 1
+        self.tokens = got.completion_tokens
+        if got.finish == "cancelled":
+            raise Cancelled("engine: the request was cancelled")
+        if got.finish == "error":
+            raise EngineUnavailable("engine: generation failed; try again")
+        self.finish = got.finish
+        return self.finish
+
+    def piece(self, got: Record) -> Piece:
+        finish = self.check(got)
+        text = got.text
+        events = self._events(text, finish) if self._parser else None
+        if finish == "stop" and self._parser and self._parser.calls:
+            finish = self.finish = "tool_calls"
+        ids = got.token_ids
+        logprobs = self._logprobs(ids, got) if self._want_logprobs else None
+        return Piece(text, events, ids, logprobs, finish)
+
+    def _events(self, text: str, finish: str | None) -> list[Event]:
+        assert self._parser is not None
+        return self._parser.feed(text) + (self._parser.finish() if finish else [])
+
+    def _logprobs(self, ids: list[int], got: Record) -> dict[str, Any]:
+        tops = orjson.loads(got.tops or b"[]")
+        tops += [[]] * (len(ids) - len(tops))
+        rows = list(zip(ids, got.token_log_probs, tops, strict=True))
+        return self._chat_logprobs(rows) if self._chat else self._completion_logprobs(rows)
+
+    def _chat_logprobs(self, rows: list[tuple[int, float, list[Any]]]) -> dict[str, Any]:
+        content = [
+            {**self._scored(i, p), "top_logprobs": [self._scored(*entry) for entry in top]} for i, p, top in rows
+        ]
+        return {"content": content, "refusal": None}
+
+    def _scored(self, token: int, logprob: float) -> dict[str, Any]:
+        raw = self._token_text(token)
+        return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)}
+
+    def _named(self, token: int) -> str:
+        """A token as a key: half characters as OpenAI writes them, or they would all be the same."""
+        raw = self._token_text(token)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+    def _completion_logprobs(self, rows: list[tuple[int, float, list[Any]]]) -> dict[str, Any]:
+        texts = [self._named(i) for i, _, _ in rows]
+        offsets = []
+        for i, _, _ in rows:  # by tokens: text may be held back for a stop string
+            offsets.append(self.offset)
+            self.offset += len(self._token_text(i).decode(errors="replace"))
+        tops = [{self._named(i): p for i, p in [*top, (chosen, score)]} for chosen, score, top in rows]
+        return {
+            "tokens": texts,
+            "token_logprobs": [p for _, p, _ in rows],
+            "top_logprobs": tops,
+            "text_offset": offsets,
+        }

@@ -1,0 +1,158 @@
+"""OpenAI's JSON around the engine's text. Pure; ``Sse.plain`` is the gateway's hot path.
+
+Everything of an event that does not change is built once per answer; a chunk costs one ``orjson.dumps`` of its text.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import orjson
+
+from serving.gateway.core.choices import Piece
+from serving.gateway.core.tools import CallArguments, CallStart, Content, Event
+from serving.gateway.core.translate import Plan
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+def usage(prompt: int, completion: int, cached: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }  # fmt: skip
+
+
+def _call_id() -> str:
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def call_delta(event: CallStart | CallArguments) -> dict[str, Any]:
+    if isinstance(event, CallStart):
+        function = {"name": event.name, "arguments": ""}
+        return {"index": event.index, "id": _call_id(), "type": "function", "function": function}
+    return {"index": event.index, "function": {"arguments": event.text}}
+
+
+class Sse:
+    """The events of one streamed answer."""
+
+    def __init__(self, plan: Plan, answer_id: str, model: str, created: int) -> None:
+        self._plan, self._chat = plan, plan.chat
+        kind = "chat.completion.chunk" if plan.chat else "text_completion"
+        head = {"id": answer_id, "object": kind, "created": created, "model": model}
+        self._head = b"data: " + orjson.dumps(head)[:-1]
+        field = b'"delta":{"content":' if plan.chat else b'"text":'
+        self._before = [self._head + b',"choices":[{"index":%d,' % i + field for i in range(plan.choices)]
+        self._after = (b"}" if plan.chat else b"") + b',"logprobs":null,"finish_reason":null}]'
+        self._unstarted = set(range(plan.choices)) if plan.chat else set()
+        options = plan.stream_options
+        self._tail = b',"usage":null}\n\n' if options.include_usage else b"}\n\n"
+        self.is_plain = not (plan.logprobs or plan.token_ids or plan.parser or options.continuous_usage_stats)
+
+    def plain(self, index: int, text: str, finish: str | None) -> bytes:
+        """Text without extras; ``b""`` for half a character."""
+        out = self._start(index) if index in self._unstarted and (text or finish) else b""
+        if text:
+            out += self._before[index] + orjson.dumps(text) + self._after + self._tail
+        return out + self._event(index, {}, finish=finish) if finish else out
+
+    def _start(self, index: int) -> bytes:
+        """OpenAI's first event, sent with the first text so that it does not pass for a token."""
+        self._unstarted.discard(index)
+        return self._event(index, {"role": "assistant", "content": ""})
+
+    def rich(self, index: int, piece: Piece, used: dict[str, Any]) -> bytes:
+        """With log probs, token ids, tool calls or usage per chunk."""
+        tail = b',"usage":%b}\n\n' % orjson.dumps(used) if self._plan.stream_options.continuous_usage_stats else None
+        extras: dict[str, Any] = {"token_ids": piece.ids} if self._plan.token_ids else {}
+        deltas = [{"content": piece.text}] if piece.events is None else self._deltas(piece.events)
+        wanted = piece.ids and (self._plan.logprobs or self._plan.token_ids)
+        if not self._chat:
+            deltas = [{"text": piece.text}] if piece.text or wanted else []
+        elif wanted and not deltas:
+            deltas = [{"content": ""}]
+        elif not wanted:
+            deltas = [delta for delta in deltas if delta != {"content": ""}]
+        out = self._start(index) if index in self._unstarted and (deltas or piece.finish) else b""
+        for at, delta in enumerate(deltas):  # what belongs to the piece goes with its first delta
+            first = at == 0
+            out += self._event(index, delta, extras if first else {}, piece.logprobs if first else None, tail=tail)
+        return out + self._event(index, {}, finish=piece.finish, tail=tail) if piece.finish else out
+
+    def _deltas(self, events: list[Event]) -> list[dict[str, Any]]:
+        wanted = (e for e in events if isinstance(e, Content) or not (self._plan.one_call and e.index))
+        return [{"content": e.text} if isinstance(e, Content) else {"tool_calls": [call_delta(e)]} for e in wanted]
+
+    def _event(
+        self, index: int, delta: dict[str, Any], extras: dict[str, Any] | None = None,
+        logprobs: dict[str, Any] | None = None, finish: str | None = None, tail: bytes | None = None,
+    ) -> bytes:  # fmt: skip
+        inner = {"delta": delta} if self._chat else {"text": "", **delta}
+        choice = {"index": index, **inner, **(extras or {}), "logprobs": logprobs, "finish_reason": finish}
+        return self._head + b',"choices":[' + orjson.dumps(choice) + b"]" + (tail or self._tail)
+
+    def end(self, used: dict[str, Any]) -> bytes:
+        last = self._head + b',"choices":[],"usage":' + orjson.dumps(used) + b"}\n\n"
+        return (last if self._plan.stream_options.include_usage else b"") + DONE
+
+
+class Whole:
+    """The body of an answer that is not streamed."""
+
+    def __init__(self, plan: Plan, answer_id: str, model: str, created: int) -> None:
+        kind = "chat.completion" if plan.chat else "text_completion"
+        self._head = {"id": answer_id, "object": kind, "created": created, "model": model}
+        self._plan = plan
+        self._choices = [_Collected() for _ in range(plan.choices)]
+
+    def add(self, index: int, piece: Piece) -> None:
+        self._choices[index].add(piece)
+
+    def body(self, used: dict[str, Any]) -> bytes:
+        choices = [self._choice(i, collected) for i, collected in enumerate(self._choices)]
+        return orjson.dumps({**self._head, "choices": choices, "usage": used})
+
+    def _choice(self, index: int, collected: _Collected) -> dict[str, Any]:
+        out: dict[str, Any] = {"index": index}
+        out |= {"message": collected.message(self._plan.one_call)} if self._plan.chat else {"text": collected.text}
+        out |= {"token_ids": collected.ids} if self._plan.token_ids else {}
+        return out | {"logprobs": collected.logprobs, "finish_reason": collected.finish}
+
+
+class _Collected:
+    def __init__(self) -> None:
+        self.text = ""
+        self.ids: list[int] = []
+        self.logprobs: dict[str, Any] | None = None
+        self.finish: str | None = None
+        self._calls: list[dict[str, Any]] = []
+
+    def add(self, piece: Piece) -> None:
+        self.ids += piece.ids
+        self.finish = piece.finish or self.finish
+        if piece.events is None:
+            self.text += piece.text
+        for event in piece.events or ():
+            self._event(event)
+        if piece.logprobs is not None:
+            merged = self.logprobs or {name: [] if isinstance(v, list) else v for name, v in piece.logprobs.items()}
+            self.logprobs = {n: merged[n] + v if isinstance(v, list) else v for n, v in piece.logprobs.items()}
+
+    def _event(self, event: Event) -> None:
+        if isinstance(event, Content):
+            self.text += event.text
+        elif isinstance(event, CallStart):
+            call = call_delta(event)
+            del call["index"]
+            self._calls.append(call)
+        else:
+            self._calls[event.index]["function"]["arguments"] += event.text
+
+    def message(self, one_call: bool) -> dict[str, Any]:
+        calls = self._calls[:1] if one_call else self._calls
+        if not calls:
+            return {"role": "assistant", "content": self.text}
+        return {"role": "assistant", "content": self.text or None, "tool_calls": calls}

@@ -1,0 +1,176 @@
+"""What one worker process holds: the channel, the open answers, and the rules by which requests come in and go out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+
+from client import errors as library
+from client.grpc_aio import AioChannel
+from contract import engine_dir
+from contract.errors import EngineDirectoryError
+from serving.gateway.api.http import Gone
+from serving.gateway.api.relay import Relay
+from serving.gateway.core import auth
+from serving.gateway.core.answer import Answer, Engine
+from serving.gateway.core.errors import ApiError
+from serving.gateway.core.metrics import Metrics
+from serving.gateway.core.tokens import Tokens
+from serving.gateway.settings import Settings
+
+log = logging.getLogger("serving.gateway")
+TICK = 0.25  # seconds between looks at the open answers
+READY_SECONDS = 2.0  # bound on one question to Triton
+MODEL = "qwen"
+
+
+class Gateway:
+    """One per process; needs a running event loop from ``start`` on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.tokens = Tokens(settings.engine_path)
+        self.names, self.context, self.synthetic = _names(settings)
+        self.metrics = Metrics(self.names[0])
+        self.relay = Relay(settings.triton_metrics)
+        budgets = Path(settings.run_dir) / "budgets" if settings.run_dir else None
+        self.keys = auth.Keys(auth.load(settings), budgets)
+        self.draining = False
+        self.answers: set[Answer] = set()
+        self.open = 0
+        self._share = max(1, settings.max_open // settings.processes)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._canary: asyncio.Task[float] | None = None
+
+    async def start(self) -> None:
+        self.channel = AioChannel(self.settings.triton_grpc, model=MODEL)
+        self.engine = Engine(self.channel, self.metrics, self.tokens.text, self.settings.request_seconds)
+        self._model_ready = self.channel.raw.unary_unary(
+            "/inference.GRPCInferenceService/ModelReady",
+            request_serializer=pb.ModelReadyRequest.SerializeToString,
+            response_deserializer=pb.ModelReadyResponse.FromString,
+        )
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self.relay.run())]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.relay.close()
+        await self.channel.close()
+
+    # admission
+    def admit(self) -> None:
+        """Raises ``ApiError`` when this process takes no more requests."""
+        if self.draining:
+            raise ApiError(503, "the gateway is shutting down; try again", code="draining", retry_after=5)
+        if self.open > self._share:
+            raise ApiError(
+                429, f"{self._share} requests are being answered, as many as this gateway takes; try again later",
+                code="too_many_requests", retry_after=self.relay.retry_after(),
+            )  # fmt: skip
+
+    def model_name(self, asked: str | None) -> str:
+        """Raises ``ApiError`` 404 for a name that is not served."""
+        if asked is None or asked in self.names:
+            return asked or self.names[0]
+        raise ApiError(
+            404, f"model: {asked[:100]!r} is not served here; use {' or '.join(self.names)}", param="model",
+            code="model_not_found",
+        )  # fmt: skip
+
+    # supervision of open answers
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            for answer in list(self.answers):
+                self._look_at(answer, now)
+
+    def _look_at(self, answer: Answer, now: float) -> None:
+        settings, writer = self.settings, answer.writer
+        if writer.writing_since is not None:
+            if now - writer.writing_since > settings.write_seconds:
+                log.warning("client reads nothing", extra={"request_id": answer.id})
+                answer.stop(Gone())
+            return
+        if not answer.comes_in_pieces:
+            return  # nothing arrives before the end: ``request_seconds`` bounds it
+        bound = settings.first_token_seconds if answer.waiting_for_first else settings.stall_seconds
+        if now - answer.timing.chunk > bound:
+            what = "no token came" if answer.waiting_for_first else "the engine fell silent"
+            answer.stop(ApiError(504, f"engine: {what} within {bound:g} s; the request was stopped", code="timeout"))
+        elif now - writer.sent_at > settings.keepalive_seconds and answer.plan.stream:
+            writer.sent_at = now
+            self._spawn(answer.keep_alive())
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
+
+    async def drain(self) -> None:
+        """No new requests; open answers get their time, then an error."""
+        self.draining = True
+        log.info("draining", extra={"open": self.open})
+        until = time.monotonic() + self.settings.drain_seconds
+        while self.open and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        for answer in list(self.answers):
+            answer.stop(ApiError(503, "the gateway is shutting down; the answer was cut", code="draining"))
+        until = time.monotonic() + 2.0
+        while self.open and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+
+    # health
+    async def ready(self) -> str:
+        """``""`` when requests can be answered, else why not."""
+        if self.draining:
+            return "draining"
+        try:
+            answer = await self._model_ready(pb.ModelReadyRequest(name=MODEL), timeout=READY_SECONDS)
+        except grpc.RpcError as error:
+            return f"Triton at {self.settings.triton_grpc} does not answer ({error.code().name.lower()})"
+        return "" if answer.ready else f"Triton has not loaded model {MODEL}"
+
+    async def canary(self) -> float:
+        """Seconds a real one-token answer takes; callers at the same time share one. Raises ``ClientError``."""
+        if self._canary is None or self._canary.done():
+            self._canary = asyncio.ensure_future(self._generate_one())
+        return await asyncio.shield(self._canary)
+
+    async def _generate_one(self) -> float:
+        from client._request import Ask
+        from client._stream import request_ids
+        from client.grpc_aio import AsyncGrpcStream
+        from client.types import NO_RETRY, Options, Timeouts
+
+        begin = time.monotonic()
+        options, timeouts = Options(max_tokens=1, temperature=0.0), Timeouts(first_token=10.0, total=15.0)
+        ask = Ask("Hello", options, stream=False, timeouts=timeouts, retry=NO_RETRY)
+        async with AsyncGrpcStream(self.channel, request_ids(), ask) as stream:
+            async for chunk in stream:
+                if chunk.finish_reason in ("stop", "length"):
+                    return time.monotonic() - begin
+        raise library.StreamCut("engine: the canary's answer did not end")
+
+
+def _names(settings: Settings) -> tuple[tuple[str, ...], int | None, bool]:
+    """Names the model answers to, the one shown first; the context length in tokens; whether its weights are random."""
+    names, context, synthetic = list(settings.names), None, False
+    if settings.engine_path:
+        try:
+            engine = engine_dir.read(settings.engine_path)
+        except EngineDirectoryError as error:
+            log.warning("%s", error)
+        else:
+            names += [engine.model.name, *([engine.model.source] if "/" in engine.model.source else [])]
+            context, synthetic = engine.limits.max_seq_len, engine.model.synthetic
+    names = [name for name in names if name and not name.startswith(("/", "."))]
+    return tuple(dict.fromkeys([*names, MODEL])), context, synthetic

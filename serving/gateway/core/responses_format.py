@@ -1,0 +1,196 @@
+"""OpenAI's Responses JSON around the engine's text: the object, and the typed events of a stream. Pure."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import orjson
+
+from serving.gateway.core.choices import Piece
+from serving.gateway.core.tools import CallStart, Content, Event
+from serving.gateway.core.translate import Plan
+from serving.gateway.schema.responses_protocol import ResponsesRequest
+
+JsonObject = dict[str, Any]
+
+
+def usage(used: JsonObject) -> JsonObject:
+    """The usage of a chat completion in this endpoint's names."""
+    details = {"cached_tokens": used["prompt_tokens_details"]["cached_tokens"], "cache_write_tokens": 0}
+    return {
+        "input_tokens": used["prompt_tokens"], "input_tokens_details": details,
+        "output_tokens": used["completion_tokens"], "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": used["total_tokens"],
+    }  # fmt: skip
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+class Items:
+    """The output made so far, and the event of each step of it: (type, fields)."""
+
+    def __init__(self, *, one_call: bool) -> None:
+        self.done: list[JsonObject] = []
+        self.finish: str | None = None
+        self._one_call = one_call
+        self._scores: list[JsonObject] = []  # of tokens whose text has not come yet
+        self._open: JsonObject | None = None
+
+    def add(self, piece: Piece) -> list[tuple[str, JsonObject]]:
+        """What a piece of the answer changes."""
+        self._scores += (piece.logprobs or {}).get("content") or []
+        found: list[Event] = [Content(piece.text)] if piece.events is None else piece.events
+        steps = []
+        for event in found:
+            if isinstance(event, Content):
+                if event.text:
+                    steps += self._text(event.text)
+                continue
+            self._scores = []  # the tag's and the call's own tokens: no text has them
+            if not (self._one_call and event.index):
+                steps += self._start(event.name) if isinstance(event, CallStart) else self._arguments(event.text)
+        if piece.finish:
+            self.finish = piece.finish
+            if not self.done and self._open is None:
+                steps += self._message()  # an empty answer is a message still
+            if self._scores and self._open and self._open["type"] == "message":
+                steps += self._text("")
+            steps += self._close("incomplete" if piece.finish == "length" else "completed")
+        return steps
+
+    def _message(self) -> list[tuple[str, JsonObject]]:
+        steps = self._close("completed")
+        item = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "status": "in_progress", "role": "assistant"}
+        part: JsonObject = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        steps.append(("output_item.added", {"output_index": len(self.done), "item": item | {"content": []}}))
+        self._open = item | {"content": [part]}
+        return [*steps, ("content_part.added", self._at_part() | {"part": part | {"logprobs": []}})]
+
+    def _text(self, text: str) -> list[tuple[str, JsonObject]]:
+        steps = [] if self._open and self._open["type"] == "message" else self._message()
+        assert self._open is not None
+        part = self._open["content"][0]
+        scores, self._scores = self._scores, []
+        part["text"] += text
+        part["logprobs"] += scores
+        return [*steps, ("output_text.delta", self._at_part() | {"delta": text, "logprobs": scores})]
+
+    def _start(self, name: str) -> list[tuple[str, JsonObject]]:
+        steps = self._close("completed")
+        self._open = {
+            "id": f"fc_{uuid.uuid4().hex}", "type": "function_call", "status": "in_progress",
+            "call_id": f"call_{uuid.uuid4().hex[:24]}", "name": name, "arguments": "",
+        }  # fmt: skip
+        return [*steps, ("output_item.added", {"output_index": len(self.done), "item": dict(self._open)})]
+
+    def _arguments(self, text: str) -> list[tuple[str, JsonObject]]:
+        assert self._open is not None
+        self._open["arguments"] += text
+        return [("function_call_arguments.delta", self._at() | {"delta": text})]
+
+    def _close(self, status: str) -> list[tuple[str, JsonObject]]:
+        item = self._open
+        if item is None:
+            return []
+        steps: list[tuple[str, JsonObject]] = []
+        if item["type"] == "message":
+            part = item["content"][0]
+            done = {"text": part["text"], "logprobs": part["logprobs"]}
+            steps += [
+                ("output_text.done", self._at_part() | done),
+                ("content_part.done", self._at_part() | {"part": part}),
+            ]
+        else:
+            done = {"name": item["name"], "arguments": item["arguments"]}
+            status = "completed" if _is_json(item["arguments"]) else status
+            steps.append(("function_call_arguments.done", self._at() | done))
+        item["status"] = status
+        steps.append(("output_item.done", {"output_index": len(self.done), "item": item}))
+        self.done.append(item)
+        self._open = None
+        return steps
+
+    def _at(self) -> JsonObject:
+        assert self._open is not None
+        return {"item_id": self._open["id"], "output_index": len(self.done)}
+
+    def _at_part(self) -> JsonObject:
+        return self._at() | {"content_index": 0}
+
+
+class _Response:
+    """The response object around the items."""
+
+    def __init__(self, plan: Plan, answer_id: str, model: str, created: int) -> None:
+        request = plan.response
+        assert isinstance(request, ResponsesRequest)
+        given = request.model_dump(exclude_unset=True, by_alias=True)
+        text = {"format": {"type": "text"}} | {k: v for k, v in (given.get("text") or {}).items() if v is not None}
+        self.items = Items(one_call=plan.one_call)
+        self._head: JsonObject = {
+            "id": answer_id, "object": "response", "created_at": created, "background": False,
+            "instructions": request.instructions, "max_output_tokens": request.max_output_tokens,
+            "max_tool_calls": None, "metadata": request.metadata or {}, "model": model,
+            "parallel_tool_calls": request.parallel_tool_calls is not False, "previous_response_id": None,
+            "prompt_cache_key": request.prompt_cache_key, "reasoning": {"effort": None, "summary": None},
+            "safety_identifier": request.safety_identifier, "service_tier": "default", "store": False,
+            "temperature": request.temperature, "text": text, "tool_choice": given.get("tool_choice") or "auto",
+            "tools": given.get("tools") or [], "top_logprobs": request.top_logprobs or 0, "top_p": request.top_p,
+            "truncation": "disabled", "user": request.user,
+        }  # fmt: skip
+
+    def object(self, used: JsonObject | None = None) -> JsonObject:
+        """In progress without ``used``."""
+        cut = self.items.finish == "length"
+        return self._head | {
+            "status": "in_progress" if used is None else "incomplete" if cut else "completed", "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if cut and used else None,
+            "output": self.items.done if used else [], "usage": used and usage(used),
+        }  # fmt: skip
+
+
+class ResponseSse:
+    """The events of a streamed response, numbered from 0."""
+
+    is_plain = False
+
+    def __init__(self, plan: Plan, answer_id: str, model: str, created: int) -> None:
+        self._response = _Response(plan, answer_id, model, created)
+        self.number = 0
+
+    def rich(self, index: int, piece: Piece, used: JsonObject) -> bytes:
+        steps = self._response.items.add(piece)
+        if steps and not self.number:
+            opening = self._response.object()
+            steps = [("created", {"response": opening}), ("in_progress", {"response": opening}), *steps]
+        return b"".join(self._event(*step) for step in steps)
+
+    def end(self, used: JsonObject) -> bytes:
+        last = self._response.object(used)
+        return self._event(last["status"], {"response": last})
+
+    def _event(self, kind: str, fields: JsonObject) -> bytes:
+        name = f"response.{kind}"
+        event = {"type": name, "sequence_number": self.number, **fields}
+        self.number += 1
+        return b"event: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps(event))
+
+
+class WholeResponse:
+    """The body of a response that is not streamed."""
+
+    def __init__(self, plan: Plan, answer_id: str, model: str, created: int) -> None:
+        self._response = _Response(plan, answer_id, model, created)
+
+    def add(self, index: int, piece: Piece) -> None:
+        self._response.items.add(piece)
+
+    def body(self, used: JsonObject) -> bytes:
+        return orjson.dumps(self._response.object(used))

@@ -1,0 +1,103 @@
+"""Tokenizer work the gateway does itself: log-prob tokens as text, /tokenize, /detokenize, prompts given as ids."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contract.errors import ServingError
+from serving.gateway.core.errors import ApiError, bad_request
+
+if TYPE_CHECKING:
+    from serving.tokenizer.encoder import Encoder
+    from serving.tokenizer.prompt import PromptBuilder
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's byte-level BPE alphabet: the character a byte is written as in the vocabulary -> the byte."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+class Tokens:
+    """Loads the tokenizer when it is first needed; ``load`` does it away from the event loop."""
+
+    def __init__(self, engine: Path | None) -> None:
+        self._engine = engine
+        self._pieces: dict[int, bytes] = {}
+
+    async def load(self, *, template: bool = False) -> None:
+        await asyncio.to_thread(getattr, self, "_builder" if template else "_encoder")
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        from serving.tokenizer.encoder import Encoder
+
+        return Encoder(self._directory / "tokenizer.json")
+
+    @cached_property
+    def _builder(self) -> PromptBuilder:
+        from contract import engine_dir
+        from serving.tokenizer.prompt import (
+            PromptBuilder,  # imports transformers: seconds, so only when a template is rendered
+        )
+
+        return PromptBuilder(engine_dir.read(self._directory))
+
+    @property
+    def _directory(self) -> Path:
+        if self._engine is None:
+            raise ApiError(503, "tokenizer: the gateway has no ENGINE_DIR; start it through `make serve`")
+        return self._engine
+
+    @cached_property
+    def _alphabet(self) -> dict[str, int]:
+        return _byte_alphabet()
+
+    def text(self, token: int) -> bytes:
+        """A token's bytes; they need not be whole characters. Unknown ids are ``b""``."""
+        if token not in self._pieces:
+            piece = self._encoder.tokenizer.id_to_token(token) or ""
+            plain = all(c in self._alphabet for c in piece)
+            self._pieces[token] = bytes(self._alphabet[c] for c in piece) if plain else piece.encode()
+        return self._pieces[token]
+
+    def encode(self, text: str) -> list[int]:
+        return self._encoder.encode(text)
+
+    def encode_chat(
+        self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], flags: Mapping[str, bool]
+    ) -> list[int]:
+        from serving.tokenizer.tensors import Fields
+
+        given: dict[str, list[Any]] = {name: [value] for name, value in flags.items()}
+        given["messages"] = [json.dumps(messages, ensure_ascii=False).encode()]
+        if tools:
+            given["tools"] = [json.dumps(list(tools), ensure_ascii=False).encode()]
+        (encoded,) = self._builder.encode([Fields(given)])
+        if isinstance(encoded, ServingError):
+            raise ApiError(400, str(encoded), param="messages")
+        return encoded.ids
+
+    def decode(self, ids: list[int], field: str = "tokens") -> str:
+        """Raises ``ApiError`` naming ``field`` for an id that no token has."""
+        tokenizer = self._encoder.tokenizer
+        top = tokenizer.get_vocab_size() - 1
+        bad = next((i for i in ids if not 0 <= i <= top or tokenizer.id_to_token(i) is None), None)
+        if bad is not None:
+            raise bad_request(field, f"{bad} is no token id; give integers from 0 to {top}")
+        return str(self._encoder.tokenizer.decode(ids, skip_special_tokens=False))
+
+    def exact_text(self, ids: list[int]) -> str:
+        """Text that encodes to exactly ``ids``: the engine takes text. Raises ``ApiError`` when there is none."""
+        text = self.decode(ids, "prompt")
+        if self.encode(text) != ids:
+            raise bad_request(
+                "prompt", "these token ids are not what their text encodes to; send the text", "unsupported"
+            )
+        return text

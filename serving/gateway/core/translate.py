@@ -1,0 +1,280 @@
+"""A validated request -> what Triton gets. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from client import _wire
+from client.errors import InvalidRequest
+from client.types import Options, Prompt
+from serving.gateway.core.errors import ApiError, bad_request
+from serving.gateway.core.tools import ToolParser
+from serving.gateway.schema.protocol import (
+    ChatRequest,
+    Common,
+    CompletionRequest,
+    NamedTool,
+    Part,
+    StreamOptions,
+    Structured,
+)
+from serving.gateway.schema.schemas import dumped, required_calls
+
+COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; chat answers end by themselves
+ANY_OBJECT = ("json_schema", '{"type":"object"}')  # the engines' own "json" takes a bare string for JSON too
+_SAME = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "min_tokens", "priority",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One HTTP request as the gateway carries it out: ``prompts`` × ``options.n`` choices."""
+
+    chat: bool
+    prompts: tuple[Prompt, ...]
+    options: Options
+    stream: bool
+    stream_options: StreamOptions
+    echo: bool = False
+    token_ids: bool = False
+    logprobs: bool = False
+    top_logprobs: int = 0
+    parser: Callable[[], ToolParser] | None = None
+    one_call: bool = False  # parallel_tool_calls: false
+    user: str = ""
+    response: BaseModel | None = None  # the ResponsesRequest to be answered in that form
+    renamed: dict[str, str] = field(default_factory=dict)  # Triton's tensor name -> this request's field
+
+    @property
+    def choices(self) -> int:
+        return len(self.prompts) * self.options.n
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether the engine is asked to stream; one whole answer is one response."""
+        return self.stream or self.options.n > 1
+
+    def infer_request(self, request_id: str, index: int, model: str) -> Any:
+        """Raises ``ApiError`` for a value that fits no tensor."""
+        try:
+            request = _wire.infer_request(
+                request_id, self.prompts[index], self.options, stream=self.in_pieces, model=model
+            )
+        except InvalidRequest as error:
+            name = self.renamed.get(error.field, error.field)
+            raise ApiError(400, name + str(error).removeprefix(error.field), param=name) from None
+        if self.echo:
+            _wire.add_tensor(request, "exclude_input_in_output", "BOOL", [False])
+        return request
+
+
+def chat(request: ChatRequest) -> Plan:
+    options, renamed = _common(request)
+    if request.max_completion_tokens is not None:
+        if request.max_tokens not in (None, request.max_completion_tokens):
+            raise bad_request("max_tokens", "given beside max_completion_tokens with another value; send one of them")
+        options, renamed["max_tokens"] = (
+            replace(options, max_tokens=request.max_completion_tokens),
+            "max_completion_tokens",
+        )
+    if request.top_logprobs and not request.logprobs:
+        raise bad_request("top_logprobs", f"{request.top_logprobs} needs logprobs: true; set both or neither")
+    options = replace(options, logprobs=bool(request.logprobs), top_logprobs=request.top_logprobs or 0)
+    options = replace(
+        options, add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=bool(request.continue_final_message),
+    )  # fmt: skip
+    options, parser, guide = _tools(request, options)
+    if guide:
+        renamed["guided_decoding_guide_type"] = renamed["guided_decoding_guide"] = guide
+    return replace(
+        _plan(request, options, renamed), chat=True, prompts=(_messages(request),), parser=parser,
+        logprobs=bool(request.logprobs), top_logprobs=request.top_logprobs or 0,
+        one_call=request.parallel_tool_calls is False,
+    )  # fmt: skip
+
+
+def completion(request: CompletionRequest, most: int, decode: Callable[[list[int]], str]) -> Plan:
+    """``decode``: token ids -> text that encodes to the same ids, or ``ApiError``."""
+    options, renamed = _common(request)
+    if options.max_tokens is None:
+        options = replace(options, max_tokens=COMPLETION_TOKENS)
+    wanted = request.logprobs is not None
+    if wanted:
+        options = replace(options, logprobs=True, top_logprobs=request.logprobs or 0)
+        if request.echo:
+            raise bad_request("logprobs", "cannot be given with echo: the engine scores the answer only", "unsupported")
+    prompts = _prompts(request.prompt, most, decode)
+    renamed["text_input"], renamed["top_logprobs"] = "prompt", "logprobs"
+    return replace(
+        _plan(request, options, renamed), prompts=prompts, echo=bool(request.echo),
+        logprobs=wanted, top_logprobs=request.logprobs or 0,
+    )  # fmt: skip
+
+
+def _plan(request: Common, options: Options, renamed: dict[str, str]) -> Plan:
+    return Plan(
+        chat=False, prompts=(), options=options, stream=bool(request.stream),
+        stream_options=request.stream_options or StreamOptions(), token_ids=bool(request.return_token_ids),
+        user=request.user or "", renamed=renamed,
+    )  # fmt: skip
+
+
+def _prompts(prompt: Any, most: int, decode: Callable[[list[int]], str]) -> tuple[str, ...]:
+    if isinstance(prompt, str):
+        return (prompt,)
+    if not prompt:
+        raise bad_request("prompt", "the list is empty; send at least one prompt")
+    if isinstance(prompt[0], int):
+        return (decode(prompt),)
+    if len(prompt) > most:
+        raise bad_request("prompt", f"{len(prompt)} prompts are too many; send at most {most} in one request")
+    return tuple(p if isinstance(p, str) else decode(p) for p in prompt)
+
+
+def _common(request: Common) -> tuple[Options, dict[str, str]]:
+    if request.stream_options and not request.stream:
+        raise bad_request("stream_options", "only with stream: true")
+    stop = request.stop
+    kind, guide, source = _guide(request)
+    given = {name: value for name in _SAME if (value := getattr(request, name)) is not None}
+    options = Options(
+        **given,
+        seed=_seed(request.seed),
+        logit_bias=_biases(request.logit_bias),
+        max_tokens=request.max_tokens,
+        n=1 if request.n is None else request.n,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
+        stop_token_ids=tuple(request.stop_token_ids or ()),
+        include_stop=bool(request.include_stop_str_in_output),
+        bad_words=tuple(request.bad_words or ()),
+        ignore_eos=bool(request.ignore_eos),
+        guide_type=kind,
+        guide=guide,
+    )
+    if not 1 <= options.n <= 16:
+        raise bad_request("n", f"{options.n} is out of range; give an integer between 1 and 16")
+    renamed = {
+        "stop_words": "stop", "num_return_sequences": "n", "return_log_probs": "logprobs",
+        "guided_decoding_guide_type": source, "guided_decoding_guide": source, "text_input": "messages",
+        "logit_bias_ids": "logit_bias", "logit_bias_values": "logit_bias",
+    }  # fmt: skip
+    return options, renamed
+
+
+def _seed(given: int | None) -> int | None:
+    """OpenAI's seeds are signed, the engine's are not."""
+    if given is not None and not -(2**63) <= given < 2**64:
+        raise bad_request("seed", f"{given} is out of range; give an integer between -2^63 and 2^64 - 1")
+    return None if given is None else given % 2**64
+
+
+def _biases(given: dict[str, float] | None) -> dict[int, float] | None:
+    """OpenAI's keys are token ids written as strings."""
+    wrong = next((key for key in given or () if not (key.isdecimal() and len(key) <= 10)), None)
+    if wrong is not None:
+        raise bad_request("logit_bias", f"{wrong[:40]!r} is no token id; /tokenize gives the ids of a text")
+    return {int(key): bias for key, bias in given.items()} if given else None
+
+
+Guided = tuple[str, str, str]  # guide type, guide, the request's field
+
+
+def _guide(request: Common) -> Guided:
+    found = [*_response_format(request), *_guided_fields(request)]
+    if len(found) > 1:
+        names = " and ".join(dict.fromkeys(source for _, _, source in found))
+        raise bad_request(found[1][2], f"given together with another grammar ({names}); send one")
+    return found[0] if found else ("", "", "response_format")
+
+
+def _response_format(request: Common) -> list[Guided]:
+    wanted = getattr(request, "response_format", None)
+    if wanted is None or wanted.type == "text":
+        return []
+    if wanted.type == "json_object":
+        return [(*ANY_OBJECT, "response_format")]
+    if wanted.json_schema is None:
+        raise bad_request("response_format.json_schema", "missing; it is required with type json_schema")
+    return [("json_schema", dumped(wanted.json_schema.schema_, "response_format"), "response_format")]
+
+
+def _guided_fields(request: Common) -> list[Guided]:
+    spec = request.structured_outputs or Structured()
+    named = (
+        ("json_schema", request.guided_json, "guided_json"), ("regex", request.guided_regex, "guided_regex"),
+        ("regex", _choice(request.guided_choice, "guided_choice"), "guided_choice"),
+        ("ebnf_grammar", request.guided_grammar, "guided_grammar"),
+        ("json_schema", spec.json_, "structured_outputs"), ("regex", spec.regex, "structured_outputs"),
+        ("regex", _choice(spec.choice, "structured_outputs.choice"), "structured_outputs"),
+        ("ebnf_grammar", spec.grammar, "structured_outputs"),
+    )  # fmt: skip
+    found = [(k, v if isinstance(v, str) else dumped(v, source), source) for k, v, source in named if v is not None]
+    return found + ([(*ANY_OBJECT, "structured_outputs")] if spec.json_object else [])
+
+
+def _choice(choices: list[str] | None, field: str) -> str | None:
+    if choices is None:
+        return None
+    if not choices:
+        raise bad_request(field, "the list is empty; give at least one choice")
+    return "(" + "|".join(re.escape(choice) for choice in choices) + ")"
+
+
+def _messages(request: ChatRequest) -> list[dict[str, Any]]:
+    """Only the keys a chat template reads. The tokenizer step checks content and tool calls."""
+    out = []
+    for at, message in enumerate(request.messages):
+        clean: dict[str, Any] = {"role": message.role}
+        content = message.content
+        clean["content"] = _joined(at, content) if isinstance(content, list) else content
+        for name in ("name", "tool_call_id", "tool_calls"):
+            if value := getattr(message, name):
+                clean[name] = value
+        out.append(clean)
+    return out
+
+
+def _joined(at: int, parts: list[Part]) -> str:
+    texts = [part.refusal if part.type == "refusal" else part.text for part in parts]
+    if None in texts:
+        missing = texts.index(None)
+        raise bad_request(f"messages[{at}].content[{missing}].{parts[missing].type}", "missing; it is required")
+    return "".join(text for text in texts if text is not None)
+
+
+def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[], ToolParser] | None, str]:
+    """Options with tools and, for a forced choice, its grammar; the parser of the answer; the field to blame."""
+    tools, choice = request.tools or [], request.tool_choice
+    if not tools:
+        if choice not in (None, "none", "auto"):
+            raise bad_request("tool_choice", "needs tools; send the functions it may choose from")
+        return options, None, ""
+    if choice == "none":
+        return options, None, ""
+    options = replace(options, tools=tuple(tool.model_dump(exclude_none=True) for tool in tools))
+    if choice in (None, "auto"):
+        return options, (lambda: ToolParser("hermes")), ""
+    if options.guide_type:
+        raise bad_request("tool_choice", "a forced choice and a response grammar exclude each other; send one")
+    if isinstance(choice, NamedTool):
+        name = choice.function.name
+        schema = next((t.function.parameters or {"type": "object"} for t in tools if t.function.name == name), None)
+        if schema is None:
+            names = ", ".join(t.function.name for t in tools)
+            raise bad_request("tool_choice.function.name", f"{name!r} is not among tools ({names})")
+        parser: Callable[[], ToolParser] = lambda: ToolParser("named", name)  # noqa: E731  # typed
+        return replace(options, guide_type="json_schema", guide=dumped(schema)), parser, "tool_choice"
+    schema = required_calls(request)
+    return (
+        replace(options, guide_type="json_schema", guide=dumped(schema)),
+        (lambda: ToolParser("array")),
+        "tool_choice",
+    )

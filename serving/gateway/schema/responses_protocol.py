@@ -1,0 +1,266 @@
+"""POST /v1/responses: OpenAI's newer form of a chat, as a chat request. Nothing is stored here, so each request brings
+its whole conversation; what would need a store is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from serving.gateway.core.errors import ApiError, bad_request
+from serving.gateway.schema.protocol import (
+    ChatRequest,
+    Fixed,
+    Function,
+    JsonObject,
+    Message,
+    NamedFunction,
+    NamedTool,
+    Part,
+    Quick,
+    ResponseFormat,
+    Shared,
+    Tool,
+    note,
+)
+
+LOGPROBS = "message.output_text.logprobs"
+_STORED = "nothing is stored: send the whole conversation as input"
+
+
+class InputPart(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    type: Literal["input_text", "output_text", "text", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
+
+
+class InputMessage(BaseModel):
+    """A message; ``id``, ``status``, ``phase`` of one sent back are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    type: Literal["message"] | None = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[InputPart]
+
+
+class FunctionCall(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+
+
+class FunctionCallOutput(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str | list[InputPart]
+
+
+class FunctionTool(BaseModel):
+    model_config = ConfigDict(strict=True)
+    type: Literal["function"]
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+    description: str | None = None
+    parameters: JsonObject | None = None
+    strict: bool | None = None
+
+
+class NamedChoice(BaseModel):
+    model_config = ConfigDict(strict=True)
+    type: Literal["function"]
+    name: str
+
+
+class TextFormat(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    schema_: JsonObject | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class TextConfig(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    format: TextFormat | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+class Reasoning(BaseModel):
+    """Answers carry it with nulls, so it comes back so."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    effort: Literal["none"] | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+
+class ResponseStreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    include_obfuscation: bool | None = False
+
+
+_KINDS = {"function_call": "FunctionCall", "function_call_output": "FunctionCallOutput"}
+
+
+def _kind(item: Any) -> str:
+    return _KINDS.get(str(item.get("type")), "InputMessage") if isinstance(item, dict) else "InputMessage"
+
+
+Includable = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "message.input_image.image_url",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+]
+Item = Annotated[
+    Annotated[InputMessage, Tag("InputMessage")]
+    | Annotated[FunctionCall, Tag("FunctionCall")]
+    | Annotated[FunctionCallOutput, Tag("FunctionCallOutput")],
+    Discriminator(_kind),
+]
+
+# fmt: off
+_FIXED: dict[str, Fixed] = {
+    "background": Fixed((False,), True, True, "answers are made while the caller waits"),
+    "service_tier": Fixed(("auto", "default"), True, False, "there is one tier"),
+    "store": Fixed((False,), True, True, "nothing is stored"),
+    "truncation": Fixed(("disabled",), True, True, "shorten the input yourself: a cut one asks another question"),
+    "previous_response_id": Fixed((), True, True, _STORED),
+    "conversation": Fixed((), True, False, _STORED),
+    "prompt": Fixed((), True, True, _STORED),
+    "context_management": Fixed((), True, False, _STORED),
+    "image": Fixed((), True, False, "the model reads and writes text"),
+    "background_options": Fixed((), True, False, "answers are made while the caller waits"),
+    "access_programs": Fixed((), True, False, "this server has nothing like it"),
+    "enable_response_messages": Fixed((False,), False, True, "return_token_ids of a chat gives the tokens"),
+    "moderation": Fixed((), True, False, "this server has nothing like it"),
+    "max_tokens": Fixed((), False, False, "here it is called max_output_tokens"),
+    "max_completion_tokens": Fixed((), False, False, "here it is called max_output_tokens"),
+    "logprobs": Fixed((False,), False, False, f'here it is include: ["{LOGPROBS}"]'),
+    "messages": Fixed((), False, False, "here it is called input"),
+    "response_format": Fixed((), False, False, "here it is called text.format"),
+    "n": Fixed((1,), False, False, "one answer per response"),
+}
+# fmt: on
+
+
+class ResponsesRequest(Shared):
+    """POST /v1/responses."""
+
+    others: ClassVar[dict[str, Fixed]] = _FIXED
+
+    input: str | Quick[Item] = Field(
+        description="text, or messages, function calls and their outputs; images and files are refused",
+        json_schema_extra={"x-openai": True, "x-vllm": True},
+    )
+    instructions: str | None = note("a system message in front of input", openai=True)
+    max_output_tokens: int | None = note("default: what the context leaves", openai=True)
+    text: TextConfig | None = note("`format`: `text`, `json_object`, `json_schema`, enforced or refused", openai=True)
+    tools: list[FunctionTool] | None = note("functions; built-in tools are refused", openai=True)
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = note(
+        "`required` and a name need an engine with guided decoding", openai=True
+    )
+    max_tool_calls: int | None = note("no effect: it counts built-in tools, and there are none", openai=True)
+    reasoning: Reasoning | None = note("`effort` only null or `none`: Qwen2.5 does not reason apart", openai=True)
+    parallel_tool_calls: bool | None = note("false: at most one call is passed on", openai=True)
+    include: list[Includable] | None = note(
+        f"`{LOGPROBS}`; of the other parts of OpenAI's list an answer has none", openai=True
+    )
+    top_logprobs: int | None = note(f"0 to 20, with include `{LOGPROBS}`", openai=True)
+    stream_options: ResponseStreamOptions | None = note("`include_obfuscation` has no effect", openai=True)
+
+
+RENAMED = {
+    "max_tokens": "max_output_tokens", "messages": "input", "response_format": "text.format",
+    "response_format.json_schema": "text.format.schema", "tool_choice.function.name": "tool_choice.name",
+    "logprobs": "include",
+}  # fmt: skip
+
+
+def as_chat(request: ResponsesRequest) -> ChatRequest:
+    """The same request as a chat completion's. Raises ``ApiError`` in this endpoint's names."""
+    if request.input == []:
+        raise bad_request("input", "the list is empty; send at least one item")
+    scores = LOGPROBS in (request.include or ())
+    if request.top_logprobs and not scores:
+        raise bad_request("top_logprobs", f'{request.top_logprobs} needs include: ["{LOGPROBS}"]; set both or neither')
+    same = {name: getattr(request, name) for name in Shared.model_fields}
+    choice = request.tool_choice
+    return ChatRequest.model_construct(
+        **same,
+        messages=_messages(request),
+        max_completion_tokens=request.max_output_tokens,
+        tools=[Tool(type="function", function=Function(**t.model_dump(exclude={"type"}))) for t in request.tools or ()],
+        tool_choice=NamedTool(function=NamedFunction(name=choice.name)) if isinstance(choice, NamedChoice) else choice,
+        parallel_tool_calls=request.parallel_tool_calls,
+        response_format=_format(request),
+        logprobs=scores,
+        top_logprobs=request.top_logprobs if scores else None,
+    )
+
+
+def renamed(error: ApiError) -> ApiError:
+    """``error`` of a chat request with this endpoint's field names."""
+    for chat, name in RENAMED.items():
+        if error.param == chat:
+            error.message = name + error.message.removeprefix(chat)
+            error.param = name
+            break
+    return error
+
+
+def _format(request: ResponsesRequest) -> ResponseFormat | None:
+    wanted = request.text.format if request.text else None
+    if wanted is None:
+        return None
+    if wanted.type == "json_schema" and wanted.schema_ is None:
+        raise bad_request("text.format.schema", "missing; it is required with type json_schema")
+    spec = {"schema": wanted.schema_, "name": wanted.name} if wanted.type == "json_schema" else None
+    return ResponseFormat.model_validate({"type": wanted.type, "json_schema": spec})
+
+
+def _messages(request: ResponsesRequest) -> list[Message]:
+    """Calls that follow each other are one assistant message's, as chat has them."""
+    found = [Message(role="system", content=request.instructions)] if request.instructions else []
+    if isinstance(request.input, str):
+        return [*found, Message(role="user", content=request.input)]
+    for at, item in enumerate(request.input):
+        if isinstance(item, FunctionCall):
+            _check_arguments(f"input[{at}].arguments", item.arguments)
+            if not (found and found[-1].role == "assistant"):
+                found.append(Message(role="assistant"))
+            function = {"name": item.name, "arguments": item.arguments}
+            call = {"id": item.call_id, "type": "function", "function": function}
+            found[-1].tool_calls = [*(found[-1].tool_calls or ()), call]
+        elif isinstance(item, FunctionCallOutput):
+            text = _text(f"input[{at}].output", item.output)
+            found.append(Message(role="tool", tool_call_id=item.call_id, content=text))
+        else:
+            found.append(Message(role=item.role, content=_text(f"input[{at}].content", item.content)))
+    return found
+
+
+def _check_arguments(field: str, arguments: str) -> None:
+    try:
+        orjson.loads(arguments or "{}")
+    except orjson.JSONDecodeError as error:
+        raise bad_request(field, f"not JSON ({error}); send the call's whole arguments") from None
+
+
+def _text(field: str, content: str | list[InputPart]) -> str | list[Part]:
+    if isinstance(content, str):
+        return content
+    texts = [part.refusal if part.type == "refusal" else part.text for part in content]
+    if None in texts:
+        raise bad_request(f"{field}[{texts.index(None)}].text", "missing; it is required")
+    return [Part(type="text", text=text) for text in texts if text is not None]

@@ -1,0 +1,125 @@
+"""Starts the workers, replaces one that dies, hands signals on, leaves nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import fields
+from pathlib import Path
+
+from prometheus_client import multiprocess
+
+from serving.gateway import listening, logs
+from serving.gateway.core import auth
+from serving.gateway.settings import Settings, SettingsError
+
+log = logging.getLogger("serving.gateway")
+DEATHS, WITHIN = 5, 30.0  # so many dead workers within so many seconds: give up
+WATCH_SECONDS = 0.1
+
+
+def hold_port(settings: Settings) -> socket.socket:
+    """Reserve the port without listening. Raises ``SettingsError`` when somebody else has it."""
+    try:
+        family, kind, proto, address = listening.address_of(settings.host, settings.port)
+        with socket.socket(family, kind, proto) as probe:  # without SO_REUSEPORT: a second gateway must not slip in
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+        return listening.listen(settings.host, settings.port)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        raise SettingsError(f"GATEWAY_PORT: {where} cannot be used ({error.strerror}); choose another port") from None
+
+
+class Supervisor:
+    def __init__(self, settings: Settings) -> None:
+        auth.load(settings)  # complain before anything starts
+        self._settings = settings
+        self._held = hold_port(settings)
+        self.port: int = self._held.getsockname()[1]
+        self._run_dir = Path(tempfile.mkdtemp(prefix="gateway-"))
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._deaths: list[float] = []
+        self._signalled = False
+
+    def run(self) -> int:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self._on_signal)
+        try:
+            for _ in range(self._settings.processes):
+                self._workers.append(self._start())
+            log.info(
+                "gateway listens", extra={"host": self._settings.host, "port": self.port, "workers": len(self._workers)}
+            )
+            return self._watch()
+        finally:
+            self._stop()
+            self._held.close()
+            shutil.rmtree(self._run_dir, ignore_errors=True)
+
+    def _on_signal(self, *_: object) -> None:
+        self._signalled = True
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        names = {f.name: f.metadata["env"] for f in fields(Settings)}
+        metrics = self._run_dir / "metrics"
+        metrics.mkdir(exist_ok=True)
+        environment = os.environ | {
+            names["port"]: str(self.port),
+            names["run_dir"]: str(self._run_dir),
+            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+        }
+        command = [sys.executable, "-m", "serving.gateway.worker"]
+        # its own session: a Ctrl-C in the terminal comes through here, once, and in order
+        return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+
+    def _watch(self) -> int:
+        while not self._signalled:
+            time.sleep(WATCH_SECONDS)
+            for at, process in enumerate(self._workers):
+                if process.poll() is None:
+                    continue
+                multiprocess.mark_process_dead(process.pid, str(self._run_dir / "metrics"))  # type: ignore[no-untyped-call]
+                log.error("worker died", extra={"pid": process.pid, "status": process.returncode})
+                if self._too_many_deaths():
+                    log.error("gateway: workers keep dying; giving up")
+                    return 1
+                self._workers[at] = self._start()
+        return 0
+
+    def _too_many_deaths(self) -> bool:
+        now = time.monotonic()
+        self._deaths = [t for t in self._deaths if now - t < WITHIN] + [now]
+        return len(self._deaths) >= DEATHS
+
+    def _stop(self) -> None:
+        for process in self._workers:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + self._settings.drain_seconds + 7
+        for process in self._workers:
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:  # noqa: PERF203  # a handful of workers
+                process.kill()
+                process.wait()
+
+
+def main() -> int:
+    try:
+        settings = Settings.from_environment()
+        logs.configure(settings.log_level)
+        supervisor = Supervisor(settings)
+    except SettingsError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 2
+    if settings.host not in ("127.0.0.1", "localhost", "::1") and not (settings.api_keys or settings.api_keys_file):
+        log.warning("HOST opens the gateway to the network without API keys; set GATEWAY_API_KEYS_FILE")
+    return supervisor.run()

@@ -1,0 +1,66 @@
+"""One process of the gateway. Started by ``supervisor``; ends when told to, or when the supervisor is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+
+from serving.gateway import logs
+from serving.gateway.api import app
+from serving.gateway.core.gateway import Gateway
+from serving.gateway.listening import listen
+from serving.gateway.settings import Settings
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling: on a signal this process drains first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings) -> None:
+    application, gateway = app.create(settings)
+    config = uvicorn.Config(
+        application, loop="uvloop", http="httptools", ws="none", lifespan="on", access_log=False, log_config=None,
+        server_header=False, backlog=2048, timeout_graceful_shutdown=3, timeout_keep_alive=75,
+    )  # fmt: skip
+    server = _Server(config)
+    loop, ending = asyncio.get_running_loop(), asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, ending.set)
+    loop.add_reader(0, ending.set)  # the supervisor holds the other end of standard input; it never writes
+    drain = asyncio.create_task(_drain_when(ending, gateway, server))
+    await server.serve([listen(settings.host, settings.port)])
+    drain.cancel()
+
+
+async def _drain_when(ending: asyncio.Event, gateway: Gateway, server: uvicorn.Server) -> None:
+    await ending.wait()
+    asyncio.get_running_loop().remove_reader(0)
+    await gateway.drain()
+    server.should_exit = True
+
+
+def main() -> None:
+    settings = Settings.from_environment()
+    logs.configure(settings.log_level)
+    os.set_blocking(0, False)
+    if sys.version_info >= (3, 11):
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    else:
+        uvloop.install()
+        asyncio.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""``docker run`` command lines for NVIDIA's Triton + TensorRT-LLM image: pure functions, nothing is started here.
+
+Paths are mounted at their own names, so a command reads the same inside and outside. The image is the one pinned in
+versions.toml plus the gateway's packages (``Dockerfile.tensorrt_llm``). The container runs as the calling user.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.paths import ROOT
+from contract.versions import pinned
+
+SHM_GIB = 8  # Triton's stubs, NCCL and the MPI workers all use /dev/shm; Docker's default is 64 MiB
+INSIDE = Path("/app/examples/quantization/quantize.py")  # NVIDIA's image has it, under Docker or Kubernetes alike
+# What the gateway and the clients import and a Triton image may lack; versions: whatever fits the image.
+PACKAGES = ("starlette", "uvicorn[standard]", "httpx", "pydantic", "prometheus_client", "orjson", "psutil", "rich",
+            "huggingface_hub", "tokenizers", "tiktoken", "tritonclient[grpc]")  # fmt: skip
+PASSED_THROUGH = ("HF_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "CUDA_VISIBLE_DEVICES")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    path: Path
+    writable: bool = False
+
+    def argument(self) -> str:
+        return f"{self.path}:{self.path}" + ("" if self.writable else ":ro")
+
+
+def image() -> str:
+    return f"qwen-triton-trtllm:{pinned('tensorrt_llm')}"
+
+
+def image_command() -> list[str]:
+    """Builds ``image()`` once; a second run answers from Docker's cache."""
+    base, packages = pinned("tensorrt_llm", "container"), " ".join(PACKAGES)
+    dockerfile = ROOT / "build_engine" / "Dockerfile.tensorrt_llm"
+    arguments = ["--build-arg", f"BASE={base}", "--build-arg", f"PACKAGES={packages}"]
+    return ["docker", "build", "--tag", image(), *arguments, "--file", str(dockerfile), str(dockerfile.parent)]
+
+
+def inside() -> bool:
+    """Is this process in the TensorRT-LLM container (so that commands run directly)?"""
+    return INSIDE.exists()
+
+
+def run_command(
+    argv: Sequence[str],
+    mounts: Sequence[Mount],
+    *,
+    environment: Mapping[str, str] | None = None,
+    publish: Sequence[str] = (),
+    gpus: str = "all",
+    name: str = "",
+) -> list[str]:
+    """``docker run`` of ``argv``. ``publish`` entries are Docker's ``HOST:PORT:PORT``.
+
+    ``--init`` reaps the MPI workers and ends them with the container; without the ulimits pinned memory and deep C++
+    stacks fail. ``USER`` must be set because the calling user's id has no name inside.
+    """
+    settings = {"HOME": "/tmp", "USER": "qwen", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    settings.update(environment or {})
+    command = ["docker", "run", "--rm", "--init", "--gpus", gpus, f"--shm-size={SHM_GIB}g"]
+    command += ["--ulimit", "memlock=-1", "--ulimit", "stack=67108864", "--user", f"{os.getuid()}:{os.getgid()}"]
+    command += ["--name", name] if name else []
+    command += [part for entry in publish for part in ("--publish", entry)]
+    command += [part for mount in _unique(mounts) for part in ("--volume", mount.argument())]
+    command += [part for key, value in settings.items() for part in ("--env", f"{key}={value}")]
+    command += [part for key in PASSED_THROUGH if key in os.environ for part in ("--env", key)]
+    return [*command, "--workdir", "/tmp", image(), *argv]  # trtllm-build writes a cache where it stands
+
+
+def serve_command(
+    engine: Path,
+    *,
+    host: str = "127.0.0.1",
+    ports: Mapping[str, int],
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    gpus: str = "all",
+) -> list[str]:
+    """``python3 -m serving`` in the container, for the launcher.
+
+    ``ports`` maps ``HTTP_PORT``, ``GRPC_PORT``, ``METRICS_PORT`` and ``GATEWAY_PORT`` (left out: no gateway) to a port,
+    the same inside and outside. They are published on ``host``, localhost unless told otherwise; inside, the servers
+    listen on all addresses, which only Docker's bridge can reach. Repository and engine are mounted read-only.
+    """
+    options = ["--engine", str(engine), "--host", "0.0.0.0"]
+    for variable, port in ({"GATEWAY_PORT": 0} | dict(ports)).items():
+        options += [f"--{variable.lower().replace('_', '-')}", str(port)]
+    return run_command(
+        ["python3", "-m", "serving", *options, *arguments],
+        [Mount(ROOT), Mount(engine.resolve()), Mount(engine.absolute())],
+        environment=environment,
+        publish=[f"{_bracketed(host)}:{port}:{port}" for port in ports.values()],
+        gpus=gpus,
+        name=f"qwen-triton-{ports['HTTP_PORT']}" if "HTTP_PORT" in ports else "",
+    )
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _unique(mounts: Sequence[Mount]) -> list[Mount]:
+    """One mount per path, writable if any asks for it, parents first."""
+    merged: dict[Path, bool] = {}
+    for mount in mounts:
+        merged[mount.path] = merged.get(mount.path, False) or mount.writable
+    return [Mount(path, writable) for path, writable in sorted(merged.items())]

@@ -1,0 +1,132 @@
+"""One engine step: plan, forward, sample. Owned by one thread; knows nothing of processes or messages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as Items
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.sampling import EngineRequest, FinishReason, StreamDelta
+from serving.runtimes.base import RuntimeStats
+from serving.runtimes.openvino.blocks import BlockPool
+from serving.runtimes.openvino.sampling import Choice, GrammarState, Sampler
+from serving.runtimes.openvino.scheduler import Chunk, Scheduler, Sequence
+
+STEP_TOKENS = 128  # longer steps stall the decoders, shorter ones slow prompts down (cpu: 64-128 is best on 2 cores)
+log = logging.getLogger(__name__)
+
+
+class Model(Protocol):
+    def forward(self, chunks: Items[Chunk]) -> npt.NDArray[np.float32]: ...
+
+
+class Engine:
+    """``end_ids`` end a guided answer even when the request ignores them."""
+
+    def __init__(
+        self,
+        model: Model,
+        pool: BlockPool,
+        max_streams: int,
+        max_seq_len: int,
+        end_ids: frozenset[int] = frozenset(),
+        step_tokens: int = STEP_TOKENS,
+    ) -> None:
+        self._model = model
+        self._pool = pool
+        self._scheduler = Scheduler(pool, max_streams, step_tokens)
+        self._max_seq_len = max_seq_len
+        self._end_ids = end_ids
+        self.forget()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._scheduler.running or self._scheduler.waiting)
+
+    def submit(self, request: EngineRequest, grammar: GrammarState | None = None) -> None:
+        prompt = [int(token) for token in request.input_ids]
+        sampler = Sampler(request.sampling, prompt, grammar)
+        self._arrivals += 1
+        self._scheduler.add(Sequence(request, sampler, self._arrivals, prompt))
+
+    def abort(self, stream_id: int) -> StreamDelta | None:
+        """The stream's last delta, or None when it is not here (any more)."""
+        if self._scheduler.remove(stream_id) is None:
+            return None
+        return StreamDelta(stream_id, (), 0, "cancelled")
+
+    def step(self) -> list[StreamDelta]:
+        chunks = self._scheduler.plan()
+        if not chunks:
+            return []
+        logits = self._model.forward(chunks)
+        self._steps += 1
+        deltas, row = [], 0
+        for chunk in chunks:
+            self._scheduler.done(chunk)
+            if chunk.sample:
+                deltas.append(self._sample(chunk.sequence, logits[row]))
+                row += 1
+        return deltas
+
+    def forget(self) -> None:
+        """Start all counters anew, after warming up."""
+        self._arrivals = self._prompt_tokens = self._cached_tokens = self._generated = self._steps = 0
+
+    def stats(self) -> RuntimeStats:
+        return RuntimeStats(
+            running=self._scheduler.running,
+            waiting=self._scheduler.waiting,
+            kv_blocks_used=self._pool.used,
+            kv_blocks_total=self._pool.total,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated,
+            steps=self._steps,
+        )
+
+    def _sample(self, sequence: Sequence, row: npt.NDArray[np.float32]) -> StreamDelta:
+        if not sequence.sampler.output:
+            self._prompt_tokens += len(sequence.request.input_ids)
+            self._cached_tokens += sequence.cached
+        stream_id = sequence.request.stream_id
+        try:
+            choice = sequence.sampler.choose(row)
+            sequence.sampler.accept(choice.token)
+        except (ValueError, IndexError) as error:  # its own fault: the other streams go on
+            log.warning("stream %d: %s", stream_id, error)
+            self._scheduler.remove(stream_id)
+            return StreamDelta(stream_id, (), 0, "error", error=str(error))
+        sequence.tokens.append(choice.token)
+        self._generated += 1
+        reason, shown = self._verdict(sequence, choice.token)
+        if reason:
+            self._scheduler.remove(stream_id)
+        return _delta(sequence, choice, reason, shown)
+
+    def _verdict(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, bool]:
+        """Why the stream ends with this token, if it does, and whether the token is part of the answer."""
+        sampling, grammar = sequence.request.sampling, sequence.sampler.grammar
+        made = len(sequence.sampler.output)
+        if token in sampling.stop_token_ids and made > sampling.min_tokens:
+            return "stop", False
+        if grammar and grammar.finished:
+            return "stop", token not in self._end_ids
+        if made >= sampling.max_tokens or len(sequence.tokens) >= self._max_seq_len:
+            return "length", True
+        return None, True
+
+
+def _delta(sequence: Sequence, choice: Choice, reason: FinishReason | None, shown: bool) -> StreamDelta:
+    return StreamDelta(
+        sequence.request.stream_id,
+        (choice.token,) if shown else (),
+        1,
+        reason,
+        (choice.logprob,) if shown and choice.logprob is not None else (),
+        (choice.top,) if shown and choice.top else (),
+        sequence.cached,
+    )

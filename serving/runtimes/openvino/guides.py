@@ -1,0 +1,98 @@
+"""Guided decoding with llguidance: a guide becomes a grammar, checked before anything is queued."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from llguidance import LLMatcher, LLTokenizer, gbnf_to_lark
+
+from contract.errors import InvalidRequest, shown
+from contract.sampling import Guide
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+FIELD = "guided_decoding_guide"
+# Bounded, or a model that likes blanks would never close an object.
+JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"\n? {0,16}"}
+
+
+def grammar_of(guide: Guide) -> str:
+    """llguidance's grammar text. Raises ``InvalidRequest`` when the guide does not compile."""
+    try:
+        grammar = _translate(guide)
+    except ValueError as error:
+        raise _invalid(guide, str(error)) from error
+    problem = LLMatcher.validate_grammar(grammar)
+    if problem and not problem.startswith("WARNING"):
+        raise _invalid(guide, problem)
+    return grammar
+
+
+def _translate(guide: Guide) -> str:
+    if guide.type == "regex":
+        return LLMatcher.grammar_from_regex(guide.guide)
+    if guide.type == "ebnf_grammar":
+        return LLMatcher.grammar_from_lark(_lark(guide.guide))
+    schema = json.loads(guide.guide) if guide.type == "json_schema" else {}
+    if not isinstance(schema, (dict, bool)):
+        raise ValueError("a JSON schema is an object")
+    if isinstance(schema, bool):
+        schema = {} if schema else {"not": {}}
+    return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)
+
+
+def _lark(text: str) -> str:
+    """GBNF (llama.cpp, xgrammar: ``root ::=``) or Lark (``start:``), as Lark."""
+    try:
+        return gbnf_to_lark.any_to_lark(text)
+    except Exception as error:
+        raise ValueError(str(error)) from error
+
+
+def _invalid(guide: Guide, reason: str) -> InvalidRequest:
+    first = " ".join(reason.split())[:200]
+    return InvalidRequest(FIELD, f"{shown(guide.guide)} is not a valid {guide.type} ({first}): correct it")
+
+
+class Grammars:
+    """Makes grammar states for one tokenizer. Building the token trie takes about a second: do it ahead of need."""
+
+    def __init__(self, tokenizer_json: Path, vocab_size: int, end_ids: list[int]) -> None:
+        self.vocab_size = vocab_size
+        self.end_ids = frozenset(end_ids)
+        text = tokenizer_json.read_text(encoding="utf-8")
+        self._tokenizer = LLTokenizer(text, n_vocab=vocab_size, eos_token=end_ids)
+
+    def start(self, grammar: str) -> LLGuidanceState:
+        """Raises ``ValueError`` when the grammar cannot be used with this tokenizer."""
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            raise ValueError(matcher.get_error())
+        return LLGuidanceState(matcher, self.vocab_size)
+
+
+class LLGuidanceState:
+    """One sequence's place in its grammar; see ``GrammarState``."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if self._matcher.is_error():
+            raise ValueError(self._matcher.get_error())
+        return np.unpackbits(packed, count=self._vocab_size, bitorder="little").view(np.bool_)
+
+    def accept(self, token: int) -> None:
+        if not self._matcher.consume_token(token):
+            raise ValueError(self._matcher.get_error() or f"the grammar does not allow token {token}")
+
+    @property
+    def finished(self) -> bool:
+        return bool(self._matcher.is_stopped())

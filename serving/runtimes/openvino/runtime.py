@@ -1,0 +1,131 @@
+"""CPU runtime: the parent's side. The engine lives in a process of its own (``openvino_worker``).
+
+A worker process keeps Python's lock of the serving process free, and a crash in native code ends the streams instead of
+the server. The parent checks grammars, forwards requests and hands the worker's steps on; everything else is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+from multiprocessing.connection import Connection
+
+from contract.engine_dir import EngineInfo
+from contract.errors import EngineDead, EngineDirectoryError
+from contract.paths import ROOT
+from contract.sampling import EngineRequest
+from serving.runtimes.base import CAPABILITIES, OnDeath, OnStep, Runtime, RuntimeLimits, RuntimeOptions, RuntimeStats
+from serving.runtimes.openvino.guides import grammar_of
+
+CLOSE_SECONDS = 10.0
+log = logging.getLogger(__name__)
+
+
+def interpreter() -> str:
+    """The Python to run the worker with. Inside Triton's stub ``sys.executable`` is the stub."""
+    candidates = (os.environ.get("PYTHON_EXECUTABLE"), f"{sys.prefix}/bin/python3", sys.executable)
+    return next(path for path in candidates if path and os.access(path, os.X_OK))
+
+
+class OpenVinoRuntime:
+    """See the module. ``submit`` and ``abort`` write one message; a thread reads the steps."""
+
+    capabilities = CAPABILITIES - {"lora"}
+
+    def __init__(self, engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> None:
+        self._on_step, self._on_death = on_step, on_death
+        self._closing = False
+        self._sending = threading.Lock()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = _start(theirs.fileno())
+        self._connection = Connection(ours.detach())
+        # the engine reads paths relative to the working directory of this process, so the worker gets an absolute one
+        self._connection.send(("start", dataclasses.replace(engine, path=engine.path.absolute()), options))
+        self.limits: RuntimeLimits = self._await_ready()
+        self._reader = threading.Thread(target=self._read, name="openvino-steps", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    def submit(self, request: EngineRequest) -> None:
+        guide = request.sampling.guide
+        self._send(("submit", request, grammar_of(guide) if guide else None))
+
+    def abort(self, stream_id: int) -> None:
+        try:
+            self._send(("abort", stream_id))
+        except EngineDead:
+            log.debug("abort of stream %d: the worker is gone", stream_id)
+
+    def stats(self) -> RuntimeStats:
+        return self._stats
+
+    def close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        try:
+            self._send(("close",), closing=True)
+            self._process.wait(CLOSE_SECONDS)
+        except (EngineDead, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(1.0)
+        self._connection.close()
+
+    def _await_ready(self) -> RuntimeLimits:
+        try:
+            message = self._connection.recv()
+        except (EOFError, OSError):
+            message = ("failed", f"the worker ended with code {self._process.wait()}; its last words are above")
+        if message[0] != "ready":
+            self._process.wait()
+            raise EngineDirectoryError(f"the openvino engine does not load: {message[1]}")
+        self._stats: RuntimeStats = message[2]
+        limits: RuntimeLimits = message[1]
+        return limits
+
+    def _send(self, message: tuple[object, ...], closing: bool = False) -> None:
+        if self._closing and not closing:
+            raise EngineDead("engine: it is closed")
+        try:
+            with self._sending:
+                self._connection.send(message)
+        except OSError as error:
+            raise EngineDead("engine: its worker process is gone") from error
+
+    def _read(self) -> None:
+        try:
+            while True:
+                _, deltas, self._stats = self._connection.recv()
+                if deltas:
+                    self._on_step(deltas)
+        except (EOFError, OSError):
+            if not self._closing:
+                code = self._process.wait()
+                self._closing = True
+                self._on_death(f"the openvino worker ended unexpectedly ({_cause(code)})")
+
+
+def _start(descriptor: int) -> subprocess.Popen[bytes]:
+    command = [interpreter(), "-m", "serving.runtimes.openvino.worker", str(descriptor)]
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    return subprocess.Popen(command, pass_fds=[descriptor], stdin=subprocess.DEVNULL, env=env)
+
+
+def _cause(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:
+    """Start the worker and wait until its model is compiled. Raises ``EngineDirectoryError`` when it does not load."""
+    return OpenVinoRuntime(engine, options, on_step, on_death)

@@ -1,0 +1,179 @@
+"""Which sequences compute which tokens in the next step: in-flight batching with chunked prefill.
+
+Every decoding sequence gets its token in every step. Prompts share what is left of the step: half goes to the one that
+waited longest, the rest to those with the least left, so that a long prompt neither stalls the decoders nor the short
+prompts behind it. When KV blocks run out the youngest sequence of the lowest priority gives its blocks back and waits
+at the head of its queue; recomputing it later yields the same continuation.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from contract.sampling import EngineRequest
+from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for, digests
+from serving.runtimes.openvino.sampling import Sampler
+
+LEAST_PREFILL = 32  # tokens of prompt work in a step, however many sequences decode
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """One stream. ``computed`` of its ``tokens`` (prompt, then answer) have their keys and values in ``blocks``."""
+
+    request: EngineRequest
+    sampler: Sampler
+    arrival: int
+    tokens: list[int]
+    computed: int = 0
+    cached: int = -1  # prompt tokens found in the prefix cache; -1 until it was looked up
+    blocks: list[int] = field(default_factory=list)
+    chain: list[bytes] = field(default_factory=list)  # digests of the full blocks, as far as they were needed
+
+    @property
+    def pending(self) -> int:
+        return len(self.tokens) - self.computed
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts by urgency: higher priority first, then the older."""
+        return -self.request.priority, self.arrival
+
+    def digest(self, count: int) -> list[bytes]:
+        """Digests of the first ``count`` full blocks."""
+        done = len(self.chain)
+        if done < count:
+            fresh = self.tokens[done * BLOCK_TOKENS : count * BLOCK_TOKENS]
+            self.chain.extend(digests(fresh, self.chain[-1] if self.chain else b""))
+        return self.chain[:count]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Compute ``count`` tokens of ``sequence`` from ``start``; ``sample`` when its last token is among them."""
+
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def sample(self) -> bool:
+        return self.start + self.count == len(self.sequence.tokens)
+
+
+class Scheduler:
+    """``step_tokens`` is the target size of a step. Not thread-safe: the engine's thread owns it."""
+
+    def __init__(self, pool: BlockPool, max_streams: int, step_tokens: int) -> None:
+        self.pool = pool
+        self.preemptions = 0
+        self._max_streams = max_streams
+        self._step_tokens = step_tokens
+        self._running: dict[int, Sequence] = {}
+        self._waiting: list[tuple[tuple[int, int], Sequence]] = []
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def sequences(self) -> Iterator[Sequence]:
+        yield from self._running.values()
+        yield from (sequence for _, sequence in self._waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        heapq.heappush(self._waiting, (sequence.order, sequence))
+
+    def remove(self, stream_id: int) -> Sequence | None:
+        """Forget a stream wherever it is; its blocks are free at once."""
+        sequence = self._running.pop(stream_id, None)
+        if sequence is not None:
+            self._drop_blocks(sequence)
+            return sequence
+        for entry in self._waiting:
+            if entry[1].request.stream_id == stream_id:
+                self._waiting.remove(entry)
+                heapq.heapify(self._waiting)
+                return entry[1]
+        return None
+
+    def plan(self) -> list[Chunk]:
+        """The next step's work; empty only when there is none. Blocks for it are allocated."""
+        self._grow()
+        self._admit()
+        decoding = [s for s in self._running.values() if s.pending == 1]
+        prefilling = [s for s in self._running.values() if s.pending > 1]
+        chunks = [Chunk(sequence, sequence.computed, 1) for sequence in decoding]
+        budget = max(LEAST_PREFILL, self._step_tokens - len(decoding))
+        return chunks + share(prefilling, budget)
+
+    def done(self, chunk: Chunk) -> None:
+        """The chunk was computed: its full blocks may be shared from now on."""
+        sequence = chunk.sequence
+        sequence.computed = chunk.start + chunk.count
+        first, last = chunk.start // BLOCK_TOKENS, sequence.computed // BLOCK_TOKENS
+        if last > first:
+            known = sequence.digest(last)
+            for number in range(first, last):
+                self.pool.publish(sequence.blocks[number], known[number])
+
+    def _grow(self) -> None:
+        """One more block for each running sequence whose next token starts one, most urgent first."""
+        for sequence in sorted(self._running.values(), key=lambda s: s.order):
+            if sequence.request.stream_id not in self._running:
+                continue  # preempted a moment ago for a more urgent one
+            while len(sequence.blocks) < blocks_for(len(sequence.tokens)):
+                if self.pool.available:
+                    sequence.blocks.append(self.pool.allocate())
+                    continue
+                victim = max(self._running.values(), key=lambda s: s.order)
+                self._preempt(victim)
+                if victim is sequence:
+                    break
+
+    def _preempt(self, victim: Sequence) -> None:
+        self.preemptions += 1
+        del self._running[victim.request.stream_id]
+        self._drop_blocks(victim)
+        victim.computed = 0
+        self.add(victim)
+
+    def _drop_blocks(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.blocks)
+        sequence.blocks = []
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < self._max_streams:
+            sequence = self._waiting[0][1]
+            prefix = self.pool.match(sequence.digest((len(sequence.tokens) - 1) // BLOCK_TOKENS))
+            fresh = blocks_for(len(sequence.tokens)) - len(prefix)
+            # each running sequence may need a block soon: leave one, or the newcomer would be sent away again
+            if fresh + len(self._running) > self.pool.available - self.pool.idle_among(prefix):
+                return
+            heapq.heappop(self._waiting)
+            self.pool.acquire(prefix)
+            sequence.blocks = prefix + [self.pool.allocate() for _ in range(fresh)]
+            sequence.computed = len(prefix) * BLOCK_TOKENS
+            if sequence.cached < 0:
+                sequence.cached = sequence.computed
+            self._running[sequence.request.stream_id] = sequence
+
+
+def share(prompts: list[Sequence], budget: int) -> list[Chunk]:
+    """Split ``budget`` tokens: half is the longest waiting prompt's, the rest goes to those with the least left."""
+    if not prompts:
+        return []
+    oldest = min(prompts, key=lambda s: s.order)
+    given = {id(oldest): min(oldest.pending, budget - budget // 2)}
+    left = budget - given[id(oldest)]
+    for sequence in sorted(prompts, key=lambda s: (s.pending, s.order)):
+        before = given.get(id(sequence), 0)
+        extra = min(sequence.pending - before, left)
+        given[id(sequence)] = before + extra
+        left -= extra
+    return [Chunk(s, s.computed, given[id(s)]) for s in prompts if given[id(s)]]

@@ -1,0 +1,142 @@
+"""The process that owns the CPU engine: ``python -m serving.runtimes.openvino.worker FD``.
+
+Messages are pickled tuples over a socket pair, both ends being this program's own. To the worker: ``("start", engine,
+options)`` once, then ``("submit", request, grammar)``, ``("abort", stream_id)``, ``("close",)``. From it:
+``("ready", limits)`` or ``("failed", reason)``, then one ``("step", deltas, stats)`` per engine step.
+End of file on the socket means that the parent is gone: the worker leaves at once, in the middle of a step too.
+(PR_SET_PDEATHSIG would do it as well, but fires when the parent's *thread* that started the worker ends.)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any
+
+import psutil
+
+from contract.engine_dir import EngineInfo
+from contract.sampling import EngineRequest, Sampling, StreamDelta
+from serving.runtimes.base import RuntimeLimits, RuntimeOptions
+from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
+from serving.runtimes.openvino.engine import Engine
+from serving.runtimes.openvino.guides import Grammars
+from serving.runtimes.openvino.model import PagedModel
+
+DEFAULT_KV_BYTES = 1 << 30
+WARM_UP_PROMPT = 24  # tokens: less than a KV block
+KV_CONTEXTS = 2  # default KV memory: at least this many longest streams …
+KV_FRACTION = 0.4  # … but no more of the free memory than this
+log = logging.getLogger("openvino")
+
+
+class Worker:
+    def __init__(self, connection: Connection, engine: EngineInfo, options: RuntimeOptions) -> None:
+        self._connection = connection
+        self._inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        with ThreadPoolExecutor(1) as pool:  # the token trie holds the GIL, compiling does not: side by side
+            grammars: Future[Grammars] = pool.submit(_grammars, engine)
+            model = PagedModel(engine.path / "openvino_model.xml", engine.precision, options.threads)
+            self._grammars = grammars.result()
+        blocks = kv_blocks(model.block_bytes, engine.limits.max_seq_len, options.kv_cache_bytes)
+        model.allocate(blocks)
+        context = min(engine.limits.max_seq_len, blocks * BLOCK_TOKENS)
+        if context < engine.limits.max_seq_len:
+            log.warning("KV memory holds %d tokens: that is the context now; KV_CACHE_GB gives it more", context)
+        self.limits = RuntimeLimits(
+            context, min(engine.limits.max_input_len, context - 1), model.vocab_size, options.max_streams
+        )
+        self._engine = Engine(model, BlockPool(blocks), options.max_streams, context, self._grammars.end_ids)
+
+    def run(self) -> None:
+        """Step while there is work; return on ``close``."""
+        self._warm_up()
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        self._connection.send(("ready", self.limits, self._engine.stats()))
+        while True:
+            deltas = self._take_messages(wait=not self._engine.busy)
+            if deltas is None:
+                return
+            deltas += self._engine.step()
+            self._connection.send(("step", deltas, self._engine.stats()))
+
+    def _warm_up(self) -> None:
+        """Prompt and decode steps once: the first of a shape compiles kernels.."""
+        self._engine.submit(EngineRequest(0, [0] * WARM_UP_PROMPT, Sampling(max_tokens=2, temperature=0.0)))
+        while self._engine.busy:
+            self._engine.step()
+        self._engine.forget()
+
+    def _read(self) -> None:
+        """The reader thread. A grammar is compiled here, so that it does not delay a step."""
+        try:
+            while True:
+                message = self._connection.recv()
+                if message[0] == "submit":
+                    message = self._with_grammar(*message[1:])
+                self._inbox.put(message)
+        except (EOFError, OSError):
+            os._exit(0)  # the parent is gone
+
+    def _with_grammar(self, request: Any, grammar: str | None) -> tuple[Any, ...]:
+        try:
+            return "submit", request, self._grammars.start(grammar) if grammar else None
+        except ValueError as error:
+            return "refuse", StreamDelta(request.stream_id, (), 0, "error", error=f"guided decoding: {error}")
+
+    def _take_messages(self, wait: bool) -> list[StreamDelta] | None:
+        deltas: list[StreamDelta] = []
+        while wait or not self._inbox.empty():
+            message = self._inbox.get()
+            wait = False
+            if message[0] == "submit":
+                self._engine.submit(message[1], message[2])
+            elif message[0] == "abort":
+                ended = self._engine.abort(message[1])
+                deltas += [ended] if ended else []
+            elif message[0] == "refuse":
+                deltas.append(message[1])
+            elif message[0] == "close":
+                return None
+        return deltas
+
+
+def kv_blocks(block_bytes: int, max_seq_len: int, wanted: int | None) -> int:
+    """How many KV blocks to make: what was asked for, or a default that holds ``KV_CONTEXTS`` longest streams."""
+    if wanted is None:
+        longest = KV_CONTEXTS * blocks_for(max_seq_len) * block_bytes
+        wanted = min(max(DEFAULT_KV_BYTES, longest), int(KV_FRACTION * psutil.virtual_memory().available))
+    return max(2, wanted // block_bytes)
+
+
+def _grammars(engine: EngineInfo) -> Grammars:
+    config = json.loads((engine.path / "generation_config.json").read_text(encoding="utf-8"))
+    ends = config.get("eos_token_id", [])
+    return Grammars(
+        engine.path / "tokenizer.json", engine.model.vocab_size, [ends] if isinstance(ends, int) else list(ends)
+    )
+
+
+def main(descriptor: int) -> None:
+    logging.basicConfig(level=logging.INFO, format="openvino worker: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal: the parent decides when to end
+    connection = Connection(descriptor)
+    _, engine, options = connection.recv()
+    try:
+        worker = Worker(connection, engine, options)
+    except (RuntimeError, OSError, ValueError, KeyError, MemoryError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        connection.send(("failed", lines[-1] if lines else type(error).__name__))
+        return
+    worker.run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,186 @@
+"""Arguments of ``LLM`` and the capabilities they give, per backend and version. Pure but for reading ``config.json``.
+
+The arguments class forbids unknown fields, so everything is built from names that the loaded version declares. Only
+names on the list of known removals may be dropped; anything else missing is an error, never silence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.engine_dir import EngineInfo
+from contract.errors import EngineDirectoryError
+from serving.runtimes.base import RuntimeOptions
+from serving.runtimes.tensorrt_llm.env import Package
+
+REMOVED_IN_14 = frozenset({"sampler_type"})
+PENALTIES = frozenset({"min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "bad_words"})
+GUIDES = frozenset({"guide:json", "guide:json_schema", "guide:regex", "guide:ebnf_grammar"})
+LOGPROBS = frozenset({"logprobs", "top_logprobs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """What the loaded TensorRT-LLM declares, so that code for 1.2.1 and 1.4 is the same.
+
+    ``fields`` of the arguments class, ``scheduler`` of SchedulerConfig, ``generate`` of ``generate_async``."""
+
+    version: str
+    fields: frozenset[str]
+    scheduler: frozenset[str]
+    generate: frozenset[str]
+
+    @property
+    def has_priority(self) -> bool:
+        return "priority" in self.generate and "waiting_queue_policy" in self.scheduler
+
+    @property
+    def full_sampler(self) -> bool:
+        """From the release that dropped ``sampler_type`` on, PyTorch's own sampler honours every field."""
+        return "sampler_type" not in self.fields
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFile:
+    """The limits in an engine's own ``config.json``; ``version`` is the TensorRT-LLM that built it."""
+
+    version: str
+    max_batch_size: int
+    max_num_tokens: int
+    max_seq_len: int
+    max_input_len: int
+    tensor_parallel: int
+
+
+def read_engine_file(directory: Path) -> EngineFile:
+    """Raises ``EngineDirectoryError`` when ``directory`` holds no readable engine description."""
+    path = directory / "config.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        build, mapping = data["build_config"], data["pretrained_config"]["mapping"]
+        return EngineFile(
+            version=str(data["version"]),
+            max_batch_size=int(build["max_batch_size"]),
+            max_num_tokens=int(build["max_num_tokens"]),
+            max_seq_len=int(build["max_seq_len"]),
+            max_input_len=int(build["max_input_len"]),
+            tensor_parallel=int(mapping.get("tp_size", 1)),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineDirectoryError(
+            f"{path} is no TensorRT engine description ({type(error).__name__}: {error}): rebuild with `make engine`"
+        ) from error
+
+
+def capabilities(backend: str, surface: Surface, gather_logits: bool) -> frozenset[str]:
+    """The engine's C++ decoder honours all but log probabilities, which need logits gathered (and crash with cancelled
+    streams, TensorRT-LLM #10810). The default PyTorch sampler of 1.2.1 ignores penalties, min_p, bad words and the seed
+    in silence; its ``TRTLLMSampler``, used here, honours them, but nobody has seen it with guided decoding.
+    ``embedding_bias`` (a number for every entry of the vocabulary) could carry a logit bias; it is not used yet."""
+    if backend == "engine":
+        found = PENALTIES | GUIDES | {"min_tokens"} | (LOGPROBS if gather_logits else frozenset())
+    elif surface.full_sampler:
+        found = PENALTIES | GUIDES | LOGPROBS | {"min_tokens"}
+    else:
+        found = PENALTIES | LOGPROBS | {"min_tokens"}
+    return frozenset(found | ({"priority"} if surface.has_priority else set()))
+
+
+def llm_arguments(
+    package: Package, engine: EngineInfo, options: RuntimeOptions, surface: Surface, gather_logits: bool
+) -> dict[str, Any]:
+    """Keywords for the LLM class of the engine's backend."""
+    parallel = engine.gpu.tensor_parallel if engine.gpu else 1
+    arguments = {
+        "tensor_parallel_size": parallel,
+        "trust_remote_code": False,
+        "kv_cache_config": package.llm_args.KvCacheConfig(**kv_arguments(engine, options)),
+        "enable_chunked_prefill": engine.kv_dtype != "int8",  # INT8 KV turns paged context FMHA off
+        **(_engine(engine, options) if engine.runtime.backend == "engine" else _pytorch(package, engine, options)),
+    }
+    if gather_logits and engine.runtime.backend == "engine":
+        arguments["gather_generation_logits"] = True
+    if surface.has_priority:
+        arguments["scheduler_config"] = package.llm_args.SchedulerConfig(waiting_queue_policy="priority")
+    if capabilities(engine.runtime.backend, surface, gather_logits) & GUIDES:  # a guide needs the tokenizer
+        arguments |= {"tokenizer": str(engine.path), "guided_decoding_backend": "xgrammar"}
+    else:
+        arguments["skip_tokenizer_init"] = True
+    return known(arguments, surface.fields)
+
+
+def known(arguments: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """``arguments`` less the known removals. Raises ``EngineDirectoryError`` for any other name the version lacks."""
+    unknown = set(arguments) - set(fields)
+    if unknown - REMOVED_IN_14:
+        raise EngineDirectoryError(
+            f"engine: this TensorRT-LLM has no setting {', '.join(sorted(unknown - REMOVED_IN_14))}: use the version "
+            f"pinned in versions.toml"
+        )
+    return {name: value for name, value in arguments.items() if name not in unknown}
+
+
+def _engine(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
+    """An engine carries its limits: a larger batch is refused by the C++ side, a smaller step size would shrink it."""
+    directory = engine.path / "engine"
+    built = read_engine_file(directory)
+    return {
+        "model": str(directory),
+        "max_batch_size": min(options.max_streams, built.max_batch_size),
+        "max_num_tokens": built.max_num_tokens,
+    }
+
+
+def _pytorch(package: Package, engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
+    batch = min(options.max_streams, engine.limits.max_batch_size)
+    return {
+        "model": str(engine.path / "checkpoint"),
+        "max_batch_size": batch,
+        "max_num_tokens": engine.limits.max_num_tokens,
+        "max_seq_len": engine.limits.max_seq_len,
+        "cuda_graph_config": package.llm_args.CudaGraphConfig(max_batch_size=batch, enable_padding=True),
+        "enable_iter_perf_stats": True,
+        "sampler_type": "TRTLLMSampler",
+    }
+
+
+def kv_arguments(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
+    """``free_gpu_memory_fraction`` is of what is free once the weights are loaded. An engine's KV type is built in."""
+    arguments: dict[str, Any] = {"free_gpu_memory_fraction": options.gpu_memory_fraction}
+    if options.kv_cache_bytes is not None:
+        arguments["max_tokens"] = max(1, options.kv_cache_bytes // kv_bytes_per_token(engine))
+    if engine.kv_dtype == "int8":
+        arguments["enable_block_reuse"] = False
+    if engine.kv_dtype == "fp8" and engine.runtime.backend != "engine":
+        arguments["dtype"] = "fp8"
+    return arguments
+
+
+def kv_bytes_per_token(engine: EngineInfo) -> int:
+    """K and V of one token over all layers and GPUs, from the model's ``config.json``."""
+    try:
+        config = json.loads((engine.path / "config.json").read_text(encoding="utf-8"))
+        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        values = 2 * int(config["num_hidden_layers"]) * int(config["num_key_value_heads"]) * int(head)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineDirectoryError(
+            f"{engine.path}/config.json is damaged ({error}): rebuild with `make engine`"
+        ) from error
+    return values * (1 if engine.kv_dtype in ("fp8", "int8") else 2)
+
+
+def end_ids(directory: Path) -> tuple[int, ...]:
+    """``eos_token_id`` of generation_config.json: 151645 and 151643 for Qwen2.5-Instruct."""
+    path = directory / "generation_config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["eos_token_id"]
+        ids = tuple(int(token) for token in (found if isinstance(found, list) else [found]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineDirectoryError(f"{path} names no eos_token_id ({error}): rebuild with `make engine`") from error
+    if not ids:
+        raise EngineDirectoryError(f"{path} names no eos_token_id: rebuild with `make engine`")
+    return ids

@@ -1,0 +1,295 @@
+"""The runtime protocol over one loaded ``LLM`` of TensorRT-LLM.
+
+One asyncio loop in one thread owns everything: requests are handed to it, a task per stream reads its results, and what
+arrives within one turn of the loop leaves as one ``on_step`` call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from contract.engine_dir import EngineInfo
+from contract.errors import EngineDead
+from contract.sampling import EngineRequest, StreamDelta
+from serving.runtimes import guard
+from serving.runtimes.base import OnDeath, OnStep, RuntimeLimits, RuntimeStats
+from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
+from serving.runtimes.tensorrt_llm import params as tensorrt_llm_params
+from serving.runtimes.tensorrt_llm.args import Surface
+from serving.runtimes.tensorrt_llm.env import Package
+from serving.runtimes.tensorrt_llm.stream import StreamReader
+
+log = logging.getLogger(__name__)
+DRAIN_S = 5.0  # an aborted stream that has not ended by then is given up
+SHUTDOWN_S = 6.0  # with the guard's own grace period `close` stays within its 20 s
+STALL_S = 120.0  # no token of any stream for so long: the executor is dead though nothing says so
+WATCH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The package, its LLM, and what ``create`` learnt of them. ``children``: processes that loading has started."""
+
+    package: Package
+    llm: Any
+    surface: Surface
+    capabilities: frozenset[str]
+    max_streams: int
+    children: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Live:
+    """A stream between submit and its last delta. ``result`` is TensorRT-LLM's handle, None until it is submitted."""
+
+    request: EngineRequest
+    reader: StreamReader
+    result: Any = None
+    aborted: bool = False
+    task: asyncio.Task[None] | None = None
+
+
+class TensorRtLlm:
+    """Create it with ``serving.runtimes.tensorrt_llm.runtime.create``."""
+
+    def __init__(self, loaded: Loaded, engine: EngineInfo, on_step: OnStep, on_death: OnDeath) -> None:
+        self._loaded, self._on_step, self._on_death = loaded, on_step, on_death
+        self._llm = loaded.llm
+        self._limits = _limits(engine, loaded.max_streams)
+        self._eos = tensorrt_llm_args.end_ids(engine.path)[0]
+        self._live: dict[int, Live] = {}
+        self._pending: list[StreamDelta] = []
+        self._flushing = False
+        self._dead = ""
+        self._closed = False
+        self._totals = {"prompt": 0, "cached": 0, "generated": 0, "steps": 0}
+        self._blocks = (0, 0)
+        self._progress = time.monotonic()
+        self._loop = asyncio.new_event_loop()
+        self._guard = guard.start(loaded.children, sys.executable) if loaded.children else None
+        self._thread = threading.Thread(target=self._run, name="tensorrt_llm", daemon=True)
+        self._thread.start()
+
+    # ---- the protocol, called from any thread
+
+    @property
+    def limits(self) -> RuntimeLimits:
+        return self._limits
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self._loaded.capabilities
+
+    def submit(self, request: EngineRequest) -> None:
+        self._post(self._start, request)
+
+    def abort(self, stream_id: int) -> None:
+        if not self._dead and not self._closed:
+            self._post(self._abort, stream_id)
+
+    def stats(self) -> RuntimeStats:
+        live = list(self._live.values())
+        running = sum(stream.reader.started for stream in live)
+        used, total = self._blocks
+        return RuntimeStats(
+            running=running,
+            waiting=len(live) - running,
+            kv_blocks_used=used if live else 0,  # no record is made while idle, so the last one is stale
+            kv_blocks_total=total,
+            prompt_tokens=self._totals["prompt"],
+            cached_tokens=self._totals["cached"],
+            generated_tokens=self._totals["generated"],
+            steps=self._totals["steps"],
+        )
+
+    def close(self) -> None:
+        """Shut down within ``SHUTDOWN_S``; what has not ended by then is ended by the guard process."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(TimeoutError, concurrent.futures.TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result(2.0)
+        stopper = threading.Thread(target=self._shutdown, name="tensorrt_llm-shutdown", daemon=True)
+        stopper.start()
+        stopper.join(SHUTDOWN_S)
+        if stopper.is_alive():
+            log.warning("TensorRT-LLM did not shut down within %.0f s; its processes are ended", SHUTDOWN_S)
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(2.0)
+        if self._guard:
+            guard.stop(self._guard)
+
+    def _post(self, function: Any, argument: Any) -> None:
+        if self._dead or self._closed:
+            raise EngineDead(f"engine: {self._dead or 'shutting down'}")
+        try:
+            self._loop.call_soon_threadsafe(function, argument)
+        except RuntimeError as error:
+            raise EngineDead("engine: shutting down") from error
+
+    def _shutdown(self) -> None:
+        try:
+            self._llm.shutdown()
+        except RuntimeError as error:
+            log.warning("TensorRT-LLM failed while shutting down: %s", error)
+
+    # ---- the loop thread
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        tasks = [self._loop.create_task(work) for work in (self._watch(), self._measure())]
+        self._loop.run_forever()
+        left = asyncio.all_tasks(self._loop).union(tasks)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.close()
+
+    def _start(self, request: EngineRequest) -> None:
+        if not self._live:
+            self._progress = time.monotonic()
+        stream = Live(request, StreamReader(request))
+        self._live[request.stream_id] = stream
+        stream.task = self._loop.create_task(self._follow(stream))
+
+    def _abort(self, stream_id: int) -> None:
+        stream = self._live.get(stream_id)
+        if stream is None or stream.aborted:
+            return
+        stream.aborted = True
+        if stream.result is not None:
+            stream.result.abort()
+        self._loop.call_later(DRAIN_S, self._give_up, stream)
+
+    def _give_up(self, stream: Live) -> None:
+        if self._live.get(stream.request.stream_id) is stream:
+            if stream.task:
+                stream.task.cancel()
+            self._finish(stream, StreamDelta(stream.request.stream_id, (), 0, "cancelled"))
+
+    async def _follow(self, stream: Live) -> None:
+        """Read one request to its end. After an exception the result object is never touched again: it would hang."""
+        try:
+            stream.result = self._generate(stream.request)
+            if stream.aborted:
+                stream.result.abort()
+            async for item in stream.result:
+                delta = stream.reader.take(item)
+                if delta is not None:
+                    self._emit(stream, delta)
+                if item.finished:
+                    return
+            raise RuntimeError("the result ended without a last item")
+        except (self._loaded.package.request_error, ValueError, TypeError) as error:  # this request only
+            self._finish(stream, _failed(stream, f"{type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 - anything else means that TensorRT-LLM has shut itself down
+            self._die(f"TensorRT-LLM failed ({type(error).__name__}: {error})")
+
+    def _generate(self, request: EngineRequest) -> Any:
+        """Needs the running loop. Keywords only: positions differ between versions."""
+        arguments: dict[str, Any] = {
+            "inputs": [int(token) for token in request.input_ids],
+            "sampling_params": tensorrt_llm_params.build(
+                self._loaded.package.sampling_params, request.sampling, self._eos
+            ),
+            "streaming": True,
+        }
+        if self._loaded.surface.has_priority:
+            arguments["priority"] = tensorrt_llm_params.priority(request.priority)
+        self._totals["prompt"] += len(request.input_ids)
+        return self._llm.generate_async(**arguments)
+
+    def _emit(self, stream: Live, delta: StreamDelta) -> None:
+        """Collect; everything of this turn of the loop is flushed together at its end."""
+        if delta.finish_reason:
+            self._live.pop(stream.request.stream_id, None)
+        self._totals["generated"] += delta.counted
+        self._totals["cached"] += delta.cached_tokens
+        self._progress = time.monotonic()
+        self._pending.append(delta)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _finish(self, stream: Live, delta: StreamDelta) -> None:
+        if stream.request.stream_id in self._live:
+            self._emit(stream, delta)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._dead:
+            return
+        batch, self._pending = self._pending, []
+        self._totals["steps"] += 1
+        self._on_step(batch)
+
+    def _die(self, reason: str) -> None:
+        if self._dead or self._closed:
+            return
+        if self._pending:
+            self._flush()
+        self._dead = reason
+        for stream in self._live.values():
+            if stream.task and stream.task is not asyncio.current_task():
+                stream.task.cancel()
+        self._live.clear()
+        self._on_death(reason)
+
+    async def _cancel_all(self) -> None:
+        for stream in list(self._live.values()):
+            if stream.task:
+                stream.task.cancel()
+            self._finish(stream, StreamDelta(stream.request.stream_id, (), 0, "cancelled"))
+        if self._pending:
+            self._flush()
+
+    async def _watch(self) -> None:
+        """Health: 1.4 can be asked, 1.2 shows a dead executor only by streams that wait and get nothing."""
+        healthy = getattr(self._llm, "_check_health", None)
+        while not self._dead:
+            await asyncio.sleep(WATCH_S)
+            stalled = time.monotonic() - self._progress
+            if self._live and stalled > STALL_S:
+                self._die(f"no token for {stalled:.0f} s with {len(self._live)} streams open")
+            elif healthy and not healthy():
+                self._die("TensorRT-LLM reports that its executor is unhealthy")
+
+    async def _measure(self) -> None:
+        """Statistics for the gauges. A task of its own: in 1.2 asking may block as long as the executor does."""
+        while not self._dead:
+            await asyncio.sleep(WATCH_S)
+            records = await asyncio.to_thread(_records, self._llm) if self._live else []
+            if records:
+                self._blocks = _kv_blocks(records[-1], self._blocks)
+
+
+def _limits(engine: EngineInfo, streams: int) -> RuntimeLimits:
+    limits = engine.limits
+    return RuntimeLimits(limits.max_seq_len, limits.max_input_len, engine.model.vocab_size, streams)
+
+
+def _failed(stream: Live, text: str) -> StreamDelta:
+    return StreamDelta(stream.request.stream_id, (), 0, "error", error=text)
+
+
+def _records(llm: Any) -> list[dict[str, Any]]:
+    """Iteration records since the last call; blocks a little, hence called in a worker thread."""
+    try:
+        return list(llm.get_stats(timeout=0.5))
+    except (RuntimeError, TimeoutError, AssertionError) as error:
+        log.debug("no statistics: %s", error)
+        return []
+
+
+def _kv_blocks(record: dict[str, Any], last: tuple[int, int]) -> tuple[int, int]:
+    stats = record.get("kvCacheStats") or {}
+    return int(stats.get("usedNumBlocks", last[0])), int(stats.get("maxNumBlocks", last[1]))

@@ -1,0 +1,81 @@
+"""Our ``Sampling`` as keywords of TensorRT-LLM's ``SamplingParams``, a new object per request: it gets changed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from contract.sampling import Guide, Sampling
+
+UNUSED = "\u0000"  # a bad word's text, which the internals require and never look at beside ``_bad_word_ids``
+
+
+def arguments(sampling: Sampling, eos: int) -> dict[str, Any]:
+    """Everything but ``guided_decoding`` and bad words of several tokens.
+
+    ``end_id`` is required without a tokenizer and there is one of it: the first end id, the others are stop ids.
+    ``ignore_eos`` sends no end id but leaves stop ids alone, so those are only what the caller named.
+    """
+    ends = sampling.stop_token_ids
+    ignore = sampling.ignore_eos or not ends
+    stops = list(ends) if ignore else list(ends[1:])
+    found: dict[str, Any] = {
+        "max_tokens": sampling.max_tokens,
+        "end_id": eos if ignore else ends[0],
+        "pad_id": eos,
+        "ignore_eos": ignore,
+        "detokenize": False,
+        "seed": sampling.seed,
+        **_selection(sampling),
+        **_penalties(sampling),
+    }
+    if stops:
+        found["stop_token_ids"] = stops
+    if sampling.min_tokens > 0:
+        found["min_tokens"] = sampling.min_tokens
+    if sampling.logprobs:  # 0 is read as none by 1.2, so the chosen token alone is asked for as one
+        found["logprobs"] = max(1, sampling.logprobs - 1)
+    singles = [word[0] for word in sampling.bad_words if len(word) == 1]
+    if singles:
+        found["bad_token_ids"] = singles
+    return found
+
+
+def _selection(sampling: Sampling) -> dict[str, Any]:
+    """Greedy is ``top_k=1`` and nothing else (``top_p=0`` is refused by the backend); otherwise all three are said,
+    because a request with none of them is greedy too."""
+    if sampling.temperature == 0:
+        return {"top_k": 1}
+    found = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    return {**found, "min_p": sampling.min_p} if sampling.min_p > 0 else found
+
+
+def _penalties(sampling: Sampling) -> dict[str, Any]:
+    neutral = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    return {name: getattr(sampling, name) for name, value in neutral.items() if getattr(sampling, name) != value}
+
+
+def guide_arguments(guide: Guide) -> dict[str, Any]:
+    """Keywords of ``GuidedDecodingParams``: exactly one kind."""
+    if guide.type == "json":
+        return {"json_object": True}
+    return {{"json_schema": "json", "regex": "regex", "ebnf_grammar": "grammar"}[guide.type]: guide.guide}
+
+
+def build(module: Any, sampling: Sampling, eos: int) -> Any:
+    """A ``SamplingParams`` of the module ``tensorrt_llm.sampling_params``; its own checks raise ``ValueError``."""
+    extra = {}
+    if sampling.guide:
+        extra["guided_decoding"] = module.GuidedDecodingParams(**guide_arguments(sampling.guide))
+    longer = [list(word) for word in sampling.bad_words if len(word) > 1]
+    if longer:
+        extra["bad"] = [UNUSED] * len(longer)
+    params = module.SamplingParams(**arguments(sampling, eos), **extra)
+    if longer:
+        params._bad_word_ids = longer
+    return params
+
+
+def priority(value: int) -> float:
+    """Our priority (any integer, higher is sooner, 0 is normal) in TensorRT-LLM 1.4's [0, 1] with 0.5 as normal."""
+    return 0.5 + math.atan(value) / math.pi

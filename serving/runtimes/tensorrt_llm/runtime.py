@@ -1,0 +1,64 @@
+"""TensorRT-LLM, engine or PyTorch backend, through its LLM API. Written for 1.2.1, with 1.4's changes provided for.
+
+Not run on a GPU by us: the tests drive it against a stand-in whose signatures come from the published ones.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from contract.engine_dir import EngineInfo
+from contract.errors import EngineDirectoryError
+from serving.runtimes.base import OnDeath, OnStep, RuntimeOptions
+from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
+from serving.runtimes.tensorrt_llm import env as tensorrt_llm_env
+from serving.runtimes.tensorrt_llm.args import Surface
+from serving.runtimes.tensorrt_llm.core import Loaded, TensorRtLlm
+from serving.runtimes.tensorrt_llm.env import Package
+
+
+def create(
+    engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath, *, gather_logits: bool = False
+) -> TensorRtLlm:
+    """Load the engine; blocks for minutes. ``gather_logits`` is for the accuracy gate only: it makes an engine return
+    log probabilities, which crash together with cancelled streams (TensorRT-LLM #10810)."""
+    tensorrt_llm_env.prepare()
+    backend = engine.runtime.backend or "engine"
+    package = tensorrt_llm_env.load(backend)
+    surface = read_surface(package, backend)
+    if backend == "engine":
+        _require_version(engine, surface.version)
+    arguments = tensorrt_llm_args.llm_arguments(package, engine, options, surface, gather_logits)
+    before = _children()
+    try:
+        llm = package.llm_class(**arguments)
+    except (RuntimeError, ValueError, AssertionError, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EngineDirectoryError(f"engine: TensorRT-LLM cannot load {engine.path} ({first})") from error
+    found = tensorrt_llm_args.capabilities(backend, surface, gather_logits)
+    started = tuple(sorted(_children() - before))
+    loaded = Loaded(package, llm, surface, found, int(arguments["max_batch_size"]), started)
+    return TensorRtLlm(loaded, engine, on_step, on_death)
+
+
+def _children() -> set[int]:
+    import psutil
+
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def read_surface(package: Package, backend: str) -> Surface:
+    """The names that this installation declares."""
+    arguments = package.llm_args.TrtLlmArgs if backend == "engine" else package.llm_args.TorchLlmArgs
+    generate = inspect.signature(package.llm_class.generate_async).parameters
+    scheduler = package.llm_args.SchedulerConfig.model_fields
+    return Surface(package.version, frozenset(arguments.model_fields), frozenset(scheduler), frozenset(generate))
+
+
+def _require_version(engine: EngineInfo, installed: str) -> None:
+    built = tensorrt_llm_args.read_engine_file(engine.path / "engine")
+    if built.version != installed:
+        raise EngineDirectoryError(
+            f"engine: {engine.path} was built by TensorRT-LLM {built.version}, this is {installed}: use the container "
+            f"pinned in versions.toml or rebuild with `make engine`"
+        )

@@ -1,0 +1,81 @@
+"""One TensorRT-LLM request as a sequence of our deltas: cursor, end tokens, log probabilities. Pure.
+
+TensorRT-LLM yields the same mutable object at every step, and the engine drops the end token where the PyTorch backend
+keeps it. So each stream keeps its own cursor over ``token_ids`` and never uses ``token_ids_diff``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from contract.sampling import EngineRequest, FinishReason, StreamDelta
+
+REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "cancelled": "cancelled",
+    "timeout": "cancelled",
+}
+
+
+class StreamReader:
+    """``take`` turns the result object, as it is now, into the delta since the last call."""
+
+    def __init__(self, request: EngineRequest) -> None:
+        self.stream_id = request.stream_id
+        self._ends = frozenset(request.sampling.stop_token_ids)
+        self._logprobs = request.sampling.logprobs
+        self._cursor = 0
+        self._first = True
+
+    @property
+    def started(self) -> bool:
+        return not self._first
+
+    def take(self, result: Any) -> StreamDelta | None:
+        """None when nothing is new. ``result`` is TensorRT-LLM's ``RequestOutput``."""
+        output = result.outputs[0]
+        token_ids = list(output.token_ids)
+        new = token_ids[self._cursor :]
+        start, self._cursor = self._cursor, len(token_ids)  # follows trimming downwards too
+        reason = _reason(output.finish_reason) if result.finished else None
+        if not new and reason is None:
+            return None
+        counted = len(new)
+        if reason == "stop":
+            if new and new[-1] in self._ends:
+                new.pop()  # the PyTorch backend keeps it, and it is counted already
+            else:
+                counted += 1  # dropped by the engine or trimmed as a stop id
+        logprobs, top = self._probabilities(output, start, new)
+        cached = int(result.cached_tokens or 0) if self._first else 0
+        self._first = False
+        return StreamDelta(self.stream_id, new, counted, reason, logprobs, top, cached_tokens=cached)
+
+    def _probabilities(
+        self, output: Any, start: int, new: Sequence[int]
+    ) -> tuple[list[float], list[tuple[tuple[int, float], ...]]]:
+        if not self._logprobs or not new:
+            return [], []
+        entries = list(output.logprobs)[start : start + len(new)]
+        chosen = [_value(entry, token) for entry, token in zip(entries, new, strict=True)]
+        if self._logprobs == 1:
+            return chosen, []
+        return chosen, [_best(entry, self._logprobs - 1) for entry in entries]
+
+
+def _reason(reason: str | None) -> FinishReason:
+    return REASONS.get(reason or "", "error")
+
+
+def _value(entry: Any, token: int) -> float:
+    """An entry is ``{token_id: Logprob}``, or a plain float in the simple format."""
+    return float(entry) if isinstance(entry, float) else float(entry[token].logprob)
+
+
+def _best(entry: Any, count: int) -> tuple[tuple[int, float], ...]:
+    if isinstance(entry, float):
+        return ()
+    pairs = sorted(((token, float(item.logprob)) for token, item in entry.items()), key=lambda pair: -pair[1])
+    return tuple(pairs[:count])

@@ -1,0 +1,157 @@
+"""What vLLM is told: engine arguments from ``engine.json``, sampling parameters from ours. Facts: vLLM 0.24.0.
+
+Three of its defaults differ from ours and are therefore always given: ``max_num_seqs`` and ``max_num_batched_tokens``
+depend on the usage context (128 / 2048 in process), ``max_tokens`` is 16, and the end ids of generation_config.json are
+stop tokens of every request unless ``ignore_eos``; ours are complete in ``Sampling.stop_token_ids``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from contract.engine_dir import EngineInfo
+from contract.errors import EngineDirectoryError
+from contract.sampling import Guide, Sampling
+from serving.runtimes.base import CAPABILITIES, RuntimeOptions
+
+LORA_DIR = "lora"  # ENGINE_DIR/lora/<name>/adapter_config.json
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm.config.lora.MaxLoRARanks
+MAX_LOGPROBS = 20
+# With a KV cache in bytes the fraction decides nothing, but vLLM still refuses to start when less than it is free.
+NO_FRACTION = 0.02
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "bfloat16", "int8": "bfloat16"}
+
+
+def engine_args(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
+    """Keyword arguments of ``AsyncEngineArgs`` for this engine directory."""
+    limits = engine.limits
+    args: dict[str, Any] = {
+        "model": str(engine.path),
+        "tokenizer": str(engine.path),  # guided decoding needs it; text is never made here
+        "dtype": DTYPES.get(engine.precision, "auto"),
+        "quantization": quantization(engine),
+        "load_format": load_format(engine),
+        "kv_cache_dtype": "fp8" if engine.kv_dtype == "fp8" else "auto",
+        "kv_cache_memory_bytes": options.kv_cache_bytes,
+        "gpu_memory_utilization": NO_FRACTION if options.kv_cache_bytes else options.gpu_memory_fraction,
+        "max_model_len": limits.max_seq_len,
+        "max_num_seqs": options.max_streams,
+        "max_num_batched_tokens": max(limits.max_num_tokens, options.max_streams),  # vLLM refuses fewer than sequences
+        "max_logprobs": MAX_LOGPROBS,
+        "tensor_parallel_size": engine.gpu.tensor_parallel if engine.gpu else 1,
+        "enable_prefix_caching": True,
+        "enable_chunked_prefill": True,
+        "scheduling_policy": "priority",
+        "seed": 0,
+    }
+    adapters = lora_adapters(engine.path)
+    if adapters:
+        args |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": max(map(lora_rank, adapters))}
+    return args
+
+
+def quantization(engine: EngineInfo) -> str | None:
+    """``fp8`` quantizes a BF16 checkpoint on load; a quantized one (ModelOpt, compressed-tensors) says so itself."""
+    config = _config(engine.path)
+    if engine.precision == "fp8" and "quantization_config" not in config:
+        return "fp8"
+    return None
+
+
+def load_format(engine: EngineInfo) -> str:
+    """Random weights when the engine says that it is synthetic and holds no weights (serving-layer benchmarks)."""
+    if engine.model.synthetic and not any(engine.path.glob("*.safetensors")):
+        return "dummy"
+    return "auto"
+
+
+def capabilities(path: Path) -> frozenset[str]:
+    """vLLM honours every field of ours; LoRA only where the engine directory has adapters."""
+    return CAPABILITIES if lora_adapters(path) else CAPABILITIES - {"lora"}
+
+
+def lora_adapters(path: Path) -> list[Path]:
+    """Adapter directories, in the order that gives them their ids (1, 2, …)."""
+    return sorted(config.parent for config in (path / LORA_DIR).glob("*/adapter_config.json"))
+
+
+def lora_rank(adapter: Path) -> int:
+    """The smallest rank vLLM can be told that holds this adapter."""
+    path = adapter / "adapter_config.json"
+    try:
+        rank = int(json.loads(path.read_text(encoding="utf-8"))["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineDirectoryError(f"{path} has no rank `r` ({error}): copy the adapter again or remove it") from error
+    fitting = [limit for limit in LORA_RANKS if limit >= rank]
+    if not fitting:
+        raise EngineDirectoryError(f"{path}: rank {rank} is above vLLM's {LORA_RANKS[-1]}: remove the adapter")
+    return fitting[0]
+
+
+def sampling_args(sampling: Sampling, end_ids: tuple[int, ...], *, seeded: bool = True) -> dict[str, Any]:
+    """Keyword arguments of ``SamplingParams`` (``structured_outputs`` and bad words are added by the caller).
+
+    ``ignore_eos`` is always true: which ids end the stream is our decision and is in ``stop_token_ids``. A grammar that
+    is complete allows nothing but an end id, so a guided stream always has them. A seed costs: vLLM then samples this
+    row with a generator of its own, one small kernel per row, so one that the caller did not choose is not passed on.
+    Torch takes 63 bits of it.
+    """
+    return {
+        "max_tokens": sampling.max_tokens,
+        "min_tokens": sampling.min_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "seed": sampling.seed % 2**63 if seeded and sampling.temperature else None,
+        "stop_token_ids": list(sampling.stop_token_ids or (end_ids if sampling.guide else ())),
+        "ignore_eos": True,
+        "logit_bias": dict(sampling.logit_bias) or None,
+        "logprobs": sampling.logprobs - 1 if sampling.logprobs else None,
+        "detokenize": False,
+        "skip_clone": True,  # made for this request alone
+    }
+
+
+def guide_args(guide: Guide) -> dict[str, Any]:
+    """Keyword arguments of ``StructuredOutputsParams``."""
+    args: dict[str, dict[str, Any]] = {
+        "json": {"json_object": True},
+        "json_schema": {"json": guide.guide},
+        "regex": {"regex": guide.guide},
+        "ebnf_grammar": {"grammar": guide.guide},
+    }
+    return args[guide.type]
+
+
+def end_ids(path: Path) -> tuple[int, ...]:
+    """The checkpoint's end ids, for guided streams whose caller asked to ignore them."""
+    for name in ("generation_config.json", "config.json"):
+        found = _json(path / name).get("eos_token_id")
+        if found is not None:
+            return tuple(found) if isinstance(found, list) else (int(found),)
+    return ()
+
+
+def _config(path: Path) -> dict[str, Any]:
+    config = _json(path / "config.json")
+    if not config:
+        raise EngineDirectoryError(
+            f"{path / 'config.json'} is missing or empty: rebuild with `make engine RUNTIME=vllm`"
+        )
+    return config
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise EngineDirectoryError(
+            f"{path} cannot be read ({error}): rebuild with `make engine RUNTIME=vllm`"
+        ) from error
+    return data if isinstance(data, dict) else {}

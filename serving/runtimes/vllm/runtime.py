@@ -1,0 +1,251 @@
+"""vLLM in process: token ids to its engine core, token ids back, one list of deltas per engine step.
+
+vLLM's ``AsyncLLM`` puts an asyncio queue, a task wake-up and a ``RequestOutput`` between each token and its consumer:
+256 of each per step at 256 streams. It sits on ``EngineCoreClient``, which already delivers one message per step,
+so this adapter reads that message itself (docs/decisions.md has the measured cost). The names used beneath vLLM's
+public interface are in ``core.py``, pinned by its surface test; the version is checked too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import multiprocessing
+import os
+import queue
+import shutil
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from contract.engine_dir import EngineInfo
+from contract.errors import EngineDead, EngineDirectoryError
+from contract.sampling import EngineRequest, FinishReason, StreamDelta
+from serving.runtimes.base import OnDeath, OnStep, Runtime, RuntimeLimits, RuntimeOptions, RuntimeStats
+from serving.runtimes.vllm import args as vllm_args
+
+if TYPE_CHECKING:
+    from serving.runtimes.vllm.core import Core
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.24."
+ENVIRONMENT = {
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # Triton's stub has threads; fork would copy their locks
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+DEATH_POLL_S = 0.5
+FINISH: tuple[FinishReason, ...] = ("stop", "length", "cancelled", "error", "stop")  # by vllm.v1.engine.FinishReason
+
+
+def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    use_interpreter(os.environ.get("PYTHON_EXECUTABLE") or sys.executable or shutil.which("python3") or "python3")
+    check_version()
+    from serving.runtimes.vllm.core import Core
+
+    return VllmRuntime(Core(engine, options), engine, options, on_step, on_death)
+
+
+def use_interpreter(python: str) -> None:
+    """Child processes are started with ``sys.executable``, which in Triton's embedded interpreter may be anything."""
+    sys.executable = python
+    multiprocessing.set_executable(python)
+
+
+def check_version() -> None:
+    """One line about what to install when vLLM is missing or another release than this adapter was written for."""
+    try:
+        import vllm
+    except ImportError as error:
+        raise EngineDirectoryError(
+            f"this engine runs on vLLM, which cannot be imported here ({error}): `pip install vllm=={VERSION}0` on a "
+            "GPU host, or choose another engine with ENGINE=<dir>"
+        ) from error
+    if not vllm.__version__.startswith(VERSION):
+        raise EngineDirectoryError(
+            f"vLLM {vllm.__version__} is installed, this runtime is for {VERSION}x: `pip install vllm=={VERSION}0`"
+        )
+
+
+@dataclass(slots=True)
+class _Stream:
+    stream_id: int
+    stops: frozenset[int]
+    logprobs: int  # as in Sampling
+    begun: bool = False
+
+
+class VllmRuntime:
+    """Two threads: vLLM's own reads the engine core's socket, ours turns each message into one ``on_step`` call."""
+
+    def __init__(
+        self, core: Core, engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath
+    ) -> None:
+        self._core = core
+        self._on_step, self._on_death = on_step, on_death
+        self._streams: dict[str, _Stream] = {}
+        self._request_ids: dict[int, str] = {}
+        self._lock = threading.Lock()  # the core's input side, the two tables and the counters
+        # A stream id may come again while vLLM still aborts its last owner, so vLLM sees unique ids.
+        self._serial = itertools.count()
+        self._counters = _Counters(core.kv_blocks)
+        self._closing = False
+        self._dead = ""
+        self._capabilities = vllm_args.capabilities(engine.path)
+        self._limits = RuntimeLimits(
+            max_seq_len=core.max_model_len,
+            max_input_len=min(engine.limits.max_input_len, core.max_model_len - 1),
+            vocab_size=core.vocab_size,
+            max_streams=options.max_streams,
+        )
+        self._thread = threading.Thread(target=self._run, name="vllm-steps", daemon=True)
+        self._thread.start()
+
+    @property
+    def limits(self) -> RuntimeLimits:
+        return self._limits
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self._capabilities
+
+    def submit(self, request: EngineRequest) -> None:
+        if self._dead:
+            raise EngineDead(f"engine: {self._dead}")
+        request_id = f"{request.stream_id}-{next(self._serial)}"
+        with self._lock:
+            prepared, stops = self._core.prepare(request_id, request)
+            self._streams[request_id] = _Stream(request.stream_id, stops, request.sampling.logprobs)
+            self._request_ids[request.stream_id] = request_id
+            try:
+                self._core.send(prepared)
+            except Exception as error:
+                self._forget(request_id)
+                raise EngineDead(f"engine: {error or type(error).__name__}") from error
+
+    def abort(self, stream_id: int) -> None:
+        with self._lock:
+            request_id = self._request_ids.pop(stream_id, None)
+            if request_id is not None and not self._dead:
+                self._core.abort(request_id)
+
+    def stats(self) -> RuntimeStats:
+        with self._lock:
+            return self._counters.snapshot()
+
+    def close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        self._core.shutdown()
+        self._thread.join(2 * DEATH_POLL_S)
+
+    def _run(self) -> None:
+        try:
+            while not self._closing and not self._core.dead:
+                try:
+                    outputs = self._core.outputs.get(timeout=DEATH_POLL_S)
+                except queue.Empty:
+                    continue
+                if isinstance(outputs, Exception):
+                    raise outputs
+                self._deliver(outputs)
+            reason = "its process ended"
+        except Exception as error:
+            log.exception("vLLM's outputs cannot be read any more")
+            reason = str(error) or type(error).__name__
+        if not self._closing:
+            self._dead = f"vLLM's engine core died ({reason}); the server restarts it"
+            self._on_death(self._dead)
+
+    def _deliver(self, outputs: Any) -> None:
+        with self._lock:
+            deltas = [delta for output in outputs.outputs if (delta := self._delta(output)) is not None]
+            self._counters.add(outputs.scheduler_stats, deltas)
+        if deltas:
+            self._on_step(deltas)
+
+    def _delta(self, output: Any) -> StreamDelta | None:
+        stream = self._streams.get(output.request_id)
+        if stream is None:
+            return None  # was on its way when the stream was aborted
+        ids = output.new_token_ids
+        cached = 0
+        if not stream.begun and output.prefill_stats is not None:
+            stream.begun = True
+            cached = output.prefill_stats.num_cached_tokens
+            self._counters.begin(output.prefill_stats)
+        if output.finish_reason is None and not stream.logprobs:
+            return StreamDelta(stream.stream_id, ids, len(ids), cached_tokens=cached)
+        return self._full_delta(stream, output, cached)
+
+    def _full_delta(self, stream: _Stream, output: Any, cached: int) -> StreamDelta:
+        """A last delta, or one with log probabilities. vLLM keeps the stop token in the ids: counted, not shown."""
+        ids = output.new_token_ids
+        counted = len(ids)
+        finish = None if output.finish_reason is None else FINISH[output.finish_reason]
+        if finish:
+            self._forget(output.request_id)
+            if finish == "stop" and ids and ids[-1] in stream.stops:
+                ids = ids[:-1]
+        chosen, top = log_probs(output.new_logprobs, len(ids), stream.logprobs)
+        error = "engine: vLLM failed on this request; its log says why" if finish == "error" else ""
+        return StreamDelta(stream.stream_id, ids, counted, finish, chosen, top, cached, error)
+
+    def _forget(self, request_id: str) -> None:
+        stream = self._streams.pop(request_id, None)
+        if stream and self._request_ids.get(stream.stream_id) == request_id:
+            del self._request_ids[stream.stream_id]
+
+
+def log_probs(lists: Any, count: int, wanted: int) -> tuple[list[float], list[tuple[tuple[int, float], ...]]]:
+    """``LogprobsLists`` to ``StreamDelta``'s pair, for the first ``count`` tokens.
+
+    Its rows are [chosen, 1st, 2nd, …], as wide as the batch's widest request; ``wanted`` is ``Sampling.logprobs``.
+    """
+    if lists is None or not wanted:
+        return [], []
+    rows = lists.logprobs[:count, :wanted].tolist()
+    chosen = [row[0] for row in rows]
+    if wanted == 1:
+        return chosen, []
+    ids = lists.logprob_token_ids[:count, :wanted].tolist()
+    return chosen, [tuple(zip(row_ids[1:], row[1:], strict=True)) for row_ids, row in zip(ids, rows, strict=True)]
+
+
+@dataclass(slots=True)
+class _Counters:
+    blocks: int
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+    scheduler: Any = None  # the newest SchedulerStats
+
+    def begin(self, prefill: Any) -> None:
+        self.prompt_tokens += prefill.num_prompt_tokens
+        self.cached_tokens += prefill.num_cached_tokens
+
+    def add(self, scheduler: Any, deltas: list[StreamDelta]) -> None:
+        self.generated_tokens += sum(delta.counted for delta in deltas)
+        if scheduler is not None:
+            self.steps += 1
+            self.scheduler = scheduler
+
+    def snapshot(self) -> RuntimeStats:
+        now = self.scheduler
+        return RuntimeStats(
+            running=now.num_running_reqs if now else 0,
+            waiting=now.num_waiting_reqs + now.num_skipped_waiting_reqs if now else 0,
+            kv_blocks_used=round(now.kv_cache_usage * self.blocks) if now else 0,
+            kv_blocks_total=self.blocks,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            generated_tokens=self.generated_tokens,
+            steps=self.steps,
+        )

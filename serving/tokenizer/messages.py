@@ -1,0 +1,68 @@
+"""OpenAI messages as a chat template wants them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from contract.errors import InvalidRequest, shown
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def json_list(name: str, text: str) -> list[Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(name, f"not JSON ({error}); send a JSON list") from None
+    if not isinstance(value, list):
+        raise InvalidRequest(name, f"{shown(text)} is not a list; send a JSON list")
+    return value
+
+
+def message(index: int, raw: Any) -> dict[str, Any]:
+    """One OpenAI message as chat templates want it: content is a string, tool-call arguments an object."""
+    where = f"messages[{index}]"
+    if not isinstance(raw, dict):
+        raise InvalidRequest("messages", f"{where} is {shown(raw)}; send an object with role and content")
+    role = raw.get("role")
+    role = "system" if role == "developer" else role
+    if role not in ROLES:
+        raise InvalidRequest("messages", f"{where} has role {shown(role)}; use one of {', '.join(ROLES)}")
+    calls = raw.get("tool_calls")
+    content = _content(where, raw.get("content"), optional=role == "assistant" and bool(calls))
+    clean = {**raw, "role": role, "content": content}
+    if calls:
+        clean["tool_calls"] = (
+            [_call(where, call) for call in calls] if isinstance(calls, list) else _bad_call(where, calls)
+        )
+    return clean
+
+
+def _content(where: str, content: Any, optional: bool) -> str:
+    if content is None and optional:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
+        return "".join(part["text"] for part in content)
+    raise InvalidRequest("messages", f"{where} has content {shown(content)}; send a string or a list of text parts")
+
+
+def _call(where: str, call: Any) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return _bad_call(where, call)
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            return _bad_call(where, arguments)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _bad_call(where: str, value: Any) -> dict[str, Any]:
+    raise InvalidRequest(
+        "messages", f"{where} has tool_calls {shown(value)}; send a list of function calls with name and JSON arguments"
+    )

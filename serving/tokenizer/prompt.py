@@ -1,0 +1,166 @@
+"""Messages or text to token ids: the checkpoint's chat template, the tokenizer, the context check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from contract.chunks import Job
+from contract.engine_dir import EngineInfo
+from contract.errors import InvalidRequest, ServingError, shown
+from contract.sampling import Sampling
+from serving.tokenizer.encoder import Encoder
+from serving.tokenizer.messages import json_list, message
+from serving.tokenizer.request import MAX_STOP_CHARS, MAX_STOP_WORDS, Defaults, job
+from serving.tokenizer.tensors import Fields
+
+MAX_MESSAGES = 2048
+# A text this many characters per context token is refused by its first part alone: 1 MB must not hold up the others.
+SURELY_TOO_LONG = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the tokenizer step hands to the engine step."""
+
+    ids: list[int]
+    job: Job
+
+
+class PromptBuilder:
+    """The tokenizer step without Triton. ``encode`` takes many requests at once; an error concerns its own one only."""
+
+    def __init__(self, engine: EngineInfo) -> None:
+        self._encoder = Encoder(engine.path / "tokenizer.json")
+        self._limits = engine.limits
+        self._defaults = Defaults.load(engine.path / "generation_config.json", engine.model.vocab_size)
+        self._template, self._special = _template(engine.path)
+
+    def encode(self, requests: Sequence[Fields]) -> list[Encoded | ServingError]:
+        return [self._one(fields) for fields in requests]
+
+    def _one(self, fields: Fields) -> Encoded | ServingError:
+        prepared = self._prepare(fields)
+        if isinstance(prepared, ServingError):
+            return prepared
+        text, parsed = prepared
+        return self._checked(fields, self._encoder.encode(text), parsed)
+
+    def _prepare(self, fields: Fields) -> tuple[str, Job] | ServingError:
+        try:
+            if fields.flag("stop", False):
+                return "stop", Job(Sampling(max_tokens=1), cancel=True)
+            text = self._text(fields)
+            prepared = self._with_words(fields, job(fields, self._defaults))
+            if not fields.flag("exclude_input_in_output", True):
+                prepared = replace(prepared, text=replace(prepared.text, echo=text))
+            return self._shortened(fields, text), prepared
+        except ServingError as error:
+            return error
+
+    def _text(self, fields: Fields) -> str:
+        given = [name for name in ("text_input", "messages") if name in fields]
+        if len(given) != 1:
+            problem = "missing" if not given else "given beside messages"
+            raise InvalidRequest("text_input", f"{problem}; send exactly one of text_input and messages")
+        if given == ["messages"]:
+            return self._render(fields)
+        for name in ("tools", "add_generation_prompt", "continue_final_message"):
+            if name in fields:
+                raise InvalidRequest(name, "needs messages (the chat template renders it); text_input is sent as it is")
+        text = fields.text("text_input")
+        if not text:
+            raise InvalidRequest("text_input", "the prompt is empty; send at least one character")
+        return text
+
+    def _render(self, fields: Fields) -> str:
+        messages = [message(i, m) for i, m in enumerate(json_list("messages", fields.text("messages")))]
+        if not messages:
+            raise InvalidRequest("messages", "the list is empty; send at least one message")
+        if len(messages) > MAX_MESSAGES:
+            raise InvalidRequest("messages", f"{len(messages)} messages are too many; send at most {MAX_MESSAGES}")
+        tools = json_list("tools", fields.text("tools")) if "tools" in fields else None
+        goes_on = fields.flag("continue_final_message", False)
+        last = messages[-1]
+        open_end = last["role"] == "assistant" and not last.get("tool_calls")
+        if goes_on and (fields.flag("add_generation_prompt", False) or not open_end):
+            raise InvalidRequest(
+                "continue_final_message",
+                "true needs a last message of the assistant without tool_calls, and add_generation_prompt false",
+            )
+        try:
+            rendered, _ = render_jinja_template(
+                conversations=[messages], tools=tools or None, chat_template=self._template,
+                add_generation_prompt=fields.flag("add_generation_prompt", not goes_on),
+                continue_final_message=goes_on, **self._special,
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001 - a template may raise anything; it is the caller's messages that it refuses
+            raise InvalidRequest(
+                "messages", f"the chat template refuses them ({error}); check roles and content"
+            ) from None
+        return _characters("messages", str(rendered[0]))
+
+    def _with_words(self, fields: Fields, parsed: Job) -> Job:
+        """Bad words as ids, alone and after a space: a word inside a text mostly carries its leading space."""
+        words = fields.texts("bad_words", MAX_STOP_WORDS, MAX_STOP_CHARS)
+        if not words:
+            return parsed
+        variants = [form for word in words for form in (word, " " + word.lstrip())]
+        ids = {tuple(self._encoder.encode(form)) for form in variants}
+        return replace(parsed, sampling=replace(parsed.sampling, bad_words=tuple(sorted(ids))))
+
+    def _shortened(self, fields: Fields, text: str) -> str:
+        sure = SURELY_TOO_LONG * self._limits.max_seq_len
+        if len(text) <= sure:
+            return text
+        part = self._encoder.encode(text[:sure])
+        if len(part) < self._limits.max_seq_len:
+            return text
+        raise self._too_long(fields, f"at least {len(part)}")
+
+    def _too_long(self, fields: Fields, count: str) -> InvalidRequest:
+        longest = min(self._limits.max_input_len, self._limits.max_seq_len - 1)
+        name = "messages" if "messages" in fields else "text_input"
+        return InvalidRequest(
+            name,
+            f"the prompt has {count} tokens, the context is {self._limits.max_seq_len} and a prompt may take "
+            f"{longest}; shorten it or serve an engine built with a longer CONTEXT",
+        )
+
+    def _checked(self, fields: Fields, ids: list[int], parsed: Job) -> Encoded | ServingError:
+        if len(ids) > min(self._limits.max_input_len, self._limits.max_seq_len - 1):
+            return self._too_long(fields, str(len(ids)))
+        room = self._limits.max_seq_len - len(ids)
+        if parsed.sampling.max_tokens > room:
+            return InvalidRequest(
+                "max_tokens",
+                f"{parsed.sampling.max_tokens} with a prompt of {len(ids)} tokens exceeds the context of "
+                f"{self._limits.max_seq_len} tokens; use at most {room}",
+            )
+        return Encoded(ids, parsed)
+
+
+def _characters(name: str, text: str) -> str:
+    """``text``, unless JSON escapes put half a surrogate pair into it: the encoder would read it as U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        bad = shown(text[error.start])
+        raise InvalidRequest(name, f"{bad} is half a surrogate pair, not a character; send valid Unicode") from None
+    return text
+
+
+def _template(directory: Path) -> tuple[str, dict[str, Any]]:
+    """The chat template and the special tokens that it may name."""
+    config: dict[str, Any] = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    file = directory / "chat_template.jinja"
+    template = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template", "")
+    special = {
+        name: config[name] for name in ("bos_token", "eos_token", "pad_token") if isinstance(config.get(name), str)
+    }
+    return str(template), special

@@ -1,0 +1,105 @@
+"""The engine step: a runtime, a dispatcher and their threads in one Triton Python model."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+from typing import Any
+
+from contract import engine_dir
+from contract.ack_table import Board
+from contract.chunks import Job
+from contract.errors import ServingError
+from serving import runtimes
+from serving.detokenizer.text import TokenBytes
+from serving.runtimes.base import RuntimeStats
+from serving.streaming.dispatcher import Dispatcher
+from serving.triton import io as triton_io
+from serving.triton.settings import Settings
+
+log = logging.getLogger(__name__)
+
+OCCUPANCY_SECONDS = 0.05  # gauges that tell whether a slot is free: who promises 200 ms must show it
+METRICS_TURNS = 5  # every so many of those, all the others too
+GRACE_SECONDS = 0.5  # from telling every stream that the engine died to ending the process
+
+
+class EngineStep:
+    """``execute`` only admits; responses leave through the dispatcher's thread and the outbox's."""
+
+    def __init__(self) -> None:
+        self._settings = settings = Settings.from_environment()
+        info = engine_dir.read(settings.engine_dir)
+        path = info.path / "tokenizer.json"
+        board = Board.create(settings.board, settings.slots)
+        self._dispatcher = Dispatcher(board, lambda: TokenBytes.load(path), settings.queue_limit)
+        self._stopping = threading.Event()
+        self._runtime = runtimes.load(info, settings.runtime, self._dispatcher.on_step, self._die)
+        self._dispatcher.attach(self._runtime)
+        self._metrics = triton_io.Metrics()
+        for target in (self._dispatcher.run, self._report):
+            threading.Thread(target=target, name=target.__name__, daemon=True).start()
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            sink = triton_io.ResponseSink(request)
+            try:
+                ids = triton_io.input_array(request, "input_ids").tolist()
+                job = Job.from_json(triton_io.input_array(request, "job")[0])
+                self._dispatcher.admit(request.request_id(), ids, job, sink)
+            except ServingError as problem:
+                sink.fail(problem)
+            except Exception:
+                log.exception("request %s", request.request_id())
+                sink.fail(ServingError("engine: the request could not be read; see the server's log"))
+
+    @property
+    def ready(self) -> bool:
+        return not self._dispatcher.dead
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._runtime.close()
+        self._dispatcher.stop()
+
+    def _die(self, reason: str) -> None:
+        """Every open stream ends with an error, then the process ends and its supervisor starts a new one."""
+        if self._stopping.is_set():
+            return
+        log.error("the engine died: %s", reason)
+        (self._settings.run_dir / "dead").write_text(reason)
+        self._dispatcher.on_death(reason)
+        threading.Timer(GRACE_SECONDS, os._exit, (70,)).start()
+
+    def _report(self) -> None:
+        for turn in itertools.count():
+            if self._stopping.wait(OCCUPANCY_SECONDS):
+                return
+            if self._dispatcher.dead:  # it may have noticed first: a silent detokenizer, a failed sender
+                self._die(self._dispatcher.dead)
+                return
+            stats = self._runtime.stats()
+            self._write_occupancy(stats)
+            if turn % METRICS_TURNS == 0:
+                self._write_metrics(stats)
+
+    def _write_occupancy(self, stats: RuntimeStats) -> None:
+        self._metrics.gauge("qwen_slots_used", len(self._dispatcher.ledger.streams))
+        self._metrics.gauge("vllm:num_requests_running", stats.running)
+        self._metrics.gauge("vllm:num_requests_waiting", stats.waiting)
+
+    def _write_metrics(self, stats: RuntimeStats) -> None:
+        metrics, ledger = self._metrics, self._dispatcher.ledger
+        metrics.gauge("vllm:kv_cache_usage_perc", stats.kv_blocks_used / max(1, stats.kv_blocks_total))
+        metrics.gauge("qwen_kv_blocks_used", stats.kv_blocks_used)
+        metrics.gauge("qwen_kv_blocks_total", stats.kv_blocks_total)
+        metrics.gauge("qwen_slots_total", self._settings.slots)
+        metrics.gauge("qwen_queue_limit", self._settings.queue_limit)
+        metrics.counter("vllm:prompt_tokens_total", stats.prompt_tokens)
+        metrics.counter("vllm:generation_tokens_total", stats.generated_tokens)
+        metrics.counter("vllm:prefix_cache_hits_total", stats.cached_tokens)
+        metrics.counter("qwen_chunks_total", self._dispatcher.chunks_sent)
+        for reason, total in ledger.finished.items():
+            metrics.counter("qwen_streams_finished_total", total, reason)

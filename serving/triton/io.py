@@ -1,0 +1,202 @@
+"""The only module that knows Triton's Python backend: tensors in and out, response senders, metrics, errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+from contract.chunks import Chunk, IntArray, pack
+from contract.errors import InvalidRequest, ServingError
+from contract.packed import pack as pack_pieces
+from serving.detokenizer.step import Piece
+from serving.tokenizer.tensors import Fields
+
+MOST_REUSED = 8192  # tensors kept; each holds about 300 bytes of shared memory
+
+
+def start(name: str) -> None:
+    """Log to stderr, which Triton passes on, and tell the launcher which process to watch."""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    run_dir = os.environ.get("RUN_DIR")
+    if run_dir:
+        (Path(run_dir) / f"{name}.pid").write_text(str(os.getpid()))
+
+
+def error(problem: ServingError) -> Any:
+    return pb.TritonError(str(problem), getattr(pb.TritonError, problem.triton_code))
+
+
+def failed(problem: ServingError) -> Any:
+    """A response that carries nothing but an error."""
+    return pb.InferenceResponse(error=error(problem))
+
+
+def fields(request: Any) -> Fields:
+    """All inputs of a request as flat lists. Raises ``InvalidRequest`` for a batch: one request carries one prompt."""
+    arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+    for name in ("text_input", "messages", *arrays):  # Triton gives all inputs the same batch: name the prompt
+        if name in arrays and arrays[name].ndim and arrays[name].shape[0] != 1:
+            batch = arrays[name].shape[0]
+            raise InvalidRequest(name, f"a batch of {batch}; one request carries one prompt, send {batch} requests")
+    return Fields({name: array.reshape(-1).tolist() for name, array in arrays.items()})
+
+
+def encoded(ids: list[int], job: bytes) -> Any:
+    """The tokenizer step's response: INT32 [1, n] and STRING [1, 1]."""
+    return pb.InferenceResponse(
+        [
+            pb.Tensor("input_ids", np.array([ids], dtype=np.int32)),
+            pb.Tensor("job", np.array([[job]], dtype=np.object_)),
+        ]
+    )
+
+
+def input_array(request: Any, name: str) -> Any:
+    return pb.get_input_tensor_by_name(request, name).as_numpy()[0]
+
+
+def chunk_words(request: Any) -> IntArray:
+    words: IntArray = input_array(request, "chunk")
+    return words
+
+
+class _Reused:
+    """Tensors of values that come again and again (0, 1, 2 …; ""): building one costs more than the rest of a chunk.
+
+    A tensor may be part of many responses: the backend copies it to shared memory once and names that copy.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[str, int | bytes], Any] = {}
+
+    def __call__(self, name: str, value: int | bytes) -> Any:
+        tensor = self._tensors.get((name, value))
+        if tensor is None:
+            tensor = pb.Tensor(name, np.array([[value]], dtype=np.object_ if isinstance(value, bytes) else np.int32))
+            if len(self._tensors) < MOST_REUSED:
+                self._tensors[name, value] = tensor
+        return tensor
+
+
+_reused = _Reused()
+
+
+def pieces(parts: list[Piece]) -> Any:
+    """The detokenizer step's response: every tensor is [1, number of sequences], ids and log probs [1, n]."""
+    if parts[0].packed:
+        return pb.InferenceResponse([pb.Tensor("packed", np.frombuffer(pack_pieces(parts), dtype=np.uint8)[None])])
+    tensors = _one(parts[0]) if len(parts) == 1 else _several(parts)
+    if parts[0].log_probs is not None:
+        tensors += _log_probs(parts)
+    return pb.InferenceResponse(tensors)
+
+
+def _one(p: Piece) -> list[Any]:
+    return [
+        pb.Tensor("text_output", np.array([[p.text.encode()]], dtype=np.object_)),
+        pb.Tensor("output_ids", np.array([p.ids], dtype=np.int32)),
+        _reused("finish_reason", p.finish_reason.encode()),
+        _reused("prompt_tokens", p.prompt_tokens),
+        _reused("completion_tokens", p.completion_tokens),
+        _reused("cached_tokens", p.cached_tokens),
+        _reused("chunk_index", p.chunk_index),
+        _reused("sequence_index", p.sequence_index),
+    ]
+
+
+def _several(parts: list[Piece]) -> list[Any]:
+    numbers = ("prompt_tokens", "completion_tokens", "cached_tokens", "chunk_index", "sequence_index")
+    return [
+        *(pb.Tensor(name, np.array([[getattr(p, name) for p in parts]], dtype=np.int32)) for name in numbers),
+        pb.Tensor("text_output", np.array([[p.text.encode() for p in parts]], dtype=np.object_)),
+        pb.Tensor("finish_reason", np.array([[p.finish_reason.encode() for p in parts]], dtype=np.object_)),
+        pb.Tensor("output_ids", np.array([[i for p in parts for i in p.ids]], dtype=np.int32)),
+    ]
+
+
+def _log_probs(parts: list[Piece]) -> list[Any]:
+    each = [value for p in parts for value in p.log_probs or ()]
+    tops = b"[" + b",".join(p.top_logprobs[1:-1] for p in parts if p.top_logprobs) + b"]"
+    return [
+        pb.Tensor("output_log_probs", np.array([each], dtype=np.float32)),
+        pb.Tensor("cum_log_probs", np.array([[p.cum_log_prob for p in parts]], dtype=np.float32)),
+        pb.Tensor("top_log_probs", np.array([[tops]], dtype=np.object_)),
+    ]
+
+
+class ResponseSink:
+    """``serving.streaming.sequence.Sink`` over a decoupled request's response sender."""
+
+    __slots__ = ("_sender",)
+
+    def __init__(self, request: Any) -> None:
+        self._sender = request.get_response_sender()
+
+    def send(self, chunks: list[Chunk], final: bool) -> None:
+        response = pb.InferenceResponse([pb.Tensor("chunk", pack(chunks)[None])])
+        self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+
+    def fail(self, error: ServingError) -> None:
+        self._sender.send(failed(error), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def drop(self) -> None:
+        self._sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def cancelled(self) -> bool:
+        return bool(self._sender.is_cancelled())
+
+
+class Metrics:
+    """Prometheus families of the engine model on Triton's metrics port, created at first use."""
+
+    def __init__(self) -> None:
+        self._metrics: dict[tuple[str, str], Any] = {}
+        self._last: dict[tuple[str, str], float] = {}
+        self._families: dict[str, Any] = {}
+
+    def gauge(self, name: str, value: float) -> None:
+        if self._is_new(name, "", value):
+            self._metric(name, pb.MetricFamily.GAUGE, "").set(value)
+
+    def counter(self, name: str, total: float, reason: str = "") -> None:
+        """Bring the counter up to ``total``, which only grows."""
+        before = self._last.get((name, reason), 0.0)
+        if self._is_new(name, reason, total):
+            self._metric(name, pb.MetricFamily.COUNTER, reason).increment(total - before)
+
+    def _is_new(self, name: str, reason: str, value: float) -> bool:
+        """Every call is a round trip to Triton: an idle server must not make a hundred of them per second."""
+        changed = self._last.get((name, reason)) != value
+        self._last[name, reason] = value
+        return changed
+
+    def _metric(self, name: str, kind: Any, reason: str) -> Any:
+        if (name, reason) not in self._metrics:
+            if name not in self._families:
+                self._families[name] = pb.MetricFamily(name=name, description=DESCRIPTIONS[name], kind=kind)
+            labels = {"model_name": "qwen"} | ({"reason": reason} if reason else {})
+            self._metrics[name, reason] = self._families[name].Metric(labels=labels)
+        return self._metrics[name, reason]
+
+
+DESCRIPTIONS = {
+    "vllm:num_requests_running": "Sequences in the engine's batch",
+    "vllm:num_requests_waiting": "Sequences waiting for a place in the batch",
+    "vllm:kv_cache_usage_perc": "Used share of the KV blocks, 0 to 1",
+    "qwen_kv_blocks_used": "KV blocks in use",
+    "qwen_kv_blocks_total": "KV blocks of the engine",
+    "qwen_slots_used": "Streams between admission and their last response",
+    "qwen_slots_total": "Stream slots of the board",
+    "qwen_queue_limit": "Sequences that may wait before a request is refused",
+    "vllm:prompt_tokens_total": "Prompt tokens taken in",
+    "vllm:generation_tokens_total": "Tokens generated",
+    "vllm:prefix_cache_hits_total": "Prompt tokens found in the prefix cache",
+    "qwen_chunks_total": "Responses sent by the engine step",
+    "qwen_streams_finished_total": "Streams by the reason of their end",
+}

@@ -1,0 +1,45 @@
+"""The synthetic checkpoint: complete, the same every time, and as quiet about special tokens as it promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+from build_engine.checkpoint import Checkpoint
+from build_engine.synthetic import checkpoint as synthetic
+from build_engine.synthetic.checkpoint import SHAPES, SyntheticShape
+
+SMALL = SyntheticShape("small", 128, 2, 2, 1, 256, 152064)
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    shape = SyntheticShape("s", 128, 1, 2, 1, 128, 1024)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        synthetic.write(shape, tmp_path / name, seed)
+    data = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
+    assert data[0] == data[1] != data[2]
+
+
+def test_the_reference_library_reads_it(tmp_path: Path) -> None:
+    shape = SyntheticShape("s", 128, 2, 2, 1, 128, 1024)
+    synthetic.write(shape, tmp_path / "m")
+    with safe_open(tmp_path / "m" / "model.safetensors", "numpy") as file:
+        assert sorted(file.keys()) == sorted(name for name, _ in synthetic.layout(shape))
+        assert file.get_slice("model.embed_tokens.weight").get_shape() == [1024, 128]
+
+
+def test_values_are_normal(tmp_path: Path) -> None:
+    synthetic.write(SMALL, tmp_path / "m")
+    checkpoint = Checkpoint(tmp_path / "m")
+    gate = checkpoint.float32("model.layers.0.mlp.gate_proj.weight")
+    assert abs(gate.std() * SMALL.hidden**0.5 - 1) < 0.02 and abs(gate.mean()) < 1e-3
+    assert (checkpoint.float32("model.norm.weight") == 1).all()
+    rows = np.linalg.norm(checkpoint.float32("model.embed_tokens.weight"), axis=1)
+    assert rows[151643:].max() < rows[:151643].min() / 2
+
+
+def test_default_shape_is_small() -> None:
+    size = sum(2 * int(np.prod(s)) for _, s in synthetic.layout(SHAPES["synthetic"]))
+    assert size < 100e6

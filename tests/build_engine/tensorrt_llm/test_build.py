@@ -1,0 +1,258 @@
+"""The build as a whole: dry run, resumable steps, what lies in the engine directory. No GPU: stand-in commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from build_engine import steps
+from build_engine.__main__ import main
+from build_engine.errors import BuildError
+from build_engine.plan.model import DEFAULT_MODEL, load_config
+from build_engine.spec import BuildSpec
+from build_engine.steps import STAMP, Step
+from build_engine.tensorrt_llm import build as trtllm_build
+from build_engine.tensorrt_llm.steps import recipe
+from contract import engine_dir, gpus
+from contract.engine_dir import BuildInfo
+from contract.versions import ROOT, pinned
+from serving.host import container
+
+SCHEMA = json.loads((ROOT / "build_engine" / "engine.schema.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch):
+    monkeypatch.setattr(gpus, "detect", list)
+    monkeypatch.delenv("DRY_RUN", raising=False)
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    path = tmp_path / "model" / "Qwen2.5-7B-Instruct"
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(load_config(DEFAULT_MODEL)))
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (path / name).write_text("{}")
+    (path / "model.safetensors").write_bytes(b"weights")
+    return path
+
+
+def spec(out: Path, model=DEFAULT_MODEL, **rest) -> BuildSpec:
+    rest = {"precision": "auto", "gpu": "h100"} | rest
+    return BuildSpec(model=str(model), runtime="tensorrt_llm", out=out, **rest)
+
+
+def script(capsys, out: Path, *arguments: str) -> list[list[str]]:
+    base = ["build", "--runtime", "tensorrt_llm", "--model", DEFAULT_MODEL, "--out", str(out), "--dry-run"]
+    assert main([*base, *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return [shlex.split(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_dry_run_prints_the_whole_build_without_a_gpu_and_touches_nothing(tmp_path, capsys):
+    commands = script(capsys, tmp_path / "out")
+    joined = [" ".join(command) for command in commands]
+    assert joined[0].startswith("docker build") and pinned("tensorrt_llm", "container") in joined[0]
+    assert "build_engine.fetch --model Qwen/Qwen2.5-7B-Instruct" in joined[1]
+    assert "build_engine.calibration" in joined[2]
+    assert "quantize.py" in joined[3] and "--qformat fp8" in joined[3]
+    assert "trtllm-build" in joined[4] and "build_engine verify" in joined[5]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_step_hands_its_output_to_the_next(tmp_path, capsys):
+    commands = script(capsys, tmp_path / "out", "--context", "book")
+    names = ("build_engine.fetch", "build_engine.tensorrt_llm.yarn", "quantize.py", "trtllm-build")
+    chain = [next(c for c in commands if any(name in part for part in c)) for name in names]
+    fetched = chain[0][chain[0].index("--output") + 1]
+    stretched = chain[1][chain[1].index("--output") + 1]
+    assert chain[1][chain[1].index("--model") + 1] == fetched
+    assert chain[2][chain[2].index("--model_dir") + 1] == stretched
+    assert chain[3][chain[3].index("--checkpoint_dir") + 1] == chain[2][chain[2].index("--output_dir") + 1]
+    assert chain[3][chain[3].index("--max_seq_len") + 1] == "131072"
+
+
+def test_container_settings_of_the_gpu_steps(tmp_path, capsys):
+    for command in script(capsys, tmp_path / "out"):
+        if command[:2] == ["docker", "run"]:
+            text = " ".join(command)
+            assert "--gpus all --shm-size=8g --ulimit memlock=-1 --ulimit stack=67108864" in text
+            assert "--user" in command and container.image() in command and f"{ROOT}:{ROOT}:ro" in text
+
+
+def test_dry_run_from_the_environment_and_inside_the_container(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DRY_RUN", "1")
+    monkeypatch.setattr(container, "inside", lambda: True)
+    arguments = ["build", "--model", DEFAULT_MODEL, "--precision", "int8_sq", "--gpu", "a100"]
+    assert main([*arguments, "--out", str(tmp_path / "x")]) == 0
+    out = capsys.readouterr().out
+    assert "docker" not in out and "\npython3 /app/examples/models/core/qwen/convert_checkpoint.py" in out
+
+
+def test_pytorch_backend_exports_one_checkpoint_and_builds_no_engine(tmp_path):
+    made = recipe(trtllm_build.job_of(spec(tmp_path / "out", backend="pytorch")))
+    text = "\n".join(step.shell() for step in made.steps)
+    assert "modelopt_export" in text and "trtllm-build" not in text
+    assert made.artefact == made.steps[-1].output
+
+
+def test_engines_of_other_contexts_share_the_quantized_checkpoint(tmp_path):
+    made = [recipe(trtllm_build.job_of(spec(tmp_path / "out", context=length))) for length in (8192, 32768)]
+    quantized = [next(s.output for s in one.steps if "quantize" in s.name) for one in made]
+    assert quantized[0] == quantized[1] and made[0].artefact != made[1].artefact
+    other = recipe(trtllm_build.job_of(spec(tmp_path / "out", precision="int8_sq", alpha=0.7)))
+    plain = recipe(trtllm_build.job_of(spec(tmp_path / "out", precision="int8_sq")))
+    assert other.artefact != plain.artefact
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alpha": 2.0}, "alpha"),
+        ({"calibration": Path("/no/such/file")}, "does not exist"),
+        ({"precision": "fp8", "gpu": "a100"}, "needs SM89"),
+        ({"kv_dtype": "int4"}, "KV type"),
+        ({"gpu": ""}, "no NVIDIA GPU here"),
+    ],
+)
+def test_wrong_wishes_are_one_line(tmp_path, change, message):
+    with pytest.raises(BuildError, match=message) as caught:
+        trtllm_build.build(spec(tmp_path / "out", **change))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_machine_that_cannot_build_is_told_before_anything_starts(tmp_path, capsys):
+    with pytest.raises(BuildError, match=r"fault\(s\) above"):
+        trtllm_build.build(spec(tmp_path / "out"))
+    assert "FAULT  GPU" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- steps
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+def writes(output: Path, name: str = "a", then: str = "") -> Step:
+    return Step(name, python(f"open({str(output / name)!r}, 'a').write('x'); {then}"), output)
+
+
+def test_a_finished_step_is_not_repeated(tmp_path):
+    step = writes(tmp_path / "one")
+    steps.run([step])
+    steps.run([step])
+    assert (tmp_path / "one" / "a").read_text() == "x"
+    assert json.loads(step.stamp.read_text())["command"] == list(step.argv)
+    assert steps.seconds([step]) >= 0
+
+
+def test_an_interrupted_step_leaves_nothing_that_looks_finished_and_starts_afresh(tmp_path):
+    output = tmp_path / "one"
+    with pytest.raises(BuildError, match="exit code 3"):
+        steps.run([writes(output, then="raise SystemExit(3)"), writes(tmp_path / "two")])
+    assert (output / "a").exists() and not (output / STAMP).exists() and not (tmp_path / "two").exists()
+    steps.run([writes(output)])
+    assert (output / "a").read_text() == "x" and (output / STAMP).exists()
+
+
+def test_a_download_goes_on_where_it_stopped(tmp_path):
+    output = tmp_path / "one"
+    step = dataclasses.replace(writes(output, then="raise SystemExit(1)"), resumes=True)
+    with pytest.raises(BuildError):
+        steps.run([step])
+    steps.run([dataclasses.replace(writes(output), resumes=True)])
+    assert (output / "a").read_text() == "xx"
+
+
+def test_a_step_that_writes_nothing_or_cannot_start_has_failed(tmp_path):
+    with pytest.raises(BuildError, match="empty"):
+        steps.run([Step("nothing", python("pass"), tmp_path / "one")])
+    with pytest.raises(BuildError, match="cannot be started"):
+        steps.run([Step("missing", ("/no/such/tool",), tmp_path / "two")])
+
+
+# ---- the engine directory
+
+
+def finished(checkpoint: Path, out: Path, version: str = "", **wish):
+    """A job whose steps have run, as far as files go."""
+    job = trtllm_build.job_of(spec(out, checkpoint, **wish))
+    made = recipe(job)
+    made.artefact.mkdir(parents=True, exist_ok=True)
+    if job.backend == "engine":
+        built = {"version": version or pinned("tensorrt_llm"), "build_config": {}}
+        (made.artefact / "config.json").write_text(json.dumps(built))
+        (made.artefact / "rank0.engine").write_bytes(b"engine")
+        (made.artefact / STAMP).write_text("{}")
+    return job, made
+
+
+def test_the_engine_directory_is_complete_and_fits_the_schema(checkpoint, tmp_path):
+    job, made = finished(checkpoint, tmp_path / "engines" / "default")
+    target = tmp_path / "engines" / "assembled"
+    target.mkdir()
+    trtllm_build.assemble(job, made, target, BuildInfo(["a", "b"], "2026-11-22T00:00:00+00:00", 1.5, "host"))
+    jsonschema.validate(json.loads((target / "engine.json").read_text()), SCHEMA)
+    engine = engine_dir.read(target)
+    assert (engine.precision, engine.kv_dtype, engine.gpu.sm) == ("fp8", "bf16", 90)
+    assert engine.runtime.version == "1.2.1" and engine.runtime.backend == "engine"
+    assert engine.limits.max_seq_len == 8192 and engine.model.vocab_size == 152064
+    assert {"engine/rank0.engine", "tokenizer.json", "config.json"} <= set(engine.files)
+    assert not any(STAMP in name for name in engine.files)
+    assert (target / "engine" / "rank0.engine").stat().st_nlink == 2  # no second copy on disk
+
+
+def test_a_pytorch_directory_holds_the_checkpoint(checkpoint, tmp_path):
+    job, made = finished(checkpoint, tmp_path / "e" / "d", precision="bf16", backend="pytorch")
+    target = tmp_path / "e" / "assembled"
+    target.mkdir(parents=True)
+    trtllm_build.assemble(job, made, target, BuildInfo())
+    assert (target / "checkpoint" / "model.safetensors").read_bytes() == b"weights"
+    assert engine_dir.read(target).runtime.backend == "pytorch"
+
+
+def test_an_engine_of_another_version_is_refused(checkpoint, tmp_path):
+    job, made = finished(checkpoint, tmp_path / "e" / "d", version="1.1.0")
+    target = tmp_path / "assembled"
+    target.mkdir()
+    with pytest.raises(BuildError, match=r"version 1\.1\.0, pinned is 1\.2\.1"):
+        trtllm_build.assemble(job, made, target, BuildInfo())
+    assert not (target / "engine.json").exists()
+
+
+def test_a_long_context_gets_its_own_config(checkpoint, tmp_path):
+    from build_engine.tensorrt_llm.yarn import link_with_yarn
+
+    output = tmp_path / "stretched"
+    output.mkdir()
+    link_with_yarn(checkpoint, output, 65536)
+    config = json.loads((output / "config.json").read_text())
+    assert config["rope_scaling"]["original_max_position_embeddings"] == 32768
+    assert config["max_position_embeddings"] == 65536
+    assert (output / "model.safetensors").is_symlink() and (output / "model.safetensors").read_bytes() == b"weights"
+    assert "rope_scaling" not in json.loads((checkpoint / "config.json").read_text())
+    again = tmp_path / "again"
+    again.mkdir()
+    with pytest.raises(BuildError, match="already has rope_scaling"):
+        link_with_yarn(output, again, 131072)
+
+
+def test_a_failed_gate_fails_the_build_and_keeps_the_directory(checkpoint, tmp_path, monkeypatch):
+    out = tmp_path / "engines" / "default"
+    job, made = finished(checkpoint, out)
+    monkeypatch.setattr(trtllm_build, "_image", lambda: None)
+    monkeypatch.setattr(steps, "run", lambda _: ["quantize", "build"])
+    monkeypatch.setattr(steps, "seconds", lambda _: 12.0)
+    monkeypatch.setattr(trtllm_build, "verify_argv", lambda *_: python("raise SystemExit(1)"))
+    with pytest.raises(BuildError, match="failed its accuracy gate"):
+        trtllm_build.run(job, made)
+    assert engine_dir.read(out).build.commands[:2] == ["quantize", "build"]

@@ -1,0 +1,275 @@
+"""The accuracy gate: its arithmetic, its verdicts on good and broken engines, and a real CPU engine against FP32."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from build_engine.__main__ import main
+from build_engine.errors import BuildError
+from build_engine.verify import gate as verify
+from build_engine.verify import session as verify_session
+from build_engine.verify.metrics import Accuracy, compare, failures, kl, repeats
+from build_engine.verify.session import EngineScorer, Sample
+from contract import engine_dir
+from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
+from contract.sampling import StreamDelta
+from serving.runtimes.base import CAPABILITIES, RuntimeLimits
+
+VOCAB = 50
+
+
+def top(logits: np.ndarray, k: int = 20) -> list[tuple[int, float]]:
+    logp = logits - np.logaddexp.reduce(logits)
+    return [(int(i), float(logp[i])) for i in np.argsort(-logp)[:k]]
+
+
+# ---- arithmetic
+
+
+def test_a_model_agrees_with_itself():
+    positions = [top(np.random.default_rng(seed).normal(0, 3, VOCAB)) for seed in range(30)]
+    found = compare(positions, positions, [p[0][0] for p in positions], [([1, 2], [1, 2])])
+    assert (found.greedy_agreement, found.confident_agreement, found.mean_kl, found.new_repetitions) == (1, 1, 0, 0)
+    assert found.perplexity_drift == 0
+
+
+@given(st.integers(0, 10_000), st.floats(0.01, 3))
+def test_kl_is_a_lower_bound_of_the_full_kl_and_never_negative(seed, noise):
+    generator = np.random.default_rng(seed)
+    a = generator.normal(0, 2, VOCAB)
+    b = a + generator.normal(0, noise, VOCAB)
+    p, q = (x - np.logaddexp.reduce(x) for x in (a, b))
+    full = float(np.sum(np.exp(p) * (p - q)))
+    assert 0 <= kl(top(a), top(b)) <= full + 1e-6
+    assert kl(top(a, VOCAB), top(b, VOCAB)) == pytest.approx(full, abs=1e-6)
+
+
+def test_perplexity_drift_is_relative():
+    reference = [[(1, math.log(0.5)), (2, math.log(0.5))]] * 4
+    candidate = [[(2, math.log(0.6)), (1, math.log(0.4))]] * 4
+    found = compare(reference, candidate, [1] * 4, [])
+    assert found.perplexity_drift == pytest.approx(0.25)
+    assert found.greedy_agreement == 0 and found.confident_agreement == 1, "no position of the reference is sure"
+
+
+def test_without_probabilities_only_agreement_is_judged():
+    nan = float("nan")
+    found = compare([[(1, nan)], [(2, nan)]], [[(1, nan)], [(3, nan)]], [1, 2], [])
+    assert found.greedy_agreement == 0.5 and found.mean_kl is None and found.perplexity_drift is None
+
+
+def test_positions_must_match():
+    with pytest.raises(ValueError, match="cannot be compared"):
+        compare([[(1, 0.0)]], [], [], [])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "loop"),
+    [
+        ([0] * 20, True),  # "!!!!": what FP16 overflow looks like
+        ([5, *[0] * 15], False),
+        (list(range(40)) + [7, 8, 9] * 16, True),
+        ([1, 2] * 24, True),
+        ([1, 2] * 12, False),
+        (list(range(96)), False),
+        ([7, 8, 9] * 16 + [1, 2, 3, 4], False),
+    ],
+)
+def test_loops_are_found(tokens, loop):
+    assert repeats(tokens) is loop
+
+
+def test_only_loops_that_the_reference_does_not_make_count():
+    looping, text = [0] * 30, list(range(30))
+    positions = [[(1, -0.1), (2, -3.0)]]
+    found = compare(positions, positions, [1], [(text, looping), (looping, looping), (looping, text)])
+    assert found.new_repetitions == 1
+
+
+GOOD = Accuracy(100, 0.99, 1.0, 0.001, 0.0, 0)
+LIMITS = {"greedy_agreement": 0.9, "confident_agreement": 0.98, "mean_kl": 0.05, "perplexity_drift": 0.05,
+          "new_repetitions": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"greedy_agreement": 0.89}, "greedy_agreement"),
+        ({"confident_agreement": 0.9}, "confident_agreement"),
+        ({"mean_kl": 0.06}, "mean_kl"),
+        ({"perplexity_drift": 0.2}, "perplexity_drift"),
+        ({"new_repetitions": 1}, "new_repetitions"),
+    ],
+)
+def test_each_limit_can_fail_the_gate(change, name):
+    assert failures(GOOD, LIMITS) == []
+    [text] = failures(dataclasses.replace(GOOD, **change), LIMITS)
+    assert text.startswith(name)
+
+
+def test_thresholds_file_has_every_limit_for_every_precision():
+    for precision in ("fp8", "int8_sq", "int8_wo", "int8", "int4", "bf16", "fp32"):
+        engine = dataclasses.replace(ENGINE, precision=precision)
+        assert set(verify.load_settings(engine)["limits"]) == set(LIMITS)
+    quantized = dataclasses.replace(ENGINE, runtime=RuntimeInfo("tensorrt_llm", "1.2.1", "engine"), kv_dtype="fp8")
+    assert verify.load_settings(quantized)["prompts"]["long"] >= 200
+
+
+# ---- through a runtime
+
+ENGINE = EngineInfo(
+    ModelInfo("m", "synthetic", vocab_size=VOCAB), RuntimeInfo("openvino"), "int8", "int8", EngineLimits(512, 511)
+)
+
+
+class FakeRuntime:
+    """A tiny deterministic model behind the runtime protocol; ``noise`` makes it a bad copy of itself."""
+
+    capabilities = CAPABILITIES
+    limits = RuntimeLimits(512, 511, VOCAB, 4)
+
+    def __init__(self, on_step, on_death, noise: float = 0.0, loops: bool = False, dies: bool = False) -> None:
+        self.on_step, self.on_death, self.noise, self.loops, self.dies = on_step, on_death, noise, loops, dies
+        self.closed = False
+
+    def logits(self, ids) -> np.ndarray:
+        generator = np.random.default_rng(abs(hash(tuple(ids))) % 2**32)
+        return generator.normal(0, 4, VOCAB) + np.random.default_rng(len(ids)).normal(0, 1, VOCAB) * self.noise
+
+    def submit(self, request) -> None:
+        if self.dies:
+            self.on_death("CUDA error")
+            return
+        ids, sampling = list(request.input_ids), request.sampling
+        for step in range(sampling.max_tokens):
+            best = top(self.logits(ids))
+            token = 0 if self.loops and sampling.max_tokens > 1 else best[0][0]
+            ids.append(token)
+            reason = "length" if step + 1 == sampling.max_tokens else None
+            tops = (tuple(best),) if sampling.logprobs else ()
+            self.on_step([StreamDelta(request.stream_id, [token], 1, reason, top_logprobs=tops)])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def use(monkeypatch):
+    """``use(noise=…)``: the next engine that is loaded behaves so."""
+    queue: list[dict] = []
+
+    def load(engine, options, on_step, on_death):
+        return FakeRuntime(on_step, on_death, **queue.pop(0))
+
+    monkeypatch.setattr(verify_session.runtimes, "load", load)
+    return lambda **how: queue.append(how)
+
+
+def measured(use, **candidate) -> Accuracy:
+    use()
+    use(**candidate)
+    prompts = [[1, 2, n] for n in range(12)]
+    return verify.measure(EngineScorer(ENGINE), ENGINE, prompts)[0]
+
+
+def test_the_same_model_passes(use):
+    found = measured(use)
+    assert failures(found, LIMITS) == [] and found.positions == 12 * verify.TARGET_TOKENS
+
+
+def test_a_damaged_model_fails(use):
+    missed = failures(measured(use, noise=3.0), LIMITS)
+    assert any("mean_kl" in text for text in missed) and any("agreement" in text for text in missed)
+
+
+def test_an_engine_that_writes_exclamation_marks_fails(use):
+    assert any("new_repetitions" in text for text in failures(measured(use, loops=True), LIMITS))
+
+
+def test_positions_come_in_the_samples_order(use):
+    use()
+    with EngineScorer(ENGINE) as scorer:
+        samples = [Sample((n,), tuple(range(n % 3 + 1))) for n in range(20)]
+        found = scorer.score(samples)
+        assert [len(positions) for positions in found] == [len(sample.target) for sample in samples]
+        runtime = scorer._runtime
+        for sample, positions in zip(samples, found, strict=True):
+            for t, position in enumerate(positions):
+                assert list(position) == top(runtime.logits([*sample.prompt, *sample.target[:t]]))
+    assert runtime.closed
+
+
+def test_a_dying_runtime_is_one_line(use):
+    use(dies=True)
+    with pytest.raises(BuildError, match="CUDA error"):
+        EngineScorer(ENGINE).answer([[1]], 4, greedy=True)
+
+
+def test_wrong_references_are_one_line(tmp_path, capsys):
+    assert main(["verify", "--engine", str(tmp_path)]) == 1
+    assert "make engine" in capsys.readouterr().err
+    engine = dataclasses.replace(ENGINE, path=tmp_path, model=ModelInfo("m", "/no/such/model"))
+    with pytest.raises(BuildError, match="pass --reference"):
+        verify.open_reference(dataclasses.replace(engine, runtime=RuntimeInfo("tensorrt_llm")), None)
+    with pytest.raises(BuildError, match="neither a directory nor a hub id"):
+        verify.open_reference(engine, None)
+    with pytest.raises(BuildError, match="neither an engine nor a checkpoint"):
+        verify.open_reference(engine, tmp_path)
+    simulated = dataclasses.replace(ENGINE, runtime=RuntimeInfo("simulated"))
+    engine_dir.write(simulated, tmp_path)
+    assert main(["verify", "--engine", str(tmp_path)]) == 1
+    assert "no weights" in capsys.readouterr().err
+
+
+# ---- a real engine on this machine
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("engines")
+    for precision in ("int8", "fp32"):
+        arguments = ["build", "--model", "synthetic", "--precision", precision, "--context", "2048"]
+        assert main([*arguments, "--runtime", "openvino", "--out", str(folder / precision)]) == 0
+    return folder / "int8", folder / "fp32"
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    monkeypatch.setattr(verify, "TARGET_TOKENS", 8)
+    monkeypatch.setattr(verify, "ANSWER_TOKENS", 48)
+
+
+def test_openvino_int8_against_fp32_passes_and_is_recorded(engines, brief, capsys):
+    quantized, reference = engines
+    arguments = ["verify", "--engine", str(quantized), "--reference", str(reference), "--prompts", "5", "--long", "1"]
+    assert main(arguments) == 0
+    assert "passes the accuracy gate" in capsys.readouterr().out
+    accuracy = engine_dir.read(quantized).accuracy
+    assert accuracy["passed"] is True and accuracy["prompts"] == 6
+    assert accuracy["confident_agreement"] >= 0.98 and accuracy["reference"].startswith("openvino fp32 engine")
+    assert accuracy["perplexity_drift"] != 0, "an INT8 engine is not the FP32 one"
+
+
+def test_another_models_weights_fail_the_gate(engines, brief, tmp_path, capsys):
+    _, reference = engines
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in reference.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    weights = np.fromfile(damaged / "openvino_model.bin", np.uint16)
+    weights[len(weights) // 2 : len(weights) * 3 // 4] = 0
+    weights.tofile(damaged / "openvino_model.bin")
+    arguments = ["verify", "--engine", str(damaged), "--reference", str(reference), "--prompts", "2", "--long", "0"]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "fails the accuracy gate" in error
+    recorded = json.loads((damaged / "engine.json").read_text())["accuracy"]
+    assert recorded["passed"] is False and recorded["failed"]

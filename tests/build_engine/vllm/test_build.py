@@ -1,0 +1,115 @@
+"""Engine directories for vLLM: what is written, what is refused. The quantizers themselves need a GPU host."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import pytest
+
+from build_engine.errors import BuildError
+from build_engine.spec import BuildSpec
+from build_engine.vllm import build as vllm_build
+from contract import engine_dir, gpus
+from serving.runtimes.vllm import args as vllm_args
+
+CONFIG = {"vocab_size": 32, "max_position_embeddings": 64, "architectures": ["Qwen2ForCausalLM"]}
+
+
+@pytest.fixture
+def source(tmp_path):
+    directory = tmp_path / "source"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    (directory / "model.safetensors").write_bytes(b"weights")
+    (directory / "tokenizer.json").write_text("{}")
+    (directory / "generation_config.json").write_text('{"eos_token_id": 3}')
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(gpus, "detect", list)
+    monkeypatch.setattr(vllm_build.importlib.util, "find_spec", lambda name: None)
+
+
+def build(source, tmp_path, precision, **more):
+    return vllm_build.build(BuildSpec(str(source), precision, "vllm", tmp_path / "out", **more))
+
+
+@pytest.mark.parametrize(("precision", "backend"), [("bf16", ""), ("fp8", "fp8-on-load")])
+def test_a_checkpoint_is_linked_and_described(source, tmp_path, precision, backend):
+    info = engine_dir.read(build(source, tmp_path, precision, tensor_parallel=2))
+    assert (info.runtime.name, info.runtime.backend, info.precision) == ("vllm", backend, precision)
+    assert (info.limits.max_seq_len, info.limits.max_input_len) == (64, 63)
+    assert info.limits.max_num_tokens == 2048  # a long prompt is read in steps short enough for those who listen
+    assert info.gpu is not None and info.gpu.tensor_parallel == 2
+    assert (info.path / "model.safetensors").samefile(source / "model.safetensors")
+    assert not (info.path / "config.json").samefile(source / "config.json")
+    assert set(info.files) == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
+    assert vllm_args.quantization(info) == ("fp8" if precision == "fp8" else None)
+
+
+def test_another_file_system_gets_a_copy(source, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    out = build(source, tmp_path, "bf16")
+    assert (out / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_longer_context_gets_yarn(source, tmp_path):
+    out = build(source, tmp_path, "bf16", context=128)
+    config = json.loads((out / "config.json").read_text())
+    assert config["rope_scaling"]["factor"] == 2.0 and config["max_position_embeddings"] == 128
+    assert engine_dir.read(out).rope_scaling == config["rope_scaling"]
+    assert json.loads((source / "config.json").read_text()) == CONFIG
+
+
+def test_auto_follows_the_gpu(source, tmp_path):
+    assert engine_dir.read(build(source, tmp_path, "auto", gpu="h200")).precision == "fp8"
+    assert engine_dir.read(build(source, tmp_path, "auto", gpu="a100")).precision == "bf16"
+
+
+def test_a_modelopt_checkpoint_keeps_its_mark(source, tmp_path, monkeypatch):
+    def export(model, output, prompts, fp8_kv):
+        output.mkdir()
+        (output / "model.safetensors").write_bytes(b"fp8")
+        (output / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "modelopt"}, "x": 1}))
+
+    monkeypatch.setattr(vllm_build.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(vllm_build.modelopt_export, "export_fp8", export)
+    info = engine_dir.read(build(source, tmp_path, "fp8"))
+    assert info.runtime.backend == "modelopt" and vllm_args.quantization(info) is None
+    config = json.loads((info.path / "config.json").read_text())
+    assert config == CONFIG | {"quantization_config": {"quant_method": "modelopt"}}
+
+
+@pytest.mark.parametrize(
+    ("break_it", "precision", "more", "says"),
+    [
+        (lambda s: (s / "model.safetensors").unlink(), "bf16", {}, "no .*safetensors"),
+        (lambda s: (s / "tokenizer.json").unlink(), "bf16", {}, "no tokenizer.json"),
+        (lambda s: (s / "config.json").write_text("{"), "bf16", {}, "cannot be read"),
+        (lambda s: (s / "config.json").write_text('{"quantization_config": {}, "x": 1}'), "bf16", {}, "no vocab_size"),
+        (lambda s: None, "fp8", {"gpu": "a100"}, "8.9"),
+        (lambda s: None, "int8", {}, "llmcompressor==0.12.0"),
+    ],
+)
+def test_what_cannot_be_built_is_one_line_and_leaves_nothing(source, tmp_path, break_it, precision, more, says):
+    break_it(source)
+    with pytest.raises(BuildError, match=says) as caught:
+        build(source, tmp_path, precision, **more)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_a_failed_compressor_is_said(source, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\nexec {sys.executable} -c "raise SystemExit(3)"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv(vllm_build.LLMCOMPRESSOR_PYTHON, str(python))
+    with pytest.raises(BuildError, match="llm-compressor failed"):
+        build(source, tmp_path, "int8")

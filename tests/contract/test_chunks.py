@@ -1,0 +1,65 @@
+"""What the steps say to each other survives the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.chunks import FINISH_CODES, Chunk, Job, TextOptions, pack, text_options, unpack
+from contract.sampling import Guide, Sampling
+
+INT32 = st.integers(-(2**31), 2**31 - 1)
+COUNT = st.integers(0, 2**31 - 1)
+FLOAT32 = st.floats(width=32, allow_nan=False)
+FLOAT = st.floats(allow_nan=False, allow_infinity=False)
+TEXT = st.text(max_size=40)
+ID = st.integers(0, 152063)
+
+OPTIONS = st.builds(
+    TextOptions, stops=st.lists(TEXT, max_size=3).map(tuple), include_stop=st.booleans(), min_tokens=COUNT,
+    echo=TEXT, log_probs=st.booleans(),
+)  # fmt: skip
+TOPS = st.lists(st.lists(st.tuples(ID, FLOAT), max_size=3), max_size=4)
+CHUNKS = st.builds(
+    Chunk, slot=st.integers(-1, 4096), generation=COUNT, seq=COUNT, sequence_index=COUNT, prompt_tokens=COUNT,
+    completion_tokens=COUNT, cached_tokens=COUNT, finish=st.integers(0, len(FINISH_CODES) - 1),
+    ids=st.lists(ID, max_size=20), log_probs=st.lists(FLOAT32, max_size=20),
+    options=st.one_of(st.just(b""), OPTIONS.map(orjson.dumps)),
+    top_logprobs=st.one_of(st.just(b""), TOPS.map(orjson.dumps)),
+)  # fmt: skip
+SAMPLING = st.builds(
+    Sampling, max_tokens=COUNT, temperature=FLOAT, top_p=FLOAT, top_k=COUNT, min_p=FLOAT, repetition_penalty=FLOAT,
+    presence_penalty=FLOAT, frequency_penalty=FLOAT, seed=st.integers(0, 2**64 - 1), min_tokens=COUNT,
+    stop_token_ids=st.lists(ID, max_size=4).map(tuple),
+    bad_words=st.lists(st.lists(ID, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple),
+    ignore_eos=st.booleans(), logprobs=st.integers(0, 21),
+    guide=st.one_of(st.none(), st.builds(Guide, st.sampled_from(["json", "regex"]), TEXT)),
+)  # fmt: skip
+JOBS = st.builds(
+    Job, sampling=SAMPLING, n=st.integers(1, 16), stream=st.booleans(), text=OPTIONS, priority=INT32, lora_name=TEXT,
+    explicit=st.lists(st.sampled_from(["seed", "min_p", "priority"]), max_size=3).map(tuple), cancel=st.booleans(),
+)  # fmt: skip
+
+
+@given(chunks=st.lists(CHUNKS, min_size=1, max_size=4))
+def test_chunks_survive(chunks: list[Chunk]) -> None:
+    words = pack(chunks)
+    assert words.dtype == np.int32 and words.ndim == 1
+    assert list(unpack(words)) == chunks
+
+
+@given(job=JOBS)
+def test_jobs_survive(job: Job) -> None:
+    assert Job.from_json(job.to_json()) == job
+
+
+@given(options=OPTIONS)
+def test_text_options_survive(options: TextOptions) -> None:
+    assert text_options(orjson.dumps(options)) == options
+
+
+def test_a_lone_chunk_without_extras_is_thirteen_words() -> None:
+    """All but a stream's first chunk: what one token costs between the steps."""
+    assert len(pack([Chunk(3, 9, 2, 0, 10, 2, 0, 0, [42])])) == 13

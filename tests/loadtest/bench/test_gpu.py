@@ -1,0 +1,131 @@
+"""bench-gpu without a GPU: its arithmetic, its report, its client against a small server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from xml.etree import ElementTree
+
+import pytest
+
+from contract.paths import ROOT
+from loadtest.bench.gpu import client, limits, report
+from loadtest.bench.gpu.contenders import _from_vllm
+from loadtest.bench.gpu.same_tokens import compare
+from loadtest.bench.gpu.samples import Record, summarize
+
+CONFIG = json.loads((ROOT / "build_engine/data/qwen2.5-7b-instruct.config.json").read_text())
+
+
+def test_a_run_is_counted_from_first_request_to_last_token():
+    records = [
+        Record(0.0, 0.1, 1.1, 11, [0.1] * 10),
+        Record(0.5, 0.7, 2.0, 14, [0.1] * 13),
+        Record(0, 0, 0, 0, [], "x"),
+    ]
+    found = summarize(records)
+    assert (found["requests"], found["errors"], found["tokens"]) == (2, 1, 25)
+    assert found["tokens_per_s"] == 12.5
+    assert found["tpot_ms"]["p50"] == pytest.approx(100.0)
+    assert found["ttft_ms"]["p50"] == pytest.approx(150.0)
+
+
+def test_nothing_but_errors_says_the_first():
+    assert summarize([Record(0, 0, 0, 0, [], "boom")]) == {"errors": 1, "first_error": "boom"}
+
+
+def test_medians_and_spread():
+    runs = [
+        {"tokens_per_s": v, "tokens": 10, "cpu_s": 0.001, "errors": 0, "ttft_ms": {"p50": v}}
+        for v in (90.0, 100.0, 110.0)
+    ]
+    row = report.medians(runs)
+    assert (row["tokens_per_s"], row["spread"], row["ttft_ms"], row["cpu_ms_per_1k"]) == (
+        100.0,
+        0.2,
+        {"p50": 100.0},
+        100.0,
+    )
+    assert report.medians([{"errors": 3, "first_error": "e"}]) == {"rounds": 0, "errors": 3, "first_error": "e"}
+
+
+def test_table_and_chart_hold_every_row():
+    rows = [
+        {"precision": p, "streams": n, "contender": c} | report.medians([{"tokens_per_s": 5.0 * n, "errors": 0}])
+        for p in ("fp8", "bf16")
+        for n in (1, 256)
+        for c in ("vllm-serve", "ours-grpc")
+    ]
+    assert report.markdown(rows).count("\n") == 2 + len(rows)
+    svg = ElementTree.fromstring(report.chart(rows))
+    assert len(svg.findall(".//{http://www.w3.org/2000/svg}title")) == len(rows)
+    assert report.value(rows[0], "errors") == 0
+
+
+def test_the_bytes_of_a_step_are_those_of_the_7b():
+    bf16, fp8 = limits.Traffic(CONFIG, "bf16"), limits.Traffic(CONFIG, "fp8")
+    assert bf16.kv(1) == 2 * 28 * 4 * 128 * 2  # two tensors, layers, KV heads, head size, bytes
+    assert math.isclose(bf16.weights / 2e9, 7.07, rel_tol=0.01)  # 7.6e9 parameters less the embedding table
+    assert fp8.weights < 0.55 * bf16.weights
+    assert bf16.tokens_per_s(1, 0, bf16.weights) == 1.0
+
+
+def test_vllms_own_result_is_read():
+    quantiles = {f"p{q}_{n}_ms": float(q) for q in (50, 90, 99) for n in ("ttft", "tpot", "itl")}
+    found = _from_vllm(
+        {"completed": 2, "total_output_tokens": 8, "duration": 2.0, "output_throughput": 4.0} | quantiles
+    )
+    assert found["tokens_per_s"] == 4.0 and found["itl_ms"] == {"p50": 50.0, "p90": 90.0, "p99": 99.0}
+
+
+def test_differences_are_placed():
+    left = [{"ids": [1, 2, 3], "margins": [2.0, 1.0, 3.0]}, {"ids": [4, 5, 6], "margins": [2.0, 0.125, 1.0]}]
+    right = [{"ids": [1, 2, 3], "margins": []}, {"ids": [4, 9, 6], "margins": []}]
+    found = compare(left, right)
+    assert (found["equal"], found["answers"], found["first_difference"]) == (1, 2, [None, 1])
+    assert (found["median_margin"], found["margins_at_difference"]) == (1.5, [0.125])
+    assert compare(right, left)["median_margin"] is None
+
+
+async def answer(reader, writer):
+    """One kept-alive connection of an OpenAI server: 400 for the prompt "bad", else three tokens in two messages."""
+    while True:
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        body = json.loads(await reader.readexactly(size))
+        if body["prompt"] == "bad":
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 9\r\nConnection: close\r\n\r\nnot today")
+            writer.close()
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        choice = b'data: {"choices":[{"text":"a"}]}\n\n'
+        usage = b'data: {"choices":[],"usage":{"completion_tokens":3}}\n\ndata: [DONE]\n\n'
+        for part in (choice, choice, usage):
+            writer.write(b"%x\r\n%b\r\n" % (len(part), part))
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+
+async def ask(prompts, max_tokens=3):
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    session = client._Sse(client.Target("sse", f"127.0.0.1:{port}", "m", max_tokens))
+    records = []
+    for prompt in prompts:
+        records.append(Record(0.0, 0.0, 0.0, 0))
+        await session.stream(prompt, records[-1])
+    await session.close()
+    server.close()
+    return records
+
+
+async def test_the_sse_client_counts_the_servers_tokens_and_keeps_the_connection():
+    first, second = await ask(["a", "b"])
+    assert (first.tokens, len(first.gaps), second.tokens) == (3, 1, 3)
+
+
+@pytest.mark.parametrize(("prompt", "tokens", "says"), [("bad", 3, "400.*not today"), ("a", 4, "3 of 4 tokens")])
+async def test_a_refusal_and_a_lost_token_are_errors(prompt, tokens, says):
+    with pytest.raises(RuntimeError, match=says):
+        await ask([prompt], tokens)

@@ -1,0 +1,128 @@
+"""Drain, workers that die, settings that are wrong: the gateway as processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.client.fake_triton import FakeTriton
+from tests.serving.gateway.conftest import RunningGateway
+
+CHAT = "/v1/chat/completions"
+Start = Callable[..., RunningGateway]
+
+
+def ask(text: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], **more}
+
+
+def test_drain_lets_streams_end_then_leaves_nothing(own_gateway: Start, fake: FakeTriton) -> None:
+    fake.step_ms = 20
+    gateway = own_gateway(GATEWAY_DRAIN_SECONDS="1.5")
+    texts: dict[str, str] = {}
+
+    def stream(name: str, tokens: int) -> None:
+        body = ask("x", max_tokens=tokens, stream=True)
+        with httpx.stream("POST", gateway.url + CHAT, json=body, trust_env=False, timeout=20) as response:
+            texts[name] = "".join(response.iter_text())
+
+    threads = [threading.Thread(target=stream, args=a) for a in (("short", 30), ("long", 10_000))]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + 5
+    while len(fake.live) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    gateway.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert httpx.get(f"{gateway.url}/health/ready", trust_env=False).status_code == 503
+    late = httpx.post(gateway.url + CHAT, json=ask("x"), trust_env=False)
+    assert late.status_code == 503 and late.json()["error"]["code"] == "draining"
+    for thread in threads:
+        thread.join(10)
+    assert "[DONE]" in texts["short"]
+    assert '"status":503' in texts["long"] and "[DONE]" not in texts["long"]
+    assert gateway.process.wait(10) == 0
+    assert fake.wait_free() < 0.5
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if _is_worker_of(p, gateway.process.pid)]
+
+
+def _is_worker_of(cmdline: Path, parent: int) -> bool:
+    try:
+        stat = (cmdline.parent / "stat").read_text().rsplit(")", 1)[1].split()
+        return b"serving.gateway.worker" in cmdline.read_bytes() and int(stat[1]) == parent
+    except OSError:
+        return False
+
+
+def _lives(pid: int) -> bool:
+    """Running: a zombie that nobody collects has ended too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _workers(parent: int) -> list[int]:
+    return [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if _is_worker_of(p, parent)]
+
+
+def test_a_dead_worker_is_replaced_and_a_dead_supervisor_ends_all(own_gateway: Start) -> None:
+    gateway = own_gateway()
+    first = _workers(gateway.process.pid)
+    assert len(first) == 2
+    os.kill(first[0], signal.SIGKILL)
+    end = time.monotonic() + 20
+    while len(now := _workers(gateway.process.pid)) < 2 or first[0] in now:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    gateway.process.kill()
+    gateway.process.wait()
+    end = time.monotonic() + 40  # the new worker may still be importing on a busy machine
+    while any(_lives(pid) for pid in now):
+        assert time.monotonic() < end, "workers outlive their supervisor"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [({"GATEWAY_PORT": "many"}, "GATEWAY_PORT=many: give a whole number"), ({"GATEWAY_PORT": "70000"}, "0 to 65535"),
+     ({"GATEWAY_API_KEYS_FILE": "/nonexistent"}, "cannot be read"), ({"GATEWAY_LOG_LEVEL": "LOUD"}, "DEBUG, INFO")],
+)  # fmt: skip
+def test_a_wrong_setting_is_one_line(environment: dict[str, str], words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.gateway"], env=os.environ | environment, capture_output=True, text=True,
+        timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_taken_port_is_one_line(gateway: RunningGateway) -> None:
+    port = gateway.url.rsplit(":", 1)[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.gateway"], env=os.environ | {"GATEWAY_PORT": port}, capture_output=True,
+        text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and f"127.0.0.1:{port} cannot be used" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_bounds_on_the_engines_silence(own_gateway: Start, fake: FakeTriton) -> None:
+    gateway = own_gateway(GATEWAY_FIRST_TOKEN_SECONDS="0.3", GATEWAY_STALL_SECONDS="0.3", GATEWAY_WORKERS="1")
+    with httpx.Client(base_url=gateway.url, trust_env=False, timeout=20) as web:
+        late = web.post(CHAT, json=ask("SLOW 30", stream=True))
+        assert late.status_code == 504 and "no token came" in late.json()["error"]["message"]
+        assert fake.wait_free() < 0.2
+        silent = web.post(CHAT, json=ask("STALL 30", stream=True)).text
+        assert "fell silent" in silent and "[DONE]" not in silent
+        assert fake.wait_free() < 0.2
+        assert web.post(CHAT, json=ask("SLOW 1")).status_code == 200, "a whole answer may take longer than a token"

@@ -1,0 +1,205 @@
+"""The gateway under its operator's hands: slots freed, keep-alives, drain, keys, limits, metrics, origins, logs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.client.fake_triton import FakeTriton
+from tests.serving.gateway.conftest import RunningGateway
+
+CHAT = "/v1/chat/completions"
+Start = Callable[..., RunningGateway]
+
+
+def ask(text: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], **more}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("prompt", ["x", "SLOW 30"])
+def test_a_client_that_leaves_frees_its_slot(web: httpx.Client, fake: FakeTriton, stream: bool, prompt: str) -> None:
+    fake.step_ms = 50
+    with socket.create_connection((web.base_url.host, web.base_url.port or 0)) as raw:
+        body = json.dumps(ask(prompt, max_tokens=10_000, stream=stream)).encode()
+        raw.sendall(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
+        end = time.monotonic() + 5
+        while not fake.live:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        time.sleep(0.1)
+        assert fake.live
+    assert fake.wait_free() < 0.2
+    assert fake.ended[-1][1] in ("cancelled", "disconnected")
+
+
+def test_all_prompts_of_a_request_are_freed(web: httpx.Client, fake: FakeTriton) -> None:
+    fake.step_ms = 50
+    body = {"prompt": ["a", "b", "c"], "max_tokens": 1000, "stream": True}
+    with web.stream("POST", "/v1/completions", json=body) as response:
+        lines = response.iter_lines()  # kept: dropping it would close the connection
+        next(lines)
+        while len(fake.live) < 3:  # the first line may come before the last prompt has arrived
+            time.sleep(0.01)
+    assert fake.wait_free() < 0.2
+    bad = {"prompt": ["x", "ERR INVALID_ARGUMENT text_input: too long", "y"], "max_tokens": 1000}
+    assert web.post("/v1/completions", json=bad).json()["error"]["param"] == "prompt"
+    assert fake.wait_free() < 0.2
+
+
+def test_silence_is_filled_with_comments(web: httpx.Client) -> None:
+    with web.stream("POST", CHAT, json=ask("SLOW 1.3", stream=True)) as response:
+        lines = list(response.iter_lines())
+    assert lines.count(": keep-alive") >= 1
+    assert lines.index(": keep-alive") < next(i for i, line in enumerate(lines) if "w0" in line)
+    assert lines[-2:] == ["data: [DONE]", ""]
+
+
+def test_an_error_in_mid_stream_is_an_event_and_the_end(web: httpx.Client) -> None:
+    with web.stream("POST", CHAT, json=ask("MID UNAVAILABLE engine: the worker died", stream=True)) as response:
+        events = [line for line in response.iter_lines() if line]
+    assert response.status_code == 200
+    error = json.loads(events[-1].removeprefix("data: "))["error"]
+    assert error["message"] == "engine: the worker died" and error["status"] == 503
+    for prompt in ("GAP", "CUT"):
+        assert web.post(CHAT, json=ask(prompt, stream=True)).text.count("[DONE]") == 0
+
+
+def test_continuous_usage_and_token_ids(web: httpx.Client) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    text = web.post(CHAT, json=ask("x", max_tokens=3, stream=True, stream_options=options, return_token_ids=True)).text
+    events = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+    assert [e["usage"]["completion_tokens"] for e in events if e["choices"] and e["choices"][0].get("token_ids")] == [
+        1,
+        2,
+        3,
+    ]
+
+
+def test_health_and_canary(web: httpx.Client, fake: FakeTriton) -> None:
+    assert web.get("/health/live").status_code == web.get("/health/ready").status_code == 200
+    assert web.get("/health/generate").json()["status"] == "generates"
+    assert fake.requests[-1]["max_tokens"] == 1
+    fake.ready = False
+    try:
+        assert "has not loaded" in web.get("/health/ready").json()["status"]
+    finally:
+        fake.ready = True
+
+
+def test_the_trace_context_goes_on_to_triton(web: httpx.Client, fake: FakeTriton) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    answer = web.post(CHAT, json=ask("SAY x"), headers={"traceparent": parent, "x-request-id": "mine-1"})
+    assert fake.metadata[-1]["traceparent"] == parent
+    assert answer.headers["x-request-id"] == "mine-1"
+
+
+def test_metrics_of_all_workers_and_the_engine(web: httpx.Client) -> None:
+    web.post(CHAT, json=ask("x", max_tokens=4, stream=True))
+    families = {f.name: f for f in text_string_to_metric_families(web.get("/metrics").text)}
+    for name in ("time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds",
+                 "request_queue_time_seconds", "request_prompt_tokens", "request_generation_tokens"):  # fmt: skip
+        samples = {s.name: s.value for s in families[f"vllm:{name}"].samples if s.name.endswith("_count")}
+        assert samples[f"vllm:{name}_count"] >= 1, name
+    assert families["vllm:kv_cache_usage_perc"].samples[0].value == 0.25
+    assert families["vllm:num_requests_waiting"].samples[0].value == 12
+    assert "nv_inference_count" not in families
+    assert families["qwen_gateway_open_requests"].samples[0].value == 0
+
+
+def test_log_lines_have_numbers_and_no_prompts(web: httpx.Client, gateway: RunningGateway) -> None:
+    web.post(CHAT, json=ask("SAY my secret"), headers={"x-request-id": "log-me"})
+    end = time.monotonic() + 3
+    while "log-me" not in gateway.log.read_text():
+        assert time.monotonic() < end
+    line = next(json.loads(text) for text in gateway.log.read_text().splitlines() if "log-me" in text)
+    assert line["status"] == 200 and line["output_tokens"] == 3 and line["finish"] == "stop" and "ttft_ms" in line
+    assert "my secret" not in gateway.log.read_text()
+
+
+def test_other_sites_pages_are_refused(web: httpx.Client, own_gateway: Start) -> None:
+    assert web.post(CHAT, json=ask("x"), headers={"origin": "https://evil.example"}).status_code == 403
+    own = str(web.base_url).rstrip("/")
+    same = web.post(CHAT, json=ask("SAY x"), headers={"origin": own})
+    assert same.status_code == 200 and "access-control-allow-origin" not in same.headers
+    open_to_one = own_gateway(GATEWAY_CORS_ORIGINS="https://app.example", GATEWAY_WORKERS="1")
+    rebound = {"origin": "http://evil.example:1", "host": "evil.example:1"}  # its own name, made to point here
+    assert web.post(CHAT, json=ask("x"), headers=rebound).status_code == 403
+    preflight = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    preflight["access-control-request-headers"] = "authorization,content-type,x-stainless-lang,x-stainless-retry-count"
+    answer = httpx.options(open_to_one.url + CHAT, headers=preflight, trust_env=False)
+    assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    assert (
+        httpx.post(open_to_one.url + CHAT, json=ask("x"), headers={"origin": "https://b"}, trust_env=False).status_code
+        == 403
+    )
+
+
+def test_keys_and_their_token_budget(own_gateway: Start, tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"sk-two").hexdigest()
+    (tmp_path / "keys").write_text(f"# who\nalice sk-one 100000\nbob sha256:{digest} 20\n")
+    gateway = own_gateway(GATEWAY_API_KEYS_FILE=str(tmp_path / "keys"))
+
+    def post(key: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.post(gateway.url + CHAT, json=ask("SAY abc"), headers=headers, trust_env=False)
+
+    assert post("").status_code == post("sk-wrong").status_code == 401
+    assert post("").headers["www-authenticate"] == "Bearer"
+    assert [post("sk-one").status_code for _ in range(4)] == [200] * 4
+    statuses = [post("sk-two") for _ in range(4)]  # 12 tokens each, of 20, over both workers
+    assert [s.status_code for s in statuses] == [200, 200, 429, 429]
+    assert int(statuses[-1].headers["retry-after"]) >= 2
+    for path, status in (
+        ("/metrics", 401),
+        ("/v1/models", 401),
+        ("/health/generate", 401),
+        ("/health/ready", 200),
+        ("/", 200),
+    ):
+        assert httpx.get(gateway.url + path, trust_env=False).status_code == status, path
+    assert "sk-one" not in gateway.log.read_text()
+
+
+def test_too_many_open_requests_get_429(own_gateway: Start, fake: FakeTriton) -> None:
+    gateway = own_gateway(GATEWAY_MAX_OPEN_REQUESTS="2", GATEWAY_WORKERS="1")
+    with httpx.Client(base_url=gateway.url, trust_env=False) as web:
+        with held(web, fake, 2):
+            busy = web.post(CHAT, json=ask("SAY x"))
+            assert busy.status_code == 429 and int(busy.headers["retry-after"]) >= 1
+        fake.wait_free()
+        assert web.post(CHAT, json=ask("SAY x")).status_code == 200
+
+
+class held:  # reads like a function
+    """``count`` requests that stay open inside the ``with``."""
+
+    def __init__(self, web: httpx.Client, fake: FakeTriton, count: int) -> None:
+        self._web, self._fake, self._count = web, fake, count
+        self._sockets: list[socket.socket] = []
+
+    def __enter__(self) -> None:
+        body = json.dumps(ask("SLOW 30")).encode()
+        for _ in range(self._count):
+            raw = socket.create_connection((self._web.base_url.host, self._web.base_url.port or 0))
+            raw.sendall(
+                b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
+            )
+            self._sockets.append(raw)
+        end = time.monotonic() + 5
+        while len(self._fake.live) < self._count:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    def __exit__(self, *_: object) -> None:
+        for raw in self._sockets:
+            raw.close()

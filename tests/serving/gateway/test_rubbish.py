@@ -1,0 +1,188 @@
+"""What is not a good request: the right status, OpenAI's shape, the field's name, and the next request unharmed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.gateway.schema.protocol import FIXED, REFUSED
+from tests.client.fake_triton import FakeTriton
+
+CHAT = "/v1/chat/completions"
+GOOD: dict[str, Any] = {"messages": [{"role": "user", "content": "SAY ok"}]}
+
+
+def refused(response: httpx.Response, status: int, param: str | None, words: str = "") -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["param"] == param, error
+    assert words in error["message"] and "\n" not in error["message"], error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "empty"),
+        (b"{", "not JSON"),
+        (b'{"messages": "\xff\xfe"}', "not JSON in UTF-8"),
+        (b"[]", "send a JSON object"),
+        (b'"text"', "send a JSON object"),
+        (b'{"temperature": NaN}', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_body_that_is_no_json_object(web: httpx.Client, body: bytes, words: str) -> None:
+    for path in (CHAT, "/v1/completions", "/tokenize", "/detokenize"):
+        refused(web.post(path, content=body), 400, None, words)
+    assert web.post(CHAT, json=GOOD).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "words"),
+    [
+        ({"messages": []}, "messages", "at least 1"),
+        ({"messages": None}, "messages", ""),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "'robot'"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role", "missing"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "5"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content[0].type", "image_url is not supported",
+        ),
+        ({"max_tokens": "10"}, "max_tokens", "'10'"),
+        ({"max_tokens": 1.5}, "max_tokens", "1.5"),
+        ({"max_tokens": True}, "max_tokens", "True"),
+        ({"max_tokens": 2**40}, "max_tokens", "INT32"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "max_completion_tokens"),
+        ({"temperature": "hot"}, "temperature", "'hot'"),
+        ({"seed": 0.5}, "seed", "integer"),
+        ({"logit_bias": {"dog": 1}}, "logit_bias", "'dog' is no token id"),
+        ({"logit_bias": {"1": "high"}}, "logit_bias", "valid number"),
+        ({"n": 0}, "n", "between 1 and 16"),
+        ({"n": 17}, "n", "between 1 and 16"),
+        ({"stop": [1]}, "stop[0]", ""),
+        ({"stream": "yes"}, "stream", "'yes'"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
+        ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
+        ({"tool_choice": "required"}, "tool_choice", "needs tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "xml"),
+        ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex", "send one"),
+        ({"guided_choice": []}, "guided_choice", "empty"),
+        ({"temprature": 1}, "temprature", "did you mean temperature?"),
+        ({"xyzzy": 1}, "xyzzy", "no such field"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named(
+    web: httpx.Client, fake: FakeTriton, change: dict[str, Any], param: str, words: str
+) -> None:
+    refused(web.post(CHAT, json=GOOD | change), 400, param, words)
+    assert fake.requests == [], "it must not reach the engine"
+
+
+@pytest.mark.parametrize("name", [*FIXED, *REFUSED])
+def test_what_cannot_be_honoured_is_refused_by_name(web: httpx.Client, name: str) -> None:
+    error = refused(web.post(CHAT, json=GOOD | {name: "something"}), 400, name, "not supported")
+    assert error["code"] == "unsupported"
+    for harmless in (None, *(FIXED[name].allowed if name in FIXED else ())):
+        assert web.post(CHAT, json=GOOD | {name: harmless}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [({"prompt": []}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": ["x"] * 300}, "prompt"),
+     ({"prompt": [999_999_999]}, "prompt"), ({"prompt": "x", "echo": True, "logprobs": 1}, "logprobs"), ({}, "prompt")],
+)  # fmt: skip
+def test_a_wrong_completion_is_named(web: httpx.Client, change: dict[str, Any], param: str) -> None:
+    refused(web.post("/v1/completions", json=change), 400, param)
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [({"logit_bias": {"9" * 5000: 1}}, "logit_bias"), ({"seed": 2**64}, "seed"), ({"seed": -(2**63) - 1}, "seed")],
+)
+def test_numbers_beyond_their_range_are_refused(web: httpx.Client, change: dict[str, Any], param: str) -> None:
+    refused(web.post(CHAT, content=json.dumps(GOOD | change)), 400, param)
+
+
+def nested(depth: int) -> str:
+    return '{"properties":' * depth + "{}" + "}" * depth
+
+
+def test_a_schema_too_deep_is_refused_under_its_name(web: httpx.Client) -> None:
+    body = '{"messages": [{"role": "user", "content": "SAY x"}], "%s": %s}'
+    refused(web.post(CHAT, content=body % ("guided_json", nested(900))), 400, "guided_json", "deep")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/completions", {"prompt": [None] * 300_000}), (CHAT, {"messages": [1] * 300_000}),
+     ("/v1/responses", {"input": [1] * 300_000}), ("/detokenize", {"tokens": [None] * 300_000})],
+)  # fmt: skip
+def test_the_first_wrong_element_is_enough(web: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    """All complaints of a long list kept a worker, with every stream on it, busy for seconds."""
+    start = time.process_time(), time.monotonic()
+    answer = web.post(path, json=body)
+    assert answer.status_code == 400
+    assert time.monotonic() - start[1] < 2.0
+
+
+@pytest.mark.parametrize("name", ["traceparent", "tracestate"])
+@pytest.mark.parametrize("value", [b"\xe9abc", b"a\tb"])
+def test_a_malformed_trace_context_is_ignored(web: httpx.Client, name: str, value: bytes) -> None:
+    assert web.post(CHAT, json=GOOD, headers=[(name.encode(), value)]).status_code == 200
+
+
+def test_empty_choices_and_log_probabilities_go_by_their_own_names(web: httpx.Client) -> None:
+    refused(web.post(CHAT, json=GOOD | {"structured_outputs": {"choice": []}}), 400, "structured_outputs.choice")
+    refused(
+        web.post("/v1/completions", json={"prompt": "TXT top_logprobs: -1 is out"}), 400, "logprobs", "logprobs: -1"
+    )
+    error = refused(web.post(CHAT, json=GOOD | {"max_tokens": 2**40}), 400, "max_tokens", "between -2^31")
+    assert "format" not in error["message"]
+
+
+def test_a_compressed_body_is_refused_in_words(web: httpx.Client) -> None:
+    body = gzip.compress(json.dumps(GOOD).encode())
+    refused(web.post(CHAT, content=body, headers={"content-encoding": "gzip"}), 415, None, "gzip is not supported")
+    assert web.post(CHAT, json=GOOD, headers={"content-encoding": "identity"}).status_code == 200
+
+
+def test_paths_and_methods(web: httpx.Client) -> None:
+    refused(web.get("/nope"), 404, None, "/nope")
+    refused(web.post("/v1/embeddings", json={}), 404, None, "text only")
+    wrong = web.get(CHAT)
+    refused(wrong, 405, None, "GET")
+    assert "POST" in wrong.headers["allow"]
+    refused(web.get("/v1/models/gpt-4"), 404, "model", "not served")
+
+
+def test_a_hundred_megabytes_are_not_read(web: httpx.Client, gateway: Any) -> None:
+    sent = 0
+
+    def body() -> Any:
+        nonlocal sent
+        for _ in range(1600):
+            sent += 1 << 16
+            yield b" " * (1 << 16)
+
+    refused(web.post(CHAT, content=body()), 413, None, "8388608 bytes")
+    refused(web.post(CHAT, content=b"x" * (9 << 20)), 413, None, "8388608 bytes")
+    assert web.post(CHAT, json=GOOD).status_code == 200
+
+
+def test_tokenize_and_detokenize(web: httpx.Client) -> None:
+    there = web.post("/tokenize", json={"prompt": "hé", "return_token_strs": True}).json()
+    assert there["count"] == len(there["tokens"]) == 3 and there["max_model_len"] == 1024
+    assert web.post("/detokenize", json={"tokens": there["tokens"]}).json() == {"prompt": "hé"}
+    refused(web.post("/tokenize", json={}), 400, "prompt", "exactly one")
+    refused(web.post("/detokenize", json={"tokens": [-1]}), 400, "tokens", "-1")
+    refused(web.post("/tokenize", json={"prompt": "x", "model": "gpt"}), 404, "model")

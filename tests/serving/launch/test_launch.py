@@ -1,0 +1,128 @@
+"""What the launcher checks before anything starts. One clear line each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from serving.launch import child
+from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, LaunchError, check_ports, parse
+from serving.launch.logs import error_line
+
+
+def problem(*arguments: str) -> str:
+    with pytest.raises(LaunchError) as caught:
+        check_ports(parse(list(arguments)))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("--http-port=0", "HTTP_PORT=0 is out of range; give a number between 1 and 65535"),
+        ("--grpc-port=70000", "GRPC_PORT=70000 is out of range; give a number between 1 and 65535"),
+        ("--metrics-port=-1", "METRICS_PORT=-1 is out of range; give a number between 1 and 65535"),
+        ("--gateway-port=65536", "GATEWAY_PORT=65536 is out of range; give a number between 0 and 65535"),
+        ("--step-ms=nan", "STEP_MS=nan is out of range; give a number between 0 and 3.6e+06"),
+        ("--step-ms=-5", "STEP_MS=-5 is out of range"),
+        ("--drain=-1", "DRAIN=-1 is out of range"),
+        ("--kv-cache-gb=-1", "KV_CACHE_GB=-1 is out of range"),
+        ("--max-streams=0", "--max-streams=0 is out of range"),
+        ("--queue-limit=-1", "--queue-limit=-1 is out of range"),
+        ("--fault=explode@3", "FAULT: 'explode@3' is not die@N, error@N, eos@N or stall@N:SECONDS"),
+        ("--fault=die@x", "FAULT: 'die@x' is not die@N"),
+        ("--fault=stall@3:long", "FAULT: 'stall@3:long' is not die@N"),
+        ("--host=256.1.1.1", "HOST=256.1.1.1 cannot be used"),
+        ("--host=192.0.2.1", "HOST=192.0.2.1 port 8000 cannot be bound (Cannot assign requested address); give an"),
+    ],
+)
+def test_a_value_that_makes_no_sense(argument: str, line: str) -> None:
+    assert problem(argument).startswith(line)
+
+
+def test_two_services_on_one_port() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = [f"--{name}-port={port}" for name in ("http", "grpc", "metrics")]
+    assert problem(*flags, "--gateway-port=0").startswith("two services share a port")
+
+
+def test_a_value_that_is_none_ends_with_argparses_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--step-ms", "fast"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("argument --step-ms: invalid float value: 'fast'")
+
+
+def test_the_engine_that_is_served() -> None:
+    assert parse([]).engine == DEFAULT_ENGINE.resolve()
+    assert parse(["--runtime", "simulated"]).engine == SIMULATED_ENGINE.resolve()
+    assert parse(["--runtime", "simulated", "--engine", "/x"]).engine == Path("/x")
+
+
+def test_a_child_ends_with_its_session(tmp_path: Path) -> None:
+    """The whole session, stubborn grandchildren too."""
+    code = "import os, signal, subprocess, sys, time; signal.signal(15, signal.SIG_IGN)\n" \
+           "p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); time.sleep(600)"  # fmt: skip
+    with (tmp_path / "log").open("w+b") as log:
+        process = child.start([sys.executable, "-c", code], dict(os.environ), log, tmp_path)
+        while not (text := (tmp_path / "log").read_text()).endswith("\n"):
+            time.sleep(0.01)
+    assert child.stop(process, 0.2) is False, "it had to be killed"
+    deadline = time.monotonic() + 5
+    while child.is_alive(int(text)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not child.is_alive(int(text)) and process.returncode == -signal.SIGKILL
+
+
+MAPPER = """
+import os, sys, time
+from multiprocessing import resource_tracker, shared_memory
+if os.fork() == 0:
+    made = shared_memory.SharedMemory(create=True, size=4096)
+    resource_tracker.unregister(made._name, "shared_memory")  # as after a kill: nobody else removes it
+    print(made.name, flush=True)
+time.sleep(60)
+"""
+
+
+def test_shared_memory_of_a_killed_worker_is_removed(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        process = child.start([sys.executable, "-c", MAPPER], dict(os.environ), log, tmp_path)
+    end = time.monotonic() + 10
+    while not (tmp_path / "log").read_text().strip() and time.monotonic() < end:
+        time.sleep(0.05)
+    segment = Path("/dev/shm") / (tmp_path / "log").read_text().strip()
+    assert segment.is_file() and child.worker_segments(process.pid) == {segment}
+    child.stop(process, 5)
+    assert not segment.exists()
+
+
+def test_a_zombie_is_not_alive() -> None:
+    process = subprocess.Popen(["true"])
+    deadline = time.monotonic() + 5
+    while child.is_alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not child.is_alive(process.pid)
+    process.wait()
+
+
+def test_the_line_of_tritons_log_that_matters(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("I1 fine\nE2 first\nserving.errors.EngineDirectoryError: rebuild it\nE3 failed to load, Error: x\n")
+    assert error_line(log, 1) == "contract.errors.EngineDirectoryError: rebuild it"
+    log.write_text("I1 fine\nE2 bind: address in use\n")
+    assert error_line(log, 1) == "E2 bind: address in use"
+    log.write_text("")
+    assert error_line(log, 1) == "it ended without a message"
+    log.write_text("E1 Failed to initialize NVML\nI1 terminate called\n")
+    assert error_line(log, -11) == "tritonserver was ended by SIGSEGV"

@@ -1,0 +1,194 @@
+"""Token by token against a numpy forward pass: batches, chunks, prefix cache and preemption change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from build_engine.checkpoint import Checkpoint
+from build_engine.openvino import build as openvino_build
+from build_engine.spec import BuildSpec
+from build_engine.synthetic import checkpoint as synthetic
+from build_engine.synthetic.checkpoint import SyntheticShape
+from contract.sampling import EngineRequest, Sampling, StreamDelta
+from serving.runtimes.openvino.blocks import BlockPool
+from serving.runtimes.openvino.engine import Engine
+from serving.runtimes.openvino.model import PagedModel, properties
+from tests.oracle.numpy_qwen2 import NumpyQwen2
+
+SHAPE = SyntheticShape("s", 128, 2, 2, 1, 256, 1024)
+COUNT = 24  # tokens per answer
+BLOCKS = 256
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "m"
+    synthetic.write(SHAPE, path, seed=4)
+    return path
+
+
+def load(checkpoint: Path, home: Path, precision: str, context: int | None = None) -> PagedModel:
+    out = openvino_build.build(BuildSpec(str(checkpoint), precision, "openvino", home / precision, context))
+    model = PagedModel(out / openvino_build.MODEL_FILE, precision)
+    model.allocate(BLOCKS)
+    return model
+
+
+@pytest.fixture(scope="module")
+def exact(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> PagedModel:
+    return load(checkpoint, tmp_path_factory.mktemp("engine"), "fp32")
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    rng = np.random.default_rng(1)
+    shared = rng.integers(0, SHAPE.vocab, 70).tolist()
+    return [
+        [*shared[: rng.integers(0, 71)], *rng.integers(0, SHAPE.vocab, rng.integers(1, 60)).tolist()] for _ in range(8)
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Path, prompts: list[list[int]]) -> list[list[int]]:
+    reference = NumpyQwen2(Checkpoint(checkpoint))
+    answers = [reference.greedy(prompt, COUNT) for prompt in prompts]
+    assert all(len(set(answer)) > COUNT / 2 for answer in answers), "an answer of one word proves little"
+    return answers
+
+
+def finish(engine: Engine) -> dict[int, list[StreamDelta]]:
+    got: dict[int, list[StreamDelta]] = {}
+    while engine.busy:
+        for delta in engine.step():
+            got.setdefault(delta.stream_id, []).append(delta)
+    return got
+
+
+def ids(deltas: list[StreamDelta]) -> list[int]:
+    return [token for delta in deltas for token in delta.token_ids]
+
+
+def greedy(number: int, prompt: list[int], **more: object) -> EngineRequest:
+    return EngineRequest(number, prompt, Sampling(COUNT, temperature=0.0, **more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "streams", "step"),
+    [(BLOCKS, 1, 128), (BLOCKS, 8, 128), (BLOCKS, 8, 33), (8, 8, 128)],
+    ids=["alone", "together", "chunked", "preempted"],
+)
+def test_greedy_tokens_equal_the_reference(
+    exact: PagedModel, prompts: list[list[int]], expected: list[list[int]], blocks: int, streams: int, step: int
+) -> None:
+    engine = Engine(exact, BlockPool(blocks), streams, 256, step_tokens=step)
+    for _ in range(2):  # the second time from the prefix cache
+        for number, prompt in enumerate(prompts):
+            engine.submit(greedy(number, prompt))
+        got = finish(engine)
+        assert [ids(got[number]) for number in range(len(prompts))] == expected
+        assert {deltas[-1].finish_reason for deltas in got.values()} == {"length"}
+    stats = engine.stats()
+    assert stats.cached_tokens > 0 and stats.kv_blocks_used == 0
+    assert stats.generated_tokens == 2 * COUNT * len(prompts)
+    assert stats.prompt_tokens == 2 * sum(map(len, prompts))
+    assert engine._scheduler.preemptions > 0 or blocks == BLOCKS
+
+
+def test_yarn_equals_the_reference(checkpoint: Path, tmp_path: Path, prompts: list[list[int]]) -> None:
+    scaled = load(checkpoint, tmp_path, "fp32", context=65536)
+    reference = Checkpoint(checkpoint)
+    reference.config = openvino_build.context_config(reference.config, 65536)
+    engine = Engine(scaled, BlockPool(BLOCKS), 8, 256)
+    for number, prompt in enumerate(prompts):
+        engine.submit(greedy(number, prompt))
+    got = finish(engine)
+    answers = [ids(got[number]) for number in range(len(prompts))]
+    model = NumpyQwen2(reference)
+    assert answers[:2] == [model.greedy(prompt, COUNT) for prompt in prompts[:2]]
+
+
+def test_int8_stays_close(checkpoint: Path, tmp_path: Path, prompts: list[list[int]]) -> None:
+    """Mean KL divergence of the next token's distribution over all prompts."""
+    model, reference = load(checkpoint, tmp_path, "int8"), NumpyQwen2(Checkpoint(checkpoint))
+    engine = Engine(model, BlockPool(BLOCKS), 8, 256)
+    for number, prompt in enumerate(prompts):
+        engine.submit(EngineRequest(number, prompt, Sampling(1, temperature=0.0, logprobs=SHAPE.vocab + 1)))
+    divergence = []
+    for number, deltas in finish(engine).items():
+        logits = reference.logits(prompts[number])[-1].astype(np.float64)
+        wanted = logits - np.log(np.exp(logits).sum())
+        found = np.empty(SHAPE.vocab)
+        for token, logprob in deltas[0].top_logprobs[0]:
+            found[token] = logprob
+        divergence.append((np.exp(wanted) * (wanted - found)).sum())
+    assert len(divergence) == len(prompts) and np.mean(divergence) <= 0.003
+
+
+def test_stop_tokens_are_counted_and_not_shown(
+    exact: PagedModel, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    stop = expected[0][3]
+    engine = Engine(exact, BlockPool(BLOCKS), 8, 256)
+    engine.submit(greedy(1, prompts[0], stop_token_ids=(stop,)))
+    deltas = finish(engine)[1]
+    wanted = expected[0][: expected[0].index(stop)]
+    assert ids(deltas) == wanted and sum(delta.counted for delta in deltas) == len(wanted) + 1
+    assert deltas[-1].finish_reason == "stop"
+
+
+def test_an_impossible_request_ends_alone(
+    exact: PagedModel, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    engine = Engine(exact, BlockPool(BLOCKS), 8, 256)
+    everything = tuple((token,) for token in range(SHAPE.vocab))
+    engine.submit(greedy(1, prompts[1], bad_words=everything))
+    engine.submit(greedy(2, prompts[2], bad_words=((10**9,),)))
+    engine.submit(greedy(0, prompts[0]))
+    got = finish(engine)
+    assert [got[i][-1].finish_reason for i in (1, 2)] == ["error", "error"] and "no token can follow" in got[1][
+        -1
+    ].error
+    assert ids(got[0]) == expected[0] and engine.stats().kv_blocks_used == 0
+
+
+def test_the_context_ends_an_answer(exact: PagedModel) -> None:
+    engine = Engine(exact, BlockPool(BLOCKS), 8, max_seq_len=40)
+    engine.submit(EngineRequest(1, list(range(35)), Sampling(1000, temperature=0.0)))
+    deltas = finish(engine)[1]
+    assert len(ids(deltas)) == 5 and deltas[-1].finish_reason == "length"
+
+
+def test_abort_frees_blocks_at_once(exact: PagedModel, prompts: list[list[int]], expected: list[list[int]]) -> None:
+    engine = Engine(exact, BlockPool(BLOCKS), 2, 256)
+    for number in range(3):
+        engine.submit(greedy(number, prompts[number]))
+    engine.step()
+    for number in (0, 2):  # one that runs, one that waits
+        delta = engine.abort(number)
+        assert delta is not None and delta.finish_reason == "cancelled"
+    assert engine.abort(0) is None and engine.abort(77) is None
+    got = finish(engine)
+    assert set(got) == {1} and engine.stats().kv_blocks_used == 0
+
+
+def test_sampled_answers_depend_on_the_seed_not_on_company(exact: PagedModel, prompts: list[list[int]]) -> None:
+    def answer(company: bool, seed: int) -> list[int]:
+        engine = Engine(exact, BlockPool(BLOCKS), 8, 256)
+        engine.submit(EngineRequest(99, prompts[0], Sampling(COUNT, temperature=0.9, top_k=50, seed=seed)))
+        for number, prompt in enumerate(prompts if company else []):
+            engine.submit(greedy(number, prompt))
+        return ids(finish(engine)[99])
+
+    assert answer(False, 5) == answer(True, 5) != answer(False, 6)
+
+
+def test_properties_are_explicit() -> None:
+    assert properties("fp32", ["FP32", "BF16"])["INFERENCE_PRECISION_HINT"] == "f32"
+    assert properties("fp32", ["BF16"])["KV_CACHE_PRECISION"] == "f32"
+    assert properties("bf16", ["FP32"])["KV_CACHE_PRECISION"] == "f16"
+    assert properties("bf16", ["BF16"])["INFERENCE_PRECISION_HINT"] == "bf16"
+    int8 = properties("int8", ["FP32"], threads=3)
+    assert (int8["KV_CACHE_PRECISION"], int8["INFERENCE_NUM_THREADS"]) == ("u8", 3)

@@ -1,0 +1,138 @@
+"""The sampler against plain definitions of what each setting means."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.sampling import Sampling
+from serving.runtimes.openvino import sampling
+from serving.runtimes.openvino.sampling import Sampler
+
+VOCAB = 152064
+
+
+def row(seed: int, size: int = VOCAB, scale: float = 2.0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, scale, size).astype(np.float32)
+
+
+def tokens(settings_: Sampling, count: int, size: int = 64, prompt: list[int] | None = None) -> list[int]:
+    sampler = Sampler(settings_, prompt or [])
+    return [sampler.choose(row(5, size)).token for _ in range(count)]
+
+
+@pytest.mark.parametrize(("size", "count"), [(VOCAB, 1), (VOCAB, 20), (VOCAB, 290), (VOCAB, 1024), (1000, 7), (5, 9)])
+def test_top_is_a_sort(size: int, count: int) -> None:
+    values = np.round(row(3, size), 1)  # many ties
+    expected = np.lexsort((np.arange(size), -values))[:count]
+    found = sampling.top(values, count)
+    np.testing.assert_array_equal(values[found], values[expected])
+    assert len(set(found.tolist())) == len(found)
+
+
+def test_greedy_is_argmax_and_needs_no_seed() -> None:
+    assert tokens(Sampling(8, temperature=0.0, top_k=5, top_p=0.1), 3) == [int(row(5, 64).argmax())] * 3
+
+
+def test_biases_are_added_and_do_not_touch_log_probs() -> None:
+    values = row(5, 64)
+    best, other = int(values.argmax()), int(values.argmin())
+    settings_ = Sampling(8, temperature=0.0, logit_bias=((best, -100.0), (other, 90.0)), logprobs=1)
+    choice = Sampler(settings_, []).choose(values.copy())
+    assert choice.token == other
+    assert choice.logprob == pytest.approx(float(values[other] - np.log(np.exp(values.astype(np.float64)).sum())), 1e-4)
+
+
+def test_seeds_decide() -> None:
+    same = [tokens(Sampling(8, seed=2**64 - 1), 20) for _ in range(2)]
+    assert same[0] == same[1] != tokens(Sampling(8, seed=1), 20)
+
+
+def reference(values: npt.NDArray[np.float32], s: Sampling) -> npt.NDArray[np.float64]:
+    """Probabilities by the textbook: one filter after the other over the whole vocabulary."""
+    p = np.exp((values.astype(np.float64) - values.max()) / s.temperature)
+    p /= p.sum()
+    if s.min_p:
+        p[p < s.min_p * p.max()] = 0
+    order = np.argsort(-p, kind="stable")
+    if s.top_k:
+        p[order[s.top_k :]] = 0
+    p /= p.sum()
+    if s.top_p < 1:
+        before = np.cumsum(p[order]) - p[order]
+        p[order[before >= s.top_p]] = 0
+    return p / p.sum()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    size=st.sampled_from([50, 1000, 2048, 152064]),
+    temperature=st.floats(0.05, 3),
+    top_k=st.sampled_from([0, 1, 5, 40]),
+    top_p=st.sampled_from([1.0, 0.999, 0.8, 0.1]),
+    min_p=st.sampled_from([0.0, 0.02, 0.5]),
+    scale=st.sampled_from([0.1, 2.0, 6.0]),
+)
+def test_candidates_follow_the_definition(
+    seed: int, size: int, temperature: float, top_k: int, top_p: float, min_p: float, scale: float
+) -> None:
+    s = Sampling(1, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    values = row(seed, size, scale)
+    expected = reference(values, s)
+    if not (top_k or top_p < 1 or min_p):
+        return
+    ids, weights = sampling.candidates(values, values.max(), s)
+    found = np.zeros(size)
+    found[ids] = weights / weights.sum()
+    assert np.abs(found - expected).sum() < 2e-2, "at most a borderline token differs"
+
+
+def test_drawing_follows_the_weights() -> None:
+    sampler = Sampler(Sampling(1, temperature=1.0, seed=3), [])
+    values = np.log(np.array([0.5, 0.3, 0.2], np.float32))
+    counts = np.bincount([sampler.choose(values.copy()).token for _ in range(20_000)]) / 20_000
+    np.testing.assert_allclose(counts, [0.5, 0.3, 0.2], atol=0.015)
+
+
+def test_penalties() -> None:
+    values = np.array([2.0, -1.0, 0.5, 3.0], np.float32)
+    s = Sampling(9, temperature=0.0, repetition_penalty=2.0, presence_penalty=0.25, frequency_penalty=0.5)
+    sampler = Sampler(s, [0, 1])
+    for token in (3, 3):
+        sampler.accept(token)
+    changed = values.copy()
+    sampler._constrain(changed)
+    np.testing.assert_allclose(changed, [1.0, -2.0, 0.5, 1.5 - 0.25 - 1.0])
+
+
+def test_forbidden_tokens() -> None:
+    values = np.array([0.0, 1.0, 2.0, 3.0, 4.0], np.float32)
+    sampler = Sampler(Sampling(9, temperature=0.0, bad_words=((4,), (2, 3)), min_tokens=1, stop_token_ids=(3,)), [])
+    assert sampler.choose(values.copy()).token == 2  # 4 is bad, 3 would stop before min_tokens
+    sampler.accept(2)
+    assert sampler.choose(values.copy()).token == 2  # 3 may not follow 2
+    sampler.accept(1)
+    assert sampler.choose(values.copy()).token == 3
+
+
+def test_log_probabilities_are_of_the_untouched_logits() -> None:
+    values = row(9, 1000)
+    exact = values - np.log(np.exp(values.astype(np.float64)).sum())
+    sampler = Sampler(
+        Sampling(9, temperature=0.3, top_k=3, seed=1, logprobs=4, bad_words=((int(values.argmax()),),)), []
+    )
+    choice = sampler.choose(values.copy())
+    assert choice.logprob == pytest.approx(exact[choice.token], abs=1e-4)
+    best = np.argsort(-values)[:3]
+    assert [i for i, _ in choice.top] == best.tolist() and choice.token != best[0]
+    np.testing.assert_allclose([p for _, p in choice.top], exact[best], atol=1e-4)
+
+
+@pytest.mark.parametrize("values", [[np.nan, 1.0], [-np.inf, -np.inf]])
+def test_broken_logits_are_an_error(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="no token can follow"):
+        Sampler(Sampling(1, temperature=0.0), []).choose(np.array(values, np.float32))

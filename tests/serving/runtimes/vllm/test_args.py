@@ -1,0 +1,111 @@
+"""What vLLM is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from contract.engine_dir import GpuInfo, ModelInfo
+from contract.errors import EngineDirectoryError
+from contract.sampling import Guide, Sampling
+from serving.runtimes import guard
+from serving.runtimes.base import CAPABILITIES, RuntimeOptions
+from serving.runtimes.vllm import args as vllm_args
+from serving.runtimes.vllm import runtime as vllm
+from tests.serving.runtimes.vllm.cases import engine
+
+
+def test_limits_are_always_said(tmp_path):
+    args = vllm_args.engine_args(engine(tmp_path, gpu=GpuInfo("g", 90, 2)), RuntimeOptions(max_streams=7))
+    assert (args["max_num_seqs"], args["max_num_batched_tokens"], args["max_model_len"]) == (7, 8192, 64)
+    assert args["tensor_parallel_size"] == 2
+    assert args["gpu_memory_utilization"] == RuntimeOptions().gpu_memory_fraction
+
+
+def test_a_kv_cache_in_bytes_overrides_the_fraction(tmp_path):
+    args = vllm_args.engine_args(engine(tmp_path), RuntimeOptions(kv_cache_bytes=5))
+    assert (args["kv_cache_memory_bytes"], args["gpu_memory_utilization"]) == (5, vllm_args.NO_FRACTION)
+
+
+def test_fp8_on_load_only_for_a_checkpoint_that_is_not_quantized(tmp_path):
+    info = engine(tmp_path, "fp8")
+    assert vllm_args.quantization(info) == "fp8"
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "modelopt"}}))
+    assert vllm_args.quantization(info) is None
+
+
+def test_dummy_weights_only_for_a_synthetic_engine_without_weights(tmp_path):
+    info = engine(tmp_path, model=ModelInfo("m", "m", synthetic=True))
+    assert vllm_args.load_format(info) == "dummy"
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert vllm_args.load_format(info) == "auto"
+
+
+def test_end_ids_are_ours_alone():
+    args = vllm_args.sampling_args(Sampling(max_tokens=3, stop_token_ids=(5,)), (2,))
+    assert args["ignore_eos"] is True and args["stop_token_ids"] == [5]
+    guided = vllm_args.sampling_args(Sampling(max_tokens=3, ignore_eos=True, guide=Guide("json", "")), (2,))
+    assert guided["stop_token_ids"] == [2]
+
+
+@pytest.mark.parametrize(("wanted", "told"), [(0, None), (1, 0), (6, 5)])
+def test_log_probs_count_without_the_chosen_token(wanted, told):
+    assert vllm_args.sampling_args(Sampling(max_tokens=1, logprobs=wanted), ())["logprobs"] == told
+
+
+def test_biases_are_a_dictionary():
+    assert vllm_args.sampling_args(Sampling(max_tokens=1, logit_bias=((5, -1.5),)), ())["logit_bias"] == {5: -1.5}
+    assert vllm_args.sampling_args(Sampling(max_tokens=1), ())["logit_bias"] is None
+
+
+def test_seeds_fit_torch():
+    assert vllm_args.sampling_args(Sampling(max_tokens=1, seed=2**64 - 1), ())["seed"] == 2**63 - 1
+    assert vllm_args.sampling_args(Sampling(max_tokens=1, seed=9, temperature=0), ())["seed"] is None
+    assert vllm_args.sampling_args(Sampling(max_tokens=1, seed=9), (), seeded=False)["seed"] is None
+
+
+def test_lora_is_there_when_adapters_are(tmp_path):
+    assert vllm_args.capabilities(tmp_path) == CAPABILITIES - {"lora"}
+    adapter = tmp_path / "lora/poet"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text('{"r": 12}')
+    assert vllm_args.capabilities(tmp_path) == CAPABILITIES
+    assert vllm_args.engine_args(engine(tmp_path), RuntimeOptions())["max_lora_rank"] == 16
+    (adapter / "adapter_config.json").write_text("{}")
+    with pytest.raises(EngineDirectoryError, match="no rank"):
+        vllm_args.engine_args(engine(tmp_path), RuntimeOptions())
+
+
+@pytest.mark.parametrize("version", [None, "0.25.1"])
+def test_another_vllm_is_refused_in_one_line(version, monkeypatch, tmp_path):
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    if version:
+        (tmp_path / "vllm.py").write_text(f"__version__ = {version!r}")
+    with pytest.raises(EngineDirectoryError, match=r"pip install vllm==0\.24\.0") as caught:
+        vllm.check_version()
+    assert "\n" not in str(caught.value)
+    sys.modules.pop("vllm", None)
+
+
+def test_the_guard_ends_what_its_owner_leaves_behind():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    owner = (
+        "import sys; sys.path.insert(0, '.'); from serving.runtimes import guard; "
+        f"guard.start([{child.pid}], sys.executable); import os; os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", owner], check=False, timeout=30)
+    assert child.wait(10) != 0
+
+
+def test_a_guard_with_nothing_left_leaves():
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    watching = guard.start([child.pid, 2**22 - 1], sys.executable)
+    child.wait()
+    started = time.monotonic()
+    guard.stop(watching)
+    assert watching.poll() == 0 and time.monotonic() - started < guard.GRACE_S

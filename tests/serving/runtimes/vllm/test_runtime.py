@@ -1,0 +1,133 @@
+"""The vLLM adapter on a stand-in core: one on_step per message, ids normalised, every stream ended exactly once."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from contract.errors import EngineDead, InvalidRequest
+from contract.sampling import EngineRequest, Guide, Sampling
+from serving.runtimes.base import RuntimeOptions
+from serving.runtimes.vllm.runtime import VllmRuntime
+from tests.serving.runtimes.vllm.cases import ERROR, LENGTH, STOP, FakeCore, Output, Outputs, Prefill, Scheduler, engine
+
+
+@pytest.fixture
+def served(tmp_path):
+    core, steps, deaths = FakeCore(), queue.Queue(), queue.Queue()
+    runtime = VllmRuntime(core, engine(tmp_path), RuntimeOptions(max_streams=8), steps.put, deaths.put)
+    yield SimpleNamespace(core=core, runtime=runtime, step=lambda: steps.get(timeout=5), steps=steps, deaths=deaths)
+    runtime.close()
+
+
+def request(stream_id, **sampling):
+    return EngineRequest(stream_id, [1, 2, 3], Sampling(max_tokens=8, **sampling))
+
+
+def say(served, *outputs, stats=None):
+    served.core.outputs.put(Outputs(list(outputs), stats))
+
+
+def test_one_message_is_one_call_with_all_streams(served):
+    for i in (1, 2):
+        served.runtime.submit(request(i))
+    a, b = served.core.sent
+    say(served, Output(a, [5], prefill_stats=Prefill(3, 2)), Output(b, [6], prefill_stats=Prefill(3)))
+    first, second = served.step()
+    assert (first.stream_id, first.token_ids, first.cached_tokens) == (1, [5], 2)
+    assert (second.stream_id, second.token_ids, second.cached_tokens) == (2, [6], 0)
+    assert served.steps.empty()
+
+
+def test_the_stop_token_is_counted_but_not_shown(served):
+    served.runtime.submit(request(1, stop_token_ids=(9,)))
+    say(served, Output(served.core.sent[0], [4, 9], STOP))
+    (delta,) = served.step()
+    assert (delta.token_ids, delta.counted, delta.finish_reason) == ([4], 2, "stop")
+
+
+def test_a_last_token_at_the_length_limit_stays(served):
+    served.runtime.submit(request(1, stop_token_ids=(9,)))
+    say(served, Output(served.core.sent[0], [4, 9], LENGTH))
+    (delta,) = served.step()
+    assert (delta.token_ids, delta.finish_reason) == ([4, 9], "length")
+
+
+def test_log_probs_are_cut_to_what_was_asked_and_shown(served):
+    served.runtime.submit(request(1, logprobs=3, stop_token_ids=(9,)))
+    ids = np.array([[4, 4, 8, 7], [9, 9, 3, 1]])
+    values = np.array([[-0.5, -0.5, -1.0, -2.0], [-0.25, -0.25, -3.0, -4.0]])
+    lists = SimpleNamespace(logprob_token_ids=ids, logprobs=values)
+    say(served, Output(served.core.sent[0], [4, 9], STOP, lists))
+    (delta,) = served.step()
+    assert delta.logprobs == [-0.5]
+    assert delta.top_logprobs == [((4, -0.5), (8, -1.0))]
+
+
+def test_an_abort_ends_the_stream_once_and_frees_its_id(served):
+    served.runtime.submit(request(1))
+    old = served.core.sent[0]
+    served.runtime.abort(1)
+    served.runtime.abort(1)
+    served.runtime.abort(77)
+    assert [d.finish_reason for d in served.step()] == ["cancelled"]
+    assert served.core.aborted == [old]
+    served.runtime.submit(request(1))
+    say(served, Output(old, [5]), Output(served.core.sent[1], [6]))  # what was on its way for the old one is dropped
+    assert [(d.stream_id, d.token_ids) for d in served.step()] == [(1, [6])]
+
+
+def test_an_error_of_one_request_names_the_engine_and_ends_it_alone(served):
+    served.runtime.submit(request(1))
+    served.runtime.submit(request(2))
+    say(served, Output(served.core.sent[0], [], ERROR), Output(served.core.sent[1], [3]))
+    failed, other = served.step()
+    assert failed.finish_reason == "error" and failed.error.startswith("engine: ")
+    assert other.finish_reason is None
+
+
+def test_what_vllm_refuses_is_raised_by_submit_and_leaves_nothing(served):
+    with pytest.raises(InvalidRequest, match="does not compile"):
+        served.runtime.submit(request(1, guide=Guide("regex", "[")))
+    assert not served.core.sent and not served.runtime._streams
+
+
+def test_stats_follow_the_scheduler(served):
+    served.runtime.submit(request(1))
+    say(served, Output(served.core.sent[0], [5], prefill_stats=Prefill(3, 2)), stats=Scheduler(4, 1, 2, 0.25))
+    served.step()
+    stats = served.runtime.stats()
+    assert (stats.running, stats.waiting, stats.kv_blocks_used, stats.kv_blocks_total) == (4, 3, 50, 200)
+    assert (stats.prompt_tokens, stats.cached_tokens, stats.generated_tokens, stats.steps) == (3, 2, 1, 1)
+
+
+@pytest.mark.parametrize("how", ["message", "flag", "garbage"])
+def test_a_dead_engine_is_reported_once_and_refuses(served, how):
+    if how == "message":
+        served.core.outputs.put(RuntimeError("EngineCore encountered an issue"))
+    elif how == "flag":
+        served.core.dead = True
+    else:
+        served.core.outputs.put(object())
+    assert "died" in served.deaths.get(timeout=5)
+    with pytest.raises(EngineDead, match="died"):
+        served.runtime.submit(request(1))
+    assert served.deaths.empty()
+
+
+def test_a_broken_send_leaves_no_stream(served):
+    served.core.broken = True
+    with pytest.raises(EngineDead, match="socket is gone"):
+        served.runtime.submit(request(1))
+    assert not served.runtime._streams and not served.runtime._request_ids
+
+
+def test_close_is_bounded_idempotent_and_no_death(served):
+    served.runtime.close()
+    served.runtime.close()
+    assert served.core.shutdowns == 1 and served.deaths.empty()
+    assert not any(t.name == "vllm-steps" and t.is_alive() for t in threading.enumerate())

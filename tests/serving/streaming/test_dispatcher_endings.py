@@ -1,0 +1,165 @@
+"""Every way a stream may end: by itself, by its client, by a stop mark, by the engine, by the server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from contract.ack_table import END, REFUSE
+from contract.errors import EngineDead, InvalidRequest
+from serving.streaming.dispatcher import Dispatcher
+from tests.serving.fakes import until
+from tests.serving.rig import AT_ONCE, CANCEL, STREAM, Rig
+
+# --- endings ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_vanished_client_is_noticed_by_its_missing_acks(rig: Rig) -> None:
+    gone, staying = rig.open(follow=False), rig.open()
+    rig.runtime.step(1)
+    until(lambda: gone.responses)
+    seconds = until(lambda: len(rig.runtime.submitted) == 1, 3)
+    assert 0.5 < seconds < 2.2
+    until(lambda: gone.dropped)
+    assert len(rig.dispatcher.ledger.streams) == 1 and rig.dispatcher.ledger.finished["disconnected"] == 1
+    rig.runtime.step(2, finish="length")
+    until(lambda: staying.ends)
+    assert staying.ids == [1, 2] and gone.ends == 1
+
+
+def test_a_starved_detokenizer_is_no_vanished_client(rig: Rig) -> None:
+    rig.acker.beating = False
+    sink = rig.open(follow=False)
+    rig.runtime.step(1)
+    until(lambda: sink.responses)
+    time.sleep(2.2)
+    assert rig.runtime.submitted and not sink.ends
+    rig.acker.beating = True
+    rig.acker.follow(sink)
+    rig.runtime.step(2, finish="length")
+    until(lambda: sink.ends)
+    assert sink.ids == [1, 2]
+
+
+def test_a_silent_detokenizer_ends_everybody(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.streaming.dispatcher.DEAD_BEAT_SECONDS", 0.3)
+    rig.acker.beating = False
+    sink = rig.open(follow=False)
+    rig.runtime.step(1)
+    until(lambda: sink.error)
+    assert "the detokenizer has not answered" in str(sink.error) and rig.dispatcher.dead
+
+
+def test_triton_may_say_that_a_client_left(rig: Rig) -> None:
+    sinks = [rig.open() for _ in range(12)]
+    sinks[-1].is_cancelled = True
+    until(lambda: sinks[-1].dropped)
+    assert len(rig.runtime.submitted) == 11
+
+
+def test_a_stop_mark_aborts_and_what_came_after_is_not_sent(rig: Rig) -> None:
+    sink = rig.open(follow=False)
+    rig.runtime.step(1)
+    until(lambda: sink.responses)
+    rig.runtime.step(2)
+    chunk = sink.chunks[0]
+    rig.board.stop(chunk.slot, chunk.generation)
+    rig.acker.follow(sink)
+    until(lambda: sink.ends)
+    assert sink.ids == [1] and sink.finish == "cancelled"  # the detokenizer calls it "stop"
+    until(rig.is_free)
+
+
+def test_cancel_by_id_answers_both(rig: Rig) -> None:
+    sink, other = rig.open(request_id="a"), rig.open(request_id="b")
+    rig.runtime.step(1)
+    answer = rig.open(CANCEL, "a")
+    until(lambda: sink.ends)
+    assert (sink.finish, answer.finish, answer.ends, other.ends) == ("cancelled", "cancelled", 1, 0)
+    assert rig.open(CANCEL, "never seen").finish == "cancelled"
+    with pytest.raises(InvalidRequest, match=r"^stop: true needs the Triton request id"):
+        rig.open(CANCEL)
+
+
+class Interrupted(dict):  # type: ignore[type-arg]
+    """Cancels a request at the worst moment: while its entry is taken out of the dictionary."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self.dispatcher = dispatcher
+
+    def pop(self, key: str, *default: object) -> object:
+        found = super().pop(key, *default)
+        threading.Thread(target=self.dispatcher.cancel, args=(key,)).start()
+        time.sleep(0.02)
+        return found
+
+
+def test_cancel_during_housekeeping_is_never_lost(rig: Rig) -> None:
+    """The sender moves groups to the back of its queue while the other thread looks one up."""
+    rig.dispatcher.ledger.groups = Interrupted(rig.dispatcher)
+    sink = rig.open(request_id="x")
+    until(lambda: sink.ends, 2)
+    assert sink.finish == "cancelled"
+
+
+def test_an_error_ends_its_request_alone(rig: Rig) -> None:
+    sick, well = rig.open(), rig.open()
+    rig.runtime.fail(min(rig.runtime.submitted), "out of pages")
+    until(lambda: sick.error)
+    assert str(sick.error) == "engine: out of pages" and sick.ends == 1
+    rig.runtime.step(1, finish="length")
+    until(lambda: well.ends)
+    assert well.error is None
+    until(rig.is_free)
+
+
+def test_death_fails_everybody_and_refuses_newcomers(rig: Rig) -> None:
+    sinks = [rig.open(job) for job in (STREAM, AT_ONCE, replace(STREAM, n=3))]
+    rig.runtime.step(1)
+    rig.dispatcher.on_death("a cable was pulled")
+    until(lambda: all(sink.error for sink in sinks))
+    assert {str(sink.error) for sink in sinks} == {"engine: a cable was pulled; the server restarts it, try again soon"}
+    assert [sink.ends for sink in sinks] == [1, 1, 1]
+    with pytest.raises(EngineDead, match="a cable was pulled"):
+        rig.open()
+    assert len(rig.dispatcher.ledger.streams) == 0
+
+
+def test_a_sink_that_breaks_hurts_nobody_else(rig: Rig) -> None:
+    broken, failing, well = rig.open(), rig.open(), rig.open()
+    broken.broken = failing.broken = True
+    sick = sorted(rig.runtime.submitted)[1]
+    rig.runtime.step(1)
+    until(lambda: len(rig.runtime.submitted) == 1 or sick not in rig.runtime.submitted)
+    rig.runtime.step(2, finish="length")
+    until(lambda: well.ends)
+    assert well.ids == [1, 2]
+    until(rig.is_free)
+
+
+def test_a_sink_that_cannot_take_an_error_hurts_nobody_else(rig: Rig) -> None:
+    broken, well = rig.open(), rig.open()
+    broken.broken = True
+    rig.runtime.fail(min(rig.runtime.submitted), "bad")
+    rig.runtime.step(1, finish="length")
+    until(lambda: well.ends)
+    until(rig.is_free)
+
+
+def test_a_closing_launcher_first_refuses_then_ends(rig: Rig) -> None:
+    open_one, ending = rig.open(), rig.open()
+    rig.board.closing = REFUSE
+    with pytest.raises(EngineDead, match=r"^engine: the server is stopping; try another one"):
+        rig.open()
+    rig.runtime.step(1, streams=[min(rig.runtime.submitted)], finish="length")
+    until(lambda: open_one.ends)
+    assert open_one.error is None and not ending.ends
+    until(lambda: rig.board.streams == 1)
+    rig.board.closing = END
+    until(lambda: ending.error)
+    assert "the server is stopping" in str(ending.error)
+    until(lambda: rig.is_free() and rig.board.streams == 0)

@@ -1,0 +1,178 @@
+"""The tokenizer step: golden renderings, defaults, and one clear sentence for every bad input."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+
+from serving.tokenizer.prompt import Encoded, PromptBuilder
+from serving.tokenizer.tensors import Fields
+
+QWEN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+IM_END, END_OF_TEXT = 151645, 151643
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Météo", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+def fields(**values: Any) -> Fields:
+    """Strings become bytes, lists stay: as Triton gives them."""
+    as_list = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    return Fields({name: [v.encode() if isinstance(v, str) else v for v in vs] for name, vs in as_list.items()})
+
+
+def encode(builder: PromptBuilder, **values: Any) -> Encoded:
+    (result,) = builder.encode([fields(**values)])
+    assert isinstance(result, Encoded), result
+    return result
+
+
+def rendered(builder: PromptBuilder, tokenizer: Tokenizer, messages: list[Any], **values: Any) -> str:
+    ids = encode(builder, messages=json.dumps(messages), **values).ids
+    return str(tokenizer.decode(ids, skip_special_tokens=False))
+
+
+# --- golden renderings: as Qwen2.5-Instruct's own template writes them ----------------------------------------------
+
+
+def test_qwens_default_system_prompt(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    text = rendered(builder, tokenizer, [{"role": "user", "content": "Hi 你好"}])
+    assert text == f"<|im_start|>system\n{QWEN}<|im_end|>\n<|im_start|>user\nHi 你好<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_the_callers_system_prompt(role: str, builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    messages = [{"role": role, "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert rendered(builder, tokenizer, messages) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_content_parts_are_joined(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    parts = [{"type": "text", "text": "Hello, "}, {"type": "text", "text": "world"}]
+    whole = rendered(builder, tokenizer, [{"role": "user", "content": "Hello, world"}])
+    assert rendered(builder, tokenizer, [{"role": "user", "content": parts}]) == whole
+
+
+def test_tools_stand_in_the_system_prompt(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    text = rendered(builder, tokenizer, [{"role": "user", "content": "Hi"}], tools=json.dumps([WEATHER]))
+    assert text.startswith(f"<|im_start|>system\n{QWEN}\n\n# Tools\n\nYou may call one or more functions")
+    assert f"<tools>\n{json.dumps(WEATHER, ensure_ascii=False)}\n</tools>" in text
+    assert text.endswith("</tool_call><|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("arguments", ['{"city": "Paris"}', {"city": "Paris"}])
+def test_a_tool_call_and_its_answer(arguments: Any, builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    messages = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "12 °C"},
+        {"role": "tool", "tool_call_id": "c2", "content": "rain"},
+    ]
+    text = rendered(builder, tokenizer, messages, tools=json.dumps([WEATHER]))
+    assert text.endswith(
+        "<|im_start|>user\nWeather?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>user\n"
+        "<tool_response>\n12 °C\n</tool_response>\n<tool_response>\nrain\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_text_input_is_sent_as_it_is(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    ids = encode(builder, text_input="<|im_start|>user\nHi").ids
+    assert ids == tokenizer.encode("<|im_start|>user\nHi", add_special_tokens=False).ids
+
+
+# --- defaults and what becomes of the inputs -----------------------------------------------------------------------
+
+
+def test_defaults_are_the_checkpoints(builder: PromptBuilder) -> None:
+    job = encode(builder, text_input="Hi").job
+    s = job.sampling
+    assert (s.temperature, s.top_p, s.top_k, s.repetition_penalty) == (0.7, 0.8, 20, 1.05)
+    assert s.stop_token_ids == (IM_END, END_OF_TEXT) and s.max_tokens == 0 and s.min_p == 0
+    assert (job.stream, job.n, job.explicit, job.text.stops) == (False, 1, (), ())
+
+
+def test_a_seed_is_drawn_anew_for_every_request(builder: PromptBuilder) -> None:
+    assert len({encode(builder, text_input="Hi").job.sampling.seed for _ in range(8)}) == 8
+    job = encode(builder, text_input="Hi", seed=2**64 - 1).job
+    assert job.sampling.seed == 2**64 - 1 and job.explicit == ("seed",)
+
+
+def test_only_what_differs_from_neutral_is_a_wish(builder: PromptBuilder) -> None:
+    neutral = {
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "priority": 0,
+    }
+    assert encode(builder, text_input="Hi", **neutral).job.explicit == ()
+    assert set(encode(builder, text_input="Hi", min_p=0.1, priority=3).job.explicit) == {"min_p", "priority"}
+
+
+def test_float32_values_are_read_as_meant(builder: PromptBuilder) -> None:
+    assert encode(builder, text_input="Hi", top_p=0.10000000149011612).job.sampling.top_p == 0.1
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, (IM_END, END_OF_TEXT)),
+        ({"end_id": 42}, (IM_END, END_OF_TEXT, 42)),
+        ({"end_id": 42, "stop_token_ids": [7, 42]}, (IM_END, END_OF_TEXT, 42, 7)),
+        ({"ignore_eos": True}, ()),
+        ({"end_id": -1, "stop_token_ids": [7]}, (7,)),
+    ],
+)
+def test_end_tokens(values: dict[str, Any], expected: tuple[int, ...], builder: PromptBuilder) -> None:
+    assert encode(builder, text_input="Hi", **values).job.sampling.stop_token_ids == expected
+
+
+def test_top_p_zero_and_top_k_minus_one(builder: PromptBuilder) -> None:
+    assert encode(builder, text_input="Hi", top_p=0.0).job.sampling.temperature == 0
+    assert encode(builder, text_input="Hi", top_k=-1).job.sampling.top_k == 0
+
+
+def test_nvidias_empty_strings_mean_none(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    job = encode(builder, text_input="Hi", stop_words=[""], bad_words=[""], lora_name="").job
+    assert (job.text.stops, job.sampling.bad_words, job.lora_name) == ((), (), "")
+
+
+def test_bad_words_are_ids_with_and_without_a_leading_space(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    words = encode(builder, text_input="Hi", bad_words=["secret"]).job.sampling.bad_words
+    forms = {tuple(tokenizer.encode(form, add_special_tokens=False).ids) for form in ("secret", " secret")}
+    assert set(words) == forms
+
+
+def test_biases_are_pairs(builder: PromptBuilder) -> None:
+    job = encode(builder, text_input="Hi", logit_bias_ids=[7, 9], logit_bias_values=[-100.0, 2.5]).job
+    assert job.sampling.logit_bias == ((7, -100.0), (9, 2.5)) and "logit_bias" in job.explicit
+
+
+def test_an_answer_can_go_on_where_the_last_message_ends(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    messages = [{"role": "user", "content": "Poem"}, {"role": "assistant", "content": "Roses are"}]
+    text = rendered(builder, tokenizer, messages, continue_final_message=True)
+    assert text.endswith("<|im_start|>user\nPoem<|im_end|>\n<|im_start|>assistant\nRoses are")
+
+
+def test_the_generation_prompt_can_be_left_out(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    text = rendered(builder, tokenizer, [{"role": "user", "content": "Poem"}], add_generation_prompt=False)
+    assert text.endswith("<|im_start|>user\nPoem<|im_end|>\n")
+
+
+def test_the_prompt_is_echoed_on_request(builder: PromptBuilder) -> None:
+    assert encode(builder, text_input="Hi", exclude_input_in_output=False).job.text.echo == "Hi"
+    assert encode(builder, text_input="Hi").job.text.echo == ""
+
+
+def test_a_cancel_needs_no_prompt(builder: PromptBuilder) -> None:
+    assert encode(builder, stop=True).job.cancel

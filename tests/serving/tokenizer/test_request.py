@@ -1,0 +1,168 @@
+"""Every bad input gets one clear sentence: field, value, remedy. What stands beside it in the batch is unharmed."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.errors import InvalidRequest, ServingError, Unsupported
+from serving.tokenizer.prompt import Encoded, PromptBuilder
+from serving.tokenizer.tensors import Fields
+from tests.serving.conftest import CONTEXT
+from tests.serving.tokenizer.test_prompt import fields
+
+USER = json.dumps([{"role": "user", "content": "Hi"}])
+
+
+def bad(sentence: str, text_input: Any = "a", **values: Any) -> Any:
+    """A request that is good but for ``values``; its error begins as ``sentence`` (a regular expression) says."""
+    return pytest.param({"text_input": text_input, **values}, sentence, id=sentence[:40])
+
+
+def message(sentence: str, **parts: Any) -> Any:
+    return bad(f"messages: {sentence}", [], messages=json.dumps([parts]))
+
+
+def guide(sentence: str, kind: str, text: str) -> Any:
+    return bad(sentence, guided_decoding_guide_type=kind, guided_decoding_guide=text)
+
+
+PROMPTS = [
+    bad("text_input: missing; send exactly one of text_input and messages", []),
+    bad("text_input: given beside messages; send exactly one", messages=USER),
+    bad("text_input: the prompt is empty; send at least one character", ""),
+    bad(r"text_input: byte 2 of b'ab\\xff' is not UTF-8; send text encoded as UTF-8", [b"ab\xff"]),
+    bad(r"text_input: expected one value, got 2; send a tensor of shape \[1, 1\]", ["a", "b"]),
+    bad(
+        rf"text_input: the prompt has 51\d tokens, the context is {CONTEXT} and a prompt may take 511",
+        "word " * CONTEXT,
+    ),
+    bad(rf"text_input: the prompt has at least \d+ tokens, the context is {CONTEXT}", "word " * 200_000),
+    bad("tools: needs messages", tools="[]"),
+    bad("tools: not JSON", [], messages=USER, tools="x"),
+    bad("tools: .* is not a list; send a JSON list", [], messages=USER, tools='{"a": 1}'),
+    bad(r"messages: not JSON \(.*\); send a JSON list", [], messages="[{"),
+    bad(r"messages: not JSON \(maximum recursion", [], messages="[" * 100_000),
+    bad("messages: .*role.* is not a list; send a JSON list", [], messages='{"role": 1}'),
+    bad("messages: the list is empty; send at least one message", [], messages="[]"),
+    bad("messages: 2049 messages .* 2048", [], messages=json.dumps([{"role": "user", "content": "a"}] * 2049)),
+    bad(r"messages: messages\[0\] is 'a'; send an object with role and content", [], messages='["a"]'),
+    bad(r"messages: '\\ud800' is half", [], messages='[{"role": "user", "content": "a\\ud800"}]'),
+    message(r"messages\[0\] has role 'robot'; use one of system, user", role="robot", content="a"),
+    message(r"messages\[0\] has role None; use one of system", content="a"),
+    message(r"messages\[0\] has role \['user'\]", role=["user"], content="a"),
+    message(r"messages\[0\] has content None; send a string", role="user"),
+    message(r"messages\[0\] has content 5; send a string", role="user", content=5),
+    message(r"messages\[0\] has content .*text parts", role="user", content=[{"type": "image_url"}]),
+    message(r"messages\[0\] has tool_calls 5; send a list", role="assistant", tool_calls=5),
+    message(r"messages\[0\] has tool_calls .*name and JSON", role="assistant", tool_calls=[{"function": {}}]),
+    message(
+        r"messages\[0\] has tool_calls '\{'",
+        role="assistant",
+        tool_calls=[{"function": {"name": "f", "arguments": "{"}}],
+    ),
+    bad("continue_final_message: needs messages", continue_final_message=True),
+    bad("continue_final_message: true needs a last", [], messages=USER, continue_final_message=True),
+    bad(
+        "continue_final_message: true needs .* add_generation_prompt false",
+        [],
+        continue_final_message=True,
+        add_generation_prompt=True,
+        messages='[{"role": "assistant", "content": "a"}]',
+    ),
+    message(rf"the prompt has 5\d\d tokens, the context is {CONTEXT}", role="user", content="word " * CONTEXT),
+]
+
+SETTINGS = [
+    bad("max_tokens: 0 is out of range; give an integer between 1 and", max_tokens=0),
+    bad("max_tokens: -5 is out of range; give an integer between 1 and", max_tokens=-5),
+    bad(f"max_tokens: 600 with a prompt of 1 tokens exceeds the context of {CONTEXT} .* at most 511", max_tokens=600),
+    bad("min_tokens: 3 is more than max_tokens = 2; lower it", max_tokens=2, min_tokens=3),
+    bad("temperature: nan is out of range; give a number between 0 and 2", temperature=math.nan),
+    bad("temperature: inf is out of range; give a number between 0 and 2", temperature=math.inf),
+    bad("temperature: -1 is out of range", temperature=-1.0),
+    bad("top_p: 2 is out of range; give a number between 0 and 1", top_p=2.0),
+    bad("top_k: -2 is out of range; give an integer between -1 and 152064", top_k=-2),
+    bad("min_p: 1.5 is out of range", min_p=1.5),
+    bad("repetition_penalty: 0 is out of range; give a number above 0 and at most 10", repetition_penalty=0.0),
+    bad("presence_penalty: 3 is out of range; .* -2 and 2", presence_penalty=3.0),
+    bad("frequency_penalty: -3 is out of range; .* -2 and 2", frequency_penalty=-3.0),
+    bad("stop_words: 65 strings are too many; give at most 64", stop_words=[f"s{i}" for i in range(65)]),
+    bad("stop_words: 'xxx.* has 1001 characters; give at most 1000", stop_words=["x" * 1001]),
+    bad("stop_words: byte 0 of .* is not UTF-8", stop_words=[b"\xc3"]),
+    bad("bad_words: 65 strings are too many; give at most 64", bad_words=[f"s{i}" for i in range(65)]),
+    bad("stop_token_ids: 152064 is not a token id; ids lie between 0 and 152063", stop_token_ids=[152064]),
+    bad("end_id: 152064 is out of range", end_id=152064),
+    bad("logit_bias_ids: 152064 is not a token id", logit_bias_ids=[152064], logit_bias_values=[1.0]),
+    bad(
+        "logit_bias_values: 101 is out of range; give numbers between -100 and 100",
+        logit_bias_ids=[1],
+        logit_bias_values=[101.0],
+    ),
+    bad("logit_bias_values: nan is out of range", logit_bias_ids=[1], logit_bias_values=[math.nan]),
+    bad("logit_bias_values: 1 values for 2 ids; send one for each", logit_bias_ids=[1, 2], logit_bias_values=[1.0]),
+    bad("num_return_sequences: 0 is out of range; give an integer between 1 and 16", num_return_sequences=0),
+    bad("num_return_sequences: 17 is out of range", num_return_sequences=17),
+    bad("beam_width: 2 is not served; leave it out or send 1", beam_width=2),
+    bad("top_logprobs: 3 needs return_log_probs = true", top_logprobs=3),
+    bad("top_logprobs: 21 is out of range", top_logprobs=21, return_log_probs=True),
+    guide("guided_decoding_guide_type: 'xml' is unknown; use one of json, json_schema, regex", "xml", "a"),
+    guide("guided_decoding_guide_type: missing beside guided_decoding_guide; send both", "", "a"),
+    guide("guided_decoding_guide: missing for guided_decoding_guide_type 'regex'; send it", "regex", ""),
+    guide("guided_decoding_guide: not JSON", "json_schema", "{"),
+    guide(r"guided_decoding_guide: '\[1\]' is not a JSON schema", "json_schema", "[1]"),
+    guide("guided_decoding_guide: 70000 characters are too many", "regex", "a" * 70_000),
+]
+
+
+@pytest.mark.parametrize(("values", "sentence"), [*PROMPTS, *SETTINGS])
+def test_one_clear_sentence(values: dict[str, Any], sentence: str, builder: PromptBuilder) -> None:
+    refused, good = builder.encode([fields(**values), fields(text_input="Hi", max_tokens=2)])
+    assert isinstance(refused, InvalidRequest)
+    line = str(refused)
+    assert re.match(sentence, line), line
+    assert "\n" not in line and len(line) < 400
+    assert line.startswith(f"{refused.field}: ")
+    assert isinstance(good, Encoded), "the request beside it is unharmed"
+
+
+def test_beams_are_unsupported_rather_than_invalid(builder: PromptBuilder) -> None:
+    (refused,) = builder.encode([fields(text_input="a", beam_width=4)])
+    assert isinstance(refused, Unsupported)
+
+
+@pytest.mark.parametrize("letter", ["a", " ", "你", "\n"])
+def test_a_megabyte_is_refused_in_bounded_time(letter: str, builder: PromptBuilder) -> None:
+    start = time.monotonic()
+    (refused,) = builder.encode([fields(text_input=letter * (1_000_000 // len(letter.encode())))])
+    assert isinstance(refused, InvalidRequest) and "the prompt has" in str(refused)
+    assert time.monotonic() - start < 20  # one or two seconds alone; the bound is for a crowded machine
+
+
+@given(data=st.binary(max_size=60))
+def test_any_bytes_are_encoded_or_refused(data: bytes, builder: PromptBuilder) -> None:
+    for name in ("text_input", "messages"):
+        (result,) = builder.encode([Fields({name: [data]})])
+        assert isinstance(result, (Encoded, InvalidRequest))
+
+
+KEYS = st.sampled_from(["role", "content", "tool_calls", "function", "name", "arguments", "type", "text"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("user"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(messages=JSON, tools=JSON)
+def test_any_json_is_rendered_or_refused(messages: Any, tools: Any, builder: PromptBuilder) -> None:
+    for value in (messages, [messages], [{"role": "user", "content": "a"}, messages]):
+        (result,) = builder.encode([fields(messages=json.dumps(value), tools=json.dumps(tools))])
+        assert isinstance(result, (Encoded, ServingError))
