@@ -1,6 +1,6 @@
 """The engine directory: what ``build_engine`` writes and everything else only reads.
 
-``engine.json`` is typed and versioned; its JSON schema is ``build_engine/engine.schema.json``. Beside it lie
+``engine.json`` is typed and versioned; its JSON schema is ``contract/engine.schema.json``. Beside it lie
 ``tokenizer.json``, ``tokenizer_config.json``, ``generation_config.json``, ``config.json`` and the runtime's own files.
 """
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.ack_table import Board
 from contract.paths import ROOT
 
 START_SECONDS = 180
@@ -122,3 +123,10 @@ def own_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     for server in started:
         if server.process.poll() is None:
             stop_server(server)
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Board]:
+    board = Board.create(tmp_path / "board", 64)
+    yield board
+    board.close()

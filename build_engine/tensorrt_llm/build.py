@@ -20,6 +20,7 @@ from pathlib import Path
 from build_engine import steps
 from build_engine.errors import BuildError
 from build_engine.fetch import revision_of
+from build_engine.modelopt_export import copy_tokenizer
 from build_engine.plan import preflight, profiles
 from build_engine.plan.cli import gpu_present
 from build_engine.plan.model import load
@@ -28,7 +29,6 @@ from build_engine.plan.planner import Choice, Plan, plan
 from build_engine.spec import BuildSpec
 from build_engine.staging import file_infos, staged
 from build_engine.tensorrt_llm.steps import Job, Recipe, recipe, verify_argv
-from build_engine.vllm.modelopt_export import copy_tokenizer
 from contract import engine_dir, gpus
 from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
 from contract.versions import pinned

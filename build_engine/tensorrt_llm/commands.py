@@ -92,7 +92,7 @@ def engine_command(plan: Plan, checkpoint: Path, output: Path) -> list[str]:
 
 def modelopt_command(plan: Plan, model: Path, output: Path, calibration: Calibration) -> list[str]:
     """Hugging Face checkpoint → FP8 Hugging Face checkpoint for the PyTorch backend and vLLM."""
-    command = ["python3", "-m", "build_engine.vllm.modelopt_export", "--model", str(model), "--output", str(output)]
+    command = ["python3", "-m", "build_engine.modelopt_export", "--model", str(model), "--output", str(output)]
     command += ["--calibration", str(calibration.lines), "--size", str(CALIBRATION_SIZE)]
     command += ["--max-tokens", str(CALIBRATION_TOKENS)]
     return [*command, "--fp8-kv"] if plan.kv_dtype == "fp8" else command

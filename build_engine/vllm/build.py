@@ -24,6 +24,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from build_engine import modelopt_export
 from build_engine.calibration import datasets
 from build_engine.errors import BuildError
 from build_engine.fetch import revision_of
@@ -32,7 +33,6 @@ from build_engine.source import locate, model_name
 from build_engine.spec import BuildSpec
 from build_engine.staging import file_infos, need_space, staged
 from build_engine.tokenizer_files import dump
-from build_engine.vllm import modelopt_export
 from contract import engine_dir, gpus
 from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
 from contract.versions import pinned

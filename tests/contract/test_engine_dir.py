@@ -12,7 +12,7 @@ from contract.engine_dir import EngineInfo, EngineLimits, FileInfo, GpuInfo, Mod
 from contract.errors import EngineDirectoryError
 from contract.paths import ROOT
 
-SCHEMA = json.loads((ROOT / "build_engine" / "engine.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "contract" / "engine.schema.json").read_text())
 ENGINE = EngineInfo(
     ModelInfo("qwen2.5-7b-instruct", "Qwen/Qwen2.5-7B-Instruct", "abc", vocab_size=152064),
     RuntimeInfo("tensorrt_llm", "1.2.1", "engine"),

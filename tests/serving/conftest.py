@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -47,13 +46,6 @@ def token_bytes(engine: EngineInfo) -> TokenBytes:
 @pytest.fixture(scope="session")
 def builder(engine: EngineInfo) -> PromptBuilder:
     return PromptBuilder(engine)
-
-
-@pytest.fixture
-def board(tmp_path: Path) -> Iterator[Board]:
-    board = Board.create(tmp_path / "board", 64)
-    yield board
-    board.close()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from contract.engine_dir import BuildInfo
 from contract.versions import ROOT, pinned
 from serving.host import container
 
-SCHEMA = json.loads((ROOT / "build_engine" / "engine.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "contract" / "engine.schema.json").read_text())
 
 
 @pytest.fixture(autouse=True)

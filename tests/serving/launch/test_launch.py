@@ -118,7 +118,7 @@ def test_a_zombie_is_not_alive() -> None:
 
 def test_the_line_of_tritons_log_that_matters(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    log.write_text("I1 fine\nE2 first\nserving.errors.EngineDirectoryError: rebuild it\nE3 failed to load, Error: x\n")
+    log.write_text("I1 fine\nE2 first\ncontract.errors.EngineDirectoryError: rebuild it\nE3 failed to load, Error: x\n")
     assert error_line(log, 1) == "contract.errors.EngineDirectoryError: rebuild it"
     log.write_text("I1 fine\nE2 bind: address in use\n")
     assert error_line(log, 1) == "E2 bind: address in use"

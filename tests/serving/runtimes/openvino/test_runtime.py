@@ -22,6 +22,7 @@ from build_engine.openvino import build as openvino_build
 from build_engine.spec import BuildSpec
 from contract import engine_dir
 from contract.errors import EngineDead, EngineDirectoryError, InvalidRequest
+from contract.paths import ROOT
 from contract.sampling import EngineRequest, Guide, Sampling, StreamDelta
 from serving import runtimes
 from serving.runtimes.base import RuntimeOptions
@@ -203,13 +204,13 @@ def test_sigkill_is_noticed_at_once(directory: Path) -> None:
 
 def test_the_worker_dies_with_its_parent(directory: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from serving import engine_dir, runtimes\n"
+        "import os, sys; from pathlib import Path; from contract import engine_dir; from serving import runtimes\n"
         "from serving.runtimes.base import RuntimeOptions\n"
         f"e = engine_dir.read(Path({str(directory)!r}))\n"
         "r = runtimes.load(e, RuntimeOptions(kv_cache_bytes=1 << 20), print, print)\n"
         "print(r.pid, flush=True); os.kill(os.getpid(), 9)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=openvino.ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     pid = int(done.stdout)
     deadline = time.monotonic() + 2
     while psutil.pid_exists(pid) and time.monotonic() < deadline:

@@ -4,7 +4,7 @@ NVIDIA ModelOpt does the work: ``mtq.quantize`` with ``FP8_DEFAULT_CFG`` (weight
 tensor, lm_head left alone), then ``export_hf_checkpoint``. It runs where torch, transformers and modelopt are: in the
 TensorRT-LLM container (modelopt 0.37) and on a vLLM host (0.47); both have the calls used here (llmapi_surface.json).
 
-``python -m build_engine.vllm.modelopt_export --model DIR --output DIR --calibration FILE.jsonl``
+``python -m build_engine.modelopt_export --model DIR --output DIR --calibration FILE.jsonl``
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _imports() -> tuple[Any, Any, Any, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m build_engine.vllm.modelopt_export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m build_engine.modelopt_export", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="BF16 checkpoint directory")
     parser.add_argument("--output", type=Path, required=True, help="where the FP8 checkpoint goes")
     parser.add_argument("--calibration", type=Path, required=True, help="JSON lines with a `text` column")
