@@ -45,8 +45,8 @@ engine: setup  ## checkpoint to engine: MODEL=<dir|hub id> PRECISION=<int8|int4|
 test: setup-dev  ## run the tests
 	@$(PY) -m pytest -m "not oracle and not gpu and not browser" $(ARGS)
 
-lint: setup-dev  ## ruff and mypy
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+lint: setup-dev  ## ruff, mypy, and the direction of imports
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-logo
 
 bench-serving: setup-dev  ## the serving layer alone: simulated engine, 1/32/128/256 streams -> results/bench_serving.json
 	@$(PY) -m loadtest.bench.serving
