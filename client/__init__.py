@@ -11,9 +11,9 @@ Exceptions: ``client.errors``. From a shell: ``python -m client "Hi"``.
 
 from client._clients import AsyncClient, AsyncStream, Client, Stream
 from client.errors import ClientError
-from client.types import NO_RETRY, Choice, Chunk, Options, Prompt, Result, Retry, Timeouts
+from client.types import NO_RETRY, Completion, Options, Prompt, Result, Retry, StreamChunk, Timeouts
 
 __all__ = [
-    "NO_RETRY", "AsyncClient", "AsyncStream", "Choice", "Chunk", "Client", "ClientError", "Options", "Prompt", "Result",
-    "Retry", "Stream", "Timeouts",
+    "NO_RETRY", "AsyncClient", "AsyncStream", "Client", "ClientError", "Completion", "Options", "Prompt", "Result",
+    "Retry", "Stream", "StreamChunk", "Timeouts",
 ]  # fmt: skip

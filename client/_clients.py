@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from client import _address, errors
-from client._request import Ask, Metadata
-from client._stream import Collector, collect, request_ids
 from client.grpc_aio import AioChannel, AsyncGrpcStream
 from client.grpc_sync import GrpcStream, SyncChannel
 from client.openai_http import AsyncHttpStream, HttpStream, HttpTarget
+from client.request import Ask, Metadata
+from client.sequences import Collector, collect, request_ids
 from client.types import Options, Prompt, Result, Retry, Timeouts
 
 Stream = GrpcStream | HttpStream

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from client import errors
-from client.types import Chunk, FinishReason, Options, Prompt
+from client.types import FinishReason, Options, Prompt, StreamChunk
 
 # Options field -> OpenAI/vLLM field, where the names differ.
 _RENAMED = {"include_stop": "include_stop_str_in_output"}
@@ -55,27 +55,14 @@ def _logprobs(wanted: bool, top: int, *, chat: bool) -> dict[str, Any]:
     return {"logprobs": True, "top_logprobs": top} if chat else {"logprobs": top}
 
 
-class Events:
-    """Bytes of an SSE stream in, data of whole events out, whatever way the bytes were cut."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        *lines, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
-
-
-class Answer:
+class AnswerDecoder:
     """Decodes the events of one answer. Counts chunks itself: the OpenAI format has no index."""
 
     def __init__(self) -> None:
         self._index: dict[int, int] = {}
         self.finished = False
 
-    def event(self, data: bytes) -> list[Chunk]:
+    def event(self, data: bytes) -> list[StreamChunk]:
         """Raises the exception an error event stands for."""
         if data == b"[DONE]":
             self.finished = True
@@ -86,22 +73,22 @@ class Answer:
         usage = event.get("usage") or {}
         return [self._chunk(choice, usage) for choice in event.get("choices", ())]
 
-    def _chunk(self, choice: Mapping[str, Any], usage: Mapping[str, Any]) -> Chunk:
+    def _chunk(self, choice: Mapping[str, Any], usage: Mapping[str, Any]) -> StreamChunk:
         at = choice["index"]
         index = self._index[at] = self._index.get(at, -1) + 1
         text = choice["delta"].get("content") if "delta" in choice else choice["text"]
         probs, tops = _read_logprobs(choice.get("logprobs"))
         reason = choice.get("finish_reason")
-        return Chunk(
+        return StreamChunk(
             text or "", _FINISH[reason] if reason else None, tuple(choice.get("token_ids") or ()),
             usage.get("completion_tokens", 0), usage.get("prompt_tokens", 0), _cached(usage), index, at, probs, tops,
         )  # fmt: skip
 
 
-def whole(data: Mapping[str, Any]) -> Chunk:
+def whole(data: Mapping[str, Any]) -> StreamChunk:
     """A non-streamed answer of one choice."""
     choice = data["choices"][0]
-    return Answer()._chunk(
+    return AnswerDecoder()._chunk(
         {**choice, "delta": choice["message"]} if "message" in choice else choice, data.get("usage") or {}
     )
 

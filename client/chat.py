@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from client._clients import Client
 from client.errors import ClientError
-from client.types import Chunk, Options
+from client.types import Options, StreamChunk
 
 HELP = """\
 /system TEXT      set the system prompt (without TEXT: back to the model's own)
@@ -34,9 +34,9 @@ class Timing:
     sent: float = field(default_factory=time.perf_counter)
     first: float = 0.0
     last: float = 0.0
-    chunk: Chunk = field(default_factory=lambda: Chunk(""))
+    chunk: StreamChunk = field(default_factory=lambda: StreamChunk(""))
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, chunk: StreamChunk) -> None:
         self.last = time.perf_counter()
         if not self.first and (chunk.text or chunk.token_ids):
             self.first = self.last
@@ -59,7 +59,7 @@ def printable(text: str, terminal: bool) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) if terminal else text
 
 
-def show(chunks: Iterable[Chunk], timing: Timing, out: TextIO) -> str:
+def show(chunks: Iterable[StreamChunk], timing: Timing, out: TextIO) -> str:
     """Print text as it comes; returns what was printed, also when interrupted (through ``timing``'s caller)."""
     terminal, parts = out.isatty(), []
     for chunk in chunks:

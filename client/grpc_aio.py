@@ -14,10 +14,10 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
-from client import _wire, errors
+from client import errors, kserve
 from client._call import AioCall
-from client._request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
-from client.types import Chunk
+from client.request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
+from client.types import StreamChunk
 
 
 class AioChannel:
@@ -25,14 +25,14 @@ class AioChannel:
 
     def __init__(self, target: str, *, secure: bool = False, model: str = "qwen") -> None:
         self.target, self.model = target, model
-        options = list(_wire.CHANNEL_OPTIONS)
+        options = list(kserve.CHANNEL_OPTIONS)
         self._channel = (
             grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options)
             if secure
             else grpc.aio.insecure_channel(target, options)
         )
         self._infer = self._channel.unary_stream(
-            _wire.METHOD,
+            kserve.METHOD,
             request_serializer=pb.ModelInferRequest.SerializeToString,
             response_deserializer=pb.ModelStreamInferResponse.FromString,
         )
@@ -53,7 +53,7 @@ class AioChannel:
 
     def stop(self, request_id: str) -> None:
         """Free the engine's slot of a running request. Returns at once; failures are harmless (it has ended)."""
-        call = self._infer(_wire.stop_request(request_id, self.model), timeout=STOP_SECONDS)
+        call = self._infer(kserve.stop_request(request_id, self.model), timeout=STOP_SECONDS)
         task = asyncio.get_running_loop().create_task(self._drain(call))
         self._stops.add(task)
         task.add_done_callback(self._stops.discard)
@@ -98,7 +98,7 @@ def _watch(loop: asyncio.AbstractEventLoop, deadline: Deadline, shortest: float)
         loop.call_at(min(deadline.due, now + shortest), _watch, loop, deadline, shortest)
 
 
-class AsyncGrpcStream(RunningRequest, AsyncIterator[Chunk]):
+class AsyncGrpcStream(RunningRequest, AsyncIterator[StreamChunk]):
     """Chunks of one request. Dropping it, ``aclose()``, ``cancel()`` or leaving ``async with`` frees the slot."""
 
     _channel: AioChannel
@@ -110,7 +110,7 @@ class AsyncGrpcStream(RunningRequest, AsyncIterator[Chunk]):
     def __aiter__(self) -> AsyncGrpcStream:
         return self
 
-    async def __anext__(self) -> Chunk:
+    async def __anext__(self) -> StreamChunk:
         while not self._done:
             try:
                 chunk = await self._next()
@@ -125,7 +125,7 @@ class AsyncGrpcStream(RunningRequest, AsyncIterator[Chunk]):
                     return chunk
         raise StopAsyncIteration
 
-    async def _next(self) -> Chunk | None:
+    async def _next(self) -> StreamChunk | None:
         """The next chunk, or ``None`` when the stream has ended."""
         if self._call is None:
             await self._channel.connect(self._ask.timeouts.connect)

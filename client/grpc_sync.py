@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from client import _wire, errors
+from client import errors, kserve
 from client._call import SyncCall
-from client._request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
-from client.types import Chunk
+from client.request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
+from client.types import StreamChunk
 
 
 class Watchdog:
@@ -57,14 +57,14 @@ class SyncChannel:
 
     def __init__(self, target: str, *, secure: bool = False, model: str = "qwen") -> None:
         self.target, self.model = target, model
-        options = list(_wire.CHANNEL_OPTIONS)
+        options = list(kserve.CHANNEL_OPTIONS)
         self._channel = (
             grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
             if secure
             else grpc.insecure_channel(target, options)
         )
         self._infer = self._channel.unary_stream(
-            _wire.METHOD,
+            kserve.METHOD,
             request_serializer=pb.ModelInferRequest.SerializeToString,
             response_deserializer=pb.ModelStreamInferResponse.FromString,
         )
@@ -81,7 +81,7 @@ class SyncChannel:
 
     def stop(self, request_id: str) -> None:
         """Free the engine's slot of a running request. Returns at once; the call ends by itself."""
-        call = self._infer(_wire.stop_request(request_id, self.model), timeout=STOP_SECONDS)
+        call = self._infer(kserve.stop_request(request_id, self.model), timeout=STOP_SECONDS)
         call.add_callback(call.cancel)  # holds the call until its end: a call that is dropped is cancelled
 
     def connect(self, timeout: float | None) -> None:
@@ -103,7 +103,7 @@ class SyncChannel:
         self._channel.close()
 
 
-class GrpcStream(RunningRequest, Iterator[Chunk]):
+class GrpcStream(RunningRequest, Iterator[StreamChunk]):
     """Chunks of one request. Dropping it, ``close()``, ``cancel()`` or leaving ``with`` frees the engine's slot."""
 
     _channel: SyncChannel
@@ -114,7 +114,7 @@ class GrpcStream(RunningRequest, Iterator[Chunk]):
     def __iter__(self) -> GrpcStream:
         return self
 
-    def __next__(self) -> Chunk:
+    def __next__(self) -> StreamChunk:
         while not self._done:
             try:
                 chunk = self._next()
@@ -128,7 +128,7 @@ class GrpcStream(RunningRequest, Iterator[Chunk]):
                     return chunk
         raise StopIteration
 
-    def _next(self) -> Chunk | None:
+    def _next(self) -> StreamChunk | None:
         """The next chunk, or ``None`` when the stream has ended."""
         if self._call is None:
             self._channel.connect(self._ask.timeouts.connect)

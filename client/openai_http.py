@@ -14,9 +14,10 @@ import httpx
 import orjson
 
 from client import _openai, errors
-from client._request import Ask
-from client._stream import Order, retry_delay
-from client.types import Chunk
+from client.request import Ask
+from client.sequences import Order, retry_delay
+from client.sse import Events
+from client.types import StreamChunk
 
 
 class HttpTarget:
@@ -68,8 +69,8 @@ class _Reading:
 
     def __init__(self, ask: Ask) -> None:
         self.order, self.ask = Order(ask.options.n), ask
-        self.ready: list[Chunk] = []
-        self._events, self._answer = _openai.Events(), _openai.Answer()
+        self.ready: list[StreamChunk] = []
+        self._events, self._answer = Events(), _openai.AnswerDecoder()
         self._started = self._last = time.monotonic()
 
     def feed(self, data: bytes) -> None:
@@ -96,7 +97,7 @@ class _Reading:
         self.ready.append(self.order.check(_openai.whole(orjson.loads(data))))
 
 
-class HttpStream(Iterator[Chunk]):
+class HttpStream(Iterator[StreamChunk]):
     """Chunks of one request over SSE."""
 
     def __init__(self, http: httpx.Client, target: HttpTarget, new_id: Callable[[], str], ask: Ask) -> None:
@@ -107,10 +108,10 @@ class HttpStream(Iterator[Chunk]):
     def __iter__(self) -> HttpStream:
         return self
 
-    def __next__(self) -> Chunk:
+    def __next__(self) -> StreamChunk:
         return next(self._chunks)
 
-    def _run(self) -> Iterator[Chunk]:
+    def _run(self) -> Iterator[StreamChunk]:
         for attempt in range(1, self._ask.retry.attempts + 1):
             reading, self.request_id = _Reading(self._ask), self._new_id()
             try:
@@ -122,7 +123,7 @@ class HttpStream(Iterator[Chunk]):
                     raise
                 time.sleep(delay)
 
-    def _once(self, reading: _Reading) -> Iterator[Chunk]:
+    def _once(self, reading: _Reading) -> Iterator[StreamChunk]:
         request = self._target.request(self._http, self._ask, self.request_id)
         try:
             response = self._http.send(request, stream=True)
@@ -134,7 +135,7 @@ class HttpStream(Iterator[Chunk]):
             raise self._target.failure(error, self._ask, reading.order.started) from None
         reading.order.ended()
 
-    def _chunks_of(self, response: httpx.Response, request: httpx.Request, reading: _Reading) -> Iterator[Chunk]:
+    def _chunks_of(self, response: httpx.Response, request: httpx.Request, reading: _Reading) -> Iterator[StreamChunk]:
         if response.status_code != 200:
             raise refused(response, response.read())
         reading.answered(request)
@@ -160,7 +161,7 @@ class HttpStream(Iterator[Chunk]):
         self.cancel()
 
 
-class AsyncHttpStream(AsyncIterator[Chunk]):
+class AsyncHttpStream(AsyncIterator[StreamChunk]):
     """Chunks of one request over SSE."""
 
     def __init__(self, http: httpx.AsyncClient, target: HttpTarget, new_id: Callable[[], str], ask: Ask) -> None:
@@ -172,10 +173,10 @@ class AsyncHttpStream(AsyncIterator[Chunk]):
     def __aiter__(self) -> AsyncHttpStream:
         return self
 
-    async def __anext__(self) -> Chunk:
+    async def __anext__(self) -> StreamChunk:
         return await self._chunks.__anext__()
 
-    async def _run(self) -> AsyncIterator[Chunk]:
+    async def _run(self) -> AsyncIterator[StreamChunk]:
         for attempt in range(1, self._ask.retry.attempts + 1):
             reading, self.request_id = _Reading(self._ask), self._new_id()
             try:
@@ -188,7 +189,7 @@ class AsyncHttpStream(AsyncIterator[Chunk]):
                     raise
                 await asyncio.sleep(delay)
 
-    async def _once(self, reading: _Reading) -> AsyncIterator[Chunk]:
+    async def _once(self, reading: _Reading) -> AsyncIterator[StreamChunk]:
         request = self._target.request(self._http, self._ask, self.request_id)
         try:
             response = await self._http.send(request, stream=True)
@@ -203,7 +204,7 @@ class AsyncHttpStream(AsyncIterator[Chunk]):
 
     async def _chunks_of(
         self, response: httpx.Response, request: httpx.Request, reading: _Reading
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncIterator[StreamChunk]:
         if response.status_code != 200:
             raise refused(response, await response.aread())
         reading.answered(request)

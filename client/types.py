@@ -55,7 +55,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class StreamChunk:
     """One message of a stream. ``text`` may be empty while ``token_ids`` is not (half a character).
 
     ``completion_tokens`` counts this sequence's tokens so far, the end token included. ``finish_reason`` is set on a
@@ -75,7 +75,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Completion:
     """One finished sequence."""
 
     text: str
@@ -91,7 +91,7 @@ class Result:
     """A whole answer: ``n`` choices in order of their index, and the engine's own token counts."""
 
     request_id: str
-    choices: tuple[Choice, ...]
+    choices: tuple[Completion, ...]
     prompt_tokens: int
     cached_tokens: int = 0
 

@@ -19,8 +19,6 @@ from contract.sampling import Guide, Sampling
 
 IntArray = npt.NDArray[np.int32]
 
-FINISH_CODES = ("", "stop", "length", "cancelled", "error")
-
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:

@@ -34,9 +34,9 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from client import _wire
-from client._stream import request_ids
+from client import kserve
 from client.grpc_aio import AioChannel
+from client.sequences import request_ids
 from client.types import Options
 from contract.paths import ROOT
 
@@ -122,8 +122,8 @@ async def grpc_round(port: int, streams: int, requests: int, tokens: int) -> Rou
     async def worker() -> None:
         for _ in range(requests):
             sent, last, finish = time.perf_counter(), 0.0, ""
-            async for message in channel.call(_wire.infer_request(new_id(), messages, options, stream=True)):
-                if got := _wire.record(message, channel.target):
+            async for message in channel.call(kserve.infer_request(new_id(), messages, options, stream=True)):
+                if got := kserve.output(message, channel.target):
                     last = seen.message(time.perf_counter(), sent, last)
                     finish = got.finish or ""
             if finish != "length":

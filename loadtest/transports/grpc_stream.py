@@ -15,7 +15,7 @@ from gevent import ssl
 from gevent.lock import RLock
 from tritonclient.grpc import service_pb2 as pb
 
-from client._packed import Record, unpack
+from contract.packed import SequenceOutput, unpack
 from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
 from loadtest.transports.base import OnMessage, StreamEnd
@@ -203,7 +203,7 @@ class _Reader:
             self.end.completion_tokens += bool(text)
         return self.end.completion_tokens if self.end.completion_tokens > before else 0
 
-    def _read_packed(self, got: Record) -> int:
+    def _read_packed(self, got: SequenceOutput) -> int:
         end, before = self.end, self.end.completion_tokens
         self._text.append(got.text.encode())
         self._counted = True

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import orjson
 
 from contract.ack_table import Board
-from contract.chunks import FINISH_CODES, Chunk, IntArray, TextOptions, text_options, unpack
+from contract.chunks import Chunk, IntArray, TextOptions, text_options, unpack
+from contract.finish import FINISH_CODES
 from serving.detokenizer.text import TextStream, TokenBytes
 
 

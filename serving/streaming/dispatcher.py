@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from contract.ack_table import END, Board
-from contract.chunks import FINISH_CODES, Chunk, Job
+from contract.chunks import Chunk, Job
 from contract.errors import EngineDead, InvalidRequest, ServingError
+from contract.finish import FINISH_CODES
 from contract.sampling import EngineRequest, StreamDelta
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import Runtime

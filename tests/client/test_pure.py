@@ -1,15 +1,12 @@
-"""Retries, addresses, request ids and the SSE reader: the parts without a network."""
+"""Retries, addresses and request ids: the parts without a network."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from client import Retry, errors
 from client._address import parse
-from client._openai import Events
-from client._stream import request_ids, retry_delay
+from client.sequences import request_ids, retry_delay
 
 RETRY = Retry(attempts=3, backoff=1.0, longest=5.0)
 
@@ -54,13 +51,3 @@ def test_addresses() -> None:
 def test_ids_are_unique_over_clients() -> None:
     ids = [make() for make in (request_ids(), request_ids()) for _ in range(1000)]
     assert len(set(ids)) == 2000
-
-
-@given(st.lists(st.text(alphabet="ab {}世", max_size=5), max_size=6), st.randoms(use_true_random=False), st.booleans())
-def test_events_survive_any_cut(texts: list[str], random: object, crlf: bool) -> None:
-    end = "\r\n" if crlf else "\n"
-    raw = "".join(f": comment{end}data: {text}{end}{end}" for text in texts).encode()
-    cuts = sorted(random.randrange(len(raw) + 1) for _ in range(5))  # type: ignore[attr-defined]
-    reader = Events()
-    got = [e for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True) for e in reader.feed(raw[a:b])]
-    assert [e.decode() for e in got] == [text.strip() for text in texts]

@@ -7,7 +7,8 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.chunks import FINISH_CODES, Chunk, Job, TextOptions, pack, text_options, unpack
+from contract.chunks import Chunk, Job, TextOptions, pack, text_options, unpack
+from contract.finish import FINISH_CODES
 from contract.sampling import Guide, Sampling
 
 INT32 = st.integers(-(2**31), 2**31 - 1)

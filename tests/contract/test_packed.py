@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
-from client import _packed
-from client._packed import Record
-from contract.chunks import FINISH_CODES
-from contract.packed import pack
+from client.kserve import sequence_output
+from contract.finish import FINISH_CODES
+from contract.packed import SequenceOutput, pack, unpack
 from serving.detokenizer.step import Piece
 
 COUNT = st.integers(0, 2**31 - 1)
@@ -27,7 +26,7 @@ PIECES = st.builds(
 )  # fmt: skip
 
 
-def says(record: Record, piece: Piece) -> bool:
+def says(record: SequenceOutput, piece: Piece) -> bool:
     return (
         record.text == piece.text
         and (record.finish or "") == piece.finish_reason
@@ -41,14 +40,14 @@ def says(record: Record, piece: Piece) -> bool:
 
 @given(piece=PIECES)
 def test_a_piece_survives(piece: Piece) -> None:
-    assert says(_packed.unpack(pack([piece])), piece)
+    assert says(unpack(pack([piece])), piece)
 
 
 @given(pieces=st.lists(PIECES, min_size=2, max_size=4))
 def test_several_sequences_follow_each_other(pieces: list[Piece]) -> None:
     raw = pack(pieces)
     for piece in pieces:
-        assert says(_packed.unpack(raw), piece)
+        assert says(unpack(raw), piece)
         raw = raw[len(pack([piece])) :]
     assert raw == b""
 
@@ -72,7 +71,7 @@ def test_the_reader_takes_named_tensors_as_well(piece: Piece) -> None:
     if piece.log_probs is not None:
         add("output_log_probs", struct.pack(f"<{len(piece.log_probs)}f", *piece.log_probs))
         add("top_log_probs", text(piece.top_logprobs))
-    got = _packed.record(response)
+    got = sequence_output(response)
     assert got is not None
     assert says(got, piece if piece.log_probs is not None else _without_tops(piece))
 
@@ -83,10 +82,10 @@ def _without_tops(piece: Piece) -> Piece:
 
 
 def test_tritons_empty_final_response_is_no_record() -> None:
-    assert _packed.record(pb.ModelInferResponse()) is None
+    assert sequence_output(pb.ModelInferResponse()) is None
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x07" * 44])
 def test_rubbish_is_an_error(raw: bytes) -> None:
     with pytest.raises((struct.error, IndexError)):
-        _packed.unpack(raw)
+        unpack(raw)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from contract.ack_table import Board
-from contract.chunks import FINISH_CODES, Chunk
+from contract.chunks import Chunk
 from contract.errors import InvalidRequest, ServingError
+from contract.finish import FINISH_CODES
 from contract.sampling import EngineRequest, FinishReason, StreamDelta
 from serving.runtimes.base import CAPABILITIES, RuntimeLimits, RuntimeStats
 from serving.streaming.dispatcher import BEAT_SECONDS, Dispatcher

@@ -11,7 +11,7 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
-from client import _packed
+from contract.packed import unpack
 from tests.conftest import Server
 from tests.triton.calls import MODEL, Stream, aio_answers, ask, generate, generate_stream, tensors
 
@@ -55,7 +55,7 @@ def test_one_packed_tensor_says_what_the_named_ones_say(server: Server, says: Sa
         while not parts or not parts[-1].finish:
             result = stream.next()
             assert [output.name for output in result.get_response().outputs] == ["packed"]
-            parts.append(_packed.unpack(result.as_numpy("packed").tobytes()))
+            parts.append(unpack(result.as_numpy("packed").tobytes()))
         stream.send(**wish, num_return_sequences=2, packed_output=True)
         both = stream.next().as_numpy("packed").tobytes()
     assert "".join(part.text for part in parts) == says(PROMPT, 3, 12)
@@ -63,7 +63,7 @@ def test_one_packed_tensor_says_what_the_named_ones_say(server: Server, says: Sa
     assert (parts[-1].finish, parts[-1].completion_tokens, parts[0].sequence_index) == ("length", 12, 0)
     ids = [i for part in parts for i in part.token_ids]
     assert len(ids) == 12 and [p for part in parts for p in part.token_log_probs] == [-0.5] * 12
-    first = _packed.unpack(both)
+    first = unpack(both)
     assert first.text == says(PROMPT, 3, 12) and says(PROMPT, 4, 12).encode() in both
 
 

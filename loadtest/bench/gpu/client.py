@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from queue import Empty
 from typing import Any
 
-from client import _wire
-from client._stream import request_ids
+from client import kserve
 from client.grpc_aio import AioChannel
+from client.sequences import request_ids
 from client.types import Options
 from loadtest.bench.gpu.samples import Record
 
@@ -146,12 +146,12 @@ class _Grpc:
         await self._channel.raw.close()
 
     def call(self, prompt: str) -> Any:
-        request = _wire.infer_request(self._new_id(), prompt, self._options, stream=True, model=self._target.model)
+        request = kserve.infer_request(self._new_id(), prompt, self._options, stream=True, model=self._target.model)
         return self._channel.call(request)
 
     async def stream(self, prompt: str, record: Record) -> None:
         async for response in self.call(prompt):
-            got = _wire.record(response, self._target.address)
+            got = kserve.output(response, self._target.address)
             if got is not None and got.completion_tokens > record.tokens:
                 _arrived(record, got.completion_tokens)
         if record.tokens != self._target.max_tokens:

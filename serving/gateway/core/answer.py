@@ -15,10 +15,10 @@ from typing import Any
 
 import grpc
 
-from client import _wire
-from client._packed import Record
+from client import kserve
 from client.errors import ClientError, StreamCut
 from client.grpc_aio import AioChannel
+from contract.packed import SequenceOutput
 from serving.gateway.api.http import Gone, Writer
 from serving.gateway.core.choices import Choice, TokenText
 from serving.gateway.core.format import KEEP_ALIVE, Sse, Whole, usage
@@ -145,7 +145,7 @@ class Answer:
         n = self.plan.options.n
         return self.choices[prompt * n : (prompt + 1) * n]
 
-    def _seen(self, got: Record, prompt: int) -> Choice:
+    def _seen(self, got: SequenceOutput, prompt: int) -> Choice:
         """Counts and times of one response; which choice it belongs to."""
         now, timing, metrics = time.monotonic(), self.timing, self._engine.metrics
         if timing.first == 0.0:
@@ -163,7 +163,7 @@ class Answer:
         assert isinstance(self._sse, Sse)
         plain, write, target = self._sse.plain, self.writer.event, self._engine.channel.target
         async for message in call:
-            got = _wire.record(message, target)
+            got = kserve.output(message, target)
             if got is None:
                 continue
             choice = self._seen(got, prompt)
@@ -175,7 +175,7 @@ class Answer:
         """Everything else."""
         target = self._engine.channel.target
         async for message in call:
-            got = _wire.record(message, target)
+            got = kserve.output(message, target)
             if got is None:
                 continue
             choice = self._seen(got, prompt)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from client._packed import Record
 from client.errors import Cancelled, ChunkMissing, EngineUnavailable
+from contract.packed import SequenceOutput
 from serving.gateway.core.tools import Event, ToolParser
 
 TokenText = Callable[[int], bytes]  # a token's bytes
@@ -37,7 +37,7 @@ class Choice:
         self._chat, self._parser, self._token_text, self._want_logprobs = chat, parser, token_text, logprobs
         self._next = 0
 
-    def check(self, got: Record) -> str | None:
+    def check(self, got: SequenceOutput) -> str | None:
         """Chunk order and the end, for every chunk. Returns the finish reason. Raises ``ClientError``."""
         if got.chunk_index != self._next:
             raise ChunkMissing(f"engine: chunk {got.chunk_index} came where {self._next} was due")
@@ -50,7 +50,7 @@ class Choice:
         self.finish = got.finish
         return self.finish
 
-    def piece(self, got: Record) -> Piece:
+    def piece(self, got: SequenceOutput) -> Piece:
         finish = self.check(got)
         text = got.text
         events = self._events(text, finish) if self._parser else None
@@ -64,7 +64,7 @@ class Choice:
         assert self._parser is not None
         return self._parser.feed(text) + (self._parser.finish() if finish else [])
 
-    def _logprobs(self, ids: list[int], got: Record) -> dict[str, Any]:
+    def _logprobs(self, ids: list[int], got: SequenceOutput) -> dict[str, Any]:
         tops = orjson.loads(got.tops or b"[]")
         tops += [[]] * (len(ids) - len(tops))
         rows = list(zip(ids, got.token_log_probs, tops, strict=True))

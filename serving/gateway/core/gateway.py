@@ -146,9 +146,9 @@ class Gateway:
         return await asyncio.shield(self._canary)
 
     async def _generate_one(self) -> float:
-        from client._request import Ask
-        from client._stream import request_ids
         from client.grpc_aio import AsyncGrpcStream
+        from client.request import Ask
+        from client.sequences import request_ids
         from client.types import NO_RETRY, Options, Timeouts
 
         begin = time.monotonic()

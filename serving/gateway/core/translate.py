@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from client import _wire
+from client import kserve
 from client.errors import InvalidRequest
 from client.types import Options, Prompt
 from serving.gateway.core.errors import ApiError, bad_request
@@ -64,14 +64,14 @@ class Plan:
     def infer_request(self, request_id: str, index: int, model: str) -> Any:
         """Raises ``ApiError`` for a value that fits no tensor."""
         try:
-            request = _wire.infer_request(
+            request = kserve.infer_request(
                 request_id, self.prompts[index], self.options, stream=self.in_pieces, model=model
             )
         except InvalidRequest as error:
             name = self.renamed.get(error.field, error.field)
             raise ApiError(400, name + str(error).removeprefix(error.field), param=name) from None
         if self.echo:
-            _wire.add_tensor(request, "exclude_input_in_output", "BOOL", [False])
+            kserve.add_tensor(request, "exclude_input_in_output", "BOOL", [False])
         return request
 
 

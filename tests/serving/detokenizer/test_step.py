@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from contract.ack_table import Board
-from contract.chunks import FINISH_CODES, Chunk, TextOptions, pack
+from contract.chunks import Chunk, TextOptions, pack
+from contract.finish import FINISH_CODES
 from serving.detokenizer.step import Detokenizer, Piece
 from serving.detokenizer.text import TokenBytes
 from tests.serving.strategies import cuts, token_ids

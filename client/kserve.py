@@ -14,9 +14,10 @@ from typing import Any
 import orjson
 from tritonclient.grpc import service_pb2 as pb
 
-from client import _packed, errors
-from client._packed import Record
-from client.types import Chunk, Options, Prompt, TopLogprobs
+from client import errors
+from client.types import Options, Prompt, StreamChunk, TopLogprobs
+from contract.finish import FINISH_CODES
+from contract.packed import REASONS, SequenceOutput, unpack
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 # Messages of any size (a 128k-token prompt is over gRPC's 4 MiB). Pings: Triton answers more than 2 pings without data
@@ -86,7 +87,8 @@ _TENSORS: dict[str, tuple[str, str]] = {
     "lora_name": ("lora_name", "BYTES"),
 }
 
-
+_REASON_BY_NAME = {name.encode(): reason for name, reason in zip(FINISH_CODES, REASONS, strict=True)}
+_ZERO = b"\0\0\0\0"
 _FITS = {
     "INT32": "integers between -2^31 and 2^31 - 1", "UINT64": "integers between 0 and 2^64 - 1",
     "FP32": "numbers up to 3.4e38", "BOOL": "true or false",
@@ -138,15 +140,48 @@ def stop_request(request_id: str, model: str = "qwen") -> Any:
     return request
 
 
-def record(message: Any, address: str) -> Record | None:
+def output(message: Any, address: str) -> SequenceOutput | None:
     """What a streamed response brings; ``None`` for Triton's empty final response. Raises what an error means."""
     if message.error_message:
         raise errors.from_text(message.error_message, address)
-    return _packed.record(message.infer_response)
+    return sequence_output(message.infer_response)
 
 
-def chunk(got: Record) -> Chunk:
-    return Chunk(
+def sequence_output(response: Any) -> SequenceOutput | None:
+    """The only sequence of a ``ModelInferResponse``; ``None`` for Triton's empty final response. The hot path.
+
+    A stand-in that ignores ``packed_output`` answers with named tensors; both give the same record.
+    """
+    raw = response.raw_output_contents
+    if not raw:
+        return None
+    if len(raw) == 1 and response.outputs[0].name == "packed":
+        return unpack(raw[0])
+    return _named(dict(zip([output.name for output in response.outputs], raw, strict=True)))
+
+
+def _named(raw: dict[str, bytes]) -> SequenceOutput:
+    """Text is at byte 4: a one-element BYTES tensor."""
+    return SequenceOutput(
+        raw["text_output"][4:].decode(),
+        _REASON_BY_NAME[raw["finish_reason"][4:]],
+        _first(raw, "prompt_tokens"),
+        _first(raw, "completion_tokens"),
+        _first(raw, "cached_tokens"),
+        _first(raw, "chunk_index"),
+        _first(raw, "sequence_index"),
+        raw.get("output_ids", b""),
+        raw.get("output_log_probs", b""),
+        raw.get("top_log_probs", b"")[4:],
+    )
+
+
+def _first(raw: dict[str, bytes], name: str) -> int:
+    return int.from_bytes(raw.get(name, _ZERO)[:4], "little", signed=True)
+
+
+def stream_chunk(got: SequenceOutput) -> StreamChunk:
+    return StreamChunk(
         got.text, got.finish, tuple(got.token_ids), got.completion_tokens, got.prompt_tokens, got.cached_tokens,
         got.chunk_index, got.sequence_index, tuple(got.token_log_probs), _top(got.tops),
     )  # fmt: skip

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import grpc
 
-from client import _wire, errors
-from client._stream import Order, retry_delay
-from client.types import Chunk, Options, Prompt, Retry, Timeouts
+from client import errors, kserve
+from client.sequences import Order, retry_delay
+from client.types import Options, Prompt, Retry, StreamChunk, Timeouts
 
 Metadata = Sequence[tuple[str, str]]
 STOP_SECONDS = 5.0  # bound on a stop request, which answers at once
@@ -81,7 +81,7 @@ class RunningRequest:
         self._done, self._call, self._deadline = True, None, None  # what __del__ sees when the next lines raise
         self.request_id = new_id()
         self._channel, self._new_id, self._ask = channel, new_id, ask
-        self._request = _wire.infer_request(
+        self._request = kserve.infer_request(
             self.request_id, ask.prompt, ask.options, stream=ask.stream, model=channel.model
         )
         self._order = Order(ask.options.n)
@@ -103,15 +103,15 @@ class RunningRequest:
         self._deadline = Deadline(first, now, expire)
         return self._deadline
 
-    def _chunk(self, message: Any, now: float) -> Chunk | None:
+    def _chunk(self, message: Any, now: float) -> StreamChunk | None:
         """The message's chunk, checked; ``None`` for Triton's empty final response."""
-        got = _wire.record(message, self._channel.target)
+        got = kserve.output(message, self._channel.target)
         if got is None:
             return None
         if self._deadline:
             self._deadline.chunk(now, self._ask.timeouts.between_chunks)
         try:
-            return self._order.check(_wire.chunk(got))
+            return self._order.check(kserve.stream_chunk(got))
         except errors.StreamBroken:
             self._channel.stop(self.request_id)
             raise

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable
 
 from client.errors import ChunkMissing, ClientError, ConnectError, EngineUnavailable, Overloaded, StreamCut
-from client.types import Choice, Chunk, Options, Result, Retry
+from client.types import Completion, Options, Result, Retry, StreamChunk
 
 
 def request_ids() -> Callable[[], str]:
@@ -24,7 +24,7 @@ class Order:
         self._next = [0] * n
         self._open = n
 
-    def check(self, chunk: Chunk) -> Chunk:
+    def check(self, chunk: StreamChunk) -> StreamChunk:
         if not 0 <= chunk.sequence_index < len(self._next):
             raise ChunkMissing(f"sequence_index {chunk.sequence_index} of a request for {len(self._next)} sequences")
         expected = self._next[chunk.sequence_index]
@@ -57,19 +57,19 @@ class _Collected:
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.tops: list[tuple[tuple[int, float], ...]] = []
-        self.last = Chunk("")
+        self.last = StreamChunk("")
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, chunk: StreamChunk) -> None:
         self.text.append(chunk.text)
         self.ids += chunk.token_ids
         self.logprobs += chunk.logprobs
         self.tops += chunk.top_logprobs
         self.last = chunk
 
-    def choice(self) -> Choice:
+    def choice(self) -> Completion:
         if self.last.finish_reason is None:
             raise StreamCut("a sequence has no finish reason; try again")
-        return Choice(
+        return Completion(
             "".join(self.text), self.last.finish_reason, self.last.completion_tokens,
             tuple(self.ids), tuple(self.logprobs), tuple(self.tops),
         )  # fmt: skip
@@ -81,7 +81,7 @@ class Collector:
     def __init__(self, n: int = 1) -> None:
         self._sequences = [_Collected() for _ in range(n)]
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, chunk: StreamChunk) -> None:
         self._sequences[chunk.sequence_index].add(chunk)
 
     def result(self, request_id: str) -> Result:
@@ -91,7 +91,7 @@ class Collector:
         return Result(request_id, choices, max(c.prompt_tokens for c in last), max(c.cached_tokens for c in last))
 
 
-def collect(request_id: str, options: Options, chunks: Iterable[Chunk]) -> Result:
+def collect(request_id: str, options: Options, chunks: Iterable[StreamChunk]) -> Result:
     collector = Collector(options.n)
     for chunk in chunks:
         collector.add(chunk)
