@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-class SettingsError(Exception):
+class GatewaySettingsError(Exception):
     """One line: which variable, its value, what it takes."""
 
 
@@ -18,7 +18,7 @@ def _var(name: str, default: Any, about: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class GatewaySettings:
     """One process's configuration. ``docs/gateway.md`` lists it from here (checked by a test)."""
 
     host: str = _var(
@@ -67,8 +67,8 @@ class Settings:
     run_dir: str = _var("GATEWAY_RUN_DIR", "", "set by the gateway for its workers")
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Raises ``SettingsError``."""
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> GatewaySettings:
+        """Raises ``GatewaySettingsError``."""
         given = os.environ if environment is None else environment
         values: dict[str, Any] = {}
         for item in cls.__dataclass_fields__.values():
@@ -81,13 +81,13 @@ class Settings:
 
     def _check(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise SettingsError(f"GATEWAY_PORT={self.port}: give a port from 0 to 65535")
+            raise GatewaySettingsError(f"GATEWAY_PORT={self.port}: give a port from 0 to 65535")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-            raise SettingsError(f"GATEWAY_LOG_LEVEL={self.log_level}: give DEBUG, INFO, WARNING or ERROR")
+            raise GatewaySettingsError(f"GATEWAY_LOG_LEVEL={self.log_level}: give DEBUG, INFO, WARNING or ERROR")
         for item in self.__dataclass_fields__.values():
             value = getattr(self, item.name)
             if isinstance(value, (int, float)) and value < 0:
-                raise SettingsError(f"{item.metadata['env']}={value}: must not be negative")
+                raise GatewaySettingsError(f"{item.metadata['env']}={value}: must not be negative")
 
     @property
     def processes(self) -> int:
@@ -117,4 +117,4 @@ def _typed(name: str, text: str, kind: type) -> Any:
         return kind(text)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
-        raise SettingsError(f"{name}={text}: give {wanted}") from None
+        raise GatewaySettingsError(f"{name}={text}: give {wanted}") from None

@@ -18,15 +18,15 @@ from prometheus_client import multiprocess
 
 from serving.gateway import listening, logs
 from serving.gateway.core import auth
-from serving.gateway.settings import Settings, SettingsError
+from serving.gateway.settings import GatewaySettings, GatewaySettingsError
 
 log = logging.getLogger("serving.gateway")
 DEATHS, WITHIN = 5, 30.0  # so many dead workers within so many seconds: give up
 WATCH_SECONDS = 0.1
 
 
-def hold_port(settings: Settings) -> socket.socket:
-    """Reserve the port without listening. Raises ``SettingsError`` when somebody else has it."""
+def hold_port(settings: GatewaySettings) -> socket.socket:
+    """Reserve the port without listening. Raises ``GatewaySettingsError`` when somebody else has it."""
     try:
         family, kind, proto, address = listening.address_of(settings.host, settings.port)
         with socket.socket(family, kind, proto) as probe:  # without SO_REUSEPORT: a second gateway must not slip in
@@ -35,11 +35,13 @@ def hold_port(settings: Settings) -> socket.socket:
         return listening.listen(settings.host, settings.port)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
-        raise SettingsError(f"GATEWAY_PORT: {where} cannot be used ({error.strerror}); choose another port") from None
+        raise GatewaySettingsError(
+            f"GATEWAY_PORT: {where} cannot be used ({error.strerror}); choose another port"
+        ) from None
 
 
 class Supervisor:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: GatewaySettings) -> None:
         auth.load(settings)  # complain before anything starts
         self._settings = settings
         self._held = hold_port(settings)
@@ -68,7 +70,7 @@ class Supervisor:
         self._signalled = True
 
     def _start(self) -> subprocess.Popen[bytes]:
-        names = {f.name: f.metadata["env"] for f in fields(Settings)}
+        names = {f.name: f.metadata["env"] for f in fields(GatewaySettings)}
         metrics = self._run_dir / "metrics"
         metrics.mkdir(exist_ok=True)
         environment = os.environ | {
@@ -114,10 +116,10 @@ class Supervisor:
 
 def main() -> int:
     try:
-        settings = Settings.from_environment()
+        settings = GatewaySettings.from_environment()
         logs.configure(settings.log_level)
         supervisor = Supervisor(settings)
-    except SettingsError as error:
+    except GatewaySettingsError as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 2
     if settings.host not in ("127.0.0.1", "localhost", "::1") and not (settings.api_keys or settings.api_keys_file):

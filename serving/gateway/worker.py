@@ -16,7 +16,7 @@ from serving.gateway import logs
 from serving.gateway.api import app
 from serving.gateway.core.gateway import Gateway
 from serving.gateway.listening import listen
-from serving.gateway.settings import Settings
+from serving.gateway.settings import GatewaySettings
 
 
 class _Server(uvicorn.Server):
@@ -27,7 +27,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: GatewaySettings) -> None:
     application, gateway = app.create(settings)
     config = uvicorn.Config(
         application, loop="uvloop", http="httptools", ws="none", lifespan="on", access_log=False, log_config=None,
@@ -51,7 +51,7 @@ async def _drain_when(ending: asyncio.Event, gateway: Gateway, server: uvicorn.S
 
 
 def main() -> None:
-    settings = Settings.from_environment()
+    settings = GatewaySettings.from_environment()
     logs.configure(settings.log_level)
     os.set_blocking(0, False)
     if sys.version_info >= (3, 11):

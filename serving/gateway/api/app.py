@@ -17,10 +17,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.gateway.api import endpoints, http, openapi, page
-from serving.gateway.api.small import Guarded, Small, response_of
-from serving.gateway.core.errors import ApiError
+from serving.gateway.api.guard import Guarded, Handler, response_of
+from serving.gateway.api.operations import Operations
+from serving.gateway.api.tokenize import Tokenize
 from serving.gateway.core.gateway import Gateway
-from serving.gateway.settings import Settings
+from serving.gateway.schema.errors import ApiError
+from serving.gateway.settings import GatewaySettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -60,13 +62,13 @@ def _is_name(host: str) -> bool:
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
-    small = Small(gateway)
+    operations, tokenize = Operations(gateway), Tokenize(gateway)
 
-    def get(path: str, handler: object, *, public: bool = False) -> Route:
-        return Route(path, Guarded(gateway, handler, public=public), methods=["GET"])  # type: ignore[arg-type]
+    def get(path: str, handler: Handler, *, public: bool = False) -> Route:
+        return Route(path, Guarded(gateway, handler, public=public), methods=["GET"])
 
-    def post(path: str, handler: object) -> Route:
-        return Route(path, Guarded(gateway, handler), methods=["POST"])  # type: ignore[arg-type]
+    def post(path: str, handler: Handler) -> Route:
+        return Route(path, Guarded(gateway, handler), methods=["POST"])
 
     async def schema(_: Request) -> Response:
         return JSONResponse(openapi.document())
@@ -76,15 +78,15 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     ]
     return [
         *generating,
-        get("/v1/models", small.models),
-        get("/v1/models/{name:path}", small.model),
-        post("/tokenize", small.tokenize),
-        post("/detokenize", small.detokenize),
-        get("/health", small.ready, public=True),
-        get("/health/live", small.live, public=True),
-        get("/health/ready", small.ready, public=True),
-        get("/health/generate", small.generate),
-        get("/metrics", small.metrics),
+        get("/v1/models", operations.models),
+        get("/v1/models/{name:path}", operations.model),
+        post("/tokenize", tokenize.tokenize),
+        post("/detokenize", tokenize.detokenize),
+        get("/health", operations.ready, public=True),
+        get("/health/live", operations.live, public=True),
+        get("/health/ready", operations.ready, public=True),
+        get("/health/generate", operations.generate),
+        get("/metrics", operations.metrics),
         get("/openapi.json", schema, public=True),
         *page.routes(),
     ]
@@ -102,8 +104,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return answer
 
 
-def create(settings: Settings) -> tuple[Starlette, Gateway]:
-    """The ASGI app and the gateway in it. Raises ``SettingsError``."""
+def create(settings: GatewaySettings) -> tuple[Starlette, Gateway]:
+    """The ASGI app and the gateway in it. Raises ``GatewaySettingsError``."""
     gateway = Gateway(settings)
 
     @contextlib.asynccontextmanager

@@ -15,14 +15,16 @@ from starlette.types import Receive, Scope, Send
 
 from client.errors import ClientError
 from serving.gateway.api import http
-from serving.gateway.api.http import Gone, Writer
 from serving.gateway.core import translate
-from serving.gateway.core.answer import Answer, Timing
+from serving.gateway.core.answer import Answer, AnswerTimes
 from serving.gateway.core.auth import Key
-from serving.gateway.core.errors import ApiError, from_library
+from serving.gateway.core.errors import from_library
 from serving.gateway.core.gateway import Gateway
-from serving.gateway.core.translate import Plan
-from serving.gateway.schema.protocol import ChatRequest, CompletionRequest, parse
+from serving.gateway.core.plan import GenerationPlan
+from serving.gateway.core.writer import Gone, Writer
+from serving.gateway.schema.errors import ApiError
+from serving.gateway.schema.parse import parse
+from serving.gateway.schema.protocol import ChatRequest, CompletionRequest
 from serving.gateway.schema.responses_protocol import RENAMED, ResponsesRequest, as_chat, renamed
 
 log = logging.getLogger("serving.gateway.access")
@@ -32,10 +34,10 @@ _TRACE = (  # W3C trace context; what is malformed is ignored, as it demands
     ("tracestate", re.compile(r"[ -~]{1,512}")),
 )
 CLIENT_GONE = 499  # nginx's number, for the log and the metrics only
-Planner = Callable[[Gateway, bytes], Awaitable[tuple[Plan, str]]]
+Planner = Callable[[Gateway, bytes], Awaitable[tuple[GenerationPlan, str]]]
 
 
-async def plan_chat(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
+async def plan_chat(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
     request = parse(ChatRequest, http.read_json(body))
     model = gateway.model_name(request.model)
     if request.logprobs:
@@ -43,7 +45,7 @@ async def plan_chat(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
     return translate.chat(request), model
 
 
-async def plan_response(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
+async def plan_response(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
     request = parse(ResponsesRequest, http.read_json(body))
     model = gateway.model_name(request.model)
     try:
@@ -57,7 +59,7 @@ async def plan_response(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
     return replace(plan, response=request, renamed=own | {"max_tokens": "max_output_tokens"}), model
 
 
-async def plan_completion(gateway: Gateway, body: bytes) -> tuple[Plan, str]:
+async def plan_completion(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
     request = parse(CompletionRequest, http.read_json(body))
     model = gateway.model_name(request.model)
     is_text = _is_text(request.prompt)
@@ -83,7 +85,7 @@ class Generate:
         given = http.header(scope, b"x-request-id")
         answer_id = f"{self._prefix}{uuid.uuid4().hex}"
         request_id = given if _ID.fullmatch(given) else answer_id
-        writer, timing = Writer(send, request_id), Timing(time.monotonic())
+        writer, timing = Writer(send, request_id), AnswerTimes(time.monotonic())
         exchange = _Exchange(self._gateway, scope, receive, writer, timing)
         await exchange.run(answer_id, self._planner)
         exchange.log(request_id)
@@ -92,7 +94,7 @@ class Generate:
 class _Exchange:
     """One request and its answer, from authentication to the log line."""
 
-    def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, writer: Writer, timing: Timing) -> None:
+    def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, writer: Writer, timing: AnswerTimes) -> None:
         self._gateway, self._scope, self._receive = gateway, scope, receive
         self._writer, self._timing = writer, timing
         self._key: Key | None = None
@@ -112,7 +114,7 @@ class _Exchange:
             await self._refuse(error)
         except ClientError as error:
             renamed = self._answer.plan.renamed if self._answer else {}
-            await self._refuse(from_library(error, renamed, gateway.relay.retry_after()))
+            await self._refuse(from_library(error, renamed, gateway.triton_metrics.retry_after()))
         except Exception:  # the outermost boundary: the caller gets an answer, the log the reason
             log.exception("unexpected error", extra={"request_id": answer_id})
             await self._refuse(ApiError(500, "internal error; the server's log says more", code="internal_error"))

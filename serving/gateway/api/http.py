@@ -1,23 +1,14 @@
-"""Plain-ASGI help: reading a bounded body, writing an answer, learning that the client has gone."""
+"""Reading a request over plain ASGI: headers, a bounded body, JSON, and the moment the client leaves."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
-from serving.gateway.core.errors import ApiError
-
-LINGER_SECONDS = 2.0  # a refused upload is thrown away for so long, so that the client gets to read the answer
-Headers = Sequence[tuple[bytes, bytes]]
-
-
-class Gone(Exception):
-    """The client has closed its connection."""
+from serving.gateway.core.writer import Gone
+from serving.gateway.schema.errors import ApiError
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -61,86 +52,7 @@ def read_json(body: bytes) -> Any:
         raise ApiError(400, f"the body is {problem}; send a JSON object", code="invalid_json") from None
 
 
-class Writer:
-    """Sends one answer. ``started`` once the status is out; times for whoever watches stalled connections."""
-
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send, self._id = send, request_id.encode()
-        self.status = 0
-        self.writing_since: float | None = None
-        self.sent_at = time.monotonic()
-
-    @property
-    def started(self) -> bool:
-        return self.status != 0
-
-    async def _start(self, status: int, headers: Headers) -> None:
-        self.status = status
-        all_headers = [*headers, (b"x-request-id", self._id)] if self._id else headers
-        await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
-
-    async def event(self, data: bytes) -> None:
-        """A piece of a stream; the first one starts the answer."""
-        self.writing_since = time.monotonic()
-        if not self.status:
-            await self._start(200, _SSE)
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-        self.writing_since, self.sent_at = None, time.monotonic()
-
-    async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b""})
-
-    async def whole(
-        self, body: bytes, *, status: int = 200, kind: bytes = b"application/json", more: Headers = ()
-    ) -> None:
-        size = str(len(body)).encode()
-        await self._start(status, [(b"content-type", kind), (b"content-length", size), *more])
-        await self._send({"type": "http.response.body", "body": body})
-
-    async def error(self, error: ApiError, receive: Receive, number: int | None = None) -> None:
-        """An error as the answer, or as the last event (of a typed stream: event ``number``) of one that has begun."""
-        if self.started:
-            await self.event(error.event(number))
-            await self.end()
-            return
-        more = [(b"retry-after", str(error.retry_after).encode())] if error.retry_after else []
-        more += [(b"www-authenticate", b"Bearer")] if error.status == 401 else []
-        if not error.close:
-            await self.whole(error.body(), status=error.status, more=more)
-            return
-        await self._refuse_upload(error, receive, more)
-
-    async def _refuse_upload(self, error: ApiError, receive: Receive, more: list[tuple[bytes, bytes]]) -> None:
-        """Answer at once; then discard what still comes for a moment: a reset would take the answer away."""
-        body = error.body()
-        size = (b"content-length", str(len(body)).encode())
-        await self._start(
-            error.status, [(b"content-type", b"application/json"), (b"connection", b"close"), size, *more]
-        )
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
-        until = time.monotonic() + LINGER_SECONDS
-        while (left := until - time.monotonic()) > 0:
-            try:
-                message = await asyncio.wait_for(receive(), left)
-            except asyncio.TimeoutError:
-                break
-            if message["type"] == "http.disconnect" or not message.get("more_body"):
-                break
-        await self.end()
-
-
-_SSE: Headers = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx would collect the stream
-)
-
-
 async def until_gone(receive: Receive) -> None:
     """Returns when the client has closed its connection. To be called after the body was read."""
     while (await receive())["type"] != "http.disconnect":
         continue
-
-
-def json_body(value: Mapping[str, Any]) -> bytes:
-    return orjson.dumps(value)

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from serving.gateway.api.small import DetokenizeRequest, TokenizeRequest
 from serving.gateway.schema.protocol import ChatRequest, CompletionRequest
 from serving.gateway.schema.responses_protocol import ResponsesRequest
+from serving.gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
 
 _REF = "#/components/schemas/{model}"
 _ERROR = {

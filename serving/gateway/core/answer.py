@@ -19,26 +19,26 @@ from client import kserve
 from client.errors import ClientError, StreamCut
 from client.grpc_aio import AioChannel
 from contract.packed import SequenceOutput
-from serving.gateway.api.http import Gone, Writer
-from serving.gateway.core.choices import Choice, TokenText
-from serving.gateway.core.format import KEEP_ALIVE, Sse, Whole, usage
-from serving.gateway.core.metrics import Metrics
-from serving.gateway.core.responses_format import ResponseSse, WholeResponse
-from serving.gateway.core.translate import Plan
+from serving.gateway.core.choices import ChoiceState, TokenText
+from serving.gateway.core.metrics import GatewayMetrics
+from serving.gateway.core.plan import GenerationPlan
+from serving.gateway.core.render.chat import KEEP_ALIVE, Sse, Whole, usage
+from serving.gateway.core.render.responses import ResponseSse, WholeResponse
+from serving.gateway.core.writer import Gone, Writer
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class AnswerContext:
     """What an answer needs of the process it runs in."""
 
     channel: AioChannel
-    metrics: Metrics
+    metrics: GatewayMetrics
     token_text: TokenText
     request_seconds: float
 
 
 @dataclass(slots=True)
-class Timing:
+class AnswerTimes:
     """Monotonic seconds."""
 
     arrived: float
@@ -51,8 +51,8 @@ class Answer:
     """``run`` it; ``stop`` it from anywhere."""
 
     def __init__(
-        self, engine: Engine, plan: Plan, answer_id: str, model: str, writer: Writer, timing: Timing,
-        metadata: Sequence[tuple[str, str]] = (),
+        self, engine: AnswerContext, plan: GenerationPlan, answer_id: str, model: str, writer: Writer,
+        timing: AnswerTimes, metadata: Sequence[tuple[str, str]] = (),
     ) -> None:  # fmt: skip
         self.id, self.plan, self.writer, self.timing = answer_id, plan, writer, timing
         self._engine, self._metadata = engine, metadata
@@ -61,7 +61,7 @@ class Answer:
         self._sse = streamed(plan, answer_id, model, created) if plan.stream else None
         self._whole = None if plan.stream else whole(plan, answer_id, model, created)
         self.choices = [
-            Choice(
+            ChoiceState(
                 i, chat=plan.chat, parser=plan.parser() if plan.parser else None, logprobs=plan.logprobs,
                 token_text=engine.token_text,
             )
@@ -141,11 +141,11 @@ class Answer:
         if not all(c.finish for c in self._choices_of(prompt)):
             raise self._stopped or StreamCut("engine: the answer ended without a finish reason; try again")
 
-    def _choices_of(self, prompt: int) -> list[Choice]:
+    def _choices_of(self, prompt: int) -> list[ChoiceState]:
         n = self.plan.options.n
         return self.choices[prompt * n : (prompt + 1) * n]
 
-    def _seen(self, got: SequenceOutput, prompt: int) -> Choice:
+    def _seen(self, got: SequenceOutput, prompt: int) -> ChoiceState:
         """Counts and times of one response; which choice it belongs to."""
         now, timing, metrics = time.monotonic(), self.timing, self._engine.metrics
         if timing.first == 0.0:
@@ -179,12 +179,12 @@ class Answer:
             if got is None:
                 continue
             choice = self._seen(got, prompt)
-            piece = choice.piece(got)
+            update = choice.update(got)
             if self._whole:
-                self._whole.add(choice.index, piece)
+                self._whole.add(choice.index, update)
             elif self._sse:
                 used = usage(self._prompt_tokens[prompt], choice.tokens, self._cached_tokens[prompt])
-                data = self._sse.rich(choice.index, piece, used)
+                data = self._sse.rich(choice.index, update, used)
                 if data:
                     await self.writer.event(data)
 

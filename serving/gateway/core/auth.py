@@ -15,8 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.gateway.core.errors import ApiError
-from serving.gateway.settings import Settings, SettingsError
+from serving.gateway.schema.errors import ApiError
+from serving.gateway.settings import GatewaySettings, GatewaySettingsError
 
 _LINE = re.compile(r"(\S+)\s+(?:sha256:([0-9a-fA-F]{64})|(\S+))(?:\s+(\d+))?")
 _RECORD = struct.Struct("<dd")  # tokens left, and when (monotonic seconds, one clock for all processes)
@@ -30,14 +30,14 @@ class Key:
     at: int  # record in the budget file
 
 
-def load(settings: Settings) -> tuple[Key, ...]:
-    """Keys of the environment and of the file. Raises ``SettingsError`` naming the line, never the key."""
+def load(settings: GatewaySettings) -> tuple[Key, ...]:
+    """Keys of the environment and of the file. Raises ``GatewaySettingsError`` naming the line, never the key."""
     plain = [k.strip() for k in settings.api_keys.split(",") if k.strip()]
     keys = [Key(f"key{i}", _digest(k), settings.tokens_per_minute, i) for i, k in enumerate(plain)]
     if settings.api_keys_file:
         keys += _of_file(Path(settings.api_keys_file), settings.tokens_per_minute, len(keys))
     if settings.api_keys_file and not keys:
-        raise SettingsError(
+        raise GatewaySettingsError(
             f"GATEWAY_API_KEYS_FILE={settings.api_keys_file}: holds no key; nobody could use the gateway"
         )
     return tuple(keys)
@@ -47,14 +47,14 @@ def _of_file(path: Path, per_minute: int, first: int) -> list[Key]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"GATEWAY_API_KEYS_FILE={path}: cannot be read ({error})") from None
+        raise GatewaySettingsError(f"GATEWAY_API_KEYS_FILE={path}: cannot be read ({error})") from None
     keys: list[Key] = []
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
         if not match:
-            raise SettingsError(
+            raise GatewaySettingsError(
                 f"{path}:{number}: write `NAME KEY` or `NAME sha256:HEX`, optionally a token limit after it"
             )
         name, digest, plain, limit = match.groups()

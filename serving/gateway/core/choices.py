@@ -14,7 +14,7 @@ from serving.gateway.core.tools import Event, ToolParser
 TokenText = Callable[[int], bytes]  # a token's bytes
 
 
-class Piece(NamedTuple):
+class ChoiceUpdate(NamedTuple):
     """What one engine response adds to a choice."""
 
     text: str
@@ -24,7 +24,7 @@ class Piece(NamedTuple):
     finish: str | None
 
 
-class Choice:
+class ChoiceState:
     """State of one choice while its chunks come in. ``tokens`` is the engine's count so far."""
 
     __slots__ = ("_chat", "_next", "_parser", "_token_text", "_want_logprobs", "finish", "index", "offset", "tokens")
@@ -50,7 +50,7 @@ class Choice:
         self.finish = got.finish
         return self.finish
 
-    def piece(self, got: SequenceOutput) -> Piece:
+    def update(self, got: SequenceOutput) -> ChoiceUpdate:
         finish = self.check(got)
         text = got.text
         events = self._events(text, finish) if self._parser else None
@@ -58,7 +58,7 @@ class Choice:
             finish = self.finish = "tool_calls"
         ids = got.token_ids
         logprobs = self._logprobs(ids, got) if self._want_logprobs else None
-        return Piece(text, events, ids, logprobs, finish)
+        return ChoiceUpdate(text, events, ids, logprobs, finish)
 
     def _events(self, text: str, finish: str | None) -> list[Event]:
         assert self._parser is not None

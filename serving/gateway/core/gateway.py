@@ -15,14 +15,14 @@ from client import errors as library
 from client.grpc_aio import AioChannel
 from contract import engine_dir
 from contract.errors import EngineDirectoryError
-from serving.gateway.api.http import Gone
-from serving.gateway.api.relay import Relay
 from serving.gateway.core import auth
-from serving.gateway.core.answer import Answer, Engine
-from serving.gateway.core.errors import ApiError
-from serving.gateway.core.metrics import Metrics
+from serving.gateway.core.answer import Answer, AnswerContext
+from serving.gateway.core.metrics import GatewayMetrics
 from serving.gateway.core.tokens import Tokens
-from serving.gateway.settings import Settings
+from serving.gateway.core.triton_metrics import TritonMetrics
+from serving.gateway.core.writer import Gone
+from serving.gateway.schema.errors import ApiError
+from serving.gateway.settings import GatewaySettings
 
 log = logging.getLogger("serving.gateway")
 TICK = 0.25  # seconds between looks at the open answers
@@ -33,12 +33,12 @@ MODEL = "qwen"
 class Gateway:
     """One per process; needs a running event loop from ``start`` on."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: GatewaySettings) -> None:
         self.settings = settings
         self.tokens = Tokens(settings.engine_path)
         self.names, self.context, self.synthetic = _names(settings)
-        self.metrics = Metrics(self.names[0])
-        self.relay = Relay(settings.triton_metrics)
+        self.metrics = GatewayMetrics(self.names[0])
+        self.triton_metrics = TritonMetrics(settings.triton_metrics)
         budgets = Path(settings.run_dir) / "budgets" if settings.run_dir else None
         self.keys = auth.Keys(auth.load(settings), budgets)
         self.draining = False
@@ -50,19 +50,19 @@ class Gateway:
 
     async def start(self) -> None:
         self.channel = AioChannel(self.settings.triton_grpc, model=MODEL)
-        self.engine = Engine(self.channel, self.metrics, self.tokens.text, self.settings.request_seconds)
+        self.engine = AnswerContext(self.channel, self.metrics, self.tokens.text, self.settings.request_seconds)
         self._model_ready = self.channel.raw.unary_unary(
             "/inference.GRPCInferenceService/ModelReady",
             request_serializer=pb.ModelReadyRequest.SerializeToString,
             response_deserializer=pb.ModelReadyResponse.FromString,
         )
-        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self.relay.run())]
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self.triton_metrics.run())]
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.relay.close()
+        await self.triton_metrics.close()
         await self.channel.close()
 
     # admission
@@ -73,7 +73,7 @@ class Gateway:
         if self.open > self._share:
             raise ApiError(
                 429, f"{self._share} requests are being answered, as many as this gateway takes; try again later",
-                code="too_many_requests", retry_after=self.relay.retry_after(),
+                code="too_many_requests", retry_after=self.triton_metrics.retry_after(),
             )  # fmt: skip
 
     def model_name(self, asked: str | None) -> str:
@@ -161,7 +161,7 @@ class Gateway:
         raise library.StreamCut("engine: the canary's answer did not end")
 
 
-def _names(settings: Settings) -> tuple[tuple[str, ...], int | None, bool]:
+def _names(settings: GatewaySettings) -> tuple[tuple[str, ...], int | None, bool]:
     """Names the model answers to, the one shown first; the context length in tokens; whether its weights are random."""
     names, context, synthetic = list(settings.names), None, False
     if settings.engine_path:

@@ -10,7 +10,7 @@ import os
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-__all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
+__all__ = ["CONTENT_TYPE_LATEST", "GatewayMetrics"]
 
 _TTFT = (.005, .01, .02, .03, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 1.5, 2, 3, 5, 10, 20, 40, 80)  # fmt: skip
 _ITL = (.001, .0025, .005, .0075, .01, .015, .02, .025, .03, .04, .05, .075, .1, .15, .2, .3, .5, 1, 2, 5)  # fmt: skip
@@ -19,7 +19,7 @@ _QUEUE = (.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10) 
 _TOKENS = tuple(2**i for i in range(18))
 
 
-class Metrics:
+class GatewayMetrics:
     """Children are bound to the model name once: a chunk costs one ``observe``."""
 
     def __init__(self, model: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import ServingError
-from serving.gateway.core.errors import ApiError, bad_request
+from serving.gateway.schema.errors import ApiError, bad_request
 
 if TYPE_CHECKING:
     from serving.tokenizer.encoder import Encoder

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel
-
-from client import kserve
-from client.errors import InvalidRequest
-from client.types import Options, Prompt
-from serving.gateway.core.errors import ApiError, bad_request
+from client.types import Options
+from serving.gateway.core.guides import dumped, required_calls, response_guide
+from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.tools import ToolParser
+from serving.gateway.schema.errors import bad_request
 from serving.gateway.schema.protocol import (
     ChatRequest,
     Common,
@@ -21,61 +18,16 @@ from serving.gateway.schema.protocol import (
     NamedTool,
     Part,
     StreamOptions,
-    Structured,
 )
-from serving.gateway.schema.schemas import dumped, required_calls
 
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; chat answers end by themselves
-ANY_OBJECT = ("json_schema", '{"type":"object"}')  # the engines' own "json" takes a bare string for JSON too
 _SAME = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "min_tokens", "priority",
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One HTTP request as the gateway carries it out: ``prompts`` × ``options.n`` choices."""
-
-    chat: bool
-    prompts: tuple[Prompt, ...]
-    options: Options
-    stream: bool
-    stream_options: StreamOptions
-    echo: bool = False
-    token_ids: bool = False
-    logprobs: bool = False
-    top_logprobs: int = 0
-    parser: Callable[[], ToolParser] | None = None
-    one_call: bool = False  # parallel_tool_calls: false
-    user: str = ""
-    response: BaseModel | None = None  # the ResponsesRequest to be answered in that form
-    renamed: dict[str, str] = field(default_factory=dict)  # Triton's tensor name -> this request's field
-
-    @property
-    def choices(self) -> int:
-        return len(self.prompts) * self.options.n
-
-    @property
-    def in_pieces(self) -> bool:
-        """Whether the engine is asked to stream; one whole answer is one response."""
-        return self.stream or self.options.n > 1
-
-    def infer_request(self, request_id: str, index: int, model: str) -> Any:
-        """Raises ``ApiError`` for a value that fits no tensor."""
-        try:
-            request = kserve.infer_request(
-                request_id, self.prompts[index], self.options, stream=self.in_pieces, model=model
-            )
-        except InvalidRequest as error:
-            name = self.renamed.get(error.field, error.field)
-            raise ApiError(400, name + str(error).removeprefix(error.field), param=name) from None
-        if self.echo:
-            kserve.add_tensor(request, "exclude_input_in_output", "BOOL", [False])
-        return request
-
-
-def chat(request: ChatRequest) -> Plan:
+def chat(request: ChatRequest) -> GenerationPlan:
     options, renamed = _common(request)
     if request.max_completion_tokens is not None:
         if request.max_tokens not in (None, request.max_completion_tokens):
@@ -101,7 +53,7 @@ def chat(request: ChatRequest) -> Plan:
     )  # fmt: skip
 
 
-def completion(request: CompletionRequest, most: int, decode: Callable[[list[int]], str]) -> Plan:
+def completion(request: CompletionRequest, most: int, decode: Callable[[list[int]], str]) -> GenerationPlan:
     """``decode``: token ids -> text that encodes to the same ids, or ``ApiError``."""
     options, renamed = _common(request)
     if options.max_tokens is None:
@@ -119,8 +71,8 @@ def completion(request: CompletionRequest, most: int, decode: Callable[[list[int
     )  # fmt: skip
 
 
-def _plan(request: Common, options: Options, renamed: dict[str, str]) -> Plan:
-    return Plan(
+def _plan(request: Common, options: Options, renamed: dict[str, str]) -> GenerationPlan:
+    return GenerationPlan(
         chat=False, prompts=(), options=options, stream=bool(request.stream),
         stream_options=request.stream_options or StreamOptions(), token_ids=bool(request.return_token_ids),
         user=request.user or "", renamed=renamed,
@@ -143,7 +95,7 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
     if request.stream_options and not request.stream:
         raise bad_request("stream_options", "only with stream: true")
     stop = request.stop
-    kind, guide, source = _guide(request)
+    kind, guide, source = response_guide(request)
     given = {name: value for name in _SAME if (value := getattr(request, name)) is not None}
     options = Options(
         **given,
@@ -182,50 +134,6 @@ def _biases(given: dict[str, float] | None) -> dict[int, float] | None:
     if wrong is not None:
         raise bad_request("logit_bias", f"{wrong[:40]!r} is no token id; /tokenize gives the ids of a text")
     return {int(key): bias for key, bias in given.items()} if given else None
-
-
-Guided = tuple[str, str, str]  # guide type, guide, the request's field
-
-
-def _guide(request: Common) -> Guided:
-    found = [*_response_format(request), *_guided_fields(request)]
-    if len(found) > 1:
-        names = " and ".join(dict.fromkeys(source for _, _, source in found))
-        raise bad_request(found[1][2], f"given together with another grammar ({names}); send one")
-    return found[0] if found else ("", "", "response_format")
-
-
-def _response_format(request: Common) -> list[Guided]:
-    wanted = getattr(request, "response_format", None)
-    if wanted is None or wanted.type == "text":
-        return []
-    if wanted.type == "json_object":
-        return [(*ANY_OBJECT, "response_format")]
-    if wanted.json_schema is None:
-        raise bad_request("response_format.json_schema", "missing; it is required with type json_schema")
-    return [("json_schema", dumped(wanted.json_schema.schema_, "response_format"), "response_format")]
-
-
-def _guided_fields(request: Common) -> list[Guided]:
-    spec = request.structured_outputs or Structured()
-    named = (
-        ("json_schema", request.guided_json, "guided_json"), ("regex", request.guided_regex, "guided_regex"),
-        ("regex", _choice(request.guided_choice, "guided_choice"), "guided_choice"),
-        ("ebnf_grammar", request.guided_grammar, "guided_grammar"),
-        ("json_schema", spec.json_, "structured_outputs"), ("regex", spec.regex, "structured_outputs"),
-        ("regex", _choice(spec.choice, "structured_outputs.choice"), "structured_outputs"),
-        ("ebnf_grammar", spec.grammar, "structured_outputs"),
-    )  # fmt: skip
-    found = [(k, v if isinstance(v, str) else dumped(v, source), source) for k, v, source in named if v is not None]
-    return found + ([(*ANY_OBJECT, "structured_outputs")] if spec.json_object else [])
-
-
-def _choice(choices: list[str] | None, field: str) -> str | None:
-    if choices is None:
-        return None
-    if not choices:
-        raise bad_request(field, "the list is empty; give at least one choice")
-    return "(" + "|".join(re.escape(choice) for choice in choices) + ")"
 
 
 def _messages(request: ChatRequest) -> list[dict[str, Any]]:

@@ -12,9 +12,10 @@ from dataclasses import fields
 import orjson
 
 from contract.paths import ROOT
-from serving.gateway.schema.protocol import FIXED, REFUSED, ChatRequest, CompletionRequest, Shared
+from serving.gateway.schema.others import FIXED, REFUSED
+from serving.gateway.schema.protocol import ChatRequest, CompletionRequest, Shared
 from serving.gateway.schema.responses_protocol import ResponsesRequest
-from serving.gateway.settings import Settings
+from serving.gateway.settings import GatewaySettings
 
 HEAD = "| field | here | OpenAI | vLLM | note |\n|---|---|---|---|---|\n"
 DOCUMENT = ROOT / "docs" / "gateway.md"
@@ -72,7 +73,7 @@ def settings_table() -> str:
     rows = [
         f"| `{f.metadata['env']}` | `{f.default}` | {f.metadata['about']} |\n" if f.default != "" else
         f"| `{f.metadata['env']}` | | {f.metadata['about']} |\n"
-        for f in fields(Settings)
+        for f in fields(GatewaySettings)
     ]  # fmt: skip
     return "| variable | default | meaning |\n|---|---|---|\n" + "".join(rows)
 

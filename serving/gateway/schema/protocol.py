@@ -7,12 +7,11 @@ callers get the same sentence.
 
 from __future__ import annotations
 
-import difflib
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from serving.gateway.core.errors import ApiError, bad_request
+from serving.gateway.schema.others import Fixed
 
 JsonObject = dict[str, Any]
 
@@ -186,123 +185,3 @@ class CompletionRequest(Common):
     echo: bool | None = note("the prompt's text in front of the answer", openai=True)
     logprobs: int | None = note("0 to 20; refused where the engine lacks it", openai=True)
     response_format: ResponseFormat | None = note("`json_object` and `json_schema`, enforced or refused")
-
-
-class Fixed(NamedTuple):
-    """A field that may be sent, but only with a value that changes nothing."""
-
-    allowed: tuple[Any, ...]
-    openai: bool
-    vllm: bool
-    why: str
-
-
-_NO_IDEA = "this server has nothing like it"
-# fmt: off
-FIXED: dict[str, Fixed] = {
-    "best_of": Fixed((1,), True, False, "draw n and choose yourself"),
-    "service_tier": Fixed(("auto", "default"), True, False, "there is one tier"),
-    "store": Fixed((False,), True, False, "nothing is stored"),
-    "modalities": Fixed((["text"],), True, False, "the model reads and writes text"),
-    "suffix": Fixed(("",), True, False, "Qwen2.5-Instruct is no fill-in model"),
-    "use_beam_search": Fixed((False,), False, True, "sampling only"),
-    "length_penalty": Fixed((1, 1.0), False, True, "belongs to beam search"),
-    "skip_special_tokens": Fixed((True,), False, True, "special tokens never appear in the text"),
-    "spaces_between_special_tokens": Fixed((True, False), False, True, "special tokens never appear in the text"),
-    "add_special_tokens": Fixed((False, True), False, True, "Qwen2.5 has none to add"),
-    "detokenize": Fixed((True,), False, True, "text is what this server answers with"),
-}
-REFUSED: dict[str, Fixed] = {
-    name: Fixed((), openai, vllm, why)
-    for name, openai, vllm, why in (
-        ("functions", True, False, "use tools"),
-        ("function_call", True, False, "use tool_choice"),
-        ("audio", True, True, "the model reads and writes text"),
-        ("prediction", True, False, _NO_IDEA),
-        ("reasoning_effort", True, True, "Qwen2.5 does not reason apart"),
-        ("verbosity", True, False, _NO_IDEA),
-        ("web_search_options", True, False, _NO_IDEA),
-        ("prompt_logprobs", False, True, "the engines here give log probabilities of the answer only"),
-        ("truncate_prompt_tokens", False, True, "shorten the prompt yourself: a cut prompt answers another question"),
-        ("chat_template", False, True, "use /v1/completions with your own template"),
-        ("chat_template_kwargs", False, True, "use /v1/completions with your own template"),
-        ("documents", False, True, "put them into a message"),
-        ("logits_processors", False, True, _NO_IDEA),
-        ("allowed_token_ids", False, True, _NO_IDEA),
-        ("guided_decoding_backend", False, True, "the engine has one"),
-        ("guided_whitespace_pattern", False, True, "write it into the grammar"),
-        ("mm_processor_kwargs", False, True, "the model reads text"),
-        ("kv_transfer_params", False, True, _NO_IDEA),
-        ("return_tokens_as_token_ids", False, True, "use return_token_ids"),
-        ("moderation", True, False, _NO_IDEA),
-        ("thinking_token_budget", False, True, "Qwen2.5 does not reason apart"),
-        ("include_reasoning", False, True, "Qwen2.5 does not reason apart"),
-        ("truncation_side", False, True, "shorten the prompt yourself: a cut prompt answers another question"),
-        ("media_io_kwargs", False, True, "the model reads text"),
-        ("request_id", False, True, "send the header X-Request-ID"),
-        ("return_prompt_text", False, True, "/tokenize and /detokenize give it"),
-        ("cache_salt", False, True, _NO_IDEA),
-        ("vllm_xargs", False, True, _NO_IDEA),
-        ("repetition_detection", False, True, _NO_IDEA),
-    )
-}
-# fmt: on
-
-
-def parse(kind: type[BaseModel], body: Any) -> Any:
-    """The validated request. Raises ``ApiError`` 400 naming the first wrong field."""
-    if not isinstance(body, dict):
-        raise ApiError(400, f"the body is {_shown(body)}; send a JSON object")
-    known, others = kind.model_fields, getattr(kind, "others", {})
-    for name in [n for n in body if n not in known]:
-        _other_field(name, body[name], list(known), others)
-    try:
-        return kind.model_validate({k: v for k, v in body.items() if k in known})
-    except ValidationError as error:
-        raise _first(error) from None
-
-
-def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixed]) -> None:
-    fixed = others.get(name) or FIXED.get(name) or REFUSED.get(name)
-    if fixed is None:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {near[0]}?" if near else "; see the field table in docs/gateway.md"
-        raise bad_request(name, f"no such field{hint}", "unknown_field")
-    if value is None or any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in fixed.allowed):
-        return
-    only = f"; leave it out or send {' or '.join(map(_shown, fixed.allowed))}" if fixed.allowed else ""
-    raise bad_request(name, f"{_shown(value)} is not supported ({fixed.why}){only}", "unsupported")
-
-
-_MEDIA = ("image_url", "input_audio", "audio_url", "video_url", "file", "input_image", "input_file")
-
-
-def _first(error: ValidationError) -> ApiError:
-    """pydantic's first complaint in this project's form, with a path like ``messages[0].role``."""
-    complaints = error.errors(include_url=False, include_context=False)
-    same = [c for c in complaints if c["loc"][:1] == complaints[0]["loc"][:1]]
-    first = max(
-        same, key=lambda c: len(c["loc"])
-    )  # of a union, the member that came furthest is the one that was meant
-    path, value = _path(first["loc"]), first.get("input")
-    if first["type"] == "missing":
-        return bad_request(path, "missing; it is required")
-    if value in _MEDIA and path.endswith(".type"):
-        return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
-    return bad_request(path, f"{_shown(value)} is wrong: {first['msg'].removeprefix('Input ')}")
-
-
-def _path(loc: tuple[int | str, ...]) -> str:
-    """Only the caller's own names: pydantic adds its name of each member of a union."""
-    out = ""
-    for at, part in enumerate(loc):
-        if isinstance(part, int):
-            out += f"[{part}]"
-        elif at == 0 or (part.isidentifier() and part not in ("str", "int", "bool") and not part[0].isupper()):
-            out += f".{part}" if out else part
-    return out
-
-
-def _shown(value: Any) -> str:
-    text = repr(value if not isinstance(value, str) else value[:100])
-    return text if len(text) <= 60 else text[:59] + "…"

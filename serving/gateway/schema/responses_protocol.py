@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from serving.gateway.core.errors import ApiError, bad_request
+from serving.gateway.schema.errors import ApiError, bad_request
+from serving.gateway.schema.others import Fixed
 from serving.gateway.schema.protocol import (
     ChatRequest,
-    Fixed,
     Function,
     JsonObject,
     Message,

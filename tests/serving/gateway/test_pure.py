@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from serving.gateway.api import openapi, relay
-from serving.gateway.core import auth
-from serving.gateway.core.errors import ApiError
+from serving.gateway.api import openapi
+from serving.gateway.core import auth, triton_metrics
 from serving.gateway.schema import coverage
-from serving.gateway.settings import Settings, SettingsError
+from serving.gateway.schema.errors import ApiError
+from serving.gateway.settings import GatewaySettings, GatewaySettingsError
 
 
 def test_retry_after_comes_from_the_queue() -> None:
-    assert relay.wait_seconds(waiting=99, finished=50, over=10) == 20
-    assert relay.wait_seconds(waiting=0, finished=500, over=10) == 1
-    assert relay.wait_seconds(waiting=10_000, finished=1, over=10) == relay.LONGEST
-    assert relay.wait_seconds(waiting=5, finished=0, over=10) == relay.NO_IDEA
+    assert triton_metrics.wait_seconds(waiting=99, finished=50, over=10) == 20
+    assert triton_metrics.wait_seconds(waiting=0, finished=500, over=10) == 1
+    assert triton_metrics.wait_seconds(waiting=10_000, finished=1, over=10) == triton_metrics.LONGEST
+    assert triton_metrics.wait_seconds(waiting=5, finished=0, over=10) == triton_metrics.NO_IDEA
     text = '# TYPE a counter\na{x="1"} 2\na{x="2"} 3\nvllm:b 0.5\n'
-    assert relay.totals(text) == {"a": 5.0, "vllm:b": 0.5}
+    assert triton_metrics.totals(text) == {"a": 5.0, "vllm:b": 0.5}
 
 
 def test_a_budget_refills_with_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,11 +39,11 @@ def test_a_budget_refills_with_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_key_files_are_checked(tmp_path: Path) -> None:
     (tmp_path / "k").write_text("only-a-name\n")
-    with pytest.raises(SettingsError, match=r"k:1: write `NAME KEY`"):
-        auth.load(Settings(api_keys_file=str(tmp_path / "k")))
+    with pytest.raises(GatewaySettingsError, match=r"k:1: write `NAME KEY`"):
+        auth.load(GatewaySettings(api_keys_file=str(tmp_path / "k")))
     (tmp_path / "k").write_text("# nobody\n")
-    with pytest.raises(SettingsError, match="holds no key"):
-        auth.load(Settings(api_keys_file=str(tmp_path / "k")))
+    with pytest.raises(GatewaySettingsError, match="holds no key"):
+        auth.load(GatewaySettings(api_keys_file=str(tmp_path / "k")))
 
 
 def test_the_documents_tables_are_the_codes() -> None:

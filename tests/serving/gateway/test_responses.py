@@ -11,8 +11,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from serving.gateway.core.choices import Piece
-from serving.gateway.core.responses_format import Items
+from serving.gateway.core.choices import ChoiceUpdate
+from serving.gateway.core.render.responses import Items
 from serving.gateway.core.tools import CallArguments, CallStart
 from tests.client.fake_triton import FakeTriton
 from tests.serving.gateway.conftest import RunningGateway
@@ -159,11 +159,11 @@ def test_log_probabilities_beside_a_function_call(sdk: openai.OpenAI, stream: bo
 def test_a_call_that_was_complete_when_the_answer_was_cut_is_complete() -> None:
     items = Items(one_call=True)
     for event in (CallStart(0, "f"), CallArguments(0, "{}"), CallStart(1, "g"), CallArguments(1, '{"a')):
-        items.add(Piece("", [event], [], None, None))
-    items.add(Piece("", [], [], None, "length"))
+        items.add(ChoiceUpdate("", [event], [], None, None))
+    items.add(ChoiceUpdate("", [], [], None, "length"))
     assert [(item["name"], item["status"]) for item in items.done] == [("f", "completed")]
     cut = Items(one_call=False)
-    cut.add(Piece("", [CallStart(0, "f"), CallArguments(0, '{"a')], [], None, "length"))
+    cut.add(ChoiceUpdate("", [CallStart(0, "f"), CallArguments(0, '{"a')], [], None, "length"))
     assert cut.done[0]["status"] == "incomplete"
 
 

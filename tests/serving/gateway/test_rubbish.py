@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.gateway.schema.protocol import FIXED, REFUSED
+from serving.gateway.schema.others import FIXED, REFUSED
 from tests.client.fake_triton import FakeTriton
 
 CHAT = "/v1/chat/completions"

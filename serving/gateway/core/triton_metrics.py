@@ -35,7 +35,7 @@ def wait_seconds(waiting: float, finished: float, over: float) -> int:
     return min(LONGEST, max(1, math.ceil((waiting + 1) * over / finished)))
 
 
-class Relay:
+class TritonMetrics:
     """The last scrape of Triton's metrics. A Triton that does not answer leaves it empty."""
 
     def __init__(self, url: str) -> None:

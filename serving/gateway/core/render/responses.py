@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from serving.gateway.core.choices import Piece
+from serving.gateway.core.choices import ChoiceUpdate
+from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.tools import CallStart, Content, Event
-from serving.gateway.core.translate import Plan
 from serving.gateway.schema.responses_protocol import ResponsesRequest
 
 JsonObject = dict[str, Any]
@@ -43,10 +43,10 @@ class Items:
         self._scores: list[JsonObject] = []  # of tokens whose text has not come yet
         self._open: JsonObject | None = None
 
-    def add(self, piece: Piece) -> list[tuple[str, JsonObject]]:
+    def add(self, update: ChoiceUpdate) -> list[tuple[str, JsonObject]]:
         """What a piece of the answer changes."""
-        self._scores += (piece.logprobs or {}).get("content") or []
-        found: list[Event] = [Content(piece.text)] if piece.events is None else piece.events
+        self._scores += (update.logprobs or {}).get("content") or []
+        found: list[Event] = [Content(update.text)] if update.events is None else update.events
         steps = []
         for event in found:
             if isinstance(event, Content):
@@ -56,13 +56,13 @@ class Items:
             self._scores = []  # the tag's and the call's own tokens: no text has them
             if not (self._one_call and event.index):
                 steps += self._start(event.name) if isinstance(event, CallStart) else self._arguments(event.text)
-        if piece.finish:
-            self.finish = piece.finish
+        if update.finish:
+            self.finish = update.finish
             if not self.done and self._open is None:
                 steps += self._message()  # an empty answer is a message still
             if self._scores and self._open and self._open["type"] == "message":
                 steps += self._text("")
-            steps += self._close("incomplete" if piece.finish == "length" else "completed")
+            steps += self._close("incomplete" if update.finish == "length" else "completed")
         return steps
 
     def _message(self) -> list[tuple[str, JsonObject]]:
@@ -128,7 +128,7 @@ class Items:
 class _Response:
     """The response object around the items."""
 
-    def __init__(self, plan: Plan, answer_id: str, model: str, created: int) -> None:
+    def __init__(self, plan: GenerationPlan, answer_id: str, model: str, created: int) -> None:
         request = plan.response
         assert isinstance(request, ResponsesRequest)
         given = request.model_dump(exclude_unset=True, by_alias=True)
@@ -161,12 +161,12 @@ class ResponseSse:
 
     is_plain = False
 
-    def __init__(self, plan: Plan, answer_id: str, model: str, created: int) -> None:
+    def __init__(self, plan: GenerationPlan, answer_id: str, model: str, created: int) -> None:
         self._response = _Response(plan, answer_id, model, created)
         self.number = 0
 
-    def rich(self, index: int, piece: Piece, used: JsonObject) -> bytes:
-        steps = self._response.items.add(piece)
+    def rich(self, index: int, update: ChoiceUpdate, used: JsonObject) -> bytes:
+        steps = self._response.items.add(update)
         if steps and not self.number:
             opening = self._response.object()
             steps = [("created", {"response": opening}), ("in_progress", {"response": opening}), *steps]
@@ -186,11 +186,11 @@ class ResponseSse:
 class WholeResponse:
     """The body of a response that is not streamed."""
 
-    def __init__(self, plan: Plan, answer_id: str, model: str, created: int) -> None:
+    def __init__(self, plan: GenerationPlan, answer_id: str, model: str, created: int) -> None:
         self._response = _Response(plan, answer_id, model, created)
 
-    def add(self, index: int, piece: Piece) -> None:
-        self._response.items.add(piece)
+    def add(self, index: int, update: ChoiceUpdate) -> None:
+        self._response.items.add(update)
 
     def body(self, used: JsonObject) -> bytes:
         return orjson.dumps(self._response.object(used))

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from serving.gateway.core.choices import Piece
+from serving.gateway.core.choices import ChoiceUpdate
+from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.tools import CallArguments, CallStart, Content, Event
-from serving.gateway.core.translate import Plan
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -39,7 +39,7 @@ def call_delta(event: CallStart | CallArguments) -> dict[str, Any]:
 class Sse:
     """The events of one streamed answer."""
 
-    def __init__(self, plan: Plan, answer_id: str, model: str, created: int) -> None:
+    def __init__(self, plan: GenerationPlan, answer_id: str, model: str, created: int) -> None:
         self._plan, self._chat = plan, plan.chat
         kind = "chat.completion.chunk" if plan.chat else "text_completion"
         head = {"id": answer_id, "object": kind, "created": created, "model": model}
@@ -64,23 +64,23 @@ class Sse:
         self._unstarted.discard(index)
         return self._event(index, {"role": "assistant", "content": ""})
 
-    def rich(self, index: int, piece: Piece, used: dict[str, Any]) -> bytes:
+    def rich(self, index: int, update: ChoiceUpdate, used: dict[str, Any]) -> bytes:
         """With log probs, token ids, tool calls or usage per chunk."""
         tail = b',"usage":%b}\n\n' % orjson.dumps(used) if self._plan.stream_options.continuous_usage_stats else None
-        extras: dict[str, Any] = {"token_ids": piece.ids} if self._plan.token_ids else {}
-        deltas = [{"content": piece.text}] if piece.events is None else self._deltas(piece.events)
-        wanted = piece.ids and (self._plan.logprobs or self._plan.token_ids)
+        extras: dict[str, Any] = {"token_ids": update.ids} if self._plan.token_ids else {}
+        deltas = [{"content": update.text}] if update.events is None else self._deltas(update.events)
+        wanted = update.ids and (self._plan.logprobs or self._plan.token_ids)
         if not self._chat:
-            deltas = [{"text": piece.text}] if piece.text or wanted else []
+            deltas = [{"text": update.text}] if update.text or wanted else []
         elif wanted and not deltas:
             deltas = [{"content": ""}]
         elif not wanted:
             deltas = [delta for delta in deltas if delta != {"content": ""}]
-        out = self._start(index) if index in self._unstarted and (deltas or piece.finish) else b""
+        out = self._start(index) if index in self._unstarted and (deltas or update.finish) else b""
         for at, delta in enumerate(deltas):  # what belongs to the piece goes with its first delta
             first = at == 0
-            out += self._event(index, delta, extras if first else {}, piece.logprobs if first else None, tail=tail)
-        return out + self._event(index, {}, finish=piece.finish, tail=tail) if piece.finish else out
+            out += self._event(index, delta, extras if first else {}, update.logprobs if first else None, tail=tail)
+        return out + self._event(index, {}, finish=update.finish, tail=tail) if update.finish else out
 
     def _deltas(self, events: list[Event]) -> list[dict[str, Any]]:
         wanted = (e for e in events if isinstance(e, Content) or not (self._plan.one_call and e.index))
@@ -102,27 +102,27 @@ class Sse:
 class Whole:
     """The body of an answer that is not streamed."""
 
-    def __init__(self, plan: Plan, answer_id: str, model: str, created: int) -> None:
+    def __init__(self, plan: GenerationPlan, answer_id: str, model: str, created: int) -> None:
         kind = "chat.completion" if plan.chat else "text_completion"
         self._head = {"id": answer_id, "object": kind, "created": created, "model": model}
         self._plan = plan
-        self._choices = [_Collected() for _ in range(plan.choices)]
+        self._choices = [_ChoiceBody() for _ in range(plan.choices)]
 
-    def add(self, index: int, piece: Piece) -> None:
-        self._choices[index].add(piece)
+    def add(self, index: int, update: ChoiceUpdate) -> None:
+        self._choices[index].add(update)
 
     def body(self, used: dict[str, Any]) -> bytes:
         choices = [self._choice(i, collected) for i, collected in enumerate(self._choices)]
         return orjson.dumps({**self._head, "choices": choices, "usage": used})
 
-    def _choice(self, index: int, collected: _Collected) -> dict[str, Any]:
+    def _choice(self, index: int, collected: _ChoiceBody) -> dict[str, Any]:
         out: dict[str, Any] = {"index": index}
         out |= {"message": collected.message(self._plan.one_call)} if self._plan.chat else {"text": collected.text}
         out |= {"token_ids": collected.ids} if self._plan.token_ids else {}
         return out | {"logprobs": collected.logprobs, "finish_reason": collected.finish}
 
 
-class _Collected:
+class _ChoiceBody:
     def __init__(self) -> None:
         self.text = ""
         self.ids: list[int] = []
@@ -130,16 +130,16 @@ class _Collected:
         self.finish: str | None = None
         self._calls: list[dict[str, Any]] = []
 
-    def add(self, piece: Piece) -> None:
-        self.ids += piece.ids
-        self.finish = piece.finish or self.finish
-        if piece.events is None:
-            self.text += piece.text
-        for event in piece.events or ():
+    def add(self, update: ChoiceUpdate) -> None:
+        self.ids += update.ids
+        self.finish = update.finish or self.finish
+        if update.events is None:
+            self.text += update.text
+        for event in update.events or ():
             self._event(event)
-        if piece.logprobs is not None:
-            merged = self.logprobs or {name: [] if isinstance(v, list) else v for name, v in piece.logprobs.items()}
-            self.logprobs = {n: merged[n] + v if isinstance(v, list) else v for n, v in piece.logprobs.items()}
+        if update.logprobs is not None:
+            merged = self.logprobs or {name: [] if isinstance(v, list) else v for name, v in update.logprobs.items()}
+            self.logprobs = {n: merged[n] + v if isinstance(v, list) else v for n, v in update.logprobs.items()}
 
     def _event(self, event: Event) -> None:
         if isinstance(event, Content):

@@ -7,8 +7,8 @@ from typing import Any
 
 from contract.sampling import Guide
 from serving.gateway.core import translate
+from serving.gateway.core.guides import dumped, required_calls
 from serving.gateway.schema.protocol import ChatRequest
-from serving.gateway.schema.schemas import dumped, required_calls
 from serving.runtimes.openvino.guides import grammar_of
 
 

@@ -1,0 +1,50 @@
+"""What every endpoint that does not generate passes: the API key, errors in OpenAI's shape, one count per answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serving.gateway.api import http
+from serving.gateway.core.gateway import Gateway
+from serving.gateway.core.writer import Gone, Writer
+from serving.gateway.schema.errors import ApiError
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def response_of(error: ApiError) -> Response:
+    headers = {"retry-after": str(error.retry_after)} if error.retry_after else {}
+    headers |= {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    return Response(error.body(), error.status, headers, "application/json")
+
+
+class Guarded:
+    """ASGI around a handler: API key unless ``public``, errors in OpenAI's shape."""
+
+    def __init__(self, gateway: Gateway, handler: Handler, *, public: bool = False) -> None:
+        self._gateway, self._handler, self._public = gateway, handler, public
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if not self._public:
+                self._gateway.keys.authenticate(http.header(scope, b"authorization"))
+            response = await self._handler(Request(scope, receive))
+        except ApiError as error:
+            if error.close:
+                await Writer(send, "").error(error, receive)
+                return
+            response = response_of(error)
+        except Gone:
+            return
+        self._gateway.metrics.answered(_label(scope), response.status_code)
+        await response(scope, receive, send)
+
+
+def _label(scope: Scope) -> str:
+    """A path with a bounded number of values."""
+    path: str = scope["path"]
+    return "/v1/models" if path.startswith("/v1/models") else path if len(path) < 20 and "." not in path else "other"

@@ -1,0 +1,100 @@
+"""What the engine's grammar must enforce: response formats, vLLM's guided fields, and tool calls. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from serving.gateway.schema.errors import bad_request
+from serving.gateway.schema.protocol import ChatRequest, Common, Structured
+
+ANY_OBJECT = ("json_schema", '{"type":"object"}')  # the engines' own "json" takes a bare string for JSON too
+Guided = tuple[str, str, str]  # guide type, guide, the request's field
+
+
+def response_guide(request: Common) -> Guided:
+    """The request's one grammar; empty strings for none. Raises ``ApiError`` for two."""
+    found = [*_response_format(request), *_guided_fields(request)]
+    if len(found) > 1:
+        names = " and ".join(dict.fromkeys(source for _, _, source in found))
+        raise bad_request(found[1][2], f"given together with another grammar ({names}); send one")
+    return found[0] if found else ("", "", "response_format")
+
+
+def _response_format(request: Common) -> list[Guided]:
+    wanted = getattr(request, "response_format", None)
+    if wanted is None or wanted.type == "text":
+        return []
+    if wanted.type == "json_object":
+        return [(*ANY_OBJECT, "response_format")]
+    if wanted.json_schema is None:
+        raise bad_request("response_format.json_schema", "missing; it is required with type json_schema")
+    return [("json_schema", dumped(wanted.json_schema.schema_, "response_format"), "response_format")]
+
+
+def _guided_fields(request: Common) -> list[Guided]:
+    spec = request.structured_outputs or Structured()
+    named = (
+        ("json_schema", request.guided_json, "guided_json"), ("regex", request.guided_regex, "guided_regex"),
+        ("regex", _choice(request.guided_choice, "guided_choice"), "guided_choice"),
+        ("ebnf_grammar", request.guided_grammar, "guided_grammar"),
+        ("json_schema", spec.json_, "structured_outputs"), ("regex", spec.regex, "structured_outputs"),
+        ("regex", _choice(spec.choice, "structured_outputs.choice"), "structured_outputs"),
+        ("ebnf_grammar", spec.grammar, "structured_outputs"),
+    )  # fmt: skip
+    found = [(k, v if isinstance(v, str) else dumped(v, source), source) for k, v, source in named if v is not None]
+    return found + ([(*ANY_OBJECT, "structured_outputs")] if spec.json_object else [])
+
+
+def _choice(choices: list[str] | None, field: str) -> str | None:
+    if choices is None:
+        return None
+    if not choices:
+        raise bad_request(field, "the list is empty; give at least one choice")
+    return "(" + "|".join(re.escape(choice) for choice in choices) + ")"
+
+
+def dumped(value: Any, field: str = "tools") -> str:
+    """JSON text. Raises ``ApiError`` naming ``field`` for what is nested beyond bounds."""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError as error:
+        raise bad_request(field, f"the schema cannot be passed on ({error}); nest it less deeply") from None
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """``schema`` with its own references (``#/$defs/…``) pointing below ``root``, where it is put now."""
+    if isinstance(schema, list):
+        return [_moved(part, root) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: _moved(value, root) for key, value in schema.items()}
+    target = moved.get("$ref")
+    if isinstance(target, str) and target.startswith("#"):
+        moved["$ref"] = root + target[1:]
+    return moved
+
+
+def required_calls(request: ChatRequest) -> dict[str, Any]:
+    """What ``tool_choice: required`` makes the answer: a list of calls of the request's tools."""
+    calls, definitions = [], {}
+    for at, tool in enumerate(request.tools or ()):
+        arguments = tool.function.parameters or {"type": "object"}
+        if '"$ref"' in dumped(arguments):  # its pointers start at its own top: give it a place of its own
+            root = f"#/$defs/tool{at}"
+            definitions[f"tool{at}"] = _moved(arguments, root)
+            arguments = {"$ref": root}
+        calls.append({
+            "type": "object", "properties": {"name": {"const": tool.function.name}, "arguments": arguments},
+            "required": ["name", "arguments"], "additionalProperties": False,
+        })  # fmt: skip
+    most = {"maxItems": 1} if request.parallel_tool_calls is False else {}
+    return {
+        **({"$defs": definitions} if definitions else {}),
+        "type": "array",
+        "minItems": 1,
+        **most,
+        "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
+    }

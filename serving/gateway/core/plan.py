@@ -1,0 +1,58 @@
+"""One HTTP request as the gateway carries it out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from client import kserve
+from client.errors import InvalidRequest
+from client.types import Options, Prompt
+from serving.gateway.core.tools import ToolParser
+from serving.gateway.schema.errors import ApiError
+from serving.gateway.schema.protocol import StreamOptions
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationPlan:
+    """One HTTP request as the gateway carries it out: ``prompts`` × ``options.n`` choices."""
+
+    chat: bool
+    prompts: tuple[Prompt, ...]
+    options: Options
+    stream: bool
+    stream_options: StreamOptions
+    echo: bool = False
+    token_ids: bool = False
+    logprobs: bool = False
+    top_logprobs: int = 0
+    parser: Callable[[], ToolParser] | None = None
+    one_call: bool = False  # parallel_tool_calls: false
+    user: str = ""
+    response: BaseModel | None = None  # the ResponsesRequest to be answered in that form
+    renamed: dict[str, str] = field(default_factory=dict)  # Triton's tensor name -> this request's field
+
+    @property
+    def choices(self) -> int:
+        return len(self.prompts) * self.options.n
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether the engine is asked to stream; one whole answer is one response."""
+        return self.stream or self.options.n > 1
+
+    def infer_request(self, request_id: str, index: int, model: str) -> Any:
+        """Raises ``ApiError`` for a value that fits no tensor."""
+        try:
+            request = kserve.infer_request(
+                request_id, self.prompts[index], self.options, stream=self.in_pieces, model=model
+            )
+        except InvalidRequest as error:
+            name = self.renamed.get(error.field, error.field)
+            raise ApiError(400, name + str(error).removeprefix(error.field), param=name) from None
+        if self.echo:
+            kserve.add_tensor(request, "exclude_input_in_output", "BOOL", [False])
+        return request

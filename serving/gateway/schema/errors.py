@@ -1,0 +1,49 @@
+"""An error answer in OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+_TYPES = {
+    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+    405: "invalid_request_error", 409: "conflict_error", 413: "invalid_request_error", 415: "invalid_request_error",
+    429: "rate_limit_error", 503: "service_unavailable_error", 504: "timeout_error",
+}  # fmt: skip
+
+
+class ApiError(Exception):
+    """An answer other than 200. ``param`` is the request field it concerns, or ``None``."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None,
+        retry_after: int | None = None, close: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.retry_after, self.close = retry_after, close
+
+    def body(self) -> bytes:
+        """``{"error": {message, type, param, code}}``."""
+        kind = _TYPES.get(self.status, "server_error")
+        return orjson.dumps({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
+
+    def event(self, number: int | None = None) -> bytes:
+        """The same as the last event of a stream; ``status`` says what the status would have been.
+
+        With ``number`` as the typed event of /v1/responses, which has the fields at its top too."""
+        error: dict[str, Any] = orjson.loads(self.body())["error"]
+        whole = {"error": {**error, "status": self.status}}
+        if number is None:
+            return b"data: " + orjson.dumps(whole) + b"\n\n"
+        own = {name: error[name] for name in ("code", "message", "param")}
+        return (
+            b"event: error\ndata: "
+            + orjson.dumps({"type": "error", "sequence_number": number, **own, **whole})
+            + b"\n\n"
+        )
+
+
+def bad_request(param: str, problem: str, code: str | None = None) -> ApiError:
+    return ApiError(400, f"{param}: {problem}", param=param, code=code)

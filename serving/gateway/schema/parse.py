@@ -1,0 +1,70 @@
+"""A body -> a request model, or an error that names the first wrong field."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from serving.gateway.schema.errors import ApiError, bad_request
+from serving.gateway.schema.others import FIXED, REFUSED, Fixed
+
+
+def parse(kind: type[BaseModel], body: Any) -> Any:
+    """The validated request. Raises ``ApiError`` 400 naming the first wrong field."""
+    if not isinstance(body, dict):
+        raise ApiError(400, f"the body is {_shown(body)}; send a JSON object")
+    known, others = kind.model_fields, getattr(kind, "others", {})
+    for name in [n for n in body if n not in known]:
+        _other_field(name, body[name], list(known), others)
+    try:
+        return kind.model_validate({k: v for k, v in body.items() if k in known})
+    except ValidationError as error:
+        raise _first(error) from None
+
+
+def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixed]) -> None:
+    fixed = others.get(name) or FIXED.get(name) or REFUSED.get(name)
+    if fixed is None:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {near[0]}?" if near else "; see the field table in docs/gateway.md"
+        raise bad_request(name, f"no such field{hint}", "unknown_field")
+    if value is None or any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in fixed.allowed):
+        return
+    only = f"; leave it out or send {' or '.join(map(_shown, fixed.allowed))}" if fixed.allowed else ""
+    raise bad_request(name, f"{_shown(value)} is not supported ({fixed.why}){only}", "unsupported")
+
+
+_MEDIA = ("image_url", "input_audio", "audio_url", "video_url", "file", "input_image", "input_file")
+
+
+def _first(error: ValidationError) -> ApiError:
+    """pydantic's first complaint in this project's form, with a path like ``messages[0].role``."""
+    complaints = error.errors(include_url=False, include_context=False)
+    same = [c for c in complaints if c["loc"][:1] == complaints[0]["loc"][:1]]
+    first = max(
+        same, key=lambda c: len(c["loc"])
+    )  # of a union, the member that came furthest is the one that was meant
+    path, value = _path(first["loc"]), first.get("input")
+    if first["type"] == "missing":
+        return bad_request(path, "missing; it is required")
+    if value in _MEDIA and path.endswith(".type"):
+        return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
+    return bad_request(path, f"{_shown(value)} is wrong: {first['msg'].removeprefix('Input ')}")
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    """Only the caller's own names: pydantic adds its name of each member of a union."""
+    out = ""
+    for at, part in enumerate(loc):
+        if isinstance(part, int):
+            out += f"[{part}]"
+        elif at == 0 or (part.isidentifier() and part not in ("str", "int", "bool") and not part[0].isupper()):
+            out += f".{part}" if out else part
+    return out
+
+
+def _shown(value: Any) -> str:
+    text = repr(value if not isinstance(value, str) else value[:100])
+    return text if len(text) <= 60 else text[:59] + "…"
