@@ -23,6 +23,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from build_engine.errors import BuildError
 from build_engine.staging import cache_directory, staged
+from contract.byte_alphabet import CHARACTERS
 
 WHEEL = "dashscope==2.0.2"
 WHEEL_MEMBER = "dashscope/resources/qwen.tiktoken"
@@ -132,13 +133,6 @@ def parse_ranks(data: bytes) -> dict[bytes, int]:
     return {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in data.splitlines() if line)}
 
 
-def byte_letters() -> list[str]:
-    """GPT-2's printable letter for each of the 256 bytes: a byte that prints stays, the others move to 256 and up."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    moved = iter(range(256, 512))
-    return [chr(b) if b in printable else chr(next(moved)) for b in range(256)]
-
-
 def last_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     """The pair whose merge makes ``token``: byte-pair encode it with the ranks below its own."""
     parts = [token[i : i + 1] for i in range(len(token))]
@@ -152,10 +146,8 @@ def last_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes,
 
 
 def tokenizer(ranks: dict[bytes, int]) -> Tokenizer:
-    letters = byte_letters()
-
     def spell(token: bytes) -> str:
-        return "".join(letters[byte] for byte in token)
+        return "".join(CHARACTERS[byte] for byte in token)
 
     in_order = sorted((rank, token) for token, rank in ranks.items() if len(token) > 1)
     pairs = (last_merge(token, rank, ranks) for rank, token in in_order)

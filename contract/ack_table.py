@@ -1,4 +1,4 @@
-"""The board: a small shared-memory table through which the detokenizer answers the engine.
+"""The ack table: a small shared-memory table through which the detokenizer answers the engine.
 
 The ensemble gives the detokenizer no way back to the engine, so both map the same file in the private run directory.
 One record of two 64-bit words per stream slot:
@@ -17,27 +17,28 @@ import mmap
 import os
 from pathlib import Path
 
-MAGIC = 0x71776E626F617264  # "qwnboard"
+MAGIC = 0x71776E5F61636B73  # "qwn_acks"
+FILE_NAME = "ack_table"  # in the run directory
 HEADER_WORDS = 8  # magic, slots, detokenizer heartbeat (counts up), open streams, launcher's word, rest unused
 WORDS_PER_SLOT = 2
-REFUSE, END = 1, 2  # of ``Board.closing``
+REFUSE, END = 1, 2  # of ``AckTable.closing``
 MAX_GENERATION = 2**31 - 1  # travels in INT32 tensors
 
 
-class Board:
-    """A mapped board. ``create`` on the engine's side, ``open`` on the detokenizer's."""
+class AckTable:
+    """A mapped table. ``create`` on the engine's side, ``open`` on the detokenizer's."""
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
         self._words = memoryview(self._map).cast("Q")
         if self._words[0] != MAGIC:
-            raise ValueError(f"{path} is not a board")
+            raise ValueError(f"{path} is not an ack table")
         self.slots = self._words[1]
 
     @classmethod
-    def create(cls, path: Path, slots: int) -> Board:
-        """Write a fresh board under a temporary name and move it into place: a reader never sees half of one."""
+    def create(cls, path: Path, slots: int) -> AckTable:
+        """Write a fresh table under a temporary name and move it into place: a reader never sees half of one."""
         words = memoryview(bytearray(8 * (HEADER_WORDS + WORDS_PER_SLOT * slots))).cast("Q")
         words[0], words[1] = MAGIC, slots
         partial = path.with_name(f"{path.name}.{os.getpid()}")
@@ -67,12 +68,12 @@ class Board:
         return self._words[2]
 
     @property
-    def streams(self) -> int:
-        """Open streams, as the engine last wrote it: the launcher waits for 0 when it drains."""
+    def open_sequences(self) -> int:
+        """How many there are, as the engine last wrote it: the launcher waits for 0 when it drains."""
         return self._words[3]
 
-    @streams.setter
-    def streams(self, count: int) -> None:
+    @open_sequences.setter
+    def open_sequences(self, count: int) -> None:
         self._words[3] = count
 
     @property

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 GuideType = Literal["json", "json_schema", "regex", "ebnf_grammar"]
@@ -45,35 +44,3 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int = 0
     guide: Guide | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EngineRequest:
-    """One sequence for a runtime. ``stream_id`` is unique among live streams of this process."""
-
-    stream_id: int
-    input_ids: Sequence[int]
-    sampling: Sampling
-    priority: int = 0  # higher is sooner
-    lora_name: str = ""
-    seeded: bool = True  # the caller chose the seed; a drawn one need not be repeatable
-
-
-class StreamDelta(NamedTuple):
-    """What one engine step added to one stream.
-
-    ``token_ids`` never holds an end or stop token. ``counted`` is how many tokens were generated in this step, the
-    end/stop token included: completion_tokens is the sum of ``counted``, so usage is the same on every runtime.
-    ``logprobs`` has one natural-log probability per entry of ``token_ids`` or is empty. ``top_logprobs`` likewise, each
-    entry ``((token_id, logprob), …)`` best first. ``finish_reason`` is set on the stream's last delta only, ``error``
-    only together with ``finish_reason == "error"``.
-    """
-
-    stream_id: int
-    token_ids: Sequence[int]
-    counted: int
-    finish_reason: FinishReason | None = None
-    logprobs: Sequence[float] = ()
-    top_logprobs: Sequence[tuple[tuple[int, float], ...]] = ()
-    cached_tokens: int = 0  # prompt tokens found in the prefix cache; meaningful on the first delta
-    error: str = ""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.ack_table import Board
+from contract.ack_table import AckTable
 from contract.paths import ROOT
 
 START_SECONDS = 180
@@ -126,7 +126,7 @@ def own_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> Iterator[Board]:
-    board = Board.create(tmp_path / "board", 64)
-    yield board
-    board.close()
+def ack_table(tmp_path: Path) -> Iterator[AckTable]:
+    ack_table = AckTable.create(tmp_path / "ack_table", 64)
+    yield ack_table
+    ack_table.close()

@@ -15,9 +15,9 @@ from typing import Protocol
 from build_engine.errors import BuildError
 from build_engine.verify.metrics import Position
 from contract.engine_dir import EngineInfo
-from contract.sampling import EngineRequest, Sampling, StreamDelta
+from contract.sampling import Sampling
 from serving import runtimes
-from serving.runtimes.base import Runtime, RuntimeOptions
+from serving.runtimes.base import EngineRequest, Runtime, RuntimeOptions, SequenceDelta
 
 TOP = 20  # most likely tokens compared; vLLM gives no more
 GROUP = 16  # samples whose prompts share the prefix cache at a time
@@ -50,7 +50,7 @@ class EngineScorer:
     def __init__(self, engine: EngineInfo) -> None:
         self.name = f"{engine.runtime.name} {engine.precision} engine {engine.path}"
         self._changed = threading.Condition()
-        self._deltas: dict[int, list[StreamDelta]] = {}
+        self._deltas: dict[int, list[SequenceDelta]] = {}
         self._open: set[int] = set()
         self._dead = ""
         self._next = 0
@@ -93,7 +93,7 @@ class EngineScorer:
     def _one(self) -> Sampling:
         return Sampling(1, temperature=0.0, ignore_eos=True, logprobs=TOP + 1 if self.has_probabilities else 0)
 
-    def _run(self, work: Sequence[tuple[Sequence[int], Sampling]]) -> list[list[StreamDelta]]:
+    def _run(self, work: Sequence[tuple[Sequence[int], Sampling]]) -> list[list[SequenceDelta]]:
         ids = []
         for prompt, sampling in work:
             with self._changed:
@@ -105,7 +105,7 @@ class EngineScorer:
             self._runtime.submit(EngineRequest(self._next, list(prompt), sampling))
         with self._changed:
             self._wait(lambda: not self._open)
-            return [self._deltas.pop(stream_id) for stream_id in ids]
+            return [self._deltas.pop(sequence_id) for sequence_id in ids]
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         if not self._changed.wait_for(lambda: bool(self._dead) or ready(), ANSWER_SECONDS):
@@ -113,14 +113,14 @@ class EngineScorer:
         if self._dead:
             raise BuildError(f"{self.name} failed: {self._dead}")
 
-    def on_step(self, deltas: list[StreamDelta]) -> None:
+    def on_step(self, deltas: list[SequenceDelta]) -> None:
         with self._changed:
             for delta in deltas:
-                self._deltas[delta.stream_id].append(delta)
+                self._deltas[delta.sequence_id].append(delta)
                 if delta.finish_reason == "error":
                     self._dead = delta.error or "a request failed"
                 if delta.finish_reason:
-                    self._open.discard(delta.stream_id)
+                    self._open.discard(delta.sequence_id)
             self._changed.notify_all()
 
     def on_death(self, reason: str) -> None:
@@ -144,7 +144,7 @@ def _free(tokens: int, greedy: bool, seed: int) -> Sampling:
     return Sampling(tokens, temperature=1.0, top_k=TOP, seed=seed, ignore_eos=True)
 
 
-def _position(deltas: Sequence[StreamDelta]) -> Position:
+def _position(deltas: Sequence[SequenceDelta]) -> Position:
     """The top tokens of a one-token answer; without probabilities just the token, its value not a number."""
     for delta in deltas:
         if delta.top_logprobs:

@@ -56,9 +56,9 @@ def prompts(streams: int, length: int, seed: int) -> list[list[int]]:
 
 def measure_openvino(model: str, length: int, tokens: int) -> list[Figures]:
     from contract import engine_dir
-    from contract.sampling import EngineRequest, Sampling
+    from contract.sampling import Sampling
     from serving import runtimes
-    from serving.runtimes.base import RuntimeOptions
+    from serving.runtimes.base import EngineRequest, RuntimeOptions
 
     out = cache_directory() / "bench" / f"{Path(model).name}-int8"
     engine = engine_dir.read(openvino_build.build(BuildSpec(model, "int8", "openvino", out)))
@@ -68,7 +68,7 @@ def measure_openvino(model: str, length: int, tokens: int) -> list[Figures]:
     def on_step(deltas: Sequence[Any]) -> None:
         with changed:
             for delta in deltas:
-                arrived.setdefault(delta.stream_id, []).append(time.perf_counter())
+                arrived.setdefault(delta.sequence_id, []).append(time.perf_counter())
             changed.notify_all()
 
     runtime = runtimes.load(engine, RuntimeOptions(), on_step, lambda reason: None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from contract.ack_table import Board
+from contract.ack_table import AckTable
 from contract.chunks import Chunk, IntArray, TextOptions, text_options, unpack
 from contract.finish import FINISH_CODES
 from serving.detokenizer.text import TextStream, TokenBytes
@@ -45,22 +45,22 @@ class _State:
 class Detokenizer:
     """Stateful per (slot, generation). A slot's new owner replaces what a vanished client left behind."""
 
-    def __init__(self, token_bytes: TokenBytes, open_board: Callable[[], Board]) -> None:
+    def __init__(self, token_bytes: TokenBytes, open_ack_table: Callable[[], AckTable]) -> None:
         self._token_bytes = token_bytes
-        self._open_board = open_board
-        self._board: Board | None = None
+        self._open_ack_table = open_ack_table
+        self._ack_table: AckTable | None = None
         self._states: dict[int, _State] = {}
 
     @property
-    def board(self) -> Board:
+    def ack_table(self) -> AckTable:
         """Mapped at the first chunk: the engine has made it by then."""
-        if self._board is None:
-            self._board = self._open_board()
-        return self._board
+        if self._ack_table is None:
+            self._ack_table = self._open_ack_table()
+        return self._ack_table
 
     def beat(self) -> None:
         """Tell the engine that this process lives."""
-        self.board.beat()
+        self.ack_table.beat()
 
     def process(self, words: IntArray) -> list[Piece]:
         """All chunks of one response, in order; acknowledges each. Call in the order in which responses arrived."""
@@ -91,7 +91,7 @@ class Detokenizer:
             if chunk.finish:
                 text += stream.finish()
             self._cut(state, chunk, stream.tokens - before)
-        self.board.ack(chunk.slot, chunk.generation, chunk.seq)
+        self.ack_table.ack(chunk.slot, chunk.generation, chunk.seq)
         return text
 
     def _cut(self, state: _State, chunk: Chunk, used: int) -> None:
@@ -103,7 +103,7 @@ class Detokenizer:
         if chunk.top_logprobs:
             chunk.top_logprobs = orjson.dumps(orjson.loads(chunk.top_logprobs)[:used])
         if not chunk.finish:
-            self.board.stop(chunk.slot, chunk.generation)
+            self.ack_table.stop(chunk.slot, chunk.generation)
 
     def _piece(self, state: _State, chunk: Chunk, text: str) -> Piece:
         stopped = state.text.stopped

@@ -13,14 +13,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from contract import byte_alphabet
 from serving.detokenizer.stops import StopMatcher
-
-
-def byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte, as ``tokenizer.json`` of byte-level BPE spells its tokens."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(rest)}
 
 
 class TokenBytes:
@@ -32,13 +26,12 @@ class TokenBytes:
     @classmethod
     def load(cls, tokenizer_json: Path) -> TokenBytes:
         data = json.loads(tokenizer_json.read_text(encoding="utf-8"))
-        alphabet = byte_alphabet()
         vocab: dict[str, int] = data["model"]["vocab"]
         added: list[dict[str, object]] = data.get("added_tokens", [])
         size = 1 + max([*vocab.values(), *(int(str(token["id"])) for token in added)])
         table = [b""] * size
         for text, index in vocab.items():
-            table[index] = bytes(alphabet[char] for char in text)
+            table[index] = bytes(byte_alphabet.BYTES[char] for char in text)
         for token in added:
             table[int(str(token["id"]))] = b"" if token["special"] else str(token["content"]).encode()
         return cls(table)

@@ -14,7 +14,7 @@ from collections import deque
 from pathlib import Path
 from types import FrameType
 
-from contract.ack_table import END, REFUSE, Board
+from contract.ack_table import END, REFUSE, AckTable
 from contract.engine_dir import EngineInfo
 from contract.paths import ROOT
 from serving.launch import child, health, logs, triton
@@ -221,24 +221,24 @@ class Supervisor:
         """Nothing new, and the open streams get their time, before Triton hears of it.
 
         Triton 2.51 that got a SIGTERM refuses the ensemble's own inner requests too, so every gRPC stream would stall;
-        and it counts a stream whose client went away as in flight for ever. The board knows better.
+        and it counts a stream whose client went away as in flight for ever. The ack table knows better.
         """
         try:
-            board = Board(self._run_dir / "board")
+            ack_table = AckTable(self._run_dir / "ack_table")
         except (OSError, ValueError):
             return
-        board.closing = REFUSE
-        self._await_streams(board, deadline)
-        board.closing = END
-        self._await_streams(board, time.monotonic() + FLUSH_SECONDS)
-        board.close()
+        ack_table.closing = REFUSE
+        self._await_streams(ack_table, deadline)
+        ack_table.closing = END
+        self._await_streams(ack_table, time.monotonic() + FLUSH_SECONDS)
+        ack_table.close()
 
-    def _await_streams(self, board: Board, deadline: float) -> None:
+    def _await_streams(self, ack_table: AckTable, deadline: float) -> None:
         """Until no stream is open; the engine counts ten times a second, so one look is not enough."""
         zeros = 0
         while zeros < 5 and time.monotonic() < deadline and self._signals < 2 and not self._broken():
             time.sleep(0.05)
-            zeros = 0 if board.streams else zeros + 1
+            zeros = 0 if ack_table.open_sequences else zeros + 1
 
     def _remove_shm(self) -> None:
         """What a killed stub leaves in /dev/shm."""

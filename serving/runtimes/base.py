@@ -8,13 +8,46 @@ unless ``on_death`` was called. ``on_death(reason)`` is called at most once, whe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from contract.sampling import EngineRequest, StreamDelta
+from contract.sampling import FinishReason, Sampling
 
-OnStep = Callable[[list[StreamDelta]], None]
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One sequence for a runtime. ``sequence_id`` is unique among live streams of this process."""
+
+    sequence_id: int
+    input_ids: Sequence[int]
+    sampling: Sampling
+    priority: int = 0  # higher is sooner
+    lora_name: str = ""
+    seeded: bool = True  # the caller chose the seed; a drawn one need not be repeatable
+
+
+class SequenceDelta(NamedTuple):
+    """What one engine step added to one stream.
+
+    ``token_ids`` never holds an end or stop token. ``counted`` is how many tokens were generated in this step, the
+    end/stop token included: completion_tokens is the sum of ``counted``, so usage is the same on every runtime.
+    ``logprobs`` has one natural-log probability per entry of ``token_ids`` or is empty. ``top_logprobs`` likewise, each
+    entry ``((token_id, logprob), …)`` best first. ``finish_reason`` is set on the stream's last delta only, ``error``
+    only together with ``finish_reason == "error"``.
+    """
+
+    sequence_id: int
+    token_ids: Sequence[int]
+    counted: int
+    finish_reason: FinishReason | None = None
+    logprobs: Sequence[float] = ()
+    top_logprobs: Sequence[tuple[tuple[int, float], ...]] = ()
+    cached_tokens: int = 0  # prompt tokens found in the prefix cache; meaningful on the first delta
+    error: str = ""
+
+
+OnStep = Callable[[list[SequenceDelta]], None]
 OnDeath = Callable[[str], None]
 
 # Names a runtime may list in ``Runtime.capabilities``; a request that needs one it lacks is refused before it is
@@ -78,7 +111,7 @@ class Runtime(Protocol):
         Raises ``InvalidRequest`` for what only the engine can see (a grammar that does not compile) and
         ``EngineDead``."""
 
-    def abort(self, stream_id: int) -> None:
+    def abort(self, sequence_id: int) -> None:
         """Free the stream's batch slot and KV blocks soon; its last delta says ``cancelled``. Ignores unknown ids."""
 
     def stats(self) -> RuntimeStats: ...

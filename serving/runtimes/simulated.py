@@ -21,8 +21,18 @@ import numpy as np
 
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDead
-from contract.sampling import EngineRequest, FinishReason, StreamDelta
-from serving.runtimes.base import CAPABILITIES, OnDeath, OnStep, Runtime, RuntimeLimits, RuntimeOptions, RuntimeStats
+from contract.sampling import FinishReason
+from serving.runtimes.base import (
+    CAPABILITIES,
+    EngineRequest,
+    OnDeath,
+    OnStep,
+    Runtime,
+    RuntimeLimits,
+    RuntimeOptions,
+    RuntimeStats,
+    SequenceDelta,
+)
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +116,8 @@ class SimulatedRuntime:
         self._waiting.append(request)
         self._work.set()
 
-    def abort(self, stream_id: int) -> None:
-        self._aborted.append(stream_id)
+    def abort(self, sequence_id: int) -> None:
+        self._aborted.append(sequence_id)
         self._work.set()
 
     def stats(self) -> RuntimeStats:
@@ -167,11 +177,11 @@ class SimulatedRuntime:
             live = self._running.pop(number, None)
             if live:
                 self._count["blocks"] -= live.blocks
-            waiting = next((r for r in list(self._waiting) if r.stream_id == number), None)
+            waiting = next((r for r in list(self._waiting) if r.sequence_id == number), None)
             if waiting:
                 self._waiting.remove(waiting)
             if live or waiting:
-                deltas.append(StreamDelta(number, (), 0, "cancelled"))
+                deltas.append(SequenceDelta(number, (), 0, "cancelled"))
         if deltas:
             self._on_step(deltas)
 
@@ -179,37 +189,37 @@ class SimulatedRuntime:
         while self._waiting and len(self._running) < self.limits.max_streams:
             request = self._waiting.popleft()
             live = _Live(request, time.perf_counter() + self._prefill * len(request.input_ids))
-            self._running[request.stream_id] = live
+            self._running[request.sequence_id] = live
             self._count["blocks"] += live.blocks
             self._count["prompt"] += len(request.input_ids)
             self._count["requests"] += 1
             if self._faults.error and self._count["requests"] % self._faults.error == 0:
-                del self._running[request.stream_id]
+                del self._running[request.sequence_id]
                 self._count["blocks"] -= live.blocks
-                self._on_step([StreamDelta(request.stream_id, (), 0, "error", error="simulated fault")])
+                self._on_step([SequenceDelta(request.sequence_id, (), 0, "error", error="simulated fault")])
 
     def _one_step(self) -> None:
         now = time.perf_counter()
         deltas = [self._advance(live) for live in self._running.values() if live.due <= now]
         for delta in deltas:
             if delta.finish_reason:
-                self._count["blocks"] -= self._running.pop(delta.stream_id).blocks
+                self._count["blocks"] -= self._running.pop(delta.sequence_id).blocks
         self._count["steps"] += 1
         self._count["generated"] += len(deltas)
         if deltas:
             self._on_step(deltas)
 
-    def _advance(self, live: _Live) -> StreamDelta:
+    def _advance(self, live: _Live) -> SequenceDelta:
         sampling = live.request.sampling
         if self._faults.eos and live.made >= self._faults.eos and not sampling.ignore_eos:
-            return StreamDelta(live.request.stream_id, (), 1, "stop")
+            return SequenceDelta(live.request.sequence_id, (), 1, "stop")
         token = (live.start + 7919 * live.made) % VOCABULARY
         live.made += 1
         if token in sampling.stop_token_ids and live.made > sampling.min_tokens:
-            return StreamDelta(live.request.stream_id, (), 1, "stop")
+            return SequenceDelta(live.request.sequence_id, (), 1, "stop")
         reason: FinishReason | None = "length" if live.made >= sampling.max_tokens else None
         log_probs = (-0.5,) if sampling.logprobs else ()
-        return StreamDelta(live.request.stream_id, (token,), 1, reason, log_probs)
+        return SequenceDelta(live.request.sequence_id, (token,), 1, reason, log_probs)
 
 
 def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:

@@ -1,9 +1,9 @@
 """Streams between a runtime and Triton: admission, ack-clocked chunks, cancellation. Pure: Triton is a ``Sink``.
 
-A stream's next chunk leaves only when the detokenizer has acknowledged the last one on the board; whatever the engine
-makes meanwhile goes into that chunk. So an idle system streams token by token, and a busy one sends fewer, larger
-chunks by itself. Few chunks are under way at a time, so a new stream's first token never queues behind the others'
-hundreds. A chunk that stays unacknowledged while the detokenizer lives means that the client is gone: an
+A sequence's next chunk leaves only when the detokenizer has acknowledged the last one in the ack table; whatever the
+engine makes meanwhile goes into that chunk. So an idle system streams token by token, and a busy one sends fewer,
+larger chunks by itself. Few chunks are under way at a time, so a new sequence's first token never queues behind the
+hundreds of others. A chunk that stays unacknowledged while the detokenizer lives means that the client is gone: an
 ensemble stops scheduling later steps then, but never tells a running one.
 """
 
@@ -15,17 +15,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from contract.ack_table import END, Board
+from contract.ack_table import END, AckTable
 from contract.chunks import Chunk, Job
 from contract.errors import EngineDead, InvalidRequest, ServingError
 from contract.finish import FINISH_CODES
-from contract.sampling import EngineRequest, StreamDelta
 from serving.detokenizer.text import TokenBytes
-from serving.runtimes.base import Runtime
+from serving.runtimes.base import EngineRequest, Runtime, SequenceDelta
 from serving.streaming.admission import fit, reseeded
-from serving.streaming.registry import Ledger
-from serving.streaming.senders import Outbox
-from serving.streaming.sequence import Group, Sink, Stream
+from serving.streaming.registry import RequestRegistry
+from serving.streaming.senders import Senders
+from serving.streaming.sequence import ActiveRequest, ActiveSequence, Sink
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +41,18 @@ CANCEL_CHECKS = 4  # sinks asked per housekeeping turn; each question is a round
 
 
 class Dispatcher:
-    """Owns every stream. ``admit`` is called by Triton's thread, ``on_step`` by the runtime's, ``run`` is a third."""
+    """Owns every sequence. ``admit`` is called by Triton's thread, ``on_step`` by the runtime's, ``run`` is a third."""
 
-    def __init__(self, board: Board, token_bytes: Callable[[], TokenBytes], queue_limit: int) -> None:
-        self._board = board
-        self.ledger = Ledger(board.slots, token_bytes)
+    def __init__(self, ack_table: AckTable, token_bytes: Callable[[], TokenBytes], queue_limit: int) -> None:
+        self._ack_table = ack_table
+        self.registry = RequestRegistry(ack_table.slots, token_bytes)
         self._queue_limit = queue_limit
         self._runtime: Runtime | None = None
-        self._inbox: deque[list[StreamDelta]] = deque()
+        self._inbox: deque[list[SequenceDelta]] = deque()
         self._wake = threading.Event()
-        self._outbox = Outbox(self._wake.set)
-        self._waiting: dict[int, Stream] = {}  # have something to send, in order of arrival
-        self._flying: dict[int, Stream] = {}  # have a chunk under way
+        self._senders = Senders(self._wake.set)
+        self._waiting: dict[int, ActiveSequence] = {}  # have something to send, in order of arrival
+        self._in_flight: dict[int, ActiveSequence] = {}  # have a chunk under way
         self._dead = ""
         self._stopping = False
         self._last_beat = (0, time.monotonic())
@@ -76,27 +75,27 @@ class Dispatcher:
             self._answer_cancel(request_id, sink)
             return
         runtime = self.runtime
-        if self._board.closing:
+        if self._ack_table.closing:
             raise EngineDead(STOPPING)
         sampling = fit(job, ids, runtime)
         limit = runtime.limits.max_streams + self._queue_limit
-        group = self.ledger.open(request_id, len(ids), job, sink, limit)
+        request = self.registry.open(request_id, len(ids), job, sink, limit)
         try:
-            for stream in group.streams:
-                one = reseeded(sampling, stream.index)
+            for sequence in request.sequences:
+                one = reseeded(sampling, sequence.index)
                 seeded = "seed" in job.explicit
-                runtime.submit(EngineRequest(stream.id, ids, one, job.priority, job.lora_name, seeded))
-                if stream.aborted:  # its client went away just before the runtime knew it
-                    runtime.abort(stream.id)
+                runtime.submit(EngineRequest(sequence.id, ids, one, job.priority, job.lora_name, seeded))
+                if sequence.aborted:  # its client went away just before the runtime knew it
+                    runtime.abort(sequence.id)
         except ServingError:
-            if self._forget(group):
+            if self._forget(request):
                 raise
 
-    def _forget(self, group: Group) -> bool:
+    def _forget(self, request: ActiveRequest) -> bool:
         """Undo an admission that the runtime refused half-way. False: the sender has answered the request already."""
-        for stream in group.streams:
-            self._abort(stream)
-        return self.ledger.forget(group)
+        for sequence in request.sequences:
+            self._abort(sequence)
+        return self.registry.forget(request)
 
     def _answer_cancel(self, request_id: str, sink: Sink) -> None:
         if not request_id:
@@ -107,13 +106,13 @@ class Dispatcher:
 
     def cancel(self, request_id: str) -> None:
         """Abort all sequences of a running request; an unknown id is not an error: it may just have ended."""
-        group = self.ledger.find(request_id)
-        for stream in list(group.streams) if group else ():
-            self._abort(stream)
+        request = self.registry.find(request_id)
+        for sequence in list(request.sequences) if request else ():
+            self._abort(sequence)
 
     # --- the runtime's side ----------------------------------------------------------------------------------------
 
-    def on_step(self, deltas: list[StreamDelta]) -> None:
+    def on_step(self, deltas: list[SequenceDelta]) -> None:
         self._inbox.append(deltas)
         self._wake.set()
 
@@ -125,15 +124,15 @@ class Dispatcher:
     def dead(self) -> str:
         return self._dead
 
-    def _abort(self, stream: Stream) -> None:
-        if not stream.aborted and not self._dead and self._runtime is not None:
-            stream.aborted = True
-            self._runtime.abort(stream.id)
+    def _abort(self, sequence: ActiveSequence) -> None:
+        if not sequence.aborted and not self._dead and self._runtime is not None:
+            sequence.aborted = True
+            self._runtime.abort(sequence.id)
 
     # --- the sender thread -----------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until ``stop``. No error of one stream may end the loop; one of the loop's own fails them all."""
+        """Until ``stop``. No error of one sequence may end the loop; one of the loop's own fails them all."""
         try:
             self._loop()
         except Exception as error:
@@ -141,7 +140,7 @@ class Dispatcher:
             self.on_death(f"its sender failed ({error!r})")
             self._fail_all(f"engine: {self._dead}; the server restarts it, try again soon")
         finally:
-            self._outbox.close()
+            self._senders.close()
 
     def _loop(self) -> None:
         next_look = time.monotonic()
@@ -151,9 +150,9 @@ class Dispatcher:
             now = time.monotonic()
             if now >= next_look:
                 next_look = now + HOUSEKEEPING_SECONDS
-                self._board.streams = len(self.ledger.streams) + self._outbox.pending
+                self._ack_table.open_sequences = len(self.registry.sequences) + self._senders.pending
                 self._housekeep(now)
-                if self._board.closing == END:
+                if self._ack_table.closing == END:
                     self._fail_all(STOPPING)
             if self._dead:
                 self._fail_all(f"engine: {self._dead}; the server restarts it, try again soon")
@@ -167,142 +166,144 @@ class Dispatcher:
         self._wake.set()
 
     def _turn(self) -> None:
-        while self._outbox.failed:
-            group, final = self._outbox.failed.popleft()
-            self._leave(group)
-            if final:  # its streams are closed already; only the sink still waits for an end
-                self._tell(group, group.sink.drop)
+        while self._senders.failed:
+            request, final = self._senders.failed.popleft()
+            self._leave(request)
+            if final:  # its sequences are closed already; only the sink still waits for an end
+                self._tell(request, request.sink.drop)
         while self._inbox:
             for delta in self._inbox.popleft():
-                stream = self.ledger.streams.get(delta.stream_id)
-                if stream is not None:
-                    self._absorb(stream, delta)
+                sequence = self.registry.sequences.get(delta.sequence_id)
+                if sequence is not None:
+                    self._absorb(sequence, delta)
         if not self._waiting:
             return
         oldest = time.monotonic() - STALE_SECONDS
-        self._flying = {s.id: s for s in self._flying.values() if s.sent_at > oldest and not self._is_acked(s)}
-        due = [s for s in self._waiting.values() if s.group.gone or self._is_acked(s)]
-        due.sort(key=Stream.has_begun)
-        for at, stream in enumerate(due, 1):
-            if len(self._flying) >= WINDOW:
+        self._in_flight = {s.id: s for s in self._in_flight.values() if s.sent_at > oldest and not self._is_acked(s)}
+        due = [s for s in self._waiting.values() if s.request.gone or self._is_acked(s)]
+        due.sort(key=ActiveSequence.has_begun)
+        for at, sequence in enumerate(due, 1):
+            if len(self._in_flight) >= WINDOW:
                 break
-            self._waiting.pop(stream.id, None)
-            self._send(stream, more=at < len(due))
+            self._waiting.pop(sequence.id, None)
+            self._send(sequence, more=at < len(due))
 
-    def _is_acked(self, stream: Stream) -> bool:
-        return stream.seq == 0 or self._board.acked(stream.slot, stream.generation, stream.seq)
+    def _is_acked(self, sequence: ActiveSequence) -> bool:
+        return sequence.seq == 0 or self._ack_table.acked(sequence.slot, sequence.generation, sequence.seq)
 
-    def _absorb(self, stream: Stream, delta: StreamDelta) -> None:
-        stream.completion_tokens += delta.counted
-        stream.cached_tokens = max(stream.cached_tokens, delta.cached_tokens)
+    def _absorb(self, sequence: ActiveSequence, delta: SequenceDelta) -> None:
+        sequence.completion_tokens += delta.counted
+        sequence.cached_tokens = max(sequence.cached_tokens, delta.cached_tokens)
         if delta.finish_reason == "error":
-            self._fail(stream.group, ServingError(f"engine: {delta.error or 'the request failed'}"))
+            self._fail(sequence.request, ServingError(f"engine: {delta.error or 'the request failed'}"))
             return
-        stream.ids += delta.token_ids
-        if stream.group.job.text.log_probs:
-            stream.log_probs += delta.logprobs
-            stream.top_logprobs += delta.top_logprobs
+        sequence.ids += delta.token_ids
+        if sequence.request.job.text.log_probs:
+            sequence.log_probs += delta.logprobs
+            sequence.top_logprobs += delta.top_logprobs
         if delta.finish_reason:
-            stream.finish = FINISH_CODES.index(delta.finish_reason)
-        if stream.group.job.stream:
-            self._waiting[stream.id] = stream
+            sequence.finish = FINISH_CODES.index(delta.finish_reason)
+        if sequence.request.job.stream:
+            self._waiting[sequence.id] = sequence
             return
-        if stream.text is not None:
-            stream.text.push(delta.token_ids)  # ignores what follows a stop string
-            if stream.text.stopped:
-                self._abort(stream)
-        if stream.finish:
-            self._finish_at_once(stream)
+        if sequence.text is not None:
+            sequence.text.push(delta.token_ids)  # ignores what follows a stop string
+            if sequence.text.stopped:
+                self._abort(sequence)
+        if sequence.finish:
+            self._finish_at_once(sequence)
 
-    def _send(self, stream: Stream, more: bool) -> None:
-        group = stream.group
-        if self._board.stopped(stream.slot, stream.generation):
-            self._abort(stream)
-            stream.ids.clear()  # beyond the stop string
-            stream.log_probs.clear()
-            stream.top_logprobs.clear()
-            if not stream.finish:
+    def _send(self, sequence: ActiveSequence, more: bool) -> None:
+        request = sequence.request
+        if self._ack_table.stopped(sequence.slot, sequence.generation):
+            self._abort(sequence)
+            sequence.ids.clear()  # beyond the stop string
+            sequence.log_probs.clear()
+            sequence.top_logprobs.clear()
+            if not sequence.finish:
                 return
-        if group.gone:
-            if stream.finish:
-                self._close(stream, FINISH_CODES[stream.finish])
+        if request.gone:
+            if sequence.finish:
+                self._close(sequence, FINISH_CODES[sequence.finish])
             return
-        stream.sent_beat, stream.sent_at = self._board.beats, time.monotonic()
-        self._flying[stream.id] = stream
-        last = bool(stream.finish) and group.open == 1
-        self._respond(group, [stream.take()], last, more)
-        if stream.finish:
-            self._close(stream, FINISH_CODES[stream.finish])
+        sequence.sent_beat, sequence.sent_at = self._ack_table.beats, time.monotonic()
+        self._in_flight[sequence.id] = sequence
+        last = bool(sequence.finish) and request.open == 1
+        self._respond(request, [sequence.take()], last, more)
+        if sequence.finish:
+            self._close(sequence, FINISH_CODES[sequence.finish])
 
-    def _finish_at_once(self, stream: Stream) -> None:
-        group = stream.group
-        group.ready.append(stream.take())
-        if group.open == 1 and not group.gone:
-            group.ready.sort(key=lambda chunk: chunk.sequence_index)
-            self._respond(group, group.ready, final=True)
-        self._close(stream, FINISH_CODES[stream.finish])
+    def _finish_at_once(self, sequence: ActiveSequence) -> None:
+        request = sequence.request
+        request.ready.append(sequence.take())
+        if request.open == 1 and not request.gone:
+            request.ready.sort(key=lambda chunk: chunk.sequence_index)
+            self._respond(request, request.ready, final=True)
+        self._close(sequence, FINISH_CODES[sequence.finish])
 
-    def _respond(self, group: Group, chunks: list[Chunk], final: bool, more: bool = False) -> None:
+    def _respond(self, request: ActiveRequest, chunks: list[Chunk], final: bool, more: bool = False) -> None:
         self.chunks_sent += 1
-        self._outbox.send(group, chunks, final, more=more)
+        self._senders.send(request, chunks, final, more=more)
 
-    def _tell(self, group: Group, say: Callable[[], None]) -> None:
+    def _tell(self, request: ActiveRequest, say: Callable[[], None]) -> None:
         """Last words to a sink; one that cannot take them concerns nobody else."""
-        self._outbox.settle(group)
+        self._senders.settle(request)
         try:
             say()
         except Exception:
-            log.exception("request %s: it could not be ended", group.request_id)
+            log.exception("request %s: it could not be ended", request.request_id)
 
-    def _close(self, stream: Stream, reason: str) -> None:
-        self._waiting.pop(stream.id, None)
-        if self.ledger.close(stream, reason) and stream.group.gone:
-            self._tell(stream.group, stream.group.sink.drop)
+    def _close(self, sequence: ActiveSequence, reason: str) -> None:
+        self._waiting.pop(sequence.id, None)
+        if self.registry.close(sequence, reason) and sequence.request.gone:
+            self._tell(sequence.request, sequence.request.sink.drop)
 
-    def _fail(self, group: Group, error: ServingError) -> None:
-        for stream in group.streams:
-            self._abort(stream)
-        if not group.gone:
-            self._tell(group, lambda: group.sink.fail(error))
-        for stream in group.streams:
-            self._close(stream, "error")
+    def _fail(self, request: ActiveRequest, error: ServingError) -> None:
+        for sequence in request.sequences:
+            self._abort(sequence)
+        if not request.gone:
+            self._tell(request, lambda: request.sink.fail(error))
+        for sequence in request.sequences:
+            self._close(sequence, "error")
 
     def _fail_all(self, line: str) -> None:
-        for group in list(self.ledger.groups.values()):
-            self._fail(group, EngineDead(line))
+        for request in list(self.registry.requests.values()):
+            self._fail(request, EngineDead(line))
 
-    def _leave(self, group: Group) -> None:
-        """Nobody listens: free the batch slots. The streams close when the runtime says that they ended."""
-        group.gone = True
-        for stream in group.streams:
-            self._abort(stream)
+    def _leave(self, request: ActiveRequest) -> None:
+        """Nobody listens: free the batch slots. The sequences close when the runtime says that they ended."""
+        request.gone = True
+        for sequence in request.sequences:
+            self._abort(sequence)
 
     # --- housekeeping ----------------------------------------------------------------------------------------------
 
     def _housekeep(self, now: float) -> None:
-        beats = self._board.beats
+        beats = self._ack_table.beats
         if beats != self._last_beat[0]:
             self._last_beat = (beats, now)
         unacked = 0
-        for stream in list(self.ledger.streams.values()):
-            if self._is_acked(stream) or not stream.group.job.stream:
+        for sequence in list(self.registry.sequences.values()):
+            if self._is_acked(sequence) or not sequence.request.job.stream:
                 continue
             unacked += 1
-            if beats - stream.sent_beat > GONE_BEATS and not stream.group.gone:
-                log.info("request %s: no ack for chunk %d, the client is gone", stream.group.request_id, stream.seq)
-                self._leave(stream.group)
+            if beats - sequence.sent_beat > GONE_BEATS and not sequence.request.gone:
+                log.info(
+                    "request %s: no ack for chunk %d, the client is gone", sequence.request.request_id, sequence.seq
+                )
+                self._leave(sequence.request)
         if unacked and now - self._last_beat[1] > DEAD_BEAT_SECONDS:
             self.on_death(f"the detokenizer has not answered for {DEAD_BEAT_SECONDS:.0f} s")
         self._ask_sinks()
 
     def _ask_sinks(self) -> None:
-        for group in self.ledger.next_groups(CANCEL_CHECKS):
-            if not group.gone and self._is_cancelled(group):
-                self._leave(group)
+        for request in self.registry.next_requests(CANCEL_CHECKS):
+            if not request.gone and self._is_cancelled(request):
+                self._leave(request)
 
-    def _is_cancelled(self, group: Group) -> bool:
+    def _is_cancelled(self, request: ActiveRequest) -> bool:
         try:
-            return group.sink.cancelled()
+            return request.sink.cancelled()
         except Exception:
-            log.exception("request %s: its client cannot be asked about", group.request_id)
+            log.exception("request %s: its client cannot be asked about", request.request_id)
             return True

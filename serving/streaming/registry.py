@@ -1,4 +1,4 @@
-"""Who is open: slots, streams and requests. Called by Triton's thread and the sender's; one lock guards it all."""
+"""Who is open: slots, sequences and requests. Called by Triton's thread and the sender's; one lock guards it all."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contract.ack_table import MAX_GENERATION
 from contract.chunks import Job
 from contract.errors import DuplicateId, Overloaded, shown
 from serving.detokenizer.text import TextStream, TokenBytes
-from serving.streaming.sequence import Group, Sink, Stream
+from serving.streaming.sequence import ActiveRequest, ActiveSequence, Sink
 
 REASONS = ("stop", "length", "cancelled", "error", "disconnected")
 
 
-class Ledger:
-    """A stream owns its slot from ``open`` to ``close``; slots rest in a queue, so that a used one is taken last."""
+class RequestRegistry:
+    """A sequence owns its slot from ``open`` to ``close``; slots rest in a queue, so that a used one is taken last."""
 
     def __init__(self, slots: int, token_bytes: Callable[[], TokenBytes]) -> None:
         self._token_bytes = token_bytes
@@ -26,62 +26,64 @@ class Ledger:
         self._lock = threading.Lock()
         self.total = slots
         self.slots = deque(range(slots))
-        self.streams: dict[int, Stream] = {}
-        self.groups: dict[str, Group] = {}
+        self.sequences: dict[int, ActiveSequence] = {}
+        self.requests: dict[str, ActiveRequest] = {}
         self.finished = dict.fromkeys(REASONS, 0)
 
-    def open(self, request_id: str, prompt_tokens: int, job: Job, sink: Sink, limit: int) -> Group:
+    def open(self, request_id: str, prompt_tokens: int, job: Job, sink: Sink, limit: int) -> ActiveRequest:
         """Raises ``DuplicateId`` for a running id, ``Overloaded`` when more than ``limit`` sequences would be open."""
         with self._lock:
-            if request_id and request_id in self.groups:
+            if request_id and request_id in self.requests:
                 raise DuplicateId("request id", f"{shown(request_id)} is running; use a new id for every request")
-            if len(self.streams) + job.n > limit or len(self.slots) < job.n:
-                raise Overloaded(f"queue: full ({len(self.streams)} of {limit} sequences); try again later")
-            group = Group(request_id or f"\0{next(self._unnamed)}", sink, job, open=job.n)
-            self.groups[group.request_id] = group
+            if len(self.sequences) + job.n > limit or len(self.slots) < job.n:
+                raise Overloaded(f"queue: full ({len(self.sequences)} of {limit} sequences); try again later")
+            request = ActiveRequest(request_id or f"\0{next(self._unnamed)}", sink, job, open=job.n)
+            self.requests[request.request_id] = request
             for index in range(job.n):
-                self._add(group, index, prompt_tokens)
-        return group
+                self._add(request, index, prompt_tokens)
+        return request
 
-    def _add(self, group: Group, index: int, prompt_tokens: int) -> None:
+    def _add(self, request: ActiveRequest, index: int, prompt_tokens: int) -> None:
         number = next(self._ids)
-        stream = Stream(number, group, index, self.slots.popleft(), number % MAX_GENERATION + 1, prompt_tokens)
-        text = group.job.text
-        if text.stops and not group.job.stream:
-            stream.text = TextStream(self._token_bytes(), text.stops, text.include_stop, text.min_tokens)
-        group.streams.append(stream)
-        self.streams[number] = stream
+        sequence = ActiveSequence(
+            number, request, index, self.slots.popleft(), number % MAX_GENERATION + 1, prompt_tokens
+        )
+        text = request.job.text
+        if text.stops and not request.job.stream:
+            sequence.text = TextStream(self._token_bytes(), text.stops, text.include_stop, text.min_tokens)
+        request.sequences.append(sequence)
+        self.sequences[number] = sequence
 
-    def forget(self, group: Group) -> bool:
+    def forget(self, request: ActiveRequest) -> bool:
         """Take back an admission. False: the request has ended meanwhile, and its sink has heard so."""
         with self._lock:
-            group.gone = True  # what the sender still holds of it goes nowhere
-            for stream in group.streams:
-                if self.streams.pop(stream.id, None):
-                    self.slots.append(stream.slot)
-            return self.groups.pop(group.request_id, None) is not None
+            request.gone = True  # what the sender still holds of it goes nowhere
+            for sequence in request.sequences:
+                if self.sequences.pop(sequence.id, None):
+                    self.slots.append(sequence.slot)
+            return self.requests.pop(request.request_id, None) is not None
 
-    def close(self, stream: Stream, reason: str) -> bool:
-        """End a stream. True when it was its request's last one."""
-        group = stream.group
+    def close(self, sequence: ActiveSequence, reason: str) -> bool:
+        """End a sequence. True when it was its request's last one."""
+        request = sequence.request
         with self._lock:
-            if self.streams.pop(stream.id, None) is None:
+            if self.sequences.pop(sequence.id, None) is None:
                 return False
-            self.slots.append(stream.slot)
-            group.open -= 1
-            if not group.open:
-                self.groups.pop(group.request_id, None)
-            self.finished["disconnected" if group.gone else reason] += 1
-            return not group.open
+            self.slots.append(sequence.slot)
+            request.open -= 1
+            if not request.open:
+                self.requests.pop(request.request_id, None)
+            self.finished["disconnected" if request.gone else reason] += 1
+            return not request.open
 
-    def find(self, request_id: str) -> Group | None:
+    def find(self, request_id: str) -> ActiveRequest | None:
         with self._lock:
-            return self.groups.get(request_id)
+            return self.requests.get(request_id)
 
-    def next_groups(self, count: int) -> list[Group]:
+    def next_requests(self, count: int) -> list[ActiveRequest]:
         """The ``count`` requests that were not looked at for longest."""
         with self._lock:
-            chosen = list(itertools.islice(self.groups.values(), count))
-            for group in chosen:
-                self.groups[group.request_id] = self.groups.pop(group.request_id)
+            chosen = list(itertools.islice(self.requests.values(), count))
+            for request in chosen:
+                self.requests[request.request_id] = self.requests.pop(request.request_id)
         return chosen

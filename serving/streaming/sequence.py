@@ -1,4 +1,4 @@
-"""What a stream and a request are while they run. Owned by ``serving.streaming.dispatcher``."""
+"""What a sequence and a request are while they run. Owned by ``serving.streaming.dispatcher``."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Sink(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Stream:
+class ActiveSequence:
     """One sequence from admission to its last response."""
 
     id: int
-    group: Group
+    request: ActiveRequest
     index: int  # which of the request's n sequences
     slot: int
     generation: int
@@ -58,7 +58,7 @@ class Stream:
         chunk = Chunk(
             self.slot, self.generation, self.seq, self.index, self.prompt_tokens, self.completion_tokens,
             self.cached_tokens, self.finish, self.ids, self.log_probs,
-            orjson.dumps(self.group.job.text) if self.seq == 1 else b"",
+            orjson.dumps(self.request.job.text) if self.seq == 1 else b"",
             orjson.dumps(self.top_logprobs) if self.top_logprobs else b"",
         )  # fmt: skip
         self.ids = []
@@ -67,7 +67,7 @@ class Stream:
 
 
 @dataclass(slots=True, eq=False)
-class Group:
+class ActiveRequest:
     """One Triton request: n sequences that share a sink."""
 
     request_id: str
@@ -76,5 +76,5 @@ class Group:
     open: int
     gone: bool = False
     sending: bool = False  # a response of it is with a helper of ``serving.streaming.senders``
-    streams: list[Stream] = field(default_factory=list)
+    sequences: list[ActiveSequence] = field(default_factory=list)
     ready: list[Chunk] = field(default_factory=list)  # finished sequences of a request that answers at once

@@ -19,7 +19,7 @@ from typing import Any
 import tiktoken
 from tokenizers import Tokenizer
 
-from serving.detokenizer.text import byte_alphabet
+from contract import byte_alphabet
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _ranks(model: dict[str, Any]) -> dict[bytes, int] | None:
     """Bytes of each token -> its rank, if merging by rank is merging in the order of the merges."""
     if model["type"] != "BPE" or any(model.get(key) for key in _ODD):
         return None
-    alphabet = byte_alphabet()
+    alphabet = byte_alphabet.BYTES
     vocab: dict[str, int] = model["vocab"]
     made = [vocab["".join(merge if isinstance(merge, list) else merge.split(" ", 1))] for merge in model["merges"]]
     in_order = made == sorted(set(made)) and len(made) + len(alphabet) == len(vocab)

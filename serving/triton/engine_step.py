@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 from contract import engine_dir
-from contract.ack_table import Board
+from contract.ack_table import AckTable
 from contract.chunks import Job
 from contract.errors import ServingError
 from serving import runtimes
@@ -27,14 +27,14 @@ GRACE_SECONDS = 0.5  # from telling every stream that the engine died to ending 
 
 
 class EngineStep:
-    """``execute`` only admits; responses leave through the dispatcher's thread and the outbox's."""
+    """``execute`` only admits; responses leave through the dispatcher's thread and the senders's."""
 
     def __init__(self) -> None:
         self._settings = settings = Settings.from_environment()
         info = engine_dir.read(settings.engine_dir)
         path = info.path / "tokenizer.json"
-        board = Board.create(settings.board, settings.slots)
-        self._dispatcher = Dispatcher(board, lambda: TokenBytes.load(path), settings.queue_limit)
+        ack_table = AckTable.create(settings.ack_table, settings.slots)
+        self._dispatcher = Dispatcher(ack_table, lambda: TokenBytes.load(path), settings.queue_limit)
         self._stopping = threading.Event()
         self._runtime = runtimes.load(info, settings.runtime, self._dispatcher.on_step, self._die)
         self._dispatcher.attach(self._runtime)
@@ -86,12 +86,12 @@ class EngineStep:
                 self._write_metrics(stats)
 
     def _write_occupancy(self, stats: RuntimeStats) -> None:
-        self._metrics.gauge("qwen_slots_used", len(self._dispatcher.ledger.streams))
+        self._metrics.gauge("qwen_slots_used", len(self._dispatcher.registry.sequences))
         self._metrics.gauge("vllm:num_requests_running", stats.running)
         self._metrics.gauge("vllm:num_requests_waiting", stats.waiting)
 
     def _write_metrics(self, stats: RuntimeStats) -> None:
-        metrics, ledger = self._metrics, self._dispatcher.ledger
+        metrics, registry = self._metrics, self._dispatcher.registry
         metrics.gauge("vllm:kv_cache_usage_perc", stats.kv_blocks_used / max(1, stats.kv_blocks_total))
         metrics.gauge("qwen_kv_blocks_used", stats.kv_blocks_used)
         metrics.gauge("qwen_kv_blocks_total", stats.kv_blocks_total)
@@ -101,5 +101,5 @@ class EngineStep:
         metrics.counter("vllm:generation_tokens_total", stats.generated_tokens)
         metrics.counter("vllm:prefix_cache_hits_total", stats.cached_tokens)
         metrics.counter("qwen_chunks_total", self._dispatcher.chunks_sent)
-        for reason, total in ledger.finished.items():
+        for reason, total in registry.finished.items():
             metrics.counter("qwen_streams_finished_total", total, reason)

@@ -192,7 +192,7 @@ DESCRIPTIONS = {
     "qwen_kv_blocks_used": "KV blocks in use",
     "qwen_kv_blocks_total": "KV blocks of the engine",
     "qwen_slots_used": "Streams between admission and their last response",
-    "qwen_slots_total": "Stream slots of the board",
+    "qwen_slots_total": "Stream slots of the ack table",
     "qwen_queue_limit": "Sequences that may wait before a request is refused",
     "vllm:prompt_tokens_total": "Prompt tokens taken in",
     "vllm:generation_tokens_total": "Tokens generated",

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract import ack_table
 from serving.runtimes.base import RuntimeOptions
 
 DEFAULT_QUEUE_LIMIT = 1024
@@ -39,8 +40,8 @@ class Settings:
         )
 
     @property
-    def board(self) -> Path:
-        return self.run_dir / "board"
+    def ack_table(self) -> Path:
+        return self.run_dir / ack_table.FILE_NAME
 
     @property
     def slots(self) -> int:

@@ -1,4 +1,4 @@
-"""The board between the two processes: words count only for the generation they were written for."""
+"""The ack table between the two processes: words count only for the generation they were written for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contract.ack_table import MAX_GENERATION, Board
+from contract.ack_table import MAX_GENERATION, AckTable
 
 SLOT = st.integers(0, 63)
 GENERATION = st.integers(1, MAX_GENERATION)
@@ -20,44 +20,46 @@ SEQ = st.integers(1, 2**31 - 1)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(slot=SLOT, generation=GENERATION, seq=SEQ, other=GENERATION)
 def test_a_word_counts_for_its_own_generation_only(
-    board: Board, slot: int, generation: int, seq: int, other: int
+    ack_table: AckTable, slot: int, generation: int, seq: int, other: int
 ) -> None:
-    board.ack(slot, generation, seq)
-    board.stop(slot, generation)
-    assert board.acked(slot, generation, seq) and not board.acked(slot, generation, seq + 1)
-    assert board.acked(slot, other, seq) == board.stopped(slot, other) == (other == generation)
+    ack_table.ack(slot, generation, seq)
+    ack_table.stop(slot, generation)
+    assert ack_table.acked(slot, generation, seq) and not ack_table.acked(slot, generation, seq + 1)
+    assert ack_table.acked(slot, other, seq) == ack_table.stopped(slot, other) == (other == generation)
 
 
-def test_slots_do_not_touch_each_other(board: Board) -> None:
-    for slot in range(board.slots):
-        board.ack(slot, slot + 1, 7)
-        board.stop(slot, slot + 1)
-    assert all(board.acked(slot, slot + 1, 7) and board.stopped(slot, slot + 1) for slot in range(board.slots))
-    assert board.beats == 0
+def test_slots_do_not_touch_each_other(ack_table: AckTable) -> None:
+    for slot in range(ack_table.slots):
+        ack_table.ack(slot, slot + 1, 7)
+        ack_table.stop(slot, slot + 1)
+    assert all(
+        ack_table.acked(slot, slot + 1, 7) and ack_table.stopped(slot, slot + 1) for slot in range(ack_table.slots)
+    )
+    assert ack_table.beats == 0
 
 
 def test_another_process_sees_what_was_written(tmp_path: Path) -> None:
-    mine = Board.create(tmp_path / "board", 4)
+    mine = AckTable.create(tmp_path / "ack_table", 4)
     code = (
-        "import sys; from pathlib import Path; from contract.ack_table import Board\n"
-        "b = Board(Path(sys.argv[1])); b.ack(2, 11, 5); b.stop(3, 12); b.beat(); b.close()"
+        "import sys; from pathlib import Path; from contract.ack_table import AckTable\n"
+        "b = AckTable(Path(sys.argv[1])); b.ack(2, 11, 5); b.stop(3, 12); b.beat(); b.close()"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "board")], check=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "ack_table")], check=True)
     assert mine.acked(2, 11, 5) and mine.stopped(3, 12) and mine.beats == 1
     mine.close()
 
 
 def test_a_new_board_replaces_the_old_file_and_starts_empty(tmp_path: Path) -> None:
-    old = Board.create(tmp_path / "board", 4)
+    old = AckTable.create(tmp_path / "ack_table", 4)
     old.ack(0, 1, 1)
-    new = Board.create(tmp_path / "board", 8)
+    new = AckTable.create(tmp_path / "ack_table", 8)
     assert new.slots == 8 and not new.acked(0, 1, 1)
-    assert [file.name for file in tmp_path.iterdir()] == ["board"]
+    assert [file.name for file in tmp_path.iterdir()] == ["ack_table"]
     old.close()
     new.close()
 
 
 def test_a_file_that_is_no_board_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "board").write_bytes(b"\0" * 4096)
-    with pytest.raises(ValueError, match="not a board"):
-        Board(tmp_path / "board")
+    (tmp_path / "ack_table").write_bytes(b"\0" * 4096)
+    with pytest.raises(ValueError, match="not an ack table"):
+        AckTable(tmp_path / "ack_table")

@@ -12,7 +12,8 @@ import pytest
 from build_engine.openvino import build as openvino_build
 from build_engine.spec import BuildSpec
 from build_engine.synthetic import checkpoint as synthetic
-from contract.sampling import EngineRequest, Sampling
+from contract.sampling import Sampling
+from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.engine import Engine, Model
 from serving.runtimes.openvino.model import PagedModel
@@ -57,10 +58,10 @@ def run(model: Model, streams: int, requests: list[EngineRequest]) -> dict[int, 
     engine = Engine(model, BlockPool(BLOCKS), streams, 4096)
     for request in requests:
         engine.submit(request)
-    got: dict[int, list[Any]] = {request.stream_id: [] for request in requests}
+    got: dict[int, list[Any]] = {request.sequence_id: [] for request in requests}
     while engine.busy:
         for delta in engine.step():
-            got[delta.stream_id].append(delta)
+            got[delta.sequence_id].append(delta)
     return got
 
 
@@ -109,7 +110,7 @@ class Recorder:
 
     def forward(self, chunks: Sequence[Chunk]) -> np.ndarray[Any, Any]:
         logits = self.model.forward(chunks)
-        sampled = (chunk.sequence.request.stream_id for chunk in chunks if chunk.sample)
+        sampled = (chunk.sequence.request.sequence_id for chunk in chunks if chunk.sample)
         self.rows.update((number, row.astype(np.float64)) for number, row in zip(sampled, logits, strict=True))
         return logits
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from build_engine.synthetic import simulated
 from contract import engine_dir
-from contract.ack_table import Board
+from contract.ack_table import AckTable
 from contract.engine_dir import EngineInfo
 from serving.detokenizer.text import TokenBytes
 from serving.streaming.dispatcher import Dispatcher
@@ -49,16 +49,16 @@ def builder(engine: EngineInfo) -> PromptBuilder:
 
 
 @pytest.fixture
-def rig(board: Board, token_bytes: TokenBytes) -> Iterator[Rig]:
-    dispatcher = Dispatcher(board, lambda: token_bytes, QUEUE)
+def rig(ack_table: AckTable, token_bytes: TokenBytes) -> Iterator[Rig]:
+    dispatcher = Dispatcher(ack_table, lambda: token_bytes, QUEUE)
     runtime = FakeRuntime(dispatcher)
     dispatcher.attach(runtime)
-    acker = Acker(board)
+    acker = Acker(ack_table)
     thread = threading.Thread(target=dispatcher.run, daemon=True)
     thread.start()
-    yield Rig(dispatcher, runtime, board, acker)
+    yield Rig(dispatcher, runtime, ack_table, acker)
     dispatcher.stop()
     thread.join(5)
     acker.close()
     assert not thread.is_alive()
-    assert len(set(dispatcher.ledger.slots)) == len(dispatcher.ledger.slots), "a slot was returned twice"
+    assert len(set(dispatcher.registry.slots)) == len(dispatcher.registry.slots), "a slot was returned twice"

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from contract.ack_table import Board
+from contract.ack_table import AckTable
 from contract.chunks import Chunk
 from contract.errors import InvalidRequest, ServingError
 from contract.finish import FINISH_CODES
-from contract.sampling import EngineRequest, FinishReason, StreamDelta
-from serving.runtimes.base import CAPABILITIES, RuntimeLimits, RuntimeStats
+from contract.sampling import FinishReason
+from serving.runtimes.base import CAPABILITIES, EngineRequest, RuntimeLimits, RuntimeStats, SequenceDelta
 from serving.streaming.dispatcher import BEAT_SECONDS, Dispatcher
 
 
@@ -43,13 +43,13 @@ class FakeRuntime:
         if len(self.seen) >= self.refuse_after:
             raise InvalidRequest("guided_decoding_guide", "does not compile; correct it")
         self.seen.append(request)
-        self.submitted[request.stream_id] = request
+        self.submitted[request.sequence_id] = request
         self.on_submit(request)
 
-    def abort(self, stream_id: int) -> None:
-        self.aborted.append(stream_id)
-        if self.submitted.pop(stream_id, None):
-            self._dispatcher.on_step([StreamDelta(stream_id, (), 0, "cancelled")])
+    def abort(self, sequence_id: int) -> None:
+        self.aborted.append(sequence_id)
+        if self.submitted.pop(sequence_id, None):
+            self._dispatcher.on_step([SequenceDelta(sequence_id, (), 0, "cancelled")])
 
     def step(self, *tokens: int, streams: Sequence[int] = (), finish: FinishReason | None = None) -> None:
         """One engine step: the same tokens for every live stream (or those given)."""
@@ -58,11 +58,11 @@ class FakeRuntime:
             for number in live:
                 del self.submitted[number]
         log_probs = [-0.5] * len(tokens)
-        self._dispatcher.on_step([StreamDelta(n, tokens, len(tokens), finish, log_probs) for n in live])
+        self._dispatcher.on_step([SequenceDelta(n, tokens, len(tokens), finish, log_probs) for n in live])
 
-    def fail(self, stream_id: int, error: str) -> None:
-        self.submitted.pop(stream_id)
-        self._dispatcher.on_step([StreamDelta(stream_id, (), 0, "error", error=error)])
+    def fail(self, sequence_id: int, error: str) -> None:
+        self.submitted.pop(sequence_id)
+        self._dispatcher.on_step([SequenceDelta(sequence_id, (), 0, "error", error=error)])
 
     def stats(self) -> RuntimeStats:
         return RuntimeStats(running=len(self.submitted))
@@ -116,10 +116,10 @@ class FakeSink:
 
 
 class Acker:
-    """The detokenizer's side of the board: a heartbeat, and acks when told or at once."""
+    """The detokenizer's side of the ack table: a heartbeat, and acks when told or at once."""
 
-    def __init__(self, board: Board) -> None:
-        self.board = board
+    def __init__(self, ack_table: AckTable) -> None:
+        self.ack_table = ack_table
         self.beating = True
         self._stopped = threading.Event()
         self._sinks: list[FakeSink] = []
@@ -127,7 +127,7 @@ class Acker:
         self._thread.start()
 
     def ack(self, chunk: Chunk) -> None:
-        self.board.ack(chunk.slot, chunk.generation, chunk.seq)
+        self.ack_table.ack(chunk.slot, chunk.generation, chunk.seq)
 
     def follow(self, sink: FakeSink) -> FakeSink:
         """Acknowledge whatever this sink gets."""
@@ -143,7 +143,7 @@ class Acker:
         while not self._stopped.wait(0.001):
             if self.beating and time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + BEAT_SECONDS
-                self.board.beat()
+                self.ack_table.beat()
             for sink in list(self._sinks):
                 count = len(sink.responses)
                 for response in sink.responses[done.get(sink, 0) : count]:

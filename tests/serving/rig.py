@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from contract.ack_table import Board
+from contract.ack_table import AckTable
 from contract.chunks import Job
 from contract.sampling import Sampling
 from serving.streaming.dispatcher import Dispatcher
@@ -20,7 +20,7 @@ QUEUE = 16
 class Rig:
     dispatcher: Dispatcher
     runtime: FakeRuntime
-    board: Board
+    ack_table: AckTable
     acker: Acker
 
     def open(self, job: Job = STREAM, request_id: str = "", follow: bool = True) -> FakeSink:
@@ -29,4 +29,4 @@ class Rig:
         return sink
 
     def is_free(self) -> bool:
-        return len(self.dispatcher.ledger.streams) == 0 and not self.runtime.submitted
+        return len(self.dispatcher.registry.sequences) == 0 and not self.runtime.submitted

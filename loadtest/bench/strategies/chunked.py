@@ -31,7 +31,8 @@ def main() -> None:
 
 def measure(directory: Path, step_tokens: int, prompt: int) -> dict[str, float]:
     from contract import engine_dir
-    from contract.sampling import EngineRequest, Sampling
+    from contract.sampling import Sampling
+    from serving.runtimes.base import EngineRequest
     from serving.runtimes.openvino.blocks import BlockPool
     from serving.runtimes.openvino.engine import Engine
     from serving.runtimes.openvino.model import PagedModel
@@ -57,9 +58,9 @@ def measure(directory: Path, step_tokens: int, prompt: int) -> dict[str, float]:
     while True:
         deltas = engine.step()
         now = time.perf_counter()
-        if any(d.stream_id < STREAMS for d in deltas):
+        if any(d.sequence_id < STREAMS for d in deltas):
             longest, last = max(longest, now - last), now
-        if any(d.stream_id == 99 for d in deltas):
+        if any(d.sequence_id == 99 for d in deltas):
             return {"longest_gap_s": max(longest, now - last), "ttft_s": now - start}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from contract.ack_table import Board
+from contract.ack_table import AckTable
 from serving.detokenizer.step import Detokenizer
 from serving.detokenizer.text import TokenBytes
 from serving.streaming.dispatcher import BEAT_SECONDS
@@ -20,12 +20,12 @@ class TritonPythonModel:
         triton_io.start("detokenizer")
         settings = Settings.from_environment()
         table = TokenBytes.load(settings.engine_dir / "tokenizer.json")
-        self.board = settings.board
-        self.detokenizer = Detokenizer(table, lambda: Board(self.board))
+        self.ack_table = settings.ack_table
+        self.detokenizer = Detokenizer(table, lambda: AckTable(self.ack_table))
         threading.Thread(target=self.beat, daemon=True).start()
 
     def beat(self):
-        while not self.board.exists():  # made by the engine step, which loads beside this one
+        while not self.ack_table.exists():  # made by the engine step, which loads beside this one
             time.sleep(BEAT_SECONDS)
         while True:
             self.detokenizer.beat()

@@ -9,19 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from contract import byte_alphabet
 from contract.errors import ServingError
 from serving.gateway.schema.errors import ApiError, bad_request
 
 if TYPE_CHECKING:
     from serving.tokenizer.encoder import Encoder
     from serving.tokenizer.prompt import PromptBuilder
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's byte-level BPE alphabet: the character a byte is written as in the vocabulary -> the byte."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
 class Tokens:
@@ -55,16 +49,12 @@ class Tokens:
             raise ApiError(503, "tokenizer: the gateway has no ENGINE_DIR; start it through `make serve`")
         return self._engine
 
-    @cached_property
-    def _alphabet(self) -> dict[str, int]:
-        return _byte_alphabet()
-
     def text(self, token: int) -> bytes:
         """A token's bytes; they need not be whole characters. Unknown ids are ``b""``."""
         if token not in self._pieces:
             piece = self._encoder.tokenizer.id_to_token(token) or ""
-            plain = all(c in self._alphabet for c in piece)
-            self._pieces[token] = bytes(self._alphabet[c] for c in piece) if plain else piece.encode()
+            plain = all(c in byte_alphabet.BYTES for c in piece)
+            self._pieces[token] = bytes(byte_alphabet.BYTES[c] for c in piece) if plain else piece.encode()
         return self._pieces[token]
 
     def encode(self, text: str) -> list[int]:

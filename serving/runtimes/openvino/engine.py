@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from contract.sampling import EngineRequest, FinishReason, StreamDelta
-from serving.runtimes.base import RuntimeStats
+from contract.sampling import FinishReason
+from serving.runtimes.base import EngineRequest, RuntimeStats, SequenceDelta
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.sampling import Choice, GrammarState, Sampler
 from serving.runtimes.openvino.scheduler import Chunk, Scheduler, Sequence
@@ -52,13 +52,13 @@ class Engine:
         self._arrivals += 1
         self._scheduler.add(Sequence(request, sampler, self._arrivals, prompt))
 
-    def abort(self, stream_id: int) -> StreamDelta | None:
+    def abort(self, sequence_id: int) -> SequenceDelta | None:
         """The stream's last delta, or None when it is not here (any more)."""
-        if self._scheduler.remove(stream_id) is None:
+        if self._scheduler.remove(sequence_id) is None:
             return None
-        return StreamDelta(stream_id, (), 0, "cancelled")
+        return SequenceDelta(sequence_id, (), 0, "cancelled")
 
-    def step(self) -> list[StreamDelta]:
+    def step(self) -> list[SequenceDelta]:
         chunks = self._scheduler.plan()
         if not chunks:
             return []
@@ -88,23 +88,23 @@ class Engine:
             steps=self._steps,
         )
 
-    def _sample(self, sequence: Sequence, row: npt.NDArray[np.float32]) -> StreamDelta:
+    def _sample(self, sequence: Sequence, row: npt.NDArray[np.float32]) -> SequenceDelta:
         if not sequence.sampler.output:
             self._prompt_tokens += len(sequence.request.input_ids)
             self._cached_tokens += sequence.cached
-        stream_id = sequence.request.stream_id
+        sequence_id = sequence.request.sequence_id
         try:
             choice = sequence.sampler.choose(row)
             sequence.sampler.accept(choice.token)
         except (ValueError, IndexError) as error:  # its own fault: the other streams go on
-            log.warning("stream %d: %s", stream_id, error)
-            self._scheduler.remove(stream_id)
-            return StreamDelta(stream_id, (), 0, "error", error=str(error))
+            log.warning("stream %d: %s", sequence_id, error)
+            self._scheduler.remove(sequence_id)
+            return SequenceDelta(sequence_id, (), 0, "error", error=str(error))
         sequence.tokens.append(choice.token)
         self._generated += 1
         reason, shown = self._verdict(sequence, choice.token)
         if reason:
-            self._scheduler.remove(stream_id)
+            self._scheduler.remove(sequence_id)
         return _delta(sequence, choice, reason, shown)
 
     def _verdict(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, bool]:
@@ -120,9 +120,9 @@ class Engine:
         return None, True
 
 
-def _delta(sequence: Sequence, choice: Choice, reason: FinishReason | None, shown: bool) -> StreamDelta:
-    return StreamDelta(
-        sequence.request.stream_id,
+def _delta(sequence: Sequence, choice: Choice, reason: FinishReason | None, shown: bool) -> SequenceDelta:
+    return SequenceDelta(
+        sequence.request.sequence_id,
         (choice.token,) if shown else (),
         1,
         reason,

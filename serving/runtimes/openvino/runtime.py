@@ -18,8 +18,16 @@ from multiprocessing.connection import Connection
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDead, EngineDirectoryError
 from contract.paths import ROOT
-from contract.sampling import EngineRequest
-from serving.runtimes.base import CAPABILITIES, OnDeath, OnStep, Runtime, RuntimeLimits, RuntimeOptions, RuntimeStats
+from serving.runtimes.base import (
+    CAPABILITIES,
+    EngineRequest,
+    OnDeath,
+    OnStep,
+    Runtime,
+    RuntimeLimits,
+    RuntimeOptions,
+    RuntimeStats,
+)
 from serving.runtimes.openvino.guides import grammar_of
 
 CLOSE_SECONDS = 10.0
@@ -60,11 +68,11 @@ class OpenVinoRuntime:
         guide = request.sampling.guide
         self._send(("submit", request, grammar_of(guide) if guide else None))
 
-    def abort(self, stream_id: int) -> None:
+    def abort(self, sequence_id: int) -> None:
         try:
-            self._send(("abort", stream_id))
+            self._send(("abort", sequence_id))
         except EngineDead:
-            log.debug("abort of stream %d: the worker is gone", stream_id)
+            log.debug("abort of stream %d: the worker is gone", sequence_id)
 
     def stats(self) -> RuntimeStats:
         return self._stats

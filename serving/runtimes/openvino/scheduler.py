@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from contract.sampling import EngineRequest
+from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for, digests
 from serving.runtimes.openvino.sampling import Sampler
 
@@ -89,14 +89,14 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         heapq.heappush(self._waiting, (sequence.order, sequence))
 
-    def remove(self, stream_id: int) -> Sequence | None:
+    def remove(self, sequence_id: int) -> Sequence | None:
         """Forget a stream wherever it is; its blocks are free at once."""
-        sequence = self._running.pop(stream_id, None)
+        sequence = self._running.pop(sequence_id, None)
         if sequence is not None:
             self._drop_blocks(sequence)
             return sequence
         for entry in self._waiting:
-            if entry[1].request.stream_id == stream_id:
+            if entry[1].request.sequence_id == sequence_id:
                 self._waiting.remove(entry)
                 heapq.heapify(self._waiting)
                 return entry[1]
@@ -125,7 +125,7 @@ class Scheduler:
     def _grow(self) -> None:
         """One more block for each running sequence whose next token starts one, most urgent first."""
         for sequence in sorted(self._running.values(), key=lambda s: s.order):
-            if sequence.request.stream_id not in self._running:
+            if sequence.request.sequence_id not in self._running:
                 continue  # preempted a moment ago for a more urgent one
             while len(sequence.blocks) < blocks_for(len(sequence.tokens)):
                 if self.pool.available:
@@ -138,7 +138,7 @@ class Scheduler:
 
     def _preempt(self, victim: Sequence) -> None:
         self.preemptions += 1
-        del self._running[victim.request.stream_id]
+        del self._running[victim.request.sequence_id]
         self._drop_blocks(victim)
         victim.computed = 0
         self.add(victim)
@@ -161,7 +161,7 @@ class Scheduler:
             sequence.computed = len(prefix) * BLOCK_TOKENS
             if sequence.cached < 0:
                 sequence.cached = sequence.computed
-            self._running[sequence.request.stream_id] = sequence
+            self._running[sequence.request.sequence_id] = sequence
 
 
 def share(prompts: list[Sequence], budget: int) -> list[Chunk]:

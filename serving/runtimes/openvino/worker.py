@@ -1,7 +1,7 @@
 """The process that owns the CPU engine: ``python -m serving.runtimes.openvino.worker FD``.
 
 Messages are pickled tuples over a socket pair, both ends being this program's own. To the worker: ``("start", engine,
-options)`` once, then ``("submit", request, grammar)``, ``("abort", stream_id)``, ``("close",)``. From it:
+options)`` once, then ``("submit", request, grammar)``, ``("abort", sequence_id)``, ``("close",)``. From it:
 ``("ready", limits)`` or ``("failed", reason)``, then one ``("step", deltas, stats)`` per engine step.
 End of file on the socket means that the parent is gone: the worker leaves at once, in the middle of a step too.
 (PR_SET_PDEATHSIG would do it as well, but fires when the parent's *thread* that started the worker ends.)
@@ -23,8 +23,8 @@ from typing import Any
 import psutil
 
 from contract.engine_dir import EngineInfo
-from contract.sampling import EngineRequest, Sampling, StreamDelta
-from serving.runtimes.base import RuntimeLimits, RuntimeOptions
+from contract.sampling import Sampling
+from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from serving.runtimes.openvino.engine import Engine
 from serving.runtimes.openvino.guides import Grammars
@@ -89,10 +89,10 @@ class Worker:
         try:
             return "submit", request, self._grammars.start(grammar) if grammar else None
         except ValueError as error:
-            return "refuse", StreamDelta(request.stream_id, (), 0, "error", error=f"guided decoding: {error}")
+            return "refuse", SequenceDelta(request.sequence_id, (), 0, "error", error=f"guided decoding: {error}")
 
-    def _take_messages(self, wait: bool) -> list[StreamDelta] | None:
-        deltas: list[StreamDelta] = []
+    def _take_messages(self, wait: bool) -> list[SequenceDelta] | None:
+        deltas: list[SequenceDelta] = []
         while wait or not self._inbox.empty():
             message = self._inbox.get()
             wait = False

@@ -18,9 +18,8 @@ from typing import Any
 
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDead
-from contract.sampling import EngineRequest, StreamDelta
 from serving.runtimes import guard
-from serving.runtimes.base import OnDeath, OnStep, RuntimeLimits, RuntimeStats
+from serving.runtimes.base import EngineRequest, OnDeath, OnStep, RuntimeLimits, RuntimeStats, SequenceDelta
 from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
 from serving.runtimes.tensorrt_llm import params as tensorrt_llm_params
 from serving.runtimes.tensorrt_llm.args import Surface
@@ -66,7 +65,7 @@ class TensorRtLlm:
         self._limits = _limits(engine, loaded.max_streams)
         self._eos = tensorrt_llm_args.end_ids(engine.path)[0]
         self._live: dict[int, Live] = {}
-        self._pending: list[StreamDelta] = []
+        self._pending: list[SequenceDelta] = []
         self._flushing = False
         self._dead = ""
         self._closed = False
@@ -91,9 +90,9 @@ class TensorRtLlm:
     def submit(self, request: EngineRequest) -> None:
         self._post(self._start, request)
 
-    def abort(self, stream_id: int) -> None:
+    def abort(self, sequence_id: int) -> None:
         if not self._dead and not self._closed:
-            self._post(self._abort, stream_id)
+            self._post(self._abort, sequence_id)
 
     def stats(self) -> RuntimeStats:
         live = list(self._live.values())
@@ -158,11 +157,11 @@ class TensorRtLlm:
         if not self._live:
             self._progress = time.monotonic()
         stream = Live(request, StreamReader(request))
-        self._live[request.stream_id] = stream
+        self._live[request.sequence_id] = stream
         stream.task = self._loop.create_task(self._follow(stream))
 
-    def _abort(self, stream_id: int) -> None:
-        stream = self._live.get(stream_id)
+    def _abort(self, sequence_id: int) -> None:
+        stream = self._live.get(sequence_id)
         if stream is None or stream.aborted:
             return
         stream.aborted = True
@@ -171,10 +170,10 @@ class TensorRtLlm:
         self._loop.call_later(DRAIN_S, self._give_up, stream)
 
     def _give_up(self, stream: Live) -> None:
-        if self._live.get(stream.request.stream_id) is stream:
+        if self._live.get(stream.request.sequence_id) is stream:
             if stream.task:
                 stream.task.cancel()
-            self._finish(stream, StreamDelta(stream.request.stream_id, (), 0, "cancelled"))
+            self._finish(stream, SequenceDelta(stream.request.sequence_id, (), 0, "cancelled"))
 
     async def _follow(self, stream: Live) -> None:
         """Read one request to its end. After an exception the result object is never touched again: it would hang."""
@@ -208,10 +207,10 @@ class TensorRtLlm:
         self._totals["prompt"] += len(request.input_ids)
         return self._llm.generate_async(**arguments)
 
-    def _emit(self, stream: Live, delta: StreamDelta) -> None:
+    def _emit(self, stream: Live, delta: SequenceDelta) -> None:
         """Collect; everything of this turn of the loop is flushed together at its end."""
         if delta.finish_reason:
-            self._live.pop(stream.request.stream_id, None)
+            self._live.pop(stream.request.sequence_id, None)
         self._totals["generated"] += delta.counted
         self._totals["cached"] += delta.cached_tokens
         self._progress = time.monotonic()
@@ -220,8 +219,8 @@ class TensorRtLlm:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
-    def _finish(self, stream: Live, delta: StreamDelta) -> None:
-        if stream.request.stream_id in self._live:
+    def _finish(self, stream: Live, delta: SequenceDelta) -> None:
+        if stream.request.sequence_id in self._live:
             self._emit(stream, delta)
 
     def _flush(self) -> None:
@@ -248,7 +247,7 @@ class TensorRtLlm:
         for stream in list(self._live.values()):
             if stream.task:
                 stream.task.cancel()
-            self._finish(stream, StreamDelta(stream.request.stream_id, (), 0, "cancelled"))
+            self._finish(stream, SequenceDelta(stream.request.sequence_id, (), 0, "cancelled"))
         if self._pending:
             self._flush()
 
@@ -277,8 +276,8 @@ def _limits(engine: EngineInfo, streams: int) -> RuntimeLimits:
     return RuntimeLimits(limits.max_seq_len, limits.max_input_len, engine.model.vocab_size, streams)
 
 
-def _failed(stream: Live, text: str) -> StreamDelta:
-    return StreamDelta(stream.request.stream_id, (), 0, "error", error=text)
+def _failed(stream: Live, text: str) -> SequenceDelta:
+    return SequenceDelta(stream.request.sequence_id, (), 0, "error", error=text)
 
 
 def _records(llm: Any) -> list[dict[str, Any]]:

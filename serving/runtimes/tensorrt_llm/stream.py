@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from contract.sampling import EngineRequest, FinishReason, StreamDelta
+from contract.sampling import FinishReason
+from serving.runtimes.base import EngineRequest, SequenceDelta
 
 REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -23,7 +24,7 @@ class StreamReader:
     """``take`` turns the result object, as it is now, into the delta since the last call."""
 
     def __init__(self, request: EngineRequest) -> None:
-        self.stream_id = request.stream_id
+        self.sequence_id = request.sequence_id
         self._ends = frozenset(request.sampling.stop_token_ids)
         self._logprobs = request.sampling.logprobs
         self._cursor = 0
@@ -33,7 +34,7 @@ class StreamReader:
     def started(self) -> bool:
         return not self._first
 
-    def take(self, result: Any) -> StreamDelta | None:
+    def take(self, result: Any) -> SequenceDelta | None:
         """None when nothing is new. ``result`` is TensorRT-LLM's ``RequestOutput``."""
         output = result.outputs[0]
         token_ids = list(output.token_ids)
@@ -51,7 +52,7 @@ class StreamReader:
         logprobs, top = self._probabilities(output, start, new)
         cached = int(result.cached_tokens or 0) if self._first else 0
         self._first = False
-        return StreamDelta(self.stream_id, new, counted, reason, logprobs, top, cached_tokens=cached)
+        return SequenceDelta(self.sequence_id, new, counted, reason, logprobs, top, cached_tokens=cached)
 
     def _probabilities(
         self, output: Any, start: int, new: Sequence[int]

@@ -22,9 +22,9 @@ from vllm.v1.executor import Executor
 
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDead, InvalidRequest
-from contract.sampling import EngineRequest, Guide
+from contract.sampling import Guide
 from serving.runtimes import guard
-from serving.runtimes.base import RuntimeOptions
+from serving.runtimes.base import EngineRequest, RuntimeOptions
 from serving.runtimes.vllm import args as vllm_args
 
 SHUTDOWN_S = 10.0

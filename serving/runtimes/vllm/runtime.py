@@ -21,8 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDead, EngineDirectoryError
-from contract.sampling import EngineRequest, FinishReason, StreamDelta
-from serving.runtimes.base import OnDeath, OnStep, Runtime, RuntimeLimits, RuntimeOptions, RuntimeStats
+from contract.sampling import FinishReason
+from serving.runtimes.base import (
+    EngineRequest,
+    OnDeath,
+    OnStep,
+    Runtime,
+    RuntimeLimits,
+    RuntimeOptions,
+    RuntimeStats,
+    SequenceDelta,
+)
 from serving.runtimes.vllm import args as vllm_args
 
 if TYPE_CHECKING:
@@ -74,7 +83,7 @@ def check_version() -> None:
 
 @dataclass(slots=True)
 class _Stream:
-    stream_id: int
+    sequence_id: int
     stops: frozenset[int]
     logprobs: int  # as in Sampling
     begun: bool = False
@@ -117,20 +126,20 @@ class VllmRuntime:
     def submit(self, request: EngineRequest) -> None:
         if self._dead:
             raise EngineDead(f"engine: {self._dead}")
-        request_id = f"{request.stream_id}-{next(self._serial)}"
+        request_id = f"{request.sequence_id}-{next(self._serial)}"
         with self._lock:
             prepared, stops = self._core.prepare(request_id, request)
-            self._streams[request_id] = _Stream(request.stream_id, stops, request.sampling.logprobs)
-            self._request_ids[request.stream_id] = request_id
+            self._streams[request_id] = _Stream(request.sequence_id, stops, request.sampling.logprobs)
+            self._request_ids[request.sequence_id] = request_id
             try:
                 self._core.send(prepared)
             except Exception as error:
                 self._forget(request_id)
                 raise EngineDead(f"engine: {error or type(error).__name__}") from error
 
-    def abort(self, stream_id: int) -> None:
+    def abort(self, sequence_id: int) -> None:
         with self._lock:
-            request_id = self._request_ids.pop(stream_id, None)
+            request_id = self._request_ids.pop(sequence_id, None)
             if request_id is not None and not self._dead:
                 self._core.abort(request_id)
 
@@ -170,7 +179,7 @@ class VllmRuntime:
         if deltas:
             self._on_step(deltas)
 
-    def _delta(self, output: Any) -> StreamDelta | None:
+    def _delta(self, output: Any) -> SequenceDelta | None:
         stream = self._streams.get(output.request_id)
         if stream is None:
             return None  # was on its way when the stream was aborted
@@ -181,10 +190,10 @@ class VllmRuntime:
             cached = output.prefill_stats.num_cached_tokens
             self._counters.begin(output.prefill_stats)
         if output.finish_reason is None and not stream.logprobs:
-            return StreamDelta(stream.stream_id, ids, len(ids), cached_tokens=cached)
+            return SequenceDelta(stream.sequence_id, ids, len(ids), cached_tokens=cached)
         return self._full_delta(stream, output, cached)
 
-    def _full_delta(self, stream: _Stream, output: Any, cached: int) -> StreamDelta:
+    def _full_delta(self, stream: _Stream, output: Any, cached: int) -> SequenceDelta:
         """A last delta, or one with log probabilities. vLLM keeps the stop token in the ids: counted, not shown."""
         ids = output.new_token_ids
         counted = len(ids)
@@ -195,16 +204,16 @@ class VllmRuntime:
                 ids = ids[:-1]
         chosen, top = log_probs(output.new_logprobs, len(ids), stream.logprobs)
         error = "engine: vLLM failed on this request; its log says why" if finish == "error" else ""
-        return StreamDelta(stream.stream_id, ids, counted, finish, chosen, top, cached, error)
+        return SequenceDelta(stream.sequence_id, ids, counted, finish, chosen, top, cached, error)
 
     def _forget(self, request_id: str) -> None:
         stream = self._streams.pop(request_id, None)
-        if stream and self._request_ids.get(stream.stream_id) == request_id:
-            del self._request_ids[stream.stream_id]
+        if stream and self._request_ids.get(stream.sequence_id) == request_id:
+            del self._request_ids[stream.sequence_id]
 
 
 def log_probs(lists: Any, count: int, wanted: int) -> tuple[list[float], list[tuple[tuple[int, float], ...]]]:
-    """``LogprobsLists`` to ``StreamDelta``'s pair, for the first ``count`` tokens.
+    """``LogprobsLists`` to ``SequenceDelta``'s pair, for the first ``count`` tokens.
 
     Its rows are [chosen, 1st, 2nd, …], as wide as the batch's widest request; ``wanted`` is ``Sampling.logprobs``.
     """
@@ -231,7 +240,7 @@ class _Counters:
         self.prompt_tokens += prefill.num_prompt_tokens
         self.cached_tokens += prefill.num_cached_tokens
 
-    def add(self, scheduler: Any, deltas: list[StreamDelta]) -> None:
+    def add(self, scheduler: Any, deltas: list[SequenceDelta]) -> None:
         self.generated_tokens += sum(delta.counted for delta in deltas)
         if scheduler is not None:
             self.steps += 1

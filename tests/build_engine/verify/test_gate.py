@@ -20,8 +20,7 @@ from build_engine.verify.metrics import Accuracy, compare, failures, kl, repeats
 from build_engine.verify.session import EngineScorer, Sample
 from contract import engine_dir
 from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
-from contract.sampling import StreamDelta
-from serving.runtimes.base import CAPABILITIES, RuntimeLimits
+from serving.runtimes.base import CAPABILITIES, RuntimeLimits, SequenceDelta
 
 VOCAB = 50
 
@@ -155,7 +154,7 @@ class FakeRuntime:
             ids.append(token)
             reason = "length" if step + 1 == sampling.max_tokens else None
             tops = (tuple(best),) if sampling.logprobs else ()
-            self.on_step([StreamDelta(request.stream_id, [token], 1, reason, top_logprobs=tops)])
+            self.on_step([SequenceDelta(request.sequence_id, [token], 1, reason, top_logprobs=tops)])
 
     def close(self) -> None:
         self.closed = True

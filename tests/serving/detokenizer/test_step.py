@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from contract.ack_table import Board
+from contract.ack_table import AckTable
 from contract.chunks import Chunk, TextOptions, pack
 from contract.finish import FINISH_CODES
 from serving.detokenizer.step import Detokenizer, Piece
@@ -19,8 +19,8 @@ LENGTH, STOP, CANCELLED = (FINISH_CODES.index(name) for name in ("length", "stop
 
 
 @pytest.fixture
-def detokenizer(token_bytes: TokenBytes, board: Board) -> Detokenizer:
-    return Detokenizer(token_bytes, lambda: board)
+def detokenizer(token_bytes: TokenBytes, ack_table: AckTable) -> Detokenizer:
+    return Detokenizer(token_bytes, lambda: ack_table)
 
 
 def chunk(
@@ -44,7 +44,7 @@ def letters(tokenizer: Tokenizer, text: str) -> list[int]:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_interleaved_streams_keep_their_texts(
-    data: st.DataObject, detokenizer: Detokenizer, tokenizer: Tokenizer, board: Board
+    data: st.DataObject, detokenizer: Detokenizer, tokenizer: Tokenizer, ack_table: AckTable
 ) -> None:
     generation = data.draw(st.integers(1, 2**20))
     streams = [data.draw(token_ids(tokenizer)) for _ in range(3)]
@@ -57,20 +57,20 @@ def test_interleaved_streams_keep_their_texts(
         finish = LENGTH if seqs[slot] == lengths[slot] else 0
         piece = one(detokenizer, chunk(list(ids), seqs[slot], slot=slot, generation=generation, finish=finish))
         texts[slot] += piece.text
-        assert board.acked(slot, generation, seqs[slot])
+        assert ack_table.acked(slot, generation, seqs[slot])
         assert piece.chunk_index == seqs[slot] - 1 and piece.finish_reason == FINISH_CODES[finish]
     assert texts == [tokenizer.decode(ids, skip_special_tokens=True) for ids in streams]
 
 
 def test_a_stop_string_across_chunks_is_trimmed_marked_and_counted(
-    detokenizer: Detokenizer, tokenizer: Tokenizer, board: Board
+    detokenizer: Detokenizer, tokenizer: Tokenizer, ack_table: AckTable
 ) -> None:
     ids = letters(tokenizer, "xaENDyz")
     first = one(detokenizer, chunk(ids[:3], options=TextOptions(stops=("END",))))
-    assert (first.text, first.finish_reason, board.stopped(0, 1)) == ("xa", "", False)
+    assert (first.text, first.finish_reason, ack_table.stopped(0, 1)) == ("xa", "", False)
     second = one(detokenizer, chunk(ids[3:], 2, total=7))
     assert (second.text, second.finish_reason, second.completion_tokens) == ("", "", 5)
-    assert second.ids == ids[3:5] and board.stopped(0, 1) and board.acked(0, 1, 2)
+    assert second.ids == ids[3:5] and ack_table.stopped(0, 1) and ack_table.acked(0, 1, 2)
     last = one(detokenizer, chunk([], 3, finish=CANCELLED, total=9))
     assert (last.text, last.finish_reason, last.completion_tokens, last.ids) == ("", "stop", 5, [])
 
@@ -109,12 +109,14 @@ def test_the_echoed_prompt_comes_once(detokenizer: Detokenizer, tokenizer: Token
     assert first.text + second.text == "Prompt: bc"
 
 
-def test_a_slots_new_owner_inherits_nothing(detokenizer: Detokenizer, tokenizer: Tokenizer, board: Board) -> None:
+def test_a_slots_new_owner_inherits_nothing(
+    detokenizer: Detokenizer, tokenizer: Tokenizer, ack_table: AckTable
+) -> None:
     """Its last owner's client went away with a stop string half seen."""
     one(detokenizer, chunk(letters(tokenizer, "aEN"), options=TextOptions(stops=("END",))))
     piece = one(detokenizer, chunk(letters(tokenizer, "D"), generation=2, finish=LENGTH))
     assert (piece.text, piece.finish_reason) == ("D", "length")
-    assert board.acked(0, 2, 1) and not board.acked(0, 1, 1)
+    assert ack_table.acked(0, 2, 1) and not ack_table.acked(0, 1, 1)
 
 
 def test_n_sequences_in_one_response(detokenizer: Detokenizer, tokenizer: Tokenizer) -> None:

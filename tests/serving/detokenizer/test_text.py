@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from serving.detokenizer.text import TextStream, TokenBytes, byte_alphabet
+from contract.byte_alphabet import CHARACTERS
+from serving.detokenizer.text import TextStream, TokenBytes
 from tests.serving.strategies import TEXTS, VOCABULARY, cuts, token_ids
 
 
@@ -63,8 +64,7 @@ def test_one_token_at_a_time_never_shows_half_a_character(
 
 
 def test_a_character_left_unfinished_shows_once_at_the_end(tokenizer: Tokenizer, token_bytes: TokenBytes) -> None:
-    inverse = {byte: char for char, byte in byte_alphabet().items()}
-    ids = [tokenizer.token_to_id(inverse[byte]) for byte in "世".encode()[:2]]
+    ids = [tokenizer.token_to_id(CHARACTERS[byte]) for byte in "世".encode()[:2]]
     stream = TextStream(token_bytes)
     assert [stream.push([token]) for token in ids] == ["", ""]
     assert stream.finish() == "\ufffd" == one_shot(tokenizer, ids)

@@ -9,23 +9,23 @@ import pytest
 
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDead
-from contract.sampling import EngineRequest, Sampling, StreamDelta
-from serving.runtimes.base import RuntimeOptions
+from contract.sampling import Sampling
+from serving.runtimes.base import EngineRequest, RuntimeOptions, SequenceDelta
 from serving.runtimes.simulated import Faults, SimulatedRuntime, create, tokens
 from tests.serving.fakes import until
 
 
 class Rig:
     def __init__(self, engine: EngineInfo, fault: str, max_streams: int) -> None:
-        self.deltas: list[StreamDelta] = []
+        self.deltas: list[SequenceDelta] = []
         self.deaths: list[str] = []
         self.engine = engine
         self.runtime = create(
             engine, RuntimeOptions(max_streams, step_ms=1, fault=fault), self.deltas.extend, self.deaths.append
         )
 
-    def of(self, stream: int) -> list[StreamDelta]:
-        return [delta for delta in list(self.deltas) if delta.stream_id == stream]
+    def of(self, stream: int) -> list[SequenceDelta]:
+        return [delta for delta in list(self.deltas) if delta.sequence_id == stream]
 
     def ended(self, stream: int) -> bool:
         return any(delta.finish_reason for delta in self.of(stream))

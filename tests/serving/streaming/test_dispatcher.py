@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from contract.ack_table import Board
+from contract.ack_table import AckTable
 from contract.chunks import TextOptions, text_options
 from contract.errors import DuplicateId, EngineDead, InvalidRequest, Overloaded
-from contract.sampling import EngineRequest
 from serving.detokenizer.text import TokenBytes
+from serving.runtimes.base import EngineRequest
 from serving.streaming.dispatcher import STALE_SECONDS, WINDOW, Dispatcher
 from tests.serving.fakes import FakeRuntime, FakeSink, until
 from tests.serving.rig import AT_ONCE, CANCEL, QUEUE, STREAM, Rig
@@ -67,12 +67,12 @@ def test_log_probs_only_on_request(rig: Rig) -> None:
 
 def turn(dispatcher: Dispatcher) -> None:
     dispatcher._turn()
-    until(lambda: dispatcher._outbox.pending == 0)
+    until(lambda: dispatcher._senders.pending == 0)
 
 
 def test_a_window_of_chunks_and_first_chunks_first(tmp_path: Path, token_bytes: TokenBytes) -> None:
     """By hand, without the sender's thread: ``WINDOW`` chunks leave; an ack lets one more go, a newcomer's first."""
-    dispatcher = Dispatcher(Board.create(tmp_path / "board", 2 * WINDOW + 8), lambda: token_bytes, 4 * WINDOW)
+    dispatcher = Dispatcher(AckTable.create(tmp_path / "ack_table", 2 * WINDOW + 8), lambda: token_bytes, 4 * WINDOW)
     runtime = FakeRuntime(dispatcher, 4 * WINDOW)
     dispatcher.attach(runtime)
     sinks = [FakeSink() for _ in range(WINDOW + 2)]
@@ -87,7 +87,7 @@ def test_a_window_of_chunks_and_first_chunks_first(tmp_path: Path, token_bytes: 
     runtime.step(3)
     for sink in sinks[:3]:
         chunk = sink.chunks[0]
-        dispatcher._board.ack(chunk.slot, chunk.generation, chunk.seq)
+        dispatcher._ack_table.ack(chunk.slot, chunk.generation, chunk.seq)
     turn(dispatcher)
     assert [len(sink.responses) for sink in sinks] == [1] * (WINDOW + 2) and len(newcomer.responses) == 1
     assert sinks[-1].ids == [1, 2, 3]
@@ -114,7 +114,7 @@ def test_without_streaming_there_is_one_answer(rig: Rig) -> None:
 def test_n_sequences_answer_together_in_order_with_their_own_seeds(rig: Rig) -> None:
     sink = rig.open(replace(AT_ONCE, n=3))
     assert [request.sampling.seed for request in rig.runtime.seen] == [7, 8, 9]
-    last, first, middle = (rig.runtime.seen[index].stream_id for index in (2, 0, 1))
+    last, first, middle = (rig.runtime.seen[index].sequence_id for index in (2, 0, 1))
     for number, stream in enumerate((last, first, middle)):
         assert not sink.responses
         rig.runtime.step(number, streams=[stream], finish="length")
@@ -128,7 +128,7 @@ def test_n_streams_end_with_one_final_flag(rig: Rig) -> None:
     sink = rig.open(replace(STREAM, n=3))
     rig.runtime.step(1)
     for request in list(rig.runtime.seen):
-        rig.runtime.step(2, streams=[request.stream_id], finish="length")
+        rig.runtime.step(2, streams=[request.sequence_id], finish="length")
     until(lambda: sink.ends)
     for index in range(3):
         mine = [chunk for chunk in sink.chunks if chunk.sequence_index == index]
@@ -199,9 +199,9 @@ def test_a_half_refused_request_sends_nothing_later(rig: Rig) -> None:
     sink = FakeSink()
 
     def answer(request: EngineRequest) -> None:
-        rig.runtime.step(9, streams=[request.stream_id])
+        rig.runtime.step(9, streams=[request.sequence_id])
         until(lambda: sink.responses)
-        rig.runtime.step(8, streams=[request.stream_id])
+        rig.runtime.step(8, streams=[request.sequence_id])
         until(lambda: rig.dispatcher._waiting)
 
     rig.runtime.on_submit, rig.runtime.refuse_after = answer, 1
@@ -236,7 +236,7 @@ def test_an_engine_that_dies_during_admission_answers_once(rig: Rig) -> None:
     rig.runtime.on_submit = die
     sink = FakeSink()
     rig.dispatcher.admit("", [1], STREAM, sink)
-    assert sink.ends == 1 and len(rig.dispatcher.ledger.streams) == 0
+    assert sink.ends == 1 and len(rig.dispatcher.registry.sequences) == 0
 
 
 # --- all together ----------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_slots_are_reused_and_generations_never_confused(rig: Rig) -> None:
     dice = random.Random(5)
     for round_number in range(30):
         sinks = [rig.open(dice.choice([STREAM, AT_ONCE]), f"{round_number}-{i}") for i in range(10)]
-        owners = {request.stream_id: i for i, request in enumerate(rig.runtime.seen[-10:])}
+        owners = {request.sequence_id: i for i, request in enumerate(rig.runtime.seen[-10:])}
         for _ in range(3):
             for stream, i in owners.items():
                 rig.runtime.step(1000 * round_number + i, streams=[stream])
@@ -259,7 +259,7 @@ def test_slots_are_reused_and_generations_never_confused(rig: Rig) -> None:
             assert set(sink.ids) <= {1000 * round_number + i, 77} and sink.ends == 1
             assert sink.ids.count(77) == (sink.finish == "length")
     until(rig.is_free)
-    assert sum(rig.dispatcher.ledger.finished.values()) == 300
+    assert sum(rig.dispatcher.registry.finished.values()) == 300
 
 
 def test_a_stale_ack_is_ignored(rig: Rig) -> None:
@@ -267,8 +267,8 @@ def test_a_stale_ack_is_ignored(rig: Rig) -> None:
     rig.runtime.step(1)
     until(lambda: sink.responses)
     chunk = sink.chunks[0]
-    rig.board.ack(chunk.slot, chunk.generation - 1, chunk.seq)
-    rig.board.stop(chunk.slot, chunk.generation - 1)
+    rig.ack_table.ack(chunk.slot, chunk.generation - 1, chunk.seq)
+    rig.ack_table.stop(chunk.slot, chunk.generation - 1)
     rig.runtime.step(2)
     time.sleep(0.05)
     assert len(sink.responses) == 1 and rig.runtime.submitted

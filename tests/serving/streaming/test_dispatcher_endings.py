@@ -24,7 +24,7 @@ def test_a_vanished_client_is_noticed_by_its_missing_acks(rig: Rig) -> None:
     seconds = until(lambda: len(rig.runtime.submitted) == 1, 3)
     assert 0.5 < seconds < 2.2
     until(lambda: gone.dropped)
-    assert len(rig.dispatcher.ledger.streams) == 1 and rig.dispatcher.ledger.finished["disconnected"] == 1
+    assert len(rig.dispatcher.registry.sequences) == 1 and rig.dispatcher.registry.finished["disconnected"] == 1
     rig.runtime.step(2, finish="length")
     until(lambda: staying.ends)
     assert staying.ids == [1, 2] and gone.ends == 1
@@ -66,7 +66,7 @@ def test_a_stop_mark_aborts_and_what_came_after_is_not_sent(rig: Rig) -> None:
     until(lambda: sink.responses)
     rig.runtime.step(2)
     chunk = sink.chunks[0]
-    rig.board.stop(chunk.slot, chunk.generation)
+    rig.ack_table.stop(chunk.slot, chunk.generation)
     rig.acker.follow(sink)
     until(lambda: sink.ends)
     assert sink.ids == [1] and sink.finish == "cancelled"  # the detokenizer calls it "stop"
@@ -99,8 +99,8 @@ class Interrupted(dict):  # type: ignore[type-arg]
 
 
 def test_cancel_during_housekeeping_is_never_lost(rig: Rig) -> None:
-    """The sender moves groups to the back of its queue while the other thread looks one up."""
-    rig.dispatcher.ledger.groups = Interrupted(rig.dispatcher)
+    """The sender moves requests to the back of its queue while the other thread looks one up."""
+    rig.dispatcher.registry.requests = Interrupted(rig.dispatcher)
     sink = rig.open(request_id="x")
     until(lambda: sink.ends, 2)
     assert sink.finish == "cancelled"
@@ -126,7 +126,7 @@ def test_death_fails_everybody_and_refuses_newcomers(rig: Rig) -> None:
     assert [sink.ends for sink in sinks] == [1, 1, 1]
     with pytest.raises(EngineDead, match="a cable was pulled"):
         rig.open()
-    assert len(rig.dispatcher.ledger.streams) == 0
+    assert len(rig.dispatcher.registry.sequences) == 0
 
 
 def test_a_sink_that_breaks_hurts_nobody_else(rig: Rig) -> None:
@@ -152,14 +152,14 @@ def test_a_sink_that_cannot_take_an_error_hurts_nobody_else(rig: Rig) -> None:
 
 def test_a_closing_launcher_first_refuses_then_ends(rig: Rig) -> None:
     open_one, ending = rig.open(), rig.open()
-    rig.board.closing = REFUSE
+    rig.ack_table.closing = REFUSE
     with pytest.raises(EngineDead, match=r"^engine: the server is stopping; try another one"):
         rig.open()
     rig.runtime.step(1, streams=[min(rig.runtime.submitted)], finish="length")
     until(lambda: open_one.ends)
     assert open_one.error is None and not ending.ends
-    until(lambda: rig.board.streams == 1)
-    rig.board.closing = END
+    until(lambda: rig.ack_table.open_sequences == 1)
+    rig.ack_table.closing = END
     until(lambda: ending.error)
     assert "the server is stopping" in str(ending.error)
-    until(lambda: rig.is_free() and rig.board.streams == 0)
+    until(lambda: rig.is_free() and rig.ack_table.open_sequences == 0)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from contract.chunks import Chunk, Job
-from serving.streaming.senders import AHEAD, Outbox
-from serving.streaming.sequence import Group, Stream
+from serving.streaming.senders import AHEAD, Senders
+from serving.streaming.sequence import ActiveRequest, ActiveSequence
 from tests.serving.fakes import FakeSink, until
 from tests.serving.rig import AT_ONCE, STREAM, Rig
 
@@ -29,9 +29,9 @@ class SlowSink(FakeSink):
         super().send(chunks, final)
 
 
-def group(sink: FakeSink, sequences: int = 1) -> Group:
-    made = Group("r", sink, STREAM, open=sequences)
-    made.streams = [Stream(i, made, i, i, 1, 3) for i in range(sequences)]
+def request(sink: FakeSink, sequences: int = 1) -> ActiveRequest:
+    made = ActiveRequest("r", sink, STREAM, open=sequences)
+    made.sequences = [ActiveSequence(i, made, i, i, 1, 3) for i in range(sequences)]
     return made
 
 
@@ -45,51 +45,51 @@ def woken() -> threading.Event:
 
 
 @pytest.fixture
-def outbox(woken: threading.Event) -> Iterator[Outbox]:
-    box = Outbox(woken.set, HELPERS)
+def senders(woken: threading.Event) -> Iterator[Senders]:
+    box = Senders(woken.set, HELPERS)
     yield box
     box.close()
 
 
-def test_helpers_take_what_is_due_beside_others_and_the_caller_the_rest(outbox: Outbox) -> None:
+def test_helpers_take_what_is_due_beside_others_and_the_caller_the_rest(senders: Senders) -> None:
     slow = [SlowSink() for _ in range(AHEAD * HELPERS)]
     for sink in slow:
-        outbox.send(group(sink), [chunk(1)], False, more=True)
-    assert outbox.pending == len(slow)
+        senders.send(request(sink), [chunk(1)], False, more=True)
+    assert senders.pending == len(slow)
     quick = FakeSink()
-    outbox.send(group(quick), [chunk(1)], False, more=True)
+    senders.send(request(quick), [chunk(1)], False, more=True)
     assert quick.responses, "all helpers have enough to do: the caller's thread sent it"
     for sink in slow:
         sink.go.set()
-    until(lambda: outbox.pending == 0)
+    until(lambda: senders.pending == 0)
     assert all(sink.responses for sink in slow)
 
 
-def test_a_lone_response_and_one_of_several_sequences_stay_in_the_callers_thread(outbox: Outbox) -> None:
+def test_a_lone_response_and_one_of_several_sequences_stay_in_the_callers_thread(senders: Senders) -> None:
     lone, several = FakeSink(), FakeSink()
-    outbox.send(group(lone), [chunk(1)], False, more=False)
-    outbox.send(group(several, sequences=2), [chunk(1)], False, more=True)
-    assert lone.responses and several.responses and outbox.pending == 0
+    senders.send(request(lone), [chunk(1)], False, more=False)
+    senders.send(request(several, sequences=2), [chunk(1)], False, more=True)
+    assert lone.responses and several.responses and senders.pending == 0
 
 
-def test_last_words_come_last(outbox: Outbox) -> None:
+def test_last_words_come_last(senders: Senders) -> None:
     sink = SlowSink()
-    one = group(sink)
-    outbox.send(one, [chunk(1)], False, more=True)
+    one = request(sink)
+    senders.send(one, [chunk(1)], False, more=True)
     threading.Timer(0.05, sink.go.set).start()
-    outbox.settle(one)
+    senders.settle(one)
     sink.drop()
     assert [c.seq for c in sink.chunks] == [1] and sink.ends == 1
 
 
-def test_a_broken_sink_is_told_of_and_ends_no_helper(outbox: Outbox, woken: threading.Event) -> None:
-    broken = [group(FakeSink(broken=True)) for _ in range(2 * HELPERS)]
+def test_a_broken_sink_is_told_of_and_ends_no_helper(senders: Senders, woken: threading.Event) -> None:
+    broken = [request(FakeSink(broken=True)) for _ in range(2 * HELPERS)]
     for one in broken:
-        outbox.send(one, [chunk(1)], False, more=True)
-    until(lambda: len(outbox.failed) == len(broken))
-    assert woken.is_set() and {id(one) for one, _ in outbox.failed} == set(map(id, broken))
+        senders.send(one, [chunk(1)], False, more=True)
+    until(lambda: len(senders.failed) == len(broken))
+    assert woken.is_set() and {id(one) for one, _ in senders.failed} == set(map(id, broken))
     sink = FakeSink()
-    outbox.send(group(sink), [chunk(1)], False, more=True)
+    senders.send(request(sink), [chunk(1)], False, more=True)
     until(lambda: bool(sink.responses))
 
 
@@ -106,17 +106,17 @@ class LateSink(FakeSink):
         assert not first or self.go.wait(10)
 
 
-def test_a_helper_that_returns_late_does_not_unmark_the_next_response(outbox: Outbox) -> None:
+def test_a_helper_that_returns_late_does_not_unmark_the_next_response(senders: Senders) -> None:
     sink = LateSink()
-    one = group(sink)
-    outbox.send(one, [chunk(1)], False, more=True)
+    one = request(sink)
+    senders.send(one, [chunk(1)], False, more=True)
     until(lambda: bool(sink.responses))
-    outbox.send(one, [chunk(2)], False, more=True)  # chunk 1 is acknowledged before its helper is back
+    senders.send(one, [chunk(2)], False, more=True)  # chunk 1 is acknowledged before its helper is back
     sink.go.set()
-    outbox.settle(one)
+    senders.settle(one)
     sink.drop()
-    until(lambda: outbox.pending == 0)
-    assert [c.seq for c in sink.chunks] == [1, 2] and sink.ends == 1 and not outbox.failed
+    until(lambda: senders.pending == 0)
+    assert [c.seq for c in sink.chunks] == [1, 2] and sink.ends == 1 and not senders.failed
 
 
 class BreaksAtTheEnd(FakeSink):

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from contract.sampling import EngineRequest, Sampling
+from contract.sampling import Sampling
+from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for, digests
 from serving.runtimes.openvino.sampling import Sampler
 from serving.runtimes.openvino.scheduler import Chunk, Scheduler, Sequence
@@ -72,7 +73,7 @@ def test_long_prompts_neither_stall_decoders_nor_short_prompts() -> None:
     compute(scheduler, scheduler.plan())
     scheduler.add(sequence(2, 5000))
     scheduler.add(sequence(3, 30))
-    chunks = {chunk.sequence.request.stream_id: chunk for chunk in scheduler.plan()}
+    chunks = {chunk.sequence.request.sequence_id: chunk for chunk in scheduler.plan()}
     assert chunks[1].count == 1 and chunks[3].sample
     assert chunks[2].count >= 60 and sum(chunk.count for chunk in chunks.values()) == 128
 
@@ -81,7 +82,7 @@ def test_priority_goes_first() -> None:
     scheduler = Scheduler(BlockPool(100), 1, 128)
     for number, priority in ((1, 0), (2, 0), (3, 5)):
         scheduler.add(sequence(number, 10, priority))
-    assert [chunk.sequence.request.stream_id for chunk in scheduler.plan()] == [3]
+    assert [chunk.sequence.request.sequence_id for chunk in scheduler.plan()] == [3]
 
 
 @pytest.mark.parametrize("seed", range(6))

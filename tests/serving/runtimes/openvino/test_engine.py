@@ -12,7 +12,8 @@ from build_engine.openvino import build as openvino_build
 from build_engine.spec import BuildSpec
 from build_engine.synthetic import checkpoint as synthetic
 from build_engine.synthetic.checkpoint import SyntheticShape
-from contract.sampling import EngineRequest, Sampling, StreamDelta
+from contract.sampling import Sampling
+from serving.runtimes.base import EngineRequest, SequenceDelta
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.engine import Engine
 from serving.runtimes.openvino.model import PagedModel, properties
@@ -59,15 +60,15 @@ def expected(checkpoint: Path, prompts: list[list[int]]) -> list[list[int]]:
     return answers
 
 
-def finish(engine: Engine) -> dict[int, list[StreamDelta]]:
-    got: dict[int, list[StreamDelta]] = {}
+def finish(engine: Engine) -> dict[int, list[SequenceDelta]]:
+    got: dict[int, list[SequenceDelta]] = {}
     while engine.busy:
         for delta in engine.step():
-            got.setdefault(delta.stream_id, []).append(delta)
+            got.setdefault(delta.sequence_id, []).append(delta)
     return got
 
 
-def ids(deltas: list[StreamDelta]) -> list[int]:
+def ids(deltas: list[SequenceDelta]) -> list[int]:
     return [token for delta in deltas for token in delta.token_ids]
 
 

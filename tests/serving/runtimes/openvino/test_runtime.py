@@ -23,9 +23,9 @@ from build_engine.spec import BuildSpec
 from contract import engine_dir
 from contract.errors import EngineDead, EngineDirectoryError, InvalidRequest
 from contract.paths import ROOT
-from contract.sampling import EngineRequest, Guide, Sampling, StreamDelta
+from contract.sampling import Guide, Sampling
 from serving import runtimes
-from serving.runtimes.base import RuntimeOptions
+from serving.runtimes.base import EngineRequest, RuntimeOptions, SequenceDelta
 from serving.runtimes.openvino import runtime as openvino
 
 END = (151645, 151643)
@@ -37,14 +37,14 @@ class Collector:
     """Gathers deltas per stream and checks that nothing follows a stream's last one."""
 
     def __init__(self) -> None:
-        self.deltas: dict[int, list[StreamDelta]] = {}
+        self.deltas: dict[int, list[SequenceDelta]] = {}
         self.deaths: list[str] = []
         self._changed = threading.Condition()
 
-    def on_step(self, deltas: list[StreamDelta]) -> None:
+    def on_step(self, deltas: list[SequenceDelta]) -> None:
         with self._changed:
             for delta in deltas:
-                before = self.deltas.setdefault(delta.stream_id, [])
+                before = self.deltas.setdefault(delta.sequence_id, [])
                 assert not before or before[-1].finish_reason is None
                 before.append(delta)
             self._changed.notify_all()

@@ -13,8 +13,8 @@ import pytest
 from contract.engine_dir import EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
 from contract.errors import EngineDead, EngineDirectoryError
 from contract.paths import ROOT
-from contract.sampling import EngineRequest, Guide, Sampling
-from serving.runtimes.base import CAPABILITIES, RuntimeOptions
+from contract.sampling import Guide, Sampling
+from serving.runtimes.base import CAPABILITIES, EngineRequest, RuntimeOptions
 
 STANDINS = ROOT / "tests" / "standins"
 END, END_OF_TEXT = 151645, 151643
@@ -58,18 +58,18 @@ class Harness:
         self.control = sys.modules["tensorrt_llm.control"]
         self.llm = self.control.llms[-1]
 
-    def submit(self, stream_id: int, prompt: list[int], **sampling) -> None:
+    def submit(self, sequence_id: int, prompt: list[int], **sampling) -> None:
         sampling = {"max_tokens": 8, "stop_token_ids": (END, END_OF_TEXT), "temperature": 0.0} | sampling
-        self.runtime.submit(EngineRequest(stream_id, prompt, Sampling(**sampling)))
+        self.runtime.submit(EngineRequest(sequence_id, prompt, Sampling(**sampling)))
 
-    def deltas(self, stream_id: int):
-        return [delta for step in list(self.steps) for delta in step if delta.stream_id == stream_id]
+    def deltas(self, sequence_id: int):
+        return [delta for step in list(self.steps) for delta in step if delta.sequence_id == sequence_id]
 
-    def wait(self, *stream_ids: int, seconds: float = 10) -> None:
-        until(lambda: all(any(d.finish_reason for d in self.deltas(i)) for i in stream_ids), seconds)
+    def wait(self, *sequence_ids: int, seconds: float = 10) -> None:
+        until(lambda: all(any(d.finish_reason for d in self.deltas(i)) for i in sequence_ids), seconds)
 
-    def tokens(self, stream_id: int) -> list[int]:
-        return [token for delta in self.deltas(stream_id) for token in delta.token_ids]
+    def tokens(self, sequence_id: int) -> list[int]:
+        return [token for delta in self.deltas(sequence_id) for token in delta.token_ids]
 
 
 def until(condition, seconds: float = 10) -> None:
@@ -105,14 +105,14 @@ def harness(request, start) -> Harness:
 
 
 def test_end_token_never_appears_and_counts_alike_on_every_backend(harness):
-    for stream_id, end in ((1, END), (2, END_OF_TEXT)):
-        prompt = [10, stream_id]
+    for sequence_id, end in ((1, END), (2, END_OF_TEXT)):
+        prompt = [10, sequence_id]
         harness.control.script[tuple(prompt)] = [5, 6, 7, end]
-        harness.submit(stream_id, prompt)
-        harness.wait(stream_id)
-        assert harness.tokens(stream_id) == [5, 6, 7]
-        assert sum(delta.counted for delta in harness.deltas(stream_id)) == 4
-        assert [d.finish_reason for d in harness.deltas(stream_id)][-1] == "stop"
+        harness.submit(sequence_id, prompt)
+        harness.wait(sequence_id)
+        assert harness.tokens(sequence_id) == [5, 6, 7]
+        assert sum(delta.counted for delta in harness.deltas(sequence_id)) == 4
+        assert [d.finish_reason for d in harness.deltas(sequence_id)][-1] == "stop"
 
 
 def test_length_counts_exactly_max_tokens(harness):
@@ -139,8 +139,8 @@ def test_own_end_id_replaces_the_models(harness):
 
 
 def test_many_streams_are_delivered_in_shared_steps(harness):
-    for stream_id in range(40):
-        harness.submit(stream_id, [stream_id, 1], max_tokens=12)
+    for sequence_id in range(40):
+        harness.submit(sequence_id, [sequence_id, 1], max_tokens=12)
     harness.wait(*range(40))
     delivered = sum(len(step) for step in harness.steps)
     assert max(len(step) for step in harness.steps) >= 10
@@ -241,14 +241,14 @@ def test_close_ends_open_streams_and_shuts_down_once(harness):
 
 def test_statistics_name_running_waiting_and_blocks(start):
     harness = start("pytorch", options=RuntimeOptions(max_streams=2))
-    for stream_id in range(3):
-        harness.submit(stream_id, [stream_id], max_tokens=100000)
+    for sequence_id in range(3):
+        harness.submit(sequence_id, [sequence_id], max_tokens=100000)
     until(lambda: harness.runtime.stats().kv_blocks_total, seconds=5)
     stats = harness.runtime.stats()
     assert (stats.running, stats.waiting) == (2, 1)
     assert stats.kv_blocks_total == 1000 and stats.kv_blocks_used > 0
-    for stream_id in range(3):
-        harness.runtime.abort(stream_id)
+    for sequence_id in range(3):
+        harness.runtime.abort(sequence_id)
     harness.wait(0, 1, 2)
     assert harness.runtime.stats().kv_blocks_used == 0
 
@@ -285,8 +285,8 @@ def test_nothing_the_sampler_of_1_2_1_ignores_is_lost(start):
 
 
 def test_seeds_differ_and_repeat(harness):
-    for stream_id, seed in ((1, 5), (2, 5), (3, 6)):
-        harness.submit(stream_id, [1, 2], temperature=1.0, seed=seed)
+    for sequence_id, seed in ((1, 5), (2, 5), (3, 6)):
+        harness.submit(sequence_id, [1, 2], temperature=1.0, seed=seed)
     harness.wait(1, 2, 3)
     assert harness.tokens(1) == harness.tokens(2) != harness.tokens(3)
 
@@ -337,8 +337,8 @@ def test_kv_cache_size_in_bytes_becomes_tokens(start):
 
 def test_priority_reaches_1_4_higher_first(start):
     harness = start(*TORCH_14)
-    for stream_id, value in enumerate((-3, 0, 4)):
-        request = EngineRequest(stream_id, [1], Sampling(max_tokens=1, temperature=0.0), priority=value)
+    for sequence_id, value in enumerate((-3, 0, 4)):
+        request = EngineRequest(sequence_id, [1], Sampling(max_tokens=1, temperature=0.0), priority=value)
         harness.runtime.submit(request)
     harness.wait(0, 1, 2)
     low, normal, high = (call["priority"] for call in harness.control.requests)

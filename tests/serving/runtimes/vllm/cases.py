@@ -9,7 +9,7 @@ from typing import Any
 
 from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
 from contract.errors import InvalidRequest
-from contract.sampling import EngineRequest
+from serving.runtimes.base import EngineRequest
 
 STOP, LENGTH, ABORT, ERROR = range(4)
 

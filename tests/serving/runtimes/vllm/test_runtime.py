@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from contract.errors import EngineDead, InvalidRequest
-from contract.sampling import EngineRequest, Guide, Sampling
-from serving.runtimes.base import RuntimeOptions
+from contract.sampling import Guide, Sampling
+from serving.runtimes.base import EngineRequest, RuntimeOptions
 from serving.runtimes.vllm.runtime import VllmRuntime
 from tests.serving.runtimes.vllm.cases import ERROR, LENGTH, STOP, FakeCore, Output, Outputs, Prefill, Scheduler, engine
 
@@ -24,8 +24,8 @@ def served(tmp_path):
     runtime.close()
 
 
-def request(stream_id, **sampling):
-    return EngineRequest(stream_id, [1, 2, 3], Sampling(max_tokens=8, **sampling))
+def request(sequence_id, **sampling):
+    return EngineRequest(sequence_id, [1, 2, 3], Sampling(max_tokens=8, **sampling))
 
 
 def say(served, *outputs, stats=None):
@@ -38,8 +38,8 @@ def test_one_message_is_one_call_with_all_streams(served):
     a, b = served.core.sent
     say(served, Output(a, [5], prefill_stats=Prefill(3, 2)), Output(b, [6], prefill_stats=Prefill(3)))
     first, second = served.step()
-    assert (first.stream_id, first.token_ids, first.cached_tokens) == (1, [5], 2)
-    assert (second.stream_id, second.token_ids, second.cached_tokens) == (2, [6], 0)
+    assert (first.sequence_id, first.token_ids, first.cached_tokens) == (1, [5], 2)
+    assert (second.sequence_id, second.token_ids, second.cached_tokens) == (2, [6], 0)
     assert served.steps.empty()
 
 
@@ -78,7 +78,7 @@ def test_an_abort_ends_the_stream_once_and_frees_its_id(served):
     assert served.core.aborted == [old]
     served.runtime.submit(request(1))
     say(served, Output(old, [5]), Output(served.core.sent[1], [6]))  # what was on its way for the old one is dropped
-    assert [(d.stream_id, d.token_ids) for d in served.step()] == [(1, [6])]
+    assert [(d.sequence_id, d.token_ids) for d in served.step()] == [(1, [6])]
 
 
 def test_an_error_of_one_request_names_the_engine_and_ends_it_alone(served):
