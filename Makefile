@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup serve chat engine test lint clean bench-serving bench-gpu
+.PHONY: help setup serve chat engine test lint fields clean bench-serving bench-gpu
 SHELL := /bin/bash
 
 PYTHON ?= python3
@@ -47,6 +47,9 @@ test: setup-dev  ## run the tests
 
 lint: setup-dev  ## ruff, mypy, and the direction of imports
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-logo
+
+fields: setup  ## after a change of contract/fields.py: config.pbtxt, Sampling, Options, gateway fields, docs
+	@$(PY) -m contract.generate && $(PY) -m serving.gateway.schema.coverage
 
 bench-serving: setup-dev  ## the serving layer alone: simulated engine, 1/32/128/256 streams -> results/bench_serving.json
 	@$(PY) -m loadtest.bench.serving

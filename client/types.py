@@ -22,6 +22,7 @@ class Options:
     ignored.
     """
 
+    # options: begin
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -48,6 +49,7 @@ class Options:
     continue_final_message: bool = False
     priority: int | None = None
     lora_name: str = ""
+    # options: end
 
     def given(self) -> dict[str, Any]:
         """The settings that differ from their defaults."""

@@ -20,6 +20,7 @@ class Guide:
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """One sequence's sampling settings, complete: defaults are already filled in and ranges already checked.
+    The scalar ones come from ``contract/fields.py``.
 
     ``temperature == 0`` is greedy. ``top_k == 0`` is the whole vocabulary. ``seed`` is always set: the tokenizer step
     draws one when the caller gave none, so that no engine's own default (0 in two of them) makes all answers alike.
@@ -29,6 +30,7 @@ class Sampling:
     """
 
     max_tokens: int
+    # settings: begin
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -38,9 +40,10 @@ class Sampling:
     frequency_penalty: float = 0.0
     seed: int = 0
     min_tokens: int = 0
+    ignore_eos: bool = False
+    # settings: end
     stop_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
-    ignore_eos: bool = False
     logprobs: int = 0
     guide: Guide | None = None

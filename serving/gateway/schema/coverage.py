@@ -1,7 +1,4 @@
-"""The tables of docs/gateway.md, made from the code: ``python -m serving.gateway.schema.coverage``.
-
-A test fails when the document differs.
-"""
+"""The tables of docs/gateway.md, made from the request classes by ``make fields``. A test fails when they differ."""
 
 from __future__ import annotations
 

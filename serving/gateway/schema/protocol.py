@@ -113,30 +113,40 @@ class Shared(BaseModel):
 
     model: str | None = note("default: the served model; an unknown name is 404", openai=True)
     stream: bool | None = note("server-sent events", openai=True)
-    temperature: float | None = note("default: generation_config.json", openai=True)
-    top_p: float | None = note("default: generation_config.json", openai=True)
-    stop: str | list[str] | None = note("matched on text, across tokens; up to 64", openai=True)
-    seed: int | None = note("same seed, same engine, same answer where the engine is deterministic", openai=True)
-    presence_penalty: float | None = note("refused where the engine lacks it", openai=True)
-    frequency_penalty: float | None = note("refused where the engine lacks it", openai=True)
-    logit_bias: dict[str, float] | None = note(
-        "token id → -100…100, up to 1,024 of them; refused where the engine lacks it", openai=True
+    # shared fields: begin
+    temperature: float | None = note("0 is greedy; default: generation_config.json", openai=True)
+    top_p: float | None = note("share of the probability to draw from; default: generation_config.json", openai=True)
+    top_k: int | None = note("0 or -1: the whole vocabulary; default: generation_config.json")
+    min_p: float | None = note("drops tokens below this share of the best one's probability; where the engine has it")
+    repetition_penalty: float | None = note(
+        "above 1: less of what prompt and answer have; default: generation_config.json; where the engine has it"
     )
+    presence_penalty: float | None = note(
+        "subtracted once from the logits of tokens in the answer; where the engine has it", openai=True
+    )
+    frequency_penalty: float | None = note(
+        "subtracted for each time that a token is in the answer; where the engine has it", openai=True
+    )
+    seed: int | None = note(
+        "same seed, same answer where the engine is deterministic; where the engine has it", openai=True
+    )
+    min_tokens: int | None = note("no stop before this many tokens; where the engine has it")
+    stop: str | list[str] | None = note("matched on text, across tokens; up to 64", openai=True)
+    stop_token_ids: list[int] | None = note("up to 64")
+    include_stop_str_in_output: bool | None = note("the stop string stays at the end of the text")
+    bad_words: list[str] | None = note("never generated, nor with a space in front; up to 64; where the engine has it")
+    logit_bias: dict[str, float] | None = note(
+        "token id → -100…100, up to 1,024 of them; where the engine has it", openai=True
+    )
+    ignore_eos: bool | None = note("go on until max_tokens; for load tests")
+    priority: int | None = note("higher is sooner; where the engine has it")
+    # shared fields: end
     user: str | None = note("goes to the log", openai=True)
     metadata: JsonObject | None = note("accepted, nothing is stored", openai=True, vllm=False)
     safety_identifier: str | None = note("accepted, no effect", openai=True, vllm=False)
     prompt_cache_key: str | None = note("accepted: the prefix cache needs no hint", openai=True, vllm=False)
     prompt_cache_retention: str | None = note("accepted, no effect", openai=True, vllm=False)
     prompt_cache_options: JsonObject | None = note("accepted, no effect", openai=True, vllm=False)
-    top_k: int | None = note("0 or -1: the whole vocabulary")
-    min_p: float | None = note("refused where the engine lacks it")
-    repetition_penalty: float | None = note("refused where the engine lacks it")
-    min_tokens: int | None = note("refused where the engine lacks it")
-    ignore_eos: bool | None = note("for load tests")
-    stop_token_ids: list[int] | None = note("up to 64")
-    include_stop_str_in_output: bool | None = note("")
-    bad_words: list[str] | None = note("refused where the engine lacks it")
-    priority: int | None = note("higher is sooner; refused where the engine lacks it")
     structured_outputs: Structured | None = note("vLLM's newer form of `guided_*`")
 
 
@@ -144,8 +154,10 @@ class Common(Shared):
     """Further fields of chat and completions."""
 
     stream_options: StreamOptions | None = note("`include_usage`; `continuous_usage_stats` as vLLM", openai=True)
+    # common fields: begin
     max_tokens: int | None = note("chat: what the context leaves; completions: 16", openai=True)
     n: int | None = note("at most 16; seeds `seed`, `seed + 1`, …", openai=True)
+    # common fields: end
     return_token_ids: bool | None = note("`token_ids` beside each text")
     guided_json: str | JsonObject | None = note("a JSON schema, enforced")
     guided_regex: str | None = note("enforced")
@@ -170,8 +182,10 @@ class ChatRequest(Common):
     )
     parallel_tool_calls: bool | None = note("false: at most one call is passed on", openai=True)
     response_format: ResponseFormat | None = note("`json_object` and `json_schema`, enforced or refused", openai=True)
+    # chat fields: begin
     add_generation_prompt: bool | None = note("default: true unless `continue_final_message`")
     continue_final_message: bool | None = note("the answer goes on where the last (assistant) message ends")
+    # chat fields: end
     logprobs: bool | None = note("refused where the engine lacks it", openai=True)
     top_logprobs: int | None = note("0 to 20; refused where the engine lacks it", openai=True)
 

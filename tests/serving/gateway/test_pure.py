@@ -48,7 +48,7 @@ def test_key_files_are_checked(tmp_path: Path) -> None:
 
 def test_the_documents_tables_are_the_codes() -> None:
     text = coverage.DOCUMENT.read_text(encoding="utf-8")
-    assert coverage.filled(text) == text, "run: python -m serving.gateway.schema.coverage"
+    assert coverage.filled(text) == text, "run: make fields"
     assert text.count("| `messages` |") == 2, "a chat's, and the refusal of /v1/responses that says input"
 
 
