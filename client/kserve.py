@@ -1,7 +1,7 @@
 """KServe v2 messages of model ``qwen``: options -> request, response -> chunk. Pure.
 
 The raw protobuf stubs are used instead of tritonclient's classes: no numpy array is made per tensor. All tensors have
-shape [1, n] (DESIGN.md 2).
+shape [1, n].
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Gpu:
 
     @property
     def has_int8_engine(self) -> bool:
-        """TensorRT-LLM's builder refuses INT8 SmoothQuant and weight-only on SM100…119 (trtllm.md 2.1)."""
+        """TensorRT-LLM's builder refuses INT8 SmoothQuant and weight-only on SM100…119 (docs/tensorrt_llm_facts.md)."""
         return 80 <= self.sm < 100
 
 

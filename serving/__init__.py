@@ -1,1 +1,1 @@
-"""The pure core behind the Triton models: requests, streams, text; nothing here imports Triton except ``triton_io``."""
+"""The steps behind the Triton models, the engines' runtimes, the launcher and the gateway (docs/architecture.md)."""

@@ -3,7 +3,7 @@
 Memory of one GPU = weights + the runtime's own use + the KV pool. The runtime's own use is modelled as a base (CUDA
 context, kernels, graphs) plus the activations of one step plus the logits; tests check the figures against what vLLM
 0.24 reported on one H200 (docs/building.md). vLLM takes its fraction of the whole memory, TensorRT-LLM its fraction of
-what is free once the weights are loaded (llmapi.md 2.2).
+what is free once the weights are loaded (docs/tensorrt_llm_facts.md, "LLM API").
 """
 
 from __future__ import annotations

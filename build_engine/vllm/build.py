@@ -5,7 +5,8 @@
            which vLLM quantizes while it loads; ``runtime.backend`` says which
     int8   W8A8 as compressed-tensors, by llm-compressor (SmoothQuant + GPTQ)
 
-No one INT8 checkpoint serves vLLM and TensorRT-LLM both (reference/llmapi.md 6.1); the ModelOpt FP8 one does.
+No INT8 checkpoint serves both vLLM and TensorRT-LLM, but the ModelOpt FP8 one does (docs/tensorrt_llm_facts.md,
+"Quantized checkpoints").
 """
 
 from __future__ import annotations

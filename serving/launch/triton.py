@@ -1,6 +1,7 @@
 """The tritonserver command line and its environment; the sole place that knows Triton's flags.
 
-Sources: triton-inference-server/server docs/customization_guide/deploy.md; `tritonserver --help` of 2.51.
+Sources: https://github.com/triton-inference-server/server/blob/r26.07/docs/customization_guide/deploy.md and
+`tritonserver --help` of 2.51.
 """
 
 from __future__ import annotations

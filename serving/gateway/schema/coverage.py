@@ -79,7 +79,7 @@ TABLES = {"fields": field_table, "responses": responses_table, "settings": setti
 
 
 def filled(text: str) -> str:
-    """The document with both tables as the code has them, between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
+    """The document with its tables as the code has them, each between ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
     for name, table in TABLES.items():
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         _, _, after = rest.partition(f"<!-- /{name} -->")

@@ -18,7 +18,7 @@ from typing import Any
 
 from contract.errors import EngineDirectoryError
 
-# llmapi.md 7.1, from NVIDIA's llmapi model.py.
+# As in NVIDIA's own model.py of the LLM API (docs/tensorrt_llm_facts.md, "Inside a Triton stub").
 MPI_VARIABLES = frozenset(
     [f"OMPI_COMM_WORLD_{name}" for name in ("SIZE", "RANK", "LOCAL_SIZE", "LOCAL_RANK", "NODE_RANK")]
     + ["OMPI_UNIVERSE_SIZE", "OMPI_FIRST_RANKS", "OMPI_APP_CTX_NUM_PROCS"]

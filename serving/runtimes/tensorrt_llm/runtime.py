@@ -21,7 +21,7 @@ def create(
     engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath, *, gather_logits: bool = False
 ) -> TensorRtLlm:
     """Load the engine; blocks for minutes. ``gather_logits`` is for the accuracy gate only: it makes an engine return
-    log probabilities, which crash together with cancelled streams (TensorRT-LLM #10810)."""
+    log probabilities, which crash together with cancelled streams (docs/tensorrt_llm_facts.md)."""
     tensorrt_llm_env.prepare()
     backend = engine.runtime.backend or "engine"
     package = tensorrt_llm_env.load(backend)

@@ -41,7 +41,7 @@ def test_kv_bytes_per_token_are_56_kib_in_bf16():
 
 
 def test_decode_ceilings_of_the_reference():
-    """trtllm.md 2.7: H200 630/340, H100 440/238, A100-80 263/142, L40S 114/61 tokens/s for FP8 or INT8 and BF16."""
+    """docs/tensorrt_llm_facts.md, "Arithmetic": tokens/s of one stream in FP8 or INT8, and in BF16."""
     for gpu, quantized, bf16 in (("h200", 630, 340), ("h100", 440, 238), ("a100-80", 263, 142), ("l40s", 114, 61)):
         for precision, expected in (("auto", quantized), ("bf16", bf16)):
             floor = plan(SHAPE, choice(gpu, precision=precision)).decode_floor_ms

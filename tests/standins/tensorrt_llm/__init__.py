@@ -1,5 +1,6 @@
 """A stand-in for TensorRT-LLM: names, signatures and defaults from tests/data/tensorrt_llm_surface.json, behaviour as
-written in the reference (one mutable result object, deltas on take, hang after an error, cancelled as a last item).
+docs/tensorrt_llm_facts.md describes it (one mutable result object, deltas on
+take, hang after an error, cancelled as a last item).
 
 ``STANDIN_TRTLLM_VERSION`` picks 1.2.1 (default) or 1.4. ``tensorrt_llm.control`` scripts what happens.
 """

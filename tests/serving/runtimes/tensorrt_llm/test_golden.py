@@ -97,7 +97,7 @@ def test_sampling_and_guide_fields_are_published(version, tmp_path):
 
 
 def test_what_must_not_be_passed_is_not(tmp_path):
-    """llmapi.md 0.4: an engine's own limits; 2.2: its KV type; 7: nothing of mpi or remote code."""
+    """An engine's own limits and KV type (docs/tensorrt_llm_facts.md, "LLM API"), and no remote code."""
     for name, keywords in current(tmp_path)["LLM"].items():
         assert keywords["trust_remote_code"] is False
         if name.startswith("engine"):
