@@ -51,8 +51,9 @@ def by_context(context: str) -> Profile:
 def rope_scaling(max_seq_len: int, native: int) -> dict[str, Any] | None:
     """YaRN settings that reach ``max_seq_len``, or None within the model's ``native`` positions.
 
-    The factor is the smallest whole one that reaches. ``original_max_position_embeddings`` must be given: TensorRT-LLM's
-    default is 4096 (docs/tensorrt_llm_facts.md, "Command lines"). Both spellings of the type, because Hugging Face changed it.
+    The factor is the smallest whole one that reaches. ``original_max_position_embeddings`` must be given:
+    TensorRT-LLM's default is 4096 (docs/tensorrt_llm_facts.md). Both spellings of the type, because Hugging Face
+    changed it.
     """
     if max_seq_len <= native:
         return None

@@ -79,7 +79,7 @@ def read_engine_file(directory: Path) -> EngineFile:
 def capabilities(backend: str, surface: Surface, gather_logits: bool) -> frozenset[str]:
     """The engine's C++ decoder honours all but log probabilities, which need logits gathered (and crash with cancelled
     streams: docs/tensorrt_llm_facts.md). The default PyTorch sampler of 1.2.1 ignores penalties, min_p, bad words and
-    the seed without a word; its ``TRTLLMSampler``, used here, honours them, but nobody has seen it with guided decoding.
+    the seed without a word; its ``TRTLLMSampler``, used here, honours them; guided decoding with it is untested.
     ``embedding_bias`` (a number for every entry of the vocabulary) could carry a logit bias; it is not used yet."""
     if backend == "engine":
         found = PENALTIES | GUIDES | {"min_tokens"} | (LOGPROBS if gather_logits else frozenset())
