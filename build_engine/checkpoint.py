@@ -1,4 +1,4 @@
-"""Read a Hugging Face Qwen2 checkpoint without torch: ``config.json`` and (sharded) safetensors, one tensor at a time.
+"""Read a Hugging Face checkpoint without torch: ``config.json`` and (sharded) safetensors, one tensor at a time.
 
 The files are mapped, not read: a tensor costs memory while it is looked at, and ``forget`` gives its pages back.
 Format: https://github.com/huggingface/safetensors#format (8 bytes of header length, JSON header, tensor bytes).
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from build_engine.architectures import architecture_of
 from build_engine.errors import BuildError
 
 INDEX = "model.safetensors.index.json"
-ARCHITECTURE = "Qwen2ForCausalLM"
 STORED = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}  # numpy has no bfloat16: its bits
 PAGE = mmap.PAGESIZE
 
@@ -33,7 +33,7 @@ class _Place:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """``config.json`` of a Qwen2 checkpoint. Raises ``BuildError`` when it is not one that the graph can compute."""
+    """``config.json`` of a checkpoint. Raises ``BuildError`` when it is not one that the graph can compute."""
     path = directory / "config.json"
     if not path.is_file():
         raise BuildError(f"{directory} has no config.json: --model must be a Hugging Face checkpoint directory")
@@ -41,13 +41,11 @@ def read_config(directory: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BuildError(f"{path} is not JSON ({error}): download the checkpoint again") from error
-    found = config.get("architectures") if isinstance(config, dict) else None
-    if not isinstance(found, list) or ARCHITECTURE not in found:
-        raise BuildError(f"{path}: architectures is {found!r}; only {ARCHITECTURE} (Qwen2, Qwen2.5) can be built")
+    if not isinstance(config, dict):
+        raise BuildError(f"{path} is not a model's configuration: download the checkpoint again")
+    architecture_of(config, path)
     if config.get("quantization_config"):
         raise BuildError(f"{path} is already quantized: pass the original BF16 checkpoint, this command quantizes it")
-    if config.get("use_sliding_window") or config.get("hidden_act", "silu") != "silu":
-        raise BuildError(f"{path}: sliding windows and activations other than silu are not supported")
     return dict(config)
 
 

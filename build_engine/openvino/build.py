@@ -20,7 +20,7 @@ from rich.progress import Progress
 from build_engine import fetch, tokenizer_files
 from build_engine.checkpoint import Checkpoint, read_config
 from build_engine.errors import BuildError
-from build_engine.openvino.graph import Qwen2Graph
+from build_engine.openvino.graph import DecoderGraph
 from build_engine.openvino.rope import scaling_of
 from build_engine.openvino.weights import PRECISIONS, Weights
 from build_engine.plan.profiles import with_yarn
@@ -99,7 +99,7 @@ def convert(checkpoint: Checkpoint, precision: str, path: Path) -> None:
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"converting to {precision}", total=None)
         weights = Weights(checkpoint, precision)
-        graph = Qwen2Graph(weights, lambda done, total: progress.update(task, completed=done, total=total))
+        graph = DecoderGraph(weights, lambda done, total: progress.update(task, completed=done, total=total))
         model = graph.build()
     log.info("writing %s", path.with_suffix(".bin").name)
     ov.save_model(model, str(path), compress_to_fp16=False)

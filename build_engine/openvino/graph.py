@@ -1,7 +1,7 @@
-"""Qwen2 as an OpenVINO graph, in the stateful form that OpenVINO's PagedAttention transformation expects.
+"""A decoder of ``build_engine.architectures`` as an OpenVINO graph, in the form that PagedAttention's pass expects.
 
-Inputs ``input_ids`` [batch, tokens], ``attention_mask``, ``position_ids`` and ``beam_idx``; output ``logits`` f32
-[batch, tokens, vocab]. Parameters carry friendly names because the transformation looks them up by those.
+The stateful form: inputs ``input_ids`` [batch, tokens], ``attention_mask``, ``position_ids`` and ``beam_idx``; output
+``logits`` f32 [batch, tokens, vocab]. Parameters carry friendly names: the transformation looks them up by those.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from openvino import Type
 from openvino import opset13 as op
 from openvino.op.util import Variable, VariableInfo
 
+from build_engine.architectures import architecture_of
 from build_engine.openvino.rope import frequencies
 from build_engine.openvino.weights import Weights
 
@@ -61,13 +62,16 @@ def integer(value: int) -> Any:
     return op.constant(np.int64(value))
 
 
-class Qwen2Graph:
+class DecoderGraph:
     """Builds the model once; ``on_layer(done, total)`` reports progress."""
 
     def __init__(self, weights: Weights, on_layer: Callable[[int, int], None] = lambda done, total: None) -> None:
         self._weights = weights
         self._config = weights.checkpoint.config
         self._shape = Shape.of(self._config)
+        architecture = architecture_of(self._config, "config.json")
+        self._biases = architecture.biases(self._config)
+        self._qk_norm = architecture.qk_norm
         self._on_layer = on_layer
         self._sinks: list[Any] = []
 
@@ -91,7 +95,7 @@ class Qwen2Graph:
         head = embedding if tied else self._weights.matrix("lm_head.weight", table)
         result = op.result(op.matmul(x, head, False, True))
         result.output(0).get_tensor().set_names({"logits"})
-        return ov.Model([result], self._sinks, [ids, mask, positions, self._beam], "Qwen2ForCausalLM")
+        return ov.Model([result], self._sinks, [ids, mask, positions, self._beam], self._config["architectures"][0])
 
     def _layer(self, x: Any, layer: int) -> Any:
         prefix = f"model.layers.{layer}."
@@ -104,17 +108,22 @@ class Qwen2Graph:
 
     def _attention(self, h: Any, layer: int, prefix: str) -> Any:
         s = self._shape
-        q = self._rotate(self._heads(self._linear(h, prefix + "q_proj", bias=True), s.heads))
-        k = self._rotate(self._heads(self._linear(h, prefix + "k_proj", bias=True), s.kv_heads))
-        v = self._heads(self._linear(h, prefix + "v_proj", bias=True), s.kv_heads)
+        q = self._rotate(self._normed_heads(h, prefix + "q", s.heads))
+        k = self._rotate(self._normed_heads(h, prefix + "k", s.kv_heads))
+        v = self._heads(self._linear(h, prefix + "v_proj"), s.kv_heads)
         keys, values = self._cache(k, layer, "key"), self._cache(v, layer, "value")
         mixed = op.scaled_dot_product_attention(q, keys, values, self._mask, scalar(s.head_dim**-0.5))
         joined = op.reshape(op.transpose(mixed, ints(0, 2, 1, 3)), ints(0, 0, s.heads * s.head_dim), True)
         return self._linear(joined, prefix + "o_proj")
 
-    def _linear(self, x: Any, name: str, bias: bool = False) -> Any:
+    def _normed_heads(self, h: Any, name: str, count: int) -> Any:
+        heads = self._heads(self._linear(h, name + "_proj"), count)
+        return self._norm(heads, name + "_norm.weight") if self._qk_norm else heads
+
+    def _linear(self, x: Any, name: str) -> Any:
         y = op.matmul(x, self._weights.matrix(name + ".weight"), False, True)
-        return op.add(y, self._weights.vector(name + ".bias")) if bias else y
+        has_bias = name.rpartition(".")[2] in self._biases
+        return op.add(y, self._weights.vector(name + ".bias")) if has_bias else y
 
     def _norm(self, x: Any, name: str) -> Any:
         mean = op.reduce_mean(op.power(x, scalar(2, 3)), ints(-1), True)

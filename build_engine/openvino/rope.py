@@ -1,4 +1,4 @@
-"""Rotary frequencies: plain, linear and YaRN (https://arxiv.org/abs/2309.00071), as transformers computes them."""
+"""Rotary frequencies: plain, linear, YaRN (https://arxiv.org/abs/2309.00071) and Llama 3's, as in transformers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from build_engine.errors import BuildError
 
 DEFAULT_THETA = 10000.0
+KINDS = ("yarn", "linear", "llama3")
 
 
 def scaling_of(config: dict[str, Any]) -> dict[str, Any] | None:
@@ -19,8 +20,8 @@ def scaling_of(config: dict[str, Any]) -> dict[str, Any] | None:
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return None
-    if kind not in ("linear", "yarn"):
-        raise BuildError(f"config.json: rope_scaling type {kind!r} is not supported: use yarn, linear or none")
+    if kind not in KINDS:
+        raise BuildError(f"config.json: rope_scaling type {kind!r} is not supported: use {', '.join(KINDS)} or none")
     return {**scaling, "rope_type": kind}
 
 
@@ -39,7 +40,17 @@ def frequencies(config: dict[str, Any], head_dim: int) -> tuple[npt.NDArray[np.f
     factor = float(scaling["factor"])
     if scaling["rope_type"] == "linear":
         return plain / np.float32(factor), 1.0
+    if scaling["rope_type"] == "llama3":
+        return _llama3(plain, factor, scaling), 1.0
     return _yarn(plain, theta, head_dim, factor, scaling, config)
+
+
+def _llama3(plain: npt.NDArray[np.float32], factor: float, scaling: dict[str, Any]) -> npt.NDArray[np.float32]:
+    """Slow dimensions are slowed down by ``factor``, fast ones kept, those between mixed by their wavelength."""
+    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
+    turns = float(scaling["original_max_position_embeddings"]) * plain / np.float32(2 * math.pi)
+    keep = np.clip((turns - np.float32(low)) / np.float32(high - low), 0, 1).astype(np.float32)
+    return ((1 - keep) * plain / np.float32(factor) + keep * plain).astype(np.float32)
 
 
 def _yarn(

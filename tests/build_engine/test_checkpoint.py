@@ -57,11 +57,11 @@ def test_shards_follow_the_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architectures": ["LlamaForCausalLM"]}, "only Qwen2ForCausalLM"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "only Qwen2ForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM"),
         ({}, "architectures is None"),
-        ([], "architectures is None"),
-        ({**CONFIG, "use_sliding_window": True}, "sliding windows"),
-        ({**CONFIG, "hidden_act": "gelu"}, "other than silu"),
+        ([], "not a model's configuration"),
+        ({**CONFIG, "use_sliding_window": True}, "sliding-window"),
+        ({**CONFIG, "hidden_act": "gelu"}, "only silu"),
         ({**CONFIG, "quantization_config": {"quant_method": "awq"}}, "already quantized"),
     ],
 )

@@ -17,7 +17,7 @@ from serving.runtimes.base import EngineRequest, SequenceDelta
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.engine import Engine
 from serving.runtimes.openvino.model import PagedModel, properties
-from tests.oracle.numpy_qwen2 import NumpyQwen2
+from tests.oracle.numpy_decoder import NumpyDecoder
 
 SHAPE = SyntheticShape("s", 128, 2, 2, 1, 256, 1024)
 COUNT = 24  # tokens per answer
@@ -54,7 +54,7 @@ def prompts() -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def expected(checkpoint: Path, prompts: list[list[int]]) -> list[list[int]]:
-    reference = NumpyQwen2(Checkpoint(checkpoint))
+    reference = NumpyDecoder(Checkpoint(checkpoint))
     answers = [reference.greedy(prompt, COUNT) for prompt in prompts]
     assert all(len(set(answer)) > COUNT / 2 for answer in answers), "an answer of one word proves little"
     return answers
@@ -107,13 +107,13 @@ def test_yarn_equals_the_reference(checkpoint: Path, tmp_path: Path, prompts: li
         engine.submit(greedy(number, prompt))
     got = finish(engine)
     answers = [ids(got[number]) for number in range(len(prompts))]
-    model = NumpyQwen2(reference)
+    model = NumpyDecoder(reference)
     assert answers[:2] == [model.greedy(prompt, COUNT) for prompt in prompts[:2]]
 
 
 def test_int8_stays_close(checkpoint: Path, tmp_path: Path, prompts: list[list[int]]) -> None:
     """Mean KL divergence of the next token's distribution over all prompts."""
-    model, reference = load(checkpoint, tmp_path, "int8"), NumpyQwen2(Checkpoint(checkpoint))
+    model, reference = load(checkpoint, tmp_path, "int8"), NumpyDecoder(Checkpoint(checkpoint))
     engine = Engine(model, BlockPool(BLOCKS), 8, 256)
     for number, prompt in enumerate(prompts):
         engine.submit(EngineRequest(number, prompt, Sampling(1, temperature=0.0, logprobs=SHAPE.vocab + 1)))

@@ -1,4 +1,4 @@
-"""Qwen2's forward pass in plain numpy, written from the architecture alone: the reference that needs no torch."""
+"""A decoder (Qwen2, Llama, Qwen3) in plain numpy, from the architecture alone: the reference that needs no torch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from build_engine.openvino.rope import frequencies
 F32 = npt.NDArray[np.float32]
 
 
-class NumpyQwen2:
+class NumpyDecoder:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.config = checkpoint.config
         self.weights = {name: checkpoint.float32(name) for name in checkpoint.names}
         self.heads = self.config["num_attention_heads"]
         self.kv_heads = self.config["num_key_value_heads"]
-        self.head_dim = self.config["hidden_size"] // self.heads
+        self.head_dim = self.config.get("head_dim") or self.config["hidden_size"] // self.heads
         self.radians, self.factor = frequencies(self.config, self.head_dim)
 
     def logits(self, ids: list[int]) -> F32:
@@ -28,11 +28,13 @@ class NumpyQwen2:
             p = f"model.layers.{layer}."
             x = x + self.attention(self.norm(x, p + "input_layernorm.weight"), p + "self_attn.")
             h = self.norm(x, p + "post_attention_layernorm.weight")
-            gate = h @ w[p + "mlp.gate_proj.weight"].T
-            up = h @ w[p + "mlp.up_proj.weight"].T
-            x = x + (gate / (1 + np.exp(-gate)) * up) @ w[p + "mlp.down_proj.weight"].T
+            gate, up = self.linear(h, p + "mlp.gate_proj"), self.linear(h, p + "mlp.up_proj")
+            x = x + self.linear(gate / (1 + np.exp(-gate)) * up, p + "mlp.down_proj")
         x = self.norm(x, "model.norm.weight")
         return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+
+    def linear(self, x: F32, name: str) -> F32:
+        return x @ self.weights[name + ".weight"].T + self.weights.get(name + ".bias", np.float32(0))
 
     def norm(self, x: F32, name: str) -> F32:
         scale = np.sqrt((x * x).mean(-1, keepdims=True) + self.config["rms_norm_eps"])
@@ -40,16 +42,17 @@ class NumpyQwen2:
 
     def attention(self, h: F32, p: str) -> F32:
         tokens = len(h)
-        q, k, v = (h @ self.weights[f"{p}{n}_proj.weight"].T + self.weights[f"{p}{n}_proj.bias"] for n in "qkv")
-        q = self.rotate(q.reshape(tokens, self.heads, self.head_dim))
-        k = self.rotate(k.reshape(tokens, self.kv_heads, self.head_dim))
+        q, k, v = (self.linear(h, f"{p}{n}_proj").reshape(tokens, -1, self.head_dim) for n in "qkv")
+        if p + "q_norm.weight" in self.weights:
+            q, k = self.norm(q, p + "q_norm.weight"), self.norm(k, p + "k_norm.weight")
+        q, k = self.rotate(q), self.rotate(k)
         k = np.repeat(k, self.heads // self.kv_heads, 1)
-        v = np.repeat(v.reshape(tokens, self.kv_heads, self.head_dim), self.heads // self.kv_heads, 1)
+        v = np.repeat(v, self.heads // self.kv_heads, 1)
         scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(self.head_dim)
         scores = np.where(np.tril(np.ones((tokens, tokens), bool)), scores, -np.inf)
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         mixed = np.einsum("hqk,khd->qhd", scores / scores.sum(-1, keepdims=True), v)
-        return mixed.reshape(tokens, -1) @ self.weights[p + "o_proj.weight"].T
+        return self.linear(mixed.reshape(tokens, -1), p + "o_proj")
 
     def rotate(self, x: F32) -> F32:
         angles = np.arange(len(x))[:, None] * self.radians
