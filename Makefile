@@ -52,7 +52,7 @@ fields: setup  ## after a change of contract/fields.py: config.pbtxt, Sampling, 
 	@$(PY) -m contract.generate && $(PY) -m serving.gateway.schema.coverage
 
 bench-serving: setup-dev  ## the serving layer alone: simulated engine, 1/32/128/256 streams -> results/bench_serving.json
-	@$(PY) -m loadtest.bench.serving
+	@$(PY) -m loadtest.bench.serving $(ARGS)
 
 clean:  ## remove virtual environments, engines, results
 	rm -rf .venv .venv-* engines results reports .run
@@ -158,7 +158,7 @@ loadtest-compare: setup-dev  ## two runs side by side: A=reports/â€¦ B=reports/â
 loadtest-calibrate: setup-dev  ## is the load generator right? against a server whose latencies are known
 	@$(PY) -m tests.loadtest.calibrate
 
-strategies: setup-dev setup-oracle  ## the five cures for a slow service, measured here -> reports/strategies.html
+strategies: setup-dev setup-oracle  ## five mitigations for a slow service, measured here -> reports/strategies.html
 	@$(PY) -m loadtest.bench.strategies $(ARGS)
 
 # --- gpu ----------------------------------------------------------------------------------------------------------------

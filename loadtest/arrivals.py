@@ -106,13 +106,3 @@ def _inverse(arrivals: Arrivals, rate: float, duration: float) -> Callable[[floa
         return step * length + (s - starts[step]) / (rate * (step + 1) / steps)
 
     return staircase
-
-
-def rate_at(arrivals: Arrivals, rate: float, duration: float, t: float) -> float:
-    """The intended rate at second ``t``, for the charts."""
-    if arrivals.kind == "ramp":
-        return rate * t / duration
-    if arrivals.kind == "staircase":
-        steps = int(arrivals.parameter)
-        return rate * (min(int(t / duration * steps), steps - 1) + 1) / steps
-    return rate

@@ -12,11 +12,11 @@ import gevent
 from gevent.event import Event
 from locust.runners import MasterRunner
 
-from loadtest import console, scrape
+from loadtest import console, prometheus, scrape
 from loadtest.aggregate import Lane, merged
 from loadtest.errors import LoadtestError
 from loadtest.plan import Plan, plan_from
-from loadtest.preflight import Target, check_target
+from loadtest.preflight import TargetFacts, check_target
 from loadtest.record import Record
 from loadtest.report import write_report
 from loadtest.session import PLAN, REPORT, STOP, WorkerSession, on_interrupt
@@ -37,7 +37,7 @@ class Controller:
     def __init__(self, environment: Any, session: WorkerSession) -> None:
         self._environment, self._session = environment, session
         self._plan: Plan | None = None
-        self._target = Target()
+        self._target = TargetFacts()
         self.run: Run | None = None
         self._running: dict[int, int] = {}
         self._finished = Event()
@@ -116,8 +116,8 @@ class Controller:
 
     def _scrape(self, run: Run) -> None:
         try:
-            run.server.add(time.time() - run.epoch, scrape.fetch(run.server.url))
-        except OSError as error:
+            run.server.add(time.time() - run.epoch, prometheus.fetch(run.server.url, scrape.TIMEOUT_S))
+        except (OSError, ValueError) as error:
             run.server.error = str(error)
 
     def _last_scrape(self, run: Run) -> None:

@@ -10,7 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("locust", "gevent", "grpcio", "geventhttpclient", "tritonclient", "openvino", "openvino-genai")
+PACKAGES = (
+    "locust", "gevent", "grpcio", "geventhttpclient", "tritonclient", "nvidia-pytriton", "numpy", "openvino",
+    "transformers", "torch", "vllm",
+)  # fmt: skip
 
 
 @cache
@@ -20,7 +23,7 @@ def describe() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
-        "gpu": _first_line("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
+        "gpu": _first_line("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": _first_line("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),

@@ -15,14 +15,14 @@ from tritonclient.grpc import service_pb2 as pb
 
 from loadtest.errors import LoadtestError, TransportError
 from loadtest.plan import Plan
-from loadtest.transports.grpc_stream import Target as GrpcTarget
+from loadtest.transports.grpc_stream import Connections
 
 TIMEOUT_S = 5.0
 START = "is it running? start it with `make serve`, or set HOST"
 
 
 @dataclass(slots=True)
-class Target:
+class TargetFacts:
     """What the server says of itself; it goes into the report."""
 
     sse_model: str = ""  # the gateway's own name of the model
@@ -30,10 +30,10 @@ class Target:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def check_target(plan: Plan) -> Target:
+def check_target(plan: Plan) -> TargetFacts:
     """Raises ``LoadtestError``."""
     _check_out(Path(plan.out or "reports"))
-    target = Target()
+    target = TargetFacts()
     for lane in plan.lanes:
         (_check_grpc if lane == "grpc" else _check_sse)(plan, target)
     return target
@@ -49,9 +49,9 @@ def _check_out(directory: Path) -> None:
         raise LoadtestError(f"out: {directory} cannot be written ({error}): name another directory") from None
 
 
-def _check_grpc(plan: Plan, target: Target) -> None:
+def _check_grpc(plan: Plan, target: TargetFacts) -> None:
     host = plan.host.removeprefix("https://")
-    server = GrpcTarget(host, plan.grpc_port, secure=plan.host.startswith("https://"))
+    server = Connections(host, plan.grpc_port, secure=plan.host.startswith("https://"))
     where = f"{host}:{plan.grpc_port}"
     try:
         ready = server.call("ModelReady", pb.ModelReadyRequest(name=plan.model), pb.ModelReadyResponse, TIMEOUT_S)
@@ -68,7 +68,7 @@ def _check_grpc(plan: Plan, target: Target) -> None:
     target.facts["triton"] = {"server": facts.name, "version": facts.version, "model": plan.model}
 
 
-def _offers_packed(server: GrpcTarget, model: str) -> bool:
+def _offers_packed(server: Connections, model: str) -> bool:
     request = pb.ModelMetadataRequest(name=model)
     try:
         inputs = server.call("ModelMetadata", request, pb.ModelMetadataResponse, TIMEOUT_S).inputs
@@ -79,7 +79,7 @@ def _offers_packed(server: GrpcTarget, model: str) -> bool:
     return any(tensor.name == "packed_output" for tensor in inputs)
 
 
-def _check_sse(plan: Plan, target: Target) -> None:
+def _check_sse(plan: Plan, target: TargetFacts) -> None:
     scheme, host = ("https", plan.host[8:]) if plan.host.startswith("https://") else ("http", plan.host)
     url = f"{scheme}://{host}:{plan.gateway_port}/v1/models"
     key = os.environ.get("OPENAI_API_KEY", "")

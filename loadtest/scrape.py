@@ -1,10 +1,13 @@
-"""Server figures during the run: queue, running streams, KV use, from a Prometheus text endpoint."""
+"""Server figures during the run: queue, running streams, KV use and freed streams."""
 
 from __future__ import annotations
 
-import re
-import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from prometheus_client.samples import Sample
+
+from loadtest.prometheus import value_of
 
 # Shown in the report when the server has them: this project's names, and those of vLLM and TensorRT-LLM on Triton.
 GAUGES = {
@@ -13,41 +16,7 @@ GAUGES = {
     "kv": ("vllm:kv_cache_usage_perc", "nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=fraction}"),
 }
 FREED = ('qwen_streams_finished_total{reason="cancelled"}', 'qwen_streams_finished_total{reason="disconnected"}')
-_LINE = re.compile(r"^([a-zA-Z_:][\w:]*)(\{[^}]*\})?\s+(\S+)")
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 TIMEOUT_S = 2.0
-
-
-@dataclass(slots=True)
-class Sample:
-    """One metric line."""
-
-    name: str
-    labels: dict[str, str]
-    value: float
-
-
-def parse(text: str) -> list[Sample]:
-    """Prometheus text format; comments and lines that are not metrics are passed over."""
-    samples = []
-    for line in text.splitlines():
-        match = _LINE.match(line)
-        if match is None or line.startswith("#"):
-            continue
-        try:
-            value = float(match[3])
-        except ValueError:
-            continue
-        samples.append(Sample(match[1], dict(_LABEL.findall(match[2] or "")), value))
-    return samples
-
-
-def value_of(samples: list[Sample], selector: str) -> float | None:
-    """The sum over all lines of ``name`` or ``name{label=value}``; ``None`` when there is none."""
-    name, _, rest = selector.partition("{")
-    wanted = dict(pair.replace('"', "").split("=") for pair in rest.rstrip("}").split(",") if pair)
-    values = [s.value for s in samples if s.name == name and all(s.labels.get(k) == v for k, v in wanted.items())]
-    return sum(values) if values else None
 
 
 @dataclass(slots=True)
@@ -59,8 +28,7 @@ class ServerSeries:
     freed: list[float] = field(default_factory=list)
     error: str = ""
 
-    def add(self, second: float, text: str) -> None:
-        samples = parse(text)
+    def add(self, second: float, samples: Sequence[Sample]) -> None:
         for name, selectors in GAUGES.items():
             value = next((v for s in selectors if (v := value_of(samples, s)) is not None), None)
             if value is not None:
@@ -71,11 +39,5 @@ class ServerSeries:
 
     @property
     def freed_during_run(self) -> int | None:
-        """Streams the server freed because somebody left; ``None`` when it does not say."""
+        """Streams the server freed because their client left; ``None`` when the server does not report it."""
         return int(self.freed[1] - self.freed[0]) if self.freed else None
-
-
-def fetch(url: str) -> str:
-    """Raises ``OSError``."""
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # the URL is the user's own server
-        return str(answer.read().decode("utf-8", "replace"))

@@ -35,6 +35,14 @@ def quantile(values: Sequence[float] | Array, percent: float) -> float:
     return float(ordered[max(0, math.ceil(percent / 100 * len(ordered) - 1e-9) - 1)])
 
 
+def percentiles_ms(values: Sequence[float], percents: Sequence[int] = (50, 90, 99)) -> dict[str, float]:
+    """``{"p50": …}`` of seconds, in milliseconds, interpolated linearly; empty for no values."""
+    if len(values) == 0:
+        return {}
+    found = np.percentile(np.asarray(values, dtype=np.float64), percents) * 1e3
+    return {f"p{percent}": round(float(value), 3) for percent, value in zip(percents, found, strict=True)}
+
+
 def bootstrap_difference(
     a: Sequence[float], b: Sequence[float], statistic: Callable[[Array], Array], *, level: float = 0.95, seed: int = 1
 ) -> Interval:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest import console
+from loadtest.command import locust_command
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, EXIT_USAGE, LoadtestError
 from loadtest.plan import plan_from
 from loadtest.preflight import check_target
@@ -81,8 +82,6 @@ def _beyond(run: Callable[[float], Step], steps: list[Step], highest: float | No
 
 
 def sweep(options: argparse.Namespace) -> int:
-    from loadtest.__main__ import locust_command
-
     options.rate = options.rate or "1"
     plan = plan_from(vars(options))
     if not plan.slo:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,8 @@ import pytest
 
 from contract.ack_table import AckTable
 from contract.paths import ROOT
+from loadtest import prometheus
+from loadtest.bench.process import free_ports
 
 START_SECONDS = 180
 
@@ -49,11 +49,10 @@ class Server:
 
     def metric(self, name: str) -> float:
         """The value of one sample of the engine's metrics, e.g. ``qwen_slots_used``."""
-        with urllib.request.urlopen(self.metrics, timeout=5) as response:
-            for line in response.read().decode().splitlines():
-                if line.startswith((f"{name}{{", f"{name} ")):
-                    return float(line.rpartition(" ")[2])
-        raise KeyError(name)
+        value = prometheus.value_of(prometheus.fetch(self.metrics), name)
+        if value is None:
+            raise KeyError(name)
+        return value
 
     def wait_for(self, check: Callable[[], bool], seconds: float) -> float:
         """Seconds until ``check()``; fails after ``seconds``."""
@@ -64,16 +63,6 @@ class Server:
                     return time.monotonic() - start
             time.sleep(0.02)
         raise AssertionError(f"not within {seconds} s; log: {self.log}")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def start_server(log: Path, *arguments: str, gateway: bool = False) -> Server:

@@ -26,11 +26,10 @@ from build_engine.openvino import build as openvino_build
 from build_engine.spec import SYNTHETIC, BuildSpec
 from build_engine.staging import cache_directory
 from build_engine.synthetic import checkpoint as synthetic
-from loadtest.environment import describe
+from loadtest.bench import result
 
 SUBJECTS = ("openvino-int8", "transformers-bf16", "transformers-fp32")
 STREAMS = (1, 8)
-RESULT = Path("results/bench_cpu.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +146,12 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def row(subject: str, streams: int, found: list[Figures]) -> dict[str, Any]:
-    result: dict[str, Any] = {"engine": subject, "streams": streams, "rounds": len(found)}
+    figure: dict[str, Any] = {"engine": subject, "streams": streams, "rounds": len(found)}
     for key, name in (("ttft", "ttft_s"), ("decode", "decode_tokens_per_s"), ("total", "tokens_per_s")):
         values = [getattr(item, key) for item in found]
-        result[name] = round(statistics.median(values), 3)
-        result[f"{name}_spread"] = [round(min(values), 3), round(max(values), 3)]
-    return result
+        figure[name] = round(statistics.median(values), 3)
+        figure[f"{name}_spread"] = [round(min(values), 3), round(max(values), 3)]
+    return figure
 
 
 def main() -> None:
@@ -161,18 +160,17 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=128, help="tokens per prompt (%(default)s)")
     parser.add_argument("--tokens", type=int, default=48, help="tokens per answer (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_cpu.json")
     parser.add_argument("--subject", choices=SUBJECTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.subject:
         print(json.dumps([asdict(item) for item in measure(args.subject, args.model, args.prompt, args.tokens)]))
         return
+    about = result.environment("bench-cpu", args)
     rows = compare(args)
-    settings = {"model": args.model, "prompt_tokens": args.prompt, "new_tokens": args.tokens, "rounds": args.rounds}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"environment": {**describe(), **settings}, "rows": rows}, indent=2) + "\n")
-    for item in rows:
-        print({key: value for key, value in item.items() if not key.endswith("_spread")})
-    print(f"written: {RESULT}")
+    head = [key for key in rows[0] if not key.endswith("_spread")]
+    result.show_table("CPU engine against transformers (medians)", head, [[each.get(k) for k in head] for each in rows])
+    print(f"written to {result.write(args.out, about, rows)}")
 
 
 if __name__ == "__main__":

@@ -16,12 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -29,18 +24,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import uvloop
-from rich.console import Console
-from rich.table import Table
 
 from client import kserve
 from client.grpc_aio import AioChannel
 from client.sequences import request_ids
 from client.types import Options
-from contract.paths import ROOT
+from loadtest.bench import result
+from loadtest.bench.process import Server, started
+from loadtest.bench.streams import PROMPT
+from loadtest.errors import EXIT_OK, EXIT_USAGE, LoadtestError
+from loadtest.stats import percentiles_ms
 
-PROMPT = "Tell me a story about a river, a bridge and the people who cross it every morning. " * 4
 LOADS = {1: (20, 24), 32: (2, 192), 128: (2, 192)}  # streams: requests per worker, tokens per request
 
 
@@ -61,7 +56,7 @@ class Round:
         return now
 
 
-class Sse(asyncio.Protocol):
+class SseTap(asyncio.Protocol):
     """The cheapest client there can be: notes when data comes, and the end."""
 
     def __init__(self) -> None:
@@ -102,7 +97,7 @@ async def sse_round(port: int, streams: int, requests: int, tokens: int) -> Roun
     seen, request, loop = Round(), http_request(tokens), asyncio.get_running_loop()
 
     async def worker() -> None:
-        transport, protocol = await loop.create_connection(Sse, "127.0.0.1", port)
+        transport, protocol = await loop.create_connection(SseTap, "127.0.0.1", port)
         for _ in range(requests):
             await protocol.ask(transport, request, seen)
             seen.tokens += tokens
@@ -137,16 +132,6 @@ async def grpc_round(port: int, streams: int, requests: int, tokens: int) -> Rou
     return seen
 
 
-def gateway_cpu(server: psutil.Process) -> float:
-    """CPU seconds so far of all gateway processes under the launcher."""
-    times = [p.cpu_times() for p in server.children(recursive=True) if any("serving.gateway" in a for a in p.cmdline())]
-    return float(sum(t.user + t.system for t in times))
-
-
-def _milliseconds(values: list[float], percentile: int) -> float:
-    return round(statistics.quantiles(values, n=100, method="inclusive")[percentile - 1] * 1000, 2)
-
-
 def row(streams: int, transport: str, rounds: list[Round]) -> dict[str, Any]:
     def median(of: Callable[[Round], float]) -> float:
         return round(statistics.median([of(r) for r in rounds]), 2)
@@ -157,10 +142,10 @@ def row(streams: int, transport: str, rounds: list[Round]) -> dict[str, Any]:
         "tokens_per_s": round(statistics.median(speeds)), "tokens_per_s_min": round(min(speeds)),
         "tokens_per_s_max": round(max(speeds)),
         "tokens_per_message": median(lambda r: r.tokens / r.messages),
-        "ttft_p50_ms": median(lambda r: _milliseconds(r.ttft, 50)),
-        "ttft_p99_ms": median(lambda r: _milliseconds(r.ttft, 99)),
-        "itl_p50_ms": median(lambda r: _milliseconds(r.gaps, 50)),
-        "itl_p99_ms": median(lambda r: _milliseconds(r.gaps, 99)),
+        "ttft_p50_ms": median(lambda r: percentiles_ms(r.ttft)["p50"]),
+        "ttft_p99_ms": median(lambda r: percentiles_ms(r.ttft)["p99"]),
+        "itl_p50_ms": median(lambda r: percentiles_ms(r.gaps)["p50"]),
+        "itl_p99_ms": median(lambda r: percentiles_ms(r.gaps)["p99"]),
         "gateway_cpu_ms_per_1k": median(lambda r: r.gateway_cpu / r.tokens * 1e6),
     }  # fmt: skip
 
@@ -176,68 +161,31 @@ def compared(direct: dict[str, Any], web: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def measure(arguments: argparse.Namespace, server: psutil.Process, ports: dict[str, int]) -> list[dict[str, Any]]:
+async def measure(arguments: argparse.Namespace, server: Server) -> list[dict[str, Any]]:
     rows = []
+    grpc, web = server.ports["grpc"], server.ports["gateway"]
     for streams in arguments.streams:
         requests, tokens = LOADS.get(streams, (2, 128))
-        await sse_round(ports["gateway"], streams, 1, 8)  # connections, imports, caches
-        await grpc_round(ports["grpc"], streams, 1, 8)
+        await sse_round(web, streams, 1, 8)  # connections, imports, caches
+        await grpc_round(grpc, streams, 1, 8)
         seen: dict[str, list[Round]] = {"grpc": [], "sse": []}
         for _ in range(arguments.rounds):
-            seen["grpc"].append(await grpc_round(ports["grpc"], streams, requests, tokens))
-            before = gateway_cpu(server)
-            web = await sse_round(ports["gateway"], streams, requests, tokens)
-            web.gateway_cpu = gateway_cpu(server) - before
-            seen["sse"].append(web)
+            seen["grpc"].append(await grpc_round(grpc, streams, requests, tokens))
+            before = server.cpu_seconds("serving.gateway")
+            over_sse = await sse_round(web, streams, requests, tokens)
+            over_sse.gateway_cpu = server.cpu_seconds("serving.gateway") - before
+            seen["sse"].append(over_sse)
         direct = row(streams, "grpc", seen["grpc"])
         rows += [direct, compared(direct, row(streams, "sse", seen["sse"]))]
     return rows
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    table = Table(title="gRPC direct against SSE through the gateway (medians)")
-    columns = {
-        "streams": "streams", "transport": "transport", "tokens_per_s": "tokens/s",
-        "tokens_per_message": "tokens/message",
-        "ttft_p50_ms": "TTFT p50", "ttft_p99_ms": "TTFT p99", "itl_p50_ms": "ITL p50", "itl_p99_ms": "ITL p99",
-        "ttft_added_ms": "added TTFT", "itl_added_ms": "added ITL", "gateway_cpu_ms_per_1k": "gateway ms/1k",
-        "tokens_per_s_two_cores": "two cores",
-    }  # fmt: skip
-    for title in columns.values():
-        table.add_column(title, justify="right")
-    for each in rows:
-        table.add_row(*(str(each.get(name, "")) for name in columns))
-    Console(width=150).print(table)
-
-
-def environment(arguments: argparse.Namespace) -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "step_ms": arguments.step_ms,
-        "cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(),
-        "load_average_before": os.getloadavg()[0], "commit": commit.stdout.strip(),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }  # fmt: skip
-
-
-def start_server(step_ms: float) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
-    names = ("http", "grpc", "metrics", "gateway")
-    sockets = [socket.socket() for _ in names]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = {name: each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
-    for each in sockets:
-        each.close()
-    flags = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
-    command = [sys.executable, "-m", "serving", "--runtime", "simulated", "--step-ms", str(step_ms), *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
-    assert process.stdout
-    for line in process.stdout:
-        if b"Ctrl-C" in line:
-            return process, ports
-    raise SystemExit("bench-gateway: the server did not start; try: make serve RUNTIME=simulated")
+COLUMNS = {
+    "streams": "streams", "transport": "transport", "tokens_per_s": "tokens/s", "tokens_per_message": "tokens/message",
+    "ttft_p50_ms": "TTFT p50", "ttft_p99_ms": "TTFT p99", "itl_p50_ms": "ITL p50", "itl_p99_ms": "ITL p99",
+    "ttft_added_ms": "added TTFT", "itl_added_ms": "added ITL", "gateway_cpu_ms_per_1k": "gateway ms/1k",
+    "tokens_per_s_two_cores": "two cores",
+}  # fmt: skip
 
 
 def main() -> int:
@@ -245,19 +193,19 @@ def main() -> int:
     parser.add_argument("--streams", type=int, nargs="+", default=list(LOADS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--step-ms", type=float, default=10.0)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench_gateway.json")
+    parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_gateway.json")
     arguments = parser.parse_args()
-    about = environment(arguments)
-    process, ports = start_server(arguments.step_ms)
+    about = result.environment("bench-gateway", arguments, engine="simulated")
     try:
-        rows = uvloop.run(measure(arguments, psutil.Process(process.pid), ports))
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-    show(rows)
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(json.dumps({"environment": about, "rows": rows}, indent=2) + "\n")
-    return 0
+        with started("--runtime", "simulated", "--step-ms", str(arguments.step_ms), gateway=True) as server:
+            rows = uvloop.run(measure(arguments, server))
+    except LoadtestError as error:
+        sys.stderr.write(f"bench-gateway: {error}\n")
+        return EXIT_USAGE
+    title = "gRPC direct against SSE through the gateway (medians)"
+    result.show_table(title, list(COLUMNS.values()), [[each.get(name) for name in COLUMNS] for each in rows])
+    print(f"written to {result.write(arguments.out, about, rows)}")
+    return EXIT_OK
 
 
 if __name__ == "__main__":

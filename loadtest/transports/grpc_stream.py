@@ -35,7 +35,7 @@ ENSEMBLE = re.compile(r"^(?:in ensemble '[^']*', )+")
 FIELD = re.compile(r"[a-z_]+: \S")  # `field: problem`: a refused request
 
 
-class Target:
+class Connections:
     """Where the server is, and its open connections."""
 
     def __init__(self, host: str, port: int, *, secure: bool = False) -> None:
@@ -80,7 +80,7 @@ class GrpcTransport:
 
     def __init__(
         self,
-        target: Target,
+        server: Connections,
         model: str,
         *,
         timeout: float,
@@ -88,13 +88,13 @@ class GrpcTransport:
         streamed: bool = True,
         packed: bool = False,
     ) -> None:
-        self._target, self._model, self._timeout = target, model, timeout
+        self._server, self._model, self._timeout = server, model, timeout
         self._flags = {"stream": streamed, "ignore_eos": ignore_eos} | ({"packed_output": True} if packed else {})
 
     def stream(self, request: Request, on_message: OnMessage) -> StreamEnd:
         message = infer_request(self._model, request, self._flags)
         message.id = uuid.uuid4().hex
-        connection = self._target.connection()
+        connection = self._server.connection()
         reader = _Reader(on_message, lambda: self._ask_to_stop(connection, message.id))
         try:
             call = connection.open(f"{SERVICE}/ModelStreamInfer", METADATA, message.SerializeToString(), reader)
@@ -114,7 +114,7 @@ class GrpcTransport:
         gevent.spawn(connection.open, f"{SERVICE}/ModelStreamInfer", METADATA, message.SerializeToString(), _Deaf())
 
     def close(self) -> None:
-        self._target.close()
+        self._server.close()
 
 
 class _Deaf:

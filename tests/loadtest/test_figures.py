@@ -17,10 +17,11 @@ from loadtest import compare as comparing
 from loadtest.aggregate import Lane, merged
 from loadtest.errors import LoadtestError
 from loadtest.plan import plan_from
+from loadtest.prometheus import parse, value_of
 from loadtest.record import Record
 from loadtest.report import write_report
 from loadtest.report.svg import Chart, Series, render
-from loadtest.scrape import ServerSeries, parse, value_of
+from loadtest.scrape import ServerSeries
 from loadtest.slo import Slo, parse_slo
 from loadtest.summary import Run, lane_figures, saturation
 from loadtest.sweep import Step, conclusion, search
@@ -217,14 +218,16 @@ def test_sweep_stops_at_an_invalid_run_and_at_its_highest_rate() -> None:
 
 
 def test_prometheus_text() -> None:
-    text = '# HELP x\nvllm:num_requests_running{model="q"} 3\nvllm:num_requests_running{model="r"} 4.5\nbad line\nv x\n'
+    text = '# HELP x\nvllm:num_requests_running{model="q"} 3\nvllm:num_requests_running{model="r"} 4.5\n'
     samples = parse(text)
     assert value_of(samples, "vllm:num_requests_running") == 7.5
     assert value_of(samples, "vllm:num_requests_running{model=r}") == 4.5
     assert value_of(samples, "other") is None
+    with pytest.raises(ValueError):
+        parse("<html>not metrics</html>")
     series = ServerSeries("u")
     for second, freed in ((0.0, 5), (1.0, 9)):
-        series.add(second, f'{text}qwen_streams_finished_total{{reason="disconnected"}} {freed}\n')
+        series.add(second, parse(f'{text}qwen_streams_finished_total{{reason="disconnected"}} {freed}\n'))
     assert series.points["running"] == [(0.0, 7.5), (1.0, 7.5)] and series.freed_during_run == 4
 
 

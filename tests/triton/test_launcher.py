@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.bench.process import free_ports
 from serving.launch.config import SIMULATED_ENGINE
-from tests.conftest import ROOT, Server, free_ports
+from tests.conftest import ROOT, Server
 from tests.triton.calls import Stream, ask
 from tests.triton.processes import alive, family, is_ready, run_dir, shared_memory
 

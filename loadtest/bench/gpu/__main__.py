@@ -10,22 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 from build_engine.errors import BuildError
 from contract.paths import ROOT
+from loadtest.bench import result
 from loadtest.bench.gpu import engines, limits, report
 from loadtest.bench.gpu.contenders import (
     Contender,
-    ContenderError,
     Offline,
     OursGateway,
     OursGrpc,
@@ -34,10 +30,10 @@ from loadtest.bench.gpu.contenders import (
     VllmServe,
 )
 from loadtest.bench.gpu.prompts import PromptMaker
+from loadtest.errors import LoadtestError
 
 log = logging.getLogger("bench-gpu")
 REQUESTS = {1: 8}  # requests per stream in a run, where it is not --requests
-PACKAGES = ("vllm", "torch", "transformers", "tritonclient", "nvidia-pytriton", "numpy")
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -70,6 +66,7 @@ class Bench:
         self.runs: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
         self.weights: dict[str, dict[str, float]] = {}
         self.facts: dict[str, Any] = {}
+        self.about = result.environment("bench-gpu", args, model="random weights in the shape of Qwen2.5-7B")
         args.out.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
@@ -97,7 +94,7 @@ class Bench:
             ours,
             OursGateway(ours),
         ]
-        launched = wanted = [one for one in known if one.name in self.args.contenders]
+        launched = wanted = [one for one in known if one.label in self.args.contenders]
         if not wanted:
             return
         try:
@@ -105,8 +102,8 @@ class Bench:
                 one.launch()
             wanted = [one for one in wanted if self._is_up(one)]
             if not wanted:
-                raise ContenderError(f"{precision}: no contender started; the lines above name their logs")
-            self.weights[precision] = {one.name: gib for one in wanted if (gib := one.weights_gib())}
+                raise LoadtestError(f"{precision}: no contender started; the lines above name their logs")
+            self.weights[precision] = {one.label: gib for one in wanted if (gib := one.weights_gib())}
             self._rounds(precision, wanted)
         finally:
             for one in launched:
@@ -116,11 +113,11 @@ class Bench:
         """One that does not start is left out, said and recorded; the others are still compared."""
         try:
             one.wait()
-        except ContenderError as error:
+        except LoadtestError as error:
             log.error("%s", error)
             self.facts.setdefault("missing", []).append(str(error))
             return False
-        log.info("%5.0f s  %s %s is ready", self.elapsed, one.precision, one.name)
+        log.info("%5.0f s  %s %s is ready", self.elapsed, one.precision, one.label)
         return True
 
     @property
@@ -144,14 +141,14 @@ class Bench:
         prompts = self.prompts.make(count, self.args.input_tokens, seed=number * 100_000 + streams + one.seed_shift)
         cpu = one.cpu_seconds()
         try:
-            result = one.run(prompts, streams)
-        except (ContenderError, RuntimeError, OSError) as error:
-            result = {"errors": count, "first_error": str(error)}
-        result["cpu_s"] = round(one.cpu_seconds() - cpu, 2)
-        log.info("%5.0f s  %s %-12s %3d streams, round %d: %s tokens/s %s", self.elapsed, precision, one.name, streams,
-                 number, result.get("tokens_per_s"), result.get("first_error", ""))  # fmt: skip
+            seen = one.run(prompts, streams)
+        except (LoadtestError, RuntimeError, OSError) as error:
+            seen = {"errors": count, "first_error": str(error)}
+        seen["cpu_s"] = round(one.cpu_seconds() - cpu, 2)
+        log.info("%5.0f s  %s %-12s %3d streams, round %d: %s tokens/s %s", self.elapsed, precision, one.label, streams,
+                 number, seen.get("tokens_per_s"), seen.get("first_error", ""))  # fmt: skip
         if keep:
-            self.runs.setdefault((precision, streams, one.name), []).append(result)
+            self.runs.setdefault((precision, streams, one.label), []).append(seen)
 
     def _transformers(self, source: Path) -> None:
         """One run each: its rounds would take longer than everybody else's together."""
@@ -162,12 +159,12 @@ class Bench:
             one.ask(self.prompts.make(1, 64, seed=1).ids, tokens=8)
             for streams in (1, 32):
                 prompts = self.prompts.make(streams, self.args.input_tokens, seed=streams)
-                self.runs.setdefault(("bf16", streams, one.name), []).append(one.run(prompts, streams))
+                self.runs.setdefault(("bf16", streams, one.label), []).append(one.run(prompts, streams))
         finally:
             one.stop()
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        order = {name: i for i, name in enumerate(report.COLORS)}
+        order = {name: i for i, name in enumerate(report.CONTENDERS)}
         context = self.args.input_tokens + self.args.output_tokens / 2
         for key in sorted(self.runs, key=lambda k: (self.args.precision.index(k[0]), k[1], order[k[2]])):
             precision, streams, contender = key
@@ -183,13 +180,9 @@ class Bench:
 
     def write(self) -> None:
         rows = list(self.rows())
-        data = {
-            "environment": environment(self.args) | self.facts,
-            "weights_gib": self.weights,
-            "rows": rows,
-            "runs": [{"key": list(key), "rounds": runs} for key, runs in self.runs.items()],
-        }
-        (self.args.out / "bench_gpu.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        rounds = [{"key": list(key), "rounds": runs} for key, runs in self.runs.items()]
+        about = self.about | self.facts
+        result.write(self.args.out / "bench_gpu.json", about, rows, weights_gib=self.weights, runs=rounds)
         (self.args.out / "bench_gpu.md").write_text(report.markdown(rows), encoding="utf-8")
         (self.args.out / "bench_gpu.svg").write_text(report.chart(rows), encoding="utf-8")
 
@@ -199,33 +192,13 @@ def _rotated(items: list[Contender], by: int) -> list[Contender]:
     return items[at:] + items[:at]
 
 
-def environment(args: argparse.Namespace) -> dict[str, Any]:
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        gpu = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        gpu = ""
-    installed = {d.metadata["Name"].lower(): d.version for d in distributions() if d.metadata["Name"]}
-    found = {name: installed[name] for name in PACKAGES if name in installed}
-    return {
-        "command": "make bench-gpu ARGS='" + " ".join(sys.argv[1:]) + "'",
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "gpu": gpu,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "packages": found,
-        "model": "random weights in the shape of Qwen2.5-7B",
-        "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-    }
-
-
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args = arguments()
     bench = Bench(args)
     try:
         bench.run()
-    except (BuildError, ContenderError) as error:
+    except (BuildError, LoadtestError) as error:
         bench.write()
         print(f"error: {error}", file=sys.stderr)
         return 1

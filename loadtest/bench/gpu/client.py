@@ -20,14 +20,14 @@ from client import kserve
 from client.grpc_aio import AioChannel
 from client.sequences import request_ids
 from client.types import Options
-from loadtest.bench.gpu.samples import Record
+from loadtest.bench.gpu.samples import TimedStream
 
 STREAMS_PER_PROCESS = 32
 TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Endpoint:
     """``kind``: ``grpc`` (the ensemble) or ``sse`` (an OpenAI server); ``address``: host:port; ``model``: its name."""
 
     kind: str
@@ -36,7 +36,7 @@ class Target:
     max_tokens: int
 
 
-def run(target: Target, prompts: Sequence[str], streams: int) -> list[Record]:
+def run(target: Endpoint, prompts: Sequence[str], streams: int) -> list[TimedStream]:
     """Send every prompt once, ``streams`` at a time. Blocks; returns one record per prompt."""
     processes = max(1, -(-streams // STREAMS_PER_PROCESS))
     context = multiprocessing.get_context("spawn")
@@ -58,7 +58,7 @@ def run(target: Target, prompts: Sequence[str], streams: int) -> list[Record]:
     return records
 
 
-def _result(queue: Any, workers: Sequence[Any]) -> list[Record]:
+def _result(queue: Any, workers: Sequence[Any]) -> list[TimedStream]:
     """The next process's records. Raises ``RuntimeError`` when one died without any."""
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
@@ -72,9 +72,9 @@ def _result(queue: Any, workers: Sequence[Any]) -> list[Record]:
     raise RuntimeError(f"a client process ended or hung ({[worker.exitcode for worker in workers]})")
 
 
-def _poll(queue: Any) -> list[Record] | None:
+def _poll(queue: Any) -> list[TimedStream] | None:
     with contextlib.suppress(Empty):
-        records: list[Record] = queue.get(timeout=1.0)
+        records: list[TimedStream] = queue.get(timeout=1.0)
         return records
     return None
 
@@ -83,19 +83,19 @@ def _share(streams: int, processes: int, index: int) -> int:
     return streams // processes + (index < streams % processes)
 
 
-def _process(target: Target, prompts: Sequence[str], streams: int, barrier: Any, queue: Any) -> None:
+def _process(target: Endpoint, prompts: Sequence[str], streams: int, barrier: Any, queue: Any) -> None:
     queue.put(asyncio.run(_loop(target, list(prompts), streams, barrier)))
 
 
-async def _loop(target: Target, prompts: list[str], streams: int, barrier: Any) -> list[Record]:
+async def _loop(target: Endpoint, prompts: list[str], streams: int, barrier: Any) -> list[TimedStream]:
     session = _Grpc(target) if target.kind == "grpc" else _Sse(target)
     await session.open()
-    records: list[Record] = []
+    records: list[TimedStream] = []
     barrier.wait()
 
     async def worker() -> None:
         while prompts:
-            record = Record(time.perf_counter(), 0.0, 0.0, 0)
+            record = TimedStream(time.perf_counter(), 0.0, 0.0, 0)
             try:
                 await session.stream(prompts.pop(), record)
             except Exception as error:  # noqa: BLE001 (whatever went wrong is this request's result)
@@ -107,7 +107,7 @@ async def _loop(target: Target, prompts: list[str], streams: int, barrier: Any) 
     return records
 
 
-def _arrived(record: Record, tokens: int) -> None:
+def _arrived(record: TimedStream, tokens: int) -> None:
     """A message with new tokens; ``tokens`` is the stream's total so far."""
     now = time.perf_counter()
     if record.tokens:
@@ -117,7 +117,7 @@ def _arrived(record: Record, tokens: int) -> None:
     record.last, record.tokens = now, tokens
 
 
-async def vanish(target: Target, prompt: str) -> None:
+async def vanish(target: Endpoint, prompt: str) -> None:
     """A client that dies: its connection is closed under a stream, without a stop request."""
     session = _Grpc(target)
     await session.open()
@@ -129,7 +129,7 @@ async def vanish(target: Target, prompt: str) -> None:
 class _Grpc:
     """The client library's own call, read no further than the token count."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Endpoint) -> None:
         self._target = target
         self._options = Options(max_tokens=target.max_tokens, ignore_eos=True, temperature=0.0, repetition_penalty=1.0)
         self._new_id = request_ids()
@@ -149,7 +149,7 @@ class _Grpc:
         request = kserve.infer_request(self._new_id(), prompt, self._options, stream=True, model=self._target.model)
         return self._channel.call(request)
 
-    async def stream(self, prompt: str, record: Record) -> None:
+    async def stream(self, prompt: str, record: TimedStream) -> None:
         async for response in self.call(prompt):
             got = kserve.output(response, self._target.address)
             if got is not None and got.completion_tokens > record.tokens:
@@ -161,7 +161,7 @@ class _Grpc:
 class _Sse:
     """``/v1/completions``, streamed, over kept-alive connections; the final usage gives the token count."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Endpoint) -> None:
         self._target = target
         self._host, _, port = target.address.rpartition(":")
         self._port = int(port)
@@ -174,7 +174,7 @@ class _Sse:
         for _, writer in self._idle:
             writer.close()
 
-    async def stream(self, prompt: str, record: Record) -> None:
+    async def stream(self, prompt: str, record: TimedStream) -> None:
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(self._host, self._port)
         writer.write(self._request(prompt))
         status = await reader.readline()

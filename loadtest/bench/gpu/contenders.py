@@ -8,28 +8,22 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from contract.paths import ROOT
 from loadtest.bench.gpu import client
 from loadtest.bench.gpu.prompts import PromptSet
 from loadtest.bench.gpu.samples import summarize
+from loadtest.bench.process import BenchProcess
+from loadtest.errors import LoadtestError
 from serving.runtimes.vllm import args as vllm_args
 
 START_S = 420.0
-STOP_S = 40.0
 WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
-
-
-class ContenderError(Exception):
-    """One line: what did not start or run, and where its log is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,65 +38,27 @@ class Setup:
     logs: Path
 
 
-class Contender:
-    """A child process with a log. ``run`` returns ``samples.summarize``'s dictionary."""
+class Contender(BenchProcess):
+    """One way to serve, in a process of its own. ``run`` returns ``samples.summarize``'s dictionary."""
 
-    name = ""
+    label = ""
     seed_shift = 0
+    stop_signal = signal.SIGINT  # what vLLM's server ends on in order
 
     def __init__(self, setup: Setup, precision: str) -> None:
         self.setup, self.precision = setup, precision
-        self.log = setup.logs / f"{self.name}-{precision}.log"
-        self._process: subprocess.Popen[str] | None = None
+        log = setup.logs / f"{self.label}-{precision}.log"
+        super().__init__([], log, name=f"{self.label} {precision}", start_s=START_S)
 
-    def command(self) -> list[str]:
-        raise ContenderError(f"{self.name} has no process of its own")
-
-    def ready(self) -> bool:
-        return True
+    def arguments(self) -> list[str]:
+        raise LoadtestError(f"{self.label} has no process of its own")
 
     def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
-        raise ContenderError(f"{self.name} cannot run")
+        raise LoadtestError(f"{self.label} cannot run")
 
-    def launch(self) -> None:
-        """Start the process; ``wait`` for it later, so that several can load at once."""
-        with self.log.open("w") as log:
-            self._process = subprocess.Popen(
-                self.command(), cwd=ROOT, stdin=subprocess.PIPE, stdout=self._stdout(log), stderr=log, text=True,
-                start_new_session=True,
-            )  # fmt: skip
-
-    def _stdout(self, log: Any) -> Any:
-        return log
-
-    def wait(self) -> None:
-        deadline = time.monotonic() + START_S
-        while not self.ready():
-            if self._process is not None and self._process.poll() is not None:
-                raise ContenderError(f"{self.name} {self.precision} ended while starting; see {self.log}")
-            if time.monotonic() > deadline:
-                raise ContenderError(f"{self.name} {self.precision} was not ready in {START_S:.0f} s; see {self.log}")
-            time.sleep(0.25)
-
-    def stop(self) -> None:
-        if self._process is None:
-            return
-        children = psutil.Process(self._process.pid).children(recursive=True) if self._process.poll() is None else []
-        self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        for child in psutil.wait_procs(children, 5)[1]:
-            child.kill()
-
-    def cpu_seconds(self) -> float:
-        """User and system time of the process and its descendants so far."""
-        if self._process is None:
-            return 0.0
-        root = psutil.Process(self._process.pid)
-        times = [p.cpu_times() for p in [root, *root.children(recursive=True)]]
-        return float(sum(t.user + t.system for t in times))
+    def launch(self, stdout: Any = None) -> None:
+        self.command = self.arguments()
+        super().launch(stdout)
 
     def weights_gib(self) -> float | None:
         """What vLLM says that the weights take on the GPU."""
@@ -113,15 +69,15 @@ class Contender:
 class Offline(Contender):
     """vLLM's ``LLM``: no server, no streaming, nothing but the engine. The ceiling."""
 
-    name = "vllm-offline"
+    label = "vllm-offline"
     kind = "vllm"
 
-    def command(self) -> list[str]:
+    def arguments(self) -> list[str]:
         module = "loadtest.bench.gpu.offline"
         return [sys.executable, "-m", module, self.kind, str(self.setup.engine), str(self.setup.kv_bytes)]
 
-    def _stdout(self, log: Any) -> Any:
-        return subprocess.PIPE
+    def launch(self, stdout: Any = None) -> None:
+        super().launch(subprocess.PIPE)
 
     def ready(self) -> bool:
         return "ready" in self._read()
@@ -135,32 +91,33 @@ class Offline(Contender):
                 "tokens_per_s": round(tokens / seconds, 1)}  # fmt: skip
 
     def ask(self, ids: list[list[int]], *, outputs: bool = False, tokens: int = 0) -> dict[str, Any]:
-        assert self._process is not None and self._process.stdin is not None
+        assert self.popen is not None and self.popen.stdin is not None
         command = {"ids": ids, "tokens": tokens or self.setup.max_tokens, "outputs": outputs}
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
+        self.popen.stdin.write(json.dumps(command) + "\n")
+        self.popen.stdin.flush()
         return self._read()
 
     def _read(self) -> dict[str, Any]:
-        assert self._process is not None and self._process.stdout is not None
-        line = self._process.stdout.readline()
+        assert self.popen is not None and self.popen.stdout is not None
+        line = self.popen.stdout.readline()
         if not line:
-            raise ContenderError(f"{self.name} {self.precision} ended; see {self.log}")
+            raise LoadtestError(f"{self.name} ended; see {self.log}")
         reply: dict[str, Any] = json.loads(line)
         return reply
 
 
 class Transformers(Offline):
-    name = "transformers"
+    label = "transformers"
     kind = "transformers"
 
 
 class VllmServe(Contender):
     """vLLM's OpenAI server, measured by vLLM's own client, ``vllm bench serve``."""
 
-    name = "vllm-serve"
+    label = "vllm-serve"
+    _client: subprocess.Popen[str] | None = None
 
-    def command(self) -> list[str]:
+    def arguments(self) -> list[str]:
         engine = json.loads((self.setup.engine / "engine.json").read_text())
         limits = engine["limits"]
         command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(self.setup.engine)]
@@ -176,9 +133,9 @@ class VllmServe(Contender):
     def ready(self) -> bool:
         return _answers(f"http://127.0.0.1:{self.setup.port}/health")
 
-    def launch(self) -> None:
-        super().launch()
-        with (self.setup.logs / f"{self.name}-client.log").open("a") as log:
+    def launch(self, stdout: Any = None) -> None:
+        super().launch(stdout)
+        with (self.setup.logs / f"{self.label}-client.log").open("a") as log:
             self._client = subprocess.Popen(
                 [sys.executable, "-m", "loadtest.bench.gpu.vllm_client"],
                 cwd=ROOT,
@@ -190,18 +147,19 @@ class VllmServe(Contender):
 
     def stop(self) -> None:
         super().stop()
-        self._client.kill()
-        self._client.wait()
+        if self._client is not None:
+            self._client.kill()
+            self._client.wait()
 
     def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
-        assert self._client.stdin is not None and self._client.stdout is not None
+        assert self._client is not None and self._client.stdin is not None and self._client.stdout is not None
         with tempfile.TemporaryDirectory() as scratch:
             path = prompts.write_jsonl(Path(scratch) / "prompts.jsonl")
             self._client.stdin.write(json.dumps(self._arguments(path, len(prompts.texts), streams)) + "\n")
             self._client.stdin.flush()
             answer = json.loads(self._client.stdout.readline() or '{"error": "it ended"}')
         if "error" in answer:
-            raise ContenderError(f"vllm bench serve: {answer['error']}")
+            raise LoadtestError(f"vllm bench serve: {answer['error']}")
         return _from_vllm(answer)
 
     def _arguments(self, prompts: Path, count: int, streams: int) -> list[str]:
@@ -218,9 +176,9 @@ class VllmServe(Contender):
 class OursGrpc(Contender):
     """This project: launcher, Triton, ensemble, gateway. Measured over gRPC."""
 
-    name = "ours-grpc"
+    label = "ours-grpc"
 
-    def command(self) -> list[str]:
+    def arguments(self) -> list[str]:
         port = self.setup.port
         command = [sys.executable, "-m", "serving", "--engine", str(self.setup.engine), "--gateway-port", str(port + 3)]
         for offset, name in enumerate(("http", "grpc", "metrics")):
@@ -232,8 +190,8 @@ class OursGrpc(Contender):
         return _answers(f"http://127.0.0.1:{self.setup.port + 3}/health/ready")
 
     def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
-        target = client.Target("grpc", f"127.0.0.1:{self.setup.port + 1}", "qwen", self.setup.max_tokens)
-        return summarize(client.run(target, prompts.texts, streams))
+        endpoint = client.Endpoint("grpc", f"127.0.0.1:{self.setup.port + 1}", "qwen", self.setup.max_tokens)
+        return summarize(client.run(endpoint, prompts.texts, streams))
 
     def weights_gib(self) -> float | None:
         found = WEIGHTS.findall((ROOT / f".run/triton-{self.setup.port}.log").read_text(errors="replace"))
@@ -243,27 +201,27 @@ class OursGrpc(Contender):
 class OursGateway(Contender):
     """The same server as ``OursGrpc``, measured through the OpenAI gateway."""
 
-    name = "ours-gateway"
+    label = "ours-gateway"
     seed_shift = 10_000  # its own prompts: the engine behind it has seen those of the gRPC run
 
     def __init__(self, server: OursGrpc) -> None:
         super().__init__(server.setup, server.precision)
         self._server = server
 
-    def launch(self) -> None:
+    def launch(self, stdout: Any = None) -> None:
         return None
 
     def wait(self) -> None:
         self._server.wait()
 
-    def cpu_seconds(self) -> float:
-        return self._server.cpu_seconds()
+    def cpu_seconds(self, containing: str = "") -> float:
+        return self._server.cpu_seconds(containing)
 
     def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
         base = f"127.0.0.1:{self.setup.port + 3}"
         with urllib.request.urlopen(f"http://{base}/v1/models", timeout=10) as response:
             model = json.load(response)["data"][0]["id"]
-        return summarize(client.run(client.Target("sse", base, model, self.setup.max_tokens), prompts.texts, streams))
+        return summarize(client.run(client.Endpoint("sse", base, model, self.setup.max_tokens), prompts.texts, streams))
 
     def weights_gib(self) -> float | None:
         return self._server.weights_gib()

@@ -23,34 +23,36 @@ from loadtest.bench.gpu.prompts import PromptMaker
 COUNT, LENGTH, TOKENS, SEED = 16, 96, 64, 7
 
 
-class Answer(TypedDict):
+class GreedyAnswer(TypedDict):
     """``margins``: natural log of how much likelier the chosen token was than the next one; empty if not asked."""
 
     ids: list[int]
     margins: list[float]
 
 
-async def from_server(address: str, texts: list[str]) -> list[Answer]:
+async def from_server(address: str, texts: list[str]) -> list[GreedyAnswer]:
     """One request at a time: the batch's size then cannot change the rounding."""
     chosen = Options(
         max_tokens=TOKENS, temperature=0.0, repetition_penalty=1.0, ignore_eos=True, logprobs=True, top_logprobs=2
     )
     async with AsyncClient(address) as qwen:
         choices = [(await qwen.generate(text, chosen)).choices[0] for text in texts]
-    return [Answer(ids=list(c.token_ids), margins=[top[0][1] - top[1][1] for top in c.top_logprobs]) for c in choices]
+    return [
+        GreedyAnswer(ids=list(c.token_ids), margins=[top[0][1] - top[1][1] for top in c.top_logprobs]) for c in choices
+    ]
 
 
-def from_offline(engine: Path, ids: list[list[int]], kv_gib: int) -> list[Answer]:
+def from_offline(engine: Path, ids: list[list[int]], kv_gib: int) -> list[GreedyAnswer]:
     worker = Offline(Setup(engine, 0, kv_gib << 30, TOKENS, 256, Path("/tmp")), "same-tokens")
     try:
         worker.launch()
         worker.wait()
-        return [Answer(ids=worker.ask([one], outputs=True)["outputs"][0], margins=[]) for one in ids]
+        return [GreedyAnswer(ids=worker.ask([one], outputs=True)["outputs"][0], margins=[]) for one in ids]
     finally:
         worker.stop()
 
 
-def compare(left: list[Answer], right: list[Answer]) -> dict[str, object]:
+def compare(left: list[GreedyAnswer], right: list[GreedyAnswer]) -> dict[str, object]:
     """How many answers are equal; for each other one the first position that differs and the margin there."""
     pairs = [(one["ids"], other["ids"]) for one, other in zip(left, right, strict=True)]
     parts = [next((i for i, (a, b) in enumerate(zip(*pair)) if a != b), None) for pair in pairs]  # noqa: B905

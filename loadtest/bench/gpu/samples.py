@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from loadtest.stats import percentiles_ms
+
 
 @dataclass(slots=True)
-class Record:
+class TimedStream:
     """Times are ``time.perf_counter`` seconds, one clock for all processes; ``gaps`` lie between messages."""
 
     start: float
@@ -20,17 +21,7 @@ class Record:
     error: str = ""
 
 
-def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p90 and p99 of seconds, in milliseconds. Empty for no values."""
-    if not values:
-        return {}
-    if len(values) == 1:
-        return dict.fromkeys(("p50", "p90", "p99"), round(values[0] * 1e3, 3))
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    return {f"p{q}": round(cuts[q - 1] * 1e3, 3) for q in (50, 90, 99)}
-
-
-def summarize(records: Sequence[Record]) -> dict[str, Any]:
+def summarize(records: Sequence[TimedStream]) -> dict[str, Any]:
     """Tokens/s over the whole run (first request sent to last token), and percentiles in ms.
 
     TTFT: request sent to first token. TPOT: (last - first token) / (tokens - 1) of each stream. ITL: gaps between
@@ -47,8 +38,8 @@ def summarize(records: Sequence[Record]) -> dict[str, Any]:
         "tokens": tokens,
         "seconds": round(seconds, 4),
         "tokens_per_s": round(tokens / seconds, 1),
-        "ttft_ms": percentiles([r.first - r.start for r in good]),
-        "tpot_ms": percentiles([(r.last - r.first) / (r.tokens - 1) for r in good if r.tokens > 1]),
-        "itl_ms": percentiles([gap for r in good for gap in r.gaps]),
+        "ttft_ms": percentiles_ms([r.first - r.start for r in good]),
+        "tpot_ms": percentiles_ms([(r.last - r.first) / (r.tokens - 1) for r in good if r.tokens > 1]),
+        "itl_ms": percentiles_ms([gap for r in good for gap in r.gaps]),
         "messages": sum(len(r.gaps) + 1 for r in good),
     }

@@ -11,22 +11,20 @@ import asyncio
 import json
 import logging
 import random
-import re
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from client import NO_RETRY, AsyncClient, ClientError, Options
 from client.errors import Cancelled, InvalidRequest
-from loadtest.bench.gpu.client import Target, vanish
+from loadtest import prometheus
+from loadtest.bench.gpu.client import Endpoint, vanish
+from loadtest.bench.process import memory_mib, tree
 
 log = logging.getLogger("soak")
 WORDS = [
@@ -119,7 +117,7 @@ async def cancelled(soak: Soak, rng: random.Random) -> str:
 
 async def vanished(soak: Soak, rng: random.Random) -> str:
     """A client that dies: its connection is closed under a running stream, with no stop request."""
-    await vanish(Target("grpc", soak.address, "qwen", 2000), text(rng, 5, 200))
+    await vanish(Endpoint("grpc", soak.address, "qwen", 2000), text(rng, 5, 200))
     return "vanished"
 
 
@@ -186,13 +184,7 @@ class Soak:
     def sample(self) -> dict[str, float]:
         found = {"gpu_mib": gpu_mib(), "kv_blocks": scrape(self.args.metrics).get("qwen_kv_blocks_used", -1.0)}
         if self.args.pid:
-            root = psutil.Process(self.args.pid)
-            for process in [root, *root.children(recursive=True)]:
-                try:
-                    name, rss = process.name(), process.memory_info().rss / 2**20
-                except psutil.NoSuchProcess:
-                    continue
-                found[f"rss_mib {name}"] = round(found.get(f"rss_mib {name}", 0.0) + rss, 1)
+            found |= {f"rss_mib {name}": size for name, size in memory_mib(tree(self.args.pid)).items()}
         return found
 
     async def run(self) -> dict[str, Any]:
@@ -214,10 +206,7 @@ class Soak:
 
 
 def scrape(url: str) -> dict[str, float]:
-    with urllib.request.urlopen(url, timeout=5) as response:
-        lines = response.read().decode().splitlines()
-    pairs = (re.match(r"([\w:]+)\{[^}]*\} ([\d.e+-]+)$", line) for line in lines)
-    return {pair[1]: float(pair[2]) for pair in pairs if pair}
+    return {sample.name: sample.value for sample in prometheus.fetch(url)}
 
 
 def gpu_mib() -> float:

@@ -1,1 +1,1 @@
-"""Do the five cures work? Measured on what is present: ``make strategies``."""
+"""`make strategies`: do the five mitigations work? Measured on the runtime that is installed."""

@@ -1,4 +1,4 @@
-"""``make strategies``: the five cures for a slow LLM service, as one table and one chart from runs on this machine.
+"""``make strategies``: five mitigations for a slow LLM service, measured on this machine: one table, one chart.
 
 Engine, server and generator share the machine, so read the ratios. Writes results/strategies.json and
 reports/strategies.html.
@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
+from typing import Any
 
-from loadtest.bench.strategies.cures import CURES, Setting, default_setting
-from loadtest.bench.strategies.row import Row, Side
+from loadtest.bench import result
+from loadtest.bench.strategies.effect import Effect, Measurement
+from loadtest.bench.strategies.mitigations import MITIGATIONS, EngineSet, default_engines
 from loadtest.console import show
-from loadtest.environment import describe
 from loadtest.errors import EXIT_LIMITS_MISSED, EXIT_OK, LoadtestError
 from loadtest.report import page
+from loadtest.report.bars import BarGroup, render_bars
 
 JSON, HTML = Path("results/strategies.json"), Path("reports/strategies.html")
-HEAD = ("cure", "measure", "before", "after", "times better", "claim", "note")
+HEAD = ("mitigation", "measure", "before", "after", "times better", "claim", "note")
 
 
 def main() -> int:
@@ -31,79 +31,61 @@ def main() -> int:
     parser.add_argument("--model", default="synthetic-0.5b", help="checkpoint directory, hub id or synthetic shape")
     parser.add_argument("--engines", default="engines/strategies", help="where the engines are built")
     args = parser.parse_args()
-    setting = default_setting(args.model, Path(args.engines))
-    rows: list[Row] = []
+    engines = default_engines(args.model, Path(args.engines))
+    about = result.environment("strategies", args, model=args.model)
+    rows: list[Effect] = []
     failures: list[str] = []
-    for cure in CURES:
-        failures += attempt(cure, setting, rows)
-    rows.sort(key=lambda row: row.cure)
-    write(rows, args.model, failures)
+    for mitigation in MITIGATIONS:
+        failures += attempt(mitigation, engines, rows)
+    rows.sort(key=lambda row: row.mitigation)
+    write(rows, about, failures)
     show(f"\n{table(rows)}\n\n{JSON}, {HTML}")
     return EXIT_LIMITS_MISSED if failures else EXIT_OK
 
 
-def attempt(cure: Callable[[Setting], Iterator[Row]], setting: Setting, rows: list[Row]) -> list[str]:
-    """Add the cure's rows; what kept it from being measured, if anything did. The others can still be measured."""
+def attempt(mitigation: Callable[[EngineSet], Iterator[Effect]], engines: EngineSet, rows: list[Effect]) -> list[str]:
+    """Add the mitigation's rows; returns why it could not be measured, if so. The others still can."""
     try:
-        rows.extend(cure(setting))
+        rows.extend(mitigation(engines))
     except LoadtestError as error:
         sys.stderr.write(f"strategies: {error}\n")
         return [str(error)]
     return []
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Effect]) -> str:
     """Columns for a terminal; the claims are in the page."""
-    lines = [[row.cure, row.measure, side(row.before), side(row.after), f"{row.ratio:.2f}×"] for row in rows]
+    lines = [[row.mitigation, row.measure, side(row.before), side(row.after), f"{row.ratio:.2f}×"] for row in rows]
     lines.insert(0, list(HEAD[:5]))
     widths = [max(len(line[k]) for line in lines) for k in range(5)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def side(one: Side) -> str:
+def side(one: Measurement) -> str:
     return f"{one.value:.4g} {one.unit} ({one.label})"
 
 
-def write(rows: list[Row], model: str, failures: list[str]) -> None:
-    data = {
-        "environment": describe(),
-        "model": model,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "failures": failures,
-        "rows": [dataclasses.asdict(row) | {"ratio": row.ratio} for row in rows],
-    }
-    for path in (JSON, HTML):
-        path.parent.mkdir(exist_ok=True)
-    JSON.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    HTML.write_text(html(rows, model, failures), encoding="utf-8")
+def write(rows: list[Effect], about: dict[str, Any], failures: list[str]) -> None:
+    data = [dataclasses.asdict(row) | {"ratio": row.ratio} for row in rows]
+    result.write(JSON, about, data, failures=failures)
+    HTML.parent.mkdir(exist_ok=True)
+    HTML.write_text(html(rows, about, failures), encoding="utf-8")
 
 
-def html(rows: list[Row], model: str, failures: list[str]) -> str:
-    hardware = describe()
-    lead = f"{model}; {hardware['gpu'] or hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB"
-    cells = [[r.cure, r.measure, side(r.before), side(r.after), f"{r.ratio:.2f}", r.claim, r.note] for r in rows]
-    commands = "\n".join(f"{r.cure}, {r.measure}\n  {r.before.command}\n  {r.after.command}" for r in rows)
+def html(rows: list[Effect], about: dict[str, Any], failures: list[str]) -> str:
+    lead = f"{about['model']}; {about['gpu'] or about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB"
+    cells = [[r.mitigation, r.measure, side(r.before), side(r.after), f"{r.ratio:.2f}", r.claim, r.note] for r in rows]
+    commands = "\n".join(f"{r.mitigation}, {r.measure}\n  {r.before.command}\n  {r.after.command}" for r in rows)
     parts = [f'<p class="soft">{escape(lead)}</p>', bars(rows), page.table(HEAD, cells, words=len(HEAD))]
     parts += [f"<p>not measured: {escape(failure)}</p>" for failure in failures]
     parts.append(f"<h2>Commands</h2><pre>{escape(commands)}</pre>")
-    return page.page("Five cures for a slow LLM service, measured here", parts)
+    return page.page("Five mitigations for a slow LLM service, measured here", parts)
 
 
-def bars(rows: list[Row]) -> str:
-    """How many times better each cure made it; the line marks 1, no change."""
-    if not rows:
-        return ""
-    height, left, scale = 24, 420, 640 / max(1.0, *(row.ratio for row in rows))
-    parts = []
-    for k, row in enumerate(rows):
-        y, width = k * height, max(1.0, row.ratio * scale)
-        label = escape(f"{row.cure}: {row.measure}")[:70]
-        parts.append(f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{label}</text>')
-        parts.append(f'<rect x="{left}" y="{y + 4}" width="{width:.1f}" height="14" fill="#2b6cb0"/>')
-        parts.append(f'<text x="{left + width + 6:.1f}" y="{y + 15}">{row.ratio:.1f}×</text>')
-    end = len(rows) * height
-    parts.append(f'<line class="mark" x1="{left + scale:.1f}" x2="{left + scale:.1f}" y1="0" y2="{end}"/>')
-    return f'<svg viewBox="0 0 1130 {end}" role="img" aria-label="times better">{"".join(parts)}</svg>'
+def bars(rows: list[Effect]) -> str:
+    """The improvement of each row as a factor; the line marks 1, no change."""
+    groups = [BarGroup(f"{row.mitigation}: {row.measure}", {"": row.ratio}) for row in rows]
+    return render_bars("improvement", groups, unit="×", mark=1.0)
 
 
 if __name__ == "__main__":

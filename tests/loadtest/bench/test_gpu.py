@@ -13,16 +13,16 @@ from contract.paths import ROOT
 from loadtest.bench.gpu import client, limits, report
 from loadtest.bench.gpu.contenders import _from_vllm
 from loadtest.bench.gpu.same_tokens import compare
-from loadtest.bench.gpu.samples import Record, summarize
+from loadtest.bench.gpu.samples import TimedStream, summarize
 
 CONFIG = json.loads((ROOT / "build_engine/data/qwen2.5-7b-instruct.config.json").read_text())
 
 
 def test_a_run_is_counted_from_first_request_to_last_token():
     records = [
-        Record(0.0, 0.1, 1.1, 11, [0.1] * 10),
-        Record(0.5, 0.7, 2.0, 14, [0.1] * 13),
-        Record(0, 0, 0, 0, [], "x"),
+        TimedStream(0.0, 0.1, 1.1, 11, [0.1] * 10),
+        TimedStream(0.5, 0.7, 2.0, 14, [0.1] * 13),
+        TimedStream(0, 0, 0, 0, [], "x"),
     ]
     found = summarize(records)
     assert (found["requests"], found["errors"], found["tokens"]) == (2, 1, 25)
@@ -32,7 +32,7 @@ def test_a_run_is_counted_from_first_request_to_last_token():
 
 
 def test_nothing_but_errors_says_the_first():
-    assert summarize([Record(0, 0, 0, 0, [], "boom")]) == {"errors": 1, "first_error": "boom"}
+    assert summarize([TimedStream(0, 0, 0, 0, [], "boom")]) == {"errors": 1, "first_error": "boom"}
 
 
 def test_medians_and_spread():
@@ -57,9 +57,10 @@ def test_table_and_chart_hold_every_row():
         for n in (1, 256)
         for c in ("vllm-serve", "ours-grpc")
     ]
+    rows.append({"precision": "bf16", "streams": 1, "contender": "transformers", "errors": 3})
     assert report.markdown(rows).count("\n") == 2 + len(rows)
     svg = ElementTree.fromstring(report.chart(rows))
-    assert len(svg.findall(".//{http://www.w3.org/2000/svg}title")) == len(rows)
+    assert len(svg.findall(".//{http://www.w3.org/2000/svg}title")) == len(rows) - 1
     assert report.value(rows[0], "errors") == 0
 
 
@@ -110,10 +111,10 @@ async def answer(reader, writer):
 async def ask(prompts, max_tokens=3):
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    session = client._Sse(client.Target("sse", f"127.0.0.1:{port}", "m", max_tokens))
+    session = client._Sse(client.Endpoint("sse", f"127.0.0.1:{port}", "m", max_tokens))
     records = []
     for prompt in prompts:
-        records.append(Record(0.0, 0.0, 0.0, 0))
+        records.append(TimedStream(0.0, 0.0, 0.0, 0))
         await session.stream(prompt, records[-1])
     await session.close()
     server.close()

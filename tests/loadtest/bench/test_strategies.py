@@ -1,4 +1,4 @@
-"""The table of the five cures: ratios, pages, and what happens when one of them cannot be measured."""
+"""The table of the five mitigations: ratios, pages, and what happens when one of them cannot be measured."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.bench import result
+from loadtest.bench.process import started
 from loadtest.bench.strategies import __main__ as strategies
-from loadtest.bench.strategies.bench import build_engine, serving
-from loadtest.bench.strategies.cures import CLAIMS, Setting, default_setting, weights_mib
-from loadtest.bench.strategies.row import Row, Side
+from loadtest.bench.strategies.commands import build_engine
+from loadtest.bench.strategies.effect import Effect, Measurement
+from loadtest.bench.strategies.mitigations import CLAIMS, EngineSet, default_engines, weights_mib
 from loadtest.errors import LoadtestError
 from tests.loadtest.test_figures import Page
 
 
-def row(cure: str, better: str, before: Side, after: Side) -> Row:
-    return Row(cure, CLAIMS["quantization"], "measure", before, after, better)
+def row(name: str, better: str, before: Measurement, after: Measurement) -> Effect:
+    return Effect(name, CLAIMS["quantization"], "measure", before, after, better)
 
 
 ROWS = [
-    row("1 quantization", "less", Side("FP32", 1000, "MiB", "a"), Side("INT8", 250, "MiB", "b")),
-    row("2 batching", "more", Side("one", 10, "tokens/s", "c"), Side("<8>", 5, "tokens/s", "d")),
+    row("1 quantization", "less", Measurement("FP32", 1000, "MiB", "a"), Measurement("INT8", 250, "MiB", "b")),
+    row("2 batching", "more", Measurement("one", 10, "tokens/s", "c"), Measurement("<8>", 5, "tokens/s", "d")),
 ]
 
 
@@ -33,7 +35,8 @@ def test_ratio_is_how_many_times_better() -> None:
 
 def test_every_row_names_its_claim_commands_and_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    strategies.write(ROWS, "synthetic-0.5b", ["attention: no switch"])
+    about = result.environment("strategies", model="synthetic-0.5b")
+    strategies.write(ROWS, about, ["attention: no switch"])
     data = json.loads(strategies.JSON.read_text())
     assert [row["ratio"] for row in data["rows"]] == [4.0, 0.5] and data["environment"]["cores"] > 0
     assert all(row["claim"] and row["before"]["command"] and row["after"]["command"] for row in data["rows"])
@@ -43,21 +46,24 @@ def test_every_row_names_its_claim_commands_and_hardware(tmp_path: Path, monkeyp
     assert "not measured: attention: no switch" in html and "claim: qualitative" in html
 
 
-def test_one_cure_that_fails_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    def broken(setting: Setting) -> Iterator[Row]:
+def test_one_mitigation_that_fails_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(engines: EngineSet) -> Iterator[Effect]:
         yield ROWS[0]
         raise LoadtestError("batching: .venv-oracle is missing")
 
-    rows: list[Row] = []
-    setting = default_setting("synthetic", Path("engines"))
-    assert strategies.attempt(broken, setting, rows) == ["batching: .venv-oracle is missing"]
+    rows: list[Effect] = []
+    engines = default_engines("synthetic", Path("engines"))
+    assert strategies.attempt(broken, engines, rows) == ["batching: .venv-oracle is missing"]
     assert rows == [ROWS[0]] and "strategies: batching" in capsys.readouterr().err
 
 
 def test_a_build_or_a_server_that_fails_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(LoadtestError, match=r"^engine int8: the build failed: [^\n]+$"):
         build_engine(str(tmp_path / "no checkpoint"), "int8", tmp_path / "engine")
-    with pytest.raises(LoadtestError, match=r"^the server did not start: [^\n]+$"), serving(tmp_path / "none"):
+    with (
+        pytest.raises(LoadtestError, match=r"^the server did not start: [^\n]+$"),
+        started("--engine", str(tmp_path / "none")),
+    ):
         pass
 
 

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from contract.paths import ROOT
-from tests.conftest import Server, free_ports
+from loadtest.bench.process import free_ports
+from tests.conftest import Server
 
 pytestmark = pytest.mark.browser
 DASHBOARDS = ROOT / "serving" / "gateway" / "dashboards"

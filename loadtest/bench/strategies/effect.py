@@ -1,4 +1,4 @@
-"""One line of the table: a cure, what is claimed for it, and what was seen here before and after."""
+"""One row of the table: a mitigation, the claim made for it, and the measurements before and after."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """``value`` in ``unit``, got by ``command``."""
+class Measurement:
+    """``value`` in ``unit``, measured by ``command``."""
 
     label: str
     value: float
@@ -16,19 +16,19 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """``better`` says which way is an improvement: "less" or "more"."""
+class Effect:
+    """``better``: the direction of an improvement, "less" or "more"."""
 
-    cure: str
+    mitigation: str
     claim: str
     measure: str
-    before: Side
-    after: Side
+    before: Measurement
+    after: Measurement
     better: str
     note: str = ""
 
     @property
     def ratio(self) -> float:
-        """How many times better the cure made it; below 1 it made it worse."""
+        """Improvement as a factor; below 1 the mitigation made it worse."""
         pair = (self.before.value, self.after.value) if self.better == "less" else (self.after.value, self.before.value)
         return pair[0] / pair[1]

@@ -1,0 +1,57 @@
+"""What a benchmark leaves behind: a table on the terminal, and a JSON file with the command, machine and versions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from contract.paths import ROOT
+from loadtest.environment import describe
+
+RESULTS = ROOT / "results"
+
+
+def environment(target: str, arguments: argparse.Namespace | None = None, **facts: Any) -> dict[str, Any]:
+    """Where and how the figures are taken; call it before the run. ``target`` is the make target."""
+    given = " ".join(sys.argv[1:])
+    used = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()} if arguments else {}
+    return {
+        "command": f"make {target}" + (f" ARGS='{given}'" if given else ""),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **describe(),
+        "load_average_before": round(os.getloadavg()[0], 2),
+        "arguments": used,
+        **facts,
+    }
+
+
+def write(path: Path, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], **more: Any) -> Path:
+    """``{"environment", "rows", …}`` as JSON; directories are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = {"environment": about, "rows": rows, **more}
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def cell(value: Any) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def show_table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]], width: int = 150) -> None:
+    """Words to the left, numbers to the right."""
+    table = Table(title=title)
+    for k, name in enumerate(head):
+        words = all(isinstance(row[k], str) for row in rows)
+        table.add_column(name, justify="left" if words else "right")
+    for row in rows:
+        table.add_row(*map(cell, row))
+    Console(width=width).print(table)

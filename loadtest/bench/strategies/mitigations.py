@@ -1,0 +1,219 @@
+"""The five mitigations, each measured before and after on the runtime that is installed.
+
+No figures of others are quoted: where the usual advice gives no number, the claim reads "claim: qualitative".
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.paths import ROOT
+from loadtest.bench.process import Server, as_typed, started
+from loadtest.bench.strategies.commands import build_engine, load_test, run_json
+from loadtest.bench.strategies.effect import Effect, Measurement
+from loadtest.console import show
+from loadtest.errors import LoadtestError
+
+CLAIMS = {
+    "quantization": "claim: qualitative (INT8/INT4 weights: less memory, faster decoding)",
+    "batching": "claim: qualitative (in-flight batching with paged KV: many users at the price of one)",
+    "context": "claim: qualitative (a context length that fits the job frees memory for more users)",
+    "attention": "claim: qualitative (fused attention and chunked prefill: long prompts no longer stall the others)",
+    "streaming": "claim: qualitative (the first words at once instead of the whole answer at the end)",
+}
+USERS = 8
+TOKENS = 24
+PROMPT = 64
+LONG_PROMPT, SHORT_PROMPT = 1024, 128
+CONTEXTS = (32_768, 4_096)
+KV_GB = "0.25"
+BLOCK_TOKENS = {"openvino": 32, "vllm": 16, "tensorrt_llm": 32}
+LOAD = ("--warmup", "4s", "--drain", "60s", "--scenario", "code", "--language", "en")
+WEIGHTS = (".bin", ".safetensors", ".engine")
+ORACLE = ROOT / ".venv-oracle/bin/python"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSet:
+    """Engines of one model. ``plain``: the precision before quantization; ``small``: those after it."""
+
+    model: str
+    plain: str
+    small: tuple[str, ...]
+    directory: Path
+
+    def engine(self, precision: str) -> Path:
+        return self.directory / precision
+
+
+def default_engines(model: str, directory: Path) -> EngineSet:
+    """FP8 against BF16 where there is an NVIDIA GPU, else INT8 and INT4 against FP32 on the CPU."""
+    gpu = shutil.which("nvidia-smi") is not None
+    return EngineSet(model, "bf16" if gpu else "fp32", ("fp8",) if gpu else ("int8", "int4"), directory)
+
+
+def one_user(server: Server, *more: str) -> tuple[dict[str, Any], str]:
+    return load_test(
+        server, "--users", "1", "--output-tokens", str(TOKENS), "--input-tokens", str(PROMPT), *LOAD, *more
+    )
+
+
+def many_users(server: Server, *more: str) -> tuple[dict[str, Any], str]:
+    load = ("--users", str(USERS), "--output-tokens", str(TOKENS), "--input-tokens", str(PROMPT), *LOAD)
+    return load_test(server, *load, *more)
+
+
+def median(summary: dict[str, Any], metric: str) -> float:
+    return float(summary["total"]["latency"][metric]["p50"])
+
+
+def weights_mib(engine: Path) -> float:
+    return sum(f.stat().st_size for f in engine.iterdir() if f.suffix in WEIGHTS) / 2**20
+
+
+@dataclass
+class EngineFigures:
+    """Of one engine: TPOT of one user in ms, tokens/s of eight users, weights and resident memory in MiB."""
+
+    tpot: Measurement
+    throughput: Measurement
+    weights: Measurement
+    resident: float
+
+
+def measure_engine(engines: EngineSet, precision: str) -> EngineFigures:
+    command = build_engine(engines.model, precision, engines.engine(precision))
+    with started("--engine", str(engines.engine(precision))) as server:
+        alone, how_alone = one_user(server)
+        crowd, how_crowd = many_users(server)
+        resident = max(server.memory_mib().values())  # of the process that holds the model
+    label = precision.upper()
+    return EngineFigures(
+        Measurement(label, median(alone, "tpot") * 1e3, "ms", how_alone),
+        Measurement(f"{label}, {USERS} users", crowd["total"]["tokens_per_s"], "tokens/s", how_crowd),
+        Measurement(label, weights_mib(engines.engine(precision)), "MiB", command),
+        resident,
+    )
+
+
+def quantization_and_batching(engines: EngineSet) -> Iterator[Effect]:
+    """Mitigations 1 and 2 share the runs of each engine."""
+    plain = measure_engine(engines, engines.plain)
+    seen = {precision: measure_engine(engines, precision) for precision in engines.small}
+    claim = CLAIMS["quantization"]
+    for name, small in seen.items():
+        memory = f"resident {plain.resident:.0f} → {small.resident:.0f} MiB"
+        yield Effect(f"1 quantization, {name}", claim, "weights", plain.weights, small.weights, "less", memory)
+        yield Effect(f"1 quantization, {name}", claim, "time per token, 1 user", plain.tpot, small.tpot, "less")
+    yield from batching(engines, plain, seen[engines.small[0]])
+
+
+def batching(engines: EngineSet, plain: EngineFigures, small: EngineFigures) -> Iterator[Effect]:
+    if not ORACLE.is_file():
+        raise LoadtestError("batching: .venv-oracle (torch) is missing: make it with `make setup-oracle`")
+    source = checkpoint(engines.model)
+    for dtype in ("float32", "bfloat16"):
+        command = [str(ORACLE), "-m", "loadtest.bench.strategies.one_by_one", "--model", source, "--dtype", dtype]
+        command += ["--prompt", str(PROMPT), "--tokens", str(TOKENS), "--users", str(USERS)]
+        alone = run_json(command)
+        before = Measurement(
+            f"transformers.generate {dtype}, one by one", alone["tokens_per_s"], "tokens/s", as_typed(command)
+        )
+        ours = plain if dtype == "float32" and engines.plain == "fp32" else small
+        note = f"the last of {USERS} users waits {alone['waits_s'][-1]:.0f} s one by one"
+        yield Effect("2 in-flight batching", CLAIMS["batching"], "throughput", before, ours.throughput, "more", note)
+
+
+def checkpoint(model: str) -> str:
+    """A directory with safetensors: ``model`` itself, or where the builder keeps the synthetic one."""
+    if Path(model).is_dir():
+        return model
+    from build_engine.synthetic import checkpoint as synthetic
+
+    return str(synthetic.cached(model))
+
+
+def context_and_streaming(engines: EngineSet) -> Iterator[Effect]:
+    """Mitigations 3 and 5 on the quantized engine."""
+    small = engines.small[0]
+    build_engine(engines.model, small, engines.engine(small))
+    with started("--engine", str(engines.engine(small)), "--kv-cache-gb", KV_GB) as server:
+        yield prompt_length(server)
+        yield first_words(server)
+        yield fitting_streams(engines.engine(small), server)  # last: the gauge appears with the first request
+
+
+def fitting_streams(engine: Path, server: Server) -> Effect:
+    runtime = json.loads((engine / "engine.json").read_text(encoding="utf-8"))["runtime"]["name"]
+    blocks = server.metric("qwen_kv_blocks_total")
+    if not blocks:
+        raise LoadtestError("context: the server does not report qwen_kv_blocks_total")
+    size = BLOCK_TOKENS[runtime]
+    before, after = (
+        Measurement(
+            f"{n} tokens each", blocks * size / n, "streams", f"{server.typed}; qwen_kv_blocks_total × {size} ÷ {n}"
+        )
+        for n in CONTEXTS
+    )
+    note = f"{KV_GB} GB of KV cache hold {blocks * size:.0f} tokens"
+    return Effect("3 context limit", CLAIMS["context"], "full streams that fit", before, after, "more", note)
+
+
+def prompt_length(server: Server) -> Effect:
+    sides = []
+    for tokens in (LONG_PROMPT, SHORT_PROMPT):
+        load = ("--users", "1", "--scenario", "summarize", "--input-tokens", str(tokens), "--output-tokens", "8")
+        summary, command = load_test(server, *LOAD, *load)
+        counts = summary["total"]["counts"]
+        label = f"prompt of {counts['prompt_tokens'] / counts['completed']:.0f} tokens"
+        sides.append(Measurement(label, median(summary, "ttft") * 1e3, "ms", command))
+    return Effect("3 context limit", CLAIMS["context"], "TTFT, 1 user", sides[0], sides[1], "less")
+
+
+def first_words(server: Server) -> Effect:
+    sides = []
+    for stream, label in (("no", "whole answer"), ("yes", "streamed")):
+        summary, command = one_user(server, "--stream", stream)
+        sides.append(Measurement(label, median(summary, "ttft") * 1e3, "ms", command))
+    note = f"answers of {TOKENS} tokens; the ratio grows with their length"
+    return Effect(
+        "5 streaming", CLAIMS["streaming"], "time to the first words, 1 user", sides[0], sides[1], "less", note
+    )
+
+
+def attention(engines: EngineSet) -> Iterator[Effect]:
+    """Chunked prefill can be switched off only in the CPU engine; elsewhere it is a build option."""
+    small = engines.small[0]
+    info = json.loads((engines.engine(small) / "engine.json").read_text(encoding="utf-8"))
+    if info["runtime"]["name"] != "openvino":
+        show(f"4 chunked prefill: {info['runtime']['name']} has no switch for it: not measured")
+        return
+    sides: dict[str, list[Measurement]] = {"longest_gap_s": [], "ttft_s": []}
+    for tokens, label in ((100_000, "whole prompt in one step"), (128, "chunks of 128")):
+        command = [sys.executable, "-m", "loadtest.bench.strategies.chunked", "--engine", str(engines.engine(small))]
+        found = run_json([*command, "--step-tokens", str(tokens)])
+        for name, values in sides.items():
+            values.append(
+                Measurement(label, found[name] * 1e3, "ms", as_typed([*command, "--step-tokens", str(tokens)]))
+            )
+    names = {
+        "longest_gap_s": "longest gap of 4 streams while a prompt of 512 tokens arrives",
+        "ttft_s": "TTFT of that prompt",
+    }
+    for name, (before, after) in sides.items():
+        yield Effect(
+            "4 chunked prefill", CLAIMS["attention"], names[name], before, after, "less", "attention is fused in both"
+        )
+
+
+MITIGATIONS: tuple[Callable[[EngineSet], Iterator[Effect]], ...] = (
+    quantization_and_batching,
+    context_and_streaming,
+    attention,
+)

@@ -1,0 +1,27 @@
+"""The Locust command line that a run becomes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from loadtest.options import OPTIONS
+
+LOCUSTFILE = str(Path(__file__).with_name("locustfile.py"))
+SPAWN_RATE = 100  # users per second and worker; Locust warns above
+
+
+def locust_command(options: argparse.Namespace) -> list[str]:
+    """The Locust command line of a run."""
+    command = [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--host", options.host, "--users", str(options.users)]
+    spawn_rate = min(int(options.users), SPAWN_RATE * options.workers)
+    command += ["--spawn-rate", str(spawn_rate), "--loglevel", "WARNING"]
+    if options.workers > 1:
+        command += ["--processes", str(options.workers)]
+    command += ["--web-host", "127.0.0.1", "--web-port", options.web_port] if options.ui else ["--headless"]
+    for option in OPTIONS:
+        value = getattr(options, option.flag[2:].replace("-", "_"))
+        if value != option.default:
+            command += [option.flag, value]
+    return command

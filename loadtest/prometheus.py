@@ -1,0 +1,30 @@
+"""Prometheus text, read with ``prometheus_client``'s own parser: one reader for load tests, benchmarks and tests."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterable
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+TIMEOUT_S = 5.0
+
+
+def fetch(url: str, timeout: float = TIMEOUT_S) -> list[Sample]:
+    """The samples at ``url``. Raises ``OSError`` when nobody answers and ``ValueError`` for any other text."""
+    with urllib.request.urlopen(url, timeout=timeout) as answer:  # the URL is the user's own server
+        return parse(answer.read().decode("utf-8", "replace"))
+
+
+def parse(text: str) -> list[Sample]:
+    """All samples in order. Raises ``ValueError`` when ``text`` is not in the exposition format."""
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+def value_of(samples: Iterable[Sample], selector: str) -> float | None:
+    """The sum over all samples that ``name`` or ``name{label=value,…}`` selects; ``None`` when there are none."""
+    name, _, rest = selector.partition("{")
+    wanted = dict(pair.replace('"', "").split("=") for pair in rest.rstrip("}").split(",") if pair)
+    values = [s.value for s in samples if s.name == name and all(s.labels.get(k) == v for k, v in wanted.items())]
+    return sum(values) if values else None

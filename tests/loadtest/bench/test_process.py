@@ -1,0 +1,73 @@
+"""What every benchmark starts: it is awaited, measured, and stopped with all that it started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtest.bench.process import BenchProcess, free_ports, memory_mib
+from loadtest.errors import LoadtestError
+
+PARENT = """
+import subprocess, sys, time
+work = "import time; sum(range(10**6)); print('up', flush=True); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", work])
+time.sleep(60)
+"""
+
+
+class Announced(BenchProcess):
+    def ready(self) -> bool:
+        return "up" in self.log.read_text()
+
+
+def test_children_are_measured_and_stopped_with_their_parent(tmp_path: Path) -> None:
+    with Announced([sys.executable, "-c", PARENT], tmp_path / "log") as one:
+        one.wait()
+        family = one.processes()
+        assert len(family) == 2 and len(one.memory_mib()) == 2 and all(size > 1 for size in one.memory_mib().values())
+        assert one.cpu_seconds() > one.cpu_seconds("no such program") == 0
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+    assert one.processes() == [] and one.cpu_seconds() == 0
+    one.stop()  # again: nothing happens
+
+
+def test_several_start_at_once(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        all_of_them = [
+            stack.enter_context(
+                Announced([sys.executable, "-c", "print('up', flush=True); input()"], tmp_path / f"{k}")
+            )
+            for k in range(3)
+        ]
+        for one in all_of_them:
+            one.wait()
+        assert len({p.pid for one in all_of_them for p in one.processes()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import sys; sys.exit('no GPU here')", r"^the process did not start: no GPU here; log: \S+$"),
+        ("import time; time.sleep(60)", r"^the process was not ready within 0 s; log: \S+$"),
+    ],
+)
+def test_one_that_does_not_start_says_why_in_one_line(code: str, says: str, tmp_path: Path) -> None:
+    start_s = 30.0 if "exit" in code else 0.3
+    one = Announced([sys.executable, "-c", code], tmp_path / "log", start_s=start_s)
+    with one, pytest.raises(LoadtestError, match=says):
+        one.wait()
+
+
+def test_ports_are_different() -> None:
+    assert len(set(free_ports(20))) == 20
+
+
+def test_memory_is_in_mib() -> None:
+    (size,) = memory_mib([psutil.Process(os.getpid())]).values()
+    assert size == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.2)
