@@ -1,6 +1,6 @@
-"""Write ``vllm_surface.json``: what serving/runtimes/vllm/core.py rests on in vLLM's source, read without importing it.
+"""Write ``vllm_surface_VERSION.json``: what serving/runtimes/vllm/core.py rests on in vLLM's source, unimported.
 
-pip download --no-deps vllm==0.24.0 && unzip vllm-*.whl 'vllm/*.py' && python make_vllm_surface.py .
+pip download --no-deps vllm==0.26.0 && unzip vllm-*.whl 'vllm/*.py' && python make_vllm_surface.py . 0.26.0
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def find(root: Path, module: str, name: str) -> dict[str, object]:
 
 
 def main() -> None:
-    root = Path(sys.argv[1])
+    root, version = Path(sys.argv[1]), sys.argv[2]
     surface = {f"{module}.{name}": find(root, module, name) for module, names in NAMES.items() for name in names}
-    target = Path(__file__).with_name("vllm_surface.json")
-    target.write_text(json.dumps({"vllm": "0.24.0", "names": surface}, indent=1) + "\n", encoding="utf-8")
+    target = Path(__file__).with_name(f"vllm_surface_{version}.json")
+    target.write_text(json.dumps({"vllm": version, "names": surface}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What vLLM is told: engine arguments from ``engine.json``, sampling parameters from ours. Facts: vLLM 0.24.0.
+"""What vLLM is told: engine arguments from ``engine.json``, sampling parameters from ours.
 
 Three of its defaults differ from ours and are therefore always given: ``max_num_seqs`` and ``max_num_batched_tokens``
 depend on the usage context (128 / 2048 in process), ``max_tokens`` is 16, and the end ids of generation_config.json are

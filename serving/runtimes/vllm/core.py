@@ -1,4 +1,4 @@
-"""Everything that touches a name of vLLM 0.24; ``runtime.py`` imports it once it has checked the version.
+"""Everything that touches a name of vLLM; ``runtime.py`` imports it once it has checked the release.
 
 Token ids go in as an ``EngineCoreRequest`` and come out as one ``EngineCoreOutputs`` message per engine step. The
 engine core is a child process (and one per GPU with tensor parallelism); the client is the one vLLM's ``LLM`` uses.

@@ -3,7 +3,7 @@
 vLLM's ``AsyncLLM`` puts an asyncio queue, a task wake-up and a ``RequestOutput`` between each token and its consumer:
 256 of each per step at 256 streams. It sits on ``EngineCoreClient``, which already delivers one message per step,
 so this adapter reads that message itself (docs/decisions.md has the measured cost). The names used beneath vLLM's
-public interface are in ``core.py``, pinned by its surface test; the version is checked too.
+public interface are in ``core.py``, pinned by its surface test; ``releases.py`` checks the version.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineDead, EngineDirectoryError
+from contract.errors import EngineDead
 from contract.sampling import FinishReason
 from serving.runtimes.base import (
     EngineRequest,
@@ -33,13 +33,13 @@ from serving.runtimes.base import (
     SequenceDelta,
 )
 from serving.runtimes.vllm import args as vllm_args
+from serving.runtimes.vllm import releases
 
 if TYPE_CHECKING:
     from serving.runtimes.vllm.core import Core
 
 log = logging.getLogger(__name__)
 
-VERSION = "0.24."
 ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # Triton's stub has threads; fork would copy their locks
     "VLLM_NO_USAGE_STATS": "1",
@@ -54,7 +54,8 @@ def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_deat
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     use_interpreter(os.environ.get("PYTHON_EXECUTABLE") or sys.executable or shutil.which("python3") or "python3")
-    check_version()
+    for name, value in releases.environment(releases.check()).items():
+        os.environ.setdefault(name, value)
     from serving.runtimes.vllm.core import Core
 
     return VllmRuntime(Core(engine, options), engine, options, on_step, on_death)
@@ -64,21 +65,6 @@ def use_interpreter(python: str) -> None:
     """Child processes are started with ``sys.executable``, which in Triton's embedded interpreter may be anything."""
     sys.executable = python
     multiprocessing.set_executable(python)
-
-
-def check_version() -> None:
-    """One line about what to install when vLLM is missing or another release than this adapter was written for."""
-    try:
-        import vllm
-    except ImportError as error:
-        raise EngineDirectoryError(
-            f"this engine runs on vLLM, which cannot be imported here ({error}): `pip install vllm=={VERSION}0` on a "
-            "GPU host, or choose another engine with ENGINE=<dir>"
-        ) from error
-    if not vllm.__version__.startswith(VERSION):
-        raise EngineDirectoryError(
-            f"vLLM {vllm.__version__} is installed, this runtime is for {VERSION}x: `pip install vllm=={VERSION}0`"
-        )
 
 
 @dataclass(slots=True)

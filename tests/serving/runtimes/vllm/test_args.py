@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
 from contract.engine_dir import GpuInfo, ModelInfo
 from contract.errors import EngineDirectoryError
 from contract.sampling import Guide, Sampling
+from contract.versions import pinned, version_tuple
 from serving.runtimes import guard
 from serving.runtimes.base import CAPABILITIES, RuntimeOptions
 from serving.runtimes.vllm import args as vllm_args
-from serving.runtimes.vllm import runtime as vllm
+from serving.runtimes.vllm import releases
 from tests.serving.runtimes.vllm.cases import engine
 
 
@@ -80,16 +83,37 @@ def test_lora_is_there_when_adapters_are(tmp_path):
         vllm_args.engine_args(engine(tmp_path), RuntimeOptions())
 
 
-@pytest.mark.parametrize("version", [None, "0.25.1"])
+@pytest.mark.parametrize("version", [None, "0.23.2", "0.34.0", "1.0"])
 def test_another_vllm_is_refused_in_one_line(version, monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "vllm", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     if version:
         (tmp_path / "vllm.py").write_text(f"__version__ = {version!r}")
-    with pytest.raises(EngineDirectoryError, match=r"pip install vllm==0\.24\.0") as caught:
-        vllm.check_version()
+    with pytest.raises(EngineDirectoryError, match=rf"pip install vllm=={re.escape(pinned('vllm'))}") as caught:
+        releases.check()
     assert "\n" not in str(caught.value)
     sys.modules.pop("vllm", None)
+
+
+@pytest.mark.parametrize("version", ["0.24.0", "0.26.0", "0.33.1"])
+def test_every_release_of_the_range_is_taken(version, monkeypatch, tmp_path):
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    (tmp_path / "vllm.py").write_text(f"__version__ = {version!r}")
+    assert releases.check() == version_tuple(version)
+    sys.modules.pop("vllm", None)
+
+
+@pytest.mark.parametrize(
+    ("release", "cuda", "told"), [((0, 24, 0), True, True), ((0, 24, 0), False, False), ((0, 26, 0), True, False)]
+)
+def test_the_model_runner_that_keeps_penalties_on_the_gpu_is_chosen_where_vllm_does_not(
+    release, cuda, told, monkeypatch
+):
+    platform = types.SimpleNamespace(is_cuda=lambda: cuda)
+    monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", types.SimpleNamespace(current_platform=platform))
+    assert (releases.environment(release) == {releases.V2_SWITCH: "1"}) is told
 
 
 def test_the_guard_ends_what_its_owner_leaves_behind():

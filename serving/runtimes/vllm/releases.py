@@ -1,0 +1,44 @@
+"""Which releases of vLLM the adapter runs on, and what one of them has to be told that others do by themselves.
+
+The names that ``core.py`` uses are the same from 0.24 to 0.33 (tests/standins/vllm_surface_*.json, read from the
+wheels); which releases ran where is in docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+from contract.errors import EngineDirectoryError
+from contract.versions import pinned, version_tuple
+
+# Sampling on the V2 model runner keeps penalty counts on the GPU; V1 rebuilds them on the CPU at each step, a sixth to
+# two fifths of the throughput at 256 streams under Qwen2.5's defaults (docs/benchmarks.md). vLLM chooses V2 for every
+# dense model from 0.25 on (vllm/config/vllm.py, `_is_default_v2_model_runner_model`), but in 0.24 not for Qwen2.
+V2_BY_DEFAULT = (0, 25)
+V2_SWITCH = "VLLM_USE_V2_MODEL_RUNNER"
+
+
+def check() -> tuple[int, ...]:
+    """The installed release. Raises ``EngineDirectoryError`` with one line when it is missing or out of range."""
+    install = f"`pip install vllm=={pinned('vllm')}`"
+    try:
+        import vllm
+    except ImportError as error:
+        raise EngineDirectoryError(
+            f"this engine runs on vLLM, which cannot be imported here ({error}): {install} on a GPU host, or choose "
+            "another engine with ENGINE=<dir>"
+        ) from error
+    lowest, highest = pinned("vllm", "lowest"), pinned("vllm", "highest")
+    release = version_tuple(vllm.__version__)
+    if not version_tuple(lowest) <= release[:2] <= version_tuple(highest):
+        raise EngineDirectoryError(
+            f"vLLM {vllm.__version__} is installed, this runtime is for {lowest} to {highest}: {install}"
+        )
+    return release
+
+
+def environment(release: tuple[int, ...]) -> dict[str, str]:
+    """Variables to set before the engine starts, unless the user has set them."""
+    from vllm.platforms import current_platform
+
+    if release[:2] < V2_BY_DEFAULT and current_platform.is_cuda():
+        return {V2_SWITCH: "1"}
+    return {}
