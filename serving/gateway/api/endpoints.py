@@ -1,4 +1,4 @@
-"""The three endpoints that generate. Plain ASGI: from the body to the answer without a framework in between."""
+"""The endpoints that generate. Plain ASGI: from the body to the answer without a framework in between."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -21,9 +21,11 @@ from serving.gateway.core.auth import Key
 from serving.gateway.core.errors import from_library
 from serving.gateway.core.gateway import Gateway
 from serving.gateway.core.plan import GenerationPlan
+from serving.gateway.core.render.base import BodyRenderer, Header, StreamRenderer
+from serving.gateway.core.render.chat import ChatBody, ChatStream
+from serving.gateway.core.render.responses import ResponsesBody, ResponsesStream
 from serving.gateway.core.writer import Gone, Writer
 from serving.gateway.schema.errors import ApiError
-from serving.gateway.schema.parse import parse
 from serving.gateway.schema.protocol import ChatRequest, CompletionRequest
 from serving.gateway.schema.responses_protocol import RENAMED, ResponsesRequest, as_chat, renamed
 
@@ -38,7 +40,7 @@ Planner = Callable[[Gateway, bytes], Awaitable[tuple[GenerationPlan, str]]]
 
 
 async def plan_chat(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
-    request = parse(ChatRequest, http.read_json(body))
+    request = http.request_of(ChatRequest, body)
     model = gateway.model_name(request.model)
     if request.logprobs:
         await gateway.tokens.load()
@@ -46,7 +48,7 @@ async def plan_chat(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]
 
 
 async def plan_response(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
-    request = parse(ResponsesRequest, http.read_json(body))
+    request = http.request_of(ResponsesRequest, body)
     model = gateway.model_name(request.model)
     try:
         asked = as_chat(request)
@@ -56,11 +58,11 @@ async def plan_response(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, 
     if asked.logprobs:
         await gateway.tokens.load()
     own = RENAMED | {tensor: RENAMED.get(name, name) for tensor, name in plan.renamed.items()}
-    return replace(plan, response=request, renamed=own | {"max_tokens": "max_output_tokens"}), model
+    return replace(plan, request=request, renamed=own | {"max_tokens": "max_output_tokens"}), model
 
 
 async def plan_completion(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
-    request = parse(CompletionRequest, http.read_json(body))
+    request = http.request_of(CompletionRequest, body)
     model = gateway.model_name(request.model)
     is_text = _is_text(request.prompt)
     if request.logprobs is not None or not is_text:
@@ -75,39 +77,62 @@ def _is_text(prompt: Any) -> bool:
     return isinstance(prompt, str) or (isinstance(prompt, list) and all(isinstance(p, str) for p in prompt))
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How one endpoint reads its requests and writes its answers; the rest is the same for all."""
+
+    id_prefix: str
+    planner: Planner
+    stream: type[StreamRenderer]
+    body: type[BodyRenderer]
+    error_body: Callable[[ApiError], bytes] = ApiError.body
+
+    def renderer(self, plan: GenerationPlan, answer_id: str, model: str) -> StreamRenderer | BodyRenderer:
+        return (self.stream if plan.stream else self.body)(plan, Header(answer_id, model, int(time.time())))
+
+
+ENDPOINTS = {
+    "/v1/chat/completions": Endpoint("chatcmpl-", plan_chat, ChatStream, ChatBody),
+    "/v1/completions": Endpoint("cmpl-", plan_completion, ChatStream, ChatBody),
+    "/v1/responses": Endpoint("resp_", plan_response, ResponsesStream, ResponsesBody),
+}
+
+
 class Generate:
     """An ASGI app for one path."""
 
-    def __init__(self, gateway: Gateway, prefix: str, planner: Planner) -> None:
-        self._gateway, self._prefix, self._planner = gateway, prefix, planner
+    def __init__(self, gateway: Gateway, endpoint: Endpoint) -> None:
+        self._gateway, self._endpoint = gateway, endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = http.header(scope, b"x-request-id")
-        answer_id = f"{self._prefix}{uuid.uuid4().hex}"
+        answer_id = f"{self._endpoint.id_prefix}{uuid.uuid4().hex}"
         request_id = given if _ID.fullmatch(given) else answer_id
         writer, timing = Writer(send, request_id), AnswerTimes(time.monotonic())
-        exchange = _Exchange(self._gateway, scope, receive, writer, timing)
-        await exchange.run(answer_id, self._planner)
+        exchange = _Exchange(self._gateway, self._endpoint, scope, receive, writer, timing)
+        await exchange.run(answer_id)
         exchange.log(request_id)
 
 
 class _Exchange:
     """One request and its answer, from authentication to the log line."""
 
-    def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, writer: Writer, timing: AnswerTimes) -> None:
-        self._gateway, self._scope, self._receive = gateway, scope, receive
+    def __init__(
+        self, gateway: Gateway, endpoint: Endpoint, scope: Scope, receive: Receive, writer: Writer, timing: AnswerTimes
+    ) -> None:
+        self._gateway, self._endpoint, self._scope, self._receive = gateway, endpoint, scope, receive
         self._writer, self._timing = writer, timing
         self._key: Key | None = None
         self._answer: Answer | None = None
         self._problem = ""
         self._model = ""
 
-    async def run(self, answer_id: str, planner: Planner) -> None:
+    async def run(self, answer_id: str) -> None:
         gateway = self._gateway
         gateway.open += 1
         gateway.metrics.open.inc()
         try:
-            await self._respond(answer_id, planner)
+            await self._respond(answer_id)
         except Gone:
             self._left()
         except ApiError as error:
@@ -122,16 +147,17 @@ class _Exchange:
             gateway.open -= 1
             gateway.metrics.open.dec()
 
-    async def _respond(self, answer_id: str, planner: Planner) -> None:
+    async def _respond(self, answer_id: str) -> None:
         gateway, scope = self._gateway, self._scope
         self._key = gateway.keys.authenticate(http.header(scope, b"authorization"))
         gateway.admit()
         gateway.keys.admit(self._key)
         body = await http.read_body(scope, self._receive, gateway.settings.max_body_bytes)
         self._timing.read = time.monotonic()
-        plan, self._model = await planner(gateway, body)
+        plan, self._model = await self._endpoint.planner(gateway, body)
         metadata = [(n, v) for n, form in _TRACE if form.fullmatch(v := http.header(scope, n.encode()))]
-        answer = Answer(gateway.engine, plan, answer_id, self._model, self._writer, self._timing, metadata)
+        renderer = self._endpoint.renderer(plan, answer_id, self._model)
+        answer = Answer(gateway.answer_context, plan, answer_id, renderer, self._writer, self._timing, metadata)
         self._answer = answer
         gateway.metrics.queue.observe(time.monotonic() - self._timing.arrived)
         await self._run_watched(answer)
@@ -165,7 +191,12 @@ class _Exchange:
 
     async def _refuse(self, error: ApiError) -> None:
         self._problem = error.code or f"{error.status}"
-        await self._writer.error(error, self._receive, self._answer.events_sent if self._answer else None)
+        writer = self._writer
+        if not writer.started:
+            await writer.error(error, self._endpoint.error_body(error), self._receive)
+        elif self._answer and isinstance(self._answer.renderer, StreamRenderer):
+            await writer.event(self._answer.renderer.error(error))
+            await writer.end()
 
     def log(self, request_id: str) -> None:
         """One line per request; never a prompt."""
@@ -188,8 +219,4 @@ class _Exchange:
 
 
 def endpoints(gateway: Gateway) -> dict[str, Generate]:
-    return {
-        "/v1/chat/completions": Generate(gateway, "chatcmpl-", plan_chat),
-        "/v1/completions": Generate(gateway, "cmpl-", plan_completion),
-        "/v1/responses": Generate(gateway, "resp_", plan_response),
-    }
+    return {path: Generate(gateway, endpoint) for path, endpoint in ENDPOINTS.items()}

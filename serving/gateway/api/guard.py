@@ -35,7 +35,7 @@ class Guarded:
             response = await self._handler(Request(scope, receive))
         except ApiError as error:
             if error.close:
-                await Writer(send, "").error(error, receive)
+                await Writer(send, "").error(error, error.body(), receive)
                 return
             response = response_of(error)
         except Gone:

@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope
 
 from serving.gateway.core.writer import Gone
 from serving.gateway.schema.errors import ApiError
+from serving.gateway.schema.parse import Request, parse
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -41,6 +42,11 @@ async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
 
 def too_large(most: int) -> ApiError:
     return ApiError(413, f"the body is larger than {most} bytes; send less", code="body_too_large", close=True)
+
+
+def request_of(kind: type[Request], body: bytes) -> Request:
+    """The one way from bytes to a checked request. Raises ``ApiError`` 400 naming what is wrong."""
+    return parse(kind, read_json(body))
 
 
 def read_json(body: bytes) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -11,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 from serving.gateway.api import http
 from serving.gateway.core import translate
 from serving.gateway.core.gateway import Gateway
+from serving.gateway.schema import parse
 from serving.gateway.schema.errors import ApiError
-from serving.gateway.schema.parse import parse
 from serving.gateway.schema.protocol import ChatRequest
 from serving.gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
 
@@ -26,32 +25,32 @@ class Tokenize:
         self._gateway = gateway
 
     async def tokenize(self, request: Request) -> Response:
-        asked = parse(TokenizeRequest, await _json(self._gateway, request))
+        asked = await self._read(TokenizeRequest, request)
         self._gateway.model_name(asked.model)
-        if (asked.prompt is None) == (asked.messages is None):
-            raise ApiError(400, "prompt: send exactly one of prompt and messages", param="prompt")
         tokens = self._gateway.tokens
-        await tokens.load()
-        if asked.messages is None:
+        if asked.prompt is not None and asked.messages is None:
+            await tokens.load()
             ids = await asyncio.to_thread(tokens.encode, asked.prompt)
-        else:
+        elif asked.prompt is None and asked.messages is not None:
             await tokens.load(template=True)
-            chat = ChatRequest(messages=asked.messages, tools=asked.tools)
-            plan = translate.chat(chat)
+            plan = translate.chat(ChatRequest(messages=asked.messages, tools=asked.tools))
             given = {name: value for name in ENDS if (value := getattr(asked, name)) is not None}
             ids = await asyncio.to_thread(tokens.encode_chat, list(plan.prompts[0]), plan.options.tools, given)  # type: ignore[arg-type]
+        else:
+            raise ApiError(400, "prompt: send exactly one of prompt and messages", param="prompt")
+        if asked.return_token_strs:
+            await tokens.load()
         texts = [tokens.text(i).decode(errors="replace") for i in ids] if asked.return_token_strs else None
         return JSONResponse(
             {"count": len(ids), "max_model_len": self._gateway.context, "tokens": ids, "token_strs": texts}
         )
 
     async def detokenize(self, request: Request) -> Response:
-        asked = parse(DetokenizeRequest, await _json(self._gateway, request))
+        asked = await self._read(DetokenizeRequest, request)
         self._gateway.model_name(asked.model)
         await self._gateway.tokens.load()
         return JSONResponse({"prompt": await asyncio.to_thread(self._gateway.tokens.decode, asked.tokens)})
 
-
-async def _json(gateway: Gateway, request: Request) -> Any:
-    body = await http.read_body(request.scope, request.receive, gateway.settings.max_body_bytes)
-    return http.read_json(body)
+    async def _read(self, kind: type[parse.Request], request: Request) -> parse.Request:
+        body = await http.read_body(request.scope, request.receive, self._gateway.settings.max_body_bytes)
+        return http.request_of(kind, body)

@@ -22,8 +22,7 @@ from contract.packed import SequenceOutput
 from serving.gateway.core.choices import ChoiceState, TokenText
 from serving.gateway.core.metrics import GatewayMetrics
 from serving.gateway.core.plan import GenerationPlan
-from serving.gateway.core.render.chat import KEEP_ALIVE, Sse, Whole, usage
-from serving.gateway.core.render.responses import ResponseSse, WholeResponse
+from serving.gateway.core.render.base import KEEP_ALIVE, BodyRenderer, StreamRenderer, Usage
 from serving.gateway.core.writer import Gone, Writer
 
 
@@ -51,19 +50,16 @@ class Answer:
     """``run`` it; ``stop`` it from anywhere."""
 
     def __init__(
-        self, engine: AnswerContext, plan: GenerationPlan, answer_id: str, model: str, writer: Writer,
-        timing: AnswerTimes, metadata: Sequence[tuple[str, str]] = (),
+        self, context: AnswerContext, plan: GenerationPlan, answer_id: str, renderer: StreamRenderer | BodyRenderer,
+        writer: Writer, timing: AnswerTimes, metadata: Sequence[tuple[str, str]] = (),
     ) -> None:  # fmt: skip
         self.id, self.plan, self.writer, self.timing = answer_id, plan, writer, timing
-        self._engine, self._metadata = engine, metadata
-        created = int(time.time())
-        streamed, whole = (ResponseSse, WholeResponse) if plan.response else (Sse, Whole)
-        self._sse = streamed(plan, answer_id, model, created) if plan.stream else None
-        self._whole = None if plan.stream else whole(plan, answer_id, model, created)
+        self.renderer = renderer
+        self._context, self._metadata = context, metadata
         self.choices = [
             ChoiceState(
                 i, chat=plan.chat, parser=plan.parser() if plan.parser else None, logprobs=plan.logprobs,
-                token_text=engine.token_text,
+                token_text=context.token_text,
             )
             for i in range(plan.choices)
         ]  # fmt: skip
@@ -82,15 +78,6 @@ class Answer:
         return sum(choice.tokens for choice in self.choices)
 
     @property
-    def events_sent(self) -> int | None:
-        """The number of the next event of a typed stream."""
-        return self._sse.number if isinstance(self._sse, ResponseSse) else None
-
-    @property
-    def comes_in_pieces(self) -> bool:
-        return self.plan.in_pieces
-
-    @property
     def waiting_for_first(self) -> bool:
         return self.timing.first == 0.0
 
@@ -104,12 +91,12 @@ class Answer:
         except BaseException as error:
             self.stop(error if isinstance(error, Exception) else Gone())
             raise
-        used = usage(self.prompt_tokens, self.output_tokens, sum(self._cached_tokens))
-        if self._sse:
-            await self.writer.event(self._sse.end(used))
+        used = Usage(self.prompt_tokens, self.output_tokens, sum(self._cached_tokens))
+        if isinstance(self.renderer, StreamRenderer):
+            await self.writer.event(self.renderer.end(used))
             await self.writer.end()
-        elif self._whole:
-            await self.writer.whole(self._whole.body(used))
+        else:
+            await self.writer.whole(self.renderer.body(used))
 
     async def _all(self) -> None:
         tasks = [asyncio.ensure_future(self._call(i)) for i in range(len(self.plan.prompts))]
@@ -122,13 +109,13 @@ class Answer:
 
     async def _call(self, prompt: int) -> None:
         request_id = self.id if len(self.plan.prompts) == 1 else f"{self.id}-{prompt}"
-        channel = self._engine.channel
+        channel = self._context.channel
         request = self.plan.infer_request(request_id, prompt, channel.model)
         if self._stopped:
             raise self._stopped
-        call = self._calls[request_id] = channel.call(request, self._engine.request_seconds, self._metadata)
+        call = self._calls[request_id] = channel.call(request, self._context.request_seconds, self._metadata)
         try:
-            await (self._fast(call, prompt) if self._sse and self._sse.is_plain else self._full(call, prompt))
+            await self._read(call, prompt)
         except grpc.RpcError as error:
             raise self._stopped or channel.error(error) from None
         except asyncio.CancelledError:
@@ -147,7 +134,7 @@ class Answer:
 
     def _seen(self, got: SequenceOutput, prompt: int) -> ChoiceState:
         """Counts and times of one response; which choice it belongs to."""
-        now, timing, metrics = time.monotonic(), self.timing, self._engine.metrics
+        now, timing, metrics = time.monotonic(), self.timing, self._context.metrics
         if timing.first == 0.0:
             timing.first = now
             if self.plan.in_pieces:  # a whole answer's first message is its last
@@ -158,35 +145,26 @@ class Answer:
         self._prompt_tokens[prompt], self._cached_tokens[prompt] = got.prompt_tokens, got.cached_tokens
         return self.choices[prompt * self.plan.options.n + got.sequence_index]
 
-    async def _fast(self, call: Any, prompt: int) -> None:
-        """Streamed text without extras."""
-        assert isinstance(self._sse, Sse)
-        plain, write, target = self._sse.plain, self.writer.event, self._engine.channel.target
+    async def _read(self, call: Any, prompt: int) -> None:
+        """Everything one call brings, on its way to the client."""
+        target, renderer, write = self._context.channel.target, self.renderer, self.writer.event
+        plain = renderer.plain if isinstance(renderer, StreamRenderer) else None
         async for message in call:
             got = kserve.output(message, target)
             if got is None:
                 continue
             choice = self._seen(got, prompt)
-            data = plain(choice.index, got.text, choice.check(got))
+            if plain:
+                data = plain(choice.index, got.text, choice.check(got))
+            elif isinstance(renderer, StreamRenderer):
+                update = choice.update(got)
+                used = Usage(self._prompt_tokens[prompt], choice.tokens, self._cached_tokens[prompt])
+                data = renderer.update(choice.index, update, used)
+            else:
+                renderer.update(choice.index, choice.update(got))
+                continue
             if data:
                 await write(data)
-
-    async def _full(self, call: Any, prompt: int) -> None:
-        """Everything else."""
-        target = self._engine.channel.target
-        async for message in call:
-            got = kserve.output(message, target)
-            if got is None:
-                continue
-            choice = self._seen(got, prompt)
-            update = choice.update(got)
-            if self._whole:
-                self._whole.add(choice.index, update)
-            elif self._sse:
-                used = usage(self._prompt_tokens[prompt], choice.tokens, self._cached_tokens[prompt])
-                data = self._sse.rich(choice.index, update, used)
-                if data:
-                    await self.writer.event(data)
 
     def stop(self, reason: Exception) -> None:
         """End the answer with ``reason`` and free its slots. Returns at once; safe to call again."""
@@ -195,9 +173,9 @@ class Answer:
         calls, self._calls = self._calls, {}
         for request_id, call in calls.items():
             if not call.done() or not isinstance(reason, ClientError):  # an error of its own has ended the request
-                self._engine.channel.stop(request_id)
+                self._context.channel.stop(request_id)
             call.cancel()
 
     async def keep_alive(self) -> None:
-        if self._sse and self._stopped is None:
+        if self._stopped is None:
             await self.writer.event(KEEP_ALIVE)

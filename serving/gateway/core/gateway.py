@@ -50,7 +50,7 @@ class Gateway:
 
     async def start(self) -> None:
         self.channel = AioChannel(self.settings.triton_grpc, model=MODEL)
-        self.engine = AnswerContext(self.channel, self.metrics, self.tokens.text, self.settings.request_seconds)
+        self.answer_context = AnswerContext(self.channel, self.metrics, self.tokens.text, self.settings.request_seconds)
         self._model_ready = self.channel.raw.unary_unary(
             "/inference.GRPCInferenceService/ModelReady",
             request_serializer=pb.ModelReadyRequest.SerializeToString,
@@ -100,7 +100,7 @@ class Gateway:
                 log.warning("client reads nothing", extra={"request_id": answer.id})
                 answer.stop(Gone())
             return
-        if not answer.comes_in_pieces:
+        if not answer.plan.in_pieces:
             return  # nothing arrives before the end: ``request_seconds`` bounds it
         bound = settings.first_token_seconds if answer.waiting_for_first else settings.stall_seconds
         if now - answer.timing.chunk > bound:

@@ -32,7 +32,7 @@ class GenerationPlan:
     parser: Callable[[], ToolParser] | None = None
     one_call: bool = False  # parallel_tool_calls: false
     user: str = ""
-    response: BaseModel | None = None  # the ResponsesRequest to be answered in that form
+    request: BaseModel | None = None  # as it came, for endpoints whose answers repeat it
     renamed: dict[str, str] = field(default_factory=dict)  # Triton's tensor name -> this request's field
 
     @property

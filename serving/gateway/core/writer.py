@@ -54,26 +54,19 @@ class Writer:
         await self._start(status, [(b"content-type", kind), (b"content-length", size), *more])
         await self._send({"type": "http.response.body", "body": body})
 
-    async def error(self, error: ApiError, receive: Receive, number: int | None = None) -> None:
-        """An error as the answer, or as the last event (of a typed stream: event ``number``) of one that has begun."""
-        if self.started:
-            await self.event(error.event(number))
-            await self.end()
-            return
+    async def error(self, error: ApiError, body: bytes, receive: Receive) -> None:
+        """An error as the answer; nothing may have been sent yet."""
         more = [(b"retry-after", str(error.retry_after).encode())] if error.retry_after else []
         more += [(b"www-authenticate", b"Bearer")] if error.status == 401 else []
         if not error.close:
-            await self.whole(error.body(), status=error.status, more=more)
+            await self.whole(body, status=error.status, more=more)
             return
-        await self._refuse_upload(error, receive, more)
+        await self._refuse_upload(error.status, body, receive, more)
 
-    async def _refuse_upload(self, error: ApiError, receive: Receive, more: list[tuple[bytes, bytes]]) -> None:
+    async def _refuse_upload(self, status: int, body: bytes, receive: Receive, more: list[tuple[bytes, bytes]]) -> None:
         """Answer at once; then discard what still comes for a moment: a reset would take the answer away."""
-        body = error.body()
         size = (b"content-length", str(len(body)).encode())
-        await self._start(
-            error.status, [(b"content-type", b"application/json"), (b"connection", b"close"), size, *more]
-        )
+        await self._start(status, [(b"content-type", b"application/json"), (b"connection", b"close"), size, *more])
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
         until = time.monotonic() + LINGER_SECONDS
         while (left := until - time.monotonic()) > 0:

@@ -24,25 +24,14 @@ class ApiError(Exception):
         self.status, self.message, self.param, self.code = status, message, param, code
         self.retry_after, self.close = retry_after, close
 
+    def fields(self) -> dict[str, Any]:
+        """``{message, type, param, code}``."""
+        kind = _TYPES.get(self.status, "server_error")
+        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+
     def body(self) -> bytes:
         """``{"error": {message, type, param, code}}``."""
-        kind = _TYPES.get(self.status, "server_error")
-        return orjson.dumps({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
-
-    def event(self, number: int | None = None) -> bytes:
-        """The same as the last event of a stream; ``status`` says what the status would have been.
-
-        With ``number`` as the typed event of /v1/responses, which has the fields at its top too."""
-        error: dict[str, Any] = orjson.loads(self.body())["error"]
-        whole = {"error": {**error, "status": self.status}}
-        if number is None:
-            return b"data: " + orjson.dumps(whole) + b"\n\n"
-        own = {name: error[name] for name in ("code", "message", "param")}
-        return (
-            b"event: error\ndata: "
-            + orjson.dumps({"type": "error", "sequence_number": number, **own, **whole})
-            + b"\n\n"
-        )
+        return orjson.dumps({"error": self.fields()})
 
 
 def bad_request(param: str, problem: str, code: str | None = None) -> ApiError:

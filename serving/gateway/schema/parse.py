@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from serving.gateway.schema.errors import ApiError, bad_request
 from serving.gateway.schema.others import FIXED, REFUSED, Fixed
 
+Request = TypeVar("Request", bound=BaseModel)
 
-def parse(kind: type[BaseModel], body: Any) -> Any:
+
+def parse(kind: type[Request], body: Any) -> Request:
     """The validated request. Raises ``ApiError`` 400 naming the first wrong field."""
     if not isinstance(body, dict):
         raise ApiError(400, f"the body is {_shown(body)}; send a JSON object")

@@ -1,4 +1,4 @@
-"""OpenAI's JSON around the engine's text. Pure; ``Sse.plain`` is the gateway's hot path.
+"""/v1/chat/completions and /v1/completions: OpenAI's JSON around the engine's text. Pure; the gateway's hot path.
 
 Everything of an event that does not change is built once per answer; a chunk costs one ``orjson.dumps`` of its text.
 """
@@ -12,16 +12,17 @@ import orjson
 
 from serving.gateway.core.choices import ChoiceUpdate
 from serving.gateway.core.plan import GenerationPlan
+from serving.gateway.core.render.base import BodyRenderer, Header, StreamRenderer, Usage
 from serving.gateway.core.tools import CallArguments, CallStart, Content, Event
+from serving.gateway.schema.errors import ApiError
 
 DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": keep-alive\n\n"
 
 
-def usage(prompt: int, completion: int, cached: int) -> dict[str, Any]:
+def usage(used: Usage) -> dict[str, Any]:
     return {
-        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
+        "prompt_tokens": used.prompt, "completion_tokens": used.completion,
+        "total_tokens": used.prompt + used.completion, "prompt_tokens_details": {"cached_tokens": used.cached},
     }  # fmt: skip
 
 
@@ -36,13 +37,13 @@ def call_delta(event: CallStart | CallArguments) -> dict[str, Any]:
     return {"index": event.index, "function": {"arguments": event.text}}
 
 
-class Sse:
+class ChatStream(StreamRenderer):
     """The events of one streamed answer."""
 
-    def __init__(self, plan: GenerationPlan, answer_id: str, model: str, created: int) -> None:
+    def __init__(self, plan: GenerationPlan, header: Header) -> None:
         self._plan, self._chat = plan, plan.chat
         kind = "chat.completion.chunk" if plan.chat else "text_completion"
-        head = {"id": answer_id, "object": kind, "created": created, "model": model}
+        head = {"id": header.id, "object": kind, "created": header.created, "model": header.model}
         self._head = b"data: " + orjson.dumps(head)[:-1]
         field = b'"delta":{"content":' if plan.chat else b'"text":'
         self._before = [self._head + b',"choices":[{"index":%d,' % i + field for i in range(plan.choices)]
@@ -50,9 +51,10 @@ class Sse:
         self._unstarted = set(range(plan.choices)) if plan.chat else set()
         options = plan.stream_options
         self._tail = b',"usage":null}\n\n' if options.include_usage else b"}\n\n"
-        self.is_plain = not (plan.logprobs or plan.token_ids or plan.parser or options.continuous_usage_stats)
+        if not (plan.logprobs or plan.token_ids or plan.parser or options.continuous_usage_stats):
+            self.plain = self._plain
 
-    def plain(self, index: int, text: str, finish: str | None) -> bytes:
+    def _plain(self, index: int, text: str, finish: str | None) -> bytes:
         """Text without extras; ``b""`` for half a character."""
         out = self._start(index) if index in self._unstarted and (text or finish) else b""
         if text:
@@ -64,9 +66,10 @@ class Sse:
         self._unstarted.discard(index)
         return self._event(index, {"role": "assistant", "content": ""})
 
-    def rich(self, index: int, update: ChoiceUpdate, used: dict[str, Any]) -> bytes:
+    def update(self, index: int, update: ChoiceUpdate, used: Usage) -> bytes:
         """With log probs, token ids, tool calls or usage per chunk."""
-        tail = b',"usage":%b}\n\n' % orjson.dumps(used) if self._plan.stream_options.continuous_usage_stats else None
+        counted = self._plan.stream_options.continuous_usage_stats
+        tail = b',"usage":%b}\n\n' % orjson.dumps(usage(used)) if counted else None
         extras: dict[str, Any] = {"token_ids": update.ids} if self._plan.token_ids else {}
         deltas = [{"content": update.text}] if update.events is None else self._deltas(update.events)
         wanted = update.ids and (self._plan.logprobs or self._plan.token_ids)
@@ -94,26 +97,30 @@ class Sse:
         choice = {"index": index, **inner, **(extras or {}), "logprobs": logprobs, "finish_reason": finish}
         return self._head + b',"choices":[' + orjson.dumps(choice) + b"]" + (tail or self._tail)
 
-    def end(self, used: dict[str, Any]) -> bytes:
-        last = self._head + b',"choices":[],"usage":' + orjson.dumps(used) + b"}\n\n"
+    def end(self, used: Usage) -> bytes:
+        last = self._head + b',"choices":[],"usage":' + orjson.dumps(usage(used)) + b"}\n\n"
         return (last if self._plan.stream_options.include_usage else b"") + DONE
 
+    def error(self, error: ApiError) -> bytes:
+        """``status``: what the HTTP status would have been."""
+        return b"data: " + orjson.dumps({"error": {**error.fields(), "status": error.status}}) + b"\n\n"
 
-class Whole:
+
+class ChatBody(BodyRenderer):
     """The body of an answer that is not streamed."""
 
-    def __init__(self, plan: GenerationPlan, answer_id: str, model: str, created: int) -> None:
+    def __init__(self, plan: GenerationPlan, header: Header) -> None:
         kind = "chat.completion" if plan.chat else "text_completion"
-        self._head = {"id": answer_id, "object": kind, "created": created, "model": model}
+        self._head = {"id": header.id, "object": kind, "created": header.created, "model": header.model}
         self._plan = plan
         self._choices = [_ChoiceBody() for _ in range(plan.choices)]
 
-    def add(self, index: int, update: ChoiceUpdate) -> None:
+    def update(self, index: int, update: ChoiceUpdate) -> None:
         self._choices[index].add(update)
 
-    def body(self, used: dict[str, Any]) -> bytes:
+    def body(self, used: Usage) -> bytes:
         choices = [self._choice(i, collected) for i, collected in enumerate(self._choices)]
-        return orjson.dumps({**self._head, "choices": choices, "usage": used})
+        return orjson.dumps({**self._head, "choices": choices, "usage": usage(used)})
 
     def _choice(self, index: int, collected: _ChoiceBody) -> dict[str, Any]:
         out: dict[str, Any] = {"index": index}

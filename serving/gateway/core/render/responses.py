@@ -1,4 +1,4 @@
-"""OpenAI's Responses JSON around the engine's text: the object, and the typed events of a stream. Pure."""
+"""/v1/responses: the response object, and the typed events of a stream. Pure."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import orjson
 
 from serving.gateway.core.choices import ChoiceUpdate
 from serving.gateway.core.plan import GenerationPlan
+from serving.gateway.core.render.base import BodyRenderer, Header, StreamRenderer, Usage
 from serving.gateway.core.tools import CallStart, Content, Event
+from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.responses_protocol import ResponsesRequest
 
 JsonObject = dict[str, Any]
 
 
-def usage(used: JsonObject) -> JsonObject:
-    """The usage of a chat completion in this endpoint's names."""
-    details = {"cached_tokens": used["prompt_tokens_details"]["cached_tokens"], "cache_write_tokens": 0}
+def usage(used: Usage) -> JsonObject:
     return {
-        "input_tokens": used["prompt_tokens"], "input_tokens_details": details,
-        "output_tokens": used["completion_tokens"], "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": used["total_tokens"],
+        "input_tokens": used.prompt, "input_tokens_details": {"cached_tokens": used.cached, "cache_write_tokens": 0},
+        "output_tokens": used.completion, "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": used.prompt + used.completion,
     }  # fmt: skip
 
 
@@ -128,16 +128,16 @@ class Items:
 class _Response:
     """The response object around the items."""
 
-    def __init__(self, plan: GenerationPlan, answer_id: str, model: str, created: int) -> None:
-        request = plan.response
+    def __init__(self, plan: GenerationPlan, header: Header) -> None:
+        request = plan.request
         assert isinstance(request, ResponsesRequest)
         given = request.model_dump(exclude_unset=True, by_alias=True)
         text = {"format": {"type": "text"}} | {k: v for k, v in (given.get("text") or {}).items() if v is not None}
         self.items = Items(one_call=plan.one_call)
         self._head: JsonObject = {
-            "id": answer_id, "object": "response", "created_at": created, "background": False,
+            "id": header.id, "object": "response", "created_at": header.created, "background": False,
             "instructions": request.instructions, "max_output_tokens": request.max_output_tokens,
-            "max_tool_calls": None, "metadata": request.metadata or {}, "model": model,
+            "max_tool_calls": None, "metadata": request.metadata or {}, "model": header.model,
             "parallel_tool_calls": request.parallel_tool_calls is not False, "previous_response_id": None,
             "prompt_cache_key": request.prompt_cache_key, "reasoning": {"effort": None, "summary": None},
             "safety_identifier": request.safety_identifier, "service_tier": "default", "store": False,
@@ -146,7 +146,7 @@ class _Response:
             "truncation": "disabled", "user": request.user,
         }  # fmt: skip
 
-    def object(self, used: JsonObject | None = None) -> JsonObject:
+    def object(self, used: Usage | None = None) -> JsonObject:
         """In progress without ``used``."""
         cut = self.items.finish == "length"
         return self._head | {
@@ -156,41 +156,44 @@ class _Response:
         }  # fmt: skip
 
 
-class ResponseSse:
+class ResponsesStream(StreamRenderer):
     """The events of a streamed response, numbered from 0."""
 
-    is_plain = False
+    def __init__(self, plan: GenerationPlan, header: Header) -> None:
+        self._response = _Response(plan, header)
+        self._number = 0
 
-    def __init__(self, plan: GenerationPlan, answer_id: str, model: str, created: int) -> None:
-        self._response = _Response(plan, answer_id, model, created)
-        self.number = 0
-
-    def rich(self, index: int, update: ChoiceUpdate, used: JsonObject) -> bytes:
+    def update(self, index: int, update: ChoiceUpdate, used: Usage) -> bytes:
         steps = self._response.items.add(update)
-        if steps and not self.number:
+        if steps and not self._number:
             opening = self._response.object()
             steps = [("created", {"response": opening}), ("in_progress", {"response": opening}), *steps]
-        return b"".join(self._event(*step) for step in steps)
+        return b"".join(self._event(f"response.{kind}", fields) for kind, fields in steps)
 
-    def end(self, used: JsonObject) -> bytes:
+    def end(self, used: Usage) -> bytes:
         last = self._response.object(used)
-        return self._event(last["status"], {"response": last})
+        return self._event(f"response.{last['status']}", {"response": last})
 
-    def _event(self, kind: str, fields: JsonObject) -> bytes:
-        name = f"response.{kind}"
-        event = {"type": name, "sequence_number": self.number, **fields}
-        self.number += 1
+    def error(self, error: ApiError) -> bytes:
+        """OpenAI's fields at the top, and ``error`` as in a chat's stream."""
+        fields = error.fields()
+        own = {name: fields[name] for name in ("code", "message", "param")}
+        return self._event("error", own | {"error": {**fields, "status": error.status}})
+
+    def _event(self, name: str, fields: JsonObject) -> bytes:
+        event = {"type": name, "sequence_number": self._number, **fields}
+        self._number += 1
         return b"event: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps(event))
 
 
-class WholeResponse:
+class ResponsesBody(BodyRenderer):
     """The body of a response that is not streamed."""
 
-    def __init__(self, plan: GenerationPlan, answer_id: str, model: str, created: int) -> None:
-        self._response = _Response(plan, answer_id, model, created)
+    def __init__(self, plan: GenerationPlan, header: Header) -> None:
+        self._response = _Response(plan, header)
 
-    def add(self, index: int, update: ChoiceUpdate) -> None:
+    def update(self, index: int, update: ChoiceUpdate) -> None:
         self._response.items.add(update)
 
-    def body(self, used: JsonObject) -> bytes:
+    def body(self, used: Usage) -> bytes:
         return orjson.dumps(self._response.object(used))
