@@ -19,6 +19,7 @@ from pathlib import Path
 
 MAGIC = 0x71776E5F61636B73  # "qwn_acks"
 FILE_NAME = "ack_table"  # in the run directory
+BEAT_SECONDS = 0.05  # between two heartbeats of the detokenizer
 HEADER_WORDS = 8  # magic, slots, detokenizer heartbeat (counts up), open streams, launcher's word, rest unused
 WORDS_PER_SLOT = 2
 REFUSE, END = 1, 2  # of ``AckTable.closing``

@@ -1,13 +1,14 @@
-"""What the three steps say to each other. Two formats, both private to the ensemble.
+"""The two formats in which the ensemble's steps pass on a request and its tokens. Both are private to the ensemble.
 
 ``Job``: tokenizer to engine, JSON in a STRING tensor, once per request.
-``Chunk``: engine to detokenizer, one INT32 tensor per response, because every further tensor costs a shared-memory
-round trip per chunk. A response holds one chunk, or n of them when n sequences answer in a single response.
+Chunks: engine to detokenizer, one INT32 tensor per response, because every further tensor costs a shared-memory round
+trip per chunk. The engine packs a sequence's new tokens directly (``pack``); the detokenizer reads them as a ``Chunk``.
+A response holds one chunk, or n of them when n sequences answer in a single response.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ IntArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """What the detokenizer must know of a stream; travels in its first chunk."""
+    """What the detokenizer must know about a sequence; travels in its first chunk."""
 
     stops: tuple[str, ...] = ()
     include_stop: bool = False
@@ -34,10 +35,10 @@ class TextOptions:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request as the engine step gets it. ``sampling.max_tokens == 0`` means: what the context leaves.
+    """One request as the engine step gets it. ``sampling.max_tokens == 0`` means what the context leaves.
 
-    ``explicit`` names the capabilities that the caller asked for by name. A default from generation_config.json that
-    the runtime lacks is dropped; a caller's wish that it lacks is refused.
+    ``explicit`` names the capabilities that the caller asked for. One that the runtime lacks is refused, whereas a
+    default from generation_config.json that it lacks is dropped.
     """
 
     sampling: Sampling
@@ -66,13 +67,47 @@ class Job:
         return cls(sampling=Sampling(**sampling), text=TextOptions(**text), **raw)
 
 
+HEADER_WORDS = 12  # INT32 words before the payload
+
+
+def pack(
+    slot: int, generation: int, seq: int, sequence_index: int, prompt_tokens: int, completion_tokens: int,
+    cached_tokens: int, finish: int, ids: list[int], log_probs: Sequence[float] = (),
+    *, options: bytes = b"", top_logprobs: bytes = b"",
+) -> IntArray:  # fmt: skip
+    """One chunk as INT32 words; see ``Chunk`` for the fields. ``options`` is a ``TextOptions`` as JSON."""
+    head = [slot, generation, seq, sequence_index, prompt_tokens, completion_tokens, cached_tokens, finish,
+            len(ids), len(log_probs), len(options), len(top_logprobs)]  # fmt: skip
+    words = np.array(head + ids, dtype=np.int32)
+    if not (log_probs or options or top_logprobs):
+        return words  # all but a sequence's first chunk
+    tail = np.array(log_probs, dtype=np.float32).tobytes() + _padded(options) + _padded(top_logprobs)
+    return np.concatenate([words, np.frombuffer(tail, dtype=np.int32)])
+
+
+def join(parts: list[IntArray]) -> IntArray:
+    """Several packed chunks as one response."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + b" " * (-len(data) % 4)
+
+
+PLAIN = TextOptions()
+
+
 @dataclass(slots=True)
 class Chunk:
-    """New tokens of one stream. ``seq`` counts its chunks from 1; ``options``, ``top_logprobs`` are JSON or empty."""
+    """New tokens of one sequence as the detokenizer gets them; it fills in what the last three fields hold.
 
-    slot: int
+    ``ids``, ``log_probs`` and ``top_logprobs`` (JSON or empty) have one entry per token. The options travel in a
+    sequence's first chunk only.
+    """
+
+    slot: int  # -1: the answer to a `stop` request, which belongs to no sequence
     generation: int
-    seq: int
+    seq: int  # counts the sequence's chunks from 1
     sequence_index: int
     prompt_tokens: int
     completion_tokens: int
@@ -80,46 +115,25 @@ class Chunk:
     finish: int  # index into FINISH_CODES
     ids: list[int]
     log_probs: list[float] = field(default_factory=list)
-    options: bytes = b""
     top_logprobs: bytes = b""
-
-
-HEADER = 12  # INT32 words before the payload
-
-
-def pack(chunks: list[Chunk]) -> IntArray:
-    """One INT32 vector for all chunks of a response."""
-    parts = [_pack_one(chunk) for chunk in chunks]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _pack_one(c: Chunk) -> IntArray:
-    head = [c.slot, c.generation, c.seq, c.sequence_index, c.prompt_tokens, c.completion_tokens, c.cached_tokens,
-            c.finish, len(c.ids), len(c.log_probs), len(c.options), len(c.top_logprobs)]  # fmt: skip
-    words = np.array(head + c.ids, dtype=np.int32)
-    if not (c.log_probs or c.options or c.top_logprobs):
-        return words  # all but a stream's first chunk
-    tail = np.array(c.log_probs, dtype=np.float32).tobytes() + _padded(c.options) + _padded(c.top_logprobs)
-    return np.concatenate([words, np.frombuffer(tail, dtype=np.int32)])
-
-
-def _padded(data: bytes) -> bytes:
-    return data + b" " * (-len(data) % 4)
+    options: TextOptions = PLAIN
+    text: str = ""
+    cum_log_prob: float = 0.0
 
 
 def unpack(words: IntArray) -> Iterator[Chunk]:
     """The chunks of one response, in order."""
     at = 0
     while at < len(words):
-        *head, ids, probs, options, tops = words[at : at + HEADER].tolist()
-        at += HEADER
+        *head, ids, probs, options, tops = words[at : at + HEADER_WORDS].tolist()
+        at += HEADER_WORDS
         chunk = Chunk(*head, words[at : at + ids].tolist())  # type: ignore[call-arg]  # eight words of the header
         at += ids
         if probs:
             chunk.log_probs = words[at : at + probs].view(np.float32).tolist()
             at += probs
         if options:
-            chunk.options = words[at : at + (options + 3) // 4].tobytes()[:options]
+            chunk.options = _text_options(words[at : at + (options + 3) // 4].tobytes()[:options])
             at += (options + 3) // 4
         if tops:
             chunk.top_logprobs = words[at : at + (tops + 3) // 4].tobytes()[:tops]
@@ -127,7 +141,7 @@ def unpack(words: IntArray) -> Iterator[Chunk]:
         yield chunk
 
 
-def text_options(data: bytes) -> TextOptions:
+def _text_options(data: bytes) -> TextOptions:
     raw = orjson.loads(data)
     raw["stops"] = tuple(raw["stops"])
     return TextOptions(**raw)

@@ -14,41 +14,16 @@ sequence, little-endian, no padding:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 from contract.finish import FINISH_CODES, FinishReason
 
+if TYPE_CHECKING:
+    from contract.chunks import Chunk  # needs numpy, which the client does not
+
 _HEAD = struct.Struct("<6if4i")
-_CODES: dict[str, int] = {name: code for code, name in enumerate(FINISH_CODES)}
 REASONS: tuple[FinishReason | None, ...] = tuple(name or None for name in FINISH_CODES)  # by code; None: goes on
-
-
-class Packable(Protocol):
-    """What the writer reads of one sequence's chunk; ``log_probs`` is ``None`` when nobody asked for them."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def finish_reason(self) -> str: ...
-    @property
-    def prompt_tokens(self) -> int: ...
-    @property
-    def completion_tokens(self) -> int: ...
-    @property
-    def cached_tokens(self) -> int: ...
-    @property
-    def chunk_index(self) -> int: ...
-    @property
-    def sequence_index(self) -> int: ...
-    @property
-    def ids(self) -> Sequence[int]: ...
-    @property
-    def log_probs(self) -> Sequence[float] | None: ...
-    @property
-    def cum_log_prob(self) -> float: ...
-    @property
-    def top_logprobs(self) -> bytes: ...
 
 
 class SequenceOutput(NamedTuple):
@@ -75,18 +50,18 @@ class SequenceOutput(NamedTuple):
         return list(map(float, memoryview(self.log_probs).cast("f")))
 
 
-def pack(chunks: Iterable[Packable]) -> bytes:
+def pack(chunks: Iterable[Chunk]) -> bytes:
     """The ``packed`` tensor of one response: a record per sequence."""
     return b"".join(map(_record, chunks))
 
 
-def _record(p: Packable) -> bytes:
-    text, probs, tops = p.text.encode(), p.log_probs or (), p.top_logprobs
+def _record(c: Chunk) -> bytes:
+    text = c.text.encode()
     head = _HEAD.pack(
-        _CODES[p.finish_reason], p.prompt_tokens, p.completion_tokens, p.cached_tokens, p.chunk_index,
-        p.sequence_index, p.cum_log_prob, len(p.ids), len(probs), len(text), len(tops),
+        c.finish, c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.seq - 1, c.sequence_index, c.cum_log_prob,
+        len(c.ids), len(c.log_probs), len(text), len(c.top_logprobs),
     )  # fmt: skip
-    return head + struct.pack(f"<{len(p.ids)}i{len(probs)}f", *p.ids, *probs) + text + tops
+    return head + struct.pack(f"<{len(c.ids)}i{len(c.log_probs)}f", *c.ids, *c.log_probs) + text + c.top_logprobs
 
 
 def unpack(raw: bytes) -> SequenceOutput:

@@ -1,43 +1,29 @@
-"""The detokenizer step without Triton: chunks of token ids in, what the caller sees out, one state per live stream."""
+"""The detokenizer step without Triton: chunks of token ids in, the same chunks with their text out.
+
+It keeps one state per running sequence. Triton calls it from one thread; its heartbeat has another.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import orjson
 
 from contract.ack_table import AckTable
-from contract.chunks import Chunk, IntArray, TextOptions, text_options, unpack
+from contract.chunks import Chunk, IntArray, TextOptions, unpack
 from contract.finish import FINISH_CODES
 from serving.detokenizer.text import TextStream, TokenBytes
 
-
-@dataclass(slots=True)
-class Piece:
-    """One chunk as the caller sees it. ``ids`` and ``log_probs`` end where a stop string was completed."""
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    chunk_index: int
-    sequence_index: int
-    ids: list[int]
-    log_probs: list[float] | None  # None: not asked for
-    cum_log_prob: float
-    top_logprobs: bytes
-    packed: bool = False  # the caller wants one tensor
+STOP = FINISH_CODES.index("stop")
 
 
 class _State:
-    __slots__ = ("cum_log_prob", "generation", "log_probs", "packed", "text", "tokens_at_stop")
+    __slots__ = ("cum_log_prob", "generation", "options", "text", "tokens_at_stop")
 
     def __init__(self, generation: int, token_bytes: TokenBytes, options: TextOptions) -> None:
         self.generation = generation
         self.text = TextStream(token_bytes, options.stops, options.include_stop, options.min_tokens)
-        self.log_probs, self.packed = options.log_probs, options.packed
+        self.options = options
         self.cum_log_prob = 0.0
         self.tokens_at_stop = 0
 
@@ -53,7 +39,7 @@ class Detokenizer:
 
     @property
     def ack_table(self) -> AckTable:
-        """Mapped at the first chunk: the engine has made it by then."""
+        """Mapped when the first chunk arrives: the engine step has created the file by then."""
         if self._ack_table is None:
             self._ack_table = self._open_ack_table()
         return self._ack_table
@@ -62,40 +48,46 @@ class Detokenizer:
         """Tell the engine that this process lives."""
         self.ack_table.beat()
 
-    def process(self, words: IntArray) -> list[Piece]:
-        """All chunks of one response, in order; acknowledges each. Call in the order in which responses arrived."""
-        return [self._one(chunk) for chunk in unpack(words)]
+    def process(self, words: IntArray) -> list[Chunk]:
+        """All chunks of one response, in order, with their text; acknowledges each.
 
-    def _one(self, chunk: Chunk) -> Piece:
-        if chunk.slot < 0:  # the answer to a `stop` request belongs to no stream
-            return Piece("", FINISH_CODES[chunk.finish], 0, 0, 0, 0, 0, [], None, 0.0, b"")
-        echo = ""
+        Call in the order in which the responses arrived. Ids and log probabilities end where a stop string ended."""
+        chunks = list(unpack(words))
+        for chunk in chunks:
+            if chunk.slot >= 0:
+                self._complete(chunk)
+        return chunks
+
+    def _complete(self, chunk: Chunk) -> None:
         state = self._states.get(chunk.slot)
         if state is None or state.generation != chunk.generation:
-            options = text_options(chunk.options)
-            state = self._states[chunk.slot] = _State(chunk.generation, self._token_bytes, options)
-            echo = options.echo
-        text = echo + self._text(state, chunk)
+            state = self._states[chunk.slot] = _State(chunk.generation, self._token_bytes, chunk.options)
+            chunk.text = chunk.options.echo
+        else:
+            chunk.options = state.options
+        self._decode(state, chunk)
+        self.ack_table.ack(chunk.slot, chunk.generation, chunk.seq)  # after the stop mark: the engine reads that after
+        if chunk.log_probs:
+            state.cum_log_prob += sum(chunk.log_probs)
+        chunk.cum_log_prob = state.cum_log_prob
         if chunk.finish:
             del self._states[chunk.slot]
-        return self._piece(state, chunk, text)
+        if state.text.stopped:
+            chunk.completion_tokens = state.tokens_at_stop
+            chunk.finish = STOP if chunk.finish else 0
 
-    def _text(self, state: _State, chunk: Chunk) -> str:
-        """Decode and acknowledge. The stop mark is written before the ack: the engine reads it after."""
+    def _decode(self, state: _State, chunk: Chunk) -> None:
         stream, before = state.text, state.text.tokens
         if stream.stopped:
             chunk.ids, chunk.log_probs, chunk.top_logprobs = [], [], b""
-            text = ""
-        else:
-            text = stream.push(chunk.ids)
-            if chunk.finish:
-                text += stream.finish()
-            self._cut(state, chunk, stream.tokens - before)
-        self.ack_table.ack(chunk.slot, chunk.generation, chunk.seq)
-        return text
+            return
+        chunk.text += stream.push(chunk.ids)
+        if chunk.finish:
+            chunk.text += stream.finish()
+        self._cut(state, chunk, stream.tokens - before)
 
     def _cut(self, state: _State, chunk: Chunk, used: int) -> None:
-        """If a stop string was just completed: forget what came after it and tell the engine."""
+        """If a stop string was just completed, drop what came after it and tell the engine."""
         if not state.text.stopped:
             return
         state.tokens_at_stop = state.text.tokens  # not from the engine's count: an end token may have followed
@@ -104,21 +96,3 @@ class Detokenizer:
             chunk.top_logprobs = orjson.dumps(orjson.loads(chunk.top_logprobs)[:used])
         if not chunk.finish:
             self.ack_table.stop(chunk.slot, chunk.generation)
-
-    def _piece(self, state: _State, chunk: Chunk, text: str) -> Piece:
-        stopped = state.text.stopped
-        state.cum_log_prob += sum(chunk.log_probs)
-        return Piece(
-            text,
-            "stop" if stopped and chunk.finish else FINISH_CODES[chunk.finish],
-            chunk.prompt_tokens,
-            state.tokens_at_stop if stopped else chunk.completion_tokens,
-            chunk.cached_tokens,
-            chunk.seq - 1,
-            chunk.sequence_index,
-            chunk.ids,
-            chunk.log_probs if state.log_probs else None,
-            state.cum_log_prob,
-            chunk.top_logprobs,
-            state.packed,
-        )

@@ -1,34 +1,35 @@
-"""Who is open: slots, sequences and requests. Called by Triton's thread and the sender's; one lock guards it all."""
+"""Registry of the requests, sequences and slots in use, called by Triton's thread and the dispatcher's."""
 
 from __future__ import annotations
 
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable
 
 from contract.ack_table import MAX_GENERATION
 from contract.chunks import Job
 from contract.errors import DuplicateId, Overloaded, shown
+from contract.finish import FINISH_CODES
 from serving.detokenizer.text import TextStream, TokenBytes
 from serving.streaming.sequence import ActiveRequest, ActiveSequence, Sink
 
-REASONS = ("stop", "length", "cancelled", "error", "disconnected")
+DISCONNECTED = "disconnected"
 
 
 class RequestRegistry:
-    """A sequence owns its slot from ``open`` to ``close``; slots rest in a queue, so that a used one is taken last."""
+    """A sequence owns its slot from ``open`` to ``close``. Free slots form a queue: the last one used is reused last.
 
-    def __init__(self, slots: int, token_bytes: Callable[[], TokenBytes]) -> None:
+    One lock guards every method."""
+
+    def __init__(self, slots: int, token_bytes: TokenBytes) -> None:
         self._token_bytes = token_bytes
         self._ids = itertools.count(1)
         self._unnamed = itertools.count()
         self._lock = threading.Lock()
-        self.total = slots
         self.slots = deque(range(slots))
         self.sequences: dict[int, ActiveSequence] = {}
         self.requests: dict[str, ActiveRequest] = {}
-        self.finished = dict.fromkeys(REASONS, 0)
+        self.finished = dict.fromkeys((*filter(None, FINISH_CODES), DISCONNECTED), 0)  # sequences by reason
 
     def open(self, request_id: str, prompt_tokens: int, job: Job, sink: Sink, limit: int) -> ActiveRequest:
         """Raises ``DuplicateId`` for a running id, ``Overloaded`` when more than ``limit`` sequences would be open."""
@@ -45,19 +46,18 @@ class RequestRegistry:
 
     def _add(self, request: ActiveRequest, index: int, prompt_tokens: int) -> None:
         number = next(self._ids)
-        sequence = ActiveSequence(
-            number, request, index, self.slots.popleft(), number % MAX_GENERATION + 1, prompt_tokens
-        )
+        generation = number % MAX_GENERATION + 1
+        sequence = ActiveSequence(number, request, index, self.slots.popleft(), generation, prompt_tokens)
         text = request.job.text
         if text.stops and not request.job.stream:
-            sequence.text = TextStream(self._token_bytes(), text.stops, text.include_stop, text.min_tokens)
+            sequence.text = TextStream(self._token_bytes, text.stops, text.include_stop, text.min_tokens)
         request.sequences.append(sequence)
         self.sequences[number] = sequence
 
     def forget(self, request: ActiveRequest) -> bool:
-        """Take back an admission. False: the request has ended meanwhile, and its sink has heard so."""
+        """Take back an admission. False: the request has ended meanwhile, and its sink has been told."""
         with self._lock:
-            request.gone = True  # what the sender still holds of it goes nowhere
+            request.gone = True  # what the dispatcher's thread still holds of it is not sent
             for sequence in request.sequences:
                 if self.sequences.pop(sequence.id, None):
                     self.slots.append(sequence.slot)
@@ -73,7 +73,7 @@ class RequestRegistry:
             request.open -= 1
             if not request.open:
                 self.requests.pop(request.request_id, None)
-            self.finished["disconnected" if request.gone else reason] += 1
+            self.finished[DISCONNECTED if request.gone else reason] += 1
             return not request.open
 
     def find(self, request_id: str) -> ActiveRequest | None:
@@ -81,7 +81,7 @@ class RequestRegistry:
             return self.requests.get(request_id)
 
     def next_requests(self, count: int) -> list[ActiveRequest]:
-        """The ``count`` requests that were not looked at for longest."""
+        """The ``count`` requests that have gone unchecked for longest."""
         with self._lock:
             chosen = list(itertools.islice(self.requests.values(), count))
             for request in chosen:

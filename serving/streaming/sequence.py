@@ -1,4 +1,4 @@
-"""What a sequence and a request are while they run. Owned by ``serving.streaming.dispatcher``."""
+"""The state of a request and of each of its sequences while they run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Protocol
 
 import orjson
 
-from contract.chunks import Chunk, Job
+from contract import chunks
+from contract.ack_table import AckTable
+from contract.chunks import IntArray, Job
 from contract.errors import ServingError
 from serving.detokenizer.text import TextStream
 
@@ -15,7 +17,8 @@ from serving.detokenizer.text import TextStream
 class Sink(Protocol):
     """Where one request's responses go."""
 
-    def send(self, chunks: list[Chunk], final: bool) -> None: ...
+    def send(self, words: IntArray, final: bool) -> None:
+        """Send one response: the packed chunk of a sequence, or those of all sequences one after the other."""
 
     def fail(self, error: ServingError) -> None:
         """Send the error as the last response."""
@@ -41,29 +44,37 @@ class ActiveSequence:
     sent_at: float = 0.0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    finish: int = 0
+    finish: int = 0  # index into FINISH_CODES
     aborted: bool = False
-    ids: list[int] = field(default_factory=list)  # generated, not sent yet; likewise the two below
+    ids: list[int] = field(default_factory=list)  # generated but not sent yet; likewise the two below
     log_probs: list[float] = field(default_factory=list)
     top_logprobs: list[object] = field(default_factory=list)
-    text: TextStream | None = None  # only when the request answers at once and has stop strings
+    text: TextStream | None = None  # only for stop strings of a request that is answered in one response
 
     def has_begun(self) -> bool:
         """False until its first chunk has left."""
         return self.seq > 0
 
-    def take(self) -> Chunk:
-        """Everything that was generated since the last chunk, as the next one."""
+    def is_acked(self, ack_table: AckTable) -> bool:
+        """The detokenizer has processed every chunk sent so far."""
+        return self.seq == 0 or ack_table.acked(self.slot, self.generation, self.seq)
+
+    def take(self) -> IntArray:
+        """Everything that was generated since the last chunk, packed as the next one."""
         self.seq += 1
-        chunk = Chunk(
+        words = chunks.pack(
             self.slot, self.generation, self.seq, self.index, self.prompt_tokens, self.completion_tokens,
             self.cached_tokens, self.finish, self.ids, self.log_probs,
-            orjson.dumps(self.request.job.text) if self.seq == 1 else b"",
-            orjson.dumps(self.top_logprobs) if self.top_logprobs else b"",
+            options=orjson.dumps(self.request.job.text) if self.seq == 1 else b"",
+            top_logprobs=orjson.dumps(self.top_logprobs) if self.top_logprobs else b"",
         )  # fmt: skip
+        self.discard()
+        return words
+
+    def discard(self) -> None:
+        """Forget what was generated but not sent."""
         self.ids = []
         self.log_probs, self.top_logprobs = [], []
-        return chunk
 
 
 @dataclass(slots=True, eq=False)
@@ -73,8 +84,8 @@ class ActiveRequest:
     request_id: str
     sink: Sink
     job: Job
-    open: int
-    gone: bool = False
-    sending: bool = False  # a response of it is with a helper of ``serving.streaming.senders``
+    open: int  # sequences that have not ended
+    gone: bool = False  # nobody listens: nothing more is sent, and its sequences are aborted
+    sending: bool = False  # one of its responses is with a helper of ``serving.streaming.senders``
     sequences: list[ActiveSequence] = field(default_factory=list)
-    ready: list[Chunk] = field(default_factory=list)  # finished sequences of a request that answers at once
+    finished: dict[int, IntArray] = field(default_factory=dict)  # without streaming: packed chunks by sequence index

@@ -32,9 +32,8 @@ class EngineStep:
     def __init__(self) -> None:
         self._settings = settings = Settings.from_environment()
         info = engine_dir.read(settings.engine_dir)
-        path = info.path / "tokenizer.json"
         ack_table = AckTable.create(settings.ack_table, settings.slots)
-        self._dispatcher = Dispatcher(ack_table, lambda: TokenBytes.load(path), settings.queue_limit)
+        self._dispatcher = Dispatcher(ack_table, TokenBytes.load(info.path / "tokenizer.json"), settings.queue_limit)
         self._stopping = threading.Event()
         self._runtime = runtimes.load(info, settings.runtime, self._dispatcher.on_step, self._die)
         self._dispatcher.attach(self._runtime)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb
 
-from contract.chunks import Chunk, IntArray, pack
+from contract import packed
+from contract.chunks import Chunk, IntArray
 from contract.errors import InvalidRequest, ServingError
-from contract.packed import pack as pack_pieces
-from serving.detokenizer.step import Piece
+from contract.finish import FINISH_CODES
 from serving.tokenizer.tensors import Fields
 
 MOST_REUSED = 8192  # tensors kept; each holds about 300 bytes of shared memory
+FINISH_NAMES = [name.encode() for name in FINISH_CODES]
 
 
 def start(name: str) -> None:
@@ -87,45 +88,47 @@ class _Reused:
 _reused = _Reused()
 
 
-def pieces(parts: list[Piece]) -> Any:
+def outputs(chunks: list[Chunk]) -> Any:
     """The detokenizer step's response: every tensor is [1, number of sequences], ids and log probs [1, n]."""
-    if parts[0].packed:
-        return pb.InferenceResponse([pb.Tensor("packed", np.frombuffer(pack_pieces(parts), dtype=np.uint8)[None])])
-    tensors = _one(parts[0]) if len(parts) == 1 else _several(parts)
-    if parts[0].log_probs is not None:
-        tensors += _log_probs(parts)
+    options = chunks[0].options
+    if options.packed:
+        return pb.InferenceResponse([pb.Tensor("packed", np.frombuffer(packed.pack(chunks), dtype=np.uint8)[None])])
+    tensors = _one(chunks[0]) if len(chunks) == 1 else _several(chunks)
+    if options.log_probs:
+        tensors += _log_probs(chunks)
     return pb.InferenceResponse(tensors)
 
 
-def _one(p: Piece) -> list[Any]:
+def _one(c: Chunk) -> list[Any]:
     return [
-        pb.Tensor("text_output", np.array([[p.text.encode()]], dtype=np.object_)),
-        pb.Tensor("output_ids", np.array([p.ids], dtype=np.int32)),
-        _reused("finish_reason", p.finish_reason.encode()),
-        _reused("prompt_tokens", p.prompt_tokens),
-        _reused("completion_tokens", p.completion_tokens),
-        _reused("cached_tokens", p.cached_tokens),
-        _reused("chunk_index", p.chunk_index),
-        _reused("sequence_index", p.sequence_index),
+        pb.Tensor("text_output", np.array([[c.text.encode()]], dtype=np.object_)),
+        pb.Tensor("output_ids", np.array([c.ids], dtype=np.int32)),
+        _reused("finish_reason", FINISH_NAMES[c.finish]),
+        _reused("prompt_tokens", c.prompt_tokens),
+        _reused("completion_tokens", c.completion_tokens),
+        _reused("cached_tokens", c.cached_tokens),
+        _reused("chunk_index", c.seq - 1),
+        _reused("sequence_index", c.sequence_index),
     ]
 
 
-def _several(parts: list[Piece]) -> list[Any]:
-    numbers = ("prompt_tokens", "completion_tokens", "cached_tokens", "chunk_index", "sequence_index")
+def _several(chunks: list[Chunk]) -> list[Any]:
+    numbers = ("prompt_tokens", "completion_tokens", "cached_tokens", "sequence_index")
     return [
-        *(pb.Tensor(name, np.array([[getattr(p, name) for p in parts]], dtype=np.int32)) for name in numbers),
-        pb.Tensor("text_output", np.array([[p.text.encode() for p in parts]], dtype=np.object_)),
-        pb.Tensor("finish_reason", np.array([[p.finish_reason.encode() for p in parts]], dtype=np.object_)),
-        pb.Tensor("output_ids", np.array([[i for p in parts for i in p.ids]], dtype=np.int32)),
+        *(pb.Tensor(name, np.array([[getattr(c, name) for c in chunks]], dtype=np.int32)) for name in numbers),
+        pb.Tensor("chunk_index", np.array([[c.seq - 1 for c in chunks]], dtype=np.int32)),
+        pb.Tensor("text_output", np.array([[c.text.encode() for c in chunks]], dtype=np.object_)),
+        pb.Tensor("finish_reason", np.array([[FINISH_NAMES[c.finish] for c in chunks]], dtype=np.object_)),
+        pb.Tensor("output_ids", np.array([[i for c in chunks for i in c.ids]], dtype=np.int32)),
     ]
 
 
-def _log_probs(parts: list[Piece]) -> list[Any]:
-    each = [value for p in parts for value in p.log_probs or ()]
-    tops = b"[" + b",".join(p.top_logprobs[1:-1] for p in parts if p.top_logprobs) + b"]"
+def _log_probs(chunks: list[Chunk]) -> list[Any]:
+    each = [value for c in chunks for value in c.log_probs]
+    tops = b"[" + b",".join(c.top_logprobs[1:-1] for c in chunks if c.top_logprobs) + b"]"
     return [
         pb.Tensor("output_log_probs", np.array([each], dtype=np.float32)),
-        pb.Tensor("cum_log_probs", np.array([[p.cum_log_prob for p in parts]], dtype=np.float32)),
+        pb.Tensor("cum_log_probs", np.array([[c.cum_log_prob for c in chunks]], dtype=np.float32)),
         pb.Tensor("top_log_probs", np.array([[tops]], dtype=np.object_)),
     ]
 
@@ -138,8 +141,8 @@ class ResponseSink:
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
 
-    def send(self, chunks: list[Chunk], final: bool) -> None:
-        response = pb.InferenceResponse([pb.Tensor("chunk", pack(chunks)[None])])
+    def send(self, words: IntArray, final: bool) -> None:
+        response = pb.InferenceResponse([pb.Tensor("chunk", words[None])])
         self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
 
     def fail(self, error: ServingError) -> None:

@@ -7,7 +7,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.chunks import Chunk, Job, TextOptions, pack, text_options, unpack
+from contract.chunks import PLAIN, Chunk, IntArray, Job, TextOptions, join, pack, unpack
 from contract.finish import FINISH_CODES
 from contract.sampling import Guide, Sampling
 
@@ -27,7 +27,7 @@ CHUNKS = st.builds(
     Chunk, slot=st.integers(-1, 4096), generation=COUNT, seq=COUNT, sequence_index=COUNT, prompt_tokens=COUNT,
     completion_tokens=COUNT, cached_tokens=COUNT, finish=st.integers(0, len(FINISH_CODES) - 1),
     ids=st.lists(ID, max_size=20), log_probs=st.lists(FLOAT32, max_size=20),
-    options=st.one_of(st.just(b""), OPTIONS.map(orjson.dumps)),
+    options=st.one_of(st.just(PLAIN), OPTIONS),
     top_logprobs=st.one_of(st.just(b""), TOPS.map(orjson.dumps)),
 )  # fmt: skip
 SAMPLING = st.builds(
@@ -44,9 +44,17 @@ JOBS = st.builds(
 )  # fmt: skip
 
 
+def packed(c: Chunk) -> IntArray:
+    options = b"" if c.options is PLAIN else orjson.dumps(c.options)
+    return pack(
+        c.slot, c.generation, c.seq, c.sequence_index, c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.finish,
+        c.ids, c.log_probs, options=options, top_logprobs=c.top_logprobs,
+    )  # fmt: skip
+
+
 @given(chunks=st.lists(CHUNKS, min_size=1, max_size=4))
 def test_chunks_survive(chunks: list[Chunk]) -> None:
-    words = pack(chunks)
+    words = join([packed(chunk) for chunk in chunks])
     assert words.dtype == np.int32 and words.ndim == 1
     assert list(unpack(words)) == chunks
 
@@ -56,11 +64,6 @@ def test_jobs_survive(job: Job) -> None:
     assert Job.from_json(job.to_json()) == job
 
 
-@given(options=OPTIONS)
-def test_text_options_survive(options: TextOptions) -> None:
-    assert text_options(orjson.dumps(options)) == options
-
-
 def test_a_lone_chunk_without_extras_is_thirteen_words() -> None:
-    """All but a stream's first chunk: what one token costs between the steps."""
-    assert len(pack([Chunk(3, 9, 2, 0, 10, 2, 0, 0, [42])])) == 13
+    """All but a sequence's first chunk: what one token costs between the steps."""
+    assert len(pack(3, 9, 2, 0, 10, 2, 0, 0, [42])) == 13

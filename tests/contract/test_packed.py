@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -11,49 +12,48 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
 from client.kserve import sequence_output
+from contract.chunks import Chunk
 from contract.finish import FINISH_CODES
 from contract.packed import SequenceOutput, pack, unpack
-from serving.detokenizer.step import Piece
 
 COUNT = st.integers(0, 2**31 - 1)
 FLOAT32 = st.floats(width=32, allow_nan=False)
-PIECES = st.builds(
-    Piece, text=st.text(max_size=30), finish_reason=st.sampled_from(FINISH_CODES), prompt_tokens=COUNT,
-    completion_tokens=COUNT, cached_tokens=COUNT, chunk_index=COUNT, sequence_index=COUNT,
-    ids=st.lists(st.integers(0, 152063), max_size=12),
-    log_probs=st.one_of(st.none(), st.lists(FLOAT32, max_size=12)), cum_log_prob=FLOAT32,
-    top_logprobs=st.one_of(st.just(b""), st.just(orjson.dumps([[[1, -0.5]]]))), packed=st.just(True),
+CHUNKS = st.builds(
+    Chunk, slot=COUNT, generation=COUNT, seq=st.integers(1, 2**31 - 1), sequence_index=COUNT, prompt_tokens=COUNT,
+    completion_tokens=COUNT, cached_tokens=COUNT, finish=st.integers(0, len(FINISH_CODES) - 1),
+    ids=st.lists(st.integers(0, 152063), max_size=12), log_probs=st.lists(FLOAT32, max_size=12), cum_log_prob=FLOAT32,
+    top_logprobs=st.one_of(st.just(b""), st.just(orjson.dumps([[[1, -0.5]]]))), text=st.text(max_size=30),
 )  # fmt: skip
 
 
-def says(record: SequenceOutput, piece: Piece) -> bool:
+def says(record: SequenceOutput, chunk: Chunk) -> bool:
     return (
-        record.text == piece.text
-        and (record.finish or "") == piece.finish_reason
+        record.text == chunk.text
+        and (record.finish or "") == FINISH_CODES[chunk.finish]
         and record[2:7]
-        == (piece.prompt_tokens, piece.completion_tokens, piece.cached_tokens, piece.chunk_index, piece.sequence_index)
-        and record.token_ids == piece.ids
-        and record.token_log_probs == (piece.log_probs or [])
-        and record.tops == piece.top_logprobs
+        == (chunk.prompt_tokens, chunk.completion_tokens, chunk.cached_tokens, chunk.seq - 1, chunk.sequence_index)
+        and record.token_ids == chunk.ids
+        and record.token_log_probs == chunk.log_probs
+        and record.tops == chunk.top_logprobs
     )
 
 
-@given(piece=PIECES)
-def test_a_piece_survives(piece: Piece) -> None:
-    assert says(unpack(pack([piece])), piece)
+@given(chunk=CHUNKS)
+def test_a_chunk_survives(chunk: Chunk) -> None:
+    assert says(unpack(pack([chunk])), chunk)
 
 
-@given(pieces=st.lists(PIECES, min_size=2, max_size=4))
-def test_several_sequences_follow_each_other(pieces: list[Piece]) -> None:
-    raw = pack(pieces)
-    for piece in pieces:
-        assert says(unpack(raw), piece)
-        raw = raw[len(pack([piece])) :]
+@given(chunks=st.lists(CHUNKS, min_size=2, max_size=4))
+def test_several_sequences_follow_each_other(chunks: list[Chunk]) -> None:
+    raw = pack(chunks)
+    for chunk in chunks:
+        assert says(unpack(raw), chunk)
+        raw = raw[len(pack([chunk])) :]
     assert raw == b""
 
 
-@given(piece=PIECES)
-def test_the_reader_takes_named_tensors_as_well(piece: Piece) -> None:
+@given(chunk=CHUNKS, log_probs=st.booleans())
+def test_the_reader_takes_named_tensors_as_well(chunk: Chunk, log_probs: bool) -> None:
     response = pb.ModelInferResponse()
 
     def add(name: str, raw: bytes) -> None:
@@ -63,22 +63,18 @@ def test_the_reader_takes_named_tensors_as_well(piece: Piece) -> None:
     def text(value: bytes) -> bytes:
         return struct.pack("<I", len(value)) + value
 
-    add("text_output", text(piece.text.encode()))
-    add("finish_reason", text(piece.finish_reason.encode()))
-    for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "chunk_index", "sequence_index"):
-        add(name, struct.pack("<i", getattr(piece, name)))
-    add("output_ids", struct.pack(f"<{len(piece.ids)}i", *piece.ids))
-    if piece.log_probs is not None:
-        add("output_log_probs", struct.pack(f"<{len(piece.log_probs)}f", *piece.log_probs))
-        add("top_log_probs", text(piece.top_logprobs))
+    add("text_output", text(chunk.text.encode()))
+    add("finish_reason", text(FINISH_CODES[chunk.finish].encode()))
+    add("chunk_index", struct.pack("<i", chunk.seq - 1))
+    for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "sequence_index"):
+        add(name, struct.pack("<i", getattr(chunk, name)))
+    add("output_ids", struct.pack(f"<{len(chunk.ids)}i", *chunk.ids))
+    if log_probs:
+        add("output_log_probs", struct.pack(f"<{len(chunk.log_probs)}f", *chunk.log_probs))
+        add("top_log_probs", text(chunk.top_logprobs))
     got = sequence_output(response)
     assert got is not None
-    assert says(got, piece if piece.log_probs is not None else _without_tops(piece))
-
-
-def _without_tops(piece: Piece) -> Piece:
-    piece.top_logprobs = b""
-    return piece
+    assert says(got, chunk if log_probs else replace(chunk, log_probs=[], top_logprobs=b""))
 
 
 def test_tritons_empty_final_response_is_no_record() -> None:

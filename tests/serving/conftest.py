@@ -50,7 +50,7 @@ def builder(engine: EngineInfo) -> PromptBuilder:
 
 @pytest.fixture
 def rig(ack_table: AckTable, token_bytes: TokenBytes) -> Iterator[Rig]:
-    dispatcher = Dispatcher(ack_table, lambda: token_bytes, QUEUE)
+    dispatcher = Dispatcher(ack_table, token_bytes, QUEUE)
     runtime = FakeRuntime(dispatcher)
     dispatcher.attach(runtime)
     acker = Acker(ack_table)

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from contract.ack_table import AckTable
-from contract.chunks import Chunk
+from contract.ack_table import BEAT_SECONDS, AckTable
+from contract.chunks import Chunk, IntArray, unpack
 from contract.errors import InvalidRequest, ServingError
 from contract.finish import FINISH_CODES
 from contract.sampling import FinishReason
 from serving.runtimes.base import CAPABILITIES, EngineRequest, RuntimeLimits, RuntimeStats, SequenceDelta
-from serving.streaming.dispatcher import BEAT_SECONDS, Dispatcher
+from serving.streaming.dispatcher import Dispatcher
 
 
 def until(check: Callable[[], object], seconds: float = 5.0) -> float:
@@ -82,11 +82,11 @@ class FakeSink:
     broken: bool = False
     is_cancelled: bool = False
 
-    def send(self, chunks: list[Chunk], final: bool) -> None:
+    def send(self, words: IntArray, final: bool) -> None:
         if self.broken:
             raise RuntimeError("the response sender is closed")
         assert not self.ends, "a response after the last one"
-        self.responses.append(list(chunks))
+        self.responses.append(list(unpack(words)))
         self.ends += final
 
     def fail(self, error: ServingError) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from contract.ack_table import AckTable
+from contract.ack_table import BEAT_SECONDS, AckTable
 from serving.detokenizer.step import Detokenizer
 from serving.detokenizer.text import TokenBytes
-from serving.streaming.dispatcher import BEAT_SECONDS
 from serving.triton import io as triton_io
 from serving.triton.settings import Settings
 
@@ -32,4 +31,4 @@ class TritonPythonModel:
             time.sleep(BEAT_SECONDS)
 
     def execute(self, requests):
-        return [triton_io.pieces(self.detokenizer.process(triton_io.chunk_words(r))) for r in requests]
+        return [triton_io.outputs(self.detokenizer.process(triton_io.chunk_words(r))) for r in requests]

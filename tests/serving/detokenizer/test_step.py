@@ -1,4 +1,4 @@
-"""The detokenizer step: pieces, acknowledgements, stop marks, counts."""
+"""The detokenizer step: text, acknowledgements, stop marks, counts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from contract.ack_table import AckTable
-from contract.chunks import Chunk, TextOptions, pack
+from contract.chunks import Chunk, IntArray, TextOptions, join, pack
 from contract.finish import FINISH_CODES
-from serving.detokenizer.step import Detokenizer, Piece
+from serving.detokenizer.step import Detokenizer
 from serving.detokenizer.text import TokenBytes
 from tests.serving.strategies import cuts, token_ids
 
@@ -26,15 +26,17 @@ def detokenizer(token_bytes: TokenBytes, ack_table: AckTable) -> Detokenizer:
 def chunk(
     ids: list[int], seq: int = 1, *, slot: int = 0, generation: int = 1, finish: int = 0, total: int | None = None,
     options: TextOptions | None = None, index: int = 0, log_probs: list[float] | None = None, tops: bytes = b"",
-) -> Chunk:  # fmt: skip
+) -> IntArray:  # fmt: skip
     first = orjson.dumps(options or TextOptions()) if seq == 1 else b""
     total = len(ids) if total is None else total
-    return Chunk(slot, generation, seq, index, 5, total, 2, finish, ids, log_probs or [], first, tops)
+    return pack(
+        slot, generation, seq, index, 5, total, 2, finish, ids, log_probs or [], options=first, top_logprobs=tops
+    )
 
 
-def one(detokenizer: Detokenizer, part: Chunk) -> Piece:
-    (piece,) = detokenizer.process(pack([part]))
-    return piece
+def one(detokenizer: Detokenizer, words: IntArray) -> Chunk:
+    (done,) = detokenizer.process(words)
+    return done
 
 
 def letters(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -48,17 +50,17 @@ def test_interleaved_streams_keep_their_texts(
 ) -> None:
     generation = data.draw(st.integers(1, 2**20))
     streams = [data.draw(token_ids(tokenizer)) for _ in range(3)]
-    queues = [[(slot, piece) for piece in data.draw(cuts(ids))] for slot, ids in enumerate(streams)]
+    queues = [[(slot, part) for part in data.draw(cuts(ids))] for slot, ids in enumerate(streams)]
     lengths = [len(queue) for queue in queues]
     texts, seqs = [""] * 3, [0] * 3
     for slot in data.draw(st.permutations([s for s, queue in enumerate(queues) for _ in queue])):
         _, ids = queues[slot].pop(0)
         seqs[slot] += 1
         finish = LENGTH if seqs[slot] == lengths[slot] else 0
-        piece = one(detokenizer, chunk(list(ids), seqs[slot], slot=slot, generation=generation, finish=finish))
-        texts[slot] += piece.text
+        done = one(detokenizer, chunk(list(ids), seqs[slot], slot=slot, generation=generation, finish=finish))
+        texts[slot] += done.text
         assert ack_table.acked(slot, generation, seqs[slot])
-        assert piece.chunk_index == seqs[slot] - 1 and piece.finish_reason == FINISH_CODES[finish]
+        assert done.seq == seqs[slot] and done.finish == finish
     assert texts == [tokenizer.decode(ids, skip_special_tokens=True) for ids in streams]
 
 
@@ -67,40 +69,40 @@ def test_a_stop_string_across_chunks_is_trimmed_marked_and_counted(
 ) -> None:
     ids = letters(tokenizer, "xaENDyz")
     first = one(detokenizer, chunk(ids[:3], options=TextOptions(stops=("END",))))
-    assert (first.text, first.finish_reason, ack_table.stopped(0, 1)) == ("xa", "", False)
+    assert (first.text, first.finish, ack_table.stopped(0, 1)) == ("xa", 0, False)
     second = one(detokenizer, chunk(ids[3:], 2, total=7))
-    assert (second.text, second.finish_reason, second.completion_tokens) == ("", "", 5)
+    assert (second.text, second.finish, second.completion_tokens) == ("", 0, 5)
     assert second.ids == ids[3:5] and ack_table.stopped(0, 1) and ack_table.acked(0, 1, 2)
     last = one(detokenizer, chunk([], 3, finish=CANCELLED, total=9))
-    assert (last.text, last.finish_reason, last.completion_tokens, last.ids) == ("", "stop", 5, [])
+    assert (last.text, last.finish, last.completion_tokens, last.ids) == ("", STOP, 5, [])
 
 
 def test_an_end_token_after_the_stop_string_is_not_counted(detokenizer: Detokenizer, tokenizer: Tokenizer) -> None:
     """The engine counts its end token; the answer ended before."""
     part = chunk(letters(tokenizer, "aENDb"), finish=STOP, total=6, options=TextOptions(stops=("END",)))
-    piece = one(detokenizer, part)
-    assert (piece.text, piece.finish_reason, piece.completion_tokens) == ("a", "stop", 4)
+    done = one(detokenizer, part)
+    assert (done.text, done.finish, done.completion_tokens) == ("a", STOP, 4)
 
 
 def test_the_stop_string_can_be_kept(detokenizer: Detokenizer, tokenizer: Tokenizer) -> None:
     options = TextOptions(stops=("END",), include_stop=True)
-    piece = one(detokenizer, chunk(letters(tokenizer, "aENDb"), finish=LENGTH, options=options))
-    assert (piece.text, piece.finish_reason) == ("aEND", "stop")
+    done = one(detokenizer, chunk(letters(tokenizer, "aENDb"), finish=LENGTH, options=options))
+    assert (done.text, done.finish) == ("aEND", STOP)
 
 
 def test_half_a_stop_string_at_the_end_is_shown(detokenizer: Detokenizer, tokenizer: Tokenizer) -> None:
     part = chunk(letters(tokenizer, "aEN"), finish=LENGTH, options=TextOptions(stops=("END",)))
-    piece = one(detokenizer, part)
-    assert (piece.text, piece.finish_reason, piece.completion_tokens) == ("aEN", "length", 3)
+    done = one(detokenizer, part)
+    assert (done.text, done.finish, done.completion_tokens) == ("aEN", LENGTH, 3)
 
 
 def test_log_probs_end_with_the_stop_string(detokenizer: Detokenizer, tokenizer: Tokenizer) -> None:
     tops = orjson.dumps([[[i, -0.5]] for i in range(5)])
     options = TextOptions(stops=("ND",), log_probs=True)
     ids = letters(tokenizer, "aENDb")
-    piece = one(detokenizer, chunk(ids, finish=LENGTH, options=options, log_probs=[-1.0] * 5, tops=tops))
-    assert piece.ids == ids[:4] and piece.log_probs == [-1.0] * 4 and piece.cum_log_prob == -4.0
-    assert len(orjson.loads(piece.top_logprobs)) == 4
+    done = one(detokenizer, chunk(ids, finish=LENGTH, options=options, log_probs=[-1.0] * 5, tops=tops))
+    assert done.ids == ids[:4] and done.log_probs == [-1.0] * 4 and done.cum_log_prob == -4.0
+    assert len(orjson.loads(done.top_logprobs)) == 4
 
 
 def test_the_echoed_prompt_comes_once(detokenizer: Detokenizer, tokenizer: Tokenizer) -> None:
@@ -114,8 +116,8 @@ def test_a_slots_new_owner_inherits_nothing(
 ) -> None:
     """Its last owner's client went away with a stop string half seen."""
     one(detokenizer, chunk(letters(tokenizer, "aEN"), options=TextOptions(stops=("END",))))
-    piece = one(detokenizer, chunk(letters(tokenizer, "D"), generation=2, finish=LENGTH))
-    assert (piece.text, piece.finish_reason) == ("D", "length")
+    done = one(detokenizer, chunk(letters(tokenizer, "D"), generation=2, finish=LENGTH))
+    assert (done.text, done.finish) == ("D", LENGTH)
     assert ack_table.acked(0, 2, 1) and not ack_table.acked(0, 1, 1)
 
 
@@ -123,13 +125,12 @@ def test_n_sequences_in_one_response(detokenizer: Detokenizer, tokenizer: Tokeni
     parts = [
         chunk(letters(tokenizer, text), slot=i, generation=i + 1, index=i, finish=LENGTH) for i, text in enumerate("ab")
     ]
-    pieces = detokenizer.process(pack(parts))
-    assert [(piece.sequence_index, piece.text) for piece in pieces] == [(0, "a"), (1, "b")]
+    assert [(done.sequence_index, done.text) for done in detokenizer.process(join(parts))] == [(0, "a"), (1, "b")]
 
 
 def test_the_answer_to_a_cancel_belongs_to_no_stream(detokenizer: Detokenizer) -> None:
-    piece = one(detokenizer, Chunk(-1, 0, 1, 0, 0, 0, 0, CANCELLED, []))
-    assert (piece.text, piece.finish_reason) == ("", "cancelled")
+    done = one(detokenizer, pack(-1, 0, 1, 0, 0, 0, 0, CANCELLED, []))
+    assert (done.text, done.finish) == ("", CANCELLED)
 
 
 def test_nothing_is_kept_of_finished_streams(detokenizer: Detokenizer, tokenizer: Tokenizer) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from contract.ack_table import AckTable
-from contract.chunks import TextOptions, text_options
+from contract.chunks import PLAIN, TextOptions
 from contract.errors import DuplicateId, EngineDead, InvalidRequest, Overloaded
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import EngineRequest
-from serving.streaming.dispatcher import STALE_SECONDS, WINDOW, Dispatcher
+from serving.streaming.dispatcher import Dispatcher
+from serving.streaming.flow_control import STALE_SECONDS, WINDOW
 from tests.serving.fakes import FakeRuntime, FakeSink, until
 from tests.serving.rig import AT_ONCE, CANCEL, QUEUE, STREAM, Rig
 
@@ -54,7 +55,7 @@ def test_options_travel_in_the_first_chunk_only(rig: Rig) -> None:
     until(lambda: len(sink.responses) == 1)
     rig.runtime.step(2, finish="stop")
     until(lambda: sink.ends)
-    assert text_options(sink.chunks[0].options) == text and sink.chunks[1].options == b""
+    assert sink.chunks[0].options == text and sink.chunks[1].options is PLAIN
 
 
 def test_log_probs_only_on_request(rig: Rig) -> None:
@@ -72,7 +73,7 @@ def turn(dispatcher: Dispatcher) -> None:
 
 def test_a_window_of_chunks_and_first_chunks_first(tmp_path: Path, token_bytes: TokenBytes) -> None:
     """By hand, without the sender's thread: ``WINDOW`` chunks leave; an ack lets one more go, a newcomer's first."""
-    dispatcher = Dispatcher(AckTable.create(tmp_path / "ack_table", 2 * WINDOW + 8), lambda: token_bytes, 4 * WINDOW)
+    dispatcher = Dispatcher(AckTable.create(tmp_path / "ack_table", 2 * WINDOW + 8), token_bytes, 4 * WINDOW)
     runtime = FakeRuntime(dispatcher, 4 * WINDOW)
     dispatcher.attach(runtime)
     sinks = [FakeSink() for _ in range(WINDOW + 2)]
@@ -194,6 +195,24 @@ def test_a_runtime_that_refuses_the_second_half_leaves_nothing_behind(rig: Rig) 
     assert sink.ids == [1]
 
 
+def test_no_error_of_a_runtime_leaks_a_slot(rig: Rig) -> None:
+    """Nor does one of its ``abort`` while the admission is undone: 200 attempts must not use up the 48 places."""
+
+    def raises(*_: object) -> None:
+        raise RuntimeError("out of pinned memory")
+
+    rig.runtime.on_submit, rig.runtime.abort = raises, raises  # type: ignore[method-assign]
+    for _ in range(200):
+        with pytest.raises(RuntimeError, match="pinned memory"):
+            rig.open(replace(STREAM, n=2), request_id="same")
+    assert not rig.dispatcher.registry.sequences and not rig.dispatcher.registry.requests
+    rig.runtime.submitted.clear()
+    rig.runtime.on_submit = lambda request: None
+    sinks = [rig.open() for _ in range(rig.runtime.limits.max_streams + QUEUE)]
+    rig.runtime.step(1, finish="length")
+    until(lambda: all(sink.ids == [1] for sink in sinks))
+
+
 def test_a_half_refused_request_sends_nothing_later(rig: Rig) -> None:
     """Its first sequence has tokens waiting in the sender when the second one is refused."""
     sink = FakeSink()
@@ -202,13 +221,13 @@ def test_a_half_refused_request_sends_nothing_later(rig: Rig) -> None:
         rig.runtime.step(9, streams=[request.sequence_id])
         until(lambda: sink.responses)
         rig.runtime.step(8, streams=[request.sequence_id])
-        until(lambda: rig.dispatcher._waiting)
+        until(lambda: rig.dispatcher._flow.waiting)
 
     rig.runtime.on_submit, rig.runtime.refuse_after = answer, 1
     with pytest.raises(InvalidRequest):
         rig.dispatcher.admit("", [1], replace(STREAM, n=2), sink)
     rig.acker.ack(sink.chunks[0])
-    until(lambda: not rig.dispatcher._waiting)
+    until(lambda: not rig.dispatcher._flow.waiting)
     assert sink.ids == [9] and not sink.dropped
     until(rig.is_free)
 
@@ -278,4 +297,4 @@ def test_an_error_of_the_sender_itself_fails_everybody(rig: Rig, monkeypatch: py
     sink = rig.open()
     monkeypatch.setattr(rig.dispatcher, "_turn", lambda: 1 / 0)
     until(lambda: sink.error)
-    assert "sender failed" in str(sink.error) and rig.dispatcher.dead
+    assert "dispatcher failed" in str(sink.error) and rig.dispatcher.dead

@@ -45,7 +45,7 @@ def test_a_starved_detokenizer_is_no_vanished_client(rig: Rig) -> None:
 
 
 def test_a_silent_detokenizer_ends_everybody(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.streaming.dispatcher.DEAD_BEAT_SECONDS", 0.3)
+    monkeypatch.setattr("serving.streaming.disconnect_watch.DEAD_BEAT_SECONDS", 0.3)
     rig.acker.beating = False
     sink = rig.open(follow=False)
     rig.runtime.step(1)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from contract.chunks import Chunk, Job
+from contract.chunks import IntArray, Job, pack
 from serving.streaming.senders import AHEAD, Senders
 from serving.streaming.sequence import ActiveRequest, ActiveSequence
 from tests.serving.fakes import FakeSink, until
@@ -24,9 +24,9 @@ class SlowSink(FakeSink):
         super().__init__()
         self.go = threading.Event()
 
-    def send(self, chunks: list[Chunk], final: bool) -> None:
+    def send(self, words: IntArray, final: bool) -> None:
         assert self.go.wait(10)
-        super().send(chunks, final)
+        super().send(words, final)
 
 
 def request(sink: FakeSink, sequences: int = 1) -> ActiveRequest:
@@ -35,8 +35,8 @@ def request(sink: FakeSink, sequences: int = 1) -> ActiveRequest:
     return made
 
 
-def chunk(seq: int) -> Chunk:
-    return Chunk(0, 1, seq, 0, 3, seq, 0, 0, [seq])
+def chunk(seq: int) -> IntArray:
+    return pack(0, 1, seq, 0, 3, seq, 0, 0, [seq])
 
 
 @pytest.fixture
@@ -54,10 +54,10 @@ def senders(woken: threading.Event) -> Iterator[Senders]:
 def test_helpers_take_what_is_due_beside_others_and_the_caller_the_rest(senders: Senders) -> None:
     slow = [SlowSink() for _ in range(AHEAD * HELPERS)]
     for sink in slow:
-        senders.send(request(sink), [chunk(1)], False, more=True)
+        senders.send(request(sink), chunk(1), False, more=True)
     assert senders.pending == len(slow)
     quick = FakeSink()
-    senders.send(request(quick), [chunk(1)], False, more=True)
+    senders.send(request(quick), chunk(1), False, more=True)
     assert quick.responses, "all helpers have enough to do: the caller's thread sent it"
     for sink in slow:
         sink.go.set()
@@ -67,29 +67,28 @@ def test_helpers_take_what_is_due_beside_others_and_the_caller_the_rest(senders:
 
 def test_a_lone_response_and_one_of_several_sequences_stay_in_the_callers_thread(senders: Senders) -> None:
     lone, several = FakeSink(), FakeSink()
-    senders.send(request(lone), [chunk(1)], False, more=False)
-    senders.send(request(several, sequences=2), [chunk(1)], False, more=True)
+    senders.send(request(lone), chunk(1), False, more=False)
+    senders.send(request(several, sequences=2), chunk(1), False, more=True)
     assert lone.responses and several.responses and senders.pending == 0
 
 
 def test_last_words_come_last(senders: Senders) -> None:
     sink = SlowSink()
     one = request(sink)
-    senders.send(one, [chunk(1)], False, more=True)
+    senders.send(one, chunk(1), False, more=True)
     threading.Timer(0.05, sink.go.set).start()
-    senders.settle(one)
-    sink.drop()
+    senders.end(one, sink.drop)
     assert [c.seq for c in sink.chunks] == [1] and sink.ends == 1
 
 
 def test_a_broken_sink_is_told_of_and_ends_no_helper(senders: Senders, woken: threading.Event) -> None:
     broken = [request(FakeSink(broken=True)) for _ in range(2 * HELPERS)]
     for one in broken:
-        senders.send(one, [chunk(1)], False, more=True)
+        senders.send(one, chunk(1), False, more=True)
     until(lambda: len(senders.failed) == len(broken))
     assert woken.is_set() and {id(one) for one, _ in senders.failed} == set(map(id, broken))
     sink = FakeSink()
-    senders.send(request(sink), [chunk(1)], False, more=True)
+    senders.send(request(sink), chunk(1), False, more=True)
     until(lambda: bool(sink.responses))
 
 
@@ -100,21 +99,20 @@ class LateSink(FakeSink):
         super().__init__()
         self.go = threading.Event()
 
-    def send(self, chunks: list[Chunk], final: bool) -> None:
+    def send(self, words: IntArray, final: bool) -> None:
         first = not self.responses
-        super().send(chunks, final)
+        super().send(words, final)
         assert not first or self.go.wait(10)
 
 
 def test_a_helper_that_returns_late_does_not_unmark_the_next_response(senders: Senders) -> None:
     sink = LateSink()
     one = request(sink)
-    senders.send(one, [chunk(1)], False, more=True)
+    senders.send(one, chunk(1), False, more=True)
     until(lambda: bool(sink.responses))
-    senders.send(one, [chunk(2)], False, more=True)  # chunk 1 is acknowledged before its helper is back
+    senders.send(one, chunk(2), False, more=True)  # chunk 1 is acknowledged before its helper is back
     sink.go.set()
-    senders.settle(one)
-    sink.drop()
+    senders.end(one, sink.drop)
     until(lambda: senders.pending == 0)
     assert [c.seq for c in sink.chunks] == [1, 2] and sink.ends == 1 and not senders.failed
 
@@ -122,10 +120,10 @@ def test_a_helper_that_returns_late_does_not_unmark_the_next_response(senders: S
 class BreaksAtTheEnd(FakeSink):
     """The response that would end the request cannot be sent; the bare final flag can."""
 
-    def send(self, chunks: list[Chunk], final: bool) -> None:
+    def send(self, words: IntArray, final: bool) -> None:
         if final:
             raise RuntimeError("Failed to increase the shared memory pool size")
-        super().send(chunks, final)
+        super().send(words, final)
 
 
 @pytest.mark.parametrize("job", [STREAM, AT_ONCE])
