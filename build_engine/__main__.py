@@ -8,8 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from build_engine.errors import BuildError
-from contract.errors import ServingError
+from contract.errors import BuildError, ServingError
 
 COMMANDS = (
     "build_engine.plan.cli",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from build_engine.errors import BuildError
+from contract.errors import BuildError
 
 QKV = frozenset({"q_proj", "k_proj", "v_proj"})
 ATTENTION = QKV | {"o_proj"}

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from build_engine.errors import BuildError
 from build_engine.plan import profiles
 from build_engine.spec import PRECISIONS, SYNTHETIC, BuildSpec
 from contract import gpus
+from contract.errors import BuildError
 
 # runtime -> module with ``build(spec: BuildSpec) -> Path`` and ``PRECISIONS``; imported only when it is asked for
 BUILDERS = {

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from build_engine.architectures import architecture_of
-from build_engine.errors import BuildError
+from contract.errors import BuildError
+from contract.model_shape import ModelShape
 
 INDEX = "model.safetensors.index.json"
 STORED = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}  # numpy has no bfloat16: its bits
@@ -44,6 +45,10 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise BuildError(f"{path} is not a model's configuration: download the checkpoint again")
     architecture_of(config, path)
+    try:
+        ModelShape.of(config)
+    except ValueError as error:
+        raise BuildError(f"{path}: {error}") from error
     if config.get("quantization_config"):
         raise BuildError(f"{path} is already quantized: pass the original BF16 checkpoint, this command quantizes it")
     return dict(config)

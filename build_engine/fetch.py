@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from build_engine.errors import BuildError
+from contract.errors import BuildError
 
 PATTERNS = ["*.safetensors", "*.json", "merges.txt", "*.jinja"]
 REVISION_FILE = "revision.txt"

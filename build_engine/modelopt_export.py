@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from build_engine.errors import BuildError
+from contract.errors import BuildError
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 from build_engine import fetch
-from build_engine.errors import BuildError
 from build_engine.spec import BuildSpec
 from build_engine.staging import cache_directory
 from build_engine.synthetic import checkpoint as synthetic
+from contract.errors import BuildError
 
 log = logging.getLogger(__name__)
 

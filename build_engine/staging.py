@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from build_engine.errors import BuildError
 from contract.engine_dir import FileInfo
+from contract.errors import BuildError
 
 CHUNK = 1 << 22  # bytes hashed at a time
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from build_engine.errors import BuildError
+from contract.errors import BuildError
 
 STAMP = "finished.json"
 log = logging.getLogger(__name__)

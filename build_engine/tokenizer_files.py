@@ -21,9 +21,9 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from build_engine.errors import BuildError
 from build_engine.staging import cache_directory, staged
 from contract.byte_alphabet import CHARACTERS
+from contract.errors import BuildError
 
 WHEEL = "dashscope==2.0.2"
 WHEEL_MEMBER = "dashscope/resources/qwen.tiktoken"

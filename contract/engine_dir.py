@@ -117,6 +117,27 @@ def read(directory: Path) -> EngineInfo:
         raise EngineDirectoryError(f"{path} is damaged ({type(error).__name__}: {error}): {REBUILD}") from error
 
 
+def end_ids(directory: Path) -> tuple[int, ...]:
+    """Token ids that end an answer: ``eos_token_id`` of generation_config.json, else of config.json; often two.
+
+    Empty when neither file names one. Raises ``EngineDirectoryError`` for a damaged file.
+    """
+    for path in (directory / "generation_config.json", directory / "config.json"):
+        ids = _end_ids(path) if path.is_file() else ()
+        if ids:
+            return ids
+    return ()
+
+
+def _end_ids(path: Path) -> tuple[int, ...]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        listed = found if isinstance(found, list) else [] if found is None else [found]
+        return tuple(int(token) for token in listed)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise EngineDirectoryError(f"{path} has no usable eos_token_id ({error}): {REBUILD}") from error
+
+
 def _parse(data: dict[str, Any], directory: Path) -> EngineInfo:
     known = {f.name for f in dataclasses.fields(EngineInfo)} - {"path"}
     unknown = set(data) - known

@@ -57,3 +57,7 @@ class EngineDead(ServingError):
 
 class EngineDirectoryError(ServingError):
     """One line: what is wrong with ENGINE_DIR and what to type."""
+
+
+class BuildError(Exception):
+    """Planning, building or verifying an engine failed. One line: what was wrong, the value, what to do."""

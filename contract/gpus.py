@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from build_engine.errors import BuildError
+from contract.errors import BuildError
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from build_engine.calibration import datasets
-from build_engine.errors import BuildError
+from contract.errors import BuildError
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from build_engine.calibration.prompts import chatml, compose, material
-from build_engine.errors import BuildError
+from contract.errors import BuildError
 
 SUFFIXES = (".jsonl", ".json", ".txt")
 # convert_checkpoint.py loads a path with "ccdv/cnn_dailymail" in it by the configuration name "3.0.0"; a local data set

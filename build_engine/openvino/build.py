@@ -19,7 +19,6 @@ from rich.progress import Progress
 
 from build_engine import fetch, tokenizer_files
 from build_engine.checkpoint import Checkpoint, read_config
-from build_engine.errors import BuildError
 from build_engine.openvino.graph import DecoderGraph
 from build_engine.openvino.rope import scaling_of
 from build_engine.openvino.weights import PRECISIONS, Weights
@@ -29,6 +28,7 @@ from build_engine.spec import BuildSpec
 from build_engine.staging import file_infos, need_space, staged
 from contract import engine_dir
 from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
+from contract.errors import BuildError
 
 __all__ = ["PRECISIONS", "build"]
 

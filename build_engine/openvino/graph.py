@@ -7,7 +7,6 @@ The stateful form: inputs ``input_ids`` [batch, tokens], ``attention_mask``, ``p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,35 +18,10 @@ from openvino.op.util import Variable, VariableInfo
 from build_engine.architectures import architecture_of
 from build_engine.openvino.rope import frequencies
 from build_engine.openvino.weights import Weights
+from contract.model_shape import ModelShape
 
 END = 2**63 - 1
 LOWEST = float(np.finfo(np.float32).min)
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The architecture in numbers."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    eps: float
-    tied: bool
-
-    @classmethod
-    def of(cls, config: dict[str, Any]) -> Shape:
-        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-        return cls(
-            hidden=hidden,
-            layers=int(config["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            eps=float(config["rms_norm_eps"]),
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
 
 
 def ints(*values: int) -> Any:
@@ -68,7 +42,7 @@ class DecoderGraph:
     def __init__(self, weights: Weights, on_layer: Callable[[int, int], None] = lambda done, total: None) -> None:
         self._weights = weights
         self._config = weights.checkpoint.config
-        self._shape = Shape.of(self._config)
+        self._shape = ModelShape.of(self._config)
         architecture = architecture_of(self._config, "config.json")
         self._biases = architecture.biases(self._config)
         self._qk_norm = architecture.qk_norm
@@ -127,7 +101,7 @@ class DecoderGraph:
 
     def _norm(self, x: Any, name: str) -> Any:
         mean = op.reduce_mean(op.power(x, scalar(2, 3)), ints(-1), True)
-        scale = op.divide(scalar(1, 3), op.sqrt(op.add(mean, scalar(self._shape.eps, 3))))
+        scale = op.divide(scalar(1, 3), op.sqrt(op.add(mean, scalar(self._shape.norm_eps, 3))))
         return op.multiply(self._weights.vector(name), op.multiply(x, scale))
 
     def _heads(self, x: Any, count: int) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from build_engine.errors import BuildError
+from contract.errors import BuildError
 
 DEFAULT_THETA = 10000.0
 KINDS = ("yarn", "linear", "llama3")

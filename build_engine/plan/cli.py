@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from build_engine.errors import BuildError
 from build_engine.plan import profiles
 from build_engine.plan.model import DEFAULT_MODEL, load
-from build_engine.plan.planner import GIB, PRECISIONS, Choice, Plan, plan
+from build_engine.plan.planner import PRECISIONS, Choice, Plan, plan
 from contract import gpus
+from contract.errors import BuildError
+from contract.model_shape import GIB
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:

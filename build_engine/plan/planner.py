@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from build_engine.errors import BuildError
-from build_engine.plan.model import ModelShape
 from build_engine.plan.profiles import PROFILES, Profile, rope_scaling
+from contract.errors import BuildError
 from contract.gpus import GPUS, Gpu
+from contract.model_shape import GIB, ModelShape
 
-GIB = 1024**3
 RUNTIME_BASE_BYTES = int(0.9 * GIB)
 TOKENS_PER_BLOCK = {"tensorrt_llm": 32, "vllm": 16}
 STREAM_CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_engine import fetch
-from build_engine.errors import BuildError
 from build_engine.plan.cli import add_plan_arguments, choose
-from build_engine.plan.model import ModelShape, load, load_config
-from build_engine.plan.planner import GIB, plan
+from build_engine.plan.model import load, load_config
+from build_engine.plan.planner import plan
 from build_engine.tensorrt_llm.steps import Job
 from contract import gpus
+from contract.errors import BuildError
 from contract.gpus import DetectedGpu
+from contract.model_shape import GIB, ModelShape
 from contract.versions import pinned, version_tuple
 from serving.host import container
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from build_engine.errors import BuildError
+from contract.errors import BuildError
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from build_engine import tokenizer_files
 from build_engine.staging import cache_directory, need_space, staged
+from contract.model_shape import ModelShape
 
 ONE = 0x3F80  # 1.0 in BF16
 SEED = 20250101
@@ -36,24 +36,9 @@ GAINS = {"q_proj": 1.0, "k_proj": 1.0, "v_proj": 1.0, "o_proj": 0.5, "gate_proj"
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class SyntheticShape:
-    name: str
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    intermediate: int
-    vocab: int
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden // self.heads
-
-
 SHAPES = {
-    "synthetic": SyntheticShape("qwen2.5-synthetic-tiny", 256, 4, 4, 2, 768, 152064),
-    "synthetic-0.5b": SyntheticShape("qwen2.5-synthetic-0.5b", 896, 24, 14, 2, 4864, 151936),
+    "synthetic": ModelShape("qwen2.5-synthetic-tiny", 4, 256, 4, 2, 768, 152064, head_dim=64),
+    "synthetic-0.5b": ModelShape("qwen2.5-synthetic-0.5b", 24, 896, 14, 2, 4864, 151936, head_dim=64),
 }
 
 
@@ -79,7 +64,7 @@ def cached(name: str) -> Path:
     return home
 
 
-def write(shape: SyntheticShape, out: Path, seed: int = SEED) -> None:
+def write(shape: ModelShape, out: Path, seed: int = SEED) -> None:
     """A complete checkpoint directory: config, tokenizer files and one BF16 safetensors file."""
     tensors = dict(layout(shape))
     need_space(out, sum(2 * int(np.prod(size)) for size in tensors.values()))
@@ -89,7 +74,7 @@ def write(shape: SyntheticShape, out: Path, seed: int = SEED) -> None:
         write_safetensors(directory / "model.safetensors", tensors, shape, seed)
 
 
-def config(shape: SyntheticShape) -> dict[str, Any]:
+def config(shape: ModelShape) -> dict[str, Any]:
     return {
         "architectures": ["Qwen2ForCausalLM"],
         "bos_token_id": tokenizer_files.END_OF_TEXT,
@@ -98,14 +83,14 @@ def config(shape: SyntheticShape) -> dict[str, Any]:
         "hidden_size": shape.hidden,
         "initializer_range": STD,
         "intermediate_size": shape.intermediate,
-        "max_position_embeddings": 32768,
+        "max_position_embeddings": shape.native_context,
         "model_type": "qwen2",
         "num_attention_heads": shape.heads,
         "num_hidden_layers": shape.layers,
         "num_key_value_heads": shape.kv_heads,
-        "rms_norm_eps": 1e-6,
+        "rms_norm_eps": shape.norm_eps,
         "rope_theta": 1000000.0,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": shape.tied,
         "torch_dtype": "bfloat16",
         "use_cache": True,
         "use_sliding_window": False,
@@ -114,7 +99,7 @@ def config(shape: SyntheticShape) -> dict[str, Any]:
     }
 
 
-def layout(shape: SyntheticShape) -> Iterator[tuple[str, tuple[int, ...]]]:
+def layout(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor, in file order."""
     kv = shape.kv_heads * shape.head_dim
     yield "model.embed_tokens.weight", (shape.vocab, shape.hidden)
@@ -124,7 +109,8 @@ def layout(shape: SyntheticShape) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield prefix + "post_attention_layernorm.weight", (shape.hidden,)
         for name, rows in (("q_proj", shape.hidden), ("k_proj", kv), ("v_proj", kv)):
             yield f"{prefix}self_attn.{name}.weight", (rows, shape.hidden)
-            yield f"{prefix}self_attn.{name}.bias", (rows,)
+            if shape.qkv_bias:
+                yield f"{prefix}self_attn.{name}.bias", (rows,)
         yield prefix + "self_attn.o_proj.weight", (shape.hidden, shape.hidden)
         yield prefix + "mlp.gate_proj.weight", (shape.intermediate, shape.hidden)
         yield prefix + "mlp.up_proj.weight", (shape.intermediate, shape.hidden)
@@ -132,7 +118,7 @@ def layout(shape: SyntheticShape) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "model.norm.weight", (shape.hidden,)
 
 
-def write_safetensors(path: Path, tensors: dict[str, tuple[int, ...]], shape: SyntheticShape, seed: int) -> None:
+def write_safetensors(path: Path, tensors: dict[str, tuple[int, ...]], shape: ModelShape, seed: int) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, size in tensors.items():
@@ -148,7 +134,7 @@ def write_safetensors(path: Path, tensors: dict[str, tuple[int, ...]], shape: Sy
             file.write(values(rng, name, size, shape).tobytes())
 
 
-def values(rng: np.random.Generator, name: str, size: tuple[int, ...], shape: SyntheticShape) -> npt.NDArray[np.uint16]:
+def values(rng: np.random.Generator, name: str, size: tuple[int, ...], shape: ModelShape) -> npt.NDArray[np.uint16]:
     """One tensor's BF16 bits."""
     if "norm" in name:
         return np.full(size, ONE, np.uint16)

@@ -18,7 +18,6 @@ import subprocess
 from pathlib import Path
 
 from build_engine import steps
-from build_engine.errors import BuildError
 from build_engine.fetch import revision_of
 from build_engine.modelopt_export import copy_tokenizer
 from build_engine.plan import preflight, profiles
@@ -31,6 +30,7 @@ from build_engine.staging import file_infos, staged
 from build_engine.tensorrt_llm.steps import Job, Recipe, recipe, verify_argv
 from contract import engine_dir, gpus
 from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
+from contract.errors import BuildError
 from contract.versions import pinned
 from serving.host import container
 

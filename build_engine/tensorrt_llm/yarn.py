@@ -10,9 +10,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from build_engine.errors import BuildError
 from build_engine.plan.model import load_config
 from build_engine.plan.profiles import with_yarn
+from contract.errors import BuildError
 
 
 def link_with_yarn(model: Path, output: Path, max_seq_len: int) -> None:

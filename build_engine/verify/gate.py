@@ -20,7 +20,6 @@ from tokenizers import Tokenizer
 
 from build_engine.build import build as build_engine_directory
 from build_engine.calibration import evaluation
-from build_engine.errors import BuildError
 from build_engine.source import locate
 from build_engine.spec import BuildSpec
 from build_engine.staging import cache_directory
@@ -29,6 +28,7 @@ from build_engine.verify.session import EngineScorer, Sample, Scorer
 from build_engine.verify.torch_reference import TorchScorer
 from contract import engine_dir
 from contract.engine_dir import EngineInfo
+from contract.errors import BuildError
 from contract.versions import read_toml
 
 THRESHOLDS = Path(__file__).parent / "thresholds.toml"

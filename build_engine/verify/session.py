@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
-from build_engine.errors import BuildError
 from build_engine.verify.metrics import Position
 from contract.engine_dir import EngineInfo
+from contract.errors import BuildError
 from contract.sampling import Sampling
 from serving import runtimes
 from serving.runtimes.base import EngineRequest, Runtime, RuntimeOptions, SequenceDelta

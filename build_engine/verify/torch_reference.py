@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from build_engine.errors import BuildError
 from build_engine.verify.metrics import Position
 from build_engine.verify.session import TOP, Sample
+from contract.errors import BuildError
 
 
 class TorchScorer:

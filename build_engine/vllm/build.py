@@ -27,7 +27,6 @@ from typing import Any
 
 from build_engine import modelopt_export
 from build_engine.calibration import datasets
-from build_engine.errors import BuildError
 from build_engine.fetch import revision_of
 from build_engine.plan.profiles import with_yarn
 from build_engine.source import locate, model_name
@@ -36,6 +35,7 @@ from build_engine.staging import file_infos, need_space, staged
 from build_engine.tokenizer_files import dump
 from contract import engine_dir, gpus
 from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
+from contract.errors import BuildError
 from contract.versions import pinned
 
 log = logging.getLogger(__name__)

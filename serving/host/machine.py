@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterator, Sequence
 
-from build_engine.plan.planner import GIB
 from contract import gpus as gpu_table
 from contract.engine_dir import EngineInfo
 from contract.gpus import DetectedGpu
+from contract.model_shape import GIB
 from contract.versions import pinned, version_tuple
 
 REBUILD = "rebuild it here with `make engine`"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from contract import engine_dir
 from contract.chunks import Job, TextOptions
 from contract.errors import InvalidRequest, Unsupported, shown
 from contract.sampling import Guide, GuideType, Sampling
@@ -52,11 +53,10 @@ class Defaults:
     @classmethod
     def load(cls, generation_config: Path, vocab_size: int) -> Defaults:
         raw: dict[str, Any] = json.loads(generation_config.read_text(encoding="utf-8"))
-        eos = raw.get("eos_token_id", [])
         sampled = raw.get("do_sample", False)
         return cls(
             vocab_size,
-            tuple(eos) if isinstance(eos, list) else (eos,),
+            engine_dir.end_ids(generation_config.parent),
             temperature=raw.get("temperature", 1.0) if sampled else 0.0,
             top_p=raw.get("top_p", 1.0),
             top_k=raw.get("top_k", 0),

@@ -10,7 +10,7 @@ import pytest
 
 from build_engine.calibration import datasets, evaluation
 from build_engine.calibration.prompts import compose
-from build_engine.errors import BuildError
+from contract.errors import BuildError
 
 PROMPTS = compose()
 

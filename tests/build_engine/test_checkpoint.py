@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from build_engine.checkpoint import INDEX, Checkpoint, bf16_to_float32
-from build_engine.errors import BuildError
+from build_engine.synthetic import checkpoint as synthetic
+from contract.errors import BuildError
 
-CONFIG = {"architectures": ["Qwen2ForCausalLM"], "hidden_act": "silu"}
+CONFIG = synthetic.config(synthetic.SHAPES["synthetic"])
 
 
 def write(directory: Path, tensors: dict[str, Any] | None = None, config: Any = CONFIG) -> Path:
@@ -60,6 +61,7 @@ def test_shards_follow_the_index(tmp_path: Path) -> None:
         ({"architectures": ["GPT2LMHeadModel"]}, "only Qwen2ForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM"),
         ({}, "architectures is None"),
         ([], "not a model's configuration"),
+        ({k: v for k, v in CONFIG.items() if k != "num_hidden_layers"}, "KeyError: 'num_hidden_layers'"),
         ({**CONFIG, "use_sliding_window": True}, "sliding-window"),
         ({**CONFIG, "hidden_act": "gelu"}, "only silu"),
         ({**CONFIG, "quantization_config": {"quant_method": "awq"}}, "already quantized"),

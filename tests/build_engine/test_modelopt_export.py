@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from build_engine import modelopt_export
-from build_engine.errors import BuildError
+from contract.errors import BuildError
 from contract.paths import ROOT
 
 SURFACE = json.loads((ROOT / "tests" / "data" / "tensorrt_llm_surface.json").read_text())

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from build_engine import tokenizer_files
-from build_engine.errors import BuildError
 from build_engine.staging import cache_directory
 from build_engine.synthetic import simulated
 from contract import engine_dir
 from contract.byte_alphabet import BYTES
+from contract.errors import BuildError
 
 TEXTS = [
     "你好，世界！今天天气不错。", "👩‍👩‍👧‍👦🎉 emoji 🇨🇳 ✨", "مرحبا بالعالم، كيف حالك؟",

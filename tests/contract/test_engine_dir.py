@@ -105,3 +105,29 @@ def test_foreign_truncated_and_newer_files_are_one_line(tmp_path, content, messa
 def test_a_missing_engine_says_how_to_make_one(tmp_path):
     with pytest.raises(EngineDirectoryError, match="make engine"):
         engine_dir.read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "ids"),
+    [
+        ({"eos_token_id": [151645, 151643]}, {"eos_token_id": 7}, (151645, 151643)),
+        ({"eos_token_id": 2}, {}, (2,)),
+        ({"eos_token_id": 0}, {"eos_token_id": 7}, (0,)),
+        ({}, {"eos_token_id": 7}, (7,)),
+        (None, {"eos_token_id": [7]}, (7,)),
+        ({}, {}, ()),
+        (None, None, ()),
+    ],
+)
+def test_end_ids(tmp_path, generation, config, ids):
+    for name, content in (("generation_config.json", generation), ("config.json", config)):
+        if content is not None:
+            (tmp_path / name).write_text(json.dumps(content))
+    assert engine_dir.end_ids(tmp_path) == ids
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"eos_token_id": ["x"]}', '{"eos_token_id": {}}'])
+def test_damaged_end_ids_are_one_line(tmp_path, text):
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(EngineDirectoryError, match="no usable eos_token_id"):
+        engine_dir.end_ids(tmp_path)

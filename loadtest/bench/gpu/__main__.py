@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from build_engine.errors import BuildError
+from contract.errors import BuildError
+from contract.model_shape import ModelShape
 from contract.paths import ROOT
 from loadtest.bench import result
 from loadtest.bench.gpu import engines, limits, report
@@ -172,7 +173,7 @@ class Bench:
                 self.runs[key]
             )
             if "tokens_per_s" in row:
-                limit = limits.Traffic(self.config, precision).tokens_per_s(
+                limit = limits.Traffic(ModelShape.of(self.config), precision).tokens_per_s(
                     streams, context, self.facts["copy_bandwidth_gb_s"] * 1e9
                 )
                 row["of_limit"] = round(row["tokens_per_s"] / limit, 3)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from build_engine import tokenizer_files
-from build_engine.errors import BuildError
 from build_engine.spec import BuildSpec
-from build_engine.synthetic.checkpoint import SyntheticShape, layout
+from build_engine.synthetic.checkpoint import layout
 from build_engine.vllm import build as vllm_build
+from contract.errors import BuildError
+from contract.model_shape import ModelShape
 from contract.paths import ROOT
 
 CONFIG = ROOT / "build_engine" / "data" / "qwen2.5-7b-instruct.config.json"
@@ -50,12 +51,9 @@ def write_weights(directory: Path, config: dict[str, Any]) -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator(device).manual_seed(SEED)
-    shape = SyntheticShape(
-        "", config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"],
-        config["num_key_value_heads"], config["intermediate_size"], config["vocab_size"],
-    )  # fmt: skip
+    shape = ModelShape.of(config)
     sizes = dict(layout(shape))
-    if not config["tie_word_embeddings"]:
+    if not shape.tied:
         sizes["lm_head.weight"] = (shape.vocab, shape.hidden)
     shards: dict[int, dict[str, Any]] = {}
     embedding: Any = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Any
+
+from contract.model_shape import ModelShape
 
 COPY = """
 import torch
@@ -17,7 +18,6 @@ for _ in range(20):
     s.record(); b.copy_(a); e.record(); torch.cuda.synchronize(); times.append(s.elapsed_time(e))
 print(2 * a.numel() / (sorted(times)[10] / 1e3))
 """
-BYTES_PER_WEIGHT = {"bf16": 2.0, "fp8": 1.0}
 
 
 def copy_bandwidth() -> float:
@@ -30,23 +30,16 @@ def copy_bandwidth() -> float:
 class Traffic:
     """Bytes that one decode step must read. ``context``: tokens of KV that a stream has on average."""
 
-    config: dict[str, Any]
+    shape: ModelShape
     precision: str
-    kv_bytes: float = 2.0
+    kv_dtype: str = "bf16"
 
     @property
-    def weights(self) -> float:
-        """Linear layers in ``precision``, lm_head in BF16; the embedding table is looked up, not read."""
-        c = self.config
-        hidden, head = c["hidden_size"], c["hidden_size"] // c["num_attention_heads"]
-        attention = 2 * hidden * hidden + 2 * hidden * head * c["num_key_value_heads"]
-        linear = c["num_hidden_layers"] * (attention + 3 * hidden * c["intermediate_size"])
-        return float(linear * BYTES_PER_WEIGHT[self.precision] + 2.0 * hidden * c["vocab_size"])
+    def weights(self) -> int:
+        return self.shape.decode_bytes(self.precision)
 
     def kv(self, context: float) -> float:
-        c = self.config
-        head = c["hidden_size"] // c["num_attention_heads"]
-        return float(2 * c["num_hidden_layers"] * c["num_key_value_heads"] * head * self.kv_bytes * context)
+        return self.shape.kv_bytes_per_token(self.kv_dtype) * context
 
     def tokens_per_s(self, streams: int, context: float, bandwidth: float) -> float:
         """The most that decoding alone can give at this bandwidth; prefill and arithmetic are not in it."""

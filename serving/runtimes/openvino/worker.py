@@ -9,7 +9,6 @@ End of file on the socket means that the parent is gone: the worker leaves at on
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
@@ -22,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from contract import engine_dir
 from contract.engine_dir import EngineInfo
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, SequenceDelta
@@ -117,11 +117,7 @@ def kv_blocks(block_bytes: int, max_seq_len: int, wanted: int | None) -> int:
 
 
 def _grammars(engine: EngineInfo) -> Grammars:
-    config = json.loads((engine.path / "generation_config.json").read_text(encoding="utf-8"))
-    ends = config.get("eos_token_id", [])
-    return Grammars(
-        engine.path / "tokenizer.json", engine.model.vocab_size, [ends] if isinstance(ends, int) else list(ends)
-    )
+    return Grammars(engine.path / "tokenizer.json", engine.model.vocab_size, list(engine_dir.end_ids(engine.path)))
 
 
 def main(descriptor: int) -> None:

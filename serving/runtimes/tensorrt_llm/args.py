@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contract import engine_dir
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
+from contract.model_shape import ModelShape
 from serving.runtimes.base import RuntimeOptions
 from serving.runtimes.tensorrt_llm.env import Package
 
@@ -161,26 +163,16 @@ def kv_arguments(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
 
 
 def kv_bytes_per_token(engine: EngineInfo) -> int:
-    """K and V of one token over all layers and GPUs, from the model's ``config.json``."""
+    path = engine.path / "config.json"
     try:
-        config = json.loads((engine.path / "config.json").read_text(encoding="utf-8"))
-        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        values = 2 * int(config["num_hidden_layers"]) * int(config["num_key_value_heads"]) * int(head)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineDirectoryError(
-            f"{engine.path}/config.json is damaged ({error}): rebuild with `make engine`"
-        ) from error
-    return values * (1 if engine.kv_dtype in ("fp8", "int8") else 2)
+        return ModelShape.of(json.loads(path.read_text(encoding="utf-8"))).kv_bytes_per_token(engine.kv_dtype)
+    except (OSError, ValueError) as error:
+        raise EngineDirectoryError(f"{path} is damaged ({error}): rebuild with `make engine`") from error
 
 
 def end_ids(directory: Path) -> tuple[int, ...]:
-    """``eos_token_id`` of generation_config.json: 151645 and 151643 for Qwen2.5-Instruct."""
-    path = directory / "generation_config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["eos_token_id"]
-        ids = tuple(int(token) for token in (found if isinstance(found, list) else [found]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineDirectoryError(f"{path} names no eos_token_id ({error}): rebuild with `make engine`") from error
+    """The model's end ids, of which TensorRT-LLM needs at least one."""
+    ids = engine_dir.end_ids(directory)
     if not ids:
-        raise EngineDirectoryError(f"{path} names no eos_token_id: rebuild with `make engine`")
+        raise EngineDirectoryError(f"{directory}: no file names an eos_token_id: rebuild with `make engine`")
     return ids

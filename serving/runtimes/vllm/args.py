@@ -129,15 +129,6 @@ def guide_args(guide: Guide) -> dict[str, Any]:
     return args[guide.type]
 
 
-def end_ids(path: Path) -> tuple[int, ...]:
-    """The checkpoint's end ids, for guided streams whose caller asked to ignore them."""
-    for name in ("generation_config.json", "config.json"):
-        found = _json(path / name).get("eos_token_id")
-        if found is not None:
-            return tuple(found) if isinstance(found, list) else (int(found),)
-    return ()
-
-
 def _config(path: Path) -> dict[str, Any]:
     config = _json(path / "config.json")
     if not config:

@@ -20,6 +20,7 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.executor import Executor
 
+from contract import engine_dir
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDead, InvalidRequest
 from contract.sampling import Guide
@@ -50,7 +51,7 @@ class Core:
         processes = self._client.resources.engine_manager.processes
         self._guard = guard.start([process.pid for process in processes], sys.executable)
         self._tasks = self._client.get_supported_tasks()
-        self._end_ids = vllm_args.end_ids(engine.path)
+        self._end_ids = engine_dir.end_ids(engine.path)
         self._loras = {path.name: (number, path) for number, path in enumerate(vllm_args.lora_adapters(engine.path), 1)}
         self.outputs: Any = (
             self._client.outputs_queue

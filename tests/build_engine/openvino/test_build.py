@@ -17,14 +17,14 @@ from build_engine.openvino import build as openvino_build
 from build_engine.openvino.rope import frequencies
 from build_engine.openvino.weights import pack_nibbles, quantize_int8, quantize_unsigned
 from build_engine.synthetic import checkpoint as synthetic
-from build_engine.synthetic.checkpoint import SyntheticShape
 from contract import engine_dir
+from contract.model_shape import ModelShape
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "m"
-    synthetic.write(SyntheticShape("s", 128, 2, 2, 1, 256, 1024), path)
+    synthetic.write(ModelShape("s", 2, 128, 2, 1, 256, 1024, head_dim=64), path)
     return path
 
 

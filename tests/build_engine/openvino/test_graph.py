@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.errors import BuildError
 from build_engine.openvino import build as openvino_build
+from contract.errors import BuildError
 from contract.sampling import EngineRequest, Sampling
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.engine import Engine

@@ -8,11 +8,12 @@ import json
 import pytest
 
 from build_engine.__main__ import main
-from build_engine.errors import BuildError
 from build_engine.plan import profiles
 from build_engine.plan.model import DEFAULT_MODEL, from_config, load, load_config
-from build_engine.plan.planner import GIB, Choice, nearest, plan
+from build_engine.plan.planner import Choice, nearest, plan
 from contract import gpus
+from contract.errors import BuildError
+from contract.model_shape import GIB
 
 SHAPE = load(DEFAULT_MODEL)
 

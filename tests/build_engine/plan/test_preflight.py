@@ -10,10 +10,11 @@ import pytest
 
 from build_engine.plan import preflight, profiles
 from build_engine.plan.model import DEFAULT_MODEL, load, load_config
-from build_engine.plan.planner import GIB, Choice, plan
+from build_engine.plan.planner import Choice, plan
 from build_engine.plan.preflight import Facts, disk_need, examine, runtimes
 from build_engine.tensorrt_llm.steps import Job
 from contract import gpus
+from contract.model_shape import GIB
 
 SHAPE = load(DEFAULT_MODEL)
 H100 = "NVIDIA H100 80GB HBM3, 81559, 80000, 9.0, 590.44.01"

@@ -9,13 +9,14 @@ from safetensors import safe_open
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.synthetic import checkpoint as synthetic
-from build_engine.synthetic.checkpoint import SHAPES, SyntheticShape
+from build_engine.synthetic.checkpoint import SHAPES
+from contract.model_shape import ModelShape
 
-SMALL = SyntheticShape("small", 128, 2, 2, 1, 256, 152064)
+SMALL = ModelShape("small", 2, 128, 2, 1, 256, 152064, head_dim=64)
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
-    shape = SyntheticShape("s", 128, 1, 2, 1, 128, 1024)
+    shape = ModelShape("s", 1, 128, 2, 1, 128, 1024, head_dim=64)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         synthetic.write(shape, tmp_path / name, seed)
     data = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
@@ -23,7 +24,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_the_reference_library_reads_it(tmp_path: Path) -> None:
-    shape = SyntheticShape("s", 128, 2, 2, 1, 128, 1024)
+    shape = ModelShape("s", 2, 128, 2, 1, 128, 1024, head_dim=64)
     synthetic.write(shape, tmp_path / "m")
     with safe_open(tmp_path / "m" / "model.safetensors", "numpy") as file:
         assert sorted(file.keys()) == sorted(name for name, _ in synthetic.layout(shape))

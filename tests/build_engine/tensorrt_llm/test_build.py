@@ -13,7 +13,6 @@ import pytest
 
 from build_engine import steps
 from build_engine.__main__ import main
-from build_engine.errors import BuildError
 from build_engine.plan.model import DEFAULT_MODEL, load_config
 from build_engine.spec import BuildSpec
 from build_engine.steps import STAMP, Step
@@ -21,6 +20,7 @@ from build_engine.tensorrt_llm import build as trtllm_build
 from build_engine.tensorrt_llm.steps import recipe
 from contract import engine_dir, gpus
 from contract.engine_dir import BuildInfo
+from contract.errors import BuildError
 from contract.versions import ROOT, pinned
 from serving.host import container
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.errors import BuildError
 from build_engine.plan import profiles
 from build_engine.plan.model import DEFAULT_MODEL, load
 from build_engine.plan.planner import PRECISIONS, Choice, plan
 from build_engine.tensorrt_llm import commands as trtllm_commands
 from build_engine.tensorrt_llm.commands import Calibration
 from contract import gpus
+from contract.errors import BuildError
 from contract.paths import ROOT
 
 TESTS = ROOT / "tests"

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from build_engine.__main__ import main
-from build_engine.errors import BuildError
 from build_engine.verify import gate as verify
 from build_engine.verify import session as verify_session
 from build_engine.verify.metrics import Accuracy, compare, failures, kl, repeats
 from build_engine.verify.session import EngineScorer, Sample
 from contract import engine_dir
 from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
+from contract.errors import BuildError
 from serving.runtimes.base import CAPABILITIES, RuntimeLimits, SequenceDelta
 
 VOCAB = 50

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from build_engine.errors import BuildError
 from build_engine.spec import BuildSpec
 from build_engine.vllm import build as vllm_build
 from contract import engine_dir, gpus
+from contract.errors import BuildError
 from serving.runtimes.vllm import args as vllm_args
 
 CONFIG = {"vocab_size": 32, "max_position_embeddings": 64, "architectures": ["Qwen2ForCausalLM"]}

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from contract.model_shape import ModelShape
 from contract.paths import ROOT
 from loadtest.bench.gpu import client, limits, report
 from loadtest.bench.gpu.contenders import _from_vllm
@@ -65,7 +66,7 @@ def test_table_and_chart_hold_every_row():
 
 
 def test_the_bytes_of_a_step_are_those_of_the_7b():
-    bf16, fp8 = limits.Traffic(CONFIG, "bf16"), limits.Traffic(CONFIG, "fp8")
+    bf16, fp8 = (limits.Traffic(ModelShape.of(CONFIG), precision) for precision in ("bf16", "fp8"))
     assert bf16.kv(1) == 2 * 28 * 4 * 128 * 2  # two tensors, layers, KV heads, head size, bytes
     assert math.isclose(bf16.weights / 2e9, 7.07, rel_tol=0.01)  # 7.6e9 parameters less the embedding table
     assert fp8.weights < 0.55 * bf16.weights

@@ -11,7 +11,7 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.openvino import build as openvino_build
 from build_engine.spec import BuildSpec
 from build_engine.synthetic import checkpoint as synthetic
-from build_engine.synthetic.checkpoint import SyntheticShape
+from contract.model_shape import ModelShape
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, SequenceDelta
 from serving.runtimes.openvino.blocks import BlockPool
@@ -19,7 +19,7 @@ from serving.runtimes.openvino.engine import Engine
 from serving.runtimes.openvino.model import PagedModel, properties
 from tests.oracle.numpy_decoder import NumpyDecoder
 
-SHAPE = SyntheticShape("s", 128, 2, 2, 1, 256, 1024)
+SHAPE = ModelShape("s", 2, 128, 2, 1, 256, 1024, head_dim=64)
 COUNT = 24  # tokens per answer
 BLOCKS = 256
 

@@ -18,6 +18,7 @@ from serving.runtimes.base import CAPABILITIES, EngineRequest, RuntimeOptions
 
 STANDINS = ROOT / "tests" / "standins"
 END, END_OF_TEXT = 151645, 151643
+MODEL_CONFIG = ROOT / "build_engine" / "data" / "qwen2.5-7b-instruct.config.json"
 ENGINE, TORCH, TORCH_14 = ("engine", "1.2.1"), ("pytorch", "1.2.1"), ("pytorch", "1.4")
 ALL = [ENGINE, TORCH, TORCH_14]
 
@@ -33,8 +34,7 @@ def write_engine(path: Path, backend: str, version: str = "1.2.1", kv_dtype: str
     folder.mkdir(parents=True)
     engine = {"version": version, "build_config": build, "pretrained_config": {"mapping": {"tp_size": 1}}}
     (folder / "config.json").write_text(json.dumps(engine))
-    shape = {"hidden_size": 3584, "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4}
-    (path / "config.json").write_text(json.dumps(shape))
+    (path / "config.json").write_text(MODEL_CONFIG.read_text())
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [END, END_OF_TEXT]}))
     return EngineInfo(
         model=ModelInfo("qwen2.5-7b-instruct", "test", vocab_size=152064),
