@@ -10,7 +10,8 @@ import pytest
 from build_engine.checkpoint import Checkpoint
 from build_engine.openvino import build as openvino_build
 from contract.errors import BuildError
-from contract.sampling import EngineRequest, Sampling
+from contract.sampling import Sampling
+from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.engine import Engine
 from serving.runtimes.openvino.model import PagedModel
@@ -32,7 +33,7 @@ def answers(checkpoint: Checkpoint, home: Path, prompts: list[list[int]], count:
     got: list[list[int]] = [[] for _ in prompts]
     while engine.busy:
         for delta in engine.step():
-            got[delta.stream_id] += delta.token_ids
+            got[delta.sequence_id] += delta.token_ids
     return got
 
 
