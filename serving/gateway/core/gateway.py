@@ -12,7 +12,10 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 
 from client import errors as library
-from client.grpc_aio import AioChannel
+from client.grpc_aio import AioChannel, AsyncGrpcStream
+from client.request import Ask
+from client.sequences import request_ids
+from client.types import NO_RETRY, Options, Timeouts
 from contract import engine_dir
 from contract.errors import EngineDirectoryError
 from serving.gateway.core import auth
@@ -146,11 +149,6 @@ class Gateway:
         return await asyncio.shield(self._canary)
 
     async def _generate_one(self) -> float:
-        from client.grpc_aio import AsyncGrpcStream
-        from client.request import Ask
-        from client.sequences import request_ids
-        from client.types import NO_RETRY, Options, Timeouts
-
         begin = time.monotonic()
         options, timeouts = Options(max_tokens=1, temperature=0.0), Timeouts(first_token=10.0, total=15.0)
         ask = Ask("Hello", options, stream=False, timeouts=timeouts, retry=NO_RETRY)
