@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from loadtest.errors import EXIT_USAGE, LoadtestError
+from loadtest.arguments import Arguments, positive
+from loadtest.errors import EXIT_INTERRUPTED, EXIT_USAGE, LoadtestError
 from loadtest.options import run_parser
 
 
@@ -20,8 +21,6 @@ def _run(options: argparse.Namespace) -> int:
     from loadtest.preflight import check_target
 
     plan = plan_from(vars(options))
-    if not 1 <= options.workers <= 256:
-        raise LoadtestError(f"workers: {options.workers} must be from 1 to 256")
     check_target(plan)
     if options.ui:
         print(f"open http://127.0.0.1:{options.web_port} (tab Streaming; Ctrl-C ends it)", flush=True)
@@ -42,14 +41,14 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__.splitlines()[0])
-    commands = top.add_subparsers(required=True)
+    top = Arguments(prog="python -m loadtest", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(required=True, dest="command", metavar="run | sweep | compare")
     run = commands.add_parser("run", help="one run, or with --ui the web UI")
     run_parser(run)
     run.set_defaults(action=_run)
     sweep = commands.add_parser("sweep", help="raise the rate until the limits break")
     run_parser(sweep)
-    sweep.add_argument("--max-rate", default="", help="stop here (default: the rate that breaks the limits)")
+    sweep.add_argument("--max-rate", type=positive, help="stop here (default: the rate that breaks the limits)")
     sweep.set_defaults(action=_sweep)
     compare = commands.add_parser("compare", help="two runs side by side, with confidence intervals")
     compare.add_argument("a", help="directory of the first run")
@@ -66,6 +65,9 @@ def main() -> int:
     except LoadtestError as error:
         sys.stderr.write(f"loadtest: {error}\n")
         return EXIT_USAGE
+    except KeyboardInterrupt:
+        sys.stderr.write("loadtest: interrupted\n")
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def locust_command(options: argparse.Namespace) -> list[str]:
     command += ["--spawn-rate", str(spawn_rate), "--loglevel", "WARNING"]
     if options.workers > 1:
         command += ["--processes", str(options.workers)]
-    command += ["--web-host", "127.0.0.1", "--web-port", options.web_port] if options.ui else ["--headless"]
+    command += ["--web-host", "127.0.0.1", "--web-port", str(options.web_port)] if options.ui else ["--headless"]
     for option in OPTIONS:
         value = getattr(options, option.flag[2:].replace("-", "_"))
         if value != option.default:

@@ -38,13 +38,18 @@ def summary_text(summary: dict[str, Any], directory: Path) -> str:
     plan = summary["plan"]
     load = f"{plan['arrivals']} at {plan['rate']:g}/s" if plan["rate"] else plan["arrivals"]
     load = f"{plan['users']} users" if plan["loop"] == "closed" else load
-    lines = [f"\n{plan['scenario']} over {plan['transport']}, {load}, {plan['duration']:g} s, seed {plan['seed']}"]
+    lines = [f"\n{plan['scenario']} over {plan['transport']}, {load}, {_length(summary)}, seed {plan['seed']}"]
     lanes = summary["lanes"] if len(summary["lanes"]) > 1 else {plan["transport"]: summary["total"]}
     for name, figures in lanes.items():
         lines += _lane(name, figures)
     lines += _gateway(summary["gateway_cost"])
     lines += _closing(summary)
     return "\n".join([*lines, f"report: {directory / 'report.html'}"])
+
+
+def _length(summary: dict[str, Any]) -> str:
+    planned = f"{summary['plan']['duration']:g} s"
+    return f"interrupted after {summary['measured_s']:.1f} of {planned}" if summary["interrupted"] else planned
 
 
 def _lane(name: str, figures: dict[str, Any]) -> list[str]:

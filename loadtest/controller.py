@@ -91,6 +91,8 @@ class Controller:
         if run is None or run.closed:
             return
         worker = report["worker"]
+        run.ended = max(run.ended, report["now"])
+        run.interrupted |= report["interrupted"]  # Ctrl-C may reach the workers before it reaches us
         self._running[worker] = 0 if report["final"] else report["running"]
         for name, lane in report["lanes"].items():
             run.lanes.setdefault(name, Lane()).merge(Lane.from_wire(lane))
@@ -105,7 +107,7 @@ class Controller:
         self._finished.wait(LEAD_S + run.plan.end + run.plan.drain + GRACE_S)
         gevent.killall(helpers)
         if not run.closed:
-            self._close(run, complete=True)
+            self._close(run, complete=not run.interrupted)
             options = self._environment.parsed_options
             (self._environment.runner.quit if options.headless else self._environment.runner.stop)()
 

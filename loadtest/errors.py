@@ -10,6 +10,7 @@ EXIT_OK = 0
 EXIT_LIMITS_MISSED = 1
 EXIT_USAGE = 2
 EXIT_INVALID = 3
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
 
 class LoadtestError(Exception):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any, NamedTuple
 
 from loadtest import arrivals, lengths, slo
+from loadtest.arguments import count, port
 from loadtest.plan import TRANSPORTS
 from loadtest.scenarios import SCENARIOS
+
+MAX_WORKERS = 256
 
 
 class Option(NamedTuple):
@@ -52,10 +55,17 @@ def add_options(parser: Any, *, locust: bool = False) -> None:
         parser.add_argument(option.flag, default=option.default, help=text, **extra)
 
 
+def workers(text: str) -> int:
+    value = count(text)
+    if value > MAX_WORKERS:
+        raise ArgumentTypeError(f"{value} is over {MAX_WORKERS} generator processes")
+    return value
+
+
 def run_parser(parser: ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="the server; https://NAME for TLS")
     parser.add_argument("--users", default="4", help="closed loop: how many users (default 4)")
-    parser.add_argument("--workers", type=int, default=1, help="generator processes (default 1)")
+    parser.add_argument("--workers", type=workers, default=1, help="generator processes, at most 256 (default 1)")
     parser.add_argument("--ui", action="store_true", help="Locust's web UI with the Streaming tab instead of a run")
-    parser.add_argument("--web-port", default="8089", help="where the web UI listens (127.0.0.1)")
+    parser.add_argument("--web-port", type=port, default=8089, help="where the web UI listens (127.0.0.1)")
     add_options(parser)

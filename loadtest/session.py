@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
 
 import gevent
+import psutil
 
-from loadtest.errors import TransportError
+from loadtest.errors import EXIT_INTERRUPTED, TransportError
 from loadtest.plan import Plan
 from loadtest.record import Record
 from loadtest.worker import Worker
@@ -76,10 +79,13 @@ class WorkerSession:
 
 
 def on_interrupt(environment: Any, stop: Callable[[], None]) -> None:
-    """Ctrl-C ends a run in order. The default would raise KeyboardInterrupt in whichever greenlet runs just then."""
+    """The first Ctrl-C ends the run in order, with its report; the second ends the process at once.
+
+    Python's own handler would raise KeyboardInterrupt in whichever greenlet runs just then: a traceback, or a hang.
+    """
 
     def end() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C means it
+        signal.signal(signal.SIGINT, _end_at_once)
         stop()
         if environment.web_ui is not None:
             environment.web_ui.stop()
@@ -87,3 +93,11 @@ def on_interrupt(environment: Any, stop: Callable[[], None]) -> None:
             environment.runner.quit()
 
     gevent.signal_handler(signal.SIGINT, end)
+
+
+def _end_at_once(*_: Any) -> None:
+    """No clean-up of Python's runs after this: it could wait for what the user no longer waits for."""
+    for child in psutil.Process().children(recursive=True):  # Locust's workers, in the master
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    os._exit(EXIT_INTERRUPTED)

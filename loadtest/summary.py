@@ -38,6 +38,14 @@ class Run:
     interrupted: bool = False
     complete: bool = False
     closed: bool = False
+    ended: float = 0.0  # the second of the last report
+
+    @property
+    def measured_s(self) -> float:
+        """Seconds of the window that were measured: all of it, unless the run was interrupted."""
+        if not self.interrupted:
+            return self.plan.duration
+        return min(max(self.ended - self.plan.warmup, 0.0), self.plan.duration)
 
     @property
     def running(self) -> list[tuple[float, float]]:
@@ -60,8 +68,9 @@ def summarize(run: Run) -> dict[str, Any]:
         "target": run.target,
         "environment": describe(),
         "verdict": dataclasses.asdict(verdict) | {"exit_code": verdict.exit_code},
-        "total": lane_figures(total, plan.duration),
-        "lanes": {name: lane_figures(lane, plan.duration) for name, lane in run.lanes.items()},
+        "measured_s": run.measured_s,
+        "total": lane_figures(total, run.measured_s),
+        "lanes": {name: lane_figures(lane, run.measured_s) for name, lane in run.lanes.items()},
         "gateway_cost": _gateway_cost(run.records) if len(plan.lanes) == 2 else None,
         "saturation": saturation(run),
         "generator": _generator(workers, total),
@@ -70,14 +79,19 @@ def summarize(run: Run) -> dict[str, Any]:
     }
 
 
-def lane_figures(lane: Lane, duration: float) -> dict[str, Any]:
+def lane_figures(lane: Lane, measured_s: float) -> dict[str, Any]:
+    """``measured_s``: seconds of the window; 0 when the run ended during its warm-up."""
+
+    def per_second(name: str) -> float:
+        return lane.counts[name] / measured_s if measured_s else 0.0
+
     c = lane.counts
     return {
         "counts": dict(c),
         "errors": dict(lane.errors),
-        "requests_per_s": c["window_completed"] / duration,
-        "tokens_per_s": c["window_tokens"] / duration,
-        "goodput_per_s": c["window_good"] / duration,
+        "requests_per_s": per_second("window_completed"),
+        "tokens_per_s": per_second("window_tokens"),
+        "goodput_per_s": per_second("window_good"),
         "tokens_per_message": _ratio(c["window_tokens"], c["window_messages"]),
         "latency": {name: latency_figures(h) for name, h in lane.histograms.items()},
     }
@@ -95,11 +109,11 @@ def saturation(run: Run) -> dict[str, Any]:
 
     In a steady state the number in the system scatters like its square root (M/G/∞); growth within three of those over
     the window is chance."""
-    start, end = run.plan.warmup, run.plan.end
+    start, end = run.plan.warmup, run.plan.warmup + run.measured_s
     points = [(t, n) for t, n in run.running if start + 0.25 * (end - start) <= t <= end]
     growth, _ = slope(points)
     chance = 3 * math.sqrt(max(1.0, sum(n for _, n in points) / max(1, len(points))))
-    rate = sum(r.measured for r in run.records) / run.plan.duration
+    rate = sum(r.measured for r in run.records) / run.measured_s if run.measured_s else 0.0
     steady_profile = run.plan.process.kind in ("constant", "poisson", "gamma")
     saturated = steady_profile and growth > SATURATION_SHARE * rate and growth * 0.75 * (end - start) > chance
     return {"saturated": bool(saturated), "growth_per_s": growth, "arrivals_per_s": rate}

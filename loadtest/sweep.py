@@ -7,6 +7,7 @@ run passed its limits *and* streams did not pile up; then the rate is raised fur
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import time
@@ -91,21 +92,31 @@ def sweep(options: argparse.Namespace) -> int:
 
     def run(rate: float) -> Step:
         options.rate, options.out = f"{rate:g}", str(directory / f"rate-{rate:g}")
-        done = subprocess.run(locust_command(options), stdout=subprocess.DEVNULL, check=False)
+        done = _finish(subprocess.Popen(locust_command(options), stdout=subprocess.DEVNULL))
         path = Path(options.out) / "summary.json"
-        if done.returncode == EXIT_USAGE or not path.is_file():
-            raise LoadtestError(f"rate {rate:g}/s: the run ended with code {done.returncode} and without a report")
+        if done == EXIT_USAGE or not path.is_file():
+            raise LoadtestError(f"rate {rate:g}/s: the run ended with code {done} and without a report")
         step = step_of(rate, json.loads(path.read_text(encoding="utf-8")))
         console.show(_line(step))
         return step
 
     assert plan.rate is not None
-    steps = search(run, plan.rate, float(options.max_rate) if options.max_rate else None)
+    steps = search(run, plan.rate, options.max_rate)
     _write(directory, plan.slo, steps)
     console.show(f"{conclusion(steps)}\nreport: {directory / 'sweep.html'}")
     if steps[-1].invalid:
         return EXIT_INVALID
     return EXIT_OK if any(s.met for s in steps) else EXIT_LIMITS_MISSED
+
+
+def _finish(run: subprocess.Popen[bytes]) -> int:
+    """The run's exit code. Ctrl-C reaches the run as well: it ends in order, and the sweep with it."""
+    try:
+        return run.wait()
+    except KeyboardInterrupt:
+        with contextlib.suppress(KeyboardInterrupt):  # a second one ends the run at once
+            run.wait()
+        raise
 
 
 def conclusion(steps: list[Step]) -> str:

@@ -57,7 +57,7 @@ class Worker:
         self._messages = 0
         self._process = psutil.Process()
         self._cpu: tuple[float, float] = (0.0, 0.0)
-        self._stopped = False
+        self._stopped = self._on_time = False
 
     def start(self) -> None:
         gc.collect()
@@ -195,13 +195,13 @@ class Worker:
         self._sleep_until(self.plan.end)
         while self._running and self.now() < self.plan.end + self.plan.drain:
             gevent.sleep(0.05)
-        self.stop()
+        self.stop(on_time=True)
 
-    def stop(self) -> None:
+    def stop(self, *, on_time: bool = False) -> None:
         """Count what is in flight, send the last report, close the connections. Idempotent."""
         if self._stopped:
             return
-        self._stopped = True
+        self._stopped, self._on_time = True, on_time
         current = gevent.getcurrent()
         gevent.killall([g for g in self._helpers if g is not current], block=False)
         for record in list(self._running.values()):
@@ -244,6 +244,7 @@ class Worker:
         return {
             "worker": self.index,
             "final": final,
+            "interrupted": final and not self._on_time,
             "now": self.now(),
             "running": len(self._running),
             "lanes": {name: lane.to_wire() for name, lane in lanes.items()},

@@ -26,6 +26,7 @@ from build_engine.openvino import build as openvino_build
 from build_engine.spec import SYNTHETIC, BuildSpec
 from build_engine.staging import cache_directory
 from build_engine.synthetic import checkpoint as synthetic
+from loadtest.arguments import Arguments, count
 from loadtest.bench import result
 
 SUBJECTS = ("openvino-int8", "transformers-bf16", "transformers-fp32")
@@ -155,11 +156,11 @@ def row(subject: str, streams: int, found: list[Figures]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Arguments(prog="bench-cpu", description=__doc__)
     parser.add_argument("--model", default="synthetic-0.5b", help="directory or synthetic shape (%(default)s)")
-    parser.add_argument("--prompt", type=int, default=128, help="tokens per prompt (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=48, help="tokens per answer (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompt", type=count, default=128, help="tokens per prompt (%(default)s)")
+    parser.add_argument("--tokens", type=count, default=48, help="tokens per answer (%(default)s)")
+    parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_cpu.json")
     parser.add_argument("--subject", choices=SUBJECTS, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -30,6 +30,7 @@ from client import kserve
 from client.grpc_aio import AioChannel
 from client.sequences import request_ids
 from client.types import Options
+from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
 from loadtest.bench.process import Server, started
 from loadtest.bench.streams import PROMPT
@@ -189,10 +190,10 @@ COLUMNS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="gRPC direct against SSE through the gateway")
-    parser.add_argument("--streams", type=int, nargs="+", default=list(LOADS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--step-ms", type=float, default=10.0)
+    parser = Arguments(prog="bench-gateway", description="gRPC direct against SSE through the gateway")
+    parser.add_argument("--streams", type=count, nargs="+", default=list(LOADS))
+    parser.add_argument("--rounds", type=count, default=3)
+    parser.add_argument("--step-ms", type=positive, default=10.0)
     parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_gateway.json")
     arguments = parser.parse_args()
     about = result.environment("bench-gateway", arguments, engine="simulated")

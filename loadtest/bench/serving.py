@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
 from loadtest.bench.process import Server, started
 from loadtest.bench.streams import StreamFigures, StreamShape, measure
@@ -65,12 +66,12 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 32, 128, 256])
-    parser.add_argument("--step-ms", type=float, default=15.0)
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--warm-up", type=float, default=2.0)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser = Arguments(prog="bench-serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=count, nargs="+", default=[1, 32, 128, 256])
+    parser.add_argument("--step-ms", type=positive, default=15.0)
+    parser.add_argument("--tokens", type=count, default=256)
+    parser.add_argument("--warm-up", type=positive, default=2.0)
+    parser.add_argument("--seconds", type=positive, default=10.0)
     parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_serving.json")
     arguments = parser.parse_args()
     about = result.environment("bench-serving", arguments, engine="simulated")

@@ -89,7 +89,8 @@ def _kv(run: Run) -> Chart:
 def _against_rate(run: Run) -> Chart:
     """One dot per window: what arrived, and how long it waited. A sweep or a ramp fills the x axis."""
     p50, p95 = [], []
-    for rate, values in rate_windows([r for r in run.records if r.measured], run.plan.warmup, run.plan.end):
+    measured, start = [r for r in run.records if r.measured], run.plan.warmup
+    for rate, values in rate_windows(measured, start, start + run.measured_s):
         p50.append((rate, quantile(values, 50) * 1e3))
         p95.append((rate, quantile(values, 95) * 1e3))
     series = [Series("p50", sorted(p50), "dots"), Series("p95", sorted(p95), "dots")] if p50 else []
@@ -99,6 +100,8 @@ def _against_rate(run: Run) -> Chart:
 def rate_windows(records: Sequence[Record], start: float, end: float) -> list[tuple[float, list[float]]]:
     """(arrivals per second, TTFTs from schedule) of each window that has some."""
     width = (end - start) / WINDOWS
+    if not width:
+        return []
     windows: list[list[Record]] = [[] for _ in range(WINDOWS)]
     for record in records:
         windows[min(max(int((record.t_sched - start) / width), 0), WINDOWS - 1)].append(record)

@@ -72,10 +72,8 @@ def run_page(summary: dict[str, Any], items: Sequence[Chart]) -> str:
     plan = summary["plan"]
     load = f"{plan['users']} users, closed loop" if plan["loop"] == "closed" else f"open loop, {plan['arrivals']}"
     rate = f" at {plan['rate']:g}/s" if plan["rate"] else ""
-    lead = (
-        f"{plan['scenario']} over {plan['transport']}; {load}{rate}; {plan['duration']:g} s after {plan['warmup']:g} s "
-    )
-    lead += f"of warm-up; seed {plan['seed']}; started {summary['started']}"
+    lead = f"{plan['scenario']} over {plan['transport']}; {load}{rate}; {summary['measured_s']:.4g} s "
+    lead += f"after {plan['warmup']:g} s of warm-up; seed {plan['seed']}; started {summary['started']}"
     parts = [f'<p class="soft">{escape(lead)}</p>', verdict(summary)]
     parts += ["<h2>Latency, ms</h2>", _latency(summary), "<h2>Requests and tokens</h2>", _counts(summary)]
     parts += [_gateway(summary), charts(items), "<h2>How it is counted</h2>", _formulas(summary)]

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psutil
 import pytest
 
+from loadtest.__main__ import parser
 from loadtest.stats import quantile
 from tests.loadtest.mock import ROOT, Mock, loadtest, started
 from tests.loadtest.test_figures import SCHEMA
@@ -108,31 +110,66 @@ def test_a_full_queue_is_counted_by_its_name(tmp_path: Path) -> None:
     assert run.code in (1, 3) and set(run.summary["total"]["errors"]) == {"queue_full"}
 
 
-def test_interrupted_run_reports_what_was_in_flight(mock: Mock, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "loadtest",
-        "run",
-        *mock.ports,
-        "--rate",
-        "8",
-        "--duration",
-        "60s",
-        "--warmup",
-        "0s",
-    ]
-    command += ["--output-tokens", "500", "--out", str(tmp_path), "--workers", "2"]
+@contextlib.contextmanager
+def long_run(mock: Mock, directory: Path, workers: int) -> Iterator[subprocess.Popen[str]]:
+    """A run of a minute in a process group of its own, with streams in flight."""
+    command = [sys.executable, "-m", "loadtest", "run", *mock.ports, "--rate", "8", "--duration", "60s"]
+    command += ["--warmup", "0s", "--output-tokens", "500", "--out", str(directory), "--workers", str(workers)]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    wait_for(lambda: busy(mock, 8))
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
-    output, _ = process.communicate(timeout=30)
+    try:
+        wait_for(lambda: busy(mock, 8))
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.parametrize("first", ["everybody", "a worker"])
+def test_interrupted_run_reports_what_was_in_flight(first: str, mock: Mock, tmp_path: Path) -> None:
+    with long_run(mock, tmp_path, 2) as process:
+        if first == "a worker":  # the order in which a terminal's Ctrl-C arrives is anyone's guess
+            for worker in psutil.Process(process.pid).children():
+                worker.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+        output, _ = process.communicate(timeout=30)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    counts = summary["total"]["counts"]
-    assert summary["interrupted"] and conserved(counts) and counts["in_flight"] > 5, output
-    assert "Traceback" not in output
+    total = summary["total"]
+    assert summary["interrupted"] and conserved(total["counts"]) and total["counts"]["in_flight"] > 5, output
+    assert "Traceback" not in output and "interrupted after" in output
+    assert 0 < summary["measured_s"] < 30
+    assert total["tokens_per_s"] == pytest.approx(total["counts"]["window_tokens"] / summary["measured_s"])
+    assert total["tokens_per_s"] > 20, "divided by the time that passed, not by the minute that was planned"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_again_and_again_ends_at_once_without_a_word(workers: int, mock: Mock, tmp_path: Path) -> None:
+    with long_run(mock, tmp_path, workers) as process:
+        deadline = time.monotonic() + 15
+        while process.poll() is None and time.monotonic() < deadline:
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.02)
+        output, _ = process.communicate(timeout=1)
+        assert process.returncode == 130 and "Traceback" not in output and "KeyboardInterrupt" not in output, output
+        wait_for(lambda: gone(process.pid), 5)
+
+
+def gone(group: int) -> None:
+    """Raises ``OSError`` while a process of the group is alive."""
+    alive = [p for p in psutil.process_iter() if group_of(p.pid) == group and p.status() != psutil.STATUS_ZOMBIE]
+    if alive:
+        raise OSError(f"still there: {alive}")
+
+
+def group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return -1
 
 
 @pytest.mark.parametrize(
@@ -142,11 +179,33 @@ def test_interrupted_run_reports_what_was_in_flight(mock: Mock, tmp_path: Path) 
         (["--transport", "sse", "--gateway-port", "1"], "host: no gateway answers"),
         (["--slo", "ttft=abc"], "slo: 'ttft=abc'"),
         (["--scenario", "missing.toml"], "scenario: cannot read missing.toml"),
+        (["--users", "many"], "users: 'many' is not a number"),
+        (["--duration", "soon"], "duration: 'soon' is not a duration"),
     ],
 )
 def test_mistakes_are_one_clear_line(options: list[str], says: str, tmp_path: Path) -> None:
     run = loadtest(tmp_path, *options)
     assert run.code == 2 and run.output.startswith("loadtest: " + says) and run.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--transport", "http"], "--transport: invalid choice: 'http'"),
+        (["run", "--workers", "two"], "--workers: 'two' is not a whole number of at least 1"),
+        (["run", "--workers", "257"], "--workers: 257 is over 256 generator processes"),
+        (["run", "--web-port", "99999"], "--web-port: '99999' is not a port"),
+        (["run", "--tranport", "grpc"], "unrecognized arguments: --tranport grpc"),
+        (["sweep", "--max-rate", "fast"], "--max-rate: 'fast' is not a number above 0"),
+        (["start"], "run | sweep | compare: invalid choice: 'start'"),
+        ([], "the following arguments are required: run | sweep | compare"),
+    ],
+)
+def test_wrong_flags_are_one_line_each(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(arguments)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and says in error and error.count("\n") == 1 and "usage:" not in error
 
 
 def test_a_model_that_is_not_ready_is_said(mock: Mock, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from contract.errors import BuildError
 from contract.model_shape import ModelShape
 from contract.paths import ROOT
+from loadtest.arguments import Arguments, count
 from loadtest.bench import result
 from loadtest.bench.gpu import engines, limits, report
 from loadtest.bench.gpu.contenders import (
@@ -38,20 +39,20 @@ REQUESTS = {1: 8}  # requests per stream in a run, where it is not --requests
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtest.bench.gpu", description=__doc__,
+    parser = Arguments(prog="bench-gpu", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
     add("--work", type=Path, default=Path("engines/bench"), help="checkpoint and engines, about 40 GB (%(default)s)")
     add("--out", type=Path, default=ROOT / "results", help="where the results go (%(default)s)")
     add("--precision", nargs="+", default=["fp8", "bf16"], choices=["fp8", "bf16"])
-    add("--contenders", nargs="+", default=["vllm-offline", "vllm-serve", "ours-grpc", "ours-gateway", "transformers"])
-    add("--tp", type=int, default=1, help="GPUs per engine, tensor parallel (%(default)s)")
-    add("--streams", nargs="+", type=int, default=[1, 32, 128, 256])
-    add("--rounds", type=int, default=3)
-    add("--requests", type=int, default=2, help="requests per stream in a run (%(default)s)")
-    add("--input-tokens", type=int, default=512)
-    add("--output-tokens", type=int, default=256)
-    add("--kv-gib", type=int, default=18, help="KV cache of each engine (%(default)s)")
+    add("--contenders", nargs="+", default=list(report.CONTENDERS), choices=report.CONTENDERS)
+    add("--tp", type=count, default=1, help="GPUs per engine, tensor parallel (%(default)s)")
+    add("--streams", nargs="+", type=count, default=[1, 32, 128, 256])
+    add("--rounds", type=count, default=3)
+    add("--requests", type=count, default=2, help="requests per stream in a run (%(default)s)")
+    add("--input-tokens", type=count, default=512)
+    add("--output-tokens", type=count, default=256)
+    add("--kv-gib", type=count, default=18, help="KV cache of each engine (%(default)s)")
     add("--port", type=int, default=18600, help="first of 20 free ports (%(default)s)")
     add("--deadline", type=float, default=0, help="seconds after which no further round begins (0: none)")
     args = parser.parse_args(argv)

@@ -6,7 +6,6 @@ reports/strategies.html.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from loadtest.arguments import Arguments
 from loadtest.bench import result
 from loadtest.bench.strategies.effect import Effect, Measurement
 from loadtest.bench.strategies.mitigations import MITIGATIONS, EngineSet, default_engines
@@ -27,7 +27,7 @@ HEAD = ("mitigation", "measure", "before", "after", "times better", "claim", "no
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m loadtest.bench.strategies", description=__doc__)
+    parser = Arguments(prog="strategies", description=__doc__)
     parser.add_argument("--model", default="synthetic-0.5b", help="checkpoint directory, hub id or synthetic shape")
     parser.add_argument("--engines", default="engines/strategies", help="where the engines are built")
     args = parser.parse_args()

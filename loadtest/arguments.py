@@ -1,0 +1,43 @@
+"""A command line whose mistakes are one line on stderr and exit code 2, not a page of usage."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import NoReturn
+
+from loadtest.errors import EXIT_USAGE
+
+
+class Arguments(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message.removeprefix('argument ')}; --help lists the options\n")
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1, as an argparse ``type``."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def positive(text: str) -> float:
+    """A finite number above 0, as an argparse ``type``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def port(text: str) -> int:
+    """A TCP port, as an argparse ``type``."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give a number from 1 to 65535")
+    return int(text)
