@@ -16,6 +16,8 @@ FAULT ?=
 ENGINE ?=
 DRAIN ?= 10
 KV_CACHE_GB ?= 0
+GPU_MEMORY_FRACTION ?=
+THREADS ?= 0
 MODEL ?= Qwen/Qwen2.5-7B-Instruct
 PRECISION ?=
 CONTEXT ?=
@@ -32,7 +34,7 @@ setup-dev:
 
 serve: setup  ## start Triton and the gateway; makes a small CPU engine when there is none
 	@exec $(PY) -m serving --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
-	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --kv-cache-gb $(KV_CACHE_GB) --step-ms $(STEP_MS) --fault "$(FAULT)" \
+	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --kv-cache-gb $(KV_CACHE_GB) --threads $(THREADS) $(if $(GPU_MEMORY_FRACTION),--gpu-memory-fraction $(GPU_MEMORY_FRACTION)) --step-ms $(STEP_MS) --fault "$(FAULT)" \
 	  --runtime "$(if $(filter simulated,$(RUNTIME)),simulated)" $(if $(ENGINE),--engine $(ENGINE))
 
 chat: setup  ## talk to the running server in the terminal

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 
-from contract.engine_dir import FileInfo
+from contract.engine_dir import BuildInfo, FileInfo
 from contract.errors import BuildError
 
 CHUNK = 1 << 22  # bytes hashed at a time
@@ -70,6 +73,22 @@ def need_space(directory: Path, needed: int) -> None:
             f"{existing} has {free / 1e9:.1f} GB free and about {needed / 1e9:.1f} GB are needed: free some space or "
             "choose another --out"
         )
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link costs no disk and survives the source's removal; across file systems it is a copy."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        need_space(target.parent, source.stat().st_size)
+        shutil.copyfile(source, target)
+
+
+def build_info(command: str, started: float) -> BuildInfo:
+    """``started`` is ``time.monotonic()`` at the start of the build."""
+    seconds = round(time.monotonic() - started, 1)
+    when = datetime.fromtimestamp(time.time() - seconds, timezone.utc).isoformat(timespec="seconds")
+    return BuildInfo([command] if command else [], when, seconds, socket.gethostname())
 
 
 def file_infos(directory: Path) -> dict[str, FileInfo]:

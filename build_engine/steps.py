@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from contract.errors import BuildError
 
 STAMP = "finished.json"
 log = logging.getLogger(__name__)
-Wrap = Callable[[Sequence[str]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)

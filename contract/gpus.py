@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 from contract.errors import BuildError
 
+MEMORY_FRACTION = 0.85  # of a GPU's memory that an engine may use; leaves room for CUDA and a desktop
+MEMORY_FRACTIONS = (0.1, 0.98)  # the range that may be asked for
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:

@@ -6,9 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-import socket
 import time
-from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,9 @@ from build_engine.openvino.weights import PRECISIONS, Weights
 from build_engine.plan.profiles import with_yarn
 from build_engine.source import locate, model_name
 from build_engine.spec import BuildSpec
-from build_engine.staging import file_infos, need_space, staged
+from build_engine.staging import build_info, file_infos, need_space, staged
 from contract import engine_dir
-from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
+from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
 from contract.errors import BuildError
 
 __all__ = ["PRECISIONS", "build"]
@@ -112,8 +110,6 @@ def describe(
     (directory / "build.key").write_text(key)
     context = spec.context or int(config["max_position_embeddings"])
     noise = spec.synthetic or bool(config.get("synthetic"))
-    seconds = round(time.monotonic() - started, 1)
-    when = datetime.fromtimestamp(time.time() - seconds, timezone.utc).isoformat(timespec="seconds")
     return EngineInfo(
         model=ModelInfo(model_name(spec), spec.model, fetch.revision_of(source), noise, int(config["vocab_size"])),
         runtime=RuntimeInfo("openvino", version("openvino")),
@@ -122,5 +118,5 @@ def describe(
         limits=EngineLimits(max_seq_len=context, max_input_len=context - 1),
         rope_scaling=scaling_of(config),
         files=file_infos(directory),
-        build=BuildInfo([spec.command] if spec.command else [], when, seconds, socket.gethostname()),
+        build=build_info(spec.command, started),
     )

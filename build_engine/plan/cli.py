@@ -35,16 +35,19 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = sub.add_parser("plan", help="what fits which GPU, from config.json alone")
     add_plan_arguments(parser)
     parser.add_argument("--runtime", default="tensorrt_llm", choices=("tensorrt_llm", "vllm"))
-    parser.add_argument("--memory-fraction", type=float, default=0.85, help="of GPU memory (default %(default)s)")
+    parser.add_argument(
+        "--memory-fraction", type=float, default=gpus.MEMORY_FRACTION, help="of GPU memory (default %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     parser.set_defaults(run=run)
 
 
 def choose(args: argparse.Namespace) -> Choice:
     """``args`` as a ``Choice``; without ``--gpu`` the GPU that ``nvidia-smi`` shows."""
-    fraction = getattr(args, "memory_fraction", 0.85)
-    if not 0.1 <= fraction <= 0.98:
-        raise BuildError(f"--memory-fraction {fraction} is out of range: choose 0.1 to 0.98")
+    fraction = getattr(args, "memory_fraction", gpus.MEMORY_FRACTION)
+    low, high = gpus.MEMORY_FRACTIONS
+    if not low <= fraction <= high:
+        raise BuildError(f"--memory-fraction {fraction} is out of range: choose {low} to {high}")
     return Choice(
         gpu=gpus.by_name(args.gpu) if args.gpu else gpu_present(),
         profile=profiles.by_context(args.context),

@@ -14,7 +14,7 @@ from typing import Any
 
 from build_engine.plan.profiles import PROFILES, Profile, rope_scaling
 from contract.errors import BuildError
-from contract.gpus import GPUS, Gpu
+from contract.gpus import GPUS, MEMORY_FRACTION, Gpu
 from contract.model_shape import GIB, ModelShape
 
 RUNTIME_BASE_BYTES = int(0.9 * GIB)
@@ -35,7 +35,7 @@ class Choice:
     runtime: str = "tensorrt_llm"
     backend: str = "engine"  # tensorrt_llm only
     tensor_parallel: int = 1
-    memory_fraction: float = 0.85
+    memory_fraction: float = MEMORY_FRACTION
 
 
 @dataclass(frozen=True, slots=True)

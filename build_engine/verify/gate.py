@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     reference = open_reference(engine, args.reference)
     accuracy, names = measure(reference, engine, prompts)
     missed = failures(accuracy, settings["limits"])
-    record(engine, accuracy, settings["limits"], missed, names, len(prompts))
+    record(engine, accuracy, settings["limits"], missed, names, reference.path, len(prompts))
     report(accuracy, settings["limits"], names)
     if missed:
         raise BuildError(f"{args.engine} fails the accuracy gate: {'; '.join(missed)}")
@@ -151,6 +151,7 @@ def record(
     limits: dict[str, float],
     missed: Sequence[str],
     names: tuple[str, str],
+    reference_path: Path,
     prompts: int,
 ) -> None:
     """Write the result into ``engine.json``."""
@@ -160,7 +161,7 @@ def record(
         **dataclasses.asdict(accuracy),
         "prompts": prompts,
         "reference": names[0],
-        "reference_path": names[0].rsplit(" ", 1)[-1],
+        "reference_path": str(reference_path),
         "limits": limits,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }

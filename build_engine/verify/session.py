@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
@@ -33,9 +34,10 @@ class Sample:
 
 
 class Scorer(Protocol):
-    """A model that can answer and be asked for probabilities. ``name`` says what it is, for the record."""
+    """A model that answers and gives probabilities. ``name`` and ``path`` say which one, for the record."""
 
     name: str
+    path: Path  # the engine or checkpoint directory
 
     def answer(self, prompts: Sequence[Sequence[int]], tokens: int, *, greedy: bool) -> list[list[int]]: ...
 
@@ -49,6 +51,7 @@ class EngineScorer:
 
     def __init__(self, engine: EngineInfo) -> None:
         self.name = f"{engine.runtime.name} {engine.precision} engine {engine.path}"
+        self.path = engine.path
         self._changed = threading.Condition()
         self._deltas: dict[int, list[SequenceDelta]] = {}
         self._open: set[int] = set()

@@ -30,6 +30,7 @@ class TorchScorer:
         except (OSError, ValueError, RuntimeError) as error:
             raise BuildError(f"{checkpoint} cannot be loaded by transformers ({str(error).splitlines()[0]})") from error
         self._model: Any = model.eval().to(self._device)
+        self.path = checkpoint
         self.name = f"transformers {str(kind).removeprefix('torch.')} {checkpoint}"
 
     def close(self) -> None:

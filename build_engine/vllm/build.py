@@ -15,13 +15,10 @@ import importlib.util
 import json
 import logging
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +28,10 @@ from build_engine.fetch import revision_of
 from build_engine.plan.profiles import with_yarn
 from build_engine.source import locate, model_name
 from build_engine.spec import BuildSpec
-from build_engine.staging import file_infos, need_space, staged
+from build_engine.staging import build_info, file_infos, link_or_copy, need_space, staged
 from build_engine.tokenizer_files import dump
 from contract import engine_dir, gpus
-from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
+from contract.engine_dir import EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
 from contract.errors import BuildError
 from contract.versions import pinned
 
@@ -71,7 +68,7 @@ def build(spec: BuildSpec) -> Path:
             gpu=GpuInfo(gpu.name if gpu else "", gpu.sm if gpu else 0, spec.tensor_parallel),
             rope_scaling=config.get("rope_scaling"),
             files=file_infos(directory),
-            build=_build_info(spec, started),
+            build=build_info(spec.command, started),
         )
         engine_dir.write(info, directory)
     return spec.out
@@ -159,17 +156,8 @@ def _lift(inner: Path, directory: Path) -> None:
 
 
 def _link(source: Path, directory: Path) -> None:
-    """The weights. Hard links cost no disk and survive the source's removal; another file system gets copies."""
     for path in sorted([*source.glob("*.safetensors"), *source.glob("*.safetensors.index.json")]):
-        _link_or_copy(path, directory / path.name)
-
-
-def _link_or_copy(path: Path, target: Path) -> None:
-    try:
-        os.link(path.resolve(), target)
-    except OSError:
-        need_space(target.parent, path.stat().st_size)
-        shutil.copyfile(path, target)
+        link_or_copy(path, directory / path.name)
 
 
 def _compress(source: Path, directory: Path, prompts: list[str]) -> None:
@@ -190,9 +178,3 @@ def _compress(source: Path, directory: Path, prompts: list[str]) -> None:
             raise BuildError(
                 f"llm-compressor failed (its own lines above say why); the command was: {' '.join(command)}"
             )
-
-
-def _build_info(spec: BuildSpec, started: float) -> BuildInfo:
-    seconds = round(time.monotonic() - started, 1)
-    when = datetime.fromtimestamp(time.time() - seconds, timezone.utc).isoformat(timespec="seconds")
-    return BuildInfo([spec.command] if spec.command else [], when, seconds, socket.gethostname())

@@ -6,15 +6,52 @@ import argparse
 import errno
 import math
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from contract.gpus import MEMORY_FRACTION, MEMORY_FRACTIONS
 from contract.paths import ROOT
 from serving.runtimes.simulated import Faults
 from serving.triton.settings import DEFAULT_QUEUE_LIMIT
 
 DEFAULT_ENGINE = ROOT / "engines/default"
 SIMULATED_ENGINE = ROOT / "engines/simulated"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A setting of the Triton models: ``--max-streams`` here, ``MAX_STREAMS`` in their environment and in ``make``."""
+
+    variable: str
+    type: Callable[[str], Any]
+    default: Any
+    range: tuple[float, float] | None  # smallest and largest value
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.variable.lower().replace('_', '-')}"
+
+    @property
+    def attribute(self) -> str:
+        return self.variable.lower()
+
+
+OPTIONS = (
+    Option("MAX_STREAMS", int, 256, (1, 65536), "sequences decoded at once (default 256)"),
+    Option("QUEUE_LIMIT", int, DEFAULT_QUEUE_LIMIT, (0, 2**20), "sequences that may wait (default %(default)s)"),
+    Option("KV_CACHE_GB", float, 0.0, (0, 2**20), "size of the KV cache in GiB (default 0: what fits the machine)"),
+    Option(
+        "GPU_MEMORY_FRACTION", float, MEMORY_FRACTION, MEMORY_FRACTIONS,
+        "share of GPU memory that the engine may use when KV_CACHE_GB is 0 (default %(default)s)",
+    ),
+    Option("THREADS", int, 0, (0, 4096), "CPU threads of the OpenVINO engine (default 0: one per physical core)"),
+    Option("STEP_MS", float, 15.0, (0, 3_600_000), "simulated: time of one engine step (default 15)"),
+    Option("PREFILL_MS_PER_TOKEN", float, 0.0, (0, 3_600_000), "simulated: added to the first step (default 0)"),
+    Option("FAULT", str, "", None, "simulated: die@N, error@N, eos@N, stall@N:SECONDS"),
+)  # fmt: skip
 
 
 class LaunchError(Exception):
@@ -46,23 +83,15 @@ def parse(arguments: list[str] | None = None) -> Config:
     parser = argparse.ArgumentParser(prog="python -m serving", description="Serve an engine directory with Triton.")
     add = parser.add_argument
     add("--engine", type=Path, default=None, help="engine directory (default: engines/default)")
-    add("--runtime", default="", choices=["", "simulated"], help="`simulated`: no model, a step clock")
+    add("--runtime", default="", choices=["", "simulated"], help="`simulated`: no model, a clock makes the tokens")
     add("--host", default="127.0.0.1", help="address to bind; anything but localhost opens the server to the network")
     for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002), ("gateway", 8080)):
         add(
             f"--{name}-port", type=int, default=port, help=f"default {port}" + ("; 0: no gateway" * (name == "gateway"))
         )
     add("--drain", type=int, default=10, help="seconds that open streams get to end on Ctrl-C or SIGTERM (default 10)")
-    add("--max-streams", type=int, default=256, help="sequences decoded at once (default 256)")
-    add("--queue-limit", type=int, default=DEFAULT_QUEUE_LIMIT, help="sequences that may wait (default 1024)")
-    add(
-        "--kv-cache-gb",
-        type=float,
-        default=0,
-        help="KV cache of the CPU engine (default: what the engine was built for)",
-    )
-    add("--step-ms", type=float, default=15, help="simulated: time of one engine step (default 15)")
-    add("--fault", default="", help="simulated: die@N, error@N, eos@N, stall@N:SECONDS")
+    for option in OPTIONS:
+        add(option.flag, type=option.type, default=option.default, help=option.help)
     args = parser.parse_args(arguments)
     _check_values(args)
     default = SIMULATED_ENGINE if args.runtime == "simulated" else DEFAULT_ENGINE
@@ -74,13 +103,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         metrics_port=args.metrics_port,
         gateway_port=args.gateway_port,
         drain=args.drain,
-        environment={
-            "MAX_STREAMS": str(args.max_streams),
-            "QUEUE_LIMIT": str(args.queue_limit),
-            "KV_CACHE_GB": str(args.kv_cache_gb),
-            "STEP_MS": str(args.step_ms),
-            "FAULT": args.fault,
-        },
+        environment={option.variable: str(getattr(args, option.attribute)) for option in OPTIONS},
     )
 
 
@@ -88,10 +111,9 @@ def _check_values(args: argparse.Namespace) -> None:
     for name in ("http_port", "grpc_port", "metrics_port", "gateway_port"):
         _within(name.upper(), getattr(args, name), 0 if name == "gateway_port" else 1, 65535)
     _within("DRAIN", args.drain, 0, 3600)
-    _within("--max-streams", args.max_streams, 1, 65536)
-    _within("--queue-limit", args.queue_limit, 0, 2**20)
-    _within("KV_CACHE_GB", args.kv_cache_gb, 0, 2**20)
-    _within("STEP_MS", args.step_ms, 0, 3_600_000)
+    for option in OPTIONS:
+        if option.range:
+            _within(option.variable, getattr(args, option.attribute), *option.range)
     try:
         Faults.parse(args.fault)
     except ValueError as error:

@@ -9,7 +9,7 @@ import sys
 
 from contract.engine_dir import EngineInfo
 from serving.host import container, machine
-from serving.launch.config import Config, LaunchError
+from serving.launch.config import OPTIONS, Config, LaunchError
 
 
 def require_fit(engine: EngineInfo) -> None:
@@ -28,10 +28,9 @@ def needed(engine: EngineInfo) -> bool:
 
 
 def command(config: Config) -> list[str]:
-    """``docker run`` with this launcher's own options. The models' settings travel as options too."""
-    settings = config.environment
-    arguments = ["--drain", str(config.drain), "--max-streams", settings["MAX_STREAMS"]]
-    arguments += ["--queue-limit", settings["QUEUE_LIMIT"], "--kv-cache-gb", settings["KV_CACHE_GB"]]
+    """``docker run`` of this launcher with the same options."""
+    arguments = ["--drain", str(config.drain)]
+    arguments += [f"{option.flag}={config.environment[option.variable]}" for option in OPTIONS]
     return container.serve_command(config.engine, host=config.host, ports=config.ports, arguments=arguments)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from contract.gpus import MEMORY_FRACTION
 from contract.sampling import FinishReason, Sampling
 
 
@@ -67,7 +68,7 @@ class RuntimeOptions:
 
     max_streams: int = 256  # sequences decoded at once
     kv_cache_bytes: int | None = None
-    gpu_memory_fraction: float = 0.85
+    gpu_memory_fraction: float = MEMORY_FRACTION  # vLLM: of all memory; TensorRT-LLM: of what the weights leave
     step_ms: float = 15.0  # simulated only
     prefill_ms_per_token: float = 0.0  # simulated only
     fault: str = ""  # simulated only: see serving/runtimes/simulated.py

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract import ack_table
+from contract.gpus import MEMORY_FRACTION
 from serving.runtimes.base import RuntimeOptions
 
 DEFAULT_QUEUE_LIMIT = 1024
@@ -32,6 +33,7 @@ class Settings:
             RuntimeOptions(
                 max_streams=int(get("MAX_STREAMS") or 256),
                 kv_cache_bytes=int(gigabytes * 2**30) or None,
+                gpu_memory_fraction=float(get("GPU_MEMORY_FRACTION") or MEMORY_FRACTION),
                 step_ms=float(get("STEP_MS") or 15),
                 prefill_ms_per_token=float(get("PREFILL_MS_PER_TOKEN") or 0),
                 fault=get("FAULT", ""),

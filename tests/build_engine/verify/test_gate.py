@@ -193,6 +193,20 @@ def test_an_engine_that_writes_exclamation_marks_fails(use):
     assert any("new_repetitions" in text for text in failures(measured(use, loops=True), LIMITS))
 
 
+def test_a_reference_path_with_spaces_is_recorded_whole_and_used_again(use, tmp_path):
+    reference, engine = tmp_path / "my engines" / "ref", tmp_path / "candidate"
+    for directory in (reference, engine):
+        directory.mkdir(parents=True)
+        engine_dir.write(ENGINE, directory)
+    use()
+    with EngineScorer(engine_dir.read(reference)) as scorer:
+        names = (scorer.name, "candidate")
+        verify.record(engine_dir.read(engine), GOOD, LIMITS, [], names, scorer.path, 1)
+    recorded = engine_dir.read(engine)
+    assert recorded.accuracy["reference_path"] == str(reference)
+    assert verify.default_reference(recorded) == reference
+
+
 def test_positions_come_in_the_samples_order(use):
     use()
     with EngineScorer(ENGINE) as scorer:

@@ -34,7 +34,7 @@ def test_only_tensorrt_llm_needs_the_container():
 
 def test_the_container_gets_the_options_of_make_serve(tmp_path):
     options = ["--engine", str(tmp_path), "--http-port", "18200", "--gateway-port", "0", "--queue-limit", "7"]
-    config = parse([*options, "--drain", "3", "--max-streams", "64", "--kv-cache-gb", "2"])
+    config = parse([*options, "--drain", "3", "--max-streams", "64", "--threads", "2", "--gpu-memory-fraction", "0.5"])
     argv = docker.command(config)
     inside = parse(argv[argv.index("serving") + 1 :])
     assert inside == dataclasses.replace(config, host="0.0.0.0")

@@ -15,6 +15,8 @@ import pytest
 from serving.launch import child
 from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, LaunchError, check_ports, parse
 from serving.launch.logs import error_line
+from serving.runtimes.base import RuntimeOptions
+from serving.triton.settings import Settings
 
 
 def problem(*arguments: str) -> str:
@@ -35,8 +37,11 @@ def problem(*arguments: str) -> str:
         ("--step-ms=-5", "STEP_MS=-5 is out of range"),
         ("--drain=-1", "DRAIN=-1 is out of range"),
         ("--kv-cache-gb=-1", "KV_CACHE_GB=-1 is out of range"),
-        ("--max-streams=0", "--max-streams=0 is out of range"),
-        ("--queue-limit=-1", "--queue-limit=-1 is out of range"),
+        ("--max-streams=0", "MAX_STREAMS=0 is out of range"),
+        ("--queue-limit=-1", "QUEUE_LIMIT=-1 is out of range"),
+        ("--gpu-memory-fraction=1.5", "GPU_MEMORY_FRACTION=1.5 is out of range; give a number between 0.1 and 0.98"),
+        ("--threads=-1", "THREADS=-1 is out of range"),
+        ("--prefill-ms-per-token=inf", "PREFILL_MS_PER_TOKEN=inf is out of range"),
         ("--fault=explode@3", "FAULT: 'explode@3' is not die@N, error@N, eos@N or stall@N:SECONDS"),
         ("--fault=die@x", "FAULT: 'die@x' is not die@N"),
         ("--fault=stall@3:long", "FAULT: 'stall@3:long' is not die@N"),
@@ -61,6 +66,22 @@ def test_a_value_that_is_none_ends_with_argparses_line(capsys: pytest.CaptureFix
         parse(["--step-ms", "fast"])
     assert caught.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("argument --step-ms: invalid float value: 'fast'")
+
+
+def test_every_option_reaches_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--max-streams=7", "--queue-limit=3", "--kv-cache-gb=2", "--gpu-memory-fraction=0.5", "--threads=3"]
+    config = parse([*flags, "--step-ms=4", "--prefill-ms-per-token=0.5", "--fault=die@3"])
+    for name, value in (config.environment | {"ENGINE_DIR": "/e", "RUN_DIR": "/r"}).items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.from_environment()
+    wanted = RuntimeOptions(7, 2 * 2**30, 0.5, step_ms=4, prefill_ms_per_token=0.5, fault="die@3", threads=3)
+    assert (settings.queue_limit, settings.runtime) == (3, wanted)
+
+
+def test_the_defaults_of_the_launcher_are_those_of_the_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (parse([]).environment | {"ENGINE_DIR": "/e", "RUN_DIR": "/r"}).items():
+        monkeypatch.setenv(name, value)
+    assert Settings.from_environment().runtime == RuntimeOptions()
 
 
 def test_the_engine_that_is_served() -> None:
