@@ -1,4 +1,4 @@
-"""The port that all workers share."""
+"""The port all workers share."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def address_of(host: str, port: int) -> tuple[int, int, int, Any]:
-    """Family, kind, protocol and address. ``localhost`` is 127.0.0.1, where the launcher looks for it."""
+    """Family, kind, protocol and address. ``localhost`` means 127.0.0.1, the address the launcher probes."""
     host = "127.0.0.1" if host == "localhost" else host
     family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     return family, kind, proto, address
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that shares the port with the other workers: the kernel spreads connections over them."""
+    """A socket that shares the port with the other workers; the kernel distributes connections among them."""
     family, kind, proto, address = address_of(host, port)
     listener = socket.socket(family, kind, proto)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""One JSON object per line on standard error. Prompts and answers are never in it."""
+"""One JSON object per line on standard error. Prompts and answers are never logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything an operator can set, read once from the environment. Limits are here and nowhere else."""
+"""Everything an operator can configure, read once from the environment. All limits are here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class GatewaySettingsError(Exception):
-    """One line: which variable, its value, what it takes."""
+    """One line: the variable, its value and what it accepts."""
 
 
 def _var(name: str, default: Any, about: str) -> Any:
@@ -22,29 +22,31 @@ class GatewaySettings:
     """One process's configuration. ``docs/gateway.md`` lists it from here (checked by a test)."""
 
     host: str = _var(
-        "HOST", "127.0.0.1", "address to listen on; anything but localhost opens the gateway to the network"
+        "HOST", "127.0.0.1", "address to listen on; anything but localhost exposes the gateway to the network"
     )
-    port: int = _var("GATEWAY_PORT", 8080, "TCP port; 0 takes a free one")
+    port: int = _var("GATEWAY_PORT", 8080, "TCP port; 0 picks a free one")
     workers: int = _var("GATEWAY_WORKERS", 0, "processes that share the port; 0: one per core, four at most")
     triton_grpc: str = _var("TRITON_GRPC", "127.0.0.1:8001", "Triton's gRPC address")
-    triton_metrics: str = _var("TRITON_METRICS", "http://127.0.0.1:8002/metrics", "where Triton's metrics are read")
+    triton_metrics: str = _var("TRITON_METRICS", "http://127.0.0.1:8002/metrics", "URL of Triton's metrics")
     engine_dir: str = _var("ENGINE_DIR", "", "engine directory: tokenizer, model name, context length")
-    model_names: str = _var("GATEWAY_MODEL_NAMES", "", "names the model answers to, beside `qwen` (comma-separated)")
+    model_names: str = _var(
+        "GATEWAY_MODEL_NAMES", "", "additional names for the model besides `qwen` (comma-separated)"
+    )
     api_keys: str = _var(
-        "GATEWAY_API_KEYS", "", "accepted API keys, comma-separated; empty with no file: no key needed"
+        "GATEWAY_API_KEYS", "", "accepted API keys, comma-separated; if this and the file are empty, no key is needed"
     )
     api_keys_file: str = _var(
         "GATEWAY_API_KEYS_FILE",
         "",
-        "lines `NAME KEY` or `NAME sha256:HEX`, optionally a tokens-per-minute limit after it",
+        "file of lines `NAME KEY` or `NAME sha256:HEX`, optionally followed by a tokens-per-minute limit",
     )
     tokens_per_minute: int = _var(
-        "GATEWAY_TOKENS_PER_MINUTE", 0, "prompt + output tokens per key and minute; 0: no limit"
+        "GATEWAY_TOKENS_PER_MINUTE", 0, "prompt and output tokens per key per minute; 0: no limit"
     )
     cors_origins: str = _var(
         "GATEWAY_CORS_ORIGINS",
         "",
-        "origins whose pages may call this gateway (comma-separated); empty: only its own page",
+        "origins whose pages may call this gateway (comma-separated); empty: its own page only",
     )
     max_body_bytes: int = _var(
         "GATEWAY_MAX_BODY_BYTES", 8 * 2**20, "larger request bodies get 413; a 131,072-token prompt is under 1 MiB"
@@ -53,18 +55,20 @@ class GatewaySettings:
         "GATEWAY_MAX_OPEN_REQUESTS", 2048, "requests being answered at once, all workers together; more get 429"
     )
     max_prompts: int = _var("GATEWAY_MAX_PROMPTS", 256, "prompts in one /v1/completions request")
-    drain_seconds: float = _var("GATEWAY_DRAIN_SECONDS", 10.0, "what open streams get to end after SIGTERM")
+    drain_seconds: float = _var("GATEWAY_DRAIN_SECONDS", 10.0, "time open streams have to finish after SIGTERM")
     keepalive_seconds: float = _var(
-        "GATEWAY_KEEPALIVE_SECONDS", 10.0, "silence after which a stream gets a `: keep-alive` comment"
+        "GATEWAY_KEEPALIVE_SECONDS", 10.0, "a stream silent for this long gets a `: keep-alive` comment"
     )
-    first_token_seconds: float = _var("GATEWAY_FIRST_TOKEN_SECONDS", 300.0, "queue and prefill; then 504")
-    stall_seconds: float = _var("GATEWAY_STALL_SECONDS", 60.0, "silence of the engine within an answer; then an error")
+    first_token_seconds: float = _var("GATEWAY_FIRST_TOKEN_SECONDS", 300.0, "limit on queueing plus prefill; then 504")
+    stall_seconds: float = _var(
+        "GATEWAY_STALL_SECONDS", 60.0, "limit on the engine's silence in the middle of an answer; then an error"
+    )
     write_seconds: float = _var(
-        "GATEWAY_WRITE_SECONDS", 30.0, "a client that reads nothing for so long loses its stream"
+        "GATEWAY_WRITE_SECONDS", 30.0, "a client that reads nothing for this long loses its stream"
     )
-    request_seconds: float = _var("GATEWAY_REQUEST_SECONDS", 3600.0, "the longest a request may take in all")
+    request_seconds: float = _var("GATEWAY_REQUEST_SECONDS", 3600.0, "limit on the whole request")
     log_level: str = _var("GATEWAY_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR; prompts are never logged")
-    run_dir: str = _var("GATEWAY_RUN_DIR", "", "set by the gateway for its workers")
+    run_dir: str = _var("GATEWAY_RUN_DIR", "", "set by the supervisor for its workers")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> GatewaySettings:

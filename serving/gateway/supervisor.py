@@ -1,4 +1,7 @@
-"""Starts the workers, replaces one that dies, hands signals on, leaves nothing behind."""
+"""Starts the workers, replaces those that die, forwards signals and leaves no process behind.
+
+docs/decisions.md says why this is not uvicorn's own process manager.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ from serving.gateway.core import auth
 from serving.gateway.settings import GatewaySettings, GatewaySettingsError
 
 log = logging.getLogger("serving.gateway")
-DEATHS, WITHIN = 5, 30.0  # so many dead workers within so many seconds: give up
+DEATHS, WITHIN = 5, 30.0  # this many dead workers within this many seconds: give up
 WATCH_SECONDS = 0.1
 
 
 def hold_port(settings: GatewaySettings) -> socket.socket:
-    """Reserve the port without listening. Raises ``GatewaySettingsError`` when somebody else has it."""
+    """Reserve the port without listening. Raises ``GatewaySettingsError`` when it is in use."""
     try:
         family, kind, proto, address = listening.address_of(settings.host, settings.port)
         with socket.socket(family, kind, proto) as probe:  # without SO_REUSEPORT: a second gateway must not slip in
@@ -42,7 +45,7 @@ def hold_port(settings: GatewaySettings) -> socket.socket:
 
 class Supervisor:
     def __init__(self, settings: GatewaySettings) -> None:
-        auth.load(settings)  # complain before anything starts
+        auth.load(settings)  # reports a bad key file before anything starts
         self._settings = settings
         self._held = hold_port(settings)
         self.port: int = self._held.getsockname()[1]
@@ -58,7 +61,8 @@ class Supervisor:
             for _ in range(self._settings.processes):
                 self._workers.append(self._start())
             log.info(
-                "gateway listens", extra={"host": self._settings.host, "port": self.port, "workers": len(self._workers)}
+                "gateway is listening",
+                extra={"host": self._settings.host, "port": self.port, "workers": len(self._workers)},
             )
             return self._watch()
         finally:
@@ -79,7 +83,7 @@ class Supervisor:
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
         }
         command = [sys.executable, "-m", "serving.gateway.worker"]
-        # its own session: a Ctrl-C in the terminal comes through here, once, and in order
+        # a session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops the workers in order
         return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
 
     def _watch(self) -> int:
@@ -123,5 +127,5 @@ def main() -> int:
         print(f"gateway: {error}", file=sys.stderr)
         return 2
     if settings.host not in ("127.0.0.1", "localhost", "::1") and not (settings.api_keys or settings.api_keys_file):
-        log.warning("HOST opens the gateway to the network without API keys; set GATEWAY_API_KEYS_FILE")
+        log.warning("HOST exposes the gateway to the network without API keys; set GATEWAY_API_KEYS_FILE")
     return supervisor.run()

@@ -1,4 +1,4 @@
-"""One process of the gateway. Started by ``supervisor``; ends when told to, or when the supervisor is gone."""
+"""One worker process. Started by ``supervisor``; exits on a signal or when the supervisor is gone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serving.gateway.settings import GatewaySettings
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handling: on a signal this process drains first."""
+    """uvicorn without its signal handlers: on a signal, this process drains before it closes the port."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -37,7 +37,7 @@ async def serve(settings: GatewaySettings) -> None:
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, ending.set)
-    loop.add_reader(0, ending.set)  # the supervisor holds the other end of standard input; it never writes
+    loop.add_reader(0, ending.set)  # the supervisor holds the write end and never writes: readable means it is gone
     drain = asyncio.create_task(_drain_when(ending, gateway, server))
     await server.serve([listen(settings.host, settings.port)])
     drain.cancel()

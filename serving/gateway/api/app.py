@@ -1,4 +1,4 @@
-"""Routes, and the three things every request passes: origin check, CORS, OpenAI-shaped errors."""
+"""Routes, and what every request passes through: origin check, CORS, OpenAI-shaped errors."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class SameOrigin:
-    """Refuses requests that another site's page sends: a browser's visitor must not generate for strangers.
+    """Refuses requests from other sites' pages: visiting a page must not let it use this server.
 
-    Programs send no Origin header and are not concerned."""
+    Programs send no Origin header and are not affected."""
 
     def __init__(self, app: ASGIApp, allowed: tuple[str, ...], *, local: bool) -> None:
-        """``local``: only this machine can connect and no key is asked. A page that makes its own name point here (DNS
-        rebinding) would then be its own origin, so a host must go by an address or as localhost."""
+        """``local``: only this machine can connect, and no key is required. A page whose own name resolves to this
+        machine (DNS rebinding) would then count as same-origin, so the Host must be an address or localhost."""
         self._app, self._allowed, self._local = app, allowed, local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         origin = http.header(scope, b"origin") if scope["type"] == "http" else ""
         if origin and not self._is_allowed(origin, http.header(scope, b"host")):
-            message = f"origin: pages of {origin[:100]} may not use this server; set GATEWAY_CORS_ORIGINS to allow them"
+            message = (
+                f"origin: pages from {origin[:100]} may not use this server; set GATEWAY_CORS_ORIGINS to allow them"
+            )
             await response_of(ApiError(403, message, code="origin_not_allowed"))(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -52,7 +54,7 @@ class SameOrigin:
 
 
 def _is_name(host: str) -> bool:
-    """Whether a Host header's value needs a name server."""
+    """Whether a Host header's value is a DNS name."""
     name = urlsplit(f"//{host}").hostname or ""
     try:
         ipaddress.ip_address(name)

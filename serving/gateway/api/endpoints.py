@@ -31,7 +31,7 @@ from serving.gateway.schema.responses_protocol import RENAMED, ResponsesRequest,
 
 log = logging.getLogger("serving.gateway.access")
 _ID = re.compile(r"[\w.:-]{1,128}")
-_TRACE = (  # W3C trace context; what is malformed is ignored, as it demands
+_TRACE = (  # W3C trace context, which requires malformed values to be ignored
     ("traceparent", re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[ -~]{0,64}")),
     ("tracestate", re.compile(r"[ -~]{1,512}")),
 )
@@ -70,7 +70,7 @@ async def plan_completion(gateway: Gateway, body: bytes) -> tuple[GenerationPlan
     arguments = request, gateway.settings.max_prompts, gateway.tokens.exact_text
     if is_text:
         return translate.completion(*arguments), model
-    return await asyncio.to_thread(translate.completion, *arguments), model  # ids: the tokenizer has work to do
+    return await asyncio.to_thread(translate.completion, *arguments), model  # ids must be decoded first
 
 
 def _is_text(prompt: Any) -> bool:
@@ -140,9 +140,9 @@ class _Exchange:
         except ClientError as error:
             renamed = self._answer.plan.renamed if self._answer else {}
             await self._refuse(from_library(error, renamed, gateway.triton_metrics.retry_after()))
-        except Exception:  # the outermost boundary: the caller gets an answer, the log the reason
+        except Exception:  # outermost boundary: the caller gets an answer, the log gets the traceback
             log.exception("unexpected error", extra={"request_id": answer_id})
-            await self._refuse(ApiError(500, "internal error; the server's log says more", code="internal_error"))
+            await self._refuse(ApiError(500, "internal error; see the server's log", code="internal_error"))
         finally:
             gateway.open -= 1
             gateway.metrics.open.dec()

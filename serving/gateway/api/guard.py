@@ -1,4 +1,4 @@
-"""What every endpoint that does not generate passes: the API key, errors in OpenAI's shape, one count per answer."""
+"""Common handling for endpoints that do not generate: API key, errors in OpenAI's shape, request counting."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ class Guarded:
 
 
 def _label(scope: Scope) -> str:
-    """A path with a bounded number of values."""
+    """A path as a metrics label, with a bounded number of values."""
     path: str = scope["path"]
     return "/v1/models" if path.startswith("/v1/models") else path if len(path) < 20 and "." not in path else "other"

@@ -18,7 +18,7 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
-    """The whole body. Raises ``ApiError`` 413 as soon as it is known to be too large, ``Gone`` for half a body."""
+    """The whole body. Raises ``ApiError`` 413 as soon as it is known to be too large, ``Gone`` if it is incomplete."""
     encoding = header(scope, b"content-encoding")
     if encoding not in ("", "identity"):
         problem = f"content-encoding: {encoding[:40]} is not supported; send the body as it is"
@@ -41,7 +41,7 @@ async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
 
 
 def too_large(most: int) -> ApiError:
-    return ApiError(413, f"the body is larger than {most} bytes; send less", code="body_too_large", close=True)
+    return ApiError(413, f"the body exceeds {most} bytes; send a smaller one", code="body_too_large", close=True)
 
 
 def request_of(kind: type[Request], body: bytes) -> Request:
@@ -59,6 +59,6 @@ def read_json(body: bytes) -> Any:
 
 
 async def until_gone(receive: Receive) -> None:
-    """Returns when the client has closed its connection. To be called after the body was read."""
+    """Return when the client has closed its connection. Call it after the body has been read."""
     while (await receive())["type"] != "http.disconnect":
         continue

@@ -1,4 +1,4 @@
-"""The gateway's OpenAPI document, made from the same pydantic models that check requests."""
+"""The gateway's OpenAPI document, generated from the pydantic models that validate requests."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
-    "cache-control": "no-cache",  # asks each time; unchanged files answer 304, so an upgrade is seen at once
+    "cache-control": "no-cache",  # revalidated each time: unchanged files answer 304, and an upgrade shows at once
 }
-mimetypes.add_type("text/javascript", ".js")  # a machine's own table may say text/plain, which nosniff then refuses
+mimetypes.add_type("text/javascript", ".js")  # a host's own table may say text/plain, which nosniff then blocks
 
 
 class PageFiles(StaticFiles):

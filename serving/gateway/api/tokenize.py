@@ -15,7 +15,7 @@ from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.protocol import ChatRequest
 from serving.gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
 
-ENDS = ("add_generation_prompt", "continue_final_message")  # how a rendered chat ends
+ENDS = ("add_generation_prompt", "continue_final_message")  # decide how a rendered chat ends
 
 
 class Tokenize:

@@ -1,8 +1,8 @@
-"""One answer being made: the calls to Triton, their chunks, the client's connection. The gateway's hot path.
+"""One answer in progress: its calls to Triton, their responses, the client's connection. The gateway's hot path.
 
-One task per request reads raw protobuf responses and writes SSE bytes; a second one only waits for the client to leave.
-Whatever ends an answer early (the client gone, a bound passed, shutdown) goes through ``stop``, which frees the slots
-in the engine at once.
+One task per request reads raw protobuf responses and writes bytes; a second only waits for the client to disconnect.
+Everything that ends an answer early (disconnect, timeout, shutdown) goes through ``stop``, which frees the engine's
+slots at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from serving.gateway.core.writer import Gone, Writer
 
 @dataclass(frozen=True, slots=True)
 class AnswerContext:
-    """What an answer needs of the process it runs in."""
+    """What an answer needs from its worker process."""
 
     channel: AioChannel
     metrics: GatewayMetrics
@@ -43,11 +43,11 @@ class AnswerTimes:
     arrived: float
     read: float = 0.0
     first: float = 0.0
-    chunk: float = field(default_factory=time.monotonic)  # the engine's last message
+    chunk: float = field(default_factory=time.monotonic)  # the engine's latest message
 
 
 class Answer:
-    """``run`` it; ``stop`` it from anywhere."""
+    """``run`` generates it; ``stop`` may be called from anywhere on the event loop."""
 
     def __init__(
         self, context: AnswerContext, plan: GenerationPlan, answer_id: str, renderer: StreamRenderer | BodyRenderer,
@@ -58,7 +58,7 @@ class Answer:
         self._context, self._metadata = context, metadata
         self.choices = [
             ChoiceState(
-                i, chat=plan.chat, parser=plan.parser() if plan.parser else None, logprobs=plan.logprobs,
+                i, chat=plan.chat, parser=plan.parser() if plan.parser else None, logprobs=plan.options.logprobs,
                 token_text=context.token_text,
             )
             for i in range(plan.choices)
@@ -68,7 +68,6 @@ class Answer:
         self._prompt_tokens = [0] * len(plan.prompts)
         self._cached_tokens = [0] * len(plan.prompts)
 
-    # what it has used
     @property
     def prompt_tokens(self) -> int:
         return sum(self._prompt_tokens)
@@ -82,7 +81,7 @@ class Answer:
         return self.timing.first == 0.0
 
     async def run(self) -> None:
-        """Make the whole answer. Raises ``ClientError``, ``ApiError`` or ``Gone``; no call to Triton is left then."""
+        """Generate and send the answer. Raises ``ClientError``, ``ApiError`` or ``Gone``, leaving no call open."""
         try:
             if len(self.plan.prompts) == 1:
                 await self._call(0)
@@ -119,7 +118,7 @@ class Answer:
         except grpc.RpcError as error:
             raise self._stopped or channel.error(error) from None
         except asyncio.CancelledError:
-            if self._stopped:  # ``stop`` has cancelled the call, nobody this task
+            if self._stopped:  # ``stop`` cancelled the call; this task itself was not cancelled
                 raise self._stopped from None
             raise
         finally:
@@ -133,11 +132,11 @@ class Answer:
         return self.choices[prompt * n : (prompt + 1) * n]
 
     def _seen(self, got: SequenceOutput, prompt: int) -> ChoiceState:
-        """Counts and times of one response; which choice it belongs to."""
+        """Record counts and times of one response; returns the choice it belongs to."""
         now, timing, metrics = time.monotonic(), self.timing, self._context.metrics
         if timing.first == 0.0:
             timing.first = now
-            if self.plan.in_pieces:  # a whole answer's first message is its last
+            if self.plan.in_pieces:  # otherwise the first message is also the last
                 metrics.ttft.observe(now - timing.read)
         else:
             metrics.itl.observe(now - timing.chunk)
@@ -146,7 +145,7 @@ class Answer:
         return self.choices[prompt * self.plan.options.n + got.sequence_index]
 
     async def _read(self, call: Any, prompt: int) -> None:
-        """Everything one call brings, on its way to the client."""
+        """Forward everything one call yields to the client."""
         target, renderer, write = self._context.channel.target, self.renderer, self.writer.event
         plain = renderer.plain if isinstance(renderer, StreamRenderer) else None
         async for message in call:
@@ -167,12 +166,12 @@ class Answer:
                 await write(data)
 
     def stop(self, reason: Exception) -> None:
-        """End the answer with ``reason`` and free its slots. Returns at once; safe to call again."""
+        """End the answer with ``reason`` and free its slots. Returns at once; idempotent."""
         if self._stopped is None:
             self._stopped = reason
         calls, self._calls = self._calls, {}
         for request_id, call in calls.items():
-            if not call.done() or not isinstance(reason, ClientError):  # an error of its own has ended the request
+            if not call.done() or not isinstance(reason, ClientError):  # else it already failed in the engine
                 self._context.channel.stop(request_id)
             call.cancel()
 

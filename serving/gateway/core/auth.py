@@ -1,6 +1,6 @@
-"""API keys: stored as hashes, compared in constant time, each with a budget of tokens per minute.
+"""API keys: kept as hashes, compared in constant time, each with a token budget per minute.
 
-Budgets are shared by all workers in one small file of the gateway's private run directory.
+All workers share the budgets through one small file in the gateway's private run directory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from serving.gateway.schema.errors import ApiError
 from serving.gateway.settings import GatewaySettings, GatewaySettingsError
 
 _LINE = re.compile(r"(\S+)\s+(?:sha256:([0-9a-fA-F]{64})|(\S+))(?:\s+(\d+))?")
-_RECORD = struct.Struct("<dd")  # tokens left, and when (monotonic seconds, one clock for all processes)
+_RECORD = struct.Struct("<dd")  # tokens left, as of when (monotonic seconds; all processes share that clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Key:
     name: str
     digest: bytes
     per_minute: int
-    at: int  # record in the budget file
+    at: int  # index of its record in the budget file
 
 
 def load(settings: GatewaySettings) -> tuple[Key, ...]:
@@ -38,7 +38,7 @@ def load(settings: GatewaySettings) -> tuple[Key, ...]:
         keys += _of_file(Path(settings.api_keys_file), settings.tokens_per_minute, len(keys))
     if settings.api_keys_file and not keys:
         raise GatewaySettingsError(
-            f"GATEWAY_API_KEYS_FILE={settings.api_keys_file}: holds no key; nobody could use the gateway"
+            f"GATEWAY_API_KEYS_FILE={settings.api_keys_file}: contains no key; add one or unset the variable"
         )
     return tuple(keys)
 
@@ -55,7 +55,7 @@ def _of_file(path: Path, per_minute: int, first: int) -> list[Key]:
         match = _LINE.fullmatch(line.strip())
         if not match:
             raise GatewaySettingsError(
-                f"{path}:{number}: write `NAME KEY` or `NAME sha256:HEX`, optionally a token limit after it"
+                f"{path}:{number}: write `NAME KEY` or `NAME sha256:HEX`, optionally followed by a token limit"
             )
         name, digest, plain, limit = match.groups()
         hashed = bytes.fromhex(digest) if digest else _digest(plain)
@@ -77,7 +77,7 @@ class Keys:
             self._file = os.open(budgets, os.O_RDWR | os.O_CREAT, 0o600)
 
     def authenticate(self, authorization: str) -> Key | None:
-        """The caller's key; ``None`` when no key is needed. Looks at every key, whichever fits. Raises ``ApiError``."""
+        """The caller's key; ``None`` when none is needed. Compares every key. Raises ``ApiError``."""
         if not self._keys:
             return None
         scheme, _, given = authorization.partition(" ")
@@ -86,21 +86,21 @@ class Keys:
             if hmac.compare_digest(key.digest, digest):
                 found = key
         if found is None or scheme.lower() != "bearer":
-            problem = "the API key is wrong" if authorization else "an API key is needed"
+            problem = "the API key is not valid" if authorization else "an API key is required"
             raise ApiError(401, f"{problem}; send the header `Authorization: Bearer KEY`", code="invalid_api_key")
         return found
 
     def admit(self, key: Key | None) -> None:
-        """Raises ``ApiError`` 429 while the key's budget is used up."""
+        """Raises ``ApiError`` 429 while the key's budget is exhausted."""
         if key and key.per_minute and (left := self._charge(key, 0)) <= 0:
             wait = max(1, round(-left / key.per_minute * 60) + 1)
             raise ApiError(
-                429, f"this key's {key.per_minute} tokens per minute are used up; try again in {wait} s",
+                429, f"this key's {key.per_minute} tokens per minute are exhausted; try again in {wait} s",
                 code="rate_limit_exceeded", retry_after=wait,
             )  # fmt: skip
 
     def charge(self, key: Key | None, tokens: int) -> None:
-        """Count what an answer used. A budget may go below zero: a started answer is never cut."""
+        """Deduct what an answer used. A budget may go negative: a started answer is never cut off."""
         if key and key.per_minute and tokens:
             self._charge(key, tokens)
 

@@ -1,4 +1,4 @@
-"""One choice of an answer: engine responses in, OpenAI's pieces out. Pure."""
+"""One choice of an answer: engine responses in, updates for the renderers out. Pure."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class ChoiceUpdate(NamedTuple):
     """What one engine response adds to a choice."""
 
     text: str
-    events: list[Event] | None  # instead of text, when tool calls are looked for
+    events: list[Event] | None  # replaces ``text`` when the answer is parsed for tool calls
     ids: list[int]
     logprobs: dict[str, Any] | None
     finish: str | None
 
 
 class ChoiceState:
-    """State of one choice while its chunks come in. ``tokens`` is the engine's count so far."""
+    """State of one choice while its chunks arrive. ``tokens`` is the engine's count so far."""
 
     __slots__ = ("_chat", "_next", "_parser", "_token_text", "_want_logprobs", "finish", "index", "offset", "tokens")
 
@@ -38,7 +38,7 @@ class ChoiceState:
         self._next = 0
 
     def check(self, got: SequenceOutput) -> str | None:
-        """Chunk order and the end, for every chunk. Returns the finish reason. Raises ``ClientError``."""
+        """Check a chunk's order and finish reason, and return the latter. Raises ``ClientError``."""
         if got.chunk_index != self._next:
             raise ChunkMissing(f"engine: chunk {got.chunk_index} came where {self._next} was due")
         self._next += 1
@@ -81,7 +81,7 @@ class ChoiceState:
         return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)}
 
     def _named(self, token: int) -> str:
-        """A token as a key: half characters as OpenAI writes them, or they would all be the same."""
+        """A token as a dictionary key. Partial characters are spelled as OpenAI does; decoded they would collide."""
         raw = self._token_text(token)
         try:
             return raw.decode()
@@ -91,7 +91,7 @@ class ChoiceState:
     def _completion_logprobs(self, rows: list[tuple[int, float, list[Any]]]) -> dict[str, Any]:
         texts = [self._named(i) for i, _, _ in rows]
         offsets = []
-        for i, _, _ in rows:  # by tokens: text may be held back for a stop string
+        for i, _, _ in rows:  # counted over tokens: text may be held back for a stop string
             offsets.append(self.offset)
             self.offset += len(self._token_text(i).decode(errors="replace"))
         tops = [{self._named(i): p for i, p in [*top, (chosen, score)]} for chosen, score, top in rows]

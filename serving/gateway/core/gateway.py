@@ -1,4 +1,4 @@
-"""What one worker process holds: the channel, the open answers, and the rules by which requests come in and go out."""
+"""The state of one worker process: its channel to Triton, its open answers, admission, timeouts and health."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from serving.gateway.schema.errors import ApiError
 from serving.gateway.settings import GatewaySettings
 
 log = logging.getLogger("serving.gateway")
-TICK = 0.25  # seconds between looks at the open answers
-READY_SECONDS = 2.0  # bound on one question to Triton
+TICK = 0.25  # seconds between checks of the open answers
+READY_SECONDS = 2.0  # limit on one readiness call to Triton
 MODEL = "qwen"
 
 
@@ -70,12 +70,12 @@ class Gateway:
 
     # admission
     def admit(self) -> None:
-        """Raises ``ApiError`` when this process takes no more requests."""
+        """Raises ``ApiError`` when this process accepts no more requests."""
         if self.draining:
             raise ApiError(503, "the gateway is shutting down; try again", code="draining", retry_after=5)
         if self.open > self._share:
             raise ApiError(
-                429, f"{self._share} requests are being answered, as many as this gateway takes; try again later",
+                429, f"{self._share} requests are already in progress, the most this worker accepts; try again later",
                 code="too_many_requests", retry_after=self.triton_metrics.retry_after(),
             )  # fmt: skip
 
@@ -100,11 +100,11 @@ class Gateway:
         settings, writer = self.settings, answer.writer
         if writer.writing_since is not None:
             if now - writer.writing_since > settings.write_seconds:
-                log.warning("client reads nothing", extra={"request_id": answer.id})
+                log.warning("client stopped reading", extra={"request_id": answer.id})
                 answer.stop(Gone())
             return
         if not answer.plan.in_pieces:
-            return  # nothing arrives before the end: ``request_seconds`` bounds it
+            return  # nothing arrives before the end; ``request_seconds`` limits it
         bound = settings.first_token_seconds if answer.waiting_for_first else settings.stall_seconds
         if now - answer.timing.chunk > bound:
             what = "no token came" if answer.waiting_for_first else "the engine fell silent"
@@ -119,14 +119,14 @@ class Gateway:
         task.add_done_callback(self._tasks.remove)
 
     async def drain(self) -> None:
-        """No new requests; open answers get their time, then an error."""
+        """Refuse new requests; let open answers finish for ``drain_seconds``, then end them with an error."""
         self.draining = True
         log.info("draining", extra={"open": self.open})
         until = time.monotonic() + self.settings.drain_seconds
         while self.open and time.monotonic() < until:
             await asyncio.sleep(0.02)
         for answer in list(self.answers):
-            answer.stop(ApiError(503, "the gateway is shutting down; the answer was cut", code="draining"))
+            answer.stop(ApiError(503, "the gateway is shutting down; the answer is incomplete", code="draining"))
         until = time.monotonic() + 2.0
         while self.open and time.monotonic() < until:
             await asyncio.sleep(0.02)
@@ -143,7 +143,7 @@ class Gateway:
         return "" if answer.ready else f"Triton has not loaded model {MODEL}"
 
     async def canary(self) -> float:
-        """Seconds a real one-token answer takes; callers at the same time share one. Raises ``ClientError``."""
+        """Seconds a real one-token answer takes; concurrent callers share one. Raises ``ClientError``."""
         if self._canary is None or self._canary.done():
             self._canary = asyncio.ensure_future(self._generate_one())
         return await asyncio.shield(self._canary)

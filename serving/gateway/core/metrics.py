@@ -1,4 +1,4 @@
-"""Prometheus metrics of the gateway, one set over all workers, under the names vLLM dashboards chart.
+"""Prometheus metrics of the gateway, aggregated over all workers, under the names vLLM dashboards use.
 
 The supervisor sets PROMETHEUS_MULTIPROC_DIR before a worker imports this module.
 """
@@ -20,7 +20,7 @@ _TOKENS = tuple(2**i for i in range(18))
 
 
 class GatewayMetrics:
-    """Children are bound to the model name once: a chunk costs one ``observe``."""
+    """Label children are resolved once: a chunk costs one ``observe``."""
 
     def __init__(self, model: str) -> None:
         registry = CollectorRegistry()
@@ -44,14 +44,14 @@ class GatewayMetrics:
         self.prompt_tokens = histogram("vllm:request_prompt_tokens", "Prompt tokens of a request", _TOKENS)
         self.output_tokens = histogram("vllm:request_generation_tokens", "Output tokens of a request", _TOKENS)
         self._finished = Counter(
-            "vllm:request_success", "Choices by why they ended", ["model_name", "finished_reason"], registry=registry
+            "vllm:request_success", "Choices by finish reason", ["model_name", "finished_reason"], registry=registry
         )
         self._answers = Counter("qwen_gateway_requests", "HTTP answers", ["path", "status"], registry=registry)
         self.gone = Counter(
-            "qwen_gateway_disconnects", "Clients that left before their answer ended", registry=registry
+            "qwen_gateway_disconnects", "Clients that disconnected before their answer ended", registry=registry
         )
         self.open = Gauge(
-            "qwen_gateway_open_requests", "Being answered", registry=registry, multiprocess_mode="livesum"
+            "qwen_gateway_open_requests", "Requests in progress", registry=registry, multiprocess_mode="livesum"
         )
         self._model, self._registry = model, registry
 
@@ -62,7 +62,7 @@ class GatewayMetrics:
         self._answers.labels(path, str(status)).inc()
 
     def text(self) -> bytes:
-        """Of all workers when there are several."""
+        """The exposition text, over all workers when there are several."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self._registry)
         registry = CollectorRegistry()

@@ -27,8 +27,6 @@ class GenerationPlan:
     stream_options: StreamOptions
     echo: bool = False
     token_ids: bool = False
-    logprobs: bool = False
-    top_logprobs: int = 0
     parser: Callable[[], ToolParser] | None = None
     one_call: bool = False  # parallel_tool_calls: false
     user: str = ""

@@ -1,4 +1,4 @@
-"""Tokenizer work the gateway does itself: log-prob tokens as text, /tokenize, /detokenize, prompts given as ids."""
+"""Tokenizer work done in the gateway: bytes of log-prob tokens, /tokenize, /detokenize, prompts given as token ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Tokens:
-    """Loads the tokenizer when it is first needed; ``load`` does it away from the event loop."""
+    """The tokenizer, loaded on first use; ``load`` does that in a thread."""
 
     def __init__(self, engine: Path | None) -> None:
         self._engine = engine
@@ -38,7 +38,7 @@ class Tokens:
     def _builder(self) -> PromptBuilder:
         from contract import engine_dir
         from serving.tokenizer.prompt import (
-            PromptBuilder,  # imports transformers: seconds, so only when a template is rendered
+            PromptBuilder,  # imports transformers, which takes seconds; needed for templates only
         )
 
         return PromptBuilder(engine_dir.read(self._directory))
@@ -75,19 +75,21 @@ class Tokens:
         return encoded.ids
 
     def decode(self, ids: list[int], field: str = "tokens") -> str:
-        """Raises ``ApiError`` naming ``field`` for an id that no token has."""
+        """Raises ``ApiError`` naming ``field`` for an id outside the vocabulary."""
         tokenizer = self._encoder.tokenizer
         top = tokenizer.get_vocab_size() - 1
         bad = next((i for i in ids if not 0 <= i <= top or tokenizer.id_to_token(i) is None), None)
         if bad is not None:
-            raise bad_request(field, f"{bad} is no token id; give integers from 0 to {top}")
+            raise bad_request(field, f"{bad} is not a token id; give integers from 0 to {top}")
         return str(self._encoder.tokenizer.decode(ids, skip_special_tokens=False))
 
     def exact_text(self, ids: list[int]) -> str:
-        """Text that encodes to exactly ``ids``: the engine takes text. Raises ``ApiError`` when there is none."""
+        """Text that encodes to exactly ``ids``: the ensemble accepts text only. Raises ``ApiError`` for none."""
         text = self.decode(ids, "prompt")
         if self.encode(text) != ids:
             raise bad_request(
-                "prompt", "these token ids are not what their text encodes to; send the text", "unsupported"
+                "prompt",
+                "decoding and re-encoding these token ids gives different ids; send the text instead",
+                "unsupported",
             )
         return text

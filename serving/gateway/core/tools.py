@@ -1,8 +1,8 @@
-"""Qwen's tool calls, read while they are being written. Pure: text pieces in, events out, whatever way text was cut.
+"""Incremental parser for Qwen's tool calls. Pure: text in, events out, independent of where the text is split.
 
-Three framings: ``hermes`` (``<tool_call>{"name": …, "arguments": {…}}</tool_call>`` between ordinary text, what the
-chat template teaches the model), ``array`` (a JSON list of such objects: what ``tool_choice: required`` makes the
-grammar enforce) and ``named`` (the text is one function's arguments).
+Three framings: ``hermes`` (``<tool_call>{"name": …, "arguments": {…}}</tool_call>`` within ordinary text, the format of
+the chat template), ``array`` (a JSON list of such objects, which the grammar enforces for ``tool_choice: required``)
+and ``named`` (the text is one function's arguments).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CallStart:
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """A further piece of the arguments' JSON text."""
+    """The next part of the arguments' JSON text."""
 
     index: int
     text: str
@@ -46,7 +46,7 @@ class _Object:
         self.started = self.closed = False
         self._depth, self._in_string, self._escaped = 1, False, False
         self._key, self._reading_key = "", True
-        self._token: list[str] = []  # the key, or a value that is needed whole
+        self._token: list[str] = []  # the key, or a value that must be complete before it is used
         self._held: list[str] = []  # arguments before the name, or whitespace that may be trailing
 
     def feed(self, char: str) -> list[Event]:
@@ -86,7 +86,7 @@ class _Object:
             return []  # before the value
         self._token.append(char)
         if not self._is_arguments or self._token[0] == '"':
-            return []  # needed whole: the name, or arguments given as a JSON string
+            return []  # must be complete first: the name, or arguments given as a JSON string
         self._held.append(char)
         if not self.started or (char.isspace() and not self._in_string and self._depth == 1):
             return []
@@ -123,12 +123,12 @@ def _string(text: str) -> str:
 
 
 class ToolParser:
-    """``feed`` every piece of text, then ``finish``; adjacent events of one kind are merged."""
+    """``feed`` all text in order, then call ``finish``. Adjacent events of one kind are merged."""
 
     def __init__(self, framing: Framing, name: str = "") -> None:
         self._framing, self._name = framing, name
         self.calls = 0
-        self._rest = ""  # could be the beginning of a tag
+        self._rest = ""  # may be the beginning of a tag
         self._space = ""  # whitespace that a following tool call would swallow
         self._opening = False  # after OPEN, before {
         self._object: _Object | None = None
@@ -139,7 +139,7 @@ class ToolParser:
         return _merged(self._hermes(text) if self._framing == "hermes" else self._array(text))
 
     def finish(self) -> list[Event]:
-        """What was held back, now that nothing follows."""
+        """Whatever is still held back, now that no text follows."""
         if self._framing == "named":
             return []
         events: list[Event] = []
@@ -193,7 +193,7 @@ class ToolParser:
         if closed.started:
             self.calls += 1
             return []
-        return self._text(self._lead() + "".join(closed.raw))  # JSON, but no call
+        return self._text(self._lead() + "".join(closed.raw))  # JSON, but not a call
 
     def _at_opening(self) -> list[Event]:
         stripped = self._rest.lstrip()

@@ -1,4 +1,4 @@
-"""A validated request -> what Triton gets. Pure."""
+"""A validated request -> the plan of its generation. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def chat(request: ChatRequest) -> GenerationPlan:
     options, renamed = _common(request)
     if request.max_completion_tokens is not None:
         if request.max_tokens not in (None, request.max_completion_tokens):
-            raise bad_request("max_tokens", "given beside max_completion_tokens with another value; send one of them")
+            raise bad_request("max_tokens", "conflicts with max_completion_tokens; send only one of them")
         options, renamed["max_tokens"] = (
             replace(options, max_tokens=request.max_completion_tokens),
             "max_completion_tokens",
@@ -48,7 +48,6 @@ def chat(request: ChatRequest) -> GenerationPlan:
         renamed["guided_decoding_guide_type"] = renamed["guided_decoding_guide"] = guide
     return replace(
         _plan(request, options, renamed), chat=True, prompts=(_messages(request),), parser=parser,
-        logprobs=bool(request.logprobs), top_logprobs=request.top_logprobs or 0,
         one_call=request.parallel_tool_calls is False,
     )  # fmt: skip
 
@@ -58,8 +57,7 @@ def completion(request: CompletionRequest, most: int, decode: Callable[[list[int
     options, renamed = _common(request)
     if options.max_tokens is None:
         options = replace(options, max_tokens=COMPLETION_TOKENS)
-    wanted = request.logprobs is not None
-    if wanted:
+    if request.logprobs is not None:
         options = replace(options, logprobs=True, top_logprobs=request.logprobs or 0)
         if request.echo:
             raise bad_request("logprobs", "cannot be given with echo: the engine scores the answer only", "unsupported")
@@ -67,7 +65,6 @@ def completion(request: CompletionRequest, most: int, decode: Callable[[list[int
     renamed["text_input"], renamed["top_logprobs"] = "prompt", "logprobs"
     return replace(
         _plan(request, options, renamed), prompts=prompts, echo=bool(request.echo),
-        logprobs=wanted, top_logprobs=request.logprobs or 0,
     )  # fmt: skip
 
 
@@ -132,7 +129,7 @@ def _biases(given: dict[str, float] | None) -> dict[int, float] | None:
     """OpenAI's keys are token ids written as strings."""
     wrong = next((key for key in given or () if not (key.isdecimal() and len(key) <= 10)), None)
     if wrong is not None:
-        raise bad_request("logit_bias", f"{wrong[:40]!r} is no token id; /tokenize gives the ids of a text")
+        raise bad_request("logit_bias", f"{wrong[:40]!r} is not a token id; /tokenize gives the ids of a text")
     return {int(key): bias for key, bias in given.items()} if given else None
 
 
@@ -159,7 +156,7 @@ def _joined(at: int, parts: list[Part]) -> str:
 
 
 def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[], ToolParser] | None, str]:
-    """Options with tools and, for a forced choice, its grammar; the parser of the answer; the field to blame."""
+    """Options with tools and, for a forced choice, its grammar; the answer's parser; the field that set the grammar."""
     tools, choice = request.tools or [], request.tool_choice
     if not tools:
         if choice not in (None, "none", "auto"):

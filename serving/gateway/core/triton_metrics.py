@@ -1,4 +1,4 @@
-"""Triton's metrics, read every two seconds: passed on with the gateway's own, and the ground of Retry-After."""
+"""Triton's metrics, scraped every two seconds: appended to the gateway's own, and the basis of Retry-After."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 log = logging.getLogger(__name__)
 
 EVERY = 2.0  # seconds
-WINDOW = 15  # samples over which completions are counted: half a minute
-NO_IDEA, LONGEST = 5, 60  # seconds to wait when no rate is known; and at most
+WINDOW = 15  # samples in the window over which finished requests are counted: half a minute
+UNKNOWN_RATE, LONGEST = 5, 60  # seconds to wait when the rate is unknown, and at most
 _PASSED_ON = re.compile(r"^(?:# (?:HELP|TYPE) )?(?:vllm:|qwen_)")
 FINISHED, WAITING = "qwen_streams_finished_total", "vllm:num_requests_waiting"
 
@@ -24,7 +24,7 @@ FINISHED, WAITING = "qwen_streams_finished_total", "vllm:num_requests_waiting"
 def totals(text: str) -> dict[str, float]:
     """``FINISHED`` and ``WAITING`` of Prometheus text, each summed over its labels. Raises ``ValueError``.
 
-    Other lines are not parsed: the whole text takes the event loop 4 ms, in which no stream would move.
+    Other lines are not parsed: the whole text would block the event loop, and with it every stream, for 4 ms.
     """
     needed = "\n".join(line for line in text.splitlines() if line.startswith((FINISHED, WAITING)))
     samples = [sample for family in text_string_to_metric_families(needed) for sample in family.samples]
@@ -32,14 +32,14 @@ def totals(text: str) -> dict[str, float]:
 
 
 def wait_seconds(waiting: float, finished: float, over: float) -> int:
-    """When the present queue will have been served, at the rate at which requests have ended of late."""
+    """Seconds until the current queue is served, at the recent rate of finished requests."""
     if finished <= 0 or over <= 0:
-        return NO_IDEA
+        return UNKNOWN_RATE
     return min(LONGEST, max(1, math.ceil((waiting + 1) * over / finished)))
 
 
 class TritonMetrics:
-    """The last scrape of Triton's metrics. A Triton that does not answer leaves it empty."""
+    """The latest scrape of Triton's metrics; empty while Triton does not answer."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -66,15 +66,15 @@ class TritonMetrics:
         self._text = "".join(line + "\n" for line in text.splitlines() if _PASSED_ON.match(line)).encode()
 
     async def text(self) -> bytes:
-        """The engine's gauges and counters, not older than a second."""
+        """The engine's gauges and counters, at most a second old."""
         if time.monotonic() - self._at > 1.0:
             await self._scrape()
         return self._text
 
     def retry_after(self) -> int:
-        """Seconds, from the engine's queue and the completions of the last half minute."""
+        """Seconds, from the engine's queue and the requests finished in the last half minute."""
         if len(self._samples) < 2:
-            return NO_IDEA
+            return UNKNOWN_RATE
         (then, before), (now, latest) = self._samples[0], self._samples[-1]
         return wait_seconds(latest[WAITING], latest[FINISHED] - before[FINISHED], now - then)
 

@@ -10,7 +10,7 @@ from starlette.types import Receive, Send
 
 from serving.gateway.schema.errors import ApiError
 
-LINGER_SECONDS = 2.0  # a refused upload is thrown away for so long, so that the client gets to read the answer
+LINGER_SECONDS = 2.0  # how long to discard a refused upload, so that the client can read the answer
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -19,7 +19,7 @@ class Gone(Exception):
 
 
 class Writer:
-    """Sends one answer. ``started`` once the status is out; times for whoever watches stalled connections."""
+    """Sends one answer. ``started``: the status has been sent. The times let the gateway detect stalled clients."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send, self._id = send, request_id.encode()
@@ -37,7 +37,7 @@ class Writer:
         await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
 
     async def event(self, data: bytes) -> None:
-        """A piece of a stream; the first one starts the answer."""
+        """Send events; the first call also sends the status and headers."""
         self.writing_since = time.monotonic()
         if not self.status:
             await self._start(200, _SSE)
@@ -64,7 +64,7 @@ class Writer:
         await self._refuse_upload(error.status, body, receive, more)
 
     async def _refuse_upload(self, status: int, body: bytes, receive: Receive, more: list[tuple[bytes, bytes]]) -> None:
-        """Answer at once; then discard what still comes for a moment: a reset would take the answer away."""
+        """Answer at once, then discard incoming data for a moment: a connection reset would lose the answer."""
         size = (b"content-length", str(len(body)).encode())
         await self._start(status, [(b"content-type", b"application/json"), (b"connection", b"close"), size, *more])
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
@@ -82,5 +82,5 @@ class Writer:
 _SSE: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx would collect the stream
+    (b"x-accel-buffering", b"no"),  # keeps nginx from buffering the stream
 )

@@ -1,4 +1,4 @@
-"""Fields of other servers' APIs that are known here by name: those that change nothing, and those that are refused."""
+"""Fields of the OpenAI and vLLM APIs that have no effect here: accepted at values that change nothing, or refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Fixed(NamedTuple):
-    """A field that may be sent, but only with a value that changes nothing."""
+    """A field accepted only at values that change nothing; with no ``allowed`` values it is refused."""
 
     allowed: tuple[Any, ...]
     openai: bool
@@ -14,20 +14,20 @@ class Fixed(NamedTuple):
     why: str
 
 
-_NO_IDEA = "this server has nothing like it"
+_NO_SUCH_FEATURE = "this server has no such feature"
 # fmt: off
 FIXED: dict[str, Fixed] = {
-    "best_of": Fixed((1,), True, False, "draw n and choose yourself"),
+    "best_of": Fixed((1,), True, False, "request n and choose yourself"),
     "service_tier": Fixed(("auto", "default"), True, False, "there is one tier"),
     "store": Fixed((False,), True, False, "nothing is stored"),
     "modalities": Fixed((["text"],), True, False, "the model reads and writes text"),
-    "suffix": Fixed(("",), True, False, "Qwen2.5-Instruct is no fill-in model"),
+    "suffix": Fixed(("",), True, False, "Qwen2.5-Instruct is not a fill-in-the-middle model"),
     "use_beam_search": Fixed((False,), False, True, "sampling only"),
     "length_penalty": Fixed((1, 1.0), False, True, "belongs to beam search"),
     "skip_special_tokens": Fixed((True,), False, True, "special tokens never appear in the text"),
     "spaces_between_special_tokens": Fixed((True, False), False, True, "special tokens never appear in the text"),
     "add_special_tokens": Fixed((False, True), False, True, "Qwen2.5 has none to add"),
-    "detokenize": Fixed((True,), False, True, "text is what this server answers with"),
+    "detokenize": Fixed((True,), False, True, "this server answers with text"),
 }
 REFUSED: dict[str, Fixed] = {
     name: Fixed((), openai, vllm, why)
@@ -35,32 +35,32 @@ REFUSED: dict[str, Fixed] = {
         ("functions", True, False, "use tools"),
         ("function_call", True, False, "use tool_choice"),
         ("audio", True, True, "the model reads and writes text"),
-        ("prediction", True, False, _NO_IDEA),
-        ("reasoning_effort", True, True, "Qwen2.5 does not reason apart"),
-        ("verbosity", True, False, _NO_IDEA),
-        ("web_search_options", True, False, _NO_IDEA),
+        ("prediction", True, False, _NO_SUCH_FEATURE),
+        ("reasoning_effort", True, True, "Qwen2.5 has no separate reasoning"),
+        ("verbosity", True, False, _NO_SUCH_FEATURE),
+        ("web_search_options", True, False, _NO_SUCH_FEATURE),
         ("prompt_logprobs", False, True, "the engines here give log probabilities of the answer only"),
-        ("truncate_prompt_tokens", False, True, "shorten the prompt yourself: a cut prompt answers another question"),
+        ("truncate_prompt_tokens", False, True, "shorten the prompt yourself; truncation changes its meaning"),
         ("chat_template", False, True, "use /v1/completions with your own template"),
         ("chat_template_kwargs", False, True, "use /v1/completions with your own template"),
-        ("documents", False, True, "put them into a message"),
-        ("logits_processors", False, True, _NO_IDEA),
-        ("allowed_token_ids", False, True, _NO_IDEA),
+        ("documents", False, True, "put them in a message"),
+        ("logits_processors", False, True, _NO_SUCH_FEATURE),
+        ("allowed_token_ids", False, True, _NO_SUCH_FEATURE),
         ("guided_decoding_backend", False, True, "the engine has one"),
-        ("guided_whitespace_pattern", False, True, "write it into the grammar"),
+        ("guided_whitespace_pattern", False, True, "write it in the grammar"),
         ("mm_processor_kwargs", False, True, "the model reads text"),
-        ("kv_transfer_params", False, True, _NO_IDEA),
+        ("kv_transfer_params", False, True, _NO_SUCH_FEATURE),
         ("return_tokens_as_token_ids", False, True, "use return_token_ids"),
-        ("moderation", True, False, _NO_IDEA),
-        ("thinking_token_budget", False, True, "Qwen2.5 does not reason apart"),
-        ("include_reasoning", False, True, "Qwen2.5 does not reason apart"),
-        ("truncation_side", False, True, "shorten the prompt yourself: a cut prompt answers another question"),
+        ("moderation", True, False, _NO_SUCH_FEATURE),
+        ("thinking_token_budget", False, True, "Qwen2.5 has no separate reasoning"),
+        ("include_reasoning", False, True, "Qwen2.5 has no separate reasoning"),
+        ("truncation_side", False, True, "shorten the prompt yourself; truncation changes its meaning"),
         ("media_io_kwargs", False, True, "the model reads text"),
         ("request_id", False, True, "send the header X-Request-ID"),
-        ("return_prompt_text", False, True, "/tokenize and /detokenize give it"),
-        ("cache_salt", False, True, _NO_IDEA),
-        ("vllm_xargs", False, True, _NO_IDEA),
-        ("repetition_detection", False, True, _NO_IDEA),
+        ("return_prompt_text", False, True, "use /tokenize and /detokenize"),
+        ("cache_salt", False, True, _NO_SUCH_FEATURE),
+        ("vllm_xargs", False, True, _NO_SUCH_FEATURE),
+        ("repetition_detection", False, True, _NO_SUCH_FEATURE),
     )
 }
 # fmt: on

@@ -42,12 +42,12 @@ _MEDIA = ("image_url", "input_audio", "audio_url", "video_url", "file", "input_i
 
 
 def _first(error: ValidationError) -> ApiError:
-    """pydantic's first complaint in this project's form, with a path like ``messages[0].role``."""
+    """pydantic's first error in this project's format, with a path like ``messages[0].role``."""
     complaints = error.errors(include_url=False, include_context=False)
     same = [c for c in complaints if c["loc"][:1] == complaints[0]["loc"][:1]]
     first = max(
         same, key=lambda c: len(c["loc"])
-    )  # of a union, the member that came furthest is the one that was meant
+    )  # in a union, the member that matched deepest is the one the caller meant
     path, value = _path(first["loc"]), first.get("input")
     if first["type"] == "missing":
         return bad_request(path, "missing; it is required")
@@ -57,7 +57,7 @@ def _first(error: ValidationError) -> ApiError:
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
-    """Only the caller's own names: pydantic adds its name of each member of a union."""
+    """Only the caller's own names: pydantic inserts its own name for each union member."""
     out = ""
     for at, part in enumerate(loc):
         if isinstance(part, int):

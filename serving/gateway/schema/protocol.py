@@ -1,8 +1,8 @@
-"""The request bodies, field by field, and what is refused by name.
+"""The request bodies of chat completions and completions, and what all generating endpoints share.
 
-A field's description is its note in the coverage table of docs/gateway.md; ``x-openai`` and ``x-vllm`` say who else has
-it. The models are strict: ``"10"`` is not a number. Ranges are the tokenizer step's business, so that gRPC and HTTP
-callers get the same sentence.
+A field's description is its note in the table of docs/gateway.md; ``x-openai`` and ``x-vllm`` say whether those APIs
+have it. The models are strict: ``"10"`` is not a number. The tokenizer step checks ranges, so gRPC and HTTP callers get
+the same message.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _FailFast(FailFast):
     __hash__ = object.__hash__  # unions hash their members
 
 
-Quick = Annotated[list[_T], _FailFast()]  # the first wrong element is enough: a body has room for a million of them
+Quick = Annotated[list[_T], _FailFast()]  # stops at the first wrong element: a body can hold a million of them
 
 
 class Part(BaseModel):
@@ -109,7 +109,7 @@ class Shared(BaseModel):
     """Fields of every endpoint that generates."""
 
     model_config = ConfigDict(strict=True, extra="forbid", populate_by_name=True)
-    others: ClassVar[dict[str, Fixed]] = {}  # answers to fields that this endpoint has not, before the common ones
+    others: ClassVar[dict[str, Fixed]] = {}  # fields this endpoint does not have; looked up before FIXED and REFUSED
 
     model: str | None = note("default: the served model; an unknown name is 404", openai=True)
     stream: bool | None = note("server-sent events", openai=True)

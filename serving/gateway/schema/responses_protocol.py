@@ -1,5 +1,5 @@
-"""POST /v1/responses: OpenAI's newer form of a chat, as a chat request. Nothing is stored here, so each request brings
-its whole conversation; what would need a store is refused by name.
+"""POST /v1/responses, converted to a chat request. The server is stateless: each request carries its whole
+conversation, and fields that would need storage are refused by name.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class TextConfig(BaseModel):
 
 
 class Reasoning(BaseModel):
-    """Answers carry it with nulls, so it comes back so."""
+    """Responses contain this object with nulls, so clients send it back that way."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     effort: Literal["none"] | None = None
@@ -131,19 +131,19 @@ Item = Annotated[
 
 # fmt: off
 _FIXED: dict[str, Fixed] = {
-    "background": Fixed((False,), True, True, "answers are made while the caller waits"),
+    "background": Fixed((False,), True, True, "the server generates only while the caller waits"),
     "service_tier": Fixed(("auto", "default"), True, False, "there is one tier"),
     "store": Fixed((False,), True, True, "nothing is stored"),
-    "truncation": Fixed(("disabled",), True, True, "shorten the input yourself: a cut one asks another question"),
+    "truncation": Fixed(("disabled",), True, True, "shorten the input yourself; truncation changes its meaning"),
     "previous_response_id": Fixed((), True, True, _STORED),
     "conversation": Fixed((), True, False, _STORED),
     "prompt": Fixed((), True, True, _STORED),
     "context_management": Fixed((), True, False, _STORED),
     "image": Fixed((), True, False, "the model reads and writes text"),
-    "background_options": Fixed((), True, False, "answers are made while the caller waits"),
-    "access_programs": Fixed((), True, False, "this server has nothing like it"),
-    "enable_response_messages": Fixed((False,), False, True, "return_token_ids of a chat gives the tokens"),
-    "moderation": Fixed((), True, False, "this server has nothing like it"),
+    "background_options": Fixed((), True, False, "the server generates only while the caller waits"),
+    "access_programs": Fixed((), True, False, "this server has no such feature"),
+    "enable_response_messages": Fixed((False,), False, True, "use return_token_ids of /v1/chat/completions"),
+    "moderation": Fixed((), True, False, "this server has no such feature"),
     "max_tokens": Fixed((), False, False, "here it is called max_output_tokens"),
     "max_completion_tokens": Fixed((), False, False, "here it is called max_output_tokens"),
     "logprobs": Fixed((False,), False, False, f'here it is include: ["{LOGPROBS}"]'),
@@ -171,10 +171,12 @@ class ResponsesRequest(Shared):
         "`required` and a name need an engine with guided decoding", openai=True
     )
     max_tool_calls: int | None = note("no effect: it counts built-in tools, and there are none", openai=True)
-    reasoning: Reasoning | None = note("`effort` only null or `none`: Qwen2.5 does not reason apart", openai=True)
+    reasoning: Reasoning | None = note(
+        "`effort` must be null or `none`: Qwen2.5 has no separate reasoning", openai=True
+    )
     parallel_tool_calls: bool | None = note("false: at most one call is passed on", openai=True)
     include: list[Includable] | None = note(
-        f"`{LOGPROBS}`; of the other parts of OpenAI's list an answer has none", openai=True
+        f"`{LOGPROBS}`; OpenAI's other values are accepted and add nothing", openai=True
     )
     top_logprobs: int | None = note(f"0 to 20, with include `{LOGPROBS}`", openai=True)
     stream_options: ResponseStreamOptions | None = note("`include_obfuscation` has no effect", openai=True)
@@ -188,7 +190,7 @@ RENAMED = {
 
 
 def as_chat(request: ResponsesRequest) -> ChatRequest:
-    """The same request as a chat completion's. Raises ``ApiError`` in this endpoint's names."""
+    """The equivalent chat request. Raises ``ApiError`` with this endpoint's field names."""
     if request.input == []:
         raise bad_request("input", "the list is empty; send at least one item")
     scores = LOGPROBS in (request.include or ())
@@ -230,7 +232,7 @@ def _format(request: ResponsesRequest) -> ResponseFormat | None:
 
 
 def _messages(request: ResponsesRequest) -> list[Message]:
-    """Calls that follow each other are one assistant message's, as chat has them."""
+    """Consecutive function calls become one assistant message, as in the chat API."""
     found = [Message(role="system", content=request.instructions)] if request.instructions else []
     if isinstance(request.input, str):
         return [*found, Message(role="user", content=request.input)]
@@ -254,7 +256,7 @@ def _check_arguments(field: str, arguments: str) -> None:
     try:
         orjson.loads(arguments or "{}")
     except orjson.JSONDecodeError as error:
-        raise bad_request(field, f"not JSON ({error}); send the call's whole arguments") from None
+        raise bad_request(field, f"not JSON ({error}); send the call's arguments unchanged") from None
 
 
 def _text(field: str, content: str | list[InputPart]) -> str | list[Part]:

@@ -19,7 +19,7 @@ def test_retry_after_comes_from_the_queue() -> None:
     assert triton_metrics.wait_seconds(waiting=99, finished=50, over=10) == 20
     assert triton_metrics.wait_seconds(waiting=0, finished=500, over=10) == 1
     assert triton_metrics.wait_seconds(waiting=10_000, finished=1, over=10) == triton_metrics.LONGEST
-    assert triton_metrics.wait_seconds(waiting=5, finished=0, over=10) == triton_metrics.NO_IDEA
+    assert triton_metrics.wait_seconds(waiting=5, finished=0, over=10) == triton_metrics.UNKNOWN_RATE
     name = triton_metrics.FINISHED
     text = f'# TYPE {name} counter\n{name}{{x="1"}} 2\n{name}{{x="}} 2"}} 3\nother 0.5\n'
     assert triton_metrics.totals(text) == {name: 5.0, triton_metrics.WAITING: 0.0}
@@ -43,7 +43,7 @@ def test_key_files_are_checked(tmp_path: Path) -> None:
     with pytest.raises(GatewaySettingsError, match=r"k:1: write `NAME KEY`"):
         auth.load(GatewaySettings(api_keys_file=str(tmp_path / "k")))
     (tmp_path / "k").write_text("# nobody\n")
-    with pytest.raises(GatewaySettingsError, match="holds no key"):
+    with pytest.raises(GatewaySettingsError, match="contains no key"):
         auth.load(GatewaySettings(api_keys_file=str(tmp_path / "k")))
 
 

@@ -63,7 +63,7 @@ def test_a_body_that_is_no_json_object(web: httpx.Client, body: bytes, words: st
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "max_completion_tokens"),
         ({"temperature": "hot"}, "temperature", "'hot'"),
         ({"seed": 0.5}, "seed", "integer"),
-        ({"logit_bias": {"dog": 1}}, "logit_bias", "'dog' is no token id"),
+        ({"logit_bias": {"dog": 1}}, "logit_bias", "'dog' is not a token id"),
         ({"logit_bias": {"1": "high"}}, "logit_bias", "valid number"),
         ({"n": 0}, "n", "between 1 and 16"),
         ({"n": 17}, "n", "between 1 and 16"),

@@ -1,6 +1,6 @@
 """/v1/chat/completions and /v1/completions: OpenAI's JSON around the engine's text. Pure; the gateway's hot path.
 
-Everything of an event that does not change is built once per answer; a chunk costs one ``orjson.dumps`` of its text.
+The constant parts of an event are built once per answer; a chunk costs one ``orjson.dumps`` of its text.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ class ChatStream(StreamRenderer):
         self._unstarted = set(range(plan.choices)) if plan.chat else set()
         options = plan.stream_options
         self._tail = b',"usage":null}\n\n' if options.include_usage else b"}\n\n"
-        if not (plan.logprobs or plan.token_ids or plan.parser or options.continuous_usage_stats):
+        if not (plan.options.logprobs or plan.token_ids or plan.parser or options.continuous_usage_stats):
             self.plain = self._plain
 
     def _plain(self, index: int, text: str, finish: str | None) -> bytes:
-        """Text without extras; ``b""`` for half a character."""
+        """Text without extras; ``b""`` for a partial character."""
         out = self._start(index) if index in self._unstarted and (text or finish) else b""
         if text:
             out += self._before[index] + orjson.dumps(text) + self._after + self._tail
         return out + self._event(index, {}, finish=finish) if finish else out
 
     def _start(self, index: int) -> bytes:
-        """OpenAI's first event, sent with the first text so that it does not pass for a token."""
+        """OpenAI's opening event, sent with the first text so that clients do not time it as the first token."""
         self._unstarted.discard(index)
         return self._event(index, {"role": "assistant", "content": ""})
 
@@ -72,7 +72,7 @@ class ChatStream(StreamRenderer):
         tail = b',"usage":%b}\n\n' % orjson.dumps(usage(used)) if counted else None
         extras: dict[str, Any] = {"token_ids": update.ids} if self._plan.token_ids else {}
         deltas = [{"content": update.text}] if update.events is None else self._deltas(update.events)
-        wanted = update.ids and (self._plan.logprobs or self._plan.token_ids)
+        wanted = update.ids and (self._plan.options.logprobs or self._plan.token_ids)
         if not self._chat:
             deltas = [{"text": update.text}] if update.text or wanted else []
         elif wanted and not deltas:
@@ -80,7 +80,9 @@ class ChatStream(StreamRenderer):
         elif not wanted:
             deltas = [delta for delta in deltas if delta != {"content": ""}]
         out = self._start(index) if index in self._unstarted and (deltas or update.finish) else b""
-        for at, delta in enumerate(deltas):  # what belongs to the piece goes with its first delta
+        for at, delta in enumerate(
+            deltas
+        ):  # ids and log probs belong to the update as a whole: they go with its first delta
             first = at == 0
             out += self._event(index, delta, extras if first else {}, update.logprobs if first else None, tail=tail)
         return out + self._event(index, {}, finish=update.finish, tail=tail) if update.finish else out

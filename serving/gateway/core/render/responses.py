@@ -34,17 +34,17 @@ def _is_json(text: str) -> bool:
 
 
 class Items:
-    """The output made so far, and the event of each step of it: (type, fields)."""
+    """The output items so far, and the events of each change to them, as (type, fields)."""
 
     def __init__(self, *, one_call: bool) -> None:
         self.done: list[JsonObject] = []
         self.finish: str | None = None
         self._one_call = one_call
-        self._scores: list[JsonObject] = []  # of tokens whose text has not come yet
+        self._scores: list[JsonObject] = []  # log probs of tokens whose text is still held back
         self._open: JsonObject | None = None
 
     def add(self, update: ChoiceUpdate) -> list[tuple[str, JsonObject]]:
-        """What a piece of the answer changes."""
+        """The events one update causes."""
         self._scores += (update.logprobs or {}).get("content") or []
         found: list[Event] = [Content(update.text)] if update.events is None else update.events
         steps = []
@@ -53,13 +53,13 @@ class Items:
                 if event.text:
                     steps += self._text(event.text)
                 continue
-            self._scores = []  # the tag's and the call's own tokens: no text has them
+            self._scores = []  # tokens of the tag and the call itself belong to no text
             if not (self._one_call and event.index):
                 steps += self._start(event.name) if isinstance(event, CallStart) else self._arguments(event.text)
         if update.finish:
             self.finish = update.finish
             if not self.done and self._open is None:
-                steps += self._message()  # an empty answer is a message still
+                steps += self._message()  # an empty answer is still a message
             if self._scores and self._open and self._open["type"] == "message":
                 steps += self._text("")
             steps += self._close("incomplete" if update.finish == "length" else "completed")
@@ -147,7 +147,7 @@ class _Response:
         }  # fmt: skip
 
     def object(self, used: Usage | None = None) -> JsonObject:
-        """In progress without ``used``."""
+        """In progress while ``used`` is ``None``."""
         cut = self.items.finish == "length"
         return self._head | {
             "status": "in_progress" if used is None else "incomplete" if cut else "completed", "error": None,
