@@ -27,7 +27,7 @@ SAME = ("scenario", "transport", "arrivals", "rate", "users", "duration", "seed"
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class SavedRun:
     """A run read back from its directory."""
 
     directory: Path
@@ -53,7 +53,7 @@ class Row:
         return self.b / self.a if self.a else float("inf")
 
 
-def load(directory: Path) -> Loaded:
+def load(directory: Path) -> SavedRun:
     """Raises ``LoadtestError`` when ``directory`` is not a run."""
     try:
         summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
@@ -67,10 +67,10 @@ def load(directory: Path) -> Loaded:
         raise LoadtestError(f"compare: {directory} is damaged ({type(error).__name__}: {error})") from None
     if summary.get("schema") != SCHEMA:
         raise LoadtestError(f"compare: {directory} has schema {summary.get('schema')!r}, this code reads {SCHEMA!r}")
-    return Loaded(directory, summary, records)
+    return SavedRun(directory, summary, records)
 
 
-def rows_of(a: Loaded, b: Loaded) -> list[Row]:
+def rows_of(a: SavedRun, b: SavedRun) -> list[Row]:
     """Nothing for a metric that one side lacks."""
     rows = []
     for metric in METRICS:
@@ -85,7 +85,7 @@ def rows_of(a: Loaded, b: Loaded) -> list[Row]:
     return rows
 
 
-def differences(a: Loaded, b: Loaded) -> list[str]:
+def differences(a: SavedRun, b: SavedRun) -> list[str]:
     """How the two plans differ, and whether a run was invalid: what a reader must know first."""
     notes = [
         f"{name}: A {a.summary['plan'][name]!r}, B {b.summary['plan'][name]!r}"
@@ -129,7 +129,7 @@ def _lines(rows: list[Row]) -> list[str]:
     return ["".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
 
 
-def _rates(a: Loaded, b: Loaded) -> str:
+def _rates(a: SavedRun, b: SavedRun) -> str:
     x, y = (r.summary["total"] for r in (a, b))
     return (
         f"tokens/s {x['tokens_per_s']:.0f} → {y['tokens_per_s']:.0f}; goodput/s {x['goodput_per_s']:.2f} → "
@@ -137,7 +137,7 @@ def _rates(a: Loaded, b: Loaded) -> str:
     )
 
 
-def _page(a: Loaded, b: Loaded, rows: list[Row], notes: list[str]) -> str:
+def _page(a: SavedRun, b: SavedRun, rows: list[Row], notes: list[str]) -> str:
     charts = [
         Chart(f"{NAMES[metric]}: share at or below", "ms (log)", "share", _cdfs(a, b, metric), log_x=True, y_max=1.0)
         for metric in METRICS
@@ -148,7 +148,7 @@ def _page(a: Loaded, b: Loaded, rows: list[Row], notes: list[str]) -> str:
     return page.page("Two load tests compared", [lead, f"<ul>{warnings}</ul>", table, page.charts(charts)])
 
 
-def _cdfs(a: Loaded, b: Loaded, metric: str) -> list[Series]:
+def _cdfs(a: SavedRun, b: SavedRun, metric: str) -> list[Series]:
     return [
         Series(name, [(v * 1e3, share) for v, share in Histogram.of(values).cdf()], "steps")
         for name, run in (("A", a), ("B", b))

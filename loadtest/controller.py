@@ -15,7 +15,7 @@ from locust.runners import MasterRunner
 from loadtest import console, prometheus, scrape
 from loadtest.aggregate import Lane, merged
 from loadtest.errors import LoadtestError
-from loadtest.plan import Plan, plan_from
+from loadtest.plan import RunPlan, plan_from
 from loadtest.preflight import TargetFacts, check_target
 from loadtest.record import Record
 from loadtest.report import write_report
@@ -36,7 +36,7 @@ class Controller:
 
     def __init__(self, environment: Any, session: WorkerSession) -> None:
         self._environment, self._session = environment, session
-        self._plan: Plan | None = None
+        self._plan: RunPlan | None = None
         self._target = TargetFacts()
         self.run: Run | None = None
         self._running: dict[int, int] = {}

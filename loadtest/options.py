@@ -13,7 +13,7 @@ from loadtest.scenarios import SCENARIOS
 MAX_WORKERS = 256
 
 
-class Option(NamedTuple):
+class RunOption(NamedTuple):
     flag: str
     default: str
     help: str
@@ -22,26 +22,28 @@ class Option(NamedTuple):
 
 
 OPTIONS = (
-    Option("--scenario", "chat", f"{', '.join(SCENARIOS)}, a .toml file or a .jsonl trace"),
-    Option("--transport", "grpc", "grpc (Triton), sse (OpenAI gateway), or both interleaved in one run", TRANSPORTS),
-    Option("--rate", "", "requests per second; makes the loop open"),
-    Option("--arrivals", "", f"{arrivals.HELP} (default: poisson with a rate, else closed)"),
-    Option("--duration", "60s", "the measured window, after the warm-up"),
-    Option("--warmup", "5s", "sent before the window and left out of every figure"),
-    Option("--drain", "30s", "how long streams may take to end after the window"),
-    Option("--slo", "", f"limits, e.g. {slo.EXAMPLE}"),
-    Option("--seed", "1", "the same seed sends the same requests at the same times"),
-    Option("--language", "mixed", "prompts: en, zh or mixed"),
-    Option("--input-tokens", "", f"prompt length: {lengths.HELP}"),
-    Option("--output-tokens", "", f"answer length: {lengths.HELP}"),
-    Option("--respect-eos", "", "yes: answers may end early; by default ignore_eos forces the length", None, True),
-    Option("--stream", "yes", "no: one whole answer per request, to see what streaming is worth", ("yes", "no"), True),
-    Option("--timeout", "120s", "give up on a stream after this long", None, True),
-    Option("--model", "qwen", "Triton's model name", None, True),
-    Option("--grpc-port", "8001", "Triton's gRPC port", None, True),
-    Option("--gateway-port", "8080", "the gateway's HTTP port", None, True),
-    Option("--metrics-port", "8002", "Triton's metrics port, scraped during the run", None, True),
-    Option("--out", "", "directory of the report (default: reports/loadtest-<time>)", None, True),
+    RunOption("--scenario", "chat", f"{', '.join(SCENARIOS)}, a .toml file or a .jsonl trace"),
+    RunOption("--transport", "grpc", "grpc (Triton), sse (OpenAI gateway), or both interleaved in one run", TRANSPORTS),
+    RunOption("--rate", "", "requests per second; makes the loop open"),
+    RunOption("--arrivals", "", f"{arrivals.HELP} (default: poisson with a rate, else closed)"),
+    RunOption("--duration", "60s", "the measured window, after the warm-up"),
+    RunOption("--warmup", "5s", "sent before the window and left out of every figure"),
+    RunOption("--drain", "30s", "how long streams may take to end after the window"),
+    RunOption("--slo", "", f"limits, e.g. {slo.EXAMPLE}"),
+    RunOption("--seed", "1", "the same seed sends the same requests at the same times"),
+    RunOption("--language", "mixed", "prompts: en, zh or mixed"),
+    RunOption("--input-tokens", "", f"prompt length: {lengths.HELP}"),
+    RunOption("--output-tokens", "", f"answer length: {lengths.HELP}"),
+    RunOption("--respect-eos", "", "yes: answers may end early; by default ignore_eos forces the length", None, True),
+    RunOption(
+        "--stream", "yes", "no: one whole answer per request, to see what streaming is worth", ("yes", "no"), True
+    ),
+    RunOption("--timeout", "120s", "give up on a stream after this long", None, True),
+    RunOption("--model", "qwen", "Triton's model name", None, True),
+    RunOption("--grpc-port", "8001", "Triton's gRPC port", None, True),
+    RunOption("--gateway-port", "8080", "the gateway's HTTP port", None, True),
+    RunOption("--metrics-port", "8002", "Triton's metrics port, scraped during the run", None, True),
+    RunOption("--out", "", "directory of the report (default: reports/loadtest-<time>)", None, True),
 )
 
 

@@ -14,7 +14,7 @@ from loadtest.arrivals import Arrivals, parse_arrivals, schedule
 from loadtest.errors import LoadtestError
 from loadtest.lengths import parse_length
 from loadtest.scenarios import load_scenario
-from loadtest.scenarios.base import Scenario, Settings
+from loadtest.scenarios.base import Scenario, ScenarioSettings
 from loadtest.slo import Slo, parse_slo
 
 TRANSPORTS = ("grpc", "sse", "both")
@@ -22,7 +22,7 @@ _DURATION = re.compile(r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?$")
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Seconds, requests per second, tokens. ``rate`` is None in a closed loop."""
 
     scenario: str = "chat"
@@ -52,7 +52,7 @@ class Plan:
     def load(self) -> Scenario:
         given = parse_length(self.input_tokens, "input-tokens") if self.input_tokens else None
         wanted = parse_length(self.output_tokens, "output-tokens") if self.output_tokens else None
-        settings = Settings(seed=self.seed, language=self.language, input_tokens=given, output_tokens=wanted)
+        settings = ScenarioSettings(seed=self.seed, language=self.language, input_tokens=given, output_tokens=wanted)
         return load_scenario(self.scenario, settings)
 
     @cached_property
@@ -85,7 +85,7 @@ class Plan:
         warm = schedule(calm, 0.1 * first if self.process.kind == "ramp" else first, self.warmup, self.seed + 1)
         return (*warm, *(self.warmup + t for t in schedule(self.process, self.rate, self.duration, self.seed)))
 
-    def check(self) -> Plan:
+    def check(self) -> RunPlan:
         """Raise ``LoadtestError`` for whatever would fail later."""
         for name in ("duration", "timeout"):
             _positive(name, getattr(self, name))
@@ -119,20 +119,20 @@ class Plan:
         return dataclasses.asdict(self)
 
 
-def plan_from(options: Mapping[str, Any]) -> Plan:
+def plan_from(options: Mapping[str, Any]) -> RunPlan:
     """A checked plan from command-line options (or the web form's): strings and numbers alike. ``LoadtestError``."""
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(Plan):
+    for field in dataclasses.fields(RunPlan):
         raw = options.get(field.name)
         if raw is None or raw == "":
             continue
         values[field.name] = _convert(field.name, raw)
-    values["host"] = _host(str(values.get("host", Plan.host)))
-    return Plan(**values).check()
+    values["host"] = _host(str(values.get("host", RunPlan.host)))
+    return RunPlan(**values).check()
 
 
 def _convert(name: str, raw: Any) -> Any:
-    default = getattr(Plan, name)
+    default = getattr(RunPlan, name)
     if name in ("duration", "warmup", "drain", "timeout"):
         return parse_duration(raw, name)
     if isinstance(default, bool):

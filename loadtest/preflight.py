@@ -14,7 +14,7 @@ from typing import Any
 from tritonclient.grpc import service_pb2 as pb
 
 from loadtest.errors import LoadtestError, TransportError
-from loadtest.plan import Plan
+from loadtest.plan import RunPlan
 from loadtest.transports.grpc_stream import Connections
 
 TIMEOUT_S = 5.0
@@ -30,7 +30,7 @@ class TargetFacts:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def check_target(plan: Plan) -> TargetFacts:
+def check_target(plan: RunPlan) -> TargetFacts:
     """Raises ``LoadtestError``."""
     _check_out(Path(plan.out or "reports"))
     target = TargetFacts()
@@ -49,7 +49,7 @@ def _check_out(directory: Path) -> None:
         raise LoadtestError(f"out: {directory} cannot be written ({error}): name another directory") from None
 
 
-def _check_grpc(plan: Plan, target: TargetFacts) -> None:
+def _check_grpc(plan: RunPlan, target: TargetFacts) -> None:
     host = plan.host.removeprefix("https://")
     server = Connections(host, plan.grpc_port, secure=plan.host.startswith("https://"))
     where = f"{host}:{plan.grpc_port}"
@@ -79,7 +79,7 @@ def _offers_packed(server: Connections, model: str) -> bool:
     return any(tensor.name == "packed_output" for tensor in inputs)
 
 
-def _check_sse(plan: Plan, target: TargetFacts) -> None:
+def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
     scheme, host = ("https", plan.host[8:]) if plan.host.startswith("https://") else ("http", plan.host)
     url = f"{scheme}://{host}:{plan.gateway_port}/v1/models"
     key = os.environ.get("OPENAI_API_KEY", "")

@@ -13,19 +13,19 @@ import gevent
 import psutil
 
 from loadtest.errors import EXIT_INTERRUPTED, TransportError
-from loadtest.plan import Plan
+from loadtest.plan import RunPlan
 from loadtest.record import Record
-from loadtest.worker import Worker
+from loadtest.worker import LoadWorker
 
 PLAN, REPORT, STOP = "loadtest_plan", "loadtest_report", "loadtest_stop"
 
 
 class WorkerSession:
-    """Holds the ``Worker`` of the current run; one per process."""
+    """Holds the ``LoadWorker`` of the current run; one per process."""
 
     def __init__(self) -> None:
         self._environment: Any = None
-        self._worker: Worker | None = None
+        self._worker: LoadWorker | None = None
         self._users = itertools.count()
 
     def attach(self, environment: Any) -> None:
@@ -42,8 +42,8 @@ class WorkerSession:
         self.stop()
         self._environment = environment
         self._users = itertools.count()
-        self._worker = Worker(
-            Plan(**order["plan"]), index=order["index"], count=order["count"], epoch=order["epoch"],
+        self._worker = LoadWorker(
+            RunPlan(**order["plan"]), index=order["index"], count=order["count"], epoch=order["epoch"],
             sse_model=order["sse_model"], packed=order["packed"], send=self._send, fire=self._fire,
         )  # fmt: skip
         self._worker.start()

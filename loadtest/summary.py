@@ -12,7 +12,7 @@ import numpy as np
 
 from loadtest.aggregate import Lane, merged
 from loadtest.environment import describe
-from loadtest.plan import Plan
+from loadtest.plan import RunPlan
 from loadtest.record import FORMULAS, Record
 from loadtest.scrape import ServerSeries
 from loadtest.stats import Interval, bootstrap_difference, percentile_of_rows, running_streams, slope
@@ -28,7 +28,7 @@ SATURATION_SHARE = 0.05
 class Run:
     """What the master collected. ``workers`` has an entry per worker, None until its first report."""
 
-    plan: Plan
+    plan: RunPlan
     target: dict[str, Any]
     epoch: float
     workers: dict[int, WorkerHealth | None]

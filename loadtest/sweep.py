@@ -30,7 +30,7 @@ BEYOND = 1.5  # factor between the steps that look for saturation
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RateStep:
     rate: float
     met: bool
     invalid: bool
@@ -38,13 +38,13 @@ class Step:
     summary: dict[str, Any]
 
 
-def step_of(rate: float, summary: dict[str, Any]) -> Step:
+def step_of(rate: float, summary: dict[str, Any]) -> RateStep:
     saturated = summary["saturation"]["saturated"]
     state = summary["verdict"]["state"]
-    return Step(rate, state == "pass" and not saturated, state == "invalid", saturated, summary)
+    return RateStep(rate, state == "pass" and not saturated, state == "invalid", saturated, summary)
 
 
-def search(run: Callable[[float], Step], start: float, highest: float | None = None) -> list[Step]:
+def search(run: Callable[[float], RateStep], start: float, highest: float | None = None) -> list[RateStep]:
     """Steps in the order they were run. Pure: ``run`` does the work. Stops at an invalid run."""
     steps = [run(start)]
     good, bad = (start, None) if steps[0].met else (None, start)
@@ -70,9 +70,9 @@ def search(run: Callable[[float], Step], start: float, highest: float | None = N
     return steps + _beyond(run, steps, highest)
 
 
-def _beyond(run: Callable[[float], Step], steps: list[Step], highest: float | None) -> list[Step]:
+def _beyond(run: Callable[[float], RateStep], steps: list[RateStep], highest: float | None) -> list[RateStep]:
     """Up to four more steps, until streams pile up."""
-    more: list[Step] = []
+    more: list[RateStep] = []
     rate = max(s.rate for s in steps)
     while len(more) < 4 and not any(s.saturated or s.invalid for s in steps + more):
         rate = round(rate * BEYOND, 3)
@@ -90,7 +90,7 @@ def sweep(options: argparse.Namespace) -> int:
     check_target(plan)
     directory = Path(options.out or f"reports/sweep-{time.strftime('%Y%m%d-%H%M%S')}")
 
-    def run(rate: float) -> Step:
+    def run(rate: float) -> RateStep:
         options.rate, options.out = f"{rate:g}", str(directory / f"rate-{rate:g}")
         done = _finish(subprocess.Popen(locust_command(options), stdout=subprocess.DEVNULL))
         path = Path(options.out) / "summary.json"
@@ -119,7 +119,7 @@ def _finish(run: subprocess.Popen[bytes]) -> int:
         raise
 
 
-def conclusion(steps: list[Step]) -> str:
+def conclusion(steps: list[RateStep]) -> str:
     met = max((s.rate for s in steps if s.met), default=None)
     full = min((s.rate for s in steps if s.saturated and not s.invalid), default=None)
     text = "no rate met the limits" if met is None else f"highest rate that meets the limits: {met:g} requests/s"
@@ -127,12 +127,12 @@ def conclusion(steps: list[Step]) -> str:
     return text + ("; stopped because the generator became the bottleneck" if steps[-1].invalid else "")
 
 
-def _percentile(step: Step, metric: str, q: str) -> float | None:
+def _percentile(step: RateStep, metric: str, q: str) -> float | None:
     value = step.summary["total"]["latency"][metric][q]
     return None if value is None else float(value)
 
 
-def _cells(step: Step) -> list[str]:
+def _cells(step: RateStep) -> list[str]:
     total = step.summary["total"]
     word = "INVALID" if step.invalid else "met" if step.met else "saturated" if step.saturated else "missed"
     latencies = [("ttft_sched", "p50"), ("ttft_sched", "p99"), ("tpot", "p50"), ("tpot", "p99")]
@@ -147,12 +147,12 @@ def _cells(step: Step) -> list[str]:
 HEAD = ("requests/s", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "goodput/s", "tokens/s", "limits")
 
 
-def _line(step: Step) -> str:
+def _line(step: RateStep) -> str:
     cells = zip(HEAD, [f"{step.rate:g}", *_cells(step)], strict=True)
     return "  ".join(f"{name} {value}" for name, value in cells)
 
 
-def _write(directory: Path, slo: str, steps: list[Step]) -> None:
+def _write(directory: Path, slo: str, steps: list[RateStep]) -> None:
     ordered = sorted(steps, key=lambda s: s.rate)
     data = {
         "schema": "qwen-triton/loadtest-sweep/1",
@@ -173,7 +173,7 @@ def _write(directory: Path, slo: str, steps: list[Step]) -> None:
     (directory / "sweep.html").write_text(html, encoding="utf-8")
 
 
-def _charts(steps: list[Step]) -> list[Chart]:
+def _charts(steps: list[RateStep]) -> list[Chart]:
     def latency(metric: str, q: str) -> Series:
         points = [(s.rate, v * 1e3) for s in steps if (v := _percentile(s, metric, q)) is not None]
         return Series(q, points)

@@ -21,7 +21,7 @@ from loadtest.aggregate import Lane
 from loadtest.arrivals import shard
 from loadtest.errors import TransportError
 from loadtest.histogram import Histogram
-from loadtest.plan import Plan
+from loadtest.plan import RunPlan
 from loadtest.record import Outcome, Record
 from loadtest.scenarios.base import Conversation, Request, request_number
 from loadtest.transports import open_transport
@@ -36,9 +36,18 @@ Send = Callable[[dict[str, Any]], None]
 Fire = Callable[[Record, TransportError | None], None]
 
 
-class Worker:
+class LoadWorker:
     def __init__(
-        self, plan: Plan, *, index: int, count: int, epoch: float, sse_model: str, packed: bool, send: Send, fire: Fire
+        self,
+        plan: RunPlan,
+        *,
+        index: int,
+        count: int,
+        epoch: float,
+        sse_model: str,
+        packed: bool,
+        send: Send,
+        fire: Fire,
     ) -> None:
         """``epoch`` is the run's second 0 as ``time.time()``; ``send`` takes a report, ``fire`` feeds Locust."""
         self.plan, self.index, self.count = plan, index, count

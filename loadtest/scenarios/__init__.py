@@ -11,14 +11,14 @@ from typing import Any
 from loadtest.errors import LoadtestError
 from loadtest.lengths import parse_length
 from loadtest.scenarios import burst, cancel, chat, code, mixed, summarize, trace
-from loadtest.scenarios.base import Scenario, Settings
+from loadtest.scenarios.base import Scenario, ScenarioSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-SCENARIOS: dict[str, Callable[[Settings], Scenario]] = {
+SCENARIOS: dict[str, Callable[[ScenarioSettings], Scenario]] = {
     "chat": chat.create,
     "summarize": summarize.create,
     "code": code.create,
@@ -30,7 +30,7 @@ SCENARIOS: dict[str, Callable[[Settings], Scenario]] = {
 KEYS = ("base", "language", "input_tokens", "output_tokens", "turns", "cancel_share", "think_s", "file")
 
 
-def load_scenario(text: str, settings: Settings) -> Scenario:
+def load_scenario(text: str, settings: ScenarioSettings) -> Scenario:
     """``text`` is a name, a ``.toml`` file or a ``.jsonl`` trace. Raises ``LoadtestError``."""
     if text in SCENARIOS:
         return SCENARIOS[text](settings)
@@ -41,7 +41,7 @@ def load_scenario(text: str, settings: Settings) -> Scenario:
     raise LoadtestError(f"scenario: no scenario {text!r}: use {', '.join(SCENARIOS)}, a .toml file or a .jsonl trace")
 
 
-def _from_file(path: Path, settings: Settings) -> Scenario:
+def _from_file(path: Path, settings: ScenarioSettings) -> Scenario:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -55,7 +55,7 @@ def _from_file(path: Path, settings: Settings) -> Scenario:
     return SCENARIOS[base](_apply(data, settings, path))
 
 
-def _apply(data: dict[str, Any], settings: Settings, path: Path) -> Settings:
+def _apply(data: dict[str, Any], settings: ScenarioSettings, path: Path) -> ScenarioSettings:
     """The file's settings under the command line's, which win."""
 
     def number(key: str, low: float, high: float) -> Any:

@@ -57,7 +57,7 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ScenarioSettings:
     """What a user may change about any scenario; ``None`` leaves the scenario's own choice."""
 
     seed: int = 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from loadtest.lengths import Length
-from loadtest.scenarios.base import Scenario, Settings
+from loadtest.scenarios.base import Scenario, ScenarioSettings
 from loadtest.scenarios.single import drawn, question
 
 
-def create(settings: Settings) -> Scenario:
+def create(settings: ScenarioSettings) -> Scenario:
     return drawn("chat", settings, question, Length("lognormal", 120, 0.5), turns=4, think_s=1.0)

@@ -6,7 +6,7 @@ import random
 
 from loadtest.lengths import Length
 from loadtest.prompts import Corpus
-from loadtest.scenarios.base import Scenario, Settings
+from loadtest.scenarios.base import Scenario, ScenarioSettings
 from loadtest.scenarios.single import drawn
 
 
@@ -14,5 +14,5 @@ def task(texts: Corpus, rng: random.Random, tokens: int | None, turn: int) -> st
     return texts.pad(rng, rng.choice(texts.code_tasks), tokens)
 
 
-def create(settings: Settings) -> Scenario:
+def create(settings: ScenarioSettings) -> Scenario:
     return drawn("code", settings, task, Length("lognormal", 400, 0.4))

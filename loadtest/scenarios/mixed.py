@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from loadtest.scenarios import chat, code, summarize
-from loadtest.scenarios.base import Conversation, Request, Scenario, Settings
+from loadtest.scenarios.base import Conversation, Request, Scenario, ScenarioSettings
 
 WEIGHTS = {"chat": 6, "summarize": 2, "code": 2}
 
 
 @dataclass(frozen=True)
 class Mixed:
-    settings: Settings
+    settings: ScenarioSettings
     parts: dict[str, Scenario]
     name: str = "mixed"
     turns: int = 1  # one turn each, so that requests keep the weights; a chat is met at a drawn turn of its own
@@ -45,5 +45,5 @@ class _Slice(Conversation):
         return self.whole.request(self.at)
 
 
-def create(settings: Settings) -> Scenario:
+def create(settings: ScenarioSettings) -> Scenario:
     return Mixed(settings, {m.__name__.rsplit(".", 1)[1]: m.create(settings) for m in (chat, summarize, code)})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from loadtest.lengths import Length
 from loadtest.prompts import Corpus, corpus
-from loadtest.scenarios.base import Conversation, Settings, Turn
+from loadtest.scenarios.base import Conversation, ScenarioSettings, Turn
 
 # (texts, random source, wanted prompt tokens or None, turn number) -> what the user says
 Wording = Callable[[Corpus, random.Random, int | None, int], str]
@@ -19,7 +19,7 @@ class Drawn:
     """A scenario whose conversations are drawn independently of each other, each from its own number."""
 
     name: str
-    settings: Settings
+    settings: ScenarioSettings
     wording: Wording
     input_tokens: Length | None
     output_tokens: Length
@@ -52,7 +52,7 @@ class Drawn:
 
 def drawn(
     name: str,
-    settings: Settings,
+    settings: ScenarioSettings,
     wording: Wording,
     output: Length,
     *,

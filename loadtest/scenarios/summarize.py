@@ -6,7 +6,7 @@ import random
 
 from loadtest.lengths import Length
 from loadtest.prompts import Corpus
-from loadtest.scenarios.base import Scenario, Settings
+from loadtest.scenarios.base import Scenario, ScenarioSettings
 from loadtest.scenarios.single import drawn
 
 ORDER = {"en": "Summarise the text above in three sentences.", "zh": "请用三句话概括上面的文字。"}
@@ -17,5 +17,5 @@ def document(texts: Corpus, rng: random.Random, tokens: int | None, turn: int) -
     return f"{texts.text(rng, tokens or 1)}\n\n{order}"
 
 
-def create(settings: Settings) -> Scenario:
+def create(settings: ScenarioSettings) -> Scenario:
     return drawn("summarize", settings, document, Length("normal", 80, 20), input_tokens=Length("lognormal", 1200, 0.4))

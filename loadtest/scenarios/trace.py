@@ -17,7 +17,7 @@ from typing import Any
 
 from loadtest.errors import LoadtestError
 from loadtest.prompts import corpus
-from loadtest.scenarios.base import Conversation, Message, Request, Scenario, Settings
+from loadtest.scenarios.base import Conversation, Message, Request, Scenario, ScenarioSettings
 
 BLOCK_TOKENS = 512
 EXAMPLE = Path(__file__).parent / "example_trace.jsonl"
@@ -34,7 +34,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Trace:
-    settings: Settings
+    settings: ScenarioSettings
     lines: tuple[Line, ...]
     times: tuple[float, ...]
     name: str = "trace"
@@ -61,7 +61,7 @@ class _Recorded(Conversation):
         )
 
 
-def create(settings: Settings) -> Scenario:
+def create(settings: ScenarioSettings) -> Scenario:
     path = Path(settings.extra.get("file", EXAMPLE))
     try:
         texts = path.read_text(encoding="utf-8").splitlines()
@@ -78,7 +78,7 @@ def create(settings: Settings) -> Scenario:
     return Trace(settings, lines, tuple(line.time - first for line in lines))
 
 
-def _line(text: str, path: Path, number: int, settings: Settings) -> Line:
+def _line(text: str, path: Path, number: int, settings: ScenarioSettings) -> Line:
     where = f"trace: {path}:{number}"
     try:
         data = json.loads(text)
@@ -98,7 +98,7 @@ def _number(data: dict[str, Any], key: str, where: str) -> float:
     return float(value)
 
 
-def _messages(data: dict[str, Any], where: str, number: int, settings: Settings) -> tuple[Message, ...]:
+def _messages(data: dict[str, Any], where: str, number: int, settings: ScenarioSettings) -> tuple[Message, ...]:
     messages = data.get("messages")
     if isinstance(messages, list) and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages):
         return tuple(messages)
@@ -110,7 +110,7 @@ def _messages(data: dict[str, Any], where: str, number: int, settings: Settings)
     return ({"role": "user", "content": _prose(data.get("hash_ids") or [], tokens, number, settings)},)
 
 
-def _prose(blocks: list[Any], tokens: int, number: int, settings: Settings) -> str:
+def _prose(blocks: list[Any], tokens: int, number: int, settings: ScenarioSettings) -> str:
     """Whole blocks by their ids, then the rest, which is this line's own."""
     names = [f"block:{block}" for block in blocks[: tokens // BLOCK_TOKENS]]
     sizes = [BLOCK_TOKENS] * len(names) + [tokens - BLOCK_TOKENS * len(names)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from loadtest.plan import Plan
+from loadtest.plan import RunPlan
 from loadtest.transports.base import Transport
 from loadtest.transports.grpc_stream import Connections, GrpcTransport
 from loadtest.transports.sse import SseTransport
 
 
-def open_transport(lane: str, plan: Plan, sse_model: str, packed: bool) -> Transport:
+def open_transport(lane: str, plan: RunPlan, sse_model: str, packed: bool) -> Transport:
     """``lane`` is grpc or sse; ``sse_model``, ``packed``: as ``preflight.TargetFacts``."""
     secure, host = plan.host.startswith("https://"), plan.host.removeprefix("https://")
     ignore_eos = not plan.respect_eos

@@ -95,7 +95,7 @@ class GrpcTransport:
         message = infer_request(self._model, request, self._flags)
         message.id = uuid.uuid4().hex
         connection = self._server.connection()
-        reader = _Reader(on_message, lambda: self._ask_to_stop(connection, message.id))
+        reader = _GrpcReader(on_message, lambda: self._ask_to_stop(connection, message.id))
         try:
             call = connection.open(f"{SERVICE}/ModelStreamInfer", METADATA, message.SerializeToString(), reader)
         except OSError as error:
@@ -128,7 +128,7 @@ def _tls() -> Any:
     return context
 
 
-def _wait(connection: Connection, stream: Stream, timeout: float, reader: _Reader | None = None) -> None:
+def _wait(connection: Connection, stream: Stream, timeout: float, reader: _GrpcReader | None = None) -> None:
     """Until the stream ended; raises ``TransportError`` unless it ended well or the reader walked away."""
     if not stream.done.wait(timeout):
         connection.cancel(stream)
@@ -158,7 +158,7 @@ def refusal(status: str, headers: dict[str, str]) -> TransportError:
     return TransportError(kind, details or f"gRPC status {status}")
 
 
-class _Reader:
+class _GrpcReader:
     """Reads what the generator needs of each response; the order of the outputs is learnt once per stream."""
 
     def __init__(self, on_message: OnMessage, leave: Callable[[], None]) -> None:

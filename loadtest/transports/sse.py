@@ -17,6 +17,7 @@ import orjson
 from gevent import socket, ssl
 from geventhttpclient.response import HTTPResponse
 
+from client.sse import Events
 from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
 from loadtest.transports.base import OnMessage, StreamEnd
@@ -45,7 +46,7 @@ class SseTransport:
 
     def stream(self, request: Request, on_message: OnMessage) -> StreamEnd:
         reused, sock = True, self._take()
-        reader = _Reader(on_message)
+        reader = _SseReader(on_message)
         try:
             with gevent.Timeout(self._timeout):
                 if sock is None:
@@ -107,7 +108,7 @@ class SseTransport:
         return f"{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     @staticmethod
-    def _receive(sock: Any, reader: _Reader) -> None:
+    def _receive(sock: Any, reader: _SseReader) -> None:
         while not reader.http.message_complete:
             data = sock.recv(BLOCK)
             now = time.monotonic()
@@ -128,11 +129,12 @@ class _Body(HTTPResponse):
         self.body += buf
 
 
-class _Reader:
+class _SseReader:
     def __init__(self, on_message: OnMessage) -> None:
         self.http = _Body()
         self.end = StreamEnd()
         self._on_message = on_message
+        self._events = Events()
         self._text: list[str] = []
         self._done = False
         self.begun = False
@@ -143,16 +145,12 @@ class _Reader:
         self.http.feed(data)
         if not self.http.headers_complete or self.http.status_code != 200:
             return True
-        body = self.http.body
-        if b"\r" in body:  # either line ending is right; JSON never holds a bare one
-            body[:] = body.replace(b"\r\n", b"\n")
-        while (cut := body.find(b"\n\n")) >= 0:
-            event = bytes(body[:cut])
-            del body[: cut + 2]
-            for line in event.split(b"\n"):
-                if line.startswith(b"data:") and not self._event(line[5:].strip(), now):
-                    self.end.left = True
-                    return False
+        arrived = bytes(self.http.body)
+        self.http.body.clear()
+        for event in self._events.feed(arrived):
+            if not self._event(event, now):
+                self.end.left = True
+                return False
         return True
 
     def _event(self, data: bytes, now: float) -> bool:

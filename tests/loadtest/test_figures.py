@@ -24,7 +24,7 @@ from loadtest.report.svg import Chart, Series, render
 from loadtest.scrape import ServerSeries
 from loadtest.slo import Slo, parse_slo
 from loadtest.summary import Run, lane_figures, saturation
-from loadtest.sweep import Step, conclusion, search
+from loadtest.sweep import RateStep, conclusion, search
 from loadtest.verdict import WorkerHealth, judge
 from loadtest.webui import streaming_rows
 
@@ -200,8 +200,8 @@ def test_compare_refuses_what_is_no_run(tmp_path: Path, damage: str | None) -> N
 
 @given(st.floats(0.3, 200), st.floats(0.5, 8))
 def test_sweep_closes_in_on_the_capacity(capacity: float, start: float) -> None:
-    def run(rate: float) -> Step:
-        return Step(rate, rate <= capacity, False, rate > capacity * 1.2, {})
+    def run(rate: float) -> RateStep:
+        return RateStep(rate, rate <= capacity, False, rate > capacity * 1.2, {})
 
     steps = search(run, start)
     met = max((s.rate for s in steps if s.met), default=None)
@@ -211,9 +211,9 @@ def test_sweep_closes_in_on_the_capacity(capacity: float, start: float) -> None:
 
 
 def test_sweep_stops_at_an_invalid_run_and_at_its_highest_rate() -> None:
-    assert len(search(lambda rate: Step(rate, rate < 3, rate >= 4, False, {}), 1)) == 3
-    assert [s.rate for s in search(lambda rate: Step(rate, True, False, False, {}), 1, 5)] == [1, 2, 4, 5]
-    beyond = search(lambda rate: Step(rate, rate <= 1, False, rate > 4, {}), 1)
+    assert len(search(lambda rate: RateStep(rate, rate < 3, rate >= 4, False, {}), 1)) == 3
+    assert [s.rate for s in search(lambda rate: RateStep(rate, True, False, False, {}), 1, 5)] == [1, 2, 4, 5]
+    beyond = search(lambda rate: RateStep(rate, rate <= 1, False, rate > 4, {}), 1)
     assert beyond[-1].saturated and beyond[-1].rate == 4.5
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from loadtest.errors import LoadtestError
-from loadtest.plan import Plan, parse_duration, plan_from
+from loadtest.plan import RunPlan, parse_duration, plan_from
 from loadtest.prompts import corpus
 from loadtest.scenarios import SCENARIOS, load_scenario
-from loadtest.scenarios.base import Request, Settings, request_number
+from loadtest.scenarios.base import Request, ScenarioSettings, request_number
 
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 def requests(name: str, count: int = 40, **settings: object) -> list[Request]:
-    scenario = load_scenario(name, Settings(**settings))  # type: ignore[arg-type]
+    scenario = load_scenario(name, ScenarioSettings(**settings))  # type: ignore[arg-type]
     return [request_number(scenario, number) for number in range(count)]
 
 
@@ -37,7 +37,7 @@ def test_chat_shares_its_system_prompt_and_grows_turn_by_turn() -> None:
 
 
 def test_chat_takes_real_answers_in_a_closed_loop() -> None:
-    conversation = load_scenario("chat", Settings()).conversation(5)
+    conversation = load_scenario("chat", ScenarioSettings()).conversation(5)
     assert conversation.request(1, ["the server's own words"]).messages[2]["content"] == "the server's own words"
 
 
@@ -154,7 +154,7 @@ def test_plan_defaults_and_round_trip() -> None:
     assert (str(plan.process), plan.host) == ("poisson", "h")
     assert str(plan_from({}).process) == "closed"
     assert str(plan_from({"scenario": "burst", "rate": "4"}).process) == "burst:16"
-    assert Plan(**json.loads(json.dumps(plan.to_dict()))).schedule() == plan.schedule()
+    assert RunPlan(**json.loads(json.dumps(plan.to_dict()))).schedule() == plan.schedule()
 
 
 def test_profiles_warm_up_below_their_first_step() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.errors import TransportError
-from loadtest.transports.sse import _Reader
+from loadtest.transports.sse import _SseReader
 
 CONTINUOUS = [
     {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
@@ -36,14 +36,14 @@ def answer(chunks: list[dict[str, Any]], end: str = "\n", done: bool = True, sta
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def read(data: bytes, cuts: list[int], leave: int = 10**9) -> tuple[_Reader, list[int]]:
+def read(data: bytes, cuts: list[int], leave: int = 10**9) -> tuple[_SseReader, list[int]]:
     seen: list[int] = []
 
     def on_message(stamp: float, tokens: int) -> bool:
         seen.append(tokens)
         return tokens < leave
 
-    reader, at, k = _Reader(on_message), 0, 0
+    reader, at, k = _SseReader(on_message), 0, 0
     while at < len(data):
         size = cuts[k % len(cuts)]
         if not reader.feed(data[at : at + size], 0.0):

@@ -27,7 +27,7 @@ TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class BenchTarget:
     """``kind``: ``grpc`` (the ensemble) or ``sse`` (an OpenAI server); ``address``: host:port; ``model``: its name."""
 
     kind: str
@@ -36,7 +36,7 @@ class Endpoint:
     max_tokens: int
 
 
-def run(target: Endpoint, prompts: Sequence[str], streams: int) -> list[TimedStream]:
+def run(target: BenchTarget, prompts: Sequence[str], streams: int) -> list[TimedStream]:
     """Send every prompt once, ``streams`` at a time. Blocks; returns one record per prompt."""
     processes = max(1, -(-streams // STREAMS_PER_PROCESS))
     context = multiprocessing.get_context("spawn")
@@ -83,11 +83,11 @@ def _share(streams: int, processes: int, index: int) -> int:
     return streams // processes + (index < streams % processes)
 
 
-def _process(target: Endpoint, prompts: Sequence[str], streams: int, barrier: Any, queue: Any) -> None:
+def _process(target: BenchTarget, prompts: Sequence[str], streams: int, barrier: Any, queue: Any) -> None:
     queue.put(asyncio.run(_loop(target, list(prompts), streams, barrier)))
 
 
-async def _loop(target: Endpoint, prompts: list[str], streams: int, barrier: Any) -> list[TimedStream]:
+async def _loop(target: BenchTarget, prompts: list[str], streams: int, barrier: Any) -> list[TimedStream]:
     session = _Grpc(target) if target.kind == "grpc" else _Sse(target)
     await session.open()
     records: list[TimedStream] = []
@@ -117,7 +117,7 @@ def _arrived(record: TimedStream, tokens: int) -> None:
     record.last, record.tokens = now, tokens
 
 
-async def vanish(target: Endpoint, prompt: str) -> None:
+async def vanish(target: BenchTarget, prompt: str) -> None:
     """A client that dies: its connection is closed under a stream, without a stop request."""
     session = _Grpc(target)
     await session.open()
@@ -129,7 +129,7 @@ async def vanish(target: Endpoint, prompt: str) -> None:
 class _Grpc:
     """The client library's own call, read no further than the token count."""
 
-    def __init__(self, target: Endpoint) -> None:
+    def __init__(self, target: BenchTarget) -> None:
         self._target = target
         self._options = Options(max_tokens=target.max_tokens, ignore_eos=True, temperature=0.0, repetition_penalty=1.0)
         self._new_id = request_ids()
@@ -161,7 +161,7 @@ class _Grpc:
 class _Sse:
     """``/v1/completions``, streamed, over kept-alive connections; the final usage gives the token count."""
 
-    def __init__(self, target: Endpoint) -> None:
+    def __init__(self, target: BenchTarget) -> None:
         self._target = target
         self._host, _, port = target.address.rpartition(":")
         self._port = int(port)

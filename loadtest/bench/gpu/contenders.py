@@ -190,7 +190,7 @@ class OursGrpc(Contender):
         return _answers(f"http://127.0.0.1:{self.setup.port + 3}/health/ready")
 
     def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
-        endpoint = client.Endpoint("grpc", f"127.0.0.1:{self.setup.port + 1}", "qwen", self.setup.max_tokens)
+        endpoint = client.BenchTarget("grpc", f"127.0.0.1:{self.setup.port + 1}", "qwen", self.setup.max_tokens)
         return summarize(client.run(endpoint, prompts.texts, streams))
 
     def weights_gib(self) -> float | None:
@@ -221,7 +221,9 @@ class OursGateway(Contender):
         base = f"127.0.0.1:{self.setup.port + 3}"
         with urllib.request.urlopen(f"http://{base}/v1/models", timeout=10) as response:
             model = json.load(response)["data"][0]["id"]
-        return summarize(client.run(client.Endpoint("sse", base, model, self.setup.max_tokens), prompts.texts, streams))
+        return summarize(
+            client.run(client.BenchTarget("sse", base, model, self.setup.max_tokens), prompts.texts, streams)
+        )
 
     def weights_gib(self) -> float | None:
         return self._server.weights_gib()

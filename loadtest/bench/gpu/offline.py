@@ -16,7 +16,7 @@ from typing import Any, TextIO
 MAX_STREAMS = 256
 
 
-class Vllm:
+class VllmWorker:
     """``LLM.generate`` on the very arguments that our runtime gives vLLM."""
 
     def __init__(self, engine: Path, kv_bytes: int) -> None:
@@ -37,7 +37,7 @@ class Vllm:
         return [list(output.outputs[0].token_ids) for output in outputs]
 
 
-class Transformers:
+class TransformersWorker:
     """``model.generate`` on one batch, in BF16."""
 
     def __init__(self, engine: Path, kv_bytes: int) -> None:
@@ -78,7 +78,7 @@ def answer(engine: Any, command: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     kind, engine, kv_bytes = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     reply = claim_stdout()
-    worker = {"vllm": Vllm, "transformers": Transformers}[kind](engine, kv_bytes)
+    worker = {"vllm": VllmWorker, "transformers": TransformersWorker}[kind](engine, kv_bytes)
     print(json.dumps({"ready": True}), file=reply, flush=True)
     for line in iter(sys.stdin.readline, ""):
         print(json.dumps(answer(worker, json.loads(line))), file=reply, flush=True)

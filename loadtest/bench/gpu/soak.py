@@ -23,7 +23,7 @@ from typing import Any
 from client import NO_RETRY, AsyncClient, ClientError, Options
 from client.errors import Cancelled, InvalidRequest
 from loadtest import prometheus
-from loadtest.bench.gpu.client import Endpoint, vanish
+from loadtest.bench.gpu.client import BenchTarget, vanish
 from loadtest.bench.process import memory_mib, tree
 
 log = logging.getLogger("soak")
@@ -117,7 +117,7 @@ async def cancelled(soak: Soak, rng: random.Random) -> str:
 
 async def vanished(soak: Soak, rng: random.Random) -> str:
     """A client that dies: its connection is closed under a running stream, with no stop request."""
-    await vanish(Endpoint("grpc", soak.address, "qwen", 2000), text(rng, 5, 200))
+    await vanish(BenchTarget("grpc", soak.address, "qwen", 2000), text(rng, 5, 200))
     return "vanished"
 
 

@@ -112,7 +112,7 @@ async def answer(reader, writer):
 async def ask(prompts, max_tokens=3):
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    session = client._Sse(client.Endpoint("sse", f"127.0.0.1:{port}", "m", max_tokens))
+    session = client._Sse(client.BenchTarget("sse", f"127.0.0.1:{port}", "m", max_tokens))
     records = []
     for prompt in prompts:
         records.append(TimedStream(0.0, 0.0, 0.0, 0))
