@@ -10,9 +10,8 @@ import orjson
 
 from client import errors
 from client.types import FinishReason, Options, Prompt, StreamChunk
+from contract.fields import BY_OPTION
 
-# Options field -> OpenAI/vLLM field, where the names differ.
-_RENAMED = {"include_stop": "include_stop_str_in_output"}
 _GUIDES = {"json_schema": "guided_json", "regex": "guided_regex", "ebnf_grammar": "guided_grammar"}
 _FINISH: dict[str | None, FinishReason] = {
     "stop": "stop", "length": "length", "tool_calls": "tool_calls", "cancelled": "cancelled", "error": "error",
@@ -32,14 +31,13 @@ def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[
     given = options.given()
     out |= _guide(given.pop("guide_type", ""), given.pop("guide", ""))
     out |= _logprobs(given.pop("logprobs", False), given.pop("top_logprobs", 0), chat=not isinstance(prompt, str))
-    if "lora_name" in given:
-        raise errors.InvalidRequest(
-            "lora_name: the OpenAI API has no such field; use the gRPC transport", field="lora_name"
-        )
     if "logit_bias" in given:
         out["logit_bias"] = {str(token): bias for token, bias in given.pop("logit_bias").items()}
     for name, value in given.items():
-        out[_RENAMED.get(name, name)] = list(value) if isinstance(value, tuple) else value
+        field = BY_OPTION[name].api_name
+        if not field:
+            raise errors.InvalidRequest(f"{name}: the OpenAI API has no such field; use the gRPC transport", field=name)
+        out[field] = list(value) if isinstance(value, tuple) else value
     return out
 
 

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from client._clients import Client
 from client.errors import ClientError
 from client.types import Options, StreamChunk
+from contract.fields import BY_OPTION
 
 HELP = """\
 /system TEXT      set the system prompt (without TEXT: back to the model's own)
@@ -21,9 +22,7 @@ HELP = """\
 /reset            forget the conversation
 /help             this
 Ctrl-C stops an answer, Ctrl-D leaves."""
-_SETTABLE = {
-    f.name: str(f.type) for f in fields(Options) if f.name not in ("n", "logprobs", "top_logprobs", "tools", "guide")
-}
+_SETTABLE = {f.name: str(f.type) for f in fields(Options) if (option := BY_OPTION[f.name].option) and option.in_chat}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's answer must not move the terminal's cursor
 
 

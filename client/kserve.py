@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from client import errors
 from client.types import Options, Prompt, StreamChunk, TopLogprobs
+from contract.fields import BY_OPTION
 from contract.finish import FINISH_CODES
 from contract.packed import REASONS, SequenceOutput, unpack
 
@@ -59,34 +60,6 @@ _ENCODERS: dict[str, Callable[[Any], bytes]] = {
     "FP32": _fp32, "INT32": _int32, "UINT64": _uint64, "BOOL": _bool, "BYTES": _strings,
 }  # fmt: skip
 
-# Options field -> (tensor, datatype). Fields absent here are handled in ``infer_request``.
-_TENSORS: dict[str, tuple[str, str]] = {
-    "max_tokens": ("max_tokens", "INT32"),
-    "temperature": ("temperature", "FP32"),
-    "top_p": ("top_p", "FP32"),
-    "top_k": ("top_k", "INT32"),
-    "min_p": ("min_p", "FP32"),
-    "repetition_penalty": ("repetition_penalty", "FP32"),
-    "presence_penalty": ("presence_penalty", "FP32"),
-    "frequency_penalty": ("frequency_penalty", "FP32"),
-    "seed": ("seed", "UINT64"),
-    "min_tokens": ("min_tokens", "INT32"),
-    "stop": ("stop_words", "BYTES"),
-    "stop_token_ids": ("stop_token_ids", "INT32"),
-    "include_stop": ("include_stop_str_in_output", "BOOL"),
-    "bad_words": ("bad_words", "BYTES"),
-    "ignore_eos": ("ignore_eos", "BOOL"),
-    "add_generation_prompt": ("add_generation_prompt", "BOOL"),
-    "continue_final_message": ("continue_final_message", "BOOL"),
-    "n": ("num_return_sequences", "INT32"),
-    "logprobs": ("return_log_probs", "BOOL"),
-    "top_logprobs": ("top_logprobs", "INT32"),
-    "guide_type": ("guided_decoding_guide_type", "BYTES"),
-    "guide": ("guided_decoding_guide", "BYTES"),
-    "priority": ("priority", "INT32"),
-    "lora_name": ("lora_name", "BYTES"),
-}
-
 _REASON_BY_NAME = {name.encode(): reason for name, reason in zip(FINISH_CODES, REASONS, strict=True)}
 _ZERO = b"\0\0\0\0"
 _FITS = {
@@ -127,9 +100,10 @@ def infer_request(request_id: str, prompt: Prompt, options: Options, *, stream: 
         if name == "tools":
             add_tensor(request, "tools", "BYTES", [json.dumps(list(value), ensure_ascii=False)])
             continue
-        tensor, datatype = _TENSORS[name]
+        field = BY_OPTION[name]
+        datatype = "BYTES" if field.tensor == "STRING" else field.tensor  # KServe's word for it
         values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        add_tensor(request, tensor, datatype, values)
+        add_tensor(request, field.name, datatype, values)
     return request
 
 

@@ -11,7 +11,7 @@ Prompt = str | Sequence[Mapping[str, Any]]  # raw text, or OpenAI chat messages
 TopLogprobs = tuple[tuple[int, float], ...]  # (token id, natural log), best first
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """Sampling settings of one request; ``None`` leaves a setting to the checkpoint's generation_config.json.
 

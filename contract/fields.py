@@ -26,11 +26,15 @@ ZERO: dict[Tensor, Value] = {"STRING": "", "INT32": 0, "UINT64": 0, "FP32": 0.0,
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """The field in the client's ``Options``. ``annotation`` where its type differs from the tensor's."""
+    """The field in the client's ``Options``. ``annotation`` where its type differs from the tensor's.
+
+    ``in_chat``: a conversation in the terminal can have it (``/set``); it shows one text and no log probabilities.
+    """
 
     name: str = ""  # the tensor's unless given
     default: Value | None = None
     annotation: str = ""
+    in_chat: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +147,19 @@ FIELDS: tuple[Field, ...] = (
           api=Api("logit_bias", "")),
     Field("ignore_eos", "BOOL", "go on until max_tokens; for load tests", False, sampling=True,
           option=Option(default=False), api=Api()),
-    Field("num_return_sequences", "INT32", "at most 16; seeds `seed`, `seed + 1`, …", 1, 1, 16, option=Option("n", 1),
-          api=Api("n", "chat and completions", openai=True)),
+    Field("num_return_sequences", "INT32", "at most 16; seeds `seed`, `seed + 1`, …", 1, 1, 16,
+          option=Option("n", 1, in_chat=False), api=Api("n", "chat and completions", openai=True)),
     Field("beam_width", "INT32", "only 1: no beam search", 1, -INT32_MAX, INT32_MAX),
     Field("return_log_probs", "BOOL", "log probabilities of the answer's tokens", False, capability="logprobs",
-          option=Option("logprobs", False), api=Api("logprobs", "", openai=True)),
+          option=Option("logprobs", False, in_chat=False), api=Api("logprobs", "", openai=True)),
     Field("top_logprobs", "INT32", "as many alternatives for each token; needs `return_log_probs`", 0, 0, 20,
-          capability="top_logprobs", option=Option(default=0), api=Api(endpoints="", openai=True)),
+          capability="top_logprobs", option=Option(default=0, in_chat=False), api=Api(endpoints="", openai=True)),
     Field("guided_decoding_guide_type", "STRING",
           "`json`, `json_schema`, `regex` or `ebnf_grammar`, where the engine has it", option=Option("guide_type", "")),
     Field("guided_decoding_guide", "STRING", "the schema, pattern or grammar, up to 65,536 characters", longest=65536,
-          option=Option("guide", "")),
+          option=Option("guide", "", in_chat=False)),
     Field("tools", "STRING", "OpenAI tools as JSON, rendered by the chat template; needs `messages`",
-          option=Option(default=(), annotation="Sequence[Mapping[str, Any]]"), api=Api(endpoints="")),
+          option=Option(default=(), annotation="Sequence[Mapping[str, Any]]", in_chat=False), api=Api(endpoints="")),
     Field("add_generation_prompt", "BOOL", "default: true unless `continue_final_message`",
           option=Option(), api=Api(endpoints="chat")),
     Field("continue_final_message", "BOOL", "the answer goes on where the last (assistant) message ends", False,
@@ -163,7 +167,8 @@ FIELDS: tuple[Field, ...] = (
     Field("exclude_input_in_output", "BOOL", "false: the prompt's text in front of the answer", True),
     Field("packed_output", "BOOL", "true: each response is the one tensor `packed` (`contract/packed.py`)", False),
     Field("priority", "INT32", "higher is sooner", 0, -1000, 1000, capability="priority", option=Option(), api=Api()),
-    Field("lora_name", "STRING", "adapter of the engine directory", capability="lora", option=Option(default="")),
+    Field("lora_name", "STRING", "adapter of the engine directory", "", capability="lora",
+          option=Option(default="")),
     Field("stop", "BOOL", "true cancels the running request with the same Triton request id", False),
 )
 # fmt: on

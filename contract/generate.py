@@ -103,7 +103,7 @@ def _row(f: Field) -> str:
 def _default(f: Field) -> str:
     if f.checkpoint:
         return "generation_config.json"
-    return "" if f.default in (None, ()) else f"`{str(f.default).lower()}`"
+    return "" if f.default in (None, (), "") else f"`{str(f.default).lower()}`"
 
 
 def _range(f: Field) -> str:

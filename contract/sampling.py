@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -30,6 +30,7 @@ class Sampling:
     """
 
     max_tokens: int
+    _: KW_ONLY
     # settings: begin
     temperature: float = 1.0
     top_p: float = 1.0

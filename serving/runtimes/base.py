@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, get_args
 
+from contract.fields import FIELDS
 from contract.gpus import MEMORY_FRACTION
-from contract.sampling import FinishReason, Sampling
+from contract.sampling import FinishReason, GuideType, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,10 @@ OnStep = Callable[[list[SequenceDelta]], None]
 OnDeath = Callable[[str], None]
 
 # Names a runtime may list in ``Runtime.capabilities``; a request that needs one it lacks is refused before it is
-# submitted. max_tokens, temperature, top_p, top_k, stop_token_ids and ignore_eos are required of every runtime.
-CAPABILITIES = frozenset(
-    {
-        "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
-        "logit_bias", "logprobs", "top_logprobs", "guide:json", "guide:json_schema", "guide:regex",
-        "guide:ebnf_grammar", "priority", "lora",
-    }
-)  # fmt: skip
+# submitted. Fields without a capability (max_tokens, temperature, top_p, …) are required of every runtime. A runtime
+# lists what it honours, never "all but": a new field must not be taken for honoured where nobody reads it.
+GUIDES = frozenset(f"guide:{kind}" for kind in get_args(GuideType))
+CAPABILITIES = frozenset(f.capability for f in FIELDS if f.capability) | GUIDES
 
 
 @dataclass(frozen=True, slots=True)

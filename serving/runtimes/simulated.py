@@ -23,7 +23,6 @@ from contract.engine_dir import EngineInfo
 from contract.errors import EngineDead
 from contract.sampling import FinishReason
 from serving.runtimes.base import (
-    CAPABILITIES,
     EngineRequest,
     OnDeath,
     OnStep,
@@ -40,7 +39,13 @@ BLOCK_TOKENS = 32
 KV_BLOCKS = 65536
 VOCABULARY = 151643  # ordinary tokens of Qwen2.5; special ones follow
 LATE_SECONDS = 0.1  # a step clock that is further behind starts anew instead of rushing
-HONOURED = CAPABILITIES - {"lora", "top_logprobs", "logit_bias"} - {c for c in CAPABILITIES if c.startswith("guide:")}
+# The tokens come from prompt and seed, so settings that only move probabilities are honoured by having no effect.
+HONOURED = frozenset(
+    {
+        "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
+        "logprobs", "priority",
+    }
+)  # fmt: skip
 
 
 def tokens(input_ids: list[int] | np.ndarray, seed: int, count: int) -> list[int]:  # type: ignore[type-arg]

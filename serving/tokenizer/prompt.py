@@ -10,14 +10,15 @@ from typing import Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from contract import context
 from contract.chunks import Job
 from contract.engine_dir import EngineInfo
 from contract.errors import InvalidRequest, ServingError, shown
 from contract.sampling import Sampling
 from serving.tokenizer.encoder import Encoder
+from serving.tokenizer.inputs import Checkpoint, Inputs, Tensors
 from serving.tokenizer.messages import json_list, message
-from serving.tokenizer.request import MAX_STOP_CHARS, MAX_STOP_WORDS, Defaults, job
-from serving.tokenizer.tensors import Fields
+from serving.tokenizer.request import job
 
 MAX_MESSAGES = 2048
 # A text this many characters per context token is refused by its first part alone: 1 MB must not hold up the others.
@@ -38,66 +39,63 @@ class PromptBuilder:
     def __init__(self, engine: EngineInfo) -> None:
         self._encoder = Encoder(engine.path / "tokenizer.json")
         self._limits = engine.limits
-        self._defaults = Defaults.load(engine.path / "generation_config.json", engine.model.vocab_size)
+        self._checkpoint = Checkpoint.load(engine.path / "generation_config.json", engine.model.vocab_size)
         self._template, self._special = _template(engine.path)
 
-    def encode(self, requests: Sequence[Fields]) -> list[Encoded | ServingError]:
-        return [self._one(fields) for fields in requests]
+    def encode(self, requests: Sequence[Tensors]) -> list[Encoded | ServingError]:
+        return [self._one(tensors) for tensors in requests]
 
-    def _one(self, fields: Fields) -> Encoded | ServingError:
-        prepared = self._prepare(fields)
-        if isinstance(prepared, ServingError):
-            return prepared
-        text, parsed = prepared
-        return self._checked(fields, self._encoder.encode(text), parsed)
-
-    def _prepare(self, fields: Fields) -> tuple[str, Job] | ServingError:
+    def _one(self, tensors: Tensors) -> Encoded | ServingError:
         try:
-            if fields.flag("stop", False):
-                return "stop", Job(Sampling(max_tokens=1), cancel=True)
-            text = self._text(fields)
-            prepared = self._with_words(fields, job(fields, self._defaults))
-            if not fields.flag("exclude_input_in_output", True):
-                prepared = replace(prepared, text=replace(prepared.text, echo=text))
-            return self._shortened(fields, text), prepared
+            inputs = Inputs(tensors, self._checkpoint)
+            if inputs.flag("stop"):
+                return Encoded(self._encoder.encode("stop"), Job(Sampling(max_tokens=1), cancel=True))
+            text = self._text(inputs)
+            parsed = self._with_words(inputs, job(inputs, self._checkpoint))
+            if not inputs.flag("exclude_input_in_output"):
+                parsed = replace(parsed, text=replace(parsed.text, echo=text))
+            field = "messages" if "messages" in inputs else "text_input"
+            ids = self._encoded(text, field)
+            context.room(self._limits, field, len(ids), parsed.sampling.max_tokens)
+            return Encoded(ids, parsed)
         except ServingError as error:
             return error
 
-    def _text(self, fields: Fields) -> str:
-        given = [name for name in ("text_input", "messages") if name in fields]
+    def _text(self, inputs: Inputs) -> str:
+        given = [name for name in ("text_input", "messages") if name in inputs]
         if len(given) != 1:
             problem = "missing" if not given else "given beside messages"
             raise InvalidRequest("text_input", f"{problem}; send exactly one of text_input and messages")
         if given == ["messages"]:
-            return self._render(fields)
+            return self._render(inputs)
         for name in ("tools", "add_generation_prompt", "continue_final_message"):
-            if name in fields:
+            if name in inputs:
                 raise InvalidRequest(name, "needs messages (the chat template renders it); text_input is sent as it is")
-        text = fields.text("text_input")
+        text = inputs.text("text_input")
         if not text:
             raise InvalidRequest("text_input", "the prompt is empty; send at least one character")
         return text
 
-    def _render(self, fields: Fields) -> str:
-        messages = [message(i, m) for i, m in enumerate(json_list("messages", fields.text("messages")))]
+    def _render(self, inputs: Inputs) -> str:
+        messages = [message(i, m) for i, m in enumerate(json_list("messages", inputs.text("messages")))]
         if not messages:
             raise InvalidRequest("messages", "the list is empty; send at least one message")
         if len(messages) > MAX_MESSAGES:
             raise InvalidRequest("messages", f"{len(messages)} messages are too many; send at most {MAX_MESSAGES}")
-        tools = json_list("tools", fields.text("tools")) if "tools" in fields else None
-        goes_on = fields.flag("continue_final_message", False)
+        tools = json_list("tools", inputs.text("tools")) if "tools" in inputs else None
+        goes_on = inputs.flag("continue_final_message")
         last = messages[-1]
         open_end = last["role"] == "assistant" and not last.get("tool_calls")
-        if goes_on and (fields.flag("add_generation_prompt", False) or not open_end):
+        if goes_on and (inputs.flag("add_generation_prompt") or not open_end):
             raise InvalidRequest(
                 "continue_final_message",
                 "true needs a last message of the assistant without tool_calls, and add_generation_prompt false",
             )
+        opens = inputs.flag("add_generation_prompt") if "add_generation_prompt" in inputs else not goes_on
         try:
             rendered, _ = render_jinja_template(
                 conversations=[messages], tools=tools or None, chat_template=self._template,
-                add_generation_prompt=fields.flag("add_generation_prompt", not goes_on),
-                continue_final_message=goes_on, **self._special,
+                add_generation_prompt=opens, continue_final_message=goes_on, **self._special,
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - a template may raise anything; it is the caller's messages that it refuses
             raise InvalidRequest(
@@ -105,44 +103,22 @@ class PromptBuilder:
             ) from None
         return _characters("messages", str(rendered[0]))
 
-    def _with_words(self, fields: Fields, parsed: Job) -> Job:
+    def _with_words(self, inputs: Inputs, parsed: Job) -> Job:
         """Bad words as ids, alone and after a space: a word inside a text mostly carries its leading space."""
-        words = fields.texts("bad_words", MAX_STOP_WORDS, MAX_STOP_CHARS)
+        words = inputs.texts("bad_words")
         if not words:
             return parsed
         variants = [form for word in words for form in (word, " " + word.lstrip())]
         ids = {tuple(self._encoder.encode(form)) for form in variants}
         return replace(parsed, sampling=replace(parsed.sampling, bad_words=tuple(sorted(ids))))
 
-    def _shortened(self, fields: Fields, text: str) -> str:
+    def _encoded(self, text: str, field: str) -> list[int]:
         sure = SURELY_TOO_LONG * self._limits.max_seq_len
-        if len(text) <= sure:
-            return text
-        part = self._encoder.encode(text[:sure])
-        if len(part) < self._limits.max_seq_len:
-            return text
-        raise self._too_long(fields, f"at least {len(part)}")
-
-    def _too_long(self, fields: Fields, count: str) -> InvalidRequest:
-        longest = min(self._limits.max_input_len, self._limits.max_seq_len - 1)
-        name = "messages" if "messages" in fields else "text_input"
-        return InvalidRequest(
-            name,
-            f"the prompt has {count} tokens, the context is {self._limits.max_seq_len} and a prompt may take "
-            f"{longest}; shorten it or serve an engine built with a longer CONTEXT",
-        )
-
-    def _checked(self, fields: Fields, ids: list[int], parsed: Job) -> Encoded | ServingError:
-        if len(ids) > min(self._limits.max_input_len, self._limits.max_seq_len - 1):
-            return self._too_long(fields, str(len(ids)))
-        room = self._limits.max_seq_len - len(ids)
-        if parsed.sampling.max_tokens > room:
-            return InvalidRequest(
-                "max_tokens",
-                f"{parsed.sampling.max_tokens} with a prompt of {len(ids)} tokens exceeds the context of "
-                f"{self._limits.max_seq_len} tokens; use at most {room}",
-            )
-        return Encoded(ids, parsed)
+        if len(text) > sure:
+            part = self._encoder.encode(text[:sure])
+            if len(part) >= self._limits.max_seq_len:
+                raise context.too_long(self._limits, field, f"at least {len(part)}")
+        return self._encoder.encode(text)
 
 
 def _characters(name: str, text: str) -> str:

@@ -14,7 +14,7 @@ from contract import packed
 from contract.chunks import Chunk, IntArray
 from contract.errors import InvalidRequest, ServingError
 from contract.finish import FINISH_CODES
-from serving.tokenizer.tensors import Fields
+from serving.tokenizer.inputs import Tensors
 
 MOST_REUSED = 8192  # tensors kept; each holds about 300 bytes of shared memory
 FINISH_NAMES = [name.encode() for name in FINISH_CODES]
@@ -38,14 +38,14 @@ def failed(problem: ServingError) -> Any:
     return pb.InferenceResponse(error=error(problem))
 
 
-def fields(request: Any) -> Fields:
+def inputs(request: Any) -> Tensors:
     """All inputs of a request as flat lists. Raises ``InvalidRequest`` for a batch: one request carries one prompt."""
     arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
     for name in ("text_input", "messages", *arrays):  # Triton gives all inputs the same batch: name the prompt
         if name in arrays and arrays[name].ndim and arrays[name].shape[0] != 1:
             batch = arrays[name].shape[0]
             raise InvalidRequest(name, f"a batch of {batch}; one request carries one prompt, send {batch} requests")
-    return Fields({name: array.reshape(-1).tolist() for name, array in arrays.items()})
+    return {name: array.reshape(-1).tolist() for name, array in arrays.items()}
 
 
 def encoded(ids: list[int], job: bytes) -> Any:

@@ -18,15 +18,15 @@ class TritonPythonModel:
         self.builder = PromptBuilder(engine_dir.read(Path(os.environ["ENGINE_DIR"])))
 
     def execute(self, requests):
-        fields = [self.read(request) for request in requests]
-        good = [item for item in fields if not isinstance(item, ServingError)]
+        inputs = [self.read(request) for request in requests]
+        good = [item for item in inputs if not isinstance(item, ServingError)]
         results = iter(self.builder.encode(good))
-        return [self.answer(item if isinstance(item, ServingError) else next(results)) for item in fields]
+        return [self.answer(item if isinstance(item, ServingError) else next(results)) for item in inputs]
 
     @staticmethod
     def read(request):
         try:
-            return triton_io.fields(request)
+            return triton_io.inputs(request)
         except ServingError as error:
             return error
 

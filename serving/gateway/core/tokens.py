@@ -63,13 +63,11 @@ class Tokens:
     def encode_chat(
         self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], flags: Mapping[str, bool]
     ) -> list[int]:
-        from serving.tokenizer.tensors import Fields
-
         given: dict[str, list[Any]] = {name: [value] for name, value in flags.items()}
         given["messages"] = [json.dumps(messages, ensure_ascii=False).encode()]
         if tools:
             given["tools"] = [json.dumps(list(tools), ensure_ascii=False).encode()]
-        (encoded,) = self._builder.encode([Fields(given)])
+        (encoded,) = self._builder.encode([given])
         if isinstance(encoded, ServingError):
             raise ApiError(400, str(encoded), param="messages")
         return encoded.ids

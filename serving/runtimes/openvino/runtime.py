@@ -19,7 +19,7 @@ from contract.engine_dir import EngineInfo
 from contract.errors import EngineDead, EngineDirectoryError
 from contract.paths import ROOT
 from serving.runtimes.base import (
-    CAPABILITIES,
+    GUIDES,
     EngineRequest,
     OnDeath,
     OnStep,
@@ -30,6 +30,10 @@ from serving.runtimes.base import (
 )
 from serving.runtimes.openvino.guides import grammar_of
 
+HONOURED = GUIDES | {  # by ``sampling.Sampler`` and the worker's scheduler
+    "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
+    "logit_bias", "logprobs", "top_logprobs", "priority",
+}  # fmt: skip
 CLOSE_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ def interpreter() -> str:
 class OpenVinoRuntime:
     """See the module. ``submit`` and ``abort`` write one message; a thread reads the steps."""
 
-    capabilities = CAPABILITIES - {"lora"}
+    capabilities = HONOURED
 
     def __init__(self, engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> None:
         self._on_step, self._on_death = on_step, on_death

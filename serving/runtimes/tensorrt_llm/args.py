@@ -16,12 +16,11 @@ from contract import engine_dir
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
 from contract.model_shape import ModelShape
-from serving.runtimes.base import RuntimeOptions
+from serving.runtimes.base import GUIDES, RuntimeOptions
 from serving.runtimes.tensorrt_llm.env import Package
 
 REMOVED_IN_14 = frozenset({"sampler_type"})
 PENALTIES = frozenset({"min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "bad_words"})
-GUIDES = frozenset({"guide:json", "guide:json_schema", "guide:regex", "guide:ebnf_grammar"})
 LOGPROBS = frozenset({"logprobs", "top_logprobs"})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from contract.fields import BY_NAME
 from contract.sampling import Guide, Sampling
 
 UNUSED = "\u0000"  # a bad word's text, which the internals require and never look at beside ``_bad_word_ids``
@@ -51,8 +52,8 @@ def _selection(sampling: Sampling) -> dict[str, Any]:
 
 
 def _penalties(sampling: Sampling) -> dict[str, Any]:
-    neutral = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-    return {name: getattr(sampling, name) for name, value in neutral.items() if getattr(sampling, name) != value}
+    names = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+    return {name: value for name in names if (value := getattr(sampling, name)) != BY_NAME[name].default}
 
 
 def guide_arguments(guide: Guide) -> dict[str, Any]:

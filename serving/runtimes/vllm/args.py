@@ -14,8 +14,12 @@ from typing import Any
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
 from contract.sampling import Guide, Sampling
-from serving.runtimes.base import CAPABILITIES, RuntimeOptions
+from serving.runtimes.base import GUIDES, RuntimeOptions
 
+HONOURED = GUIDES | {
+    "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
+    "logit_bias", "logprobs", "top_logprobs", "priority",
+}  # fmt: skip
 LORA_DIR = "lora"  # ENGINE_DIR/lora/<name>/adapter_config.json
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm.config.lora.MaxLoRARanks
 MAX_LOGPROBS = 20
@@ -68,8 +72,8 @@ def load_format(engine: EngineInfo) -> str:
 
 
 def capabilities(path: Path) -> frozenset[str]:
-    """vLLM honours every field of ours; LoRA only where the engine directory has adapters."""
-    return CAPABILITIES if lora_adapters(path) else CAPABILITIES - {"lora"}
+    """What ``sampling_args`` passes on; LoRA only where the engine directory has adapters."""
+    return HONOURED | {"lora"} if lora_adapters(path) else HONOURED
 
 
 def lora_adapters(path: Path) -> list[Path]:

@@ -68,7 +68,9 @@ def test_features_are_refused_even_without_a_name(job: Job, field: str) -> None:
 
 
 def test_the_prompt_limit_names_both_numbers() -> None:
-    with pytest.raises(InvalidRequest, match=r"^text_input: the prompt has 81 tokens, this engine takes at most 80"):
+    with pytest.raises(
+        InvalidRequest, match=r"^text_input: the prompt has 81 tokens, the context is 100 and a prompt may take 80"
+    ):
         fit(PLAIN, [1] * 81, Limits())
 
 

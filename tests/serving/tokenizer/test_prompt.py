@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
+from serving.tokenizer.inputs import Tensors
 from serving.tokenizer.prompt import Encoded, PromptBuilder
-from serving.tokenizer.tensors import Fields
 
 QWEN = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 IM_END, END_OF_TEXT = 151645, 151643
@@ -19,10 +19,10 @@ WEATHER = {
 }
 
 
-def fields(**values: Any) -> Fields:
+def fields(**values: Any) -> Tensors:
     """Strings become bytes, lists stay: as Triton gives them."""
     as_list = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
-    return Fields({name: [v.encode() if isinstance(v, str) else v for v in vs] for name, vs in as_list.items()})
+    return {name: [v.encode() if isinstance(v, str) else v for v in vs] for name, vs in as_list.items()}
 
 
 def encode(builder: PromptBuilder, **values: Any) -> Encoded:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from contract.errors import InvalidRequest, ServingError, Unsupported
 from serving.tokenizer.prompt import Encoded, PromptBuilder
-from serving.tokenizer.tensors import Fields
 from tests.serving.conftest import CONTEXT
 from tests.serving.tokenizer.test_prompt import fields
 
@@ -149,7 +148,7 @@ def test_a_megabyte_is_refused_in_bounded_time(letter: str, builder: PromptBuild
 @given(data=st.binary(max_size=60))
 def test_any_bytes_are_encoded_or_refused(data: bytes, builder: PromptBuilder) -> None:
     for name in ("text_input", "messages"):
-        (result,) = builder.encode([Fields({name: [data]})])
+        (result,) = builder.encode([{name: [data]}])
         assert isinstance(result, (Encoded, InvalidRequest))
 
 

@@ -27,8 +27,24 @@ V12 = SURFACE["tensorrt_llm==1.2.1"]
 
 SAMPLINGS = {
     "greedy": Sampling(64, temperature=0.0, stop_token_ids=(151645, 151643)),
-    "qwen defaults": Sampling(64, 0.7, 0.8, 20, repetition_penalty=1.05, seed=2**63, stop_token_ids=(151645, 151643)),
-    "everything": Sampling(64, 1.0, 0.9, 0, 0.1, 1.1, 0.2, 0.3, 7, 4, (151645, 151643, 99), ((5,), (6, 7)), logprobs=6),
+    "qwen defaults": Sampling(
+        64, temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05, seed=2**63, stop_token_ids=(151645, 151643)
+    ),
+    "everything": Sampling(
+        64,
+        temperature=1.0,
+        top_p=0.9,
+        top_k=0,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        presence_penalty=0.2,
+        frequency_penalty=0.3,
+        seed=7,
+        min_tokens=4,
+        stop_token_ids=(151645, 151643, 99),
+        bad_words=((5,), (6, 7)),
+        logprobs=6,
+    ),
     "ignore_eos": Sampling(64, temperature=0.0, ignore_eos=True),
     "ignore_eos with a stop id": Sampling(64, temperature=0.0, ignore_eos=True, stop_token_ids=(99,)),
     "own end id": Sampling(64, temperature=0.0, stop_token_ids=(99,)),

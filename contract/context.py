@@ -1,0 +1,48 @@
+"""Do prompt and answer fit the engine's context?
+
+The tokenizer step asks first, by the limits in engine.json; the engine step asks again, because a loaded runtime may
+take less (its KV cache holds fewer tokens than the longest sequence).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from contract.errors import InvalidRequest
+
+
+class ContextLimits(Protocol):
+    """Tokens. ``max_seq_len`` is prompt + answer."""
+
+    @property
+    def max_seq_len(self) -> int: ...
+
+    @property
+    def max_input_len(self) -> int: ...
+
+
+def too_long(limits: ContextLimits, field: str, count: str) -> InvalidRequest:
+    """The refusal of a prompt of ``count`` tokens ("513", "at least 513") that came as ``field``."""
+    return InvalidRequest(
+        field,
+        f"the prompt has {count} tokens, the context is {limits.max_seq_len} and a prompt may take "
+        f"{_longest_prompt(limits)}; shorten it or serve an engine built with a longer CONTEXT",
+    )
+
+
+def room(limits: ContextLimits, field: str, prompt_tokens: int, max_tokens: int) -> int:
+    """Tokens left for the answer. ``max_tokens`` 0: the caller named none. Raises ``InvalidRequest``."""
+    if prompt_tokens > _longest_prompt(limits):
+        raise too_long(limits, field, str(prompt_tokens))
+    left = limits.max_seq_len - prompt_tokens
+    if max_tokens > left:
+        raise InvalidRequest(
+            "max_tokens",
+            f"{max_tokens} with a prompt of {prompt_tokens} tokens exceeds the context of {limits.max_seq_len} "
+            f"tokens; use at most {left}",
+        )
+    return left
+
+
+def _longest_prompt(limits: ContextLimits) -> int:
+    return min(limits.max_input_len, limits.max_seq_len - 1)
