@@ -12,7 +12,7 @@ from contract.errors import BuildError, ServingError
 
 COMMANDS = (
     "build_engine.plan.cli",
-    "build_engine.plan.preflight",
+    "build_engine.tensorrt_llm.preflight",
     "build_engine.verify.gate",
     "build_engine.build",
     "build_engine.synthetic.simulated",

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from build_engine.plan import profiles
 from build_engine.plan.model import DEFAULT_MODEL, load
-from build_engine.plan.planner import PRECISIONS, Choice, Plan, plan
+from build_engine.plan.planner import PRECISIONS, EnginePlan, PlanRequest, plan
 from contract import gpus
 from contract.errors import BuildError
 from contract.model_shape import GIB
@@ -42,22 +42,29 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.set_defaults(run=run)
 
 
-def choose(args: argparse.Namespace) -> Choice:
-    """``args`` as a ``Choice``; without ``--gpu`` the GPU that ``nvidia-smi`` shows."""
-    fraction = getattr(args, "memory_fraction", gpus.MEMORY_FRACTION)
+def plan_request(
+    *,
+    gpu: str,
+    context: str,
+    precision: str,
+    kv: str,
+    backend: str,
+    tp: int,
+    runtime: str = "tensorrt_llm",
+    memory_fraction: float = gpus.MEMORY_FRACTION,
+) -> PlanRequest:
+    """Names resolved; an empty ``gpu`` is the one that ``nvidia-smi`` shows. Raises ``BuildError``."""
     low, high = gpus.MEMORY_FRACTIONS
-    if not low <= fraction <= high:
-        raise BuildError(f"--memory-fraction {fraction} is out of range: choose {low} to {high}")
-    return Choice(
-        gpu=gpus.by_name(args.gpu) if args.gpu else gpu_present(),
-        profile=profiles.by_context(args.context),
-        precision=args.precision,
-        kv_dtype=args.kv,
-        runtime=getattr(args, "runtime", "tensorrt_llm"),
-        backend=args.backend,
-        tensor_parallel=args.tp,
-        memory_fraction=fraction,
-    )
+    if not low <= memory_fraction <= high:
+        raise BuildError(f"--memory-fraction {memory_fraction} is out of range: choose {low} to {high}")
+    found = gpus.by_name(gpu) if gpu else gpu_present()
+    return PlanRequest(found, profiles.by_context(context), precision, kv, runtime, backend, tp, memory_fraction)
+
+
+def of_arguments(args: argparse.Namespace) -> PlanRequest:
+    """The options of ``add_plan_arguments``, and those of ``plan`` where they are."""
+    names = ("gpu", "context", "precision", "kv", "backend", "tp", "runtime", "memory_fraction")
+    return plan_request(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
 def gpu_present() -> gpus.Gpu:
@@ -68,7 +75,7 @@ def gpu_present() -> gpus.Gpu:
 
 
 def run(args: argparse.Namespace) -> int:
-    result = plan(load(args.model), choose(args))
+    result = plan(load(args.model), of_arguments(args))
     if args.json:
         print(json.dumps(as_json(result), indent=2))
     else:
@@ -76,15 +83,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def as_json(result: Plan) -> dict[str, Any]:
+def as_json(result: EnginePlan) -> dict[str, Any]:
     data = dataclasses.asdict(result)
-    data["gpu"], data["profile"] = data["choice"].pop("gpu"), data["choice"].pop("profile")
-    return data
+    choice = data.pop("request")
+    return {**data, "choice": choice, "gpu": choice.pop("gpu"), "profile": choice.pop("profile")}
 
 
-def render(result: Plan, console: Console) -> None:
-    choice = result.choice
-    title = f"{result.model} · {result.precision} · {choice.gpu.name} · {choice.profile.name}"
+def render(result: EnginePlan, console: Console) -> None:
+    request = result.request
+    title = f"{result.model} · {result.precision} · {request.gpu.name} · {request.profile.name}"
     facts = Table("what", "value", title=title, title_justify="left")
     for row in _facts(result):
         facts.add_row(*row)
@@ -101,17 +108,17 @@ def render(result: Plan, console: Console) -> None:
         console.print(f"note: {note}")
 
 
-def _facts(result: Plan) -> list[tuple[str, str]]:
-    choice, total = result.choice, result.choice.gpu.memory_mib / 1024
-    where = f"{choice.runtime} {choice.backend}" if choice.runtime == "tensorrt_llm" else choice.runtime
+def _facts(result: EnginePlan) -> list[tuple[str, str]]:
+    request, total = result.request, result.request.gpu.memory_mib / 1024
+    where = f"{request.runtime} {request.backend}" if request.runtime == "tensorrt_llm" else request.runtime
     floor = (
         f"{result.decode_floor_ms:.2f} ms/token ({1000 / result.decode_floor_ms:.0f} tokens/s)"
-        if choice.gpu.bandwidth_gb_s
+        if request.gpu.bandwidth_gb_s
         else "unknown"
     )
     return [
-        ("runtime", f"{where}, TP {choice.tensor_parallel}"),
-        ("GPU memory", f"{total:.1f} GiB, fraction {choice.memory_fraction:g}"),
+        ("runtime", f"{where}, TP {request.tensor_parallel}"),
+        ("GPU memory", f"{total:.1f} GiB, fraction {request.memory_fraction:g}"),
         ("weights", f"{result.weight_bytes / GIB:.2f} GiB ({result.precision})"),
         ("runtime's own", f"{result.overhead_bytes / GIB:.2f} GiB"),
         (

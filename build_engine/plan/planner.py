@@ -25,7 +25,7 @@ VLLM_PRECISIONS = ("fp8", "int8", "bf16")  # INT8 as compressed tensors
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PlanRequest:
     """What the user asked for. ``precision`` and ``kv_dtype`` may be ``auto``."""
 
     gpu: Gpu
@@ -51,11 +51,11 @@ class StreamRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EnginePlan:
     """Bytes are per GPU."""
 
     model: str
-    choice: Choice
+    request: PlanRequest
     precision: str
     kv_dtype: str
     max_seq_len: int
@@ -76,45 +76,45 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def plan(shape: ModelShape, choice: Choice) -> Plan:
-    """The plan for ``choice``. Raises ``BuildError`` when it cannot be built or does not fit, naming what would."""
-    problem = unsupported(shape, choice) or _too_large(shape, choice)
+def plan(shape: ModelShape, request: PlanRequest) -> EnginePlan:
+    """The plan for ``request``. Raises ``BuildError`` when it cannot be built or does not fit, naming what would."""
+    problem = unsupported(shape, request) or _too_large(shape, request)
     if problem:
-        raise BuildError(f"{problem}. {_nearest_text(shape, choice)}")
-    return _calculate(shape, choice)
+        raise BuildError(f"{problem}. {_nearest_text(shape, request)}")
+    return _calculate(shape, request)
 
 
-def auto_precision(choice: Choice) -> str:
+def auto_precision(request: PlanRequest) -> str:
     """FP8 where the GPU has it, else INT8; TensorRT-LLM's PyTorch backend reads no INT8, so BF16 there."""
-    if choice.gpu.has_fp8:
+    if request.gpu.has_fp8:
         return "fp8"
-    if choice.runtime == "vllm":
+    if request.runtime == "vllm":
         return "int8"
-    return "int8_sq" if choice.backend == "engine" else "bf16"
+    return "int8_sq" if request.backend == "engine" else "bf16"
 
 
 def precisions(runtime: str) -> tuple[str, ...]:
     return VLLM_PRECISIONS if runtime == "vllm" else PRECISIONS
 
 
-def unsupported(shape: ModelShape, choice: Choice) -> str:
+def unsupported(shape: ModelShape, request: PlanRequest) -> str:
     """Why this combination cannot be built whatever the memory, or an empty string."""
-    gpu, precision, kv_dtype, tp = choice.gpu, _precision(choice), _kv_dtype(choice), choice.tensor_parallel
+    gpu, precision, kv_dtype, tp = request.gpu, _precision(request), _kv_dtype(request), request.tensor_parallel
     where = f"on {gpu.name} (SM{gpu.sm})"
     if gpu.sm < 80:
         return f"{gpu.name} has SM{gpu.sm}, BF16 needs SM80 or newer, and FP16 overflows on Qwen2.5"
-    if precision not in precisions(choice.runtime):
-        return f"{choice.runtime} precision {precision!r} is not one of auto, {', '.join(precisions(choice.runtime))}"
+    if precision not in precisions(request.runtime):
+        return f"{request.runtime} precision {precision!r} is not one of auto, {', '.join(precisions(request.runtime))}"
     if precision == "fp8" and not gpu.has_fp8:
         return f"fp8 cannot run {where}: it needs SM89 or newer"
-    if precision.startswith("int8") and choice.runtime == "tensorrt_llm":
-        if choice.backend == "pytorch":
+    if precision.startswith("int8") and request.runtime == "tensorrt_llm":
+        if request.backend == "pytorch":
             return f"{precision} is engine-only: TensorRT-LLM's PyTorch backend reads no INT8 checkpoint"
         if not gpu.has_int8_engine:
             return f"{precision} cannot be built {where}: TensorRT-LLM refuses INT8 beyond SM90"
     if kv_dtype == "fp8" and precision != "fp8":
         return f"an FP8 KV cache needs precision fp8, not {precision}"
-    if kv_dtype == "int8" and not (precision.startswith("int8") and choice.runtime == "tensorrt_llm"):
+    if kv_dtype == "int8" and not (precision.startswith("int8") and request.runtime == "tensorrt_llm"):
         return f"an INT8 KV cache needs a TensorRT engine of precision int8_sq or int8_wo, not {precision}"
     if kv_dtype not in ("bf16", "fp8", "int8"):
         return f"KV type {kv_dtype!r} is not one of auto, bf16, fp8, int8"
@@ -123,12 +123,12 @@ def unsupported(shape: ModelShape, choice: Choice) -> str:
     return ""
 
 
-def _precision(choice: Choice) -> str:
-    return auto_precision(choice) if choice.precision == "auto" else choice.precision
+def _precision(request: PlanRequest) -> str:
+    return auto_precision(request) if request.precision == "auto" else request.precision
 
 
-def _kv_dtype(choice: Choice) -> str:
-    return "bf16" if choice.kv_dtype == "auto" else choice.kv_dtype
+def _kv_dtype(request: PlanRequest) -> str:
+    return "bf16" if request.kv_dtype == "auto" else request.kv_dtype
 
 
 def max_num_tokens(gpu: Gpu) -> int:
@@ -142,51 +142,51 @@ def overhead_bytes(shape: ModelShape, num_tokens: int, batch: int) -> int:
     return RUNTIME_BASE_BYTES + activations + batch * shape.vocab * 4 * 2
 
 
-def kv_pool_bytes(shape: ModelShape, choice: Choice, batch: int) -> int:
+def kv_pool_bytes(shape: ModelShape, request: PlanRequest, batch: int) -> int:
     """May be negative: then not even the weights fit."""
-    weights = shape.weight_bytes(_precision(choice)) // choice.tensor_parallel
-    overhead = overhead_bytes(shape, max_num_tokens(choice.gpu), batch)
-    total = choice.gpu.memory_mib * 1024**2
-    if choice.runtime == "vllm":
-        return int(total * choice.memory_fraction) - weights - overhead
-    return int((total - weights - overhead) * choice.memory_fraction)
+    weights = shape.weight_bytes(_precision(request)) // request.tensor_parallel
+    overhead = overhead_bytes(shape, max_num_tokens(request.gpu), batch)
+    total = request.gpu.memory_mib * 1024**2
+    if request.runtime == "vllm":
+        return int(total * request.memory_fraction) - weights - overhead
+    return int((total - weights - overhead) * request.memory_fraction)
 
 
-def _too_large(shape: ModelShape, choice: Choice) -> str:
-    pool = kv_pool_bytes(shape, choice, batch=1)
-    need = choice.profile.max_seq_len * shape.kv_bytes_per_token(_kv_dtype(choice)) // choice.tensor_parallel
+def _too_large(shape: ModelShape, request: PlanRequest) -> str:
+    pool = kv_pool_bytes(shape, request, batch=1)
+    need = request.profile.max_seq_len * shape.kv_bytes_per_token(_kv_dtype(request)) // request.tensor_parallel
     if pool >= need:
         return ""
-    weights = shape.weight_bytes(_precision(choice)) / choice.tensor_parallel / GIB
+    weights = shape.weight_bytes(_precision(request)) / request.tensor_parallel / GIB
     return (
-        f"{shape.name} in {_precision(choice)} does not fit {choice.gpu.name}: {weights:.1f} GiB of weights leave "
-        f"{max(pool, 0) / GIB:.1f} GiB for KV, one of {choice.profile.max_seq_len} tokens needs {need / GIB:.1f} GiB"
+        f"{shape.name} in {_precision(request)} does not fit {request.gpu.name}: {weights:.1f} GiB of weights leave "
+        f"{max(pool, 0) / GIB:.1f} GiB for KV, one of {request.profile.max_seq_len} tokens needs {need / GIB:.1f} GiB"
     )
 
 
-def nearest(shape: ModelShape, choice: Choice) -> Choice | None:
+def nearest(shape: ModelShape, request: PlanRequest) -> PlanRequest | None:
     """The first thing that works, changing as little as possible: precision, context, both, more GPUs, a larger GPU."""
-    for candidate in _alternatives(choice):
+    for candidate in _alternatives(request):
         if not unsupported(shape, candidate) and not _too_large(shape, candidate):
             return candidate
     return None
 
 
-def _alternatives(choice: Choice) -> Iterator[Choice]:
-    kinds = [_precision(replace(choice, precision="auto")), *precisions(choice.runtime)]
-    shorter = [p for p in reversed(PROFILES.values()) if p.max_seq_len < choice.profile.max_seq_len]
-    plain = replace(choice, kv_dtype="auto")
+def _alternatives(request: PlanRequest) -> Iterator[PlanRequest]:
+    kinds = [_precision(replace(request, precision="auto")), *precisions(request.runtime)]
+    shorter = [p for p in reversed(PROFILES.values()) if p.max_seq_len < request.profile.max_seq_len]
+    plain = replace(request, kv_dtype="auto")
     yield plain
     yield from (replace(plain, precision=p) for p in kinds)
-    yield from (replace(choice, profile=p) for p in shorter)
+    yield from (replace(request, profile=p) for p in shorter)
     yield from (replace(plain, profile=p, precision=q) for p in shorter for q in kinds)
     yield from (replace(plain, tensor_parallel=tp, precision="auto") for tp in (1, 2, 4))
     for gpu in sorted(GPUS.values(), key=lambda gpu: gpu.memory_mib):
         yield replace(plain, gpu=gpu, precision="auto", tensor_parallel=1)
 
 
-def _nearest_text(shape: ModelShape, choice: Choice) -> str:
-    found = nearest(shape, choice)
+def _nearest_text(shape: ModelShape, request: PlanRequest) -> str:
+    found = nearest(shape, request)
     if found is None:
         return "Nothing in the table of GPUs fits it"
     words = [f"PRECISION={_precision(found)}", f"CONTEXT={found.profile.name}", f"GPU={found.gpu.key}"]
@@ -195,36 +195,36 @@ def _nearest_text(shape: ModelShape, choice: Choice) -> str:
     return f"The nearest that works: {' '.join(words)}"
 
 
-def _calculate(shape: ModelShape, choice: Choice) -> Plan:
-    precision, kv_dtype, tp = _precision(choice), _kv_dtype(choice), choice.tensor_parallel
+def _calculate(shape: ModelShape, request: PlanRequest) -> EnginePlan:
+    precision, kv_dtype, tp = _precision(request), _kv_dtype(request), request.tensor_parallel
     per_token = shape.kv_bytes_per_token(kv_dtype) // tp
-    length, block = choice.profile.max_seq_len, TOKENS_PER_BLOCK[choice.runtime]
-    batch = _batch_size(kv_pool_bytes(shape, choice, 1) // per_token, choice.profile)
-    pool = kv_pool_bytes(shape, choice, batch)
+    length, block = request.profile.max_seq_len, TOKENS_PER_BLOCK[request.runtime]
+    batch = _batch_size(kv_pool_bytes(shape, request, 1) // per_token, request.profile)
+    pool = kv_pool_bytes(shape, request, batch)
     blocks = pool // (per_token * block)
     weights = shape.weight_bytes(precision) // tp
-    rows = tuple(_rows(shape, choice, batch, blocks, per_token))
-    return Plan(
+    rows = tuple(_rows(shape, request, batch, blocks, per_token))
+    return EnginePlan(
         model=shape.name,
-        choice=choice,
+        request=request,
         precision=precision,
         kv_dtype=kv_dtype,
         max_seq_len=length,
         max_input_len=length - 1,
         max_batch_size=batch,
-        max_num_tokens=max_num_tokens(choice.gpu),
+        max_num_tokens=max_num_tokens(request.gpu),
         rope_scaling=rope_scaling(length, shape.native_context),
         weight_bytes=weights,
-        overhead_bytes=overhead_bytes(shape, max_num_tokens(choice.gpu), batch),
+        overhead_bytes=overhead_bytes(shape, max_num_tokens(request.gpu), batch),
         kv_pool_bytes=pool,
         kv_bytes_per_token=per_token,
         kv_tokens=blocks * block,
         kv_blocks=blocks,
         tokens_per_block=block,
         streams=rows,
-        decode_floor_ms=_milliseconds(shape.decode_bytes(precision) // tp, choice.gpu),
-        limit=_limit(rows[-1], batch, choice.profile),
-        notes=tuple(_notes(shape, choice, precision, kv_dtype)),
+        decode_floor_ms=_milliseconds(shape.decode_bytes(precision) // tp, request.gpu),
+        limit=_limit(rows[-1], batch, request.profile),
+        notes=tuple(_notes(shape, request, precision, kv_dtype)),
     )
 
 
@@ -236,13 +236,16 @@ def _batch_size(kv_tokens: int, profile: Profile) -> int:
     return 1 << (wanted.bit_length() - 1)
 
 
-def _rows(shape: ModelShape, choice: Choice, batch: int, blocks: int, per_token: int) -> Iterator[StreamRow]:
-    block, weights = TOKENS_PER_BLOCK[choice.runtime], shape.decode_bytes(_precision(choice)) // choice.tensor_parallel
-    limit = choice.profile.max_seq_len
+def _rows(shape: ModelShape, request: PlanRequest, batch: int, blocks: int, per_token: int) -> Iterator[StreamRow]:
+    block, weights = (
+        TOKENS_PER_BLOCK[request.runtime],
+        shape.decode_bytes(_precision(request)) // request.tensor_parallel,
+    )
+    limit = request.profile.max_seq_len
     for context in [*(c for c in STREAM_CONTEXTS if c < limit), limit]:
         fit = blocks // -(-context // block)
         at_once = min(fit, batch)
-        yield StreamRow(context, fit, at_once, _milliseconds(weights + at_once * context * per_token, choice.gpu))
+        yield StreamRow(context, fit, at_once, _milliseconds(weights + at_once * context * per_token, request.gpu))
 
 
 def _milliseconds(size: int, gpu: Gpu) -> float:
@@ -257,8 +260,8 @@ def _limit(full: StreamRow, batch: int, profile: Profile) -> str:
     return f"KV memory: {full.fit} of {batch} streams fit at full context, shorter ones share the pool"
 
 
-def _notes(shape: ModelShape, choice: Choice, precision: str, kv_dtype: str) -> Iterator[str]:
-    scaling = rope_scaling(choice.profile.max_seq_len, shape.native_context)
+def _notes(shape: ModelShape, request: PlanRequest, precision: str, kv_dtype: str) -> Iterator[str]:
+    scaling = rope_scaling(request.profile.max_seq_len, shape.native_context)
     if scaling:
         yield (
             f"beyond {shape.native_context} tokens: YaRN factor {scaling['factor']:g} in an engine of its own; "
@@ -268,7 +271,7 @@ def _notes(shape: ModelShape, choice: Choice, precision: str, kv_dtype: str) -> 
         yield f"{kv_dtype} KV is known to break Qwen2.5: the engine is served only after `make verify` passes"
     if kv_dtype == "int8":
         yield "int8 KV turns paged context FMHA off: no prefix reuse, no chunked prefill"
-    if choice.runtime == "tensorrt_llm" and choice.backend == "engine" and choice.gpu.sm >= 100:
+    if request.runtime == "tensorrt_llm" and request.backend == "engine" and request.gpu.sm >= 100:
         yield "engines on Blackwell are the last line's edge: prefer RUNTIME=vllm or BACKEND=pytorch"
-    if choice.tensor_parallel > 1:
+    if request.tensor_parallel > 1:
         yield "tensor parallelism lowers latency; for throughput run one engine per GPU"

@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import json
 import logging
-import os
 import platform
 import shlex
 import shutil
@@ -20,14 +19,14 @@ from pathlib import Path
 from build_engine import steps
 from build_engine.fetch import revision_of
 from build_engine.modelopt_export import copy_tokenizer
-from build_engine.plan import preflight, profiles
-from build_engine.plan.cli import gpu_present
+from build_engine.plan.cli import plan_request
 from build_engine.plan.model import load
 from build_engine.plan.planner import PRECISIONS as PLANNED
-from build_engine.plan.planner import Choice, Plan, plan
+from build_engine.plan.planner import plan
 from build_engine.spec import BuildSpec
-from build_engine.staging import file_infos, staged
-from build_engine.tensorrt_llm.steps import Job, Recipe, recipe, verify_argv
+from build_engine.staging import file_infos, link_or_copy, staged
+from build_engine.tensorrt_llm import preflight
+from build_engine.tensorrt_llm.recipe import Recipe
 from contract import engine_dir, gpus
 from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
 from contract.errors import BuildError
@@ -45,60 +44,57 @@ def build(spec: BuildSpec) -> Path:
     if spec.dry_run and not spec.gpu and not gpus.detect():
         log.info("no GPU here: assuming GPU=%s", DRY_RUN_GPU)
         spec = dataclasses.replace(spec, gpu=DRY_RUN_GPU)
-    job = job_of(spec)
-    made = recipe(job)
+    recipe = recipe_of(spec)
     if spec.dry_run:
-        print("\n".join(dry_run_lines(job, made)))
+        print("\n".join(dry_run_lines(recipe)))
         return spec.out
-    preflight.require(job)
-    run(job, made)
+    preflight.require(recipe)
+    run(recipe)
     return spec.out
 
 
-def job_of(spec: BuildSpec) -> Job:
+def recipe_of(spec: BuildSpec) -> Recipe:
     if not 0 <= spec.alpha <= 1:
         raise BuildError(f"--alpha {spec.alpha:g} is out of range: SmoothQuant takes 0 to 1")
     if spec.calibration and not spec.calibration.exists():
         raise BuildError(f"--calibration {spec.calibration} does not exist")
-    choice = Choice(
-        gpu=gpus.by_name(spec.gpu) if spec.gpu else gpu_present(),
-        profile=profiles.by_context(str(spec.context or DEFAULT_CONTEXT)),
+    request = plan_request(
+        gpu=spec.gpu,
+        context=str(spec.context or DEFAULT_CONTEXT),
         precision=spec.precision,
-        kv_dtype=spec.kv_dtype or "auto",
+        kv=spec.kv_dtype or "auto",
         backend=spec.backend,
-        tensor_parallel=spec.tensor_parallel,
+        tp=spec.tensor_parallel,
     )
-    planned = plan(load(spec.model), choice)
-    inside = container.inside()
-    return Job(planned, spec.model, spec.out, spec.revision or "", spec.calibration, spec.alpha, inside)
+    return Recipe(spec, plan(load(spec.model), request), in_container=container.inside())
 
 
-def dry_run_lines(job: Job, made: Recipe) -> list[str]:
+def dry_run_lines(recipe: Recipe) -> list[str]:
     """A shell script of the whole build, comments included."""
-    lines = [] if job.in_container else ["# image", shlex.join(container.image_command())]
-    for step in made.steps:
+    lines = [] if recipe.in_container else ["# image", shlex.join(container.image_command())]
+    for step in recipe.steps:
         lines += [f"# {step.name}", step.shell()]
-    return [*lines, f"# {job.out}/engine.json", "# accuracy gate", shlex.join(verify_argv(job, made))]
+    return [*lines, f"# {recipe.spec.out}/engine.json", "# accuracy gate", shlex.join(recipe.verify_argv())]
 
 
-def run(job: Job, made: Recipe) -> None:
+def run(recipe: Recipe) -> None:
     """All steps, the engine directory, the accuracy gate. Raises ``BuildError`` when one of them fails."""
     started = datetime.datetime.now(datetime.timezone.utc)
-    if not job.in_container:
+    if not recipe.in_container:
         _image()
-    commands = steps.run(made.steps)
-    verify = verify_argv(job, made)
+    commands = steps.run(recipe.steps)
+    out, verify = recipe.spec.out, recipe.verify_argv()
     info = BuildInfo(
         [*commands, shlex.join(verify)],
         started.isoformat(timespec="seconds"),
-        round(steps.seconds(made.steps), 1),
+        round(steps.seconds(recipe.steps), 1),
         platform.node(),
     )
-    with staged(job.out) as directory:
-        assemble(job, made, directory, info)
-    log.info("%s is complete; now the accuracy gate\n  %s", job.out, shlex.join(verify))
+    with staged(out) as directory:
+        assemble(recipe, directory, info)
+    log.info("%s is complete; now the accuracy gate\n  %s", out, shlex.join(verify))
     if subprocess.run(verify, check=False).returncode:
-        raise BuildError(f"{job.out} failed its accuracy gate (above): it stays for inspection and is not served")
+        raise BuildError(f"{out} failed its accuracy gate (above): it is kept for inspection and will not be served")
 
 
 def _image() -> None:
@@ -111,24 +107,17 @@ def _image() -> None:
         raise BuildError(f"the image could not be built: `docker pull {pinned('tensorrt_llm', 'container')}` must work")
 
 
-def assemble(job: Job, made: Recipe, directory: Path, info: BuildInfo) -> None:
+def assemble(recipe: Recipe, directory: Path, info: BuildInfo) -> None:
     """Runtime files, tokenizer and ``engine.json`` into ``directory``. Large files are hard links where possible."""
-    target = directory / ("engine" if job.backend == "engine" else "checkpoint")
+    target = directory / ("engine" if recipe.backend == "engine" else "checkpoint")
     target.mkdir()
-    for path in sorted(made.artefact.resolve().iterdir()):
+    for path in sorted(recipe.artefact.resolve().iterdir()):
         if path.is_file() and path.name != steps.STAMP:
-            _link(path.resolve(), target / path.name)
-    copy_tokenizer(made.model, directory)
-    shutil.copyfile(made.shaped / "config.json", directory / "config.json")
-    version = built_version(target) if job.backend == "engine" else pinned("tensorrt_llm")
-    engine_dir.write(describe(job, made, directory, info, version), directory)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
+            link_or_copy(path, target / path.name)
+    copy_tokenizer(recipe.model, directory)
+    shutil.copyfile(recipe.shaped / "config.json", directory / "config.json")
+    version = built_version(target) if recipe.backend == "engine" else pinned("tensorrt_llm")
+    engine_dir.write(describe(recipe, directory, info, version), directory)
 
 
 def built_version(directory: Path) -> str:
@@ -138,7 +127,7 @@ def built_version(directory: Path) -> str:
         version = str(json.loads(path.read_text(encoding="utf-8"))["version"])
     except (OSError, ValueError, KeyError) as error:
         raise BuildError(
-            f"{path} is no engine description ({error}): remove its step directory and build again"
+            f"{path} is not an engine description ({error}): remove its step directory and build again"
         ) from error
     if version != pinned("tensorrt_llm"):
         raise BuildError(
@@ -147,19 +136,19 @@ def built_version(directory: Path) -> str:
     return version
 
 
-def describe(job: Job, made: Recipe, directory: Path, info: BuildInfo, version: str) -> EngineInfo:
-    planned: Plan = job.plan
-    name = Path(job.model).name.lower()
+def describe(recipe: Recipe, directory: Path, info: BuildInfo, version: str) -> EngineInfo:
+    spec, plan = recipe.spec, recipe.plan
     vocab = int(json.loads((directory / "config.json").read_text(encoding="utf-8"))["vocab_size"])
-    gpu = planned.choice.gpu
+    gpu = plan.request.gpu
+    revision = spec.revision or revision_of(recipe.model)
     return EngineInfo(
-        model=ModelInfo(name, job.model, job.revision or revision_of(made.model), vocab_size=vocab),
-        runtime=RuntimeInfo("tensorrt_llm", version, job.backend),
-        precision=planned.precision,
-        kv_dtype=planned.kv_dtype,
-        limits=EngineLimits(planned.max_seq_len, planned.max_input_len, planned.max_batch_size, planned.max_num_tokens),
-        gpu=GpuInfo(gpu.name, gpu.sm, planned.choice.tensor_parallel),
-        rope_scaling=planned.rope_scaling,
+        model=ModelInfo(Path(spec.model).name.lower(), spec.model, revision, vocab_size=vocab),
+        runtime=RuntimeInfo("tensorrt_llm", version, recipe.backend),
+        precision=plan.precision,
+        kv_dtype=plan.kv_dtype,
+        limits=EngineLimits(plan.max_seq_len, plan.max_input_len, plan.max_batch_size, plan.max_num_tokens),
+        gpu=GpuInfo(gpu.name, gpu.sm, plan.request.tensor_parallel),
+        rope_scaling=plan.rope_scaling,
         files=file_infos(directory),
         build=info,
     )

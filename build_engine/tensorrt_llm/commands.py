@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from build_engine.plan.planner import Plan
+from build_engine.plan.planner import EnginePlan
 
 EXAMPLES = Path("/app/examples")  # in the Triton container; elsewhere they lie under /app/tensorrt_llm/examples
 QUANTIZE = EXAMPLES / "quantization" / "quantize.py"
@@ -45,7 +45,7 @@ class Calibration:
 
 
 def checkpoint_command(
-    plan: Plan, model: Path, output: Path, calibration: Calibration, alpha: float = SMOOTHQUANT_ALPHA
+    plan: EnginePlan, model: Path, output: Path, calibration: Calibration, alpha: float = SMOOTHQUANT_ALPHA
 ) -> list[str]:
     """Hugging Face checkpoint → TensorRT-LLM checkpoint in ``plan.precision``."""
     if plan.precision == "fp8":
@@ -63,7 +63,7 @@ def checkpoint_command(
     return command
 
 
-def _quantize(plan: Plan, model: Path, output: Path, calibration: Calibration) -> list[str]:
+def _quantize(plan: EnginePlan, model: Path, output: Path, calibration: Calibration) -> list[str]:
     command = ["python3", str(QUANTIZE), "--model_dir", str(model), "--output_dir", str(output), "--dtype", "bfloat16"]
     command += ["--qformat", "fp8"]
     command += ["--kv_cache_dtype", "fp8"] if plan.kv_dtype == "fp8" else []
@@ -71,11 +71,11 @@ def _quantize(plan: Plan, model: Path, output: Path, calibration: Calibration) -
     return [*command, "--calib_max_seq_length", str(CALIBRATION_TOKENS), *_parallel(plan)]
 
 
-def _parallel(plan: Plan) -> list[str]:
-    return ["--tp_size", str(plan.choice.tensor_parallel)] if plan.choice.tensor_parallel > 1 else []
+def _parallel(plan: EnginePlan) -> list[str]:
+    return ["--tp_size", str(plan.request.tensor_parallel)] if plan.request.tensor_parallel > 1 else []
 
 
-def engine_command(plan: Plan, checkpoint: Path, output: Path) -> list[str]:
+def engine_command(plan: EnginePlan, checkpoint: Path, output: Path) -> list[str]:
     """TensorRT-LLM checkpoint → engine, with the plan's limits."""
     fp8, int8_kv = plan.precision == "fp8", plan.kv_dtype == "int8"
     command = ["trtllm-build", "--checkpoint_dir", str(checkpoint), "--output_dir", str(output)]
@@ -87,10 +87,10 @@ def engine_command(plan: Plan, checkpoint: Path, output: Path) -> list[str]:
     command += ["--use_paged_context_fmha", "disable" if int8_kv else "enable"]
     command += ["--use_fp8_context_fmha", "enable"] if plan.kv_dtype == "fp8" else []
     command += ["--multiple_profiles", "enable", "--logits_dtype", "float32"]
-    return [*command, "--workers", str(plan.choice.tensor_parallel)]
+    return [*command, "--workers", str(plan.request.tensor_parallel)]
 
 
-def modelopt_command(plan: Plan, model: Path, output: Path, calibration: Calibration) -> list[str]:
+def modelopt_command(plan: EnginePlan, model: Path, output: Path, calibration: Calibration) -> list[str]:
     """Hugging Face checkpoint → FP8 Hugging Face checkpoint for the PyTorch backend and vLLM."""
     command = ["python3", "-m", "build_engine.modelopt_export", "--model", str(model), "--output", str(output)]
     command += ["--calibration", str(calibration.lines), "--size", str(CALIBRATION_SIZE)]

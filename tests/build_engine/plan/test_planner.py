@@ -10,7 +10,7 @@ import pytest
 from build_engine.__main__ import main
 from build_engine.plan import profiles
 from build_engine.plan.model import DEFAULT_MODEL, from_config, load, load_config
-from build_engine.plan.planner import Choice, nearest, plan
+from build_engine.plan.planner import PlanRequest, nearest, plan
 from contract import gpus
 from contract.errors import BuildError
 from contract.model_shape import GIB
@@ -18,8 +18,8 @@ from contract.model_shape import GIB
 SHAPE = load(DEFAULT_MODEL)
 
 
-def choice(gpu="h200", profile="chat", precision="auto", **rest) -> Choice:
-    return Choice(gpus.by_name(gpu), profiles.PROFILES[profile], precision, **rest)
+def choice(gpu="h200", profile="chat", precision="auto", **rest) -> PlanRequest:
+    return PlanRequest(gpus.by_name(gpu), profiles.PROFILES[profile], precision, **rest)
 
 
 MEASURED = [  # weights in GiB and KV tokens, vLLM 0.24.0, H200 (143,771 MiB), fraction 0.85
@@ -99,7 +99,7 @@ def test_every_plan_holds_together(gpu, profile):
     except BuildError as error:
         assert "nearest that works" in str(error)
         return
-    total = result.choice.gpu.memory_mib * 1024**2
+    total = result.request.gpu.memory_mib * 1024**2
     assert result.weight_bytes + result.overhead_bytes + result.kv_pool_bytes <= total
     assert result.kv_tokens >= result.max_seq_len > result.max_input_len
     assert result.max_batch_size & (result.max_batch_size - 1) == 0

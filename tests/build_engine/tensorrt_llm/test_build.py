@@ -16,8 +16,8 @@ from build_engine.__main__ import main
 from build_engine.plan.model import DEFAULT_MODEL, load_config
 from build_engine.spec import BuildSpec
 from build_engine.steps import STAMP, Step
-from build_engine.tensorrt_llm import build as trtllm_build
-from build_engine.tensorrt_llm.steps import recipe
+from build_engine.tensorrt_llm import build as tensorrt_llm_build
+from build_engine.tensorrt_llm.recipe import Recipe
 from contract import engine_dir, gpus
 from contract.engine_dir import BuildInfo
 from contract.errors import BuildError
@@ -97,18 +97,18 @@ def test_dry_run_from_the_environment_and_inside_the_container(tmp_path, capsys,
 
 
 def test_pytorch_backend_exports_one_checkpoint_and_builds_no_engine(tmp_path):
-    made = recipe(trtllm_build.job_of(spec(tmp_path / "out", backend="pytorch")))
+    made = tensorrt_llm_build.recipe_of(spec(tmp_path / "out", backend="pytorch"))
     text = "\n".join(step.shell() for step in made.steps)
     assert "modelopt_export" in text and "trtllm-build" not in text
     assert made.artefact == made.steps[-1].output
 
 
 def test_engines_of_other_contexts_share_the_quantized_checkpoint(tmp_path):
-    made = [recipe(trtllm_build.job_of(spec(tmp_path / "out", context=length))) for length in (8192, 32768)]
+    made = [(tensorrt_llm_build.recipe_of(spec(tmp_path / "out", context=length))) for length in (8192, 32768)]
     quantized = [next(s.output for s in one.steps if "quantize" in s.name) for one in made]
     assert quantized[0] == quantized[1] and made[0].artefact != made[1].artefact
-    other = recipe(trtllm_build.job_of(spec(tmp_path / "out", precision="int8_sq", alpha=0.7)))
-    plain = recipe(trtllm_build.job_of(spec(tmp_path / "out", precision="int8_sq")))
+    other = tensorrt_llm_build.recipe_of(spec(tmp_path / "out", precision="int8_sq", alpha=0.7))
+    plain = tensorrt_llm_build.recipe_of(spec(tmp_path / "out", precision="int8_sq"))
     assert other.artefact != plain.artefact
 
 
@@ -124,13 +124,13 @@ def test_engines_of_other_contexts_share_the_quantized_checkpoint(tmp_path):
 )
 def test_wrong_wishes_are_one_line(tmp_path, change, message):
     with pytest.raises(BuildError, match=message) as caught:
-        trtllm_build.build(spec(tmp_path / "out", **change))
+        tensorrt_llm_build.build(spec(tmp_path / "out", **change))
     assert "\n" not in str(caught.value)
 
 
 def test_a_machine_that_cannot_build_is_told_before_anything_starts(tmp_path, capsys):
     with pytest.raises(BuildError, match=r"fault\(s\) above"):
-        trtllm_build.build(spec(tmp_path / "out"))
+        tensorrt_llm_build.build(spec(tmp_path / "out"))
     assert "FAULT  GPU" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
@@ -183,24 +183,23 @@ def test_a_step_that_writes_nothing_or_cannot_start_has_failed(tmp_path):
 # ---- the engine directory
 
 
-def finished(checkpoint: Path, out: Path, version: str = "", **wish):
-    """A job whose steps have run, as far as files go."""
-    job = trtllm_build.job_of(spec(out, checkpoint, **wish))
-    made = recipe(job)
+def finished(checkpoint: Path, out: Path, version: str = "", **wish) -> Recipe:
+    """A recipe whose steps have run, as far as files go."""
+    made = tensorrt_llm_build.recipe_of(spec(out, checkpoint, **wish))
     made.artefact.mkdir(parents=True, exist_ok=True)
-    if job.backend == "engine":
+    if made.backend == "engine":
         built = {"version": version or pinned("tensorrt_llm"), "build_config": {}}
         (made.artefact / "config.json").write_text(json.dumps(built))
         (made.artefact / "rank0.engine").write_bytes(b"engine")
         (made.artefact / STAMP).write_text("{}")
-    return job, made
+    return made
 
 
 def test_the_engine_directory_is_complete_and_fits_the_schema(checkpoint, tmp_path):
-    job, made = finished(checkpoint, tmp_path / "engines" / "default")
+    made = finished(checkpoint, tmp_path / "engines" / "default")
     target = tmp_path / "engines" / "assembled"
     target.mkdir()
-    trtllm_build.assemble(job, made, target, BuildInfo(["a", "b"], "2026-11-22T00:00:00+00:00", 1.5, "host"))
+    tensorrt_llm_build.assemble(made, target, BuildInfo(["a", "b"], "2026-11-22T00:00:00+00:00", 1.5, "host"))
     jsonschema.validate(json.loads((target / "engine.json").read_text()), SCHEMA)
     engine = engine_dir.read(target)
     assert (engine.precision, engine.kv_dtype, engine.gpu.sm) == ("fp8", "bf16", 90)
@@ -212,20 +211,20 @@ def test_the_engine_directory_is_complete_and_fits_the_schema(checkpoint, tmp_pa
 
 
 def test_a_pytorch_directory_holds_the_checkpoint(checkpoint, tmp_path):
-    job, made = finished(checkpoint, tmp_path / "e" / "d", precision="bf16", backend="pytorch")
+    made = finished(checkpoint, tmp_path / "e" / "d", precision="bf16", backend="pytorch")
     target = tmp_path / "e" / "assembled"
     target.mkdir(parents=True)
-    trtllm_build.assemble(job, made, target, BuildInfo())
+    tensorrt_llm_build.assemble(made, target, BuildInfo())
     assert (target / "checkpoint" / "model.safetensors").read_bytes() == b"weights"
     assert engine_dir.read(target).runtime.backend == "pytorch"
 
 
 def test_an_engine_of_another_version_is_refused(checkpoint, tmp_path):
-    job, made = finished(checkpoint, tmp_path / "e" / "d", version="1.1.0")
+    made = finished(checkpoint, tmp_path / "e" / "d", version="1.1.0")
     target = tmp_path / "assembled"
     target.mkdir()
     with pytest.raises(BuildError, match=r"version 1\.1\.0, pinned is 1\.2\.1"):
-        trtllm_build.assemble(job, made, target, BuildInfo())
+        tensorrt_llm_build.assemble(made, target, BuildInfo())
     assert not (target / "engine.json").exists()
 
 
@@ -248,11 +247,11 @@ def test_a_long_context_gets_its_own_config(checkpoint, tmp_path):
 
 def test_a_failed_gate_fails_the_build_and_keeps_the_directory(checkpoint, tmp_path, monkeypatch):
     out = tmp_path / "engines" / "default"
-    job, made = finished(checkpoint, out)
-    monkeypatch.setattr(trtllm_build, "_image", lambda: None)
+    made = finished(checkpoint, out)
+    monkeypatch.setattr(tensorrt_llm_build, "_image", lambda: None)
     monkeypatch.setattr(steps, "run", lambda _: ["quantize", "build"])
     monkeypatch.setattr(steps, "seconds", lambda _: 12.0)
-    monkeypatch.setattr(trtllm_build, "verify_argv", lambda *_: python("raise SystemExit(1)"))
+    monkeypatch.setattr(Recipe, "verify_argv", lambda *_: python("raise SystemExit(1)"))
     with pytest.raises(BuildError, match="failed its accuracy gate"):
-        trtllm_build.run(job, made)
+        tensorrt_llm_build.run(made)
     assert engine_dir.read(out).build.commands[:2] == ["quantize", "build"]

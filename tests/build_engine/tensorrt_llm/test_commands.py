@@ -15,8 +15,8 @@ import pytest
 
 from build_engine.plan import profiles
 from build_engine.plan.model import DEFAULT_MODEL, load
-from build_engine.plan.planner import PRECISIONS, Choice, plan
-from build_engine.tensorrt_llm import commands as trtllm_commands
+from build_engine.plan.planner import PRECISIONS, PlanRequest, plan
+from build_engine.tensorrt_llm import commands as tensorrt_llm_commands
 from build_engine.tensorrt_llm.commands import Calibration
 from contract import gpus
 from contract.errors import BuildError
@@ -34,7 +34,7 @@ KV = {"fp8": ("bf16", "fp8"), "int8_sq": ("bf16", "int8"), "int8_wo": ("bf16", "
 def plans():
     for gpu, profile, precision in itertools.product(gpus.GPUS.values(), profiles.PROFILES.values(), PRECISIONS):
         for kv, tp, backend in itertools.product(KV[precision], (1, 2), ("engine", "pytorch")):
-            asked = Choice(gpu, profile, precision, kv, backend=backend, tensor_parallel=tp)
+            asked = PlanRequest(gpu, profile, precision, kv, backend=backend, tensor_parallel=tp)
             try:
                 yield plan(SHAPE, asked)
             except BuildError:
@@ -42,19 +42,19 @@ def plans():
 
 
 PLANS = list(plans())
-ENGINES = [p for p in PLANS if p.choice.backend == "engine"]
+ENGINES = [p for p in PLANS if p.request.backend == "engine"]
 
 
 def commands(planned) -> list[list[str]]:
-    if planned.choice.backend == "pytorch":
+    if planned.request.backend == "pytorch":
         quantized = planned.precision == "fp8"
-        return [trtllm_commands.modelopt_command(planned, MODEL, CKPT, CALIBRATION)] if quantized else []
-    first = trtllm_commands.checkpoint_command(planned, MODEL, CKPT, CALIBRATION)
-    return [first, trtllm_commands.engine_command(planned, CKPT, ENGINE)]
+        return [tensorrt_llm_commands.modelopt_command(planned, MODEL, CKPT, CALIBRATION)] if quantized else []
+    first = tensorrt_llm_commands.checkpoint_command(planned, MODEL, CKPT, CALIBRATION)
+    return [first, tensorrt_llm_commands.engine_command(planned, CKPT, ENGINE)]
 
 
 def title(planned) -> str:
-    chosen = planned.choice
+    chosen = planned.request
     parts = (chosen.gpu.key, chosen.profile.name, planned.precision, f"kv-{planned.kv_dtype}")
     return f"## {' '.join(parts)} tp{chosen.tensor_parallel} {chosen.backend}"
 
@@ -74,7 +74,7 @@ def test_golden():
 
 
 def test_the_table_covers_every_precision_profile_and_gpu():
-    seen = {(p.choice.gpu.key, p.choice.profile.name, p.precision) for p in PLANS}
+    seen = {(p.request.gpu.key, p.request.profile.name, p.precision) for p in PLANS}
     assert {gpu for gpu, _, _ in seen} == set(gpus.GPUS) - {"t4"}
     assert {(profile, precision) for _, profile, precision in seen} == set(
         itertools.product(profiles.PROFILES, PRECISIONS)
@@ -107,7 +107,7 @@ def test_profiles_limits_and_logits():
         build = commands(planned)[1]
         assert option(build, "--multiple_profiles") == "enable" and "--opt_num_tokens" not in build
         assert option(build, "--logits_dtype") == "float32"
-        assert option(build, "--max_seq_len") == str(planned.choice.profile.max_seq_len)
+        assert option(build, "--max_seq_len") == str(planned.request.profile.max_seq_len)
         assert option(build, "--max_batch_size") == str(planned.max_batch_size)
         assert option(build, "--max_num_tokens") == str(planned.max_num_tokens)
         assert option(build, "--max_input_len") == str(planned.max_seq_len - 1)
@@ -132,7 +132,7 @@ def test_int8_smoothquant_goes_through_convert_checkpoint_with_an_alpha():
 
 def test_another_alpha_is_passed_on():
     planned = next(p for p in ENGINES if p.precision == "int8_sq")
-    command = trtllm_commands.checkpoint_command(planned, MODEL, CKPT, CALIBRATION, alpha=0.65)
+    command = tensorrt_llm_commands.checkpoint_command(planned, MODEL, CKPT, CALIBRATION, alpha=0.65)
     assert option(command, "--smoothquant") == "0.65"
 
 
@@ -155,18 +155,18 @@ def test_a_quantized_kv_cache_is_asked_for_explicitly_only():
         assert (option(convert, "--kv_cache_dtype") == "fp8") == (planned.kv_dtype == "fp8")
         assert ("--int8_kv_cache" in convert) == (planned.kv_dtype == "int8")
     for planned in PLANS:
-        if planned.choice.backend == "pytorch" and planned.precision == "fp8":
+        if planned.request.backend == "pytorch" and planned.precision == "fp8":
             assert ("--fp8-kv" in commands(planned)[0]) == (planned.kv_dtype == "fp8")
 
 
 def test_tensor_parallel_size_is_the_same_in_both_steps():
     for planned in ENGINES:
         convert, build = commands(planned)
-        assert option(convert, "--tp_size") == (None if planned.choice.tensor_parallel == 1 else "2")
-        assert option(build, "--workers") == str(planned.choice.tensor_parallel)
+        assert option(convert, "--tp_size") == (None if planned.request.tensor_parallel == 1 else "2")
+        assert option(build, "--workers") == str(planned.request.tensor_parallel)
 
 
 @pytest.mark.parametrize("gpu", ["h200", "h100", "l40s", "4090"])
 def test_fp8_is_the_default_on_hopper_and_ada(gpu):
-    planned = plan(SHAPE, Choice(gpus.by_name(gpu), profiles.PROFILES["chat"]))
+    planned = plan(SHAPE, PlanRequest(gpus.by_name(gpu), profiles.PROFILES["chat"]))
     assert option(commands(planned)[0], "--qformat") == "fp8"

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_engine import fetch
-from build_engine.plan.cli import add_plan_arguments, choose
+from build_engine.plan.cli import add_plan_arguments, of_arguments
 from build_engine.plan.model import load, load_config
 from build_engine.plan.planner import plan
-from build_engine.tensorrt_llm.steps import Job
+from build_engine.spec import BuildSpec
+from build_engine.tensorrt_llm.recipe import Recipe
 from contract import gpus
 from contract.errors import BuildError
 from contract.gpus import DetectedGpu
@@ -25,7 +26,7 @@ from contract.model_shape import GIB, ModelShape
 from contract.versions import pinned, version_tuple
 from serving.host import container
 
-IMAGE_BYTES = 35 * GIB  # 14.2 GB compressed; unpacked layers measured by nobody here, so generous
+IMAGE_BYTES = 35 * GIB  # 14.2 GB compressed; the unpacked size is an estimate, on the safe side
 DATACENTRE_DRIVER = (580,)  # CUDA 13 minor-version compatibility, data-centre GPUs only
 CONSUMER = ("geforce", "rtx", "titan")
 
@@ -50,16 +51,16 @@ class Finding:
     text: str  # what was found; a fault's text ends with its remedy
 
 
-def examine(facts: Facts, job: Job, shape: ModelShape) -> list[Finding]:
+def examine(facts: Facts, recipe: Recipe, shape: ModelShape) -> list[Finding]:
     """All findings, faults and passes, in the order an operator would look."""
-    found = [*_gpu(facts, job), *_driver(facts), *_container(facts), *_disk(facts, job, shape)]
+    found = [*_gpu(facts, recipe), *_driver(facts), *_container(facts), *_disk(facts, recipe, shape)]
     if facts.gpus:
-        found += [*_memory(facts, job, shape)]
-    return [*found, *_checkpoint(facts, job), *_version(facts)]
+        found += [*_memory(facts, recipe, shape)]
+    return [*found, *_checkpoint(facts, recipe), *_version(facts)]
 
 
-def _gpu(facts: Facts, job: Job) -> Iterator[Finding]:
-    wanted, tp = job.plan.choice.gpu, job.plan.choice.tensor_parallel
+def _gpu(facts: Facts, recipe: Recipe) -> Iterator[Finding]:
+    wanted, tp = recipe.plan.request.gpu, recipe.plan.request.tensor_parallel
     if not facts.gpus:
         yield Finding("GPU", False, "none visible: install NVIDIA's driver so that `nvidia-smi` lists the GPU")
         return
@@ -93,47 +94,51 @@ def _container(facts: Facts) -> Iterator[Finding]:
         yield Finding("container", True, text)
 
 
-def _disk(facts: Facts, job: Job, shape: ModelShape) -> Iterator[Finding]:
-    need = disk_need(job, shape) + (0 if facts.in_container or facts.image_present else IMAGE_BYTES)
-    text = f"{facts.disk_free / GIB:.0f} GiB free at {job.work.parent}, about {need / GIB:.0f} GiB needed"
+def _disk(facts: Facts, recipe: Recipe, shape: ModelShape) -> Iterator[Finding]:
+    need = disk_need(recipe, shape) + (0 if facts.in_container or facts.image_present else IMAGE_BYTES)
+    text = f"{facts.disk_free / GIB:.0f} GiB free at {recipe.work.parent}, about {need / GIB:.0f} GiB needed"
     enough = facts.disk_free >= need
     yield Finding("disk", enough, text if enough else f"{text}: free some space or choose ENGINE= on a larger disk")
 
 
-def disk_need(job: Job, shape: ModelShape) -> int:
+def disk_need(recipe: Recipe, shape: ModelShape) -> int:
     """The fetched checkpoint, the quantized one and the engine; hard links make the engine directory free."""
-    fetched = 0 if Path(job.model).is_dir() else shape.weight_bytes("bf16")
-    return int(1.1 * (fetched + 2 * shape.weight_bytes(job.plan.precision)))
+    fetched = 0 if Path(recipe.spec.model).is_dir() else shape.weight_bytes("bf16")
+    return int(1.1 * (fetched + 2 * shape.weight_bytes(recipe.plan.precision)))
 
 
-def _memory(facts: Facts, job: Job, shape: ModelShape) -> Iterator[Finding]:
+def _memory(facts: Facts, recipe: Recipe, shape: ModelShape) -> Iterator[Finding]:
     free = facts.gpus[0].free_mib * 1024**2
-    need = gpu_need(job, shape)
+    need = gpu_need(recipe, shape)
     text = f"{free / GIB:.1f} GiB of GPU memory free, about {need / GIB:.1f} GiB needed to build"
     remedy = "end what else runs on the GPU (nvidia-smi), or use PRECISION=int8_wo, which is converted in host memory"
     yield Finding("GPU memory", free >= need, text if free >= need else f"{text}: {remedy}")
 
 
-def gpu_need(job: Job, shape: ModelShape) -> int:
+def gpu_need(recipe: Recipe, shape: ModelShape) -> int:
     """FP8 calibration holds the BF16 model and activations; trtllm-build holds the weights once more for tuning."""
-    if job.plan.precision == "fp8":
+    if recipe.plan.precision == "fp8":
         return int(shape.weight_bytes("bf16") * 1.2) + 2 * GIB
-    return int(shape.weight_bytes(job.plan.precision) * 1.3) + 2 * GIB
+    return int(shape.weight_bytes(recipe.plan.precision) * 1.3) + 2 * GIB
 
 
-def _checkpoint(facts: Facts, job: Job) -> Iterator[Finding]:
-    local = Path(job.model)
+def _checkpoint(facts: Facts, recipe: Recipe) -> Iterator[Finding]:
+    local, wanted = Path(recipe.spec.model), recipe.spec.revision
     if not local.is_dir():
-        yield Finding("checkpoint", True, f"{job.model} will be fetched{f' at {job.revision}' if job.revision else ''}")
+        yield Finding(
+            "checkpoint",
+            True,
+            f"{recipe.spec.model} will be fetched{f' at {wanted}' if wanted else ''}",
+        )
     elif facts.model_missing:
         text = f"{local} lacks {', '.join(facts.model_missing[:4])}: fetch it again, or pass MODEL= a hub id"
         yield Finding("checkpoint", False, text)
     else:
         revision = fetch.revision_of(local)
-        if job.revision and revision and revision != job.revision:
-            text = f"{local} is revision {revision}, asked for {job.revision}: leave REVISION= out or fetch that one"
+        if wanted and revision and revision != wanted:
+            text = f"{local} is revision {revision}, asked for {wanted}: leave REVISION= out or fetch that one"
             yield Finding("checkpoint", False, text)
-        elif load_config(job.model).get("quantization_config"):
+        elif load_config(recipe.spec.model).get("quantization_config"):
             yield Finding("checkpoint", False, f"{local} is quantized already: pass the BF16 checkpoint")
         else:
             yield Finding("checkpoint", True, f"{local}{f' at {revision}' if revision else ''}")
@@ -150,9 +155,9 @@ def _version(facts: Facts) -> Iterator[Finding]:
         yield Finding("TensorRT-LLM", True, wanted)
 
 
-def require(job: Job) -> None:
-    """Print what was found; raise ``BuildError`` when anything of it is a fault."""
-    found = examine(gather(job), job, load(job.model))
+def require(recipe: Recipe) -> None:
+    """Print what was found; raise ``BuildError`` when any finding is a fault."""
+    found = examine(gather(recipe), recipe, load(recipe.spec.model))
     for finding in found:
         print(f"{'ok   ' if finding.ok else 'FAULT'}  {finding.name}: {finding.text}")
     faults = [finding for finding in found if not finding.ok]
@@ -160,9 +165,9 @@ def require(job: Job) -> None:
         raise BuildError(f"{len(faults)} fault(s) above, the first is {faults[0].name}; nothing was changed")
 
 
-def gather(job: Job) -> Facts:
-    local = Path(job.model)
-    existing = next(path for path in (job.work, *job.work.parents) if path.exists())
+def gather(recipe: Recipe) -> Facts:
+    local = Path(recipe.spec.model)
+    existing = next(path for path in (recipe.work, *recipe.work.parents) if path.exists())
     inside = container.inside()
     docker = "" if inside else _docker_problem()
     return Facts(
@@ -184,15 +189,13 @@ def _docker_problem() -> str:
     )
     if answer.returncode:
         return "Docker does not answer: start it, and add this user to the group `docker`"
-    return (
-        ""
-        if "nvidia" in runtimes(answer.stdout)
-        else ("Docker has no NVIDIA runtime: install nvidia-container-toolkit, `nvidia-ctk runtime configure`, restart")
-    )
+    if "nvidia" in runtimes(answer.stdout):
+        return ""
+    return "Docker has no NVIDIA runtime: install nvidia-container-toolkit, `nvidia-ctk runtime configure`, restart"
 
 
 def runtimes(text: str) -> Sequence[str]:
-    """Names in ``docker info``'s JSON of runtimes; an answer that is no JSON names none."""
+    """Names in ``docker info``'s JSON of runtimes; an answer that is not JSON names none."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -219,8 +222,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def run(args: argparse.Namespace) -> int:
-    job = Job(
-        plan(load(args.model), choose(args)), args.model, args.out, args.revision, in_container=container.inside()
-    )
-    require(job)
+    planned = plan(load(args.model), of_arguments(args))
+    spec = BuildSpec(args.model, args.precision, "tensorrt_llm", args.out, revision=args.revision or None)
+    require(Recipe(spec, planned, in_container=container.inside()))
     return 0

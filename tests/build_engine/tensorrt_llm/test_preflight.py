@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.plan import preflight, profiles
+from build_engine.plan import profiles
 from build_engine.plan.model import DEFAULT_MODEL, load, load_config
-from build_engine.plan.planner import Choice, plan
-from build_engine.plan.preflight import Facts, disk_need, examine, runtimes
-from build_engine.tensorrt_llm.steps import Job
+from build_engine.plan.planner import PlanRequest, plan
+from build_engine.spec import BuildSpec
+from build_engine.tensorrt_llm import preflight
+from build_engine.tensorrt_llm.preflight import Facts, disk_need, examine, runtimes
+from build_engine.tensorrt_llm.recipe import Recipe
 from contract import gpus
 from contract.model_shape import GIB
 
@@ -21,12 +23,15 @@ H100 = "NVIDIA H100 80GB HBM3, 81559, 80000, 9.0, 590.44.01"
 GOOD = Facts(tuple(gpus.parse_smi(H100)), False, "", True, 500 * GIB, (), "")
 
 
-def job(model=DEFAULT_MODEL, gpu="h100", precision="auto", tp=1, revision="") -> Job:
-    asked = Choice(gpus.by_name(gpu), profiles.PROFILES["chat"], precision, tensor_parallel=tp)
-    return Job(plan(SHAPE, asked), str(model), Path("/tmp/engines/default"), revision)
+def job(
+    model=DEFAULT_MODEL, gpu="h100", precision="auto", tp=1, revision="", out=Path("/tmp/engines/default")
+) -> Recipe:
+    asked = PlanRequest(gpus.by_name(gpu), profiles.PROFILES["chat"], precision, tensor_parallel=tp)
+    spec = BuildSpec(str(model), precision, "tensorrt_llm", out, revision=revision or None)
+    return Recipe(spec, plan(SHAPE, asked))
 
 
-def faults(facts: Facts, wish: Job) -> dict[str, str]:
+def faults(facts: Facts, wish: Recipe) -> dict[str, str]:
     return {finding.name: finding.text for finding in examine(facts, wish, SHAPE) if not finding.ok}
 
 
@@ -92,5 +97,5 @@ def test_docker_answers_are_understood():
 
 
 def test_this_machine_can_be_asked(tmp_path):
-    facts = preflight.gather(dataclasses.replace(job(), out=tmp_path / "not" / "yet" / "there"))
+    facts = preflight.gather(job(out=tmp_path / "not" / "yet" / "there"))
     assert facts.disk_free > 0 and isinstance(facts.docker, str)

@@ -1,0 +1,112 @@
+"""What a TensorRT-LLM build will do, decided before anything runs: its plan and its steps."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from build_engine import steps
+from build_engine.plan.planner import EnginePlan
+from build_engine.spec import BuildSpec
+from build_engine.steps import Step
+from build_engine.tensorrt_llm import commands
+from build_engine.tensorrt_llm.commands import Calibration
+from contract.paths import ROOT
+from contract.versions import pinned
+from serving.host import container
+from serving.host.container import Mount
+
+
+class Recipe:
+    """The steps of one build: fetch, (YaRN), calibration prompts, quantize, build, less those it does not need.
+
+    ``model`` is the original checkpoint (tokenizer, BF16 reference), ``shaped`` the same with YaRN where the context
+    needs it, ``artefact`` the directory that will hold the runtime's files. Outputs of steps stay in ``work``, where
+    other builds find them again.
+    """
+
+    def __init__(self, spec: BuildSpec, plan: EnginePlan, *, in_container: bool = False) -> None:
+        self.spec, self.plan, self.in_container = spec, plan, in_container
+        self.backend = plan.request.backend
+        self.work = spec.out.absolute().parent / ".build"
+        self.steps: list[Step] = []
+        self.model = Path(spec.model).absolute() if Path(spec.model).is_dir() else self._fetch()
+        self.shaped = self._stretch() if plan.rope_scaling else self.model
+        prompts = steps.directory(self.work, "calibration", str(self.model), str(spec.calibration))
+        self.calibration = Calibration.under(prompts)
+        if plan.precision in ("fp8", "int8_sq") or plan.kv_dtype == "int8":
+            self._write_calibration(prompts)
+        if self.backend == "engine":
+            self.artefact = self._build(self._convert())
+        else:
+            self.artefact = self._modelopt() if plan.precision == "fp8" else self.shaped
+
+    def verify_argv(self) -> tuple[str, ...]:
+        """The accuracy gate on the finished directory; it writes its result into ``engine.json``."""
+        out = self.spec.out.absolute()
+        argv = commands.verify_command(out, self.model)
+        return self._wrapped(argv, [Mount(ROOT), Mount(out, writable=True), Mount(self.model)])
+
+    def _add(self, name: str, argv: Sequence[str], output: Path, *, resumes: bool = False) -> Path:
+        self.steps.append(Step(name, tuple(argv), output, resumes=resumes))
+        return output
+
+    def _wrapped(self, argv: Sequence[str], mounts: Sequence[Mount]) -> tuple[str, ...]:
+        """``argv`` as it runs: directly inside the container, else through ``docker run``."""
+        return tuple(argv) if self.in_container else tuple(container.run_command(argv, mounts))
+
+    def _fetch(self) -> Path:
+        revision = self.spec.revision or ""
+        output = steps.directory(self.work, "fetch", self.spec.model, revision)
+        argv = [sys.executable, "-m", "build_engine.fetch", "--model", self.spec.model]
+        argv += ["--revision", revision] if revision else []
+        return self._add("fetch the checkpoint", [*argv, "--output", str(output)], output, resumes=True)
+
+    def _stretch(self) -> Path:
+        length = str(self.plan.max_seq_len)
+        output = steps.directory(self.work, "yarn", str(self.model), length)
+        argv = [sys.executable, "-m", "build_engine.tensorrt_llm.yarn", "--model", str(self.model)]
+        argv += ["--context", length, "--output", str(output)]
+        return self._add("stretch positions with YaRN", argv, output)
+
+    def _write_calibration(self, output: Path) -> None:
+        argv = [sys.executable, "-m", "build_engine.calibration", "--output", str(output)]
+        argv += ["--prompts", str(self.spec.calibration.absolute())] if self.spec.calibration else []
+        self._add("write the calibration prompts", argv, output)
+
+    def _modelopt(self) -> Path:
+        output = self._quantized("fp8-checkpoint")
+        argv = commands.modelopt_command(self.plan, self.shaped, output, self.calibration)
+        return self._add("quantize with ModelOpt", self._wrapped(argv, self._mounts(self.shaped)), output)
+
+    def _convert(self) -> Path:
+        precision = self.plan.precision
+        output = self._quantized(f"{precision}-checkpoint")
+        argv = commands.checkpoint_command(self.plan, self.shaped, output, self.calibration, self.spec.alpha)
+        name = "convert the checkpoint" if precision == "bf16" else f"quantize to {precision}"
+        return self._add(name, self._wrapped(argv, self._mounts(self.shaped)), output)
+
+    def _quantized(self, name: str) -> Path:
+        """Named by what goes into a checkpoint, not by context or GPU, so that engines of several profiles share it."""
+        plan = self.plan
+        inputs = (
+            self.backend, str(self.shaped), plan.precision, plan.kv_dtype, str(plan.request.tensor_parallel),
+            f"{self.spec.alpha:g}", str(self.calibration.text), pinned("tensorrt_llm"),
+        )  # fmt: skip
+        return steps.directory(self.work, name, *inputs)
+
+    def _build(self, checkpoint: Path) -> Path:
+        command = commands.engine_command(self.plan, checkpoint, Path("OUT"))
+        name = f"engine-sm{self.plan.request.gpu.sm}"
+        output = steps.directory(self.work, name, pinned("tensorrt_llm"), *command)
+        argv = commands.engine_command(self.plan, checkpoint, output)
+        return self._add("build the engine", self._wrapped(argv, self._mounts(checkpoint)), output)
+
+    def _mounts(self, source: Path) -> list[Mount]:
+        """The repository, the work directory, and the source with whatever its links point to."""
+        real = {path.resolve().parent for path in source.iterdir() if path.is_symlink()} if source.is_dir() else set()
+        original = Path(self.spec.model).absolute()
+        outside = [original] if original.is_dir() else []
+        sources = [Mount(path) for path in (*outside, source, *sorted(real)) if not path.is_relative_to(self.work)]
+        return [Mount(ROOT), Mount(self.work, writable=True), *sources]
