@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from build_engine.plan import profiles
-from build_engine.spec import PRECISIONS, SYNTHETIC, BuildSpec
+from build_engine.spec import NAMED, PRECISIONS, BuildSpec
 from contract import gpus
 from contract.errors import BuildError
 
@@ -26,7 +26,7 @@ DEFAULT_PRECISION = {"openvino": "int8"}  # elsewhere "auto": the builder choose
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = sub.add_parser("build", help="checkpoint -> engine directory")
-    parser.add_argument("--model", required=True, help=f"directory, hub id, {' or '.join(SYNTHETIC)}")
+    parser.add_argument("--model", required=True, help=f"directory, .gguf file, hub id, {' or '.join(NAMED)}")
     parser.add_argument("--precision", metavar="P", help=", ".join(PRECISIONS) + " (int8 on a CPU, else by the GPU)")
     parser.add_argument("--runtime", metavar="R", help=", ".join(BUILDERS) + " (default: by precision and GPU)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -81,7 +81,7 @@ def spec_of(args: argparse.Namespace) -> BuildSpec:
 
 def default_runtime(model: str, precision: str | None, gpu: str) -> str:
     """TensorRT-LLM where there is an NVIDIA GPU or the precision needs one, OpenVINO elsewhere."""
-    if precision in CPU_PRECISIONS or model in SYNTHETIC:
+    if precision in CPU_PRECISIONS or model in NAMED or model.lower().endswith(".gguf"):
         return "openvino"
     return "tensorrt_llm" if precision in GPU_PRECISIONS or gpu or gpus.detect() else "openvino"
 

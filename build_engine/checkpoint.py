@@ -10,7 +10,7 @@ import json
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,25 @@ def read_config(directory: Path) -> dict[str, Any]:
     return dict(config)
 
 
+class Tensors(Protocol):
+    """What a graph is built from: ``config.json`` and tensors by Hugging Face's names."""
+
+    config: dict[str, Any]
+
+    def __contains__(self, name: str) -> bool: ...
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def lossless_bytes(self) -> int: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def dtype(self, name: str) -> str: ...
+    def raw(self, name: str) -> npt.NDArray[Any]: ...
+    def float32(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]: ...
+    def forget(self, name: str) -> None: ...
+
+
 class Checkpoint:
     """The tensors of a directory by name."""
 
@@ -68,8 +87,13 @@ class Checkpoint:
         return name in self._places
 
     @property
-    def size(self) -> int:
-        """Bytes of all tensors."""
+    def parameters(self) -> int:
+        """Weights in all tensors."""
+        return sum(place.size // np.dtype(STORED[place.dtype]).itemsize for place in self._places.values())
+
+    @property
+    def lossless_bytes(self) -> int:
+        """What all tensors take as they are stored."""
         return sum(place.size for place in self._places.values())
 
     @property
@@ -112,6 +136,13 @@ class Checkpoint:
 
 def bf16_to_float32(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def float32_to_bf16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """To the nearest BF16, as bits."""
+    raw: npt.NDArray[np.uint32] = np.ascontiguousarray(array).view(np.uint32)
+    half = np.uint32(0x7FFF) + ((raw >> np.uint32(16)) & np.uint32(1))  # to even on a tie
+    return np.right_shift(raw + half, np.uint32(16)).astype(np.uint16)
 
 
 def shards(directory: Path) -> list[Path]:

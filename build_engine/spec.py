@@ -7,11 +7,13 @@ from pathlib import Path
 
 PRECISIONS = ("fp8", "int8_sq", "int8_wo", "int8", "int4", "bf16", "fp32")
 SYNTHETIC = ("synthetic", "synthetic-0.5b")
+SMOLLM2 = "smollm2"
+NAMED = (SMOLLM2, *SYNTHETIC)  # models with a name of their own, all for the CPU
 
 
 @dataclass(frozen=True, slots=True)
 class BuildSpec:
-    """``model`` is a local directory, a hub id or one of ``SYNTHETIC``; ``context`` is prompt + output tokens.
+    """``model`` is a directory, a .gguf file, a hub id or one of ``NAMED``; ``context`` is prompt + output tokens.
 
     ``None`` leaves a value to the builder: the checkpoint's own limit, the runtime's default.
     """
@@ -38,3 +40,7 @@ class BuildSpec:
     @property
     def synthetic(self) -> bool:
         return self.model in SYNTHETIC
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.model == SMOLLM2 or self.model.lower().endswith(".gguf")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +14,13 @@ import openvino as ov
 from rich.console import Console
 from rich.progress import Progress
 
-from build_engine import fetch, tokenizer_files
-from build_engine.checkpoint import Checkpoint, read_config
+from build_engine import tokenizer_files
+from build_engine.checkpoint import Tensors
 from build_engine.openvino.graph import DecoderGraph
 from build_engine.openvino.rope import scaling_of
 from build_engine.openvino.weights import PRECISIONS, Weights
 from build_engine.plan.profiles import with_yarn
-from build_engine.source import locate, model_name
+from build_engine.source import Source, model_name, open_source
 from build_engine.spec import BuildSpec
 from build_engine.staging import build_info, file_infos, need_space, staged
 from contract import engine_dir
@@ -32,30 +31,36 @@ __all__ = ["PRECISIONS", "build"]
 
 MODEL_FILE = "openvino_model.xml"
 KV_DTYPE = {"int8": "int8", "int4": "int8", "bf16": "bf16", "fp32": "fp32"}
-BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.6, "bf16": 2.0, "fp32": 2.0}  # fp32 keeps BF16 weights: they lose nothing
-RECIPE = "1"  # change it when the graph changes: engines built before are then out of date
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.6, "bf16": 2.0}  # fp32 keeps the weights as they are: nothing is lost
+RECIPE = "2"  # change it when the graph changes: engines built before are then out of date
 log = logging.getLogger(__name__)
 
 
 def build(spec: BuildSpec) -> Path:
     """See the module. Returns ``spec.out``; does nothing when it already holds just this engine."""
     started = time.monotonic()
-    source = locate(spec)
-    config = context_config(read_config(source), spec.context)
+    source = open_source(spec)
+    config = context_config(source.config, spec.context)
     key = fingerprint(spec, source, config)
     if not spec.force and up_to_date(spec.out, key):
         log.info("engine: %s is up to date (the same checkpoint, precision and context)", spec.out)
         return spec.out
-    checkpoint = Checkpoint(source)
-    checkpoint.config = config
-    need_space(spec.out, int(checkpoint.size / 2 * BYTES_PER_WEIGHT[spec.precision] * 1.05) + (32 << 20))
+    if source.is_low_bit and spec.precision == "int4":
+        log.warning("int4 of weights that are rounded to 4 bits already costs much accuracy: int8 is the one to use")
+    tensors = source.tensors(config)
+    need_space(spec.out, int(size(tensors, spec.precision) * 1.05) + (32 << 20))
     with staged(spec.out) as directory:
-        copy_tokenizer(source, directory, spec)
+        source.write_tokenizer(directory)
         tokenizer_files.dump(config, directory / "config.json")
-        convert(checkpoint, spec.precision, directory / MODEL_FILE)
+        convert(tensors, spec.precision, directory / MODEL_FILE)
         engine_dir.write(describe(spec, source, config, directory, key, started), directory)
     return spec.out
+
+
+def size(tensors: Tensors, precision: str) -> float:
+    """Bytes that the weights will take."""
+    per_weight = BYTES_PER_WEIGHT.get(precision)
+    return tensors.lossless_bytes if per_weight is None else tensors.parameters * per_weight
 
 
 def context_config(config: dict[str, Any], context: int | None) -> dict[str, Any]:
@@ -69,10 +74,10 @@ def context_config(config: dict[str, Any], context: int | None) -> dict[str, Any
     return with_yarn(config, context)
 
 
-def fingerprint(spec: BuildSpec, source: Path, config: dict[str, Any]) -> str:
-    """What the engine depends on: recipe, versions, precision, config and the weight files' names, sizes and times."""
-    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(source.glob("*.safetensors"))]
-    parts = [RECIPE, version("openvino"), spec.precision, spec.context, config, files]
+def fingerprint(spec: BuildSpec, source: Source, config: dict[str, Any]) -> str:
+    """What the engine depends on: recipe, versions, model, precision, config and the weight files' names, sizes and times."""
+    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in source.files]
+    parts = [RECIPE, version("openvino"), model_name(spec), spec.precision, spec.context, config, files]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -83,20 +88,12 @@ def up_to_date(out: Path, key: str) -> bool:
         return False
 
 
-def copy_tokenizer(source: Path, directory: Path, spec: BuildSpec) -> None:
-    if not (source / "tokenizer.json").is_file():
-        raise BuildError(f"{source} has no tokenizer.json: copy the model's tokenizer files there")
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, directory / name)
-
-
-def convert(checkpoint: Checkpoint, precision: str, path: Path) -> None:
+def convert(tensors: Tensors, precision: str, path: Path) -> None:
     """Write the model's XML and BIN, with a progress bar on a terminal."""
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"converting to {precision}", total=None)
-        weights = Weights(checkpoint, precision)
+        weights = Weights(tensors, precision)
         graph = DecoderGraph(weights, lambda done, total: progress.update(task, completed=done, total=total))
         model = graph.build()
     log.info("writing %s", path.with_suffix(".bin").name)
@@ -104,14 +101,14 @@ def convert(checkpoint: Checkpoint, precision: str, path: Path) -> None:
 
 
 def describe(
-    spec: BuildSpec, source: Path, config: dict[str, Any], directory: Path, key: str, started: float
+    spec: BuildSpec, source: Source, config: dict[str, Any], directory: Path, key: str, started: float
 ) -> EngineInfo:
     """``engine.json``; also writes ``build.key``, by which the next build knows that nothing changed."""
     (directory / "build.key").write_text(key)
     context = spec.context or int(config["max_position_embeddings"])
     noise = spec.synthetic or bool(config.get("synthetic"))
     return EngineInfo(
-        model=ModelInfo(model_name(spec), spec.model, fetch.revision_of(source), noise, int(config["vocab_size"])),
+        model=ModelInfo(model_name(spec), spec.model, source.revision, noise, int(config["vocab_size"])),
         runtime=RuntimeInfo("openvino", version("openvino")),
         precision=spec.precision,
         kv_dtype=KV_DTYPE[spec.precision],

@@ -15,7 +15,7 @@ import openvino as ov
 from openvino import Type
 from openvino import opset13 as op
 
-from build_engine.checkpoint import Checkpoint
+from build_engine.checkpoint import Tensors, float32_to_bf16
 
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 SLICE_BYTES = 64 << 20  # of float32 held while quantizing
@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 class Weights:
     """Makes weight nodes from a checkpoint. Keep it alive until the model is saved: constants share its buffers."""
 
-    def __init__(self, checkpoint: Checkpoint, precision: str) -> None:
+    def __init__(self, checkpoint: Tensors, precision: str) -> None:
         self.checkpoint = checkpoint
         self.precision = precision
         self._buffers: list[Array] = []
@@ -57,6 +57,8 @@ class Weights:
     def _lossless(self, name: str) -> Any:
         kind = LOSSLESS[self.checkpoint.dtype(name)]
         raw = self.checkpoint.raw(name)
+        if kind == Type.f32 and self.precision == "bf16":
+            kind, raw = Type.bf16, float32_to_bf16(raw)
         node = self.constant(raw, raw.shape, kind)
         return node if kind == Type.f32 else op.convert(node, "f32")
 

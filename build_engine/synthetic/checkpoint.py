@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from build_engine import tokenizer_files
+from build_engine.checkpoint import float32_to_bf16
 from build_engine.staging import cache_directory, need_space, staged
 from contract.model_shape import ModelShape
 
@@ -157,16 +158,9 @@ def embedding(rng: np.random.Generator, size: tuple[int, ...]) -> npt.NDArray[np
 
 def normal(rng: np.random.Generator, size: tuple[int, ...], std: float) -> npt.NDArray[np.uint16]:
     """Normal values as BF16 bits, drawn by table: 16 random bits pick one of 65,536 quantiles (memory speed)."""
-    table = bits(quantiles() * np.float32(std))
+    table = float32_to_bf16(quantiles() * np.float32(std))
     drawn: npt.NDArray[np.uint16] = table[rng.integers(0, 1 << 16, size, np.uint16)]
     return drawn
-
-
-def bits(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Float32 to the nearest BF16, as bits."""
-    raw: npt.NDArray[np.uint32] = array.view(np.uint32)
-    half = np.uint32(0x7FFF) + ((raw >> np.uint32(16)) & np.uint32(1))  # to even on a tie
-    return np.right_shift(raw + half, np.uint32(16)).astype(np.uint16)
 
 
 @functools.cache

@@ -31,7 +31,7 @@ def test_reads_what_the_reference_library_wrote(tmp_path: Path) -> None:
         "b": np.linspace(-1, 1, 2048, dtype=np.float16).reshape(2, 1024),
     }
     read = Checkpoint(write(tmp_path, tensors))
-    assert read.names == ["a", "b"] and "c" not in read and read.size == 48 + 4096
+    assert read.names == ["a", "b"] and "c" not in read and read.lossless_bytes == 48 + 4096
     np.testing.assert_array_equal(read.float32("a", 1, 3), tensors["a"][1:])
     np.testing.assert_array_equal(read.float32("b"), tensors["b"].astype(np.float32))
     read.forget("b")

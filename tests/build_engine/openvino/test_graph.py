@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from build_engine.checkpoint import Checkpoint
+from build_engine.checkpoint import Checkpoint, Tensors
 from build_engine.openvino import build as openvino_build
 from contract.errors import BuildError
 from contract.sampling import Sampling
@@ -21,7 +21,7 @@ from tests.oracle.numpy_decoder import NumpyDecoder
 COUNT, BLOCKS = 16, 64
 
 
-def answers(checkpoint: Checkpoint, home: Path, prompts: list[list[int]], count: int = COUNT) -> list[list[int]]:
+def answers(checkpoint: Tensors, home: Path, prompts: list[list[int]], count: int = COUNT) -> list[list[int]]:
     """Greedy tokens of the FP32 engine, all prompts at once."""
     path = home / openvino_build.MODEL_FILE
     openvino_build.convert(checkpoint, "fp32", path)

