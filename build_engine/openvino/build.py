@@ -75,7 +75,7 @@ def context_config(config: dict[str, Any], context: int | None) -> dict[str, Any
 
 
 def fingerprint(spec: BuildSpec, source: Source, config: dict[str, Any]) -> str:
-    """What the engine depends on: recipe, versions, model, precision, config and the weight files' names, sizes and times."""
+    """What the engine depends on: recipe, version, model, precision, config, the weight files' names, sizes, times."""
     files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in source.files]
     parts = [RECIPE, version("openvino"), model_name(spec), spec.precision, spec.context, config, files]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
