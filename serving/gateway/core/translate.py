@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from client.types import Options
+from contract.fields import FIELDS
 from serving.gateway.core.guides import dumped, required_calls, response_guide
 from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.tools import ToolParser
@@ -21,9 +22,11 @@ from serving.gateway.schema.protocol import (
 )
 
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; chat answers end by themselves
-_SAME = (
-    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-    "min_tokens", "priority",
+# What the request classes have from the table as it is; the others are converted below.
+_CONVERTED = ("stop", "seed", "logit_bias")
+_SAME = tuple(
+    f for f in FIELDS if f.option and f.api and f.api.endpoints in ("all", "chat and completions")
+    and f.api_name not in _CONVERTED
 )  # fmt: skip
 
 
@@ -93,27 +96,23 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
         raise bad_request("stream_options", "only with stream: true")
     stop = request.stop
     kind, guide, source = response_guide(request)
-    given = {name: value for name in _SAME if (value := getattr(request, name)) is not None}
+    given: dict[str, Any] = {
+        f.option_name: tuple(value) if f.repeated else value
+        for f in _SAME
+        if (value := getattr(request, f.api_name)) is not None
+    }
     options = Options(
         **given,
         seed=_seed(request.seed),
         logit_bias=_biases(request.logit_bias),
-        max_tokens=request.max_tokens,
-        n=1 if request.n is None else request.n,
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
-        stop_token_ids=tuple(request.stop_token_ids or ()),
-        include_stop=bool(request.include_stop_str_in_output),
-        bad_words=tuple(request.bad_words or ()),
-        ignore_eos=bool(request.ignore_eos),
         guide_type=kind,
         guide=guide,
     )
     if not 1 <= options.n <= 16:
         raise bad_request("n", f"{options.n} is out of range; give an integer between 1 and 16")
-    renamed = {
-        "stop_words": "stop", "num_return_sequences": "n", "return_log_probs": "logprobs",
+    renamed = {f.name: f.api_name for f in FIELDS if f.api and f.api_name != f.name} | {
         "guided_decoding_guide_type": source, "guided_decoding_guide": source, "text_input": "messages",
-        "logit_bias_ids": "logit_bias", "logit_bias_values": "logit_bias",
     }  # fmt: skip
     return options, renamed
 
