@@ -1,6 +1,6 @@
 """Fetch a checkpoint from the Hugging Face hub, whole or not at all, with the hub library's own progress bars.
 
-``python3 -m build_engine.fetch --model ID [--revision REV] --output DIR``. An interrupted download goes on later.
+``python3 -m build_engine.fetch --model ID [--revision REV] --output DIR``. An interrupted download can be resumed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REVISION_FILE = "revision.txt"
 
 
 def fetch(model: str, output: Path, revision: str | None = None) -> str:
-    """Download ``model`` into ``output``; returns the commit it was. Raises ``BuildError`` when it cannot be had."""
+    """Download ``model`` into ``output``; returns its commit. Raises ``BuildError`` when it cannot be fetched."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

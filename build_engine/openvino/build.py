@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def build(spec: BuildSpec) -> Path:
-    """See the module. Returns ``spec.out``; does nothing when it already holds just this engine."""
+    """See the module. Returns ``spec.out``; does nothing when it already holds this exact engine."""
     started = time.monotonic()
     source = open_source(spec)
     config = context_config(source.config, spec.context)

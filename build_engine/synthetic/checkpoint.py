@@ -1,7 +1,7 @@
 """A checkpoint with Qwen2.5's architecture and vocabulary, and random weights from a fixed seed. Its text is noise.
 
-The noise is made pleasant: ordinary, frequent words are likelier than rare ones, special tokens all but impossible (so
-an answer runs to ``max_tokens``), and the layers speak louder than the last token's own embedding, which in a tied
+The weights are shaped for tests: frequent words are likelier than rare ones, special tokens almost impossible (so
+an answer runs to ``max_tokens``), and the layers outweigh the last token's own embedding, which in a tied
 random model would otherwise be repeated for ever.
 """
 

@@ -6,7 +6,7 @@ Names and rules are those of TensorRT-LLM 1.2.1 (docs/building.md lists the sour
 * SmoothQuant through ``convert_checkpoint.py`` with an α, never ``quantize.py --qformat int8_sq``, whose α is 1.0.
 * ``--gemm_plugin disable`` for FP8, ``auto`` otherwise; several optimization profiles; paged context FMHA, which prefix
   reuse and chunked prefill need (an INT8 KV cache turns it off).
-* Every limit is said: the defaults (input 1024, batch 2048) fit nothing here, and limits are fixed in the engine.
+* Every limit is passed explicitly: the defaults (input 1024, batch 2048) do not fit, and an engine keeps its limits.
 * ``--logits_dtype float32``: checkpoints quantized in BF16 are otherwise exported with FP16 logits.
 """
 
@@ -27,10 +27,10 @@ SMOOTHQUANT_ALPHA = 0.5  # "a good first try" (convert_checkpoint.py); no refere
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The same prompts in the two layouts the tools insist on.
+    """The same prompts in each layout that a tool requires.
 
     ``text``: a directory with split ``train``, column ``text`` (quantize.py). ``article``: a directory whose path
-    contains ``ccdv/cnn_dailymail``: from it convert_checkpoint.py knows to read split ``train``, column ``article``.
+    contains ``ccdv/cnn_dailymail``: so convert_checkpoint.py reads split ``train``, column ``article``.
     ``lines``: JSON lines with ``text`` (modelopt_export).
     """
 

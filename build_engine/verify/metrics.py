@@ -16,7 +16,7 @@ from dataclasses import dataclass
 Position = Sequence[tuple[int, float]]
 TINY = 1e-9
 CONFIDENT_NATS = 1.0  # the reference's first token leads the second by this much
-RUN = 16  # the same token so often in a row is no text
+RUN = 16  # the same token this many times in a row is a loop
 LONGEST_CYCLE = 16  # tokens
 CYCLE_COVERS = 48  # tokens at the end of an answer that one cycle fills
 

@@ -1,4 +1,4 @@
-"""Is it serving? Not "are the models loaded" but: does one token come out."""
+"""Readiness means that a token can be generated, not only that the models are loaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def answers(url: str, timeout: float = 1.0) -> bool:
 
 
 def is_ready(base: str) -> bool:
-    """All models loaded, says Triton."""
+    """Triton reports that all models are loaded."""
     return answers(f"{base}/v2/health/ready")
 
 

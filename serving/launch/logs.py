@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-# Triton says these at every start on a machine without a GPU.
-HARMLESS = ("NVML", "CudaDriverHelper", "DCGM", "unable to create stream")  # what Triton says without a GPU
+HARMLESS = ("NVML", "CudaDriverHelper", "DCGM", "unable to create stream")  # logged at every start without a GPU
 
 
 def last_line(path: Path) -> str:
