@@ -32,15 +32,16 @@ setup:  ## virtual environment with the pinned packages (every target does this 
 setup-dev:
 	@$(PYTHON) serving/launch/bootstrap.py dev loadtest
 
-serve: setup  ## start Triton and the gateway; makes a small CPU engine when there is none
+serve: setup  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
 	@exec $(PY) -m serving --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
 	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --kv-cache-gb $(KV_CACHE_GB) --threads $(THREADS) $(if $(GPU_MEMORY_FRACTION),--gpu-memory-fraction $(GPU_MEMORY_FRACTION)) --step-ms $(STEP_MS) --fault "$(FAULT)" \
-	  --runtime "$(if $(filter simulated,$(RUNTIME)),simulated)" $(if $(ENGINE),--engine $(ENGINE))
+	  --runtime "$(if $(filter simulated,$(RUNTIME)),simulated)" $(if $(ENGINE),--engine $(ENGINE)) \
+	  $(if $(filter command,$(origin MODEL)),--model "$(MODEL)")
 
 chat: setup  ## talk to the running server in the terminal
 	@$(PY) -m client --address $(HOST):$(GRPC_PORT)
 
-engine: setup  ## checkpoint to engine: MODEL=<dir|hub id> PRECISION=<int8|int4|bf16|fp32|fp8|…>
+engine: setup  ## checkpoint to engine: MODEL=<dir|file.gguf|hub id|smollm2|synthetic> PRECISION=<int8|int4|bf16|fp32|fp8|…>
 	@$(PY) -m build_engine build --model "$(MODEL)" --out $(or $(ENGINE),engines/default) \
 	  $(if $(PRECISION),--precision $(PRECISION)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(CONTEXT),--context $(CONTEXT)) $(BUILD_OPTIONS)
 

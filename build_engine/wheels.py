@@ -10,7 +10,7 @@ from build_engine.staging import sha256
 from contract.errors import BuildError
 
 TIMEOUT = 1800  # seconds; 93 MB at 52 kB/s
-RETRIES = "2"
+RETRIES = "1"
 
 
 def download(requirement: str, digest: str, directory: Path) -> Path:

@@ -14,7 +14,7 @@ def main() -> int:
     try:
         config = parse()
         check_ports(config)
-        engine = prepare(config)
+        config, engine = prepare(config)
         docker.require_fit(engine)
         if docker.needed(engine):
             docker.replace_process(config)

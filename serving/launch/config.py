@@ -16,8 +16,9 @@ from contract.paths import ROOT
 from serving.runtimes.simulated import Faults
 from serving.triton.settings import DEFAULT_QUEUE_LIMIT
 
-DEFAULT_ENGINE = ROOT / "engines/default"
-SIMULATED_ENGINE = ROOT / "engines/simulated"
+ENGINES = ROOT / "engines"
+DEFAULT_ENGINE = ENGINES / "default"
+SIMULATED_ENGINE = ENGINES / "simulated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,12 @@ class LaunchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Ports are TCP; gateway port 0: no gateway. ``drain``: seconds that open streams get to end."""
+    """Ports are TCP; gateway port 0: no gateway. ``drain``: seconds that open streams get to end.
+
+    ``model`` is what ``engine`` is built from when it is not there; empty: the model of a machine without an engine."""
 
     engine: Path
+    model: str
     host: str
     http_port: int
     grpc_port: int
@@ -83,6 +87,9 @@ def parse(arguments: list[str] | None = None) -> Config:
     parser = argparse.ArgumentParser(prog="python -m serving", description="Serve an engine directory with Triton.")
     add = parser.add_argument
     add("--engine", type=Path, default=None, help="engine directory (default: engines/default)")
+    add(
+        "--model", default="", help="serve this one, built into engines/ if need be: smollm2, synthetic, DIR, FILE.gguf"
+    )
     add("--runtime", default="", choices=["", "simulated"], help="`simulated`: no model, a clock makes the tokens")
     add("--host", default="127.0.0.1", help="address to bind; anything but localhost opens the server to the network")
     for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002), ("gateway", 8080)):
@@ -94,9 +101,10 @@ def parse(arguments: list[str] | None = None) -> Config:
         add(option.flag, type=option.type, default=option.default, help=option.help)
     args = parser.parse_args(arguments)
     _check_values(args)
-    default = SIMULATED_ENGINE if args.runtime == "simulated" else DEFAULT_ENGINE
+    default = SIMULATED_ENGINE if args.runtime == "simulated" else engine_of(args.model)
     return Config(
         engine=(args.engine or default).resolve(),
+        model=args.model,
         host=args.host,
         http_port=args.http_port,
         grpc_port=args.grpc_port,
@@ -105,6 +113,11 @@ def parse(arguments: list[str] | None = None) -> Config:
         drain=args.drain,
         environment={option.variable: str(getattr(args, option.attribute)) for option in OPTIONS},
     )
+
+
+def engine_of(model: str) -> Path:
+    """The directory of the engine that ``--model`` names: ``Qwen/Qwen2.5-7B`` is ``engines/qwen2.5-7b``."""
+    return ENGINES / Path(model).name.lower() if model else DEFAULT_ENGINE
 
 
 def _check_values(args: argparse.Namespace) -> None:

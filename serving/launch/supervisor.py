@@ -19,7 +19,7 @@ from contract.engine_dir import EngineInfo
 from contract.paths import ROOT
 from serving.launch import child, health, logs, triton
 from serving.launch.config import Config, LaunchError
-from serving.launch.engine import NOISE
+from serving.launch.engine import note
 
 WATCH_SECONDS = 0.1
 CANARY_SECONDS = 120.0
@@ -132,8 +132,8 @@ class Supervisor:
             )
         print(f"\n  curl -X POST {self._base}/v2/models/qwen/generate -d "
               """'{"text_input": "Hello", "max_tokens": 16}'""")  # fmt: skip
-        if self._engine.model.synthetic:
-            print(f"\n  note: {NOISE}")
+        if about := note(self._engine):
+            print(f"\n  note: {about}")
         if config.host not in ("127.0.0.1", "localhost", "::1"):
             print(f"\n  warning: HOST={config.host} opens these ports to the network; publish only the gateway")
         print(f"\n  logs: {self._log('triton')}    Ctrl-C drains and stops", flush=True)

@@ -44,7 +44,7 @@ class Encoder:
         if self._fast is not None and any(self._quick(text) != self._exact(text) for text in PROBE):
             self._fast = None
         if self._fast is None:
-            log.warning("%s is not plain byte-level BPE: prompts are encoded by the slower library", tokenizer_json)
+            log.info("%s: encoded by Hugging Face's library; tiktoken cannot serve this vocabulary", tokenizer_json)
 
     @property
     def is_fast(self) -> bool:

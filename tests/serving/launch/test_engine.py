@@ -1,0 +1,98 @@
+"""Which engine `make serve` serves, and what it builds first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from contract import engine_dir
+from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
+from serving.launch import config as launch_config
+from serving.launch import engine as launch_engine
+from serving.launch.config import LaunchError, parse
+
+
+class Builder:
+    """Stands in for ``python -m build_engine``: ``fails`` are the models that cannot be built."""
+
+    def __init__(self, *fails: str) -> None:
+        self.fails = fails
+        self.built: list[tuple[str, str]] = []  # model and directory
+
+    def __call__(self, *arguments: str) -> bool:
+        model, out = arguments[arguments.index("--model") + 1], Path(arguments[arguments.index("--out") + 1])
+        self.built.append((model, out.name))
+        if model not in self.fails:
+            write(out, model)
+        return model not in self.fails
+
+
+def write(out: Path, model: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    info = ModelInfo(f"{model}-name", model, synthetic=model.startswith("synthetic"))
+    engine_dir.write(EngineInfo(info, RuntimeInfo("openvino"), "int8", "int8", EngineLimits(64, 63)), out)
+
+
+@pytest.fixture
+def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Builder:
+    made = Builder()
+    monkeypatch.setattr(launch_engine, "_build", made)
+    monkeypatch.setattr(launch_engine.shutil, "which", lambda _: None)  # no GPU
+    for module in (launch_config, launch_engine):
+        monkeypatch.setattr(module, "DEFAULT_ENGINE", tmp_path / "default")
+    monkeypatch.setattr(launch_config, "ENGINES", tmp_path)
+    return made
+
+
+def served(*arguments: str) -> tuple[str, EngineInfo]:
+    config, engine = launch_engine.prepare(parse(list(arguments)))
+    assert config.engine == engine.path
+    return config.engine.name, engine
+
+
+def test_a_fresh_machine_serves_smollm2_and_builds_it_once(builder: Builder) -> None:
+    for _ in range(2):
+        name, engine = served()
+        assert (name, engine.model.source) == ("smollm2", "smollm2")
+    assert builder.built == [("smollm2", "smollm2")]
+    about = launch_engine.note(engine)
+    assert "Apache-2.0" in about and "English" in about and "make serve MODEL=Qwen/Qwen2.5-7B-Instruct" in about
+
+
+def test_without_a_package_index_the_text_is_noise_and_the_next_start_tries_again(
+    builder: Builder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder.fails = ("smollm2",)
+    name, engine = served()
+    assert name == "synthetic" and "noise" in launch_engine.note(engine)
+    assert "random weights" in capsys.readouterr().out
+    builder.fails = ()
+    assert served()[0] == "smollm2"
+    assert [model for model, _ in builder.built] == ["smollm2", "synthetic", "smollm2"]
+
+
+def test_what_make_engine_built_is_served(builder: Builder, tmp_path: Path) -> None:
+    write(tmp_path / "default", "Qwen/Qwen2.5-7B-Instruct")
+    assert served()[0] == "default"
+    assert served("--model", "Qwen/Qwen2.5-7B-Instruct")[0] == "default"
+    assert not builder.built and launch_engine.note(served()[1]) == ""
+
+
+def test_a_named_model_gets_an_engine_of_its_own(builder: Builder, tmp_path: Path) -> None:
+    write(tmp_path / "default", "smollm2")
+    assert served("--model", "synthetic")[0] == "synthetic"
+    assert served("--model", "/models/Chat-Q8_0.gguf")[0] == "chat-q8_0.gguf"
+    assert served("--model", "/other/Chat-Q8_0.gguf")[1].model.source == "/other/Chat-Q8_0.gguf"
+    assert served("--engine", str(tmp_path / "here"), "--model", "smollm2")[0] == "here"
+    assert len(builder.built) == 4
+
+
+def test_what_cannot_be_built(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder.fails = ("smollm2", "synthetic", "nowhere")
+    for arguments in ([], ["--model", "nowhere"]):
+        with pytest.raises(LaunchError, match="could not be built"):
+            served(*arguments)
+    monkeypatch.setattr(launch_engine.shutil, "which", lambda name: f"/usr/bin/{name}")
+    with pytest.raises(LaunchError, match="has an NVIDIA GPU, run `make engine` first"):
+        served()
