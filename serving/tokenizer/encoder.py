@@ -40,6 +40,7 @@ class Encoder:
         self.tokenizer = Tokenizer.from_file(str(tokenizer_json))
         self.tokenizer.no_truncation()  # a file saved while training may cut or pad: a prompt is never cut silently
         self.tokenizer.no_padding()
+        self._beginning = _beginning(self.tokenizer)
         self._fast = _fast(json.loads(tokenizer_json.read_text(encoding="utf-8")))
         if self._fast is not None and any(self._quick(text) != self._exact(text) for text in PROBE):
             self._fast = None
@@ -57,12 +58,22 @@ class Encoder:
                 return self._quick(text)
         return self._exact(text)
 
+    def begun(self, ids: list[int]) -> list[int]:
+        """``ids`` behind the special tokens that begin a text for this tokenizer (Llama's), unless they are there."""
+        there = ids[: len(self._beginning)] == self._beginning
+        return ids if there else [*self._beginning, *ids]
+
     def _quick(self, text: str) -> list[int]:
         assert self._fast is not None
         return self._fast.encode(text, allowed_special=self._fast.special_tokens_set, disallowed_special=())
 
     def _exact(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _beginning(tokenizer: Tokenizer) -> list[int]:
+    plain, whole = (list(tokenizer.encode("a", add_special_tokens=flag).ids) for flag in (False, True))
+    return whole[: -len(plain)] if plain and whole[-len(plain) :] == plain else []
 
 
 def _fast(data: dict[str, Any]) -> tiktoken.Encoding | None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from contract import context
 from contract.chunks import Job
@@ -19,6 +14,7 @@ from serving.tokenizer.encoder import Encoder
 from serving.tokenizer.inputs import Checkpoint, Inputs, Tensors
 from serving.tokenizer.messages import json_list, message
 from serving.tokenizer.request import job
+from serving.tokenizer.template import ChatTemplate
 
 MAX_MESSAGES = 2048
 # A text this many characters per context token is refused by its first part alone: 1 MB must not hold up the others.
@@ -40,7 +36,7 @@ class PromptBuilder:
         self._encoder = Encoder(engine.path / "tokenizer.json")
         self._limits = engine.limits
         self._checkpoint = Checkpoint.load(engine.path / "generation_config.json", engine.model.vocab_size)
-        self._template, self._special = _template(engine.path)
+        self._template = ChatTemplate.load(engine.path, engine.model.name)
 
     def encode(self, requests: Sequence[Tensors]) -> list[Encoded | ServingError]:
         return [self._one(tensors) for tensors in requests]
@@ -56,6 +52,8 @@ class PromptBuilder:
                 parsed = replace(parsed, text=replace(parsed.text, echo=text))
             field = "messages" if "messages" in inputs else "text_input"
             ids = self._encoded(text, field)
+            if field == "text_input":  # a template writes the special tokens that begin a text itself
+                ids = self._encoder.begun(ids)
             context.room(self._limits, field, len(ids), parsed.sampling.max_tokens)
             return Encoded(ids, parsed)
         except ServingError as error:
@@ -92,16 +90,7 @@ class PromptBuilder:
                 "true needs a last message of the assistant without tool_calls, and add_generation_prompt false",
             )
         opens = inputs.flag("add_generation_prompt") if "add_generation_prompt" in inputs else not goes_on
-        try:
-            rendered, _ = render_jinja_template(
-                conversations=[messages], tools=tools or None, chat_template=self._template,
-                add_generation_prompt=opens, continue_final_message=goes_on, **self._special,
-            )  # fmt: skip
-        except Exception as error:  # noqa: BLE001 - a template may raise anything; it is the caller's messages that it refuses
-            raise InvalidRequest(
-                "messages", f"the chat template refuses them ({error}); check roles and content"
-            ) from None
-        return _characters("messages", str(rendered[0]))
+        return _characters("messages", self._template.render(messages, tools, opens, goes_on))
 
     def _with_words(self, inputs: Inputs, parsed: Job) -> Job:
         """Bad words as ids, alone and after a space: a word inside a text mostly carries its leading space."""
@@ -129,14 +118,3 @@ def _characters(name: str, text: str) -> str:
         bad = shown(text[error.start])
         raise InvalidRequest(name, f"{bad} is half a surrogate pair, not a character; send valid Unicode") from None
     return text
-
-
-def _template(directory: Path) -> tuple[str, dict[str, Any]]:
-    """The chat template and the special tokens that it may name."""
-    config: dict[str, Any] = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
-    file = directory / "chat_template.jinja"
-    template = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template", "")
-    special = {
-        name: config[name] for name in ("bos_token", "eos_token", "pad_token") if isinstance(config.get(name), str)
-    }
-    return str(template), special

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from contract.engine_dir import EngineInfo
 from serving.tokenizer.encoder import Encoder
@@ -109,3 +109,15 @@ def test_a_file_that_cuts_texts_cuts_no_prompt(engine: EngineInfo, tmp_path: Pat
         "word " * 50 + "A\u030a",
     )  # the second is not NFC: the checkpoint's own library reads it
     assert cut.is_fast and min(len(cut.encode(quick)), len(cut.encode(exact))) >= 50
+
+
+def test_a_text_begins_with_the_tokenizers_own_token(tmp_path: Path, engine: EngineInfo, encoder: Encoder) -> None:
+    """As Llama's: a template writes it itself, plain text needs it put there."""
+    tokenizer = Tokenizer.from_file(str(engine.path / "tokenizer.json"))
+    assert encoder.begun([7]) == [7]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 151644)]
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    begins = Encoder(tmp_path / "tokenizer.json")
+    assert begins.encode("a") == [64] and begins.begun([64]) == [151644, 64] == begins.begun([151644, 64])
