@@ -138,7 +138,7 @@ class Controller:
                 console.show(console.live_line(time.time() - run.epoch, merged(lanes.values()), running))
 
     def _interrupt(self) -> None:
-        """Ctrl-C, the web UI's Stop, or Locust's own end: stop the workers, then report what there is."""
+        """Ctrl-C, the web UI's Stop, or Locust's own end: stop the workers, then report what was measured."""
         run = self.run
         if run is None or run.closed:
             return

@@ -113,7 +113,7 @@ class RunPlan:
         if self.process.is_open and kind != "trace" and self.rate is None:
             raise LoadtestError(f"rate: {kind} arrivals need one: add RATE=5 (requests per second)")
         if kind == "closed" and self.rate is not None:
-            raise LoadtestError(f"rate: a closed loop has no rate, got {self.rate:g}: leave one of the two away")
+            raise LoadtestError(f"rate: a closed loop has no rate, got {self.rate:g}: drop --rate or --arrivals")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

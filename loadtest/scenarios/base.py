@@ -14,7 +14,7 @@ Message = dict[str, str]  # {"role": "user", "content": "…"}, as in OpenAI's c
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One stream to open. ``max_tokens`` is the wanted length; after ``leave_after`` tokens the user walks away."""
+    """One stream to open. ``max_tokens`` is the wanted length; after ``leave_after`` tokens the user leaves."""
 
     messages: tuple[Message, ...]
     max_tokens: int
@@ -27,7 +27,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What the user says. ``canned`` stands in for the server's answer where nobody may wait for it (open loop)."""
+    """What the user says. ``canned`` replaces the server's answer in an open loop, which must not wait for it."""
 
     user: str
     max_tokens: int

@@ -1,4 +1,4 @@
-"""cancel: three users in ten walk away in mid-stream. The report sets our count beside the streams the server freed."""
+"""cancel: three users in ten leave mid-stream. The report compares that number with the streams the server freed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One interface for both ways in: open a stream, hear of each message as it arrives, learn how it ended."""
+"""The interface of both transports: open a stream, get each message as it arrives, and learn how it ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from loadtest.scenarios.base import Request
 
-# (arrival time by time.monotonic(), output tokens of the stream so far) -> False to walk away now
+# (arrival time by time.monotonic(), output tokens of the stream so far) -> False to abandon the stream
 OnMessage = Callable[[float, int], bool]
 
 

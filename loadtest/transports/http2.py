@@ -33,7 +33,7 @@ FRAME = struct.Struct(">HBBBL")  # length (16 + 8 bits), type, flags, stream
 
 
 class StreamHandler(Protocol):
-    """What a stream's owner wants to hear; called from the connection's reader, so it must not block."""
+    """Receives the messages of a stream. Called from the connection's reader, so it must not block."""
 
     def message(self, payload: bytes, stamp: float) -> bool:
         """One gRPC message and its arrival (``time.monotonic``). False cancels the stream."""
@@ -113,7 +113,7 @@ class Connection:
         return stream
 
     def cancel(self, stream: Stream) -> None:
-        """Tell the server that nobody listens any more. Does nothing when the stream has ended."""
+        """Reset the stream. Does nothing when it has already ended."""
         if self.streams.pop(stream.number, None) is not None:
             self._send(frame(RST_STREAM, 0, stream.number, struct.pack(">L", CANCEL)))
         stream.finish("cancelled")

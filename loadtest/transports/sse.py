@@ -140,7 +140,7 @@ class _SseReader:
         self.begun = False
 
     def feed(self, data: bytes, now: float) -> bool:
-        """False when the caller walks away."""
+        """False when the caller abandons the stream."""
         self.begun = True
         self.http.feed(data)
         if not self.http.headers_complete or self.http.status_code != 200:

@@ -112,7 +112,7 @@ class Bench:
                 one.stop()
 
     def _is_up(self, one: Contender) -> bool:
-        """One that does not start is left out, said and recorded; the others are still compared."""
+        """Whether it started. One that did not is logged, recorded and left out; the others are still compared."""
         try:
             one.wait()
         except LoadtestError as error:

@@ -3,7 +3,7 @@
     python -m loadtest.bench.strategies.chunked --engine DIR --step-tokens 128
 
 Four streams decode; then a long prompt arrives. Prints one JSON line: the longest gap the four saw, and the TTFT of
-the long prompt. The engine runs in this process, because the server has no switch for what nobody should turn off.
+the long prompt. The engine runs in this process, because the server offers no option to turn chunking off.
 """
 
 from __future__ import annotations

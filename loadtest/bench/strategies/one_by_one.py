@@ -1,8 +1,8 @@
-"""How the slow service does it: ``transformers.generate``, one request after the other. Runs where torch is installed.
+"""The baseline: ``transformers.generate``, one request at a time. Runs where torch is installed.
 
     .venv-oracle/bin/python -m loadtest.bench.strategies.one_by_one --model DIR --dtype bfloat16 --prompt 64 --tokens 48
 
-Prints one JSON line: tokens per second, and how long each of eight users waited who asked at the same moment.
+Prints one JSON line: tokens per second, and the wait of each of eight users who sent their requests at the same time.
 """
 
 from __future__ import annotations
