@@ -1,14 +1,14 @@
 """The ack table: a small shared-memory table through which the detokenizer answers the engine.
 
 The ensemble gives the detokenizer no way back to the engine, so both map the same file in the private run directory.
-One record of two 64-bit words per stream slot:
+One record of two 64-bit words per slot; a running sequence owns one slot:
 
-    acked   generation << 32 | seq    the last chunk of this stream that the detokenizer has processed
-    stop    generation                a stop string was found: the engine may abort the stream
+    acked   generation << 32 | seq    the last chunk of this sequence that the detokenizer has processed
+    stop    generation                a stop string was found: the engine may abort the sequence
 
-Only the detokenizer writes records and each word is written at once, so no lock is needed. A word carries the
-generation it was written for; the engine gives every stream a new one, and so a late write for a slot's previous owner
-is ignored.
+Only the detokenizer writes these records, and each word in a single store, so no lock is needed. A word carries the
+generation it was written for. The engine gives every sequence a new generation, so a late write for a slot's previous
+owner is ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 MAGIC = 0x71776E5F61636B73  # "qwn_acks"
 FILE_NAME = "ack_table"  # in the run directory
 BEAT_SECONDS = 0.05  # between two heartbeats of the detokenizer
-HEADER_WORDS = 8  # magic, slots, detokenizer heartbeat (counts up), open streams, launcher's word, rest unused
+HEADER_WORDS = 8  # magic, slots, heartbeat count, open sequences, closing; three unused
 WORDS_PER_SLOT = 2
 REFUSE, END = 1, 2  # of ``AckTable.closing``
 MAX_GENERATION = 2**31 - 1  # travels in INT32 tensors
@@ -51,7 +51,7 @@ class AckTable:
         self._words[HEADER_WORDS + WORDS_PER_SLOT * slot] = generation << 32 | seq
 
     def acked(self, slot: int, generation: int, seq: int) -> bool:
-        """Has the detokenizer processed chunk ``seq`` of this stream?"""
+        """Whether the detokenizer has processed chunk ``seq`` of this sequence."""
         return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot] == generation << 32 | seq
 
     def stop(self, slot: int, generation: int) -> None:
@@ -61,7 +61,7 @@ class AckTable:
         return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + 1] == generation
 
     def beat(self) -> None:
-        """The detokenizer's process is alive and scheduled; without this a starved host looks like a gone client."""
+        """Show that the detokenizer is alive and gets CPU time: else a starved host would look like a gone client."""
         self._words[2] += 1
 
     @property
@@ -70,7 +70,7 @@ class AckTable:
 
     @property
     def open_sequences(self) -> int:
-        """How many there are, as the engine last wrote it: the launcher waits for 0 when it drains."""
+        """Open sequences, as last written by the engine; the launcher waits for 0 when it drains."""
         return self._words[3]
 
     @open_sequences.setter
@@ -79,12 +79,12 @@ class AckTable:
 
     @property
     def closing(self) -> int:
-        """What the launcher wants: 0 serve, 1 (``REFUSE``) take nothing new, 2 (``END``) end what is open too."""
+        """What the launcher asks for: 0 to serve, ``REFUSE`` to admit nothing new, ``END`` to end open requests too."""
         return self._words[4]
 
     @closing.setter
-    def closing(self, wish: int) -> None:
-        self._words[4] = wish
+    def closing(self, phase: int) -> None:
+        self._words[4] = phase
 
     def close(self) -> None:
         self._words.release()

@@ -1,4 +1,4 @@
-"""Stop strings on text: nothing of a stop string leaks, nothing before it is lost, however the text is cut."""
+"""Finds stop strings in a text that arrives in pieces, without leaking or losing a character for any way of cutting."""
 
 from __future__ import annotations
 

@@ -78,11 +78,11 @@ class TextStream:
         return "".join(pieces)
 
     def finish(self) -> str:
-        """Held-back text and, if the last character is incomplete, U+FFFD: what a one-shot decode shows too."""
+        """Held-back text and, if the last character is incomplete, U+FFFD, as in a decode of all ids at once."""
         if self.stopped:
             return ""
         tail = self._decoder.decode(b"", final=True)
         if self._matcher is None:
             return tail
-        shown = self._matcher.push(tail)
-        return shown if self.stopped else shown + self._matcher.flush()
+        text = self._matcher.push(tail)
+        return text if self.stopped else text + self._matcher.flush()

@@ -1,9 +1,10 @@
-"""The runtime protocol: token ids in, token-id deltas out. Thread-safe, nothing of Triton.
+"""The runtime protocol: token ids in, token-id deltas out. Thread-safe, and independent of Triton.
 
 A runtime module exposes ``create(engine, options, on_step, on_death) -> Runtime`` and blocks in it until the engine can
-take requests. After that ``on_step`` is called once per engine step with all streams' deltas (from any one thread; it
-only enqueues, and returns at once), and every submitted stream ends with exactly one delta that has a ``finish_reason``
-unless ``on_death`` was called. ``on_death(reason)`` is called at most once, when no further delta will come.
+take requests. After that it calls ``on_step`` once per engine step with the deltas of all sequences, always from the
+same thread; ``on_step`` only enqueues them and returns at once. Every submitted sequence ends with exactly one delta
+that has a ``finish_reason``, unless ``on_death`` was called. ``on_death(reason)`` is called at most once, when no
+further delta will come.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from contract.sampling import FinishReason, GuideType, Sampling
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """One sequence for a runtime. ``sequence_id`` is unique among live streams of this process."""
+    """One sequence for a runtime. ``sequence_id`` is unique among the running sequences of this process."""
 
     sequence_id: int
     input_ids: Sequence[int]
     sampling: Sampling
     priority: int = 0  # higher is sooner
     lora_name: str = ""
-    seeded: bool = True  # the caller chose the seed; a drawn one need not be repeatable
+    seeded: bool = True  # by the caller; a seed that we drew need not be repeatable
 
 
 class SequenceDelta(NamedTuple):
-    """What one engine step added to one stream.
+    """What one engine step added to one sequence.
 
     ``token_ids`` never holds an end or stop token. ``counted`` is how many tokens were generated in this step, the
     end/stop token included: completion_tokens is the sum of ``counted``, so usage is the same on every runtime.
     ``logprobs`` has one natural-log probability per entry of ``token_ids`` or is empty. ``top_logprobs`` likewise, each
-    entry ``((token_id, logprob), …)`` best first. ``finish_reason`` is set on the stream's last delta only, ``error``
+    entry ``((token_id, logprob), …)`` best first. ``finish_reason`` is set on the sequence's last delta only, ``error``
     only together with ``finish_reason == "error"``.
     """
 
@@ -61,7 +62,7 @@ CAPABILITIES = frozenset(f.capability for f in FIELDS if f.capability) | GUIDES
 
 @dataclass(frozen=True, slots=True)
 class RuntimeOptions:
-    """What the launcher may tune without a new engine. ``None`` leaves it to the runtime."""
+    """What can be tuned without building a new engine. ``None`` leaves the choice to the runtime."""
 
     max_streams: int = 256  # sequences decoded at once
     kv_cache_bytes: int | None = None
@@ -110,7 +111,7 @@ class Runtime(Protocol):
         ``EngineDead``."""
 
     def abort(self, sequence_id: int) -> None:
-        """Free the stream's batch slot and KV blocks soon; its last delta says ``cancelled``. Ignores unknown ids."""
+        """Free the sequence's batch slot and KV blocks soon; its last delta is ``cancelled``. Ignores unknown ids."""
 
     def stats(self) -> RuntimeStats: ...
 

@@ -28,7 +28,7 @@ def start(pids: Sequence[int], python: str) -> subprocess.Popen[bytes]:
 
 
 def stop(guard: subprocess.Popen[bytes]) -> None:
-    """Call when the guarded processes have ended: the guard then finds nothing to end and leaves."""
+    """Call when the guarded processes have ended: the guard then has nothing left to do and exits."""
     if guard.stdin:
         guard.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -21,7 +21,7 @@ import numpy as np
 
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDead
-from contract.sampling import FinishReason
+from contract.finish import FinishReason
 from serving.runtimes.base import (
     EngineRequest,
     OnDeath,

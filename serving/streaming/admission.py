@@ -1,4 +1,4 @@
-"""May this request run on this runtime? Decided before it costs anything; no engine checks all of it."""
+"""Admission checks: whether the loaded runtime can serve a request. No engine checks all of this by itself."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def _within_context(sampling: Sampling, ids: Sequence[int], runtime: Runtime) ->
 
 
 def reseeded(sampling: Sampling, index: int) -> Sampling:
-    """Settings of sequence ``index`` of n: another seed, everything else alike."""
+    """Settings of sequence ``index`` of n, which differ only in the seed."""
     return replace(sampling, seed=(sampling.seed + index) % 2**64) if index else sampling

@@ -17,20 +17,20 @@ from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import RuntimeStats
 from serving.streaming.dispatcher import Dispatcher
 from serving.triton import io as triton_io
-from serving.triton.settings import Settings
+from serving.triton.settings import StepSettings
 
 log = logging.getLogger(__name__)
 
-OCCUPANCY_SECONDS = 0.05  # gauges that tell whether a slot is free: who promises 200 ms must show it
-METRICS_TURNS = 5  # every so many of those, all the others too
-GRACE_SECONDS = 0.5  # from telling every stream that the engine died to ending the process
+OCCUPANCY_SECONDS = 0.05  # between updates of the occupancy gauges: load balancers route by them
+METRICS_TURNS = 5  # occupancy updates per update of all other metrics
+GRACE_SECONDS = 0.5  # between failing all requests of a dead engine and ending the process
 
 
 class EngineStep:
     """``execute`` only admits; responses leave through the dispatcher's thread and the senders's."""
 
     def __init__(self) -> None:
-        self._settings = settings = Settings.from_environment()
+        self._settings = settings = StepSettings.from_environment()
         info = engine_dir.read(settings.engine_dir)
         ack_table = AckTable.create(settings.ack_table, settings.slots)
         self._dispatcher = Dispatcher(ack_table, TokenBytes.load(info.path / "tokenizer.json"), settings.queue_limit)
@@ -64,7 +64,7 @@ class EngineStep:
         self._dispatcher.stop()
 
     def _die(self, reason: str) -> None:
-        """Every open stream ends with an error, then the process ends and its supervisor starts a new one."""
+        """End every open request with an error, then the process; the supervisor starts a new one."""
         if self._stopping.is_set():
             return
         log.error("the engine died: %s", reason)
@@ -76,7 +76,7 @@ class EngineStep:
         for turn in itertools.count():
             if self._stopping.wait(OCCUPANCY_SECONDS):
                 return
-            if self._dispatcher.dead:  # it may have noticed first: a silent detokenizer, a failed sender
+            if self._dispatcher.dead:  # it may have noticed first: a silent detokenizer, an error of its own
                 self._die(self._dispatcher.dead)
                 return
             stats = self._runtime.stats()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from contract import ack_table
 from contract.gpus import MEMORY_FRACTION
 from serving.runtimes.base import RuntimeOptions
 
 DEFAULT_QUEUE_LIMIT = 1024
+NUMBERS: dict[str, type[int] | type[float]] = {  # fields of ``RuntimeOptions``; their variables are in capitals
+    "max_streams": int, "step_ms": float, "prefill_ms_per_token": float, "threads": int,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class StepSettings:
     """One process's configuration, read once at start."""
 
     engine_dir: Path
@@ -23,9 +27,10 @@ class Settings:
     runtime: RuntimeOptions
 
     @classmethod
-    def from_environment(cls) -> Settings:
+    def from_environment(cls) -> StepSettings:
         get = os.environ.get
-        gigabytes = float(get("KV_CACHE_GB") or 0)
+        numbers: dict[str, Any] = {name: kind(value) for name, kind in NUMBERS.items() if (value := get(name.upper()))}
+        kv_cache_bytes = int(float(get("KV_CACHE_GB") or 0) * 2**30) or None
         return cls(
             Path(os.environ["ENGINE_DIR"]),
             Path(os.environ["RUN_DIR"]),
@@ -47,5 +52,5 @@ class Settings:
 
     @property
     def slots(self) -> int:
-        """One per sequence that may run or wait, and as many again: a slot rests before it is used anew."""
+        """One per sequence that may run or wait, and as many again: a slot rests before it is reused."""
         return 2 * (self.queue_limit + self.runtime.max_streams)

@@ -17,7 +17,7 @@ from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.engine import Engine, Model
 from serving.runtimes.openvino.model import PagedModel
-from serving.runtimes.openvino.scheduler import Chunk
+from serving.runtimes.openvino.scheduler import ScheduledChunk
 from tests.oracle import expected
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(1800)]
@@ -108,7 +108,7 @@ class Recorder:
         self.model = model
         self.rows: dict[int, np.ndarray[Any, Any]] = {}
 
-    def forward(self, chunks: Sequence[Chunk]) -> np.ndarray[Any, Any]:
+    def forward(self, chunks: Sequence[ScheduledChunk]) -> np.ndarray[Any, Any]:
         logits = self.model.forward(chunks)
         sampled = (chunk.sequence.request.sequence_id for chunk in chunks if chunk.sample)
         self.rows.update((number, row.astype(np.float64)) for number, row in zip(sampled, logits, strict=True))

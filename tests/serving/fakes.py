@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from contract.ack_table import BEAT_SECONDS, AckTable
 from contract.chunks import Chunk, IntArray, unpack
 from contract.errors import InvalidRequest, ServingError
-from contract.finish import FINISH_CODES
-from contract.sampling import FinishReason
+from contract.finish import FINISH_CODES, FinishReason
 from serving.runtimes.base import CAPABILITIES, EngineRequest, RuntimeLimits, RuntimeStats, SequenceDelta
 from serving.streaming.dispatcher import Dispatcher
 

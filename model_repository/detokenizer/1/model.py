@@ -11,13 +11,13 @@ from contract.ack_table import BEAT_SECONDS, AckTable
 from serving.detokenizer.step import Detokenizer
 from serving.detokenizer.text import TokenBytes
 from serving.triton import io as triton_io
-from serving.triton.settings import Settings
+from serving.triton.settings import StepSettings
 
 
 class TritonPythonModel:
     def initialize(self, args):
         triton_io.start("detokenizer")
-        settings = Settings.from_environment()
+        settings = StepSettings.from_environment()
         table = TokenBytes.load(settings.engine_dir / "tokenizer.json")
         self.ack_table = settings.ack_table
         self.detokenizer = Detokenizer(table, lambda: AckTable(self.ack_table))

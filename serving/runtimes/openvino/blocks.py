@@ -1,7 +1,7 @@
 """Paged KV memory: a pool of fixed blocks, counted references, and a prefix cache over full blocks.
 
-A full block is known by the digest of all tokens up to its end, so equal prefixes share blocks. A block nobody uses any
-more keeps its content until it is the least recently used one and somebody needs room.
+A full block is known by the digest of all tokens up to its end, so equal prefixes share blocks. An unused block
+keeps its content until it is the least recently used one and its memory is needed.
 """
 
 from __future__ import annotations

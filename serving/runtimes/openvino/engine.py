@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from contract.sampling import FinishReason
+from contract.finish import FinishReason
 from serving.runtimes.base import EngineRequest, RuntimeStats, SequenceDelta
 from serving.runtimes.openvino.blocks import BlockPool
-from serving.runtimes.openvino.sampling import Choice, GrammarState, Sampler
-from serving.runtimes.openvino.scheduler import Chunk, Scheduler, Sequence
+from serving.runtimes.openvino.sampling import GrammarState, SampledToken, Sampler
+from serving.runtimes.openvino.scheduler import ScheduledChunk, ScheduledSequence, Scheduler
 
 STEP_TOKENS = 128  # longer steps stall the decoders, shorter ones slow prompts down (cpu: 64-128 is best on 2 cores)
 log = logging.getLogger(__name__)
 
 
 class Model(Protocol):
-    def forward(self, chunks: Items[Chunk]) -> npt.NDArray[np.float32]: ...
+    def forward(self, chunks: Sequence[ScheduledChunk]) -> npt.NDArray[np.float32]: ...
 
 
 class Engine:
@@ -50,10 +50,10 @@ class Engine:
         prompt = [int(token) for token in request.input_ids]
         sampler = Sampler(request.sampling, prompt, grammar)
         self._arrivals += 1
-        self._scheduler.add(Sequence(request, sampler, self._arrivals, prompt))
+        self._scheduler.add(ScheduledSequence(request, sampler, self._arrivals, prompt))
 
     def abort(self, sequence_id: int) -> SequenceDelta | None:
-        """The stream's last delta, or None when it is not here (any more)."""
+        """The sequence's last delta, or None when it has already ended."""
         if self._scheduler.remove(sequence_id) is None:
             return None
         return SequenceDelta(sequence_id, (), 0, "cancelled")
@@ -73,7 +73,7 @@ class Engine:
         return deltas
 
     def forget(self) -> None:
-        """Start all counters anew, after warming up."""
+        """Reset all counters, after warming up."""
         self._arrivals = self._prompt_tokens = self._cached_tokens = self._generated = self._steps = 0
 
     def stats(self) -> RuntimeStats:
@@ -88,7 +88,7 @@ class Engine:
             steps=self._steps,
         )
 
-    def _sample(self, sequence: Sequence, row: npt.NDArray[np.float32]) -> SequenceDelta:
+    def _sample(self, sequence: ScheduledSequence, row: npt.NDArray[np.float32]) -> SequenceDelta:
         if not sequence.sampler.output:
             self._prompt_tokens += len(sequence.request.input_ids)
             self._cached_tokens += sequence.cached
@@ -96,8 +96,8 @@ class Engine:
         try:
             choice = sequence.sampler.choose(row)
             sequence.sampler.accept(choice.token)
-        except (ValueError, IndexError) as error:  # its own fault: the other streams go on
-            log.warning("stream %d: %s", sequence_id, error)
+        except (ValueError, IndexError) as error:  # only this sequence is at fault: the others go on
+            log.warning("sequence %d: %s", sequence_id, error)
             self._scheduler.remove(sequence_id)
             return SequenceDelta(sequence_id, (), 0, "error", error=str(error))
         sequence.tokens.append(choice.token)
@@ -107,8 +107,8 @@ class Engine:
             self._scheduler.remove(sequence_id)
         return _delta(sequence, choice, reason, shown)
 
-    def _verdict(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, bool]:
-        """Why the stream ends with this token, if it does, and whether the token is part of the answer."""
+    def _verdict(self, sequence: ScheduledSequence, token: int) -> tuple[FinishReason | None, bool]:
+        """Why the sequence ends with this token, if it does, and whether the token is part of the answer."""
         sampling, grammar = sequence.request.sampling, sequence.sampler.grammar
         made = len(sequence.sampler.output)
         if token in sampling.stop_token_ids and made > sampling.min_tokens:
@@ -120,7 +120,9 @@ class Engine:
         return None, True
 
 
-def _delta(sequence: Sequence, choice: Choice, reason: FinishReason | None, shown: bool) -> SequenceDelta:
+def _delta(
+    sequence: ScheduledSequence, choice: SampledToken, reason: FinishReason | None, shown: bool
+) -> SequenceDelta:
     return SequenceDelta(
         sequence.request.sequence_id,
         (choice.token,) if shown else (),

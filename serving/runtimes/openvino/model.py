@@ -19,7 +19,7 @@ from openvino import opset13 as op
 from openvino._offline_transformations import paged_attention_transformation
 
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS
-from serving.runtimes.openvino.scheduler import Chunk
+from serving.runtimes.openvino.scheduler import ScheduledChunk
 
 SAMPLED = "sampled_tokens_indices"
 INT32, INT64 = np.int32, np.int64
@@ -77,7 +77,7 @@ class PagedModel:
             self._tensors.append(tensor)
             self._tensors.append(data)
 
-    def forward(self, chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
+    def forward(self, chunks: Sequence[ScheduledChunk]) -> npt.NDArray[np.float32]:
         """Compute one step; logits [sampling chunks, vocab] in order, valid until the next call.
 
         Releases the GIL. Keys and values of every chunk are in their blocks afterwards."""
@@ -88,7 +88,7 @@ class PagedModel:
         return logits.reshape(-1, logits.shape[-1])
 
 
-def batch(chunks: Sequence[Chunk]) -> dict[str, npt.NDArray[Any]]:
+def batch(chunks: Sequence[ScheduledChunk]) -> dict[str, npt.NDArray[Any]]:
     """The inputs of PagedAttention for one step: all chunks' tokens in one row, and where each one's blocks lie."""
     ends = np.cumsum([chunk.count for chunk in chunks])
     tables = [chunk.sequence.blocks[: -(-(chunk.start + chunk.count) // BLOCK_TOKENS)] for chunk in chunks]

@@ -1,7 +1,8 @@
-"""CPU runtime: the parent's side. The engine lives in a process of its own (``openvino_worker``).
+"""CPU runtime: the parent's side. The engine lives in a process of its own (``worker.py``).
 
-A worker process keeps Python's lock of the serving process free, and a crash in native code ends the streams instead of
-the server. The parent checks grammars, forwards requests and hands the worker's steps on; everything else is there.
+A separate process leaves the GIL of the serving process free, and a crash in native code ends the running requests
+instead of the server. The parent checks grammars, forwards requests and passes the worker's steps on; everything else
+happens in the worker.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class OpenVinoRuntime:
         try:
             self._send(("abort", sequence_id))
         except EngineDead:
-            log.debug("abort of stream %d: the worker is gone", sequence_id)
+            log.debug("abort of sequence %d: the worker is gone", sequence_id)
 
     def stats(self) -> RuntimeStats:
         return self._stats
@@ -98,7 +99,7 @@ class OpenVinoRuntime:
         try:
             message = self._connection.recv()
         except (EOFError, OSError):
-            message = ("failed", f"the worker ended with code {self._process.wait()}; its last words are above")
+            message = ("failed", f"the worker ended with code {self._process.wait()}; its own messages are above")
         if message[0] != "ready":
             self._process.wait()
             raise EngineDirectoryError(f"the openvino engine does not load: {message[1]}")

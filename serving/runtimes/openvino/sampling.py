@@ -36,7 +36,7 @@ class GrammarState(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SampledToken:
     token: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
@@ -56,16 +56,16 @@ class Sampler:
         self._biases = np.array([bias for _, bias in sampling.logit_bias], np.float32)
         self._random = np.random.Generator(np.random.PCG64(sampling.seed)) if sampling.temperature > 0 else None
 
-    def choose(self, row: Row) -> Choice:
+    def choose(self, row: Row) -> SampledToken:
         """Pick the next token; ``row`` [vocab] is changed. Raises ``ValueError`` when no token can be chosen."""
         count = self.sampling.logprobs
         raw = log_probabilities(row, count) if count else None
         self._constrain(row)
         token = self._pick(row)
         if raw is None:
-            return Choice(token)
+            return SampledToken(token)
         total, top = raw
-        return Choice(token, float(total[token]), top)
+        return SampledToken(token, float(total[token]), top)
 
     def accept(self, token: int) -> None:
         self.output.append(token)

@@ -20,15 +20,15 @@ LEAST_PREFILL = 32  # tokens of prompt work in a step, however many sequences de
 
 
 @dataclass(eq=False, slots=True)
-class Sequence:
-    """One stream. ``computed`` of its ``tokens`` (prompt, then answer) have their keys and values in ``blocks``."""
+class ScheduledSequence:
+    """One sequence. ``computed`` of its ``tokens`` (prompt, then answer) have their keys and values in ``blocks``."""
 
     request: EngineRequest
     sampler: Sampler
     arrival: int
     tokens: list[int]
     computed: int = 0
-    cached: int = -1  # prompt tokens found in the prefix cache; -1 until it was looked up
+    cached: int = -1  # prompt tokens found in the prefix cache; -1 until they have been looked up
     blocks: list[int] = field(default_factory=list)
     chain: list[bytes] = field(default_factory=list)  # digests of the full blocks, as far as they were needed
 
@@ -51,10 +51,10 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class ScheduledChunk:
     """Compute ``count`` tokens of ``sequence`` from ``start``; ``sample`` when its last token is among them."""
 
-    sequence: Sequence
+    sequence: ScheduledSequence
     start: int
     count: int
 
@@ -71,8 +71,8 @@ class Scheduler:
         self.preemptions = 0
         self._max_streams = max_streams
         self._step_tokens = step_tokens
-        self._running: dict[int, Sequence] = {}
-        self._waiting: list[tuple[tuple[int, int], Sequence]] = []
+        self._running: dict[int, ScheduledSequence] = {}
+        self._waiting: list[tuple[tuple[int, int], ScheduledSequence]] = []
 
     @property
     def running(self) -> int:
@@ -82,15 +82,15 @@ class Scheduler:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def sequences(self) -> Iterator[Sequence]:
+    def sequences(self) -> Iterator[ScheduledSequence]:
         yield from self._running.values()
         yield from (sequence for _, sequence in self._waiting)
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: ScheduledSequence) -> None:
         heapq.heappush(self._waiting, (sequence.order, sequence))
 
-    def remove(self, sequence_id: int) -> Sequence | None:
-        """Forget a stream wherever it is; its blocks are free at once."""
+    def remove(self, sequence_id: int) -> ScheduledSequence | None:
+        """Forget a sequence, running or waiting; its blocks are free at once."""
         sequence = self._running.pop(sequence_id, None)
         if sequence is not None:
             self._drop_blocks(sequence)
@@ -102,17 +102,17 @@ class Scheduler:
                 return entry[1]
         return None
 
-    def plan(self) -> list[Chunk]:
+    def plan(self) -> list[ScheduledChunk]:
         """The next step's work; empty only when there is none. Blocks for it are allocated."""
         self._grow()
         self._admit()
         decoding = [s for s in self._running.values() if s.pending == 1]
         prefilling = [s for s in self._running.values() if s.pending > 1]
-        chunks = [Chunk(sequence, sequence.computed, 1) for sequence in decoding]
+        chunks = [ScheduledChunk(sequence, sequence.computed, 1) for sequence in decoding]
         budget = max(LEAST_PREFILL, self._step_tokens - len(decoding))
         return chunks + share(prefilling, budget)
 
-    def done(self, chunk: Chunk) -> None:
+    def done(self, chunk: ScheduledChunk) -> None:
         """The chunk was computed: its full blocks may be shared from now on."""
         sequence = chunk.sequence
         sequence.computed = chunk.start + chunk.count
@@ -136,14 +136,14 @@ class Scheduler:
                 if victim is sequence:
                     break
 
-    def _preempt(self, victim: Sequence) -> None:
+    def _preempt(self, victim: ScheduledSequence) -> None:
         self.preemptions += 1
         del self._running[victim.request.sequence_id]
         self._drop_blocks(victim)
         victim.computed = 0
         self.add(victim)
 
-    def _drop_blocks(self, sequence: Sequence) -> None:
+    def _drop_blocks(self, sequence: ScheduledSequence) -> None:
         self.pool.release(sequence.blocks)
         sequence.blocks = []
 
@@ -152,7 +152,7 @@ class Scheduler:
             sequence = self._waiting[0][1]
             prefix = self.pool.match(sequence.digest((len(sequence.tokens) - 1) // BLOCK_TOKENS))
             fresh = blocks_for(len(sequence.tokens)) - len(prefix)
-            # each running sequence may need a block soon: leave one, or the newcomer would be sent away again
+            # each running sequence may need a block soon: leave one, or the newcomer would be preempted at once
             if fresh + len(self._running) > self.pool.available - self.pool.idle_among(prefix):
                 return
             heapq.heappop(self._waiting)
@@ -164,7 +164,7 @@ class Scheduler:
             self._running[sequence.request.sequence_id] = sequence
 
 
-def share(prompts: list[Sequence], budget: int) -> list[Chunk]:
+def share(prompts: list[ScheduledSequence], budget: int) -> list[ScheduledChunk]:
     """Split ``budget`` tokens: half is the longest waiting prompt's, the rest goes to those with the least left."""
     if not prompts:
         return []
@@ -176,4 +176,4 @@ def share(prompts: list[Sequence], budget: int) -> list[Chunk]:
         extra = min(sequence.pending - before, left)
         given[id(sequence)] = before + extra
         left -= extra
-    return [Chunk(s, s.computed, given[id(s)]) for s in prompts if given[id(s)]]
+    return [ScheduledChunk(s, s.computed, given[id(s)]) for s in prompts if given[id(s)]]

@@ -37,7 +37,7 @@ KV_FRACTION = 0.4  # … but no more of the free memory than this
 log = logging.getLogger("openvino")
 
 
-class Worker:
+class EngineWorker:
     def __init__(self, connection: Connection, engine: EngineInfo, options: RuntimeOptions) -> None:
         self._connection = connection
         self._inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
@@ -68,7 +68,7 @@ class Worker:
             self._connection.send(("step", deltas, self._engine.stats()))
 
     def _warm_up(self) -> None:
-        """Prompt and decode steps once: the first of a shape compiles kernels.."""
+        """Prompt and decode steps once: the first of a shape compiles its kernels."""
         self._engine.submit(EngineRequest(0, [0] * WARM_UP_PROMPT, Sampling(max_tokens=2, temperature=0.0)))
         while self._engine.busy:
             self._engine.step()
@@ -126,7 +126,7 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
     _, engine, options = connection.recv()
     try:
-        worker = Worker(connection, engine, options)
+        worker = EngineWorker(connection, engine, options)
     except (RuntimeError, OSError, ValueError, KeyError, MemoryError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         connection.send(("failed", lines[-1] if lines else type(error).__name__))

@@ -1,7 +1,7 @@
 """Arguments of ``LLM`` and the capabilities they give, per backend and version. Pure but for reading ``config.json``.
 
 The arguments class forbids unknown fields, so everything is built from names that the loaded version declares. Only
-names on the list of known removals may be dropped; anything else missing is an error, never silence.
+names on the list of known removals may be dropped; any other missing name is an error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from contract import engine_dir
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
+from contract.gpus import MEMORY_FRACTION
 from contract.model_shape import ModelShape
 from serving.runtimes.base import GUIDES, RuntimeOptions
 from serving.runtimes.tensorrt_llm.env import Package
@@ -73,7 +74,7 @@ def read_engine_file(directory: Path) -> EngineFile:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineDirectoryError(
-            f"{path} is no TensorRT engine description ({type(error).__name__}: {error}): rebuild with `make engine`"
+            f"{path} is not a TensorRT engine description ({type(error).__name__}: {error}): rebuild with `make engine`"
         ) from error
 
 
@@ -151,7 +152,7 @@ def _pytorch(package: Package, engine: EngineInfo, options: RuntimeOptions) -> d
 
 def kv_arguments(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
     """``free_gpu_memory_fraction`` is of what is free once the weights are loaded. An engine's KV type is built in."""
-    arguments: dict[str, Any] = {"free_gpu_memory_fraction": options.gpu_memory_fraction}
+    arguments: dict[str, Any] = {"free_gpu_memory_fraction": MEMORY_FRACTION}
     if options.kv_cache_bytes is not None:
         arguments["max_tokens"] = max(1, options.kv_cache_bytes // kv_bytes_per_token(engine))
     if engine.kv_dtype == "int8":

@@ -1,7 +1,7 @@
 """The runtime protocol over one loaded ``LLM`` of TensorRT-LLM.
 
-One asyncio loop in one thread owns everything: requests are handed to it, a task per stream reads its results, and what
-arrives within one turn of the loop leaves as one ``on_step`` call.
+One asyncio loop in one thread owns everything: requests are handed to it, one task per sequence reads the results, and
+whatever arrives within one turn of the loop leaves as one ``on_step`` call.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
 from serving.runtimes.tensorrt_llm import params as tensorrt_llm_params
 from serving.runtimes.tensorrt_llm.args import Surface
 from serving.runtimes.tensorrt_llm.env import Package
-from serving.runtimes.tensorrt_llm.stream import StreamReader
+from serving.runtimes.tensorrt_llm.output_reader import OutputReader
 
 log = logging.getLogger(__name__)
-DRAIN_S = 5.0  # an aborted stream that has not ended by then is given up
+DRAIN_S = 5.0  # how long an aborted sequence may take to end by itself
 SHUTDOWN_S = 6.0  # with the guard's own grace period `close` stays within its 20 s
-STALL_S = 120.0  # no token of any stream for so long: the executor is dead though nothing says so
+STALL_S = 120.0  # without a token of any sequence: the executor is dead, although it reports nothing
 WATCH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """The package, its LLM, and what ``create`` learnt of them. ``children``: processes that loading has started."""
+class LoadedLlm:
+    """The package, its LLM, and what ``create`` found out about them; ``children`` are the processes started by it."""
 
     package: Package
     llm: Any
@@ -46,11 +46,11 @@ class Loaded:
 
 
 @dataclass(slots=True)
-class Live:
-    """A stream between submit and its last delta. ``result`` is TensorRT-LLM's handle, None until it is submitted."""
+class LiveSequence:
+    """A sequence between submit and its last delta. ``result`` is TensorRT-LLM's handle, None until it is submitted."""
 
     request: EngineRequest
-    reader: StreamReader
+    reader: OutputReader
     result: Any = None
     aborted: bool = False
     task: asyncio.Task[None] | None = None
@@ -59,12 +59,12 @@ class Live:
 class TensorRtLlm:
     """Create it with ``serving.runtimes.tensorrt_llm.runtime.create``."""
 
-    def __init__(self, loaded: Loaded, engine: EngineInfo, on_step: OnStep, on_death: OnDeath) -> None:
+    def __init__(self, loaded: LoadedLlm, engine: EngineInfo, on_step: OnStep, on_death: OnDeath) -> None:
         self._loaded, self._on_step, self._on_death = loaded, on_step, on_death
         self._llm = loaded.llm
         self._limits = _limits(engine, loaded.max_streams)
         self._eos = tensorrt_llm_args.end_ids(engine.path)[0]
-        self._live: dict[int, Live] = {}
+        self._live: dict[int, LiveSequence] = {}
         self._pending: list[SequenceDelta] = []
         self._flushing = False
         self._dead = ""
@@ -96,7 +96,7 @@ class TensorRtLlm:
 
     def stats(self) -> RuntimeStats:
         live = list(self._live.values())
-        running = sum(stream.reader.started for stream in live)
+        running = sum(sequence.reader.started for sequence in live)
         used, total = self._blocks
         return RuntimeStats(
             running=running,
@@ -110,7 +110,7 @@ class TensorRtLlm:
         )
 
     def close(self) -> None:
-        """Shut down within ``SHUTDOWN_S``; what has not ended by then is ended by the guard process."""
+        """Shut down within ``SHUTDOWN_S``; the guard process ends whatever is still running then."""
         if self._closed:
             return
         self._closed = True
@@ -156,40 +156,40 @@ class TensorRtLlm:
     def _start(self, request: EngineRequest) -> None:
         if not self._live:
             self._progress = time.monotonic()
-        stream = Live(request, StreamReader(request))
-        self._live[request.sequence_id] = stream
-        stream.task = self._loop.create_task(self._follow(stream))
+        sequence = LiveSequence(request, OutputReader(request))
+        self._live[request.sequence_id] = sequence
+        sequence.task = self._loop.create_task(self._follow(sequence))
 
     def _abort(self, sequence_id: int) -> None:
-        stream = self._live.get(sequence_id)
-        if stream is None or stream.aborted:
+        sequence = self._live.get(sequence_id)
+        if sequence is None or sequence.aborted:
             return
-        stream.aborted = True
-        if stream.result is not None:
-            stream.result.abort()
-        self._loop.call_later(DRAIN_S, self._give_up, stream)
+        sequence.aborted = True
+        if sequence.result is not None:
+            sequence.result.abort()
+        self._loop.call_later(DRAIN_S, self._give_up, sequence)
 
-    def _give_up(self, stream: Live) -> None:
-        if self._live.get(stream.request.sequence_id) is stream:
-            if stream.task:
-                stream.task.cancel()
-            self._finish(stream, SequenceDelta(stream.request.sequence_id, (), 0, "cancelled"))
+    def _give_up(self, sequence: LiveSequence) -> None:
+        if self._live.get(sequence.request.sequence_id) is sequence:
+            if sequence.task:
+                sequence.task.cancel()
+            self._finish(sequence, SequenceDelta(sequence.request.sequence_id, (), 0, "cancelled"))
 
-    async def _follow(self, stream: Live) -> None:
+    async def _follow(self, sequence: LiveSequence) -> None:
         """Read one request to its end. After an exception the result object is never touched again: it would hang."""
         try:
-            stream.result = self._generate(stream.request)
-            if stream.aborted:
-                stream.result.abort()
-            async for item in stream.result:
-                delta = stream.reader.take(item)
+            sequence.result = self._generate(sequence.request)
+            if sequence.aborted:
+                sequence.result.abort()
+            async for item in sequence.result:
+                delta = sequence.reader.take(item)
                 if delta is not None:
-                    self._emit(stream, delta)
+                    self._emit(sequence, delta)
                 if item.finished:
                     return
             raise RuntimeError("the result ended without a last item")
         except (self._loaded.package.request_error, ValueError, TypeError) as error:  # this request only
-            self._finish(stream, _failed(stream, f"{type(error).__name__}: {error}"))
+            self._finish(sequence, _failed(sequence, f"{type(error).__name__}: {error}"))
         except Exception as error:  # noqa: BLE001 - anything else means that TensorRT-LLM has shut itself down
             self._die(f"TensorRT-LLM failed ({type(error).__name__}: {error})")
 
@@ -207,10 +207,10 @@ class TensorRtLlm:
         self._totals["prompt"] += len(request.input_ids)
         return self._llm.generate_async(**arguments)
 
-    def _emit(self, stream: Live, delta: SequenceDelta) -> None:
+    def _emit(self, sequence: LiveSequence, delta: SequenceDelta) -> None:
         """Collect; everything of this turn of the loop is flushed together at its end."""
         if delta.finish_reason:
-            self._live.pop(stream.request.sequence_id, None)
+            self._live.pop(sequence.request.sequence_id, None)
         self._totals["generated"] += delta.counted
         self._totals["cached"] += delta.cached_tokens
         self._progress = time.monotonic()
@@ -219,9 +219,9 @@ class TensorRtLlm:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
-    def _finish(self, stream: Live, delta: SequenceDelta) -> None:
-        if stream.request.sequence_id in self._live:
-            self._emit(stream, delta)
+    def _finish(self, sequence: LiveSequence, delta: SequenceDelta) -> None:
+        if sequence.request.sequence_id in self._live:
+            self._emit(sequence, delta)
 
     def _flush(self) -> None:
         self._flushing = False
@@ -237,17 +237,17 @@ class TensorRtLlm:
         if self._pending:
             self._flush()
         self._dead = reason
-        for stream in self._live.values():
-            if stream.task and stream.task is not asyncio.current_task():
-                stream.task.cancel()
+        for sequence in self._live.values():
+            if sequence.task and sequence.task is not asyncio.current_task():
+                sequence.task.cancel()
         self._live.clear()
         self._on_death(reason)
 
     async def _cancel_all(self) -> None:
-        for stream in list(self._live.values()):
-            if stream.task:
-                stream.task.cancel()
-            self._finish(stream, SequenceDelta(stream.request.sequence_id, (), 0, "cancelled"))
+        for sequence in list(self._live.values()):
+            if sequence.task:
+                sequence.task.cancel()
+            self._finish(sequence, SequenceDelta(sequence.request.sequence_id, (), 0, "cancelled"))
         if self._pending:
             self._flush()
 
@@ -276,8 +276,8 @@ def _limits(engine: EngineInfo, streams: int) -> RuntimeLimits:
     return RuntimeLimits(limits.max_seq_len, limits.max_input_len, engine.model.vocab_size, streams)
 
 
-def _failed(stream: Live, text: str) -> SequenceDelta:
-    return SequenceDelta(stream.request.sequence_id, (), 0, "error", error=text)
+def _failed(sequence: LiveSequence, text: str) -> SequenceDelta:
+    return SequenceDelta(sequence.request.sequence_id, (), 0, "error", error=text)
 
 
 def _records(llm: Any) -> list[dict[str, Any]]:

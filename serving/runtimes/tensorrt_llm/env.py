@@ -1,4 +1,4 @@
-"""What must be so before ``import tensorrt_llm`` in a Triton stub. Nothing here imports it at module level.
+"""Prepares a Triton stub for ``import tensorrt_llm``, which nothing here imports at module level.
 
 Triton may have been started under ``mpirun`` (NVIDIA's launch script does), and a stub that inherits those variables
 would join that MPI world instead of spawning workers of its own.

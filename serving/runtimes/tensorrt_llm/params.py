@@ -1,4 +1,4 @@
-"""Our ``Sampling`` as keywords of TensorRT-LLM's ``SamplingParams``, a new object per request: it gets changed."""
+"""Our ``Sampling`` as keywords of TensorRT-LLM's ``SamplingParams``; each request needs a new object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNUSED = "\u0000"  # a bad word's text, which the internals require and never lo
 def arguments(sampling: Sampling, eos: int) -> dict[str, Any]:
     """Everything but ``guided_decoding`` and bad words of several tokens.
 
-    ``end_id`` is required without a tokenizer and there is one of it: the first end id, the others are stop ids.
+    Without a tokenizer ``end_id`` is required, and it holds a single id: the first end id. The others become stop ids.
     ``ignore_eos`` sends no end id but leaves stop ids alone, so those are only what the caller named.
     """
     ends = sampling.stop_token_ids
@@ -43,8 +43,8 @@ def arguments(sampling: Sampling, eos: int) -> dict[str, Any]:
 
 
 def _selection(sampling: Sampling) -> dict[str, Any]:
-    """Greedy is ``top_k=1`` and nothing else (``top_p=0`` is refused by the backend); otherwise all three are said,
-    because a request with none of them is greedy too."""
+    """Greedy is ``top_k=1`` and nothing else (``top_p=0`` is refused by the backend); otherwise all three are
+    given, because a request with none of them is greedy too."""
     if sampling.temperature == 0:
         return {"top_k": 1}
     found = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}

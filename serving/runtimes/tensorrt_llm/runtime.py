@@ -13,7 +13,7 @@ from serving.runtimes.base import OnDeath, OnStep, RuntimeOptions
 from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
 from serving.runtimes.tensorrt_llm import env as tensorrt_llm_env
 from serving.runtimes.tensorrt_llm.args import Surface
-from serving.runtimes.tensorrt_llm.core import Loaded, TensorRtLlm
+from serving.runtimes.tensorrt_llm.core import LoadedLlm, TensorRtLlm
 from serving.runtimes.tensorrt_llm.env import Package
 
 
@@ -37,7 +37,7 @@ def create(
         raise EngineDirectoryError(f"engine: TensorRT-LLM cannot load {engine.path} ({first})") from error
     found = tensorrt_llm_args.capabilities(backend, surface, gather_logits)
     started = tuple(sorted(_children() - before))
-    loaded = Loaded(package, llm, surface, found, int(arguments["max_batch_size"]), started)
+    loaded = LoadedLlm(package, llm, surface, found, int(arguments["max_batch_size"]), started)
     return TensorRtLlm(loaded, engine, on_step, on_death)
 
 

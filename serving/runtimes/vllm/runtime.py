@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDead
-from contract.sampling import FinishReason
+from contract.finish import FinishReason
 from serving.runtimes.base import (
     EngineRequest,
     OnDeath,
@@ -68,7 +68,7 @@ def use_interpreter(python: str) -> None:
 
 
 @dataclass(slots=True)
-class _Stream:
+class _LiveSequence:
     sequence_id: int
     stops: frozenset[int]
     logprobs: int  # as in Sampling
@@ -83,10 +83,10 @@ class VllmRuntime:
     ) -> None:
         self._core = core
         self._on_step, self._on_death = on_step, on_death
-        self._streams: dict[str, _Stream] = {}
+        self._sequences: dict[str, _LiveSequence] = {}
         self._request_ids: dict[int, str] = {}
         self._lock = threading.Lock()  # the core's input side, the two tables and the counters
-        # A stream id may come again while vLLM still aborts its last owner, so vLLM sees unique ids.
+        # A sequence id may come again while vLLM still aborts its last owner, so vLLM sees unique ids.
         self._serial = itertools.count()
         self._counters = _Counters(core.kv_blocks)
         self._closing = False
@@ -115,7 +115,7 @@ class VllmRuntime:
         request_id = f"{request.sequence_id}-{next(self._serial)}"
         with self._lock:
             prepared, stops = self._core.prepare(request_id, request)
-            self._streams[request_id] = _Stream(request.sequence_id, stops, request.sampling.logprobs)
+            self._sequences[request_id] = _LiveSequence(request.sequence_id, stops, request.sampling.logprobs)
             self._request_ids[request.sequence_id] = request_id
             try:
                 self._core.send(prepared)
@@ -166,36 +166,36 @@ class VllmRuntime:
             self._on_step(deltas)
 
     def _delta(self, output: Any) -> SequenceDelta | None:
-        stream = self._streams.get(output.request_id)
-        if stream is None:
-            return None  # was on its way when the stream was aborted
+        sequence = self._sequences.get(output.request_id)
+        if sequence is None:
+            return None  # it was already on its way when the sequence was aborted
         ids = output.new_token_ids
         cached = 0
-        if not stream.begun and output.prefill_stats is not None:
-            stream.begun = True
+        if not sequence.begun and output.prefill_stats is not None:
+            sequence.begun = True
             cached = output.prefill_stats.num_cached_tokens
             self._counters.begin(output.prefill_stats)
-        if output.finish_reason is None and not stream.logprobs:
-            return SequenceDelta(stream.sequence_id, ids, len(ids), cached_tokens=cached)
-        return self._full_delta(stream, output, cached)
+        if output.finish_reason is None and not sequence.logprobs:
+            return SequenceDelta(sequence.sequence_id, ids, len(ids), cached_tokens=cached)
+        return self._full_delta(sequence, output, cached)
 
-    def _full_delta(self, stream: _Stream, output: Any, cached: int) -> SequenceDelta:
-        """A last delta, or one with log probabilities. vLLM keeps the stop token in the ids: counted, not shown."""
+    def _full_delta(self, sequence: _LiveSequence, output: Any, cached: int) -> SequenceDelta:
+        """A last delta, or one with log probabilities. vLLM keeps the stop token in the ids, where it only counts."""
         ids = output.new_token_ids
         counted = len(ids)
         finish = None if output.finish_reason is None else FINISH[output.finish_reason]
         if finish:
             self._forget(output.request_id)
-            if finish == "stop" and ids and ids[-1] in stream.stops:
+            if finish == "stop" and ids and ids[-1] in sequence.stops:
                 ids = ids[:-1]
-        chosen, top = log_probs(output.new_logprobs, len(ids), stream.logprobs)
+        chosen, top = log_probs(output.new_logprobs, len(ids), sequence.logprobs)
         error = "engine: vLLM failed on this request; its log says why" if finish == "error" else ""
-        return SequenceDelta(stream.sequence_id, ids, counted, finish, chosen, top, cached, error)
+        return SequenceDelta(sequence.sequence_id, ids, counted, finish, chosen, top, cached, error)
 
     def _forget(self, request_id: str) -> None:
-        stream = self._streams.pop(request_id, None)
-        if stream and self._request_ids.get(stream.sequence_id) == request_id:
-            del self._request_ids[stream.sequence_id]
+        sequence = self._sequences.pop(request_id, None)
+        if sequence and self._request_ids.get(sequence.sequence_id) == request_id:
+            del self._request_ids[sequence.sequence_id]
 
 
 def log_probs(lists: Any, count: int, wanted: int) -> tuple[list[float], list[tuple[tuple[int, float], ...]]]:

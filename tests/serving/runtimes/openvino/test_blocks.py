@@ -10,16 +10,18 @@ from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for, digests
 from serving.runtimes.openvino.sampling import Sampler
-from serving.runtimes.openvino.scheduler import Chunk, Scheduler, Sequence
+from serving.runtimes.openvino.scheduler import ScheduledChunk, ScheduledSequence, Scheduler
 
 
-def sequence(number: int, prompt: int | list[int], priority: int = 0) -> Sequence:
+def sequence(number: int, prompt: int | list[int], priority: int = 0) -> ScheduledSequence:
     tokens = list(range(number * 10_000, number * 10_000 + prompt)) if isinstance(prompt, int) else list(prompt)
     sampling = Sampling(max_tokens=1000)
-    return Sequence(EngineRequest(number, tokens, sampling, priority), Sampler(sampling, tokens), number, tokens)
+    return ScheduledSequence(
+        EngineRequest(number, tokens, sampling, priority), Sampler(sampling, tokens), number, tokens
+    )
 
 
-def compute(scheduler: Scheduler, chunks: list[Chunk]) -> None:
+def compute(scheduler: Scheduler, chunks: list[ScheduledChunk]) -> None:
     for chunk in chunks:
         scheduler.done(chunk)
         if chunk.sample:
@@ -39,7 +41,7 @@ def test_equal_prefixes_share_blocks() -> None:
     first, second = sequence(1, 100), sequence(1, 100)
     scheduler.add(first)
     compute(scheduler, scheduler.plan())
-    scheduler.add(Sequence(EngineRequest(2, second.tokens, Sampling(4)), second.sampler, 2, second.tokens))
+    scheduler.add(ScheduledSequence(EngineRequest(2, second.tokens, Sampling(4)), second.sampler, 2, second.tokens))
     chunks = scheduler.plan()
     newcomer = chunks[-1].sequence
     assert newcomer.cached == 96 and newcomer.blocks[:3] == first.blocks[:3]
@@ -93,7 +95,7 @@ def test_random_traffic_loses_no_block_and_finishes(seed: int) -> None:
     scheduler = Scheduler(pool, 16, 64)
     goal = {number: rng.randint(1, 200) for number in range(60)}
     waiting = list(goal)
-    live: dict[int, Sequence] = {}
+    live: dict[int, ScheduledSequence] = {}
     for _ in range(20_000):
         if waiting and rng.random() < 0.3:
             number = waiting.pop()
@@ -114,7 +116,7 @@ def test_random_traffic_loses_no_block_and_finishes(seed: int) -> None:
     assert pool.used == 0 and pool.available == pool.total
 
 
-def check(pool: BlockPool, scheduler: Scheduler, chunks: list[Chunk]) -> None:
+def check(pool: BlockPool, scheduler: Scheduler, chunks: list[ScheduledChunk]) -> None:
     holders = list(scheduler.sequences())
     assert pool.used == len({block for one in holders for block in one.blocks})
     assert chunks or not holders

@@ -53,7 +53,7 @@ def test_only_known_removals_are_dropped():
 
 def test_a_damaged_engine_description_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(EngineDirectoryError, match="no TensorRT engine description"):
+    with pytest.raises(EngineDirectoryError, match="not a TensorRT engine description"):
         tensorrt_llm_args.read_engine_file(tmp_path)
     with pytest.raises(EngineDirectoryError, match="eos_token_id"):
         tensorrt_llm_args.end_ids(tmp_path)

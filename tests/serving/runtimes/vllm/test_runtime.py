@@ -1,4 +1,4 @@
-"""The vLLM adapter on a stand-in core: one on_step per message, ids normalised, every stream ended exactly once."""
+"""The vLLM adapter on a stand-in core: one on_step per message, ids normalised, every sequence ended exactly once."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_an_error_of_one_request_names_the_engine_and_ends_it_alone(served):
 def test_what_vllm_refuses_is_raised_by_submit_and_leaves_nothing(served):
     with pytest.raises(InvalidRequest, match="does not compile"):
         served.runtime.submit(request(1, guide=Guide("regex", "[")))
-    assert not served.core.sent and not served.runtime._streams
+    assert not served.core.sent and not served.runtime._sequences
 
 
 def test_stats_follow_the_scheduler(served):
@@ -123,7 +123,7 @@ def test_a_broken_send_leaves_no_stream(served):
     served.core.broken = True
     with pytest.raises(EngineDead, match="socket is gone"):
         served.runtime.submit(request(1))
-    assert not served.runtime._streams and not served.runtime._request_ids
+    assert not served.runtime._sequences and not served.runtime._request_ids
 
 
 def test_close_is_bounded_idempotent_and_no_death(served):

@@ -1,7 +1,7 @@
-"""One TensorRT-LLM request as a sequence of our deltas: cursor, end tokens, log probabilities. Pure.
+"""Turns one TensorRT-LLM request's results into our deltas: cursor, end tokens, log probabilities. Pure.
 
 TensorRT-LLM yields the same mutable object at every step, and the engine drops the end token where the PyTorch backend
-keeps it. So each stream keeps its own cursor over ``token_ids`` and never uses ``token_ids_diff``.
+keeps it. So each sequence keeps its own cursor over ``token_ids`` and never uses ``token_ids_diff``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from contract.sampling import FinishReason
+from contract.finish import FinishReason
 from serving.runtimes.base import EngineRequest, SequenceDelta
 
 REASONS: dict[str, FinishReason] = {
@@ -20,7 +20,7 @@ REASONS: dict[str, FinishReason] = {
 }
 
 
-class StreamReader:
+class OutputReader:
     """``take`` turns the result object, as it is now, into the delta since the last call."""
 
     def __init__(self, request: EngineRequest) -> None:
