@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from contract import ack_table
 from contract.gpus import MEMORY_FRACTION
 from serving.runtimes.base import RuntimeOptions
 
 DEFAULT_QUEUE_LIMIT = 1024
-NUMBERS: dict[str, type[int] | type[float]] = {  # fields of ``RuntimeOptions``; their variables are in capitals
-    "max_streams": int, "step_ms": float, "prefill_ms_per_token": float, "threads": int,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +25,7 @@ class StepSettings:
     @classmethod
     def from_environment(cls) -> StepSettings:
         get = os.environ.get
-        numbers: dict[str, Any] = {name: kind(value) for name, kind in NUMBERS.items() if (value := get(name.upper()))}
-        kv_cache_bytes = int(float(get("KV_CACHE_GB") or 0) * 2**30) or None
+        gigabytes = float(get("KV_CACHE_GB") or 0)
         return cls(
             Path(os.environ["ENGINE_DIR"]),
             Path(os.environ["RUN_DIR"]),
@@ -52,5 +47,5 @@ class StepSettings:
 
     @property
     def slots(self) -> int:
-        """One per sequence that may run or wait, and as many again: a slot rests before it is reused."""
+        """One per sequence that may run or wait, and as many again: a slot rests before it is used anew."""
         return 2 * (self.queue_limit + self.runtime.max_streams)
