@@ -1,0 +1,121 @@
+"""Real text through the whole server: streams, stop strings, growing chats, seeds, guides, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jsonschema
+import openai as sdk
+import pytest
+from openai import OpenAI
+
+pytestmark = pytest.mark.triton
+GREEDY: dict[str, Any] = {"model": "qwen", "temperature": 0, "max_tokens": 60}
+STORY = [{"role": "user", "content": "Write a short story about a fox and a river."}]
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}, "married": {"type": "boolean"},
+    },
+    "required": ["name", "age", "married"],
+    "additionalProperties": False,
+}  # fmt: skip
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+def ask(openai: OpenAI, messages: list[Any], **more: Any) -> Any:
+    return openai.chat.completions.create(messages=messages, **(GREEDY | more))
+
+
+def text(openai: OpenAI, messages: list[Any], **more: Any) -> str:
+    return str(ask(openai, messages, **more).choices[0].message.content)
+
+
+@pytest.fixture(scope="module")
+def story(openai: OpenAI) -> str:
+    return text(openai, STORY)
+
+
+def test_it_knows_the_capital_of_france(openai: OpenAI) -> None:
+    assert (
+        text(openai, [{"role": "user", "content": "What is the capital of France?"}])
+        == "The capital of France is Paris."
+    )
+    done = openai.completions.create(model="qwen", prompt="The capital of France is", temperature=0, max_tokens=4)
+    assert done.choices[0].text.startswith(" Paris")
+
+
+def test_a_stream_is_the_whole_answer_token_by_token(openai: OpenAI, story: str) -> None:
+    assert re.match(r"[A-Z][a-z ,']+", story) and len(set(story.split())) > 20, story
+    chunks = [c.choices[0].delta.content or "" for c in ask(openai, STORY, stream=True) if c.choices]
+    chunks = [chunk for chunk in chunks if chunk]
+    assert "".join(chunks) == story
+    assert len(chunks) > 30, "an idle server sends (nearly) every one of 60 tokens by itself"
+
+
+def test_stop_strings_end_inside_and_across_chunks(openai: OpenAI, story: str) -> None:
+    pieces = [c.choices[0].delta.content or "" for c in ask(openai, STORY, stream=True) if c.choices]
+    border = len("".join(pieces[:20]))
+    for stop in (story[border - 4 : border + 4], story[border + 1 : border + 3], story[-12:]):
+        for stream in (False, True):
+            if stream:
+                events = [e.choices[0] for e in ask(openai, STORY, stop=[stop], stream=True) if e.choices]
+                got, reason = "".join(e.delta.content or "" for e in events), events[-1].finish_reason
+            else:
+                choice = ask(openai, STORY, stop=[stop]).choices[0]
+                got, reason = choice.message.content, choice.finish_reason
+            assert (got, reason) == (story[: story.index(stop)], "stop")
+
+
+def test_a_chat_of_three_turns_is_computed_once(openai: OpenAI) -> None:
+    messages = [{"role": "system", "content": "You are a patient teacher. Answer in one or two plain sentences."}]
+    cached = []
+    for question in ("What is a river?", "Where does its water come from?", "And where does it go?"):
+        messages.append({"role": "user", "content": question})
+        answer = ask(openai, messages, max_tokens=40)
+        assert answer.usage.prompt_tokens + answer.usage.completion_tokens == answer.usage.total_tokens
+        cached.append(answer.usage.prompt_tokens_details.cached_tokens)
+        messages.append({"role": "assistant", "content": answer.choices[0].message.content})
+    assert 0 < cached[1] < cached[2]
+
+
+def test_a_seed_repeats_alone_and_in_company(openai: OpenAI) -> None:
+    def sampled(seed: int) -> str:
+        return text(openai, STORY, temperature=1.0, top_p=1.0, max_tokens=30, seed=seed)
+
+    alone = sampled(5)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(sampled, (5, 6, 5, 7)))
+    assert together[0] == together[2] == alone and len(set(together)) == 3
+
+
+@pytest.mark.parametrize("who", ["a teacher in Rome", "an old sailor", "a young queen"])
+def test_json_schema(openai: OpenAI, who: str) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
+    made = text(
+        openai, [{"role": "user", "content": f"Describe {who} as JSON."}], response_format=schema, max_tokens=100
+    )
+    jsonschema.validate(json.loads(made), PERSON)
+
+
+def test_regex(openai: OpenAI) -> None:
+    pattern = r"(19|20)\d\d-(0[1-9]|1[0-2])-[0-3]\d"
+    made = text(openai, [{"role": "user", "content": "When was that?"}], extra_body={"guided_regex": pattern})
+    assert re.fullmatch(pattern, made)
+
+
+def test_log_probabilities_add_up(openai: OpenAI) -> None:
+    answer = ask(openai, STORY, max_tokens=8, logprobs=True, top_logprobs=5).choices[0]
+    for each in answer.logprobs.content:
+        assert each.top_logprobs[0].token == each.token and each.top_logprobs[0].logprob == pytest.approx(each.logprob)
+        assert [t.logprob for t in each.top_logprobs] == sorted((t.logprob for t in each.top_logprobs), reverse=True)
+    assert "".join(each.token for each in answer.logprobs.content) == answer.message.content
+
+
+def test_tools_are_refused_by_the_models_name(openai: OpenAI) -> None:
+    with pytest.raises(sdk.BadRequestError, match="the chat template of smollm2-135m-instruct drops tools") as error:
+        ask(openai, STORY, tools=[WEATHER])
+    assert error.value.param == "tools"
