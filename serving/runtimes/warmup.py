@@ -95,7 +95,7 @@ class WarmUp:
             with self._changed:
                 self._open.add(number)
             try:
-                runtime.submit(EngineRequest(number, prompt, sampling))
+                runtime.submit(EngineRequest(number, prompt, sampling, seeded=sampling.seed > 0))
             except ServingError as error:
                 raise EngineDead(f"engine: a warm-up request was refused ({error})") from error
         with self._changed:

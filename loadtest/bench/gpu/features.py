@@ -61,7 +61,7 @@ class Engine:
         for prompt, sampling in wanted:
             number = next(self._ids)
             answers[number] = Answer()
-            self.runtime.submit(EngineRequest(number, prompt, sampling))
+            self.runtime.submit(EngineRequest(number, prompt, sampling, seeded=sampling.seed > 0))
         while not all(answer.finish for answer in answers.values()):
             deltas = self._deltas.get(timeout=WAIT_SECONDS)
             if isinstance(deltas, str):
@@ -109,7 +109,8 @@ def checks(engine: Engine) -> Iterator[tuple[str, bool, str]]:
     later = engine.ask((engine.prompts[0], replace(stop, min_tokens=6)))[0]
     yield "min_tokens", len(later.ids) >= 5 and first not in later.ids[:5], f"{len(later.ids)} tokens"
     yield from _penalties(engine)
-    yield from _seeds(engine)
+    if "seed" in engine.runtime.capabilities:
+        yield from _seeds(engine)
     yield _distribution(engine)
     yield from _guides(engine)
 
@@ -158,7 +159,7 @@ def _distribution(engine: Engine) -> tuple[str, bool, str]:
     top = engine.ask((prompt, replace(GREEDY, max_tokens=1, logprobs=6)))[0].tops[0][:5]
     total = sum(math.exp(value) for _, value in top)
     drawn = replace(GREEDY, max_tokens=1, temperature=1.0, top_k=5)
-    answers = engine.ask(*((prompt, replace(drawn, seed=i)) for i in range(DRAWS)))
+    answers = engine.ask(*((prompt, drawn) for _ in range(DRAWS)))
     seen = collections.Counter(answer.ids[0] for answer in answers)
     chi = sum((seen[t] - DRAWS * math.exp(v) / total) ** 2 / (DRAWS * math.exp(v) / total) for t, v in top)
     outside = sum(seen.values()) - sum(seen[token] for token, _ in top)

@@ -72,9 +72,9 @@ def load_format(engine: EngineInfo) -> str:
     return "auto"
 
 
-def capabilities(path: Path) -> frozenset[str]:
-    """What ``sampling_args`` passes on; LoRA only where the engine directory has adapters."""
-    return HONOURED | {"lora"} if lora_adapters(path) else HONOURED
+def capabilities(path: Path, lacking: frozenset[str] = frozenset()) -> frozenset[str]:
+    """What ``sampling_args`` passes on, without what the release lacks; LoRA only where the directory has adapters."""
+    return (HONOURED | {"lora"} if lora_adapters(path) else HONOURED) - lacking
 
 
 def lora_adapters(path: Path) -> list[Path]:

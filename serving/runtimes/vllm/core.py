@@ -27,6 +27,7 @@ from contract.sampling import Guide
 from serving.runtimes import guard
 from serving.runtimes.base import EngineRequest, RuntimeOptions
 from serving.runtimes.vllm import args as vllm_args
+from serving.runtimes.vllm import releases
 
 SHUTDOWN_S = 10.0
 
@@ -56,6 +57,7 @@ class Core:
         self.outputs: Any = (
             self._client.outputs_queue
         )  # queue.Queue of EngineCoreOutputs or an exception, by vLLM's thread
+        self.lacking = releases.lacking()
         self.max_model_len = int(config.model_config.max_model_len)
         self.vocab_size = int(config.model_config.get_vocab_size())
         self.kv_blocks = int(config.cache_config.num_gpu_blocks) - 1  # the null block is never given out

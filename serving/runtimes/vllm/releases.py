@@ -42,3 +42,13 @@ def environment(release: tuple[int, ...]) -> dict[str, str]:
     if release[:2] < V2_BY_DEFAULT and current_platform.is_cuda():
         return {V2_SWITCH: "1"}
     return {}
+
+
+def lacking() -> frozenset[str]:
+    """Capabilities that vLLM itself does not have on this machine.
+
+    On CPUs a seeded request whose prompt is read in chunks ends the engine core ("CPU Generator does not use offset":
+    ``Generator.set_offset`` in vllm/v1/worker/gpu_model_runner.py; seen with 0.24.0 and 0.32.0)."""
+    from vllm.platforms import current_platform
+
+    return frozenset({"seed"}) if current_platform.is_cpu() else frozenset()

@@ -91,7 +91,7 @@ class VllmRuntime:
         self._counters = _Counters(core.kv_blocks)
         self._closing = False
         self._dead = ""
-        self._capabilities = vllm_args.capabilities(engine.path)
+        self._capabilities = vllm_args.capabilities(engine.path, core.lacking)
         self._limits = RuntimeLimits(
             max_seq_len=core.max_model_len,
             max_input_len=min(engine.limits.max_input_len, core.max_model_len - 1),

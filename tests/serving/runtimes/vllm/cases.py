@@ -64,6 +64,7 @@ class FakeCore:
     vocab_size: int = 100
     kv_blocks: int = 200
     dead: bool = False
+    lacking: frozenset[str] = frozenset()
     outputs: queue.Queue[Any] = field(default_factory=queue.Queue)
     sent: list[str] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
