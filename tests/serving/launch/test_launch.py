@@ -16,7 +16,7 @@ from serving.launch import child
 from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, LaunchError, check_ports, parse
 from serving.launch.logs import error_line
 from serving.runtimes.base import RuntimeOptions
-from serving.triton.settings import Settings
+from serving.triton.settings import StepSettings
 
 
 def problem(*arguments: str) -> str:
@@ -73,7 +73,7 @@ def test_every_option_reaches_the_models(monkeypatch: pytest.MonkeyPatch) -> Non
     config = parse([*flags, "--step-ms=4", "--prefill-ms-per-token=0.5", "--fault=die@3"])
     for name, value in (config.environment | {"ENGINE_DIR": "/e", "RUN_DIR": "/r"}).items():
         monkeypatch.setenv(name, value)
-    settings = Settings.from_environment()
+    settings = StepSettings.from_environment()
     wanted = RuntimeOptions(7, 2 * 2**30, 0.5, step_ms=4, prefill_ms_per_token=0.5, fault="die@3", threads=3)
     assert (settings.queue_limit, settings.runtime) == (3, wanted)
 
@@ -81,7 +81,7 @@ def test_every_option_reaches_the_models(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_defaults_of_the_launcher_are_those_of_the_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (parse([]).environment | {"ENGINE_DIR": "/e", "RUN_DIR": "/r"}).items():
         monkeypatch.setenv(name, value)
-    assert Settings.from_environment().runtime == RuntimeOptions()
+    assert StepSettings.from_environment().runtime == RuntimeOptions()
 
 
 def test_the_engine_that_is_served() -> None:
