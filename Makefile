@@ -61,7 +61,7 @@ clean:  ## remove virtual environments, engines, results
 	rm -rf .venv .venv-* engines results reports .run
 
 # --- cpu engine ---------------------------------------------------------------------------------------------------------
-.PHONY: setup-oracle test-oracle bench-cpu
+.PHONY: setup-oracle test-oracle test-real bench-cpu
 
 ORACLE := .venv-oracle/bin/python
 
@@ -71,12 +71,16 @@ setup-oracle: .venv-oracle/.ready
 	@echo "making .venv-oracle: torch for the CPU, for tests and benchmarks only"
 	@$(PYTHON) -m venv .venv-oracle
 	@$(ORACLE) -m pip install --quiet --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu \
-	  "$$(sed -n 's/^oracle = \["\(.*\)"\]/\1/p' pyproject.toml)"  # torch alone from there: the CPU build, a tenth of the size
+	  "$$(sed -n 's/^oracle = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)"  # torch alone from there: the CPU build, a tenth of the size
 	@$(ORACLE) -m pip install --quiet ".[oracle,dev]"
 	@touch $@
 
 test-oracle: setup-oracle  ## the CPU engine against transformers: exact FP32 tokens, bounded INT8 error (needs torch; minutes)
 	@$(ORACLE) -m pytest tests/oracle -m oracle -s --timeout=3600 $(ARGS)
+
+test-real: setup-dev setup-oracle  ## the default model on real text, and against transformers token by token (minutes)
+	@$(PY) -m pytest tests/real $(ARGS)
+	@$(ORACLE) -m pytest tests/oracle/test_smollm2.py -m oracle -s --timeout=3600 $(ARGS)
 
 bench-cpu: setup-oracle  ## CPU engine against transformers.generate (BF16, FP32), 0.5B shape -> results/bench_cpu.json
 	@$(ORACLE) -m loadtest.bench.cpu $(ARGS)

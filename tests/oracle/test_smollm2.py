@@ -1,0 +1,109 @@
+"""SmolLM2-135M-Instruct against ``transformers`` on the same GGUF file: weights, greedy tokens, log probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from build_engine import smollm2
+from build_engine.gguf.source import GgufSource
+from build_engine.openvino import build as openvino_build
+from build_engine.spec import SMOLLM2, BuildSpec
+from contract.paths import ROOT
+from contract.sampling import Sampling
+from serving.runtimes.base import EngineRequest, SequenceDelta
+from serving.runtimes.openvino.blocks import BlockPool
+from serving.runtimes.openvino.engine import Engine
+from serving.runtimes.openvino.model import PagedModel
+from tests.oracle import expected
+
+pytestmark = [pytest.mark.oracle, pytest.mark.timeout(1800)]
+TOKENS, TOP, NEAR = 64, 5, 1e-4
+QUESTIONS = (
+    "What is the capital of France?", "Write a short story about a fox and a river.", "Why is the sky blue?",
+    "Explain photosynthesis to a child.", "List three fruits.", "Translate 'good morning' into French.",
+    "What is 12 + 7?", "Give me a recipe for pancakes.", "Who wrote Hamlet?", "Describe the sea in winter.",
+)  # fmt: skip
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    path = smollm2.cached()
+    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return openvino_build.build(BuildSpec(SMOLLM2, "fp32", "openvino", tmp_path_factory.mktemp("smollm2") / "fp32"))
+
+
+@pytest.fixture(scope="module")
+def prompts(engine_dir: Path) -> list[list[int]]:
+    """Ten chats, and ten stretches of English of 50 to 1,500 tokens."""
+    tokenizer = Tokenizer.from_file(str(engine_dir / "tokenizer.json"))
+    chats = [
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        for question in QUESTIONS
+    ]
+    licence = tokenizer.encode((ROOT / "LICENSE").read_text(), add_special_tokens=False).ids
+    rng = np.random.default_rng(3)
+    stretches = [licence[start : start + rng.integers(50, 400)] for start in range(0, 900, 100)] + [licence[:1500]]
+    return [tokenizer.encode(chat, add_special_tokens=False).ids for chat in chats] + stretches
+
+
+@pytest.fixture(scope="module")
+def answers(reference: Any, prompts: list[list[int]]) -> list[list[int]]:
+    return [expected.greedy(reference, prompt, TOKENS) for prompt in prompts]
+
+
+def test_all_weights_are_equal(reference: Any) -> None:
+    source = GgufSource(smollm2.cached())
+    tensors, state = source.tensors(source.config), reference.state_dict()
+    assert len(tensors.names) == 272
+    for name in tensors.names:
+        np.testing.assert_array_equal(tensors.float32(name), state[name].numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize(("blocks", "streams", "step"), [(800, 16, 128), (60, 16, 32)], ids=["together", "preempted"])
+def test_greedy_tokens_and_log_probabilities(
+    reference: Any, engine_dir: Path, prompts: list[list[int]], answers: list[list[int]],
+    blocks: int, streams: int, step: int,
+) -> None:  # fmt: skip
+    model = PagedModel(engine_dir / openvino_build.MODEL_FILE, "fp32")
+    model.allocate(blocks)
+    engine = Engine(model, BlockPool(blocks), streams, 8192, step_tokens=step)
+    sampling = Sampling(TOKENS, temperature=0.0, ignore_eos=True, logprobs=1 + TOP)
+    for number, prompt in enumerate(prompts):
+        engine.submit(EngineRequest(number, prompt, sampling))
+    got: list[list[SequenceDelta]] = [[] for _ in prompts]
+    while engine.busy:
+        for delta in engine.step():
+            got[delta.sequence_id].append(delta)
+    assert engine._scheduler.preemptions > 0 or blocks > 60
+    errors: list[float] = []
+    for prompt, answer, deltas in zip(prompts, answers, got, strict=True):
+        assert [token for delta in deltas for token in delta.token_ids] == answer
+        errors += differences(reference, prompt, answer, [top for delta in deltas for top in delta.top_logprobs])
+    print(
+        f"\n{len(errors)} log probabilities: 99 % within {np.quantile(errors, 0.99):.1e}, all within {max(errors):.1e}"
+    )
+    assert np.quantile(errors, 0.99) < NEAR and max(errors) < 3 * NEAR
+
+
+def differences(reference: Any, prompt: list[int], answer: list[int], found: list[Any]) -> list[float]:
+    """Of the engine's most likely tokens' log probabilities, at every position of ``answer``."""
+    import torch
+
+    with torch.inference_mode():
+        logits = reference(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].double()
+    wanted = torch.log_softmax(logits, -1).numpy()
+    assert all(len(tops) >= TOP for tops in found)
+    return [abs(float(row[token]) - value) for row, tops in zip(wanted, found, strict=True) for token, value in tops]
