@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from contract.errors import BuildError, ServingError
+from contract.errors import OperatorError
 
 COMMANDS = (
     "build_engine.plan.cli",
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.command_line = "python -m build_engine " + " ".join(arguments)
     try:
         return int(args.run(args) or 0)
-    except (BuildError, ServingError) as error:
+    except OperatorError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"error: {error.filename or args.command}: {error.strerror or error}", file=sys.stderr)

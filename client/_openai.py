@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from client import errors
+from client import errors, refusals
 from client.types import FinishReason, Options, Prompt, StreamChunk
 from contract.fields import BY_OPTION
 
@@ -36,7 +36,7 @@ def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[
     for name, value in given.items():
         field = BY_OPTION[name].api_name
         if not field:
-            raise errors.InvalidRequest(f"{name}: the OpenAI API has no such field; use the gRPC transport", field=name)
+            raise errors.InvalidRequest(name, "the OpenAI API has no such field; use the gRPC transport")
         out[field] = list(value) if isinstance(value, tuple) else value
     return out
 
@@ -108,7 +108,7 @@ def error_of(status: int, parsed: Any, retry_after: str | None) -> errors.Client
     if not isinstance(error, dict):
         error = {"message": f"HTTP {status}: {str(parsed)[:200]}"}
     wait = float(retry_after) if retry_after and retry_after.replace(".", "", 1).isdigit() else None
-    return errors.from_http(
+    return refusals.from_http(
         status, str(error.get("message")), code=str(error.get("code") or ""), param=str(error.get("param") or ""),
         retry_after=wait,
     )  # fmt: skip

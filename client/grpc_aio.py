@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 
-from client import errors, kserve
+from client import errors, kserve, refusals
 from client._call import AioCall
 from client.request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
@@ -80,7 +80,7 @@ class AioChannel:
             await self._channel.wait_for_state_change(state)
 
     def error(self, error: grpc.RpcError) -> errors.ClientError:
-        return errors.from_grpc(error.code().name, error.details() or "", self.target)
+        return refusals.from_grpc(error.code().name, error.details() or "", self.target)
 
     async def close(self) -> None:
         """Lets stop requests on their way, and the calls they end, leave first."""

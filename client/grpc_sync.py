@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from client import errors, kserve
+from client import errors, kserve, refusals
 from client._call import SyncCall
 from client.request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
@@ -96,7 +96,7 @@ class SyncChannel:
         self._connected = True
 
     def error(self, error: grpc.RpcError) -> errors.ClientError:
-        return errors.from_grpc(error.code().name, error.details() or "", self.target)
+        return refusals.from_grpc(error.code().name, error.details() or "", self.target)
 
     def close(self) -> None:
         self.watchdog.close()

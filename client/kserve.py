@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from tritonclient.grpc import service_pb2 as pb
 
-from client import errors
+from client import errors, refusals
 from client.types import Options, Prompt, StreamChunk, TopLogprobs
 from contract.fields import BY_OPTION
 from contract.finish import FINISH_CODES
@@ -74,7 +74,7 @@ def add_tensor(request: Any, name: str, datatype: str, values: Sequence[Any]) ->
         raw = _ENCODERS[datatype](values)
     except (struct.error, OverflowError, TypeError, UnicodeEncodeError, AttributeError, ValueError):
         raise errors.InvalidRequest(
-            f"{name}: {values!r:.80} does not fit {datatype}; give {_FITS.get(datatype, 'text')}", field=name
+            name, f"{values!r:.80} does not fit {datatype}; give {_FITS.get(datatype, 'text')}"
         ) from None
     tensor = request.inputs.add()
     tensor.name, tensor.datatype = name, datatype
@@ -114,10 +114,10 @@ def stop_request(request_id: str, model: str = "qwen") -> Any:
     return request
 
 
-def output(message: Any, address: str) -> SequenceOutput | None:
+def output(message: Any) -> SequenceOutput | None:
     """What a streamed response brings; ``None`` for Triton's empty final response. Raises what an error means."""
     if message.error_message:
-        raise errors.from_text(message.error_message, address)
+        raise refusals.from_text(message.error_message)
     return sequence_output(message.infer_response)
 
 

@@ -105,7 +105,7 @@ class RunningRequest:
 
     def _chunk(self, message: Any, now: float) -> StreamChunk | None:
         """The message's chunk, checked; ``None`` for Triton's empty final response."""
-        got = kserve.output(message, self._channel.target)
+        got = kserve.output(message)
         if got is None:
             return None
         if self._deadline:

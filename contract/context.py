@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from contract.errors import InvalidRequest
+from contract.errors import ContextTooLong
 
 
 class ContextLimits(Protocol):
@@ -21,9 +21,9 @@ class ContextLimits(Protocol):
     def max_input_len(self) -> int: ...
 
 
-def too_long(limits: ContextLimits, field: str, count: str) -> InvalidRequest:
+def too_long(limits: ContextLimits, field: str, count: str) -> ContextTooLong:
     """The refusal of a prompt of ``count`` tokens ("513", "at least 513") that came as ``field``."""
-    return InvalidRequest(
+    return ContextTooLong(
         field,
         f"the prompt has {count} tokens, the context is {limits.max_seq_len} and a prompt may take "
         f"{_longest_prompt(limits)}; shorten it or serve an engine built with a longer CONTEXT",
@@ -31,12 +31,12 @@ def too_long(limits: ContextLimits, field: str, count: str) -> InvalidRequest:
 
 
 def room(limits: ContextLimits, field: str, prompt_tokens: int, max_tokens: int) -> int:
-    """Tokens left for the answer. ``max_tokens`` 0: the caller named none. Raises ``InvalidRequest``."""
+    """Tokens left for the answer. ``max_tokens`` 0: the caller named none. Raises ``ContextTooLong``."""
     if prompt_tokens > _longest_prompt(limits):
         raise too_long(limits, field, str(prompt_tokens))
     left = limits.max_seq_len - prompt_tokens
     if max_tokens > left:
-        raise InvalidRequest(
+        raise ContextTooLong(
             "max_tokens",
             f"{max_tokens} with a prompt of {prompt_tokens} tokens exceeds the context of {limits.max_seq_len} "
             f"tokens; use at most {left}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
 GuideType = Literal["json", "json_schema", "regex", "ebnf_grammar"]
 
 

@@ -6,6 +6,8 @@ TransportError           one stream failed: counted by ``kind``, the run goes on
 
 from __future__ import annotations
 
+from contract.errors import OperatorError
+
 EXIT_OK = 0
 EXIT_LIMITS_MISSED = 1
 EXIT_USAGE = 2
@@ -13,7 +15,7 @@ EXIT_INVALID = 3
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
 
-class LoadtestError(Exception):
+class LoadtestError(OperatorError):
     """One line: what was wrong, the value, what to do."""
 
 

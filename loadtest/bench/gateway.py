@@ -119,7 +119,7 @@ async def grpc_round(port: int, streams: int, requests: int, tokens: int) -> Rou
         for _ in range(requests):
             sent, last, finish = time.perf_counter(), 0.0, ""
             async for message in channel.call(kserve.infer_request(new_id(), messages, options, stream=True)):
-                if got := kserve.output(message, channel.target):
+                if got := kserve.output(message):
                     last = seen.message(time.perf_counter(), sent, last)
                     finish = got.finish or ""
             if finish != "length":

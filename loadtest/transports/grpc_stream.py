@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 import uuid
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from gevent import ssl
 from gevent.lock import RLock
 from tritonclient.grpc import service_pb2 as pb
 
+from client import refusals
 from contract.packed import SequenceOutput, unpack
 from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
@@ -23,16 +23,14 @@ from loadtest.transports.http2 import Connection, Stream
 
 SERVICE = "/inference.GRPCInferenceService"
 STREAMS_PER_CONNECTION = 32  # as a client library of many users would share one
-# Not `triton_grpc_error`: with it Triton 2.51 crashes after some thousand refused requests (client/errors.py).
+# Not `triton_grpc_error`: with it Triton 2.51 crashes after some thousand refused requests (client/refusals.py).
 METADATA = {"user-agent": "qwen-triton-loadtest"}
 INT32 = struct.Struct("<i")
-CODES = {  # grpc/doc/statuscodes.md
-    1: "server_cancelled", 3: "invalid", 4: "timeout", 5: "not_found", 6: "duplicate_id", 7: "unauthorized",
-    8: "queue_full", 12: "unsupported", 16: "unauthorized",
-}  # fmt: skip
-UNAVAILABLE = 14
-ENSEMBLE = re.compile(r"^(?:in ensemble '[^']*', )+")
-FIELD = re.compile(r"[a-z_]+: \S")  # `field: problem`: a refused request
+STATUSES = (  # by number, https://github.com/grpc/grpc/blob/v1.75.0/doc/statuscodes.md
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
 
 
 class Connections:
@@ -152,10 +150,9 @@ def refusal(status: str, headers: dict[str, str]) -> TransportError:
     if not status.isdigit():
         http = headers.get(":status", "")
         return TransportError("not_grpc", f"HTTP status {http or 'missing'}: is this a gRPC port?")
-    kind = CODES.get(int(status)) or error_kind(details)
-    if kind == "server" and int(status) == UNAVAILABLE:
-        kind = "unavailable"
-    return TransportError(kind, details or f"gRPC status {status}")
+    name = STATUSES[int(status)] if int(status) < len(STATUSES) else "UNKNOWN"
+    error = refusals.from_grpc(name, details, "the target")
+    return TransportError(error.code, str(error) if details else f"gRPC status {status} ({name})")
 
 
 class _GrpcReader:
@@ -176,7 +173,8 @@ class _GrpcReader:
         try:
             response = pb.ModelStreamInferResponse.FromString(payload)
             if response.error_message:
-                self.failure = TransportError(error_kind(response.error_message), response.error_message[:300])
+                error = refusals.from_text(response.error_message)
+                self.failure = TransportError(error.code, str(error)[:300])
                 return False
             tokens = self._read(response.infer_response)
         except (ValueError, IndexError, struct.error) as error:
@@ -247,15 +245,3 @@ def infer_request(model: str, request: Request, flags: dict[str, bool]) -> Any:
     for name, value in flags.items():
         add(name, "BOOL", bytes([value]))
     return message
-
-
-def error_kind(message: str) -> str:
-    """The serving layer's own prefixes, Triton's for a missing model; anything else is the server's."""
-    text = ENSEMBLE.sub("", message)
-    if text.startswith("queue: "):
-        return "queue_full"
-    if text.startswith("engine: "):
-        return "engine"
-    if "unknown model" in text:
-        return "not_found"
-    return "invalid" if FIELD.match(text) else "server"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import gevent
@@ -17,6 +18,7 @@ import orjson
 from gevent import socket, ssl
 from geventhttpclient.response import HTTPResponse
 
+from client import refusals
 from client.sse import Events
 from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
@@ -25,7 +27,6 @@ from loadtest.transports.base import OnMessage, StreamEnd
 BLOCK = 65536
 CONNECT_TIMEOUT = 10.0
 PATH = "/v1/chat/completions"
-KINDS = {400: "invalid", 401: "unauthorized", 403: "unauthorized", 404: "not_found", 429: "queue_full", 503: "engine"}
 
 
 class SseTransport:
@@ -160,7 +161,7 @@ class _SseReader:
         chunk = orjson.loads(data)
         if "error" in chunk:
             error = chunk["error"]
-            raise TransportError(str(error.get("code") or error.get("type") or "server"), str(error.get("message")))
+            raise _refusal(int(error.get("status") or 500), error)
         before = self.end.completion_tokens
         self._choices(chunk.get("choices") or (), chunk.get("usage"))
         tokens = self.end.completion_tokens
@@ -196,10 +197,15 @@ class _SseReader:
         return self.end
 
     def _refused(self) -> TransportError:
-        status = self.http.status_code
         body = bytes(self.http.body)
         try:
-            text = orjson.loads(body)["error"]["message"]
+            error = dict(orjson.loads(body)["error"])
         except (ValueError, KeyError, TypeError):
-            text = body[:200].decode("utf-8", "replace")
-        return TransportError(KINDS.get(status, f"http_{status}"), str(text))
+            error = {"message": body[:200].decode("utf-8", "replace")}
+        return _refusal(self.http.status_code, error)
+
+
+def _refusal(status: int, error: Mapping[str, Any]) -> TransportError:
+    """``error``: OpenAI's error object."""
+    message = str(error.get("message"))
+    return TransportError(refusals.from_http(status, message, code=str(error.get("code") or "")).code, message)

@@ -6,7 +6,7 @@ import importlib
 from typing import cast
 
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineDead, EngineDirectoryError
+from contract.errors import EngineDirectoryError, EngineUnavailable
 from serving.runtimes.base import OnDeath, OnStep, Runtime, RuntimeOptions
 from serving.runtimes.warmup import WarmUp
 
@@ -31,7 +31,7 @@ def load(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death:
     runtime = cast(Runtime, module.create(engine, options, warm_up.on_step, warm_up.on_death))
     try:
         warm_up.run(runtime, WARM_UP_PROMPTS.get(engine.runtime.name, engine.limits.max_num_tokens))
-    except EngineDead:
+    except EngineUnavailable:
         runtime.close()
         raise
     return runtime

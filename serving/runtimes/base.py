@@ -108,7 +108,7 @@ class Runtime(Protocol):
         """Queue one sequence. Never blocks on the engine. The caller has checked ids, lengths and capabilities.
 
         Raises ``InvalidRequest`` for what only the engine can see (a grammar that does not compile) and
-        ``EngineDead``."""
+        ``EngineUnavailable``."""
 
     def abort(self, sequence_id: int) -> None:
         """Free the sequence's batch slot and KV blocks soon; its last delta is ``cancelled``. Ignores unknown ids."""

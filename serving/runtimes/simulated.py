@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineDead
+from contract.errors import EngineUnavailable
 from contract.finish import FinishReason
 from serving.runtimes.base import (
     EngineRequest,
@@ -117,7 +117,7 @@ class SimulatedRuntime:
 
     def submit(self, request: EngineRequest) -> None:
         if self._closed:
-            raise EngineDead("engine: it is closed")
+            raise EngineUnavailable("engine: it is closed")
         self._waiting.append(request)
         self._work.set()
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from contract.errors import EngineDead, ServingError
+from contract.errors import EngineUnavailable, ServingError
 from contract.sampling import Guide, Sampling
 from serving.runtimes.base import EngineRequest, OnDeath, OnStep, Runtime, SequenceDelta
 
@@ -80,7 +80,7 @@ class WarmUp:
     def run(self, runtime: Runtime, prompt_tokens: int | None) -> None:
         """Generations with prompts a little longer than ``prompt_tokens``; ``None`` leaves the engine cold.
 
-        Raises ``EngineDead`` when the engine fails."""
+        Raises ``EngineUnavailable`` when the engine fails."""
         started = time.monotonic()
         waves = [] if prompt_tokens is None else list(_waves(runtime, prompt_tokens))
         for wave in waves:
@@ -97,12 +97,12 @@ class WarmUp:
             try:
                 runtime.submit(EngineRequest(number, prompt, sampling, seeded=sampling.seed > 0))
             except ServingError as error:
-                raise EngineDead(f"engine: a warm-up request was refused ({error})") from error
+                raise EngineUnavailable(f"engine: a warm-up request was refused ({error})") from error
         with self._changed:
             if not self._changed.wait_for(lambda: not self._open or self._dead, PATIENCE_SECONDS):
-                raise EngineDead(f"engine: no answer to the warm-up within {PATIENCE_SECONDS:.0f} s")
+                raise EngineUnavailable(f"engine: no answer to the warm-up within {PATIENCE_SECONDS:.0f} s")
         if self._dead or self._errors:
-            raise EngineDead(f"engine: it failed while warming up ({self._dead or self._errors[0]})")
+            raise EngineUnavailable(f"engine: it failed while warming up ({self._dead or self._errors[0]})")
 
 
 def _waves(runtime: Runtime, prompt_tokens: int) -> Iterator[list[tuple[list[int], Sampling]]]:

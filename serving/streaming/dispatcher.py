@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from contract import chunks
 from contract.ack_table import END, AckTable
 from contract.chunks import Job
-from contract.errors import EngineDead, InvalidRequest, ServingError
+from contract.errors import EngineUnavailable, InvalidRequest, ServingError
 from contract.finish import FINISH_CODES
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import EngineRequest, Runtime, SequenceDelta
@@ -73,7 +73,7 @@ class Dispatcher:
     @property
     def runtime(self) -> Runtime:
         if self._runtime is None or self._dead:
-            raise EngineDead(_restarting(self._dead or "it is still loading"))
+            raise EngineUnavailable(_restarting(self._dead or "it is still loading"))
         return self._runtime
 
     def admit(self, request_id: str, ids: Sequence[int], job: Job, sink: Sink) -> None:
@@ -83,7 +83,7 @@ class Dispatcher:
             return
         runtime = self.runtime
         if self._ack_table.closing:
-            raise EngineDead(STOPPING)
+            raise EngineUnavailable(STOPPING)
         sampling = fit(job, ids, runtime)
         limit = runtime.limits.max_streams + self._queue_limit
         request = self.registry.open(request_id, len(ids), job, sink, limit)
@@ -204,7 +204,7 @@ class Dispatcher:
         sequence.completion_tokens += delta.counted
         sequence.cached_tokens = max(sequence.cached_tokens, delta.cached_tokens)
         if delta.finish_reason == "error":
-            self._fail(sequence.request, ServingError(f"engine: {delta.error or 'the request failed'}"))
+            self._fail(sequence.request, EngineUnavailable(f"engine: {delta.error or 'the request failed'}"))
             return
         sequence.ids += delta.token_ids
         if job.text.log_probs:
@@ -263,7 +263,7 @@ class Dispatcher:
 
     def _fail_all(self, line: str) -> None:
         for request in list(self.registry.requests.values()):
-            self._fail(request, EngineDead(line))
+            self._fail(request, EngineUnavailable(line))
 
     def _leave(self, request: ActiveRequest) -> None:
         """Nobody listens: free the batch slots. The sequences close when the runtime reports their end."""

@@ -8,7 +8,7 @@ from collections import deque
 
 from contract.ack_table import MAX_GENERATION
 from contract.chunks import Job
-from contract.errors import DuplicateId, Overloaded, shown
+from contract.errors import DuplicateId, Overloaded
 from contract.finish import FINISH_CODES
 from serving.detokenizer.text import TextStream, TokenBytes
 from serving.streaming.sequence import ActiveRequest, ActiveSequence, Sink
@@ -35,7 +35,7 @@ class RequestRegistry:
         """Raises ``DuplicateId`` for a running id, ``Overloaded`` when more than ``limit`` sequences would be open."""
         with self._lock:
             if request_id and request_id in self.requests:
-                raise DuplicateId("request id", f"{shown(request_id)} is running; use a new id for every request")
+                raise DuplicateId(request_id)
             if len(self.sequences) + job.n > limit or len(self.slots) < job.n:
                 raise Overloaded(f"queue: full ({len(self.sequences)} of {limit} sequences); try again later")
             request = ActiveRequest(request_id or f"\0{next(self._unnamed)}", sink, job, open=job.n)

@@ -11,7 +11,7 @@ from typing import Any
 from contract import engine_dir
 from contract.ack_table import AckTable
 from contract.chunks import Job
-from contract.errors import ServingError
+from contract.errors import InternalError, ServingError
 from serving import runtimes
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import RuntimeStats
@@ -52,7 +52,7 @@ class EngineStep:
                 sink.fail(problem)
             except Exception:
                 log.exception("request %s", request.request_id())
-                sink.fail(ServingError("engine: the request could not be read; see the server's log"))
+                sink.fail(InternalError("engine: the request could not be read; see the server's log"))
 
     @property
     def ready(self) -> bool:

@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb
 
 from contract import packed
 from contract.chunks import Chunk, IntArray
-from contract.errors import InvalidRequest, ServingError
+from contract.errors import InvalidRequest, ServingError, to_wire
 from contract.finish import FINISH_CODES
 from serving.tokenizer.inputs import Tensors
 
@@ -30,7 +30,7 @@ def start(name: str) -> None:
 
 
 def error(problem: ServingError) -> Any:
-    return pb.TritonError(str(problem), getattr(pb.TritonError, problem.triton_code))
+    return pb.TritonError(to_wire(problem), getattr(pb.TritonError, problem.triton_code))
 
 
 def failed(problem: ServingError) -> Any:

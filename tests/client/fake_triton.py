@@ -1,6 +1,6 @@
 """A Triton that has only the public contract of model ``qwen`` (README.md): what clients are tested against.
 
-The prompt says how it behaves (``SAY text``, ``ERR CODE message``, ``TXT message``, ``MID …``, ``GAP``, ``CUT``,
+The prompt says how it behaves (``SAY text``, ``ERR code message``, ``TXT message``, ``MID …``, ``GAP``, ``CUT``,
 ``SLOW s``, ``STALL s``); anything else is answered with ``w0 w1 w2 …``. It runs in its own thread and event loop.
 """
 
@@ -158,7 +158,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         word, _, rest = str(prompt).partition(" ")
         if self.busy:
             self.busy -= 1
-            return await self._refuse(context, "UNAVAILABLE", "queue: 64 requests are waiting; try later")
+            return await self._refuse(context, "queue_full", "queue: 64 requests are waiting; try later")
         if word == "TXT":  # how Triton answers without the metadata triton_grpc_error: text in a stream that ends OK
             await context.write(pb.ModelStreamInferResponse(error_message=f"in ensemble 'qwen', {rest}"))
             return "error"
@@ -201,7 +201,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         """As Triton: a text inside the stream. Only its own end (CANCELLED) is a status whatever the caller asks."""
         if code == "CANCELLED":
             await context.abort(grpc.StatusCode.CANCELLED, message)
-        await context.write(pb.ModelStreamInferResponse(error_message=f"in ensemble 'qwen', {message}"))
+        await context.write(pb.ModelStreamInferResponse(error_message=f"in ensemble 'qwen', [{code}] {message}"))
         return "error"
 
     @staticmethod

@@ -96,7 +96,7 @@ def test_a_piped_conversation_remembers(fake: FakeTriton) -> None:
     [
         (["--set", "temprature=1", "x"], 2, "no setting 'temprature'"),
         (["--set", "max_tokens=many", "x"], 2, "'many' is not one"),
-        (["ERR INVALID_ARGUMENT top_p: 2 is above 1"], 1, "top_p: 2 is above 1"),
+        (["ERR invalid_request top_p: 2 is above 1"], 1, "top_p: 2 is above 1"),
     ],
 )
 def test_a_mistake_is_one_line(fake: FakeTriton, args: list[str], code: int, words: str) -> None:

@@ -33,7 +33,7 @@ def test_safe_failures_are_tried_again_later(
         (errors.Overloaded("q"), 3, False),
         (errors.Overloaded("q"), 1, True),
         (errors.Overloaded("q", retry_after=60), 1, False),
-        (errors.InvalidRequest("x: y"), 1, False),
+        (errors.InvalidRequest("x", "y"), 1, False),
         (errors.RequestTimeout("total", 1), 1, False),
     ],
 )

@@ -99,13 +99,13 @@ def test_a_value_no_tensor_can_hold_is_named(fake: FakeTriton, field: str, optio
 @pytest.mark.parametrize(
     ("code", "message", "kind", "field"),
     [
-        ("INVALID_ARGUMENT", "top_p: 2 is above 1; use 0 < top_p <= 1", errors.InvalidRequest, "top_p"),
-        ("UNIMPLEMENTED", "min_p: the loaded engine cannot honour it", errors.Unsupported, "min_p"),
-        ("ALREADY_EXISTS", "request_id: 'a' is running", errors.DuplicateId, "request_id"),
-        ("UNAVAILABLE", "queue: 64 requests are waiting", errors.Overloaded, "queue"),
-        ("UNAVAILABLE", "engine: the worker died; restarting", errors.EngineUnavailable, ""),
-        ("NOT_FOUND", "Request for unknown model: 'x' is not found", errors.ModelNotFound, ""),
-        ("INTERNAL", "boom", errors.ServerError, ""),
+        ("invalid_request", "top_p: 2 is above 1; use 0 < top_p <= 1", errors.InvalidRequest, "top_p"),
+        ("unsupported", "min_p: the loaded engine cannot honour it", errors.Unsupported, "min_p"),
+        ("duplicate_id", "request_id: 'a' is running", errors.DuplicateId, "request_id"),
+        ("queue_full", "queue: 64 requests are waiting", errors.Overloaded, ""),
+        ("engine_unavailable", "engine: the worker died; restarting", errors.EngineUnavailable, ""),
+        ("context_length_exceeded", "messages: the prompt has 9 tokens", errors.ContextTooLong, "messages"),
+        ("internal_error", "boom", errors.InternalError, ""),
         ("CANCELLED", "server is shutting down", errors.Cancelled, ""),
     ],
 )
@@ -113,25 +113,21 @@ def test_server_errors_become_exceptions(fake: FakeTriton, code: str, message: s
     with Client(fake.grpc, retry=NO_RETRY) as client, pytest.raises(errors.ClientError) as caught:
         list(client.stream(f"ERR {code} {message}"))
     assert type(caught.value) is kind
-    assert str(caught.value) == message
-    assert getattr(caught.value, "field", "") == field
+    assert str(caught.value) == message, "the code word is not part of the sentence"
+    assert caught.value.code == code.lower() and getattr(caught.value, "field", "") == field
 
 
 @pytest.mark.parametrize(
     ("message", "kind"),
     [
-        ("top_p: 2 is out of range; give a number between 0 and 1", errors.InvalidRequest),
-        (
-            "guided_decoding_guide_type json: the loaded engine cannot honour it; leave the field out",
-            errors.Unsupported,
-        ),
-        ("request id: 'a' is running; use a new id for every request", errors.DuplicateId),
-        ("queue: full (64 of 64 sequences); try again later", errors.Overloaded),
-        ("engine: the worker died; the server restarts it, try again soon", errors.EngineUnavailable),
-        ("something broke", errors.ServerError),
+        ("Request for unknown model: 'x' is not found", errors.ModelNotFound),
+        ("inference input data-type is 'FP32', model expects 'INT32' for 'qwen'", errors.InvalidRequest),
+        ("expected 3 inputs but got 2 inputs for model 'qwen'", errors.InvalidRequest),
+        ("[brackets] that are no code word of ours", errors.InternalError),
+        ("queue: a sentence alone says nothing", errors.InternalError),
     ],
 )
-def test_errors_as_text_in_the_stream_become_the_same(fake: FakeTriton, message: str, kind: type) -> None:
+def test_tritons_own_errors_in_a_stream(fake: FakeTriton, message: str, kind: type) -> None:
     with Client(fake.grpc, retry=NO_RETRY) as client, pytest.raises(errors.ClientError) as caught:
         list(client.stream(f"TXT {message}"))
     assert type(caught.value) is kind
@@ -142,7 +138,7 @@ async def test_an_error_in_mid_stream_comes_after_the_text(fake: FakeTriton) -> 
     texts = []
     async with AsyncClient(fake.grpc) as client:
         with pytest.raises(errors.EngineUnavailable, match="worker died"):
-            async for chunk in client.stream("MID UNAVAILABLE engine: worker died"):
+            async for chunk in client.stream("MID engine_unavailable engine: worker died"):
                 texts.append(chunk.text)  # noqa: PERF401  # kept when the loop raises
     assert texts == ["w0", " w1"]
     assert len(fake.requests) == 1, "a stream that has shown text must never be repeated"
@@ -257,7 +253,7 @@ def test_cancel_from_another_thread_ends_the_loop(fake: FakeTriton) -> None:
 
 async def test_batch_keeps_order_and_bounds_concurrency(fake: FakeTriton) -> None:
     fake.step_ms = 5
-    prompts = [f"SAY {i}" if i != 3 else "ERR INVALID_ARGUMENT text_input: bad" for i in range(12)]
+    prompts = [f"SAY {i}" if i != 3 else "ERR invalid_request text_input: bad" for i in range(12)]
     async with AsyncClient(fake.grpc) as client:
         answers = await client.batch(prompts, concurrency=4)
     assert [a if isinstance(a, errors.InvalidRequest) else a.text for a in answers][:3] == ["0", "1", "2"]

@@ -100,7 +100,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         async for request in request_iterator:
             inputs = {i.name: raw for i, raw in zip(request.inputs, request.raw_input_contents, strict=True)}
             if self.model.options.refuse:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "queue: 8 requests wait, retry later")
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "[queue_full] queue: 8 requests wait, retry later")
             if "stop" in inputs:
                 self.model.asked_to_stop.add(request.id)
                 return

@@ -151,7 +151,7 @@ class _Grpc:
 
     async def stream(self, prompt: str, record: TimedStream) -> None:
         async for response in self.call(prompt):
-            got = kserve.output(response, self._target.address)
+            got = kserve.output(response)
             if got is not None and got.completion_tokens > record.tokens:
                 _arrived(record, got.completion_tokens)
         if record.tokens != self._target.max_tokens:

@@ -146,10 +146,10 @@ class Answer:
 
     async def _read(self, call: Any, prompt: int) -> None:
         """Forward everything one call yields to the client."""
-        target, renderer, write = self._context.channel.target, self.renderer, self.writer.event
+        renderer, write = self.renderer, self.writer.event
         plain = renderer.plain if isinstance(renderer, StreamRenderer) else None
         async for message in call:
-            got = kserve.output(message, target)
+            got = kserve.output(message)
             if got is None:
                 continue
             choice = self._seen(got, prompt)

@@ -6,11 +6,7 @@ from typing import Any
 
 import orjson
 
-_TYPES = {
-    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
-    405: "invalid_request_error", 409: "conflict_error", 413: "invalid_request_error", 415: "invalid_request_error",
-    429: "rate_limit_error", 503: "service_unavailable_error", 504: "timeout_error",
-}  # fmt: skip
+from contract.errors import API_TYPES
 
 
 class ApiError(Exception):
@@ -26,7 +22,7 @@ class ApiError(Exception):
 
     def fields(self) -> dict[str, Any]:
         """``{message, type, param, code}``."""
-        kind = _TYPES.get(self.status, "server_error")
+        kind = API_TYPES.get(self.status, "server_error")
         return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
 
     def body(self) -> bytes:

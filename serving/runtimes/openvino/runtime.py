@@ -17,7 +17,7 @@ import threading
 from multiprocessing.connection import Connection
 
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineDead, EngineDirectoryError
+from contract.errors import EngineDirectoryError, EngineUnavailable
 from contract.paths import ROOT
 from serving.runtimes.base import (
     GUIDES,
@@ -76,7 +76,7 @@ class OpenVinoRuntime:
     def abort(self, sequence_id: int) -> None:
         try:
             self._send(("abort", sequence_id))
-        except EngineDead:
+        except EngineUnavailable:
             log.debug("abort of sequence %d: the worker is gone", sequence_id)
 
     def stats(self) -> RuntimeStats:
@@ -89,7 +89,7 @@ class OpenVinoRuntime:
         try:
             self._send(("close",), closing=True)
             self._process.wait(CLOSE_SECONDS)
-        except (EngineDead, subprocess.TimeoutExpired):
+        except (EngineUnavailable, subprocess.TimeoutExpired):
             self._process.kill()
             self._process.wait()
         self._reader.join(1.0)
@@ -109,12 +109,12 @@ class OpenVinoRuntime:
 
     def _send(self, message: tuple[object, ...], closing: bool = False) -> None:
         if self._closing and not closing:
-            raise EngineDead("engine: it is closed")
+            raise EngineUnavailable("engine: it is closed")
         try:
             with self._sending:
                 self._connection.send(message)
         except OSError as error:
-            raise EngineDead("engine: its worker process is gone") from error
+            raise EngineUnavailable("engine: its worker process is gone") from error
 
     def _read(self) -> None:
         try:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineDead
+from contract.errors import EngineUnavailable
 from serving.runtimes import guard
 from serving.runtimes.base import EngineRequest, OnDeath, OnStep, RuntimeLimits, RuntimeStats, SequenceDelta
 from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
@@ -129,11 +129,11 @@ class TensorRtLlm:
 
     def _post(self, function: Any, argument: Any) -> None:
         if self._dead or self._closed:
-            raise EngineDead(f"engine: {self._dead or 'shutting down'}")
+            raise EngineUnavailable(f"engine: {self._dead or 'shutting down'}")
         try:
             self._loop.call_soon_threadsafe(function, argument)
         except RuntimeError as error:
-            raise EngineDead("engine: shutting down") from error
+            raise EngineUnavailable("engine: shutting down") from error
 
     def _shutdown(self) -> None:
         try:

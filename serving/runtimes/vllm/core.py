@@ -22,7 +22,7 @@ from vllm.v1.executor import Executor
 
 from contract import engine_dir
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineDead, InvalidRequest
+from contract.errors import EngineUnavailable, InvalidRequest
 from contract.sampling import Guide
 from serving.runtimes import guard
 from serving.runtimes.base import EngineRequest, RuntimeOptions
@@ -48,7 +48,7 @@ class Core:
                 log_stats=True,
             )
         except RuntimeError as error:
-            raise EngineDead(f"engine: vLLM did not start ({error}); its own lines above say why") from error
+            raise EngineUnavailable(f"engine: vLLM did not start ({error}); its own lines above say why") from error
         processes = self._client.resources.engine_manager.processes
         self._guard = guard.start([process.pid for process in processes], sys.executable)
         self._tasks = self._client.get_supported_tasks()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineDead
+from contract.errors import EngineUnavailable
 from contract.finish import FinishReason
 from serving.runtimes.base import (
     EngineRequest,
@@ -111,7 +111,7 @@ class VllmRuntime:
 
     def submit(self, request: EngineRequest) -> None:
         if self._dead:
-            raise EngineDead(f"engine: {self._dead}")
+            raise EngineUnavailable(f"engine: {self._dead}")
         request_id = f"{request.sequence_id}-{next(self._serial)}"
         with self._lock:
             prepared, stops = self._core.prepare(request_id, request)
@@ -121,7 +121,7 @@ class VllmRuntime:
                 self._core.send(prepared)
             except Exception as error:
                 self._forget(request_id)
-                raise EngineDead(f"engine: {error or type(error).__name__}") from error
+                raise EngineUnavailable(f"engine: {error or type(error).__name__}") from error
 
     def abort(self, sequence_id: int) -> None:
         with self._lock:

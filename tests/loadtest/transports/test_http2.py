@@ -173,8 +173,10 @@ def test_messages_survive_any_cut(messages: list[bytes], cuts: list[int]) -> Non
 @pytest.mark.parametrize(
     ("status", "message", "kind"),
     [
-        ("14", "queue%3A 9 wait", "queue_full"), ("14", "engine: gone", "engine"), ("14", "Socket", "unavailable"),
-        ("3", "max_tokens: 0", "invalid"), ("4", "", "timeout"), ("13", "x", "server"), ("", "", "not_grpc"),
+        ("14", "[queue_full] queue%3A 9 wait", "queue_full"), ("14", "[engine_unavailable] x", "engine_unavailable"),
+        ("14", "Socket closed", "connect"), ("14", "loading", "engine_unavailable"), ("5", "x", "model_not_found"),
+        ("3", "max_tokens: 0", "invalid_request"), ("4", "", "timeout"), ("13", "x", "internal_error"),
+        ("", "", "not_grpc"),
     ],
 )  # fmt: skip
 def test_refusals_are_counted_by_kind(status: str, message: str, kind: str) -> None:

@@ -79,7 +79,11 @@ def test_a_stream_without_its_end_was_cut() -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [("429 Too Many Requests", "queue_full"), ("400 Bad Request", "invalid"), ("502 Bad", "http_502")],
+    [
+        ("429 Too Many Requests", "queue_full"),
+        ("400 Bad Request", "invalid_request"),
+        ("502 Bad", "engine_unavailable"),
+    ],
 )
 def test_refusals_are_counted_by_kind(status: str, kind: str) -> None:
     body = b'{"error": {"message": "no"}}'

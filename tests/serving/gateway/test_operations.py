@@ -51,7 +51,7 @@ def test_all_prompts_of_a_request_are_freed(web: httpx.Client, fake: FakeTriton)
         while len(fake.live) < 3:  # the first line may come before the last prompt has arrived
             time.sleep(0.01)
     assert fake.wait_free() < 0.2
-    bad = {"prompt": ["x", "ERR INVALID_ARGUMENT text_input: too long", "y"], "max_tokens": 1000}
+    bad = {"prompt": ["x", "ERR invalid_request text_input: too long", "y"], "max_tokens": 1000}
     assert web.post("/v1/completions", json=bad).json()["error"]["param"] == "prompt"
     assert fake.wait_free() < 0.2
 
@@ -65,7 +65,7 @@ def test_silence_is_filled_with_comments(web: httpx.Client) -> None:
 
 
 def test_an_error_in_mid_stream_is_an_event_and_the_end(web: httpx.Client) -> None:
-    with web.stream("POST", CHAT, json=ask("MID UNAVAILABLE engine: the worker died", stream=True)) as response:
+    with web.stream("POST", CHAT, json=ask("MID engine_unavailable engine: the worker died", stream=True)) as response:
         events = [line for line in response.iter_lines() if line]
     assert response.status_code == 200
     error = json.loads(events[-1].removeprefix("data: "))["error"]

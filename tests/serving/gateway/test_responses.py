@@ -190,7 +190,7 @@ def test_a_refusal_that_is_sent_back_keeps_its_words(web: httpx.Client, fake: Fa
 
 
 def test_an_error_in_mid_stream_is_a_typed_event(web: httpx.Client) -> None:
-    text = web.post(PATH, json={"input": "MID UNAVAILABLE engine: the worker died", "stream": True}).text
+    text = web.post(PATH, json={"input": "MID engine_unavailable engine: the worker died", "stream": True}).text
     name, data = text.strip().split("\n\n")[-1].split("\n")
     event = json.loads(data.removeprefix("data: "))
     assert name == "event: error" and event["type"] == "error" and event["message"] == "engine: the worker died"
@@ -199,7 +199,7 @@ def test_an_error_in_mid_stream_is_a_typed_event(web: httpx.Client) -> None:
 
 def test_an_error_in_mid_stream_is_raised(sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.APIError, match="the worker died"):
-        list(sdk.responses.create(model="qwen", input="MID UNAVAILABLE engine: the worker died", stream=True))
+        list(sdk.responses.create(model="qwen", input="MID engine_unavailable engine: the worker died", stream=True))
 
 
 async def test_langchain_streams_a_response(gateway: RunningGateway) -> None:
@@ -236,8 +236,8 @@ async def test_langchain_streams_a_response(gateway: RunningGateway) -> None:
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name", "weather"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema", "missing"),
         ({"top_logprobs": 2}, "top_logprobs", "include"),
-        ({"input": "TXT max_tokens: 0 is out of range"}, "max_output_tokens", "max_output_tokens: 0 is"),
-        ({"input": "TXT messages: the prompt is wrong"}, "input", "the prompt is wrong"),
+        ({"input": "ERR invalid_request max_tokens: 0 is out"}, "max_output_tokens", "max_output_tokens: 0 is"),
+        ({"input": "ERR invalid_request messages: the prompt is wrong"}, "input", "the prompt is wrong"),
         ({"poem": 1}, "poem", "no such field"),
     ],
 )  # fmt: skip

@@ -144,7 +144,10 @@ def test_a_malformed_trace_context_is_ignored(web: httpx.Client, name: str, valu
 def test_empty_choices_and_log_probabilities_go_by_their_own_names(web: httpx.Client) -> None:
     refused(web.post(CHAT, json=GOOD | {"structured_outputs": {"choice": []}}), 400, "structured_outputs.choice")
     refused(
-        web.post("/v1/completions", json={"prompt": "TXT top_logprobs: -1 is out"}), 400, "logprobs", "logprobs: -1"
+        web.post("/v1/completions", json={"prompt": "ERR invalid_request top_logprobs: -1 is out"}),
+        400,
+        "logprobs",
+        "logprobs: -1",
     )
     error = refused(web.post(CHAT, json=GOOD | {"max_tokens": 2**40}), 400, "max_tokens", "between -2^31")
     assert "format" not in error["message"]

@@ -196,22 +196,22 @@ def test_extra_fields_reach_the_engine(sdk: openai.OpenAI, fake: FakeTriton) -> 
 def test_errors_are_the_sdks_own(sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         sdk.chat.completions.create(
-            model="qwen", messages=user("ERR INVALID_ARGUMENT stop_words: 65 are too many"), stop="a"
+            model="qwen", messages=user("ERR invalid_request stop_words: 65 are too many"), stop="a"
         )
     assert bad.value.param == "stop" and "stop: 65 are too many" in str(bad.value)
     with pytest.raises(openai.NotFoundError, match="use qwen-tiny"):
         sdk.chat.completions.create(model="gpt-4", messages=user("x"))
     with pytest.raises(openai.RateLimitError) as busy:
-        sdk.chat.completions.create(model="qwen", messages=user("ERR UNAVAILABLE queue: full"))
+        sdk.chat.completions.create(model="qwen", messages=user("ERR queue_full queue: full"))
     assert int(busy.value.response.headers["retry-after"]) >= 1
     with pytest.raises(openai.InternalServerError, match="worker died") as dead:
-        sdk.chat.completions.create(model="qwen", messages=user("ERR UNAVAILABLE engine: the worker died"))
+        sdk.chat.completions.create(model="qwen", messages=user("ERR engine_unavailable engine: the worker died"))
     assert dead.value.status_code == 503
     with pytest.raises(openai.APIError, match="boom"):
-        list(sdk.chat.completions.create(model="qwen", messages=user("MID INTERNAL boom"), stream=True))
+        list(sdk.chat.completions.create(model="qwen", messages=user("MID internal_error boom"), stream=True))
     with pytest.raises(openai.NotFoundError, match="text only"):
         sdk.embeddings.create(model="qwen", input="x")
-    long = "ERR INVALID_ARGUMENT messages: the prompt has 2000 tokens, this engine takes at most 1000; shorten it"
+    long = "ERR context_length_exceeded messages: the prompt has 2000 tokens, this engine takes 1000; shorten it"
     with pytest.raises(openai.BadRequestError) as too_long:
         sdk.chat.completions.create(model="qwen", messages=user(long))
     assert too_long.value.code == "context_length_exceeded"
@@ -239,10 +239,10 @@ def test_own_client_gives_the_same_over_http(gateway: RunningGateway, fake: Fake
             assert (over_http.prompt_tokens, over_http.cached_tokens) == (11, 3)
         assert http.generate("SAY x").text == grpc.generate("SAY x").text == "x"
         with pytest.raises(errors.InvalidRequest) as caught:
-            http.generate("ERR INVALID_ARGUMENT top_p: 2 is above 1")
+            http.generate("ERR invalid_request top_p: 2 is above 1")
         assert caught.value.field == "top_p"
-        with pytest.raises(errors.ServerError, match="boom"):
-            list(http.stream("MID INTERNAL boom"))
+        with pytest.raises(errors.InternalError, match="boom"):
+            list(http.stream("MID internal_error boom"))
 
 
 async def test_own_async_client_over_http(gateway: RunningGateway, fake: FakeTriton) -> None:

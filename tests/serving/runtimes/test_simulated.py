@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineDead
+from contract.errors import EngineUnavailable
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeOptions, SequenceDelta
 from serving.runtimes.simulated import Faults, SimulatedRuntime, create, tokens
@@ -108,7 +108,7 @@ def test_death_is_told_once_and_nothing_follows(start: Callable[..., Rig]) -> No
     until(lambda: rig.deaths)
     count = len(rig.deltas)
     assert rig.deaths == ["the simulated engine died at step 5"] and count == 4
-    with pytest.raises(EngineDead):
+    with pytest.raises(EngineUnavailable):
         rig.submit(2)
     rig.runtime.close()
     assert len(rig.deltas) == count and len(rig.deaths) == 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contract.errors import EngineDead, InvalidRequest
+from contract.errors import EngineUnavailable, InvalidRequest
 from serving.runtimes.base import CAPABILITIES, EngineRequest, RuntimeLimits, RuntimeStats, SequenceDelta
 from serving.runtimes.warmup import KINDS, TOKENS, WIDE, WarmUp
 
@@ -91,12 +91,12 @@ def test_deltas_pass_through_once_it_is_over() -> None:
 
 @pytest.mark.parametrize("engine", [Engine(refuse=True), Engine(error="CUDA error")])
 def test_an_engine_that_fails_while_warming_up_is_not_ready(engine: Engine) -> None:
-    with pytest.raises(EngineDead, match="warm"):
+    with pytest.raises(EngineUnavailable, match="warm"):
         warmed(engine)
 
 
 def test_an_engine_that_dies_while_warming_up_is_not_ready() -> None:
     engine = Engine()
     engine.dies = True
-    with pytest.raises(EngineDead, match="out of memory"):
+    with pytest.raises(EngineUnavailable, match="out of memory"):
         warmed(engine)

@@ -12,7 +12,7 @@ import pytest
 
 from contract.ack_table import AckTable
 from contract.chunks import PLAIN, TextOptions
-from contract.errors import DuplicateId, EngineDead, InvalidRequest, Overloaded
+from contract.errors import DuplicateId, EngineUnavailable, InvalidRequest, Overloaded
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import EngineRequest
 from serving.streaming.dispatcher import Dispatcher
@@ -153,7 +153,7 @@ def test_a_stop_string_ends_an_unstreamed_answer_early(rig: Rig, token_bytes: To
 
 def test_a_live_id_is_refused_and_free_again_afterwards(rig: Rig) -> None:
     sink = rig.open(request_id="same")
-    with pytest.raises(DuplicateId, match=r"^request id: 'same' is running; use a new id for every request"):
+    with pytest.raises(DuplicateId, match=r"^request_id: 'same' is running; use a new id for every request"):
         rig.open(request_id="same")
     rig.runtime.step(1, finish="length")
     until(lambda: sink.ends)
@@ -250,7 +250,7 @@ def test_an_engine_that_dies_during_admission_answers_once(rig: Rig) -> None:
     def die(request: object) -> None:
         rig.dispatcher.on_death("gone")
         until(lambda: sink.error)
-        raise EngineDead("engine: gone")
+        raise EngineUnavailable("engine: gone")
 
     rig.runtime.on_submit = die
     sink = FakeSink()

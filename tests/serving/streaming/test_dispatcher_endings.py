@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from contract.ack_table import END, REFUSE
-from contract.errors import EngineDead, InvalidRequest
+from contract.errors import EngineUnavailable, InvalidRequest
 from serving.streaming.dispatcher import Dispatcher
 from tests.serving.fakes import until
 from tests.serving.rig import AT_ONCE, CANCEL, STREAM, Rig
@@ -124,7 +124,7 @@ def test_death_fails_everybody_and_refuses_newcomers(rig: Rig) -> None:
     until(lambda: all(sink.error for sink in sinks))
     assert {str(sink.error) for sink in sinks} == {"engine: a cable was pulled; the server restarts it, try again soon"}
     assert [sink.ends for sink in sinks] == [1, 1, 1]
-    with pytest.raises(EngineDead, match="a cable was pulled"):
+    with pytest.raises(EngineUnavailable, match="a cable was pulled"):
         rig.open()
     assert len(rig.dispatcher.registry.sequences) == 0
 
@@ -153,7 +153,7 @@ def test_a_sink_that_cannot_take_an_error_hurts_nobody_else(rig: Rig) -> None:
 def test_a_closing_launcher_first_refuses_then_ends(rig: Rig) -> None:
     open_one, ending = rig.open(), rig.open()
     rig.ack_table.closing = REFUSE
-    with pytest.raises(EngineDead, match=r"^engine: the server is stopping; try another one"):
+    with pytest.raises(EngineUnavailable, match=r"^engine: the server is stopping; try another one"):
         rig.open()
     rig.runtime.step(1, streams=[min(rig.runtime.submitted)], finish="length")
     until(lambda: open_one.ends)

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from build_engine.openvino import build as openvino_build
 from build_engine.spec import BuildSpec
 from contract import engine_dir
-from contract.errors import EngineDead, EngineDirectoryError, InvalidRequest
+from contract.errors import EngineDirectoryError, EngineUnavailable, InvalidRequest
 from contract.paths import ROOT
 from contract.sampling import Guide, Sampling
 from serving import runtimes
@@ -86,7 +86,7 @@ def loaded(directory: Path) -> Iterator[tuple[openvino.OpenVinoRuntime, Collecto
     runtime.close()
     runtime.close()
     assert not psutil.pid_exists(pid) and not collector.deaths
-    with pytest.raises(EngineDead, match="closed"):
+    with pytest.raises(EngineUnavailable, match="closed"):
         runtime.submit(EngineRequest(1, PROMPT, Sampling(4)))
 
 
@@ -195,7 +195,7 @@ def test_sigkill_is_noticed_at_once(directory: Path) -> None:
     os.kill(runtime.pid, signal.SIGKILL)
     collector.wait_for_death(1.0)
     assert "signal 9" in collector.deaths[0]
-    with pytest.raises(EngineDead):
+    with pytest.raises(EngineUnavailable):
         runtime.submit(EngineRequest(2, PROMPT, Sampling(4)))
     runtime.abort(1)
     runtime.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from contract.engine_dir import EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
-from contract.errors import EngineDead, EngineDirectoryError
+from contract.errors import EngineDirectoryError, EngineUnavailable
 from contract.gpus import MEMORY_FRACTION
 from contract.paths import ROOT
 from contract.sampling import Guide, Sampling
@@ -207,7 +207,7 @@ def test_death_is_reported_once_and_later_submits_are_refused(harness):
     until(lambda: harness.deaths)
     assert len(harness.deaths) == 1 and "illegal memory access" in harness.deaths[0]
     count = len(harness.steps)
-    with pytest.raises(EngineDead):
+    with pytest.raises(EngineUnavailable):
         harness.submit(3, [1])
     time.sleep(0.1)
     assert len(harness.steps) == count and len(harness.deaths) == 1
@@ -236,7 +236,7 @@ def test_close_ends_open_streams_and_shuts_down_once(harness):
     harness.runtime.close()
     assert harness.deltas(1)[-1].finish_reason == "cancelled"
     assert harness.control.shutdowns == 1
-    with pytest.raises(EngineDead):
+    with pytest.raises(EngineUnavailable):
         harness.submit(2, [1])
 
 

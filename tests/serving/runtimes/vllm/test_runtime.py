@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from contract.errors import EngineDead, InvalidRequest
+from contract.errors import EngineUnavailable, InvalidRequest
 from contract.sampling import Guide, Sampling
 from serving.runtimes.base import EngineRequest, RuntimeOptions
 from serving.runtimes.vllm.runtime import VllmRuntime
@@ -114,14 +114,14 @@ def test_a_dead_engine_is_reported_once_and_refuses(served, how):
     else:
         served.core.outputs.put(object())
     assert "died" in served.deaths.get(timeout=5)
-    with pytest.raises(EngineDead, match="died"):
+    with pytest.raises(EngineUnavailable, match="died"):
         served.runtime.submit(request(1))
     assert served.deaths.empty()
 
 
 def test_a_broken_send_leaves_no_stream(served):
     served.core.broken = True
-    with pytest.raises(EngineDead, match="socket is gone"):
+    with pytest.raises(EngineUnavailable, match="socket is gone"):
         served.runtime.submit(request(1))
     assert not served.runtime._sequences and not served.runtime._request_ids
 
