@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from contract.errors import from_wire
 from tests.conftest import Server
 from tests.triton.calls import Stream, ask, generate
 
@@ -48,11 +49,6 @@ ONLY_TENSORS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def sentence(error: str) -> str:
-    """What follows Triton's own prefix."""
-    return error.rpartition("in ensemble 'qwen', ")[2]
-
-
 @pytest.mark.parametrize(("expected", "values"), BAD, ids=[case[0][:40] for case in BAD])
 def test_http(expected: str, values: dict[str, Any], server: Server) -> None:
     status, answer = generate(server.http, values)
@@ -76,8 +72,12 @@ def test_grpc(stream: bool, server: Server) -> None:
 
 
 def check(expected: str, error: str) -> None:
-    line = sentence(error)
+    found = from_wire(error)
+    assert found is not None, f"no code word: {error}"
+    line = str(found)
     assert re.match(expected, line), line
+    assert (found.code == "context_length_exceeded") == ("the context" in expected)
+    assert (found.code == "unsupported") == ("cannot honour" in expected or "not served" in expected)
     assert "\n" not in line and "Traceback" not in line and len(line) < 400
 
 
