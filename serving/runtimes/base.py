@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, get_args
 
 from contract.fields import FIELDS
+from contract.finish import FinishReason
 from contract.gpus import MEMORY_FRACTION
-from contract.sampling import FinishReason, GuideType, Sampling
+from contract.sampling import GuideType, Sampling
 
 
 @dataclass(frozen=True, slots=True)
