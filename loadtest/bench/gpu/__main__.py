@@ -19,9 +19,10 @@ from typing import Any
 from contract.errors import BuildError
 from contract.model_shape import ModelShape
 from contract.paths import ROOT
-from loadtest.arguments import Arguments, count
+from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
 from loadtest.bench.gpu import engines, limits, report
+from loadtest.bench.gpu.client import SAMPLING, Load
 from loadtest.bench.gpu.contenders import (
     Contender,
     Offline,
@@ -35,6 +36,8 @@ from loadtest.bench.gpu.prompts import PromptMaker
 from loadtest.errors import LoadtestError
 
 log = logging.getLogger("bench-gpu")
+BURST = 64  # requests at once, right after all are ready
+RATE_S = 20.0  # length of an open-loop run
 REQUESTS = {1: 8}  # requests per stream in a run, where it is not --requests
 
 
@@ -48,6 +51,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--contenders", nargs="+", default=list(report.CONTENDERS), choices=report.CONTENDERS)
     add("--tp", type=count, default=1, help="GPUs per engine, tensor parallel (%(default)s)")
     add("--streams", nargs="+", type=count, default=[1, 32, 128, 256])
+    add("--rates", nargs="*", type=positive, default=[], help="requests/s in an open loop, beside --streams")
+    add("--sampling", nargs="+", default=["greedy", "defaults"], choices=list(SAMPLING), help="(%(default)s)")
+    add("--client", choices=["ours", "vllm"], default="ours", help="what measures the OpenAI servers (%(default)s)")
+    add("--vllm-steps", action="store_true", help="`vllm serve` with its own tokens per step instead of our engine's")
+    add("--shared-prefix", type=int, default=0, help="tokens that all prompts begin with (%(default)s)")
+    add("--dummy", action="store_true", help="random weights of vLLM's own: no checkpoint on disk, answers are noise")
     add("--rounds", type=count, default=3)
     add("--requests", type=count, default=2, help="requests per stream in a run (%(default)s)")
     add("--input-tokens", type=count, default=512)
@@ -65,7 +74,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.began = time.monotonic()
-        self.runs: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+        self.runs: dict[tuple[str, Load, str], list[dict[str, Any]]] = {}
         self.weights: dict[str, dict[str, float]] = {}
         self.facts: dict[str, Any] = {}
         self.about = result.environment("bench-gpu", args, model="random weights in the shape of Qwen2.5-7B")
@@ -73,7 +82,7 @@ class Bench:
 
     def run(self) -> None:
         self.facts["copy_bandwidth_gb_s"] = round(limits.copy_bandwidth() / 1e9, 1)
-        source = engines.checkpoint(self.args.work / "checkpoint")
+        source = engines.checkpoint(self.args.work / "checkpoint", weights=not self.args.dummy)
         self.config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         self.prompts = PromptMaker(source / "tokenizer.json")
         for precision in self.args.precision:
@@ -86,7 +95,16 @@ class Bench:
 
     def _setup(self, engine: Path, offset: int) -> Setup:
         args = self.args
-        return Setup(engine, args.port + offset, args.kv_gib << 30, args.output_tokens, max(args.streams), args.out)
+        return Setup(
+            engine,
+            args.port + offset,
+            args.kv_gib << 30,
+            args.output_tokens,
+            max(256, *args.streams),
+            args.out,
+            vllm_client=args.client == "vllm",
+            vllm_steps=args.vllm_steps,
+        )
 
     def _precision(self, precision: str, engine: Path) -> None:
         ours = OursGrpc(self._setup(engine, 0), precision)
@@ -127,30 +145,43 @@ class Bench:
         return time.monotonic() - self.began
 
     def _rounds(self, precision: str, wanted: list[Contender]) -> None:
-        for one in wanted:
-            self._one(one, precision, min(8, max(self.args.streams)), 0, keep=False)
-            self._one(one, precision, max(self.args.streams), 0, keep=False)
+        served = [one for one in wanted if not isinstance(one, Offline)]
+        bursts = self.facts.setdefault("burst_ttft_ms", {}).setdefault(precision, {})
+        for when in ("first", "later"):  # a kernel that is compiled at its first use shows as a slow first burst
+            for one in served:
+                seen = self._one(one, precision, Load(BURST, sampling="defaults"), -1 if when == "first" else -2)
+                bursts.setdefault(one.label, {})[when] = seen.get("ttft_ms") or seen.get("first_error")
+            for one in wanted if when == "first" else ():
+                self._one(one, precision, Load(max(self.args.streams), sampling="greedy"), 0)
+        loads = [Load(streams, 0.0, sampling) for sampling in self.args.sampling for streams in self.args.streams]
+        loads += [Load(0, rate, sampling) for sampling in self.args.sampling for rate in self.args.rates]
         for number in range(1, self.args.rounds + 1):
-            if self.args.deadline and self.elapsed > self.args.deadline:
-                log.info("deadline: %s stops after %d rounds", precision, number - 1)
-                return
-            for streams in self.args.streams:
-                for one in _rotated(wanted, number + streams):
-                    self._one(one, precision, streams, number)
+            for at, load in enumerate(loads):
+                if self.args.deadline and self.elapsed > self.args.deadline:
+                    log.info("deadline: %s stops in round %d", precision, number)
+                    return
+                for one in _rotated(served if load.rate else wanted, number + at):
+                    seen = self._one(one, precision, load, number)
+                    self.runs.setdefault((precision, load, one.label), []).append(seen)
+            self.write()
 
-    def _one(self, one: Contender, precision: str, streams: int, number: int, *, keep: bool = True) -> None:
-        count = streams * (REQUESTS.get(streams, self.args.requests) if keep else 1)
-        prompts = self.prompts.make(count, self.args.input_tokens, seed=number * 100_000 + streams + one.seed_shift)
+    def _one(self, one: Contender, precision: str, load: Load, number: int) -> dict[str, Any]:
+        """Rounds below 1 are warm-ups: one request per stream."""
+        count = round(load.rate * RATE_S) if load.rate else load.streams * (
+            REQUESTS.get(load.streams, self.args.requests) if number > 0 else 1
+        )  # fmt: skip
+        seed = (number + 2) * 100_000 + load.streams + round(load.rate * 1000) + one.seed_shift
+        seed += 50_000 * (load.sampling == "defaults")
+        prompts = self.prompts.make(count, self.args.input_tokens, seed=seed, shared=self.args.shared_prefix)
         cpu = one.cpu_seconds()
         try:
-            seen = one.run(prompts, streams)
+            seen = one.run(prompts, load)
         except (LoadtestError, RuntimeError, OSError) as error:
             seen = {"errors": count, "first_error": str(error)}
         seen["cpu_s"] = round(one.cpu_seconds() - cpu, 2)
-        log.info("%5.0f s  %s %-12s %3d streams, round %d: %s tokens/s %s", self.elapsed, precision, one.label, streams,
-                 number, seen.get("tokens_per_s"), seen.get("first_error", ""))  # fmt: skip
-        if keep:
-            self.runs.setdefault((precision, streams, one.label), []).append(seen)
+        log.info("%5.0f s  %s %-12s %s, %s, round %d: %s tokens/s %s", self.elapsed, precision, one.label, load,
+                 load.sampling, number, seen.get("tokens_per_s"), seen.get("first_error", ""))  # fmt: skip
+        return seen
 
     def _transformers(self, source: Path) -> None:
         """One run each: its rounds would take longer than everybody else's together."""
@@ -161,28 +192,36 @@ class Bench:
             one.ask(self.prompts.make(1, 64, seed=1).ids, tokens=8)
             for streams in (1, 32):
                 prompts = self.prompts.make(streams, self.args.input_tokens, seed=streams)
-                self.runs.setdefault(("bf16", streams, one.label), []).append(one.run(prompts, streams))
+                load = Load(streams)
+                self.runs.setdefault(("bf16", load, one.label), []).append(one.run(prompts, load))
         finally:
             one.stop()
 
     def rows(self) -> Iterator[dict[str, Any]]:
         order = {name: i for i, name in enumerate(report.CONTENDERS)}
         context = self.args.input_tokens + self.args.output_tokens / 2
-        for key in sorted(self.runs, key=lambda k: (self.args.precision.index(k[0]), k[1], order[k[2]])):
-            precision, streams, contender = key
-            row: dict[str, Any] = {"precision": precision, "streams": streams, "contender": contender} | report.medians(
-                self.runs[key]
-            )
-            if "tokens_per_s" in row:
+
+        def place(key: tuple[str, Load, str]) -> tuple[Any, ...]:
+            precision, load, label = key
+            return self.args.precision.index(precision), load.sampling, load.rate, load.streams, order[label]
+
+        for key in sorted(self.runs, key=place):
+            precision, load, contender = key
+            row: dict[str, Any] = {"precision": precision, "sampling": load.sampling, "load": str(load)}
+            row |= {"contender": contender} | report.medians(self.runs[key])
+            if "tokens_per_s" in row and load.streams:
                 limit = limits.Traffic(ModelShape.of(self.config), precision).tokens_per_s(
-                    streams, context, self.facts["copy_bandwidth_gb_s"] * 1e9
+                    load.streams, context, self.facts["copy_bandwidth_gb_s"] * 1e9
                 )
                 row["of_limit"] = round(row["tokens_per_s"] / limit, 3)
             yield row
 
     def write(self) -> None:
         rows = list(self.rows())
-        rounds = [{"key": list(key), "rounds": runs} for key, runs in self.runs.items()]
+        rounds = [
+            {"precision": precision, "load": str(load), "sampling": load.sampling, "contender": label, "rounds": runs}
+            for (precision, load, label), runs in self.runs.items()
+        ]
         about = self.about | self.facts
         result.write(self.args.out / "bench_gpu.json", about, rows, weights_gib=self.weights, runs=rounds)
         (self.args.out / "bench_gpu.md").write_text(report.markdown(rows), encoding="utf-8")

@@ -1,4 +1,5 @@
-"""A closed-loop client: N streams, each sending its next request when its last one ended; gRPC or server-sent events.
+"""The client of bench-gpu, over gRPC or server-sent events: N streams, each sending its next request when its last one
+ended, or requests that arrive at a given rate whatever the server does.
 
 Several processes share the streams, so that the client is never what is measured; each message is stamped when it
 arrives and parsed no further than its token count.
@@ -10,9 +11,10 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
+import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty
 from typing import Any
 
@@ -23,7 +25,24 @@ from client.types import Options
 from loadtest.bench.gpu.samples import TimedStream
 
 STREAMS_PER_PROCESS = 32
+RATE_PROCESSES = 4  # that share the arrivals of an open loop
 TIMEOUT_S = 300.0
+SAMPLING: dict[str, dict[str, float]] = {
+    "greedy": {"temperature": 0.0, "repetition_penalty": 1.0},
+    "defaults": {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05},  # Qwen2.5's own
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """``streams`` at a time or, with a ``rate``, that many requests/s in Poisson arrivals. ``sampling``: see above."""
+
+    streams: int = 0
+    rate: float = 0.0
+    sampling: str = "greedy"
+
+    def __str__(self) -> str:
+        return f"{self.rate:g} requests/s" if self.rate else f"{self.streams} streams"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +55,16 @@ class BenchTarget:
     max_tokens: int
 
 
-def run(target: BenchTarget, prompts: Sequence[str], streams: int) -> list[TimedStream]:
-    """Send every prompt once, ``streams`` at a time. Blocks; returns one record per prompt."""
-    processes = max(1, -(-streams // STREAMS_PER_PROCESS))
+def run(target: BenchTarget, prompts: Sequence[str], load: Load) -> list[TimedStream]:
+    """Send every prompt once. Blocks; returns one record per prompt."""
+    processes = RATE_PROCESSES if load.rate else max(1, -(-load.streams // STREAMS_PER_PROCESS))
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
     queue = context.Queue()
     workers = [
         context.Process(
             target=_process,
-            args=(target, prompts[i::processes], _share(streams, processes, i), barrier, queue),
+            args=(target, prompts[i::processes], _share(load, processes, i), i, barrier, queue),
             daemon=True,
         )
         for i in range(processes)
@@ -79,30 +98,44 @@ def _poll(queue: Any) -> list[TimedStream] | None:
     return None
 
 
-def _share(streams: int, processes: int, index: int) -> int:
-    return streams // processes + (index < streams % processes)
+def _share(load: Load, processes: int, index: int) -> Load:
+    streams = load.streams // processes + (index < load.streams % processes)
+    return replace(load, streams=streams, rate=load.rate / processes)
 
 
-def _process(target: BenchTarget, prompts: Sequence[str], streams: int, barrier: Any, queue: Any) -> None:
-    queue.put(asyncio.run(_loop(target, list(prompts), streams, barrier)))
+def _process(target: BenchTarget, prompts: Sequence[str], load: Load, index: int, barrier: Any, queue: Any) -> None:
+    queue.put(asyncio.run(_loop(target, list(prompts), load, random.Random(index), barrier)))
 
 
-async def _loop(target: BenchTarget, prompts: list[str], streams: int, barrier: Any) -> list[TimedStream]:
-    session = _Grpc(target) if target.kind == "grpc" else _Sse(target)
+async def _loop(
+    target: BenchTarget, prompts: list[str], load: Load, arrivals: random.Random, barrier: Any
+) -> list[TimedStream]:
+    session = _Grpc(target, load.sampling) if target.kind == "grpc" else _Sse(target, load.sampling)
     await session.open()
     records: list[TimedStream] = []
     barrier.wait()
 
-    async def worker() -> None:
-        while prompts:
-            record = TimedStream(time.perf_counter(), 0.0, 0.0, 0)
-            try:
-                await session.stream(prompts.pop(), record)
-            except Exception as error:  # noqa: BLE001 (whatever went wrong is this request's result)
-                record.error = f"{type(error).__name__}: {error}"
-            records.append(record)
+    async def send(prompt: str) -> None:
+        record = TimedStream(time.perf_counter(), 0.0, 0.0, 0)
+        try:
+            await session.stream(prompt, record)
+        except Exception as error:  # noqa: BLE001 (whatever went wrong is this request's result)
+            record.error = f"{type(error).__name__}: {error}"
+        records.append(record)
 
-    await asyncio.gather(*(worker() for _ in range(streams)))
+    async def keep_busy() -> None:
+        while prompts:
+            await send(prompts.pop())
+
+    if load.rate:
+        running, due = [], time.perf_counter()
+        for prompt in prompts:
+            due += arrivals.expovariate(load.rate)
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            running.append(asyncio.create_task(send(prompt)))
+        await asyncio.gather(*running)
+    else:
+        await asyncio.gather(*(keep_busy() for _ in range(load.streams)))
     await session.close()
     return records
 
@@ -129,9 +162,10 @@ async def vanish(target: BenchTarget, prompt: str) -> None:
 class _Grpc:
     """The client library's own call, read no further than the token count."""
 
-    def __init__(self, target: BenchTarget) -> None:
+    def __init__(self, target: BenchTarget, sampling: str = "greedy") -> None:
         self._target = target
-        self._options = Options(max_tokens=target.max_tokens, ignore_eos=True, temperature=0.0, repetition_penalty=1.0)
+        settings: dict[str, Any] = SAMPLING[sampling]
+        self._options = Options(max_tokens=target.max_tokens, ignore_eos=True, **settings)
         self._new_id = request_ids()
 
     async def open(self) -> None:
@@ -161,8 +195,8 @@ class _Grpc:
 class _Sse:
     """``/v1/completions``, streamed, over kept-alive connections; the final usage gives the token count."""
 
-    def __init__(self, target: BenchTarget) -> None:
-        self._target = target
+    def __init__(self, target: BenchTarget, sampling: str = "greedy") -> None:
+        self._target, self._sampling = target, SAMPLING[sampling]
         self._host, _, port = target.address.rpartition(":")
         self._port = int(port)
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -206,8 +240,7 @@ class _Sse:
                 "model": self._target.model,
                 "prompt": prompt,
                 "max_tokens": self._target.max_tokens,
-                "temperature": 0,
-                "repetition_penalty": 1.0,
+                **self._sampling,
                 "ignore_eos": True,
                 "stream": True,
                 "stream_options": {"include_usage": True},

@@ -16,6 +16,7 @@ from typing import Any
 
 from contract.paths import ROOT
 from loadtest.bench.gpu import client
+from loadtest.bench.gpu.client import Load
 from loadtest.bench.gpu.prompts import PromptSet
 from loadtest.bench.gpu.samples import summarize
 from loadtest.bench.process import BenchProcess
@@ -36,6 +37,8 @@ class Setup:
     max_tokens: int
     max_streams: int
     logs: Path
+    vllm_client: bool = False  # measure OpenAI servers with ``vllm bench serve``
+    vllm_steps: bool = False  # leave the tokens per step of `vllm serve` to vLLM
 
 
 class Contender(BenchProcess):
@@ -53,7 +56,7 @@ class Contender(BenchProcess):
     def arguments(self) -> list[str]:
         raise LoadtestError(f"{self.label} has no process of its own")
 
-    def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
+    def run(self, prompts: PromptSet, load: Load) -> dict[str, Any]:
         raise LoadtestError(f"{self.label} cannot run")
 
     def launch(self, stdout: Any = None) -> None:
@@ -82,17 +85,20 @@ class Offline(Contender):
     def ready(self) -> bool:
         return "ready" in self._read()
 
-    def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
+    def run(self, prompts: PromptSet, load: Load) -> dict[str, Any]:
         tokens = seconds = 0.0
-        for at in range(0, len(prompts.ids), streams):
-            reply = self.ask(prompts.ids[at : at + streams])
+        for at in range(0, len(prompts.ids), load.streams):
+            reply = self.ask(prompts.ids[at : at + load.streams], sampling=load.sampling)
             tokens, seconds = tokens + reply["tokens"], seconds + reply["seconds"]
         return {"requests": len(prompts.ids), "errors": 0, "tokens": int(tokens), "seconds": round(seconds, 4),
                 "tokens_per_s": round(tokens / seconds, 1)}  # fmt: skip
 
-    def ask(self, ids: list[list[int]], *, outputs: bool = False, tokens: int = 0) -> dict[str, Any]:
+    def ask(
+        self, ids: list[list[int]], *, outputs: bool = False, tokens: int = 0, sampling: str = "greedy"
+    ) -> dict[str, Any]:
         assert self.popen is not None and self.popen.stdin is not None
         command = {"ids": ids, "tokens": tokens or self.setup.max_tokens, "outputs": outputs}
+        command["sampling"] = client.SAMPLING[sampling]
         self.popen.stdin.write(json.dumps(command) + "\n")
         self.popen.stdin.flush()
         return self._read()
@@ -111,39 +117,26 @@ class Transformers(Offline):
     kind = "transformers"
 
 
-class VllmServe(Contender):
-    """vLLM's OpenAI server, measured by vLLM's own client, ``vllm bench serve``."""
+class OpenAIServer(Contender):
+    """A server of the OpenAI API, measured by our client or, with ``setup.vllm_client``, by ``vllm bench serve``."""
 
-    label = "vllm-serve"
     _client: subprocess.Popen[str] | None = None
 
-    def arguments(self) -> list[str]:
-        engine = json.loads((self.setup.engine / "engine.json").read_text())
-        limits = engine["limits"]
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(self.setup.engine)]
-        command += ["--host", "127.0.0.1", "--port", str(self.setup.port), "--served-model-name", "qwen"]
-        command += ["--max-num-seqs", str(self.setup.max_streams), "--max-model-len", str(limits["max_seq_len"])]
-        command += ["--max-num-batched-tokens", str(limits["max_num_tokens"])]
-        command += ["--kv-cache-memory-bytes", str(self.setup.kv_bytes), "--generation-config", "vllm"]
-        command += ["--gpu-memory-utilization", str(vllm_args.NO_FRACTION)]
-        command += ["--tensor-parallel-size", str((engine.get("gpu") or {}).get("tensor_parallel", 1))]
-        quantized = "quantization_config" in json.loads((self.setup.engine / "config.json").read_text())
-        return command + (["--quantization", "fp8"] if self.precision == "fp8" and not quantized else [])
+    @property
+    def http_port(self) -> int:
+        return self.setup.port
 
     def ready(self) -> bool:
-        return _answers(f"http://127.0.0.1:{self.setup.port}/health")
+        return _answers(f"http://127.0.0.1:{self.http_port}/health")
 
-    def launch(self, stdout: Any = None) -> None:
-        super().launch(stdout)
-        with (self.setup.logs / f"{self.label}-client.log").open("a") as log:
-            self._client = subprocess.Popen(
-                [sys.executable, "-m", "loadtest.bench.gpu.vllm_client"],
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+    def run(self, prompts: PromptSet, load: Load) -> dict[str, Any]:
+        base = f"127.0.0.1:{self.http_port}"
+        with urllib.request.urlopen(f"http://{base}/v1/models", timeout=10) as response:
+            model = json.load(response)["data"][0]["id"]
+        if self.setup.vllm_client:
+            return self._by_vllms_client(prompts, load, model)
+        target = client.BenchTarget("sse", base, model, self.setup.max_tokens)
+        return summarize(client.run(target, prompts.texts, load))
 
     def stop(self) -> None:
         super().stop()
@@ -151,26 +144,60 @@ class VllmServe(Contender):
             self._client.kill()
             self._client.wait()
 
-    def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
-        assert self._client is not None and self._client.stdin is not None and self._client.stdout is not None
+    def _by_vllms_client(self, prompts: PromptSet, load: Load, model: str) -> dict[str, Any]:
+        if self._client is None:
+            with (self.setup.logs / f"{self.label}-client.log").open("a") as log:
+                self._client = subprocess.Popen(
+                    [sys.executable, "-m", "loadtest.bench.gpu.vllm_client"],
+                    cwd=ROOT,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
+        assert self._client.stdin is not None and self._client.stdout is not None
         with tempfile.TemporaryDirectory() as scratch:
             path = prompts.write_jsonl(Path(scratch) / "prompts.jsonl")
-            self._client.stdin.write(json.dumps(self._arguments(path, len(prompts.texts), streams)) + "\n")
+            self._client.stdin.write(json.dumps(self._client_arguments(path, len(prompts.texts), load, model)) + "\n")
             self._client.stdin.flush()
             answer = json.loads(self._client.stdout.readline() or '{"error": "it ended"}')
         if "error" in answer:
             raise LoadtestError(f"vllm bench serve: {answer['error']}")
         return _from_vllm(answer)
 
-    def _arguments(self, prompts: Path, count: int, streams: int) -> list[str]:
+    def _client_arguments(self, prompts: Path, count: int, load: Load, model: str) -> list[str]:
+        pace = ["--request-rate", str(load.rate)] if load.rate else ["--max-concurrency", str(load.streams)]
+        sampling = [part for name, value in client.SAMPLING[load.sampling].items()
+                    for part in (f"--{name.replace('_', '-')}", f"{value:g}")]  # fmt: skip
         return [
-            "--backend", "openai", "--host", "127.0.0.1", "--port", str(self.setup.port), "--model", "qwen",
+            "--backend", "openai", "--host", "127.0.0.1", "--port", str(self.http_port), "--model", model,
             "--tokenizer", str(self.setup.engine), "--dataset-name", "custom", "--dataset-path", str(prompts),
             "--skip-chat-template", "--custom-output-len", str(self.setup.max_tokens), "--ignore-eos",
-            "--temperature", "0", "--num-prompts", str(count), "--max-concurrency", str(streams), "--disable-tqdm",
+            *sampling, "--num-prompts", str(count), *pace, "--disable-tqdm",
             "--percentile-metrics", "ttft,tpot,itl", "--metric-percentiles", "50,90,99",
             "--ready-check-timeout-sec", "0",
         ]  # fmt: skip
+
+
+class VllmServe(OpenAIServer):
+    """vLLM's own server with our engine's limits."""
+
+    label = "vllm-serve"
+
+    def arguments(self) -> list[str]:
+        engine = json.loads((self.setup.engine / "engine.json").read_text())
+        limits = engine["limits"]
+        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(self.setup.engine)]
+        command += ["--host", "127.0.0.1", "--port", str(self.setup.port), "--served-model-name", "qwen"]
+        command += ["--max-num-seqs", str(self.setup.max_streams), "--max-model-len", str(limits["max_seq_len"])]
+        if not self.setup.vllm_steps:
+            command += ["--max-num-batched-tokens", str(limits["max_num_tokens"])]
+        command += ["--kv-cache-memory-bytes", str(self.setup.kv_bytes), "--generation-config", "vllm"]
+        command += ["--gpu-memory-utilization", str(vllm_args.NO_FRACTION)]
+        command += ["--tensor-parallel-size", str((engine.get("gpu") or {}).get("tensor_parallel", 1))]
+        quantized = "quantization_config" in json.loads((self.setup.engine / "config.json").read_text())
+        command += ["--load-format", "dummy"] if not any(self.setup.engine.glob("*.safetensors")) else []
+        return command + (["--quantization", "fp8"] if self.precision == "fp8" and not quantized else [])
 
 
 class OursGrpc(Contender):
@@ -189,7 +216,7 @@ class OursGrpc(Contender):
     def ready(self) -> bool:
         return _answers(f"http://127.0.0.1:{self.setup.port + 3}/health/ready")
 
-    def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
+    def run(self, prompts: PromptSet, load: Load) -> dict[str, Any]:
         endpoint = client.BenchTarget("grpc", f"127.0.0.1:{self.setup.port + 1}", "qwen", self.setup.max_tokens)
         return summarize(client.run(endpoint, prompts.texts, streams))
 
@@ -198,7 +225,7 @@ class OursGrpc(Contender):
         return float(found[-1]) if found else None
 
 
-class OursGateway(Contender):
+class OursGateway(OpenAIServer):
     """The same server as ``OursGrpc``, measured through the OpenAI gateway."""
 
     label = "ours-gateway"
@@ -217,13 +244,9 @@ class OursGateway(Contender):
     def cpu_seconds(self, containing: str = "") -> float:
         return self._server.cpu_seconds(containing)
 
-    def run(self, prompts: PromptSet, streams: int) -> dict[str, Any]:
-        base = f"127.0.0.1:{self.setup.port + 3}"
-        with urllib.request.urlopen(f"http://{base}/v1/models", timeout=10) as response:
-            model = json.load(response)["data"][0]["id"]
-        return summarize(
-            client.run(client.BenchTarget("sse", base, model, self.setup.max_tokens), prompts.texts, streams)
-        )
+    @property
+    def http_port(self) -> int:
+        return self.setup.port + 3
 
     def weights_gib(self) -> float | None:
         return self._server.weights_gib()

@@ -27,8 +27,10 @@ FOLLOWERS = 4  # likely next tokens of each token
 SHARPNESS, SPREAD = 0.0042, 3.2  # the followers together get about half of the probability, about a nat apart
 
 
-def checkpoint(directory: Path, config_file: Path = CONFIG) -> Path:
+def checkpoint(directory: Path, config_file: Path = CONFIG, *, weights: bool = True) -> Path:
     """A complete BF16 checkpoint with random weights in the shape of ``config_file``; kept if it is there.
+
+    Without ``weights`` engines make up their own (``load_format="dummy"``), and answers are noise.
 
     Each token has ``FOLLOWERS`` random likely successors, and the context decides among them: purely random weights
     give flat distributions, in which any rounding changes the next token and no accuracy can be judged.
@@ -38,7 +40,8 @@ def checkpoint(directory: Path, config_file: Path = CONFIG) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8")) | {"synthetic": True}
     tokenizer_files.write(directory)
-    write_weights(directory, config)
+    if weights:
+        write_weights(directory, config)
     (directory / "config.json").write_text(
         json.dumps(config, indent=2) + "\n", encoding="utf-8"
     )  # last: it is complete

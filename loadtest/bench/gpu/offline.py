@@ -1,4 +1,4 @@
-"""A worker that holds one offline engine and answers JSON lines: {"ids", "tokens"} -> {"seconds", "tokens"}.
+"""A worker with one offline engine that answers JSON lines: {"ids", "tokens", "sampling"} -> {"seconds", "tokens"}.
 
 ``python -m loadtest.bench.gpu.offline vllm|transformers ENGINE_DIR KV_BYTES``. It runs in a process of its own,
 because neither library gives its GPU memory back while it is loaded.
@@ -29,10 +29,10 @@ class VllmWorker:
         options = RuntimeOptions(max_streams=MAX_STREAMS, kv_cache_bytes=kv_bytes or None)
         self._llm = LLM(**vllm_args.engine_args(engine_dir.read(engine), options))
 
-    def generate(self, prompts: list[list[int]], tokens: int) -> list[list[int]]:
+    def generate(self, prompts: list[list[int]], tokens: int, sampling: dict[str, Any]) -> list[list[int]]:
         from vllm import SamplingParams
 
-        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+        params = SamplingParams(max_tokens=tokens, ignore_eos=True, detokenize=False, **sampling)
         outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]
 
@@ -47,7 +47,7 @@ class TransformersWorker:
         self._torch = torch
         self._model = AutoModelForCausalLM.from_pretrained(engine, dtype=torch.bfloat16).to("cuda").eval()
 
-    def generate(self, prompts: list[list[int]], tokens: int) -> list[list[int]]:
+    def generate(self, prompts: list[list[int]], tokens: int, sampling: dict[str, Any]) -> list[list[int]]:
         ids = self._torch.tensor(prompts, device="cuda")
         with self._torch.inference_mode():
             out = self._model.generate(
@@ -55,7 +55,8 @@ class TransformersWorker:
                 attention_mask=self._torch.ones_like(ids),
                 max_new_tokens=tokens,
                 min_new_tokens=tokens,
-                do_sample=False,
+                do_sample=bool(sampling["temperature"]),
+                **({} if sampling["temperature"] == 0 else sampling),
             )
         return [row[ids.shape[1] :].tolist() for row in out]
 
@@ -69,7 +70,7 @@ def claim_stdout() -> TextIO:
 
 def answer(engine: Any, command: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
-    outputs = engine.generate(command["ids"], command["tokens"])
+    outputs = engine.generate(command["ids"], command["tokens"], command["sampling"])
     seconds = time.perf_counter() - started
     made = sum(map(len, outputs))
     return {"seconds": seconds, "tokens": made, "outputs": outputs if command.get("outputs") else None}

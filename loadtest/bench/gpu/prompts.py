@@ -34,12 +34,15 @@ class PromptMaker:
         words = ((i, self._tokenizer.decode([i])) for i in range(size))
         self._words = [(i, text) for i, text in words if WORD.fullmatch(text)]
 
-    def make(self, count: int, length: int, seed: int) -> PromptSet:
-        """``count`` prompts of ``length`` tokens. Raises ``ValueError`` if one does not encode to its own ids."""
+    def make(self, count: int, length: int, seed: int, shared: int = 0) -> PromptSet:
+        """``count`` prompts of ``length`` tokens, after ``shared`` tokens that all prompts of all calls begin with.
+
+        Raises ``ValueError`` if one does not encode to its own ids."""
         rng = random.Random(seed)
+        prefix = random.Random(0).choices(self._words, k=shared)
         texts, ids = [], []
         for _ in range(count):
-            chosen = rng.choices(self._words, k=length)
+            chosen = prefix + rng.choices(self._words, k=length)
             text = "".join(word for _, word in chosen)
             if self._tokenizer.encode(text).ids != [i for i, _ in chosen]:
                 raise ValueError(f"{text[:60]!r}… does not encode to its own tokens with this tokenizer")

@@ -10,8 +10,8 @@ from loadtest.bench import result
 from loadtest.report.bars import BarGroup, render_bars
 
 COLUMNS = ("tokens_per_s", "spread", "ttft_ms.p50", "ttft_ms.p99", "tpot_ms.p50", "tpot_ms.p99", "itl_ms.p50",
-           "itl_ms.p99", "cpu_ms_per_1k", "of_limit", "rounds", "errors")  # fmt: skip
-HEAD = ("precision", "streams", "contender", *(name.replace("_ms.", " ") for name in COLUMNS))
+           "itl_ms.p99", "goodput_per_s", "cpu_ms_per_1k", "of_limit", "rounds", "errors")  # fmt: skip
+HEAD = ("precision", "sampling", "load", "contender", *(name.replace("_ms.", " ") for name in COLUMNS))
 CONTENDERS = ("transformers", "vllm-offline", "vllm-serve", "ours-grpc", "ours-gateway")  # order of rows and bars
 
 
@@ -32,6 +32,9 @@ def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     speeds = [run["tokens_per_s"] for run in good]
     row["tokens_per_s"] = round(statistics.median(speeds), 1)
     row["spread"] = round((max(speeds) - min(speeds)) / row["tokens_per_s"], 4)
+    for name in ("requests_per_s", "goodput_per_s"):
+        if any(name in run for run in good):
+            row[name] = round(statistics.median(run[name] for run in good if name in run), 2)
     for name in ("ttft_ms", "tpot_ms", "itl_ms"):
         with_it = [run[name] for run in good if run.get(name)]
         if with_it:
@@ -43,7 +46,13 @@ def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def cells(row: dict[str, Any]) -> list[Any]:
-    return [row["precision"], row["streams"], row["contender"], *(value(row, column) for column in COLUMNS)]
+    return [
+        row["precision"],
+        row["sampling"],
+        row["load"],
+        row["contender"],
+        *(value(row, column) for column in COLUMNS),
+    ]
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -61,6 +70,6 @@ def chart(rows: Sequence[dict[str, Any]]) -> str:
     groups: dict[str, dict[str, float]] = {}
     for row in rows:
         if "tokens_per_s" in row:
-            label = f"{row['precision']}, {row['streams']} streams"
+            label = f"{row['precision']}, {row['sampling']}, {row['load']}"
             groups.setdefault(label, {})[row["contender"]] = row["tokens_per_s"]
     return render_bars("tokens/s", [BarGroup(*item) for item in groups.items()], standalone=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 from loadtest.stats import percentiles_ms
 
+GOOD_TTFT_S, GOOD_TPOT_S = 0.5, 0.05
+
 
 @dataclass(slots=True)
 class TimedStream:
@@ -25,7 +27,7 @@ def summarize(records: Sequence[TimedStream]) -> dict[str, Any]:
     """Tokens/s over the whole run (first request sent to last token), and percentiles in ms.
 
     TTFT: request sent to first token. TPOT: (last - first token) / (tokens - 1) of each stream. ITL: gaps between
-    messages.
+    messages. Goodput counts the requests within ``GOOD_TTFT_S`` and ``GOOD_TPOT_S``.
     """
     good = [r for r in records if not r.error]
     if not good:
@@ -38,8 +40,15 @@ def summarize(records: Sequence[TimedStream]) -> dict[str, Any]:
         "tokens": tokens,
         "seconds": round(seconds, 4),
         "tokens_per_s": round(tokens / seconds, 1),
+        "requests_per_s": round(len(good) / seconds, 2),
+        "goodput_per_s": round(sum(_is_good(r) for r in good) / seconds, 2),
         "ttft_ms": percentiles_ms([r.first - r.start for r in good]),
         "tpot_ms": percentiles_ms([(r.last - r.first) / (r.tokens - 1) for r in good if r.tokens > 1]),
         "itl_ms": percentiles_ms([gap for r in good for gap in r.gaps]),
         "messages": sum(len(r.gaps) + 1 for r in good),
     }
+
+
+def _is_good(record: TimedStream) -> bool:
+    tpot = (record.last - record.first) / max(1, record.tokens - 1)
+    return record.first - record.start <= GOOD_TTFT_S and tpot <= GOOD_TPOT_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 from xml.etree import ElementTree
 
 import pytest
@@ -51,18 +52,29 @@ def test_medians_and_spread():
     assert report.medians([{"errors": 3, "first_error": "e"}]) == {"rounds": 0, "errors": 3, "first_error": "e"}
 
 
+def row(precision, streams, contender, run):
+    load = {"sampling": "greedy", "load": str(client.Load(streams))}
+    return {"precision": precision, "contender": contender} | load | report.medians([run])
+
+
 def test_table_and_chart_hold_every_row():
     rows = [
-        {"precision": p, "streams": n, "contender": c} | report.medians([{"tokens_per_s": 5.0 * n, "errors": 0}])
+        row(p, n, c, {"tokens_per_s": 5.0 * n, "errors": 0})
         for p in ("fp8", "bf16")
         for n in (1, 256)
         for c in ("vllm-serve", "ours-grpc")
     ]
-    rows.append({"precision": "bf16", "streams": 1, "contender": "transformers", "errors": 3})
+    rows.append(row("bf16", 1, "transformers", {"errors": 3, "first_error": "e"}))
     assert report.markdown(rows).count("\n") == 2 + len(rows)
     svg = ElementTree.fromstring(report.chart(rows))
     assert len(svg.findall(".//{http://www.w3.org/2000/svg}title")) == len(rows) - 1
     assert report.value(rows[0], "errors") == 0
+
+
+def test_goodput_counts_requests_that_were_quick_enough():
+    quick, late, slow = TimedStream(0, 0.4, 1.4, 101), TimedStream(0, 0.6, 1.6, 101), TimedStream(0, 0.1, 2.0, 21)
+    found = summarize([quick, late, slow])
+    assert (found["requests_per_s"], found["goodput_per_s"]) == (1.5, 0.5)
 
 
 def test_the_bytes_of_a_step_are_those_of_the_7b():
@@ -131,3 +143,25 @@ async def test_the_sse_client_counts_the_servers_tokens_and_keeps_the_connection
 async def test_a_refusal_and_a_lost_token_are_errors(prompt, tokens, says):
     with pytest.raises(RuntimeError, match=says):
         await ask([prompt], tokens)
+
+
+async def test_an_open_loop_sends_each_prompt_at_its_own_time(monkeypatch):
+    sent = []
+
+    class Session:
+        def __init__(self, target, sampling):
+            assert sampling == "defaults"
+
+        async def open(self): ...
+        async def close(self): ...
+
+        async def stream(self, prompt, record):
+            sent.append(record.start)
+            await asyncio.sleep(0.5)  # slower than they arrive: nobody waits for the one before
+
+    monkeypatch.setattr(client, "_Sse", Session)
+    load = client.Load(rate=100.0, sampling="defaults")
+    target = client.BenchTarget("sse", "127.0.0.1:1", "m", 3)
+    records = await client._loop(target, ["p"] * 20, load, random.Random(1), type("B", (), {"wait": lambda _: None})())
+    assert len(records) == 20 and not any(record.error for record in records)
+    assert sent[-1] - sent[0] < 0.5 + 0.4
