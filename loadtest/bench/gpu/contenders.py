@@ -218,7 +218,7 @@ class OursGrpc(Contender):
 
     def run(self, prompts: PromptSet, load: Load) -> dict[str, Any]:
         endpoint = client.BenchTarget("grpc", f"127.0.0.1:{self.setup.port + 1}", "qwen", self.setup.max_tokens)
-        return summarize(client.run(endpoint, prompts.texts, streams))
+        return summarize(client.run(endpoint, prompts.texts, load))
 
     def weights_gib(self) -> float | None:
         found = WEIGHTS.findall((ROOT / f".run/triton-{self.setup.port}.log").read_text(errors="replace"))
