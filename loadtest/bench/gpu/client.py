@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from queue import Empty
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from client import kserve
 from client.grpc_aio import AioChannel
 from client.sequences import request_ids
+from client.sse import Events
 from client.types import Options
 from loadtest.bench.gpu.samples import TimedStream
 
@@ -216,22 +217,15 @@ class _Sse:
             answer = await reader.read(2000)
             writer.close()
             raise RuntimeError(f"{status.decode().strip()}: {answer.decode(errors='replace').splitlines()[-1][:200]}")
-        usage = 0
-        async for line in reader:
-            if not line.startswith(b"data: "):
-                continue
-            if line.startswith(b"data: [DONE]"):
-                break
-            if b'"choices":[]' not in line and b'"choices": []' not in line:
-                _arrived(record, record.tokens + 1)
-            if b'"completion_tokens"' in line:
-                usage = int((json.loads(line[6:]).get("usage") or {}).get("completion_tokens") or usage)
+        while (await reader.readline()).strip():  # headers
+            continue
+        events, usage = Events(), 0
+        async for data in _chunks(reader):
+            for event in events.feed(data):
+                usage = _read(event, record) or usage
         record.tokens = usage
         if usage != self._target.max_tokens:
             raise RuntimeError(f"{usage} of {self._target.max_tokens} tokens arrived")
-        while (await reader.readline()).strip() != b"0":  # the last chunk's size line
-            continue
-        await reader.readline()
         self._idle.append((reader, writer))
 
     def _request(self, prompt: str) -> bytes:
@@ -251,3 +245,19 @@ class _Sse:
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
+
+
+async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The body of a chunked answer (RFC 9112, 7.1), read to its end so that the connection can be used again."""
+    while size := int((await reader.readline()).partition(b";")[0], 16):
+        yield (await reader.readexactly(size + 2))[:-2]
+    await reader.readline()
+
+
+def _read(event: bytes, record: TimedStream) -> int:
+    """Stamp one event. Returns its ``completion_tokens``, 0 where it names none."""
+    if event == b"[DONE]":
+        return 0
+    if b'"choices":[]' not in event and b'"choices": []' not in event:
+        _arrived(record, record.tokens + 1)
+    return int((json.loads(event).get("usage") or {}).get("completion_tokens") or 0) if b'"usage"' in event else 0
