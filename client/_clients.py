@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,6 +39,7 @@ class _Settings:
         self._new_id = request_ids()
         self._target = HttpTarget(self.address.target, model=model, api_key=api_key)
         self._model = model
+        self._opening = threading.Lock()
 
     def _ask(
         self, prompt: Prompt, options: Options, stream: bool, timeouts: Timeouts | None, metadata: Metadata
@@ -54,14 +56,16 @@ class Client(_Settings):
     """
 
     def _channel(self) -> SyncChannel:
-        if not hasattr(self, "_grpc"):
-            self._grpc = SyncChannel(self.address.target, secure=self.address.secure, model=self._model)
-        return self._grpc
+        with self._opening:
+            if not hasattr(self, "_grpc"):
+                self._grpc = SyncChannel(self.address.target, secure=self.address.secure, model=self._model)
+            return self._grpc
 
     def _http(self) -> httpx.Client:
-        if not hasattr(self, "_web"):
-            self._web = httpx.Client(limits=_POOL, trust_env=False)
-        return self._web
+        with self._opening:
+            if not hasattr(self, "_web"):
+                self._web = httpx.Client(limits=_POOL, trust_env=False)
+            return self._web
 
     def _open(self, ask: Ask) -> Stream:
         if self.address.transport == "grpc":

@@ -1,0 +1,47 @@
+"""What both clients share: one connection, however many threads make the first call at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from client import Client, _clients
+
+THREADS = 32
+
+
+@pytest.mark.parametrize(
+    ("address", "owner", "name", "first_call"),
+    [("127.0.0.1:1", _clients, "SyncChannel", "_channel"), ("http://127.0.0.1:1", httpx, "Client", "_http")],
+)
+def test_threads_that_start_together_share_one_connection(
+    monkeypatch: pytest.MonkeyPatch, address: str, owner: Any, name: str, first_call: str
+) -> None:
+    opened, closed = [], []
+    real = getattr(owner, name)
+
+    class Counted(real):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            time.sleep(0.02)  # long enough for every thread to pass an unguarded check
+            super().__init__(*args, **kwargs)
+            opened.append(self)
+
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(owner, name, Counted)
+    together = threading.Barrier(THREADS)
+    with Client(address) as qwen, ThreadPoolExecutor(THREADS) as pool:
+
+        def first(_: int) -> object:
+            together.wait()
+            return getattr(qwen, first_call)()
+
+        used = set(map(id, pool.map(first, range(THREADS))))
+    assert len(opened) == len(used) == 1 and closed == opened
