@@ -32,6 +32,9 @@ setup:  ## virtual environment with the pinned packages (every target does this 
 setup-dev:
 	@$(PYTHON) serving/launch/bootstrap.py dev loadtest
 
+setup-loadtest:
+	@$(PYTHON) serving/launch/bootstrap.py loadtest
+
 serve: setup  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
 	@exec $(PY) -m serving --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
 	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --kv-cache-gb $(KV_CACHE_GB) --threads $(THREADS) $(if $(GPU_MEMORY_FRACTION),--gpu-memory-fraction $(GPU_MEMORY_FRACTION)) --step-ms $(STEP_MS) --fault "$(FAULT)" \
@@ -54,7 +57,7 @@ lint: setup-dev  ## ruff, mypy, and the direction of imports
 fields: setup  ## after a change of contract/fields.py: config.pbtxt, Sampling, Options, gateway fields, docs
 	@$(PY) -m contract.generate && $(PY) -m serving.gateway.schema.coverage
 
-bench-serving: setup-dev  ## the serving layer alone: simulated engine, 1/32/128/256 streams -> results/bench_serving.json
+bench-serving: setup-loadtest  ## the serving layer alone: simulated engine, 1/32/128/256 streams -> results/bench_serving.json
 	@$(PY) -m loadtest.bench.serving $(ARGS)
 
 clean:  ## remove virtual environments, engines, results
@@ -72,7 +75,7 @@ setup-oracle: .venv-oracle/.ready
 	@$(PYTHON) -m venv .venv-oracle
 	@$(ORACLE) -m pip install --quiet --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu \
 	  "$$(sed -n 's/^oracle = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)"  # torch alone from there: the CPU build, a tenth of the size
-	@$(ORACLE) -m pip install --quiet ".[oracle,dev]"
+	@$(ORACLE) -m pip install --quiet ".[server,oracle,dev]"
 	@touch $@
 
 test-oracle: setup-oracle  ## the CPU engine against transformers: exact FP32 tokens, bounded INT8 error (needs torch; minutes)
@@ -129,7 +132,7 @@ test-browser: setup-browser  ## chat page, npm client and dashboards: needs node
 vendor: setup-browser  ## copy the page's libraries from npm, as pinned in tests/serving/gateway/js/package-lock.json
 	@node tests/serving/gateway/js/vendor.mjs
 
-bench-gateway: setup-dev  ## web path against gRPC, simulated engine, 1/32/128 streams -> results/bench_gateway.json
+bench-gateway: setup-loadtest  ## web path against gRPC, simulated engine, 1/32/128 streams -> results/bench_gateway.json
 	@$(PY) -m loadtest.bench.gateway $(ARGS)
 
 # --- load tests ---------------------------------------------------------------------------------------------------------
@@ -150,16 +153,16 @@ LOADTEST = --host $(HOST) --grpc-port $(GRPC_PORT) --gateway-port $(GATEWAY_PORT
   --scenario $(SCENARIO) --transport $(TRANSPORT) --users $(USERS) --rate "$(RATE)" --arrivals "$(ARRIVALS)" \
   --duration $(DURATION) --slo "$(SLO)" --workers $(WORKERS) --seed $(SEED) $(ARGS)
 
-loadtest: setup-dev  ## load test: SCENARIO= USERS=8 | RATE=5 [ARRIVALS=] TRANSPORT=grpc|sse|both SLO=ttft=200ms DURATION= WORKERS= SEED=
+loadtest: setup-loadtest  ## load test: SCENARIO= USERS=8 | RATE=5 [ARRIVALS=] TRANSPORT=grpc|sse|both SLO=ttft=200ms DURATION= WORKERS= SEED=
 	@$(PY) -m loadtest run $(LOADTEST)
 
-loadtest-ui: setup-dev  ## the same in Locust's web UI, with a Streaming tab
+loadtest-ui: setup-loadtest  ## the same in Locust's web UI, with a Streaming tab
 	@$(PY) -m loadtest run --ui $(LOADTEST)
 
-loadtest-sweep: setup-dev  ## raise the rate until SLO= breaks: the highest rate that meets it
+loadtest-sweep: setup-loadtest  ## raise the rate until SLO= breaks: the highest rate that meets it
 	@$(PY) -m loadtest sweep $(LOADTEST)
 
-loadtest-compare: setup-dev  ## two runs side by side: A=reports/… B=reports/…
+loadtest-compare: setup-loadtest  ## two runs side by side: A=reports/… B=reports/…
 	@$(PY) -m loadtest compare "$(A)" "$(B)"
 
 loadtest-calibrate: setup-dev  ## is the load generator right? against a server whose latencies are known

@@ -1,4 +1,7 @@
-"""Many answers at once over one connection, at most 16 running.   python examples/asyncio_fanout.py [HOST:PORT]"""
+"""Many answers at once over one connection, 16 at a time.   .venv/bin/python examples/asyncio_fanout.py [HOST:PORT]
+
+``make setup`` makes .venv. With ``pip install .`` in a Python of your own: ``from qwen_triton_client import …``.
+"""
 
 import asyncio
 import sys

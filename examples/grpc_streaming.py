@@ -1,4 +1,7 @@
-"""Stream one chat answer over gRPC, and time it.   python examples/grpc_streaming.py [HOST:PORT]"""
+"""Stream one chat answer over gRPC, and time it.   .venv/bin/python examples/grpc_streaming.py [HOST:PORT]
+
+``make setup`` makes .venv. With ``pip install .`` in a Python of your own: ``from qwen_triton_client import …``.
+"""
 
 import sys
 import time

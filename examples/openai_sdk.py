@@ -1,4 +1,7 @@
-"""The official OpenAI SDK against the gateway.   python examples/openai_sdk.py [URL]"""
+"""The official OpenAI SDK against the gateway.   python examples/openai_sdk.py [URL]
+
+Any Python with ``pip install openai``; nothing of this repository is needed.
+"""
 
 import sys
 

@@ -1,6 +1,6 @@
 """Set up .venv. Runs on a bare Python: standard library only, and safe to run again.
 
-usage: python3 serving/launch/bootstrap.py [EXTRA ...]      extras of pyproject.toml, e.g. dev loadtest
+usage: python3 serving/launch/bootstrap.py [EXTRA ...]      extras of pyproject.toml beside server, e.g. dev loadtest
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def place_stub() -> None:
 
 
 def requirements(extras: list[str]) -> list[str]:
-    """The pins of pyproject.toml. Python 3.10 has no TOML reader, so the two plain lists are read as they stand."""
+    """The pins of pyproject.toml. Python 3.10 has no TOML reader, so the plain lists are read as they stand."""
     lists: dict[str, list[str]] = {}
     name = ""
     for line in (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines():
@@ -136,7 +136,7 @@ def requirements(extras: list[str]) -> list[str]:
     unknown = set(extras) - set(lists)
     if unknown:
         fail(f"no such extra: {', '.join(sorted(unknown))}")
-    return [pin for key in ("dependencies", *extras) for pin in lists[key]]
+    return [pin for key in ("server", *extras) for pin in lists[key]]
 
 
 def use_venvs_python() -> None:

@@ -16,7 +16,7 @@ def repository(folder: Path) -> Path:
     script = folder / "serving/launch/bootstrap.py"
     script.parent.mkdir(parents=True)
     script.write_text((ROOT / "serving/launch/bootstrap.py").read_text())
-    (folder / "pyproject.toml").write_text('dependencies = [\n    "./no-such-package",\n]\n')
+    (folder / "pyproject.toml").write_text('server = [\n    "./no-such-package",\n]\n')
     return script
 
 
