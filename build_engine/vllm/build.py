@@ -55,7 +55,7 @@ def build(spec: BuildSpec) -> Path:
     precision = _precision(spec, gpu.sm if gpu else 0)
     backend = _backend(precision)
     with staged(spec.out) as directory:
-        _write(spec, source, directory, backend)
+        _write(spec, source, directory, backend, synthetic=bool(config.get("synthetic")))
         dump(config | _quantization(directory / "config.json"), directory / "config.json")
         info = EngineInfo(
             model=ModelInfo(
@@ -120,9 +120,9 @@ def _backend(precision: str) -> str:
     return "compressed-tensors" if precision == "int8" else ""
 
 
-def _write(spec: BuildSpec, source: Path, directory: Path, backend: str) -> None:
+def _write(spec: BuildSpec, source: Path, directory: Path, backend: str, *, synthetic: bool) -> None:
     size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
-    if not size:
+    if not size and not synthetic:  # a synthetic model may leave its random weights to vLLM
         raise BuildError(f"{source} has no *.safetensors: other weight formats cannot be served")
     prompts = datasets.read(spec.calibration) if spec.calibration else datasets.shipped()
     if backend == "modelopt":
