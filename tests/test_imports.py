@@ -1,4 +1,4 @@
-"""What import-linter (``make lint``) does not check: names with an underscore, and circles of files.
+"""What import-linter (``make lint``) does not check: underscore names, circles of files, class names used twice.
 
 An import inside a function counts like any other: moving it there hides a circle, it does not remove it.
 """
@@ -64,6 +64,18 @@ def circle(found: dict[str, ast.Module]) -> list[str]:
     return []
 
 
+def twice(found: dict[str, ast.Module]) -> list[str]:
+    """Class names that stand in two modules or more: a reader, a search and a traceback must lead to one place.
+
+    A leading underscore makes no other name. Classes inside functions and classes count."""
+    where: dict[str, list[str]] = {}
+    for module, tree in found.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name.lstrip("_"), []).append(module)
+    return [f"{name}: {', '.join(sorted(homes))}" for name, homes in sorted(where.items()) if len(homes) > 1]
+
+
 def test_no_private_name_crosses_a_package() -> None:
     assert foreign_private(modules(ROOT)) == []
 
@@ -72,18 +84,24 @@ def test_no_circle_of_files() -> None:
     assert circle(modules(ROOT)) == []
 
 
-def test_both_checks_see_what_they_look_for(tmp_path: Path) -> None:
+def test_no_class_name_stands_twice() -> None:
+    assert twice(modules(ROOT)) == []
+
+
+def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
     for name, text in {
         "client/__init__.py": "from client.a import A",
         "client/a.py": "def late():\n    from client import b",
-        "client/b.py": "from client.a import A\nfrom contract._words import word\nfrom contract.words import _word",
-        "contract/words.py": "import os._hidden",
+        "client/b.py": "from client.a import A\nfrom contract._words import word\nfrom contract.words import _word\n"
+        "class _Word: ...",
+        "contract/words.py": "import os._hidden\nclass Word: ...\nclass Words: ...",
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     found = modules(tmp_path)
     assert set(circle(found)) == {"client.a", "client.b"}
     assert foreign_private(found) == ["client.b imports contract._words.word", "client.b imports contract.words._word"]
+    assert twice(found) == ["Word: client.b, contract.words"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -43,7 +43,7 @@ def hold_port(settings: GatewaySettings) -> socket.socket:
         ) from None
 
 
-class Supervisor:
+class WorkerSupervisor:
     def __init__(self, settings: GatewaySettings) -> None:
         auth.load(settings)  # reports a bad key file before anything starts
         self._settings = settings
@@ -122,7 +122,7 @@ def main() -> int:
     try:
         settings = GatewaySettings.from_environment()
         logs.configure(settings.log_level)
-        supervisor = Supervisor(settings)
+        supervisor = WorkerSupervisor(settings)
     except GatewaySettingsError as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 2

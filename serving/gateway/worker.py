@@ -19,7 +19,7 @@ from serving.gateway.listening import listen
 from serving.gateway.settings import GatewaySettings
 
 
-class _Server(uvicorn.Server):
+class _WorkerServer(uvicorn.Server):
     """uvicorn without its signal handlers: on a signal, this process drains before it closes the port."""
 
     @contextlib.contextmanager
@@ -33,7 +33,7 @@ async def serve(settings: GatewaySettings) -> None:
         application, loop="uvloop", http="httptools", ws="none", lifespan="on", access_log=False, log_config=None,
         server_header=False, backlog=2048, timeout_graceful_shutdown=3, timeout_keep_alive=75,
     )  # fmt: skip
-    server = _Server(config)
+    server = _WorkerServer(config)
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, ending.set)

@@ -22,7 +22,7 @@ SIMULATED_ENGINE = ENGINES / "simulated"
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class Flag:
     """A setting of the Triton models: ``--max-streams`` here, ``MAX_STREAMS`` in their environment and in ``make``."""
 
     variable: str
@@ -41,17 +41,17 @@ class Option:
 
 
 OPTIONS = (
-    Option("MAX_STREAMS", int, 256, (1, 65536), "sequences decoded at once (default 256)"),
-    Option("QUEUE_LIMIT", int, DEFAULT_QUEUE_LIMIT, (0, 2**20), "sequences that may wait (default %(default)s)"),
-    Option("KV_CACHE_GB", float, 0.0, (0, 2**20), "size of the KV cache in GiB (default 0: what fits the machine)"),
-    Option(
+    Flag("MAX_STREAMS", int, 256, (1, 65536), "sequences decoded at once (default 256)"),
+    Flag("QUEUE_LIMIT", int, DEFAULT_QUEUE_LIMIT, (0, 2**20), "sequences that may wait (default %(default)s)"),
+    Flag("KV_CACHE_GB", float, 0.0, (0, 2**20), "size of the KV cache in GiB (default 0: what fits the machine)"),
+    Flag(
         "GPU_MEMORY_FRACTION", float, MEMORY_FRACTION, MEMORY_FRACTIONS,
         "share of GPU memory that the engine may use when KV_CACHE_GB is 0 (default %(default)s)",
     ),
-    Option("THREADS", int, 0, (0, 4096), "CPU threads of the OpenVINO engine (default 0: one per physical core)"),
-    Option("STEP_MS", float, 15.0, (0, 3_600_000), "simulated: time of one engine step (default 15)"),
-    Option("PREFILL_MS_PER_TOKEN", float, 0.0, (0, 3_600_000), "simulated: added to the first step (default 0)"),
-    Option("FAULT", str, "", None, "simulated: die@N, error@N, eos@N, stall@N:SECONDS"),
+    Flag("THREADS", int, 0, (0, 4096), "CPU threads of the OpenVINO engine (default 0: one per physical core)"),
+    Flag("STEP_MS", float, 15.0, (0, 3_600_000), "simulated: time of one engine step (default 15)"),
+    Flag("PREFILL_MS_PER_TOKEN", float, 0.0, (0, 3_600_000), "simulated: added to the first step (default 0)"),
+    Flag("FAULT", str, "", None, "simulated: die@N, error@N, eos@N, stall@N:SECONDS"),
 )  # fmt: skip
 
 

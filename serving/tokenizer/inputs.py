@@ -19,7 +19,7 @@ Tensors = Mapping[str, Sequence[Any]]  # one request: a tensor's name -> its fla
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class CheckpointDefaults:
     """What reading a request needs of the checkpoint: its vocabulary, end ids and sampling defaults."""
 
     vocab_size: int
@@ -27,7 +27,7 @@ class Checkpoint:
     defaults: Mapping[str, Any]
 
     @classmethod
-    def load(cls, generation_config: Path, vocab_size: int) -> Checkpoint:
+    def load(cls, generation_config: Path, vocab_size: int) -> CheckpointDefaults:
         raw: dict[str, Any] = json.loads(generation_config.read_text(encoding="utf-8"))
         defaults = {f.name: f.default if raw.get(f.name) is None else raw[f.name] for f in FIELDS if f.checkpoint}
         if not raw.get("do_sample", False):
@@ -47,7 +47,7 @@ class Inputs:
     name it as the caller did.
     """
 
-    def __init__(self, tensors: Tensors, checkpoint: Checkpoint) -> None:
+    def __init__(self, tensors: Tensors, checkpoint: CheckpointDefaults) -> None:
         self._checkpoint = checkpoint
         self._values: dict[str, Sequence[Any]] = {}
         self._sent_as: dict[str, str] = {}

@@ -11,7 +11,7 @@ from contract.engine_dir import EngineInfo
 from contract.errors import InvalidRequest, ServingError, shown
 from contract.sampling import Sampling
 from serving.tokenizer.encoder import Encoder
-from serving.tokenizer.inputs import Checkpoint, Inputs, Tensors
+from serving.tokenizer.inputs import CheckpointDefaults, Inputs, Tensors
 from serving.tokenizer.messages import json_list, message
 from serving.tokenizer.request import job
 from serving.tokenizer.template import ChatTemplate
@@ -35,7 +35,7 @@ class PromptBuilder:
     def __init__(self, engine: EngineInfo) -> None:
         self._encoder = Encoder(engine.path / "tokenizer.json")
         self._limits = engine.limits
-        self._checkpoint = Checkpoint.load(engine.path / "generation_config.json", engine.model.vocab_size)
+        self._checkpoint = CheckpointDefaults.load(engine.path / "generation_config.json", engine.model.vocab_size)
         self._template = ChatTemplate.load(engine.path, engine.model.name)
 
     def encode(self, requests: Sequence[Tensors]) -> list[Encoded | ServingError]:

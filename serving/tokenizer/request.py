@@ -10,10 +10,10 @@ from contract.chunks import Job, TextOptions
 from contract.errors import InvalidRequest, Unsupported, shown
 from contract.fields import FIELDS
 from contract.sampling import Guide, GuideType, Sampling
-from serving.tokenizer.inputs import Checkpoint, Inputs
+from serving.tokenizer.inputs import CheckpointDefaults, Inputs
 
 
-def job(inputs: Inputs, checkpoint: Checkpoint) -> Job:
+def job(inputs: Inputs, checkpoint: CheckpointDefaults) -> Job:
     """Everything but the prompt and the ids of ``bad_words``: see ``serving.tokenizer.prompt``."""
     refuse_beams(inputs)
     log_probs = inputs.flag("return_log_probs")
@@ -50,7 +50,7 @@ def _asked_for(inputs: Inputs) -> tuple[str, ...]:
     return tuple(f.capability for f in FIELDS if f.capability and f.name in inputs and inputs.value(f) != f.default)
 
 
-def _sampling(inputs: Inputs, checkpoint: Checkpoint, logprobs: int) -> Sampling:
+def _sampling(inputs: Inputs, checkpoint: CheckpointDefaults, logprobs: int) -> Sampling:
     settings: dict[str, Any] = {field.name: inputs.value(field) for field in FIELDS if field.sampling}
     settings["top_k"] = max(0, settings["top_k"])
     if settings["top_p"] == 0:  # the smallest nucleus is the most likely token
@@ -70,7 +70,7 @@ def _sampling(inputs: Inputs, checkpoint: Checkpoint, logprobs: int) -> Sampling
     )
 
 
-def _stop_ids(inputs: Inputs, checkpoint: Checkpoint) -> tuple[int, ...]:
+def _stop_ids(inputs: Inputs, checkpoint: CheckpointDefaults) -> tuple[int, ...]:
     named = inputs.integers("stop_token_ids")
     inputs.integer("pad_id")  # for its range; nothing is padded here
     end = (inputs.integer("end_id"),) if "end_id" in inputs else ()

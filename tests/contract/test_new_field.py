@@ -25,7 +25,7 @@ from serving.gateway.schema.parse import parse
 from serving.gateway.schema.protocol import ChatRequest
 from serving.runtimes.base import CAPABILITIES, EngineRequest, RuntimeLimits
 from serving.streaming.admission import fit
-from serving.tokenizer.inputs import Checkpoint, Inputs
+from serving.tokenizer.inputs import CheckpointDefaults, Inputs
 from serving.tokenizer.request import job
 
 
@@ -49,7 +49,7 @@ def heard(values, runtime):
     return runtime.heard
 
 
-checkpoint = Checkpoint(1000, (7,), {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0})
+checkpoint = CheckpointDefaults(1000, (7,), {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0})
 runtime, without = FakeRuntime(), FakeRuntime()
 without.capabilities = frozenset()
 assert "warmth" in CAPABILITIES

@@ -36,14 +36,14 @@ WAIT_SECONDS = 300.0
 
 
 @dataclass
-class Answer:
+class ProbeAnswer:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tops: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     finish: str = ""
 
 
-class Engine:
+class ProbedEngine:
     """A runtime that answers lists of requests. Raises ``RuntimeError`` when it dies or stays silent."""
 
     def __init__(self, directory: Path, kv_bytes: int) -> None:
@@ -57,11 +57,11 @@ class Engine:
         random.seed(5)
         self.prompts = [[random.randrange(1000, 20_000) for _ in range(40)] for _ in range(PROMPTS)]
 
-    def ask(self, *wanted: tuple[list[int], Sampling]) -> list[Answer]:
-        answers: dict[int, Answer] = {}
+    def ask(self, *wanted: tuple[list[int], Sampling]) -> list[ProbeAnswer]:
+        answers: dict[int, ProbeAnswer] = {}
         for prompt, sampling in wanted:
             number = next(self._ids)
-            answers[number] = Answer()
+            answers[number] = ProbeAnswer()
             self.runtime.submit(EngineRequest(number, prompt, sampling, seeded=sampling.seed > 0))
         while not all(answer.finish for answer in answers.values()):
             deltas = self._deltas.get(timeout=WAIT_SECONDS)
@@ -75,16 +75,16 @@ class Engine:
                 answer.finish = delta.finish_reason or ""
         return list(answers.values())
 
-    def each(self, sampling: Sampling) -> list[Answer]:
+    def each(self, sampling: Sampling) -> list[ProbeAnswer]:
         """One answer to every prompt, all in one batch."""
         return self.ask(*((prompt, sampling) for prompt in self.prompts))
 
 
-def ids(answers: list[Answer]) -> list[list[int]]:
+def ids(answers: list[ProbeAnswer]) -> list[list[int]]:
     return [answer.ids for answer in answers]
 
 
-def checks(engine: Engine) -> Iterator[tuple[str, bool, str]]:
+def checks(engine: ProbedEngine) -> Iterator[tuple[str, bool, str]]:
     """Name, verdict and what was seen."""
     greedy = engine.each(replace(GREEDY, logprobs=6))
     first, second = greedy[0].ids[0], greedy[0].tops[0][1][0]
@@ -116,7 +116,7 @@ def checks(engine: Engine) -> Iterator[tuple[str, bool, str]]:
     yield from _guides(engine)
 
 
-def _penalties(engine: Engine) -> Iterator[tuple[str, bool, str]]:
+def _penalties(engine: ProbedEngine) -> Iterator[tuple[str, bool, str]]:
     """Log probabilities come before penalties, so each greedy choice can be made again from the 20 likeliest."""
     for name, change in (
         ("presence_penalty", {"presence_penalty": 2.0}), ("frequency_penalty", {"frequency_penalty": 1.0}),
@@ -144,7 +144,7 @@ def _is_choice(name: str, token: int, top: dict[int, float], prompt: list[int], 
     return score[token] >= max(score.values()) - 0.07  # BF16 logits of this size are 0.0625 apart
 
 
-def _seeds(engine: Engine) -> Iterator[tuple[str, bool, str]]:
+def _seeds(engine: ProbedEngine) -> Iterator[tuple[str, bool, str]]:
     warm = replace(GREEDY, temperature=1.0, seed=7)
     one, two = engine.each(warm), engine.each(warm)
     same = sum(a == b for a, b in zip(ids(one), ids(two), strict=True))
@@ -154,7 +154,7 @@ def _seeds(engine: Engine) -> Iterator[tuple[str, bool, str]]:
     yield "seeds differ", len({tuple(answer.ids) for answer in others}) > 4, ""
 
 
-def _distribution(engine: Engine) -> tuple[str, bool, str]:
+def _distribution(engine: ProbedEngine) -> tuple[str, bool, str]:
     """First tokens drawn at temperature 1 among the top 5, against the model's own probabilities (chi-square)."""
     prompt = engine.prompts[1]
     top = engine.ask((prompt, replace(GREEDY, max_tokens=1, logprobs=6)))[0].tops[0][:5]
@@ -171,7 +171,7 @@ def _distribution(engine: Engine) -> tuple[str, bool, str]:
     )
 
 
-def _guides(engine: Engine) -> Iterator[tuple[str, bool, str]]:
+def _guides(engine: ProbedEngine) -> Iterator[tuple[str, bool, str]]:
     schema = json.dumps({"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]})
     cases: list[tuple[str, Guide, Callable[[str], Any]]] = [
         ("regex", Guide("regex", "[a-c]{3}-[0-9]{2}"), lambda text: re.fullmatch("[a-c]{3}-[0-9]{2}", text)),
@@ -191,7 +191,7 @@ def _guides(engine: Engine) -> Iterator[tuple[str, bool, str]]:
         yield f"guide {name}", good, repr(text[:40])
 
 
-def answers(engine: Engine) -> dict[str, list[list[int]]]:
+def answers(engine: ProbedEngine) -> dict[str, list[list[int]]]:
     """Greedy answers under each field, for ``--against``."""
     kinds: dict[str, dict[str, Any]] = {
         "greedy": {}, "repetition_penalty": {"repetition_penalty": 1.3}, "presence_penalty": {"presence_penalty": 1.5},
@@ -207,7 +207,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--against", type=Path)
     args = parser.parse_args()
-    engine = Engine(args.engine, int(args.kv_gb * 2**30))
+    engine = ProbedEngine(args.engine, int(args.kv_gb * 2**30))
     failed = 0
     for name, good, seen in checks(engine):
         failed += not good

@@ -21,7 +21,7 @@ from serving.gateway.core.auth import Key
 from serving.gateway.core.errors import from_library
 from serving.gateway.core.gateway import Gateway
 from serving.gateway.core.plan import GenerationPlan
-from serving.gateway.core.render.base import BodyRenderer, Header, StreamRenderer
+from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamRenderer
 from serving.gateway.core.render.chat import ChatBody, ChatStream
 from serving.gateway.core.render.responses import ResponsesBody, ResponsesStream
 from serving.gateway.core.writer import Gone, Writer
@@ -88,7 +88,7 @@ class Endpoint:
     error_body: Callable[[ApiError], bytes] = ApiError.body
 
     def renderer(self, plan: GenerationPlan, answer_id: str, model: str) -> StreamRenderer | BodyRenderer:
-        return (self.stream if plan.stream else self.body)(plan, Header(answer_id, model, int(time.time())))
+        return (self.stream if plan.stream else self.body)(plan, AnswerHeader(answer_id, model, int(time.time())))
 
 
 ENDPOINTS = {

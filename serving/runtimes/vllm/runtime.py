@@ -68,7 +68,7 @@ def use_interpreter(python: str) -> None:
 
 
 @dataclass(slots=True)
-class _LiveSequence:
+class _VllmSequence:
     sequence_id: int
     stops: frozenset[int]
     logprobs: int  # as in Sampling
@@ -83,7 +83,7 @@ class VllmRuntime:
     ) -> None:
         self._core = core
         self._on_step, self._on_death = on_step, on_death
-        self._sequences: dict[str, _LiveSequence] = {}
+        self._sequences: dict[str, _VllmSequence] = {}
         self._request_ids: dict[int, str] = {}
         self._lock = threading.Lock()  # the core's input side, the two tables and the counters
         # A sequence id may come again while vLLM still aborts its last owner, so vLLM sees unique ids.
@@ -115,7 +115,7 @@ class VllmRuntime:
         request_id = f"{request.sequence_id}-{next(self._serial)}"
         with self._lock:
             prepared, stops = self._core.prepare(request_id, request)
-            self._sequences[request_id] = _LiveSequence(request.sequence_id, stops, request.sampling.logprobs)
+            self._sequences[request_id] = _VllmSequence(request.sequence_id, stops, request.sampling.logprobs)
             self._request_ids[request.sequence_id] = request_id
             try:
                 self._core.send(prepared)
@@ -179,7 +179,7 @@ class VllmRuntime:
             return SequenceDelta(sequence.sequence_id, ids, len(ids), cached_tokens=cached)
         return self._full_delta(sequence, output, cached)
 
-    def _full_delta(self, sequence: _LiveSequence, output: Any, cached: int) -> SequenceDelta:
+    def _full_delta(self, sequence: _VllmSequence, output: Any, cached: int) -> SequenceDelta:
         """A last delta, or one with log probabilities. vLLM keeps the stop token in the ids, where it only counts."""
         ids = output.new_token_ids
         counted = len(ids)

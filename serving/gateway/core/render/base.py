@@ -25,7 +25,7 @@ class Usage(NamedTuple):
     cached: int
 
 
-class Header(NamedTuple):
+class AnswerHeader(NamedTuple):
     """What an answer says about itself. ``created`` in Unix seconds."""
 
     id: str
@@ -43,7 +43,7 @@ class StreamRenderer(ABC):
     plain: Callable[[int, str, str | None], bytes] | None = None
 
     @abstractmethod
-    def __init__(self, plan: GenerationPlan, header: Header) -> None: ...
+    def __init__(self, plan: GenerationPlan, header: AnswerHeader) -> None: ...
 
     @abstractmethod
     def update(self, index: int, update: ChoiceUpdate, used: Usage) -> bytes: ...
@@ -59,7 +59,7 @@ class BodyRenderer(ABC):
     """The body of an answer that is not streamed."""
 
     @abstractmethod
-    def __init__(self, plan: GenerationPlan, header: Header) -> None: ...
+    def __init__(self, plan: GenerationPlan, header: AnswerHeader) -> None: ...
 
     @abstractmethod
     def update(self, index: int, update: ChoiceUpdate) -> None: ...

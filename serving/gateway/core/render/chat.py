@@ -12,7 +12,7 @@ import orjson
 
 from serving.gateway.core.choices import ChoiceUpdate
 from serving.gateway.core.plan import GenerationPlan
-from serving.gateway.core.render.base import BodyRenderer, Header, StreamRenderer, Usage
+from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamRenderer, Usage
 from serving.gateway.core.tools import CallArguments, CallStart, Content, Event
 from serving.gateway.schema.errors import ApiError
 
@@ -40,7 +40,7 @@ def call_delta(event: CallStart | CallArguments) -> dict[str, Any]:
 class ChatStream(StreamRenderer):
     """The events of one streamed answer."""
 
-    def __init__(self, plan: GenerationPlan, header: Header) -> None:
+    def __init__(self, plan: GenerationPlan, header: AnswerHeader) -> None:
         self._plan, self._chat = plan, plan.chat
         kind = "chat.completion.chunk" if plan.chat else "text_completion"
         head = {"id": header.id, "object": kind, "created": header.created, "model": header.model}
@@ -111,7 +111,7 @@ class ChatStream(StreamRenderer):
 class ChatBody(BodyRenderer):
     """The body of an answer that is not streamed."""
 
-    def __init__(self, plan: GenerationPlan, header: Header) -> None:
+    def __init__(self, plan: GenerationPlan, header: AnswerHeader) -> None:
         kind = "chat.completion" if plan.chat else "text_completion"
         self._head = {"id": header.id, "object": kind, "created": header.created, "model": header.model}
         self._plan = plan

@@ -9,7 +9,7 @@ import orjson
 
 from serving.gateway.core.choices import ChoiceUpdate
 from serving.gateway.core.plan import GenerationPlan
-from serving.gateway.core.render.base import BodyRenderer, Header, StreamRenderer, Usage
+from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamRenderer, Usage
 from serving.gateway.core.tools import CallStart, Content, Event
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.responses_protocol import ResponsesRequest
@@ -128,7 +128,7 @@ class Items:
 class _Response:
     """The response object around the items."""
 
-    def __init__(self, plan: GenerationPlan, header: Header) -> None:
+    def __init__(self, plan: GenerationPlan, header: AnswerHeader) -> None:
         request = plan.request
         assert isinstance(request, ResponsesRequest)
         given = request.model_dump(exclude_unset=True, by_alias=True)
@@ -159,7 +159,7 @@ class _Response:
 class ResponsesStream(StreamRenderer):
     """The events of a streamed response, numbered from 0."""
 
-    def __init__(self, plan: GenerationPlan, header: Header) -> None:
+    def __init__(self, plan: GenerationPlan, header: AnswerHeader) -> None:
         self._response = _Response(plan, header)
         self._number = 0
 
@@ -189,7 +189,7 @@ class ResponsesStream(StreamRenderer):
 class ResponsesBody(BodyRenderer):
     """The body of a response that is not streamed."""
 
-    def __init__(self, plan: GenerationPlan, header: Header) -> None:
+    def __init__(self, plan: GenerationPlan, header: AnswerHeader) -> None:
         self._response = _Response(plan, header)
 
     def update(self, index: int, update: ChoiceUpdate) -> None:
