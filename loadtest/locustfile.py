@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 from locust import User, constant, events, task
@@ -15,6 +16,7 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # plain `locust -f` does not know the package
 
+from loadtest.arguments import Arguments
 from loadtest.controller import Controller
 from loadtest.errors import EXIT_USAGE, LoadtestError
 from loadtest.options import add_options
@@ -36,6 +38,7 @@ class StreamingUser(User):  # type: ignore[misc]
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _options(parser: Any) -> None:
+    parser.error = MethodType(Arguments.error, parser)  # one line, as in `python -m loadtest`
     add_options(parser, locust=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from build_engine.vllm import build as vllm_build
 from contract.errors import BuildError
 from contract.model_shape import ModelShape
 from contract.paths import ROOT
+from loadtest.arguments import Arguments, count
 
 CONFIG = ROOT / "build_engine" / "data" / "qwen2.5-7b-instruct.config.json"
 CONTEXT = 8192
@@ -112,10 +112,10 @@ def engine(source: Path, out: Path, precision: str, tensor_parallel: int = 1) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Arguments(prog="python -m loadtest.bench.gpu.engines", description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="a directory with about 40 GB free")
     parser.add_argument("--precision", nargs="+", default=["fp8", "bf16"])
-    parser.add_argument("--tp", type=int, default=1)
+    parser.add_argument("--tp", type=count, default=1)
     args = parser.parse_args()
     try:
         source = checkpoint(args.work / "checkpoint")

@@ -24,7 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from contract import engine_dir
+from contract.errors import EngineDirectoryError
 from contract.sampling import Guide, Sampling
+from loadtest.arguments import Arguments, positive
+from loadtest.errors import EXIT_USAGE
 from serving import runtimes
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import EngineRequest, RuntimeOptions, SequenceDelta
@@ -201,13 +204,20 @@ def answers(engine: ProbedEngine) -> dict[str, list[list[int]]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Arguments(
+        prog="python -m loadtest.bench.gpu.features",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("engine", type=Path)
-    parser.add_argument("--kv-gb", type=float, default=4.0)
+    parser.add_argument("--kv-gb", type=positive, default=4.0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--against", type=Path)
     args = parser.parse_args()
-    engine = ProbedEngine(args.engine, int(args.kv_gb * 2**30))
+    try:
+        engine = ProbedEngine(args.engine, int(args.kv_gb * 2**30))
+    except EngineDirectoryError as error:
+        parser.exit(EXIT_USAGE, f"{parser.prog}: {error}\n")
     failed = 0
     for name, good, seen in checks(engine):
         failed += not good

@@ -8,7 +8,6 @@ bits, and where the two likeliest tokens are closer than that, greedy decoding t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import statistics
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from client import AsyncClient, Options
+from loadtest.arguments import Arguments, count
 from loadtest.bench.gpu.contenders import Offline, Setup
 from loadtest.bench.gpu.prompts import PromptMaker
 
@@ -67,19 +67,23 @@ def compare(left: list[GreedyAnswer], right: list[GreedyAnswer]) -> dict[str, ob
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Arguments(prog="python -m loadtest.bench.gpu.same_tokens", description=__doc__)
     parser.add_argument("what", choices=["answers", "offline", "compare"])
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--grpc", default="127.0.0.1:8001")
     parser.add_argument("--engine", type=Path)
     parser.add_argument("--tokenizer", type=Path)
-    parser.add_argument("--kv-gib", type=int, default=8)
+    parser.add_argument("--kv-gib", type=count, default=8)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.what == "compare":
+        if len(args.files) != 2:
+            parser.error(f"compare needs two files of answers; got {len(args.files)}")
         result = compare(*(json.loads(path.read_text()) for path in args.files))
         print(json.dumps(result))
         return 0 if result["equal"] == result["answers"] else 1
+    if not args.out or not (args.engine or (args.what == "answers" and args.tokenizer)):
+        parser.error(f"{args.what} needs --out, and --engine{' or --tokenizer' if args.what == 'answers' else ''}")
     prompts = PromptMaker(args.tokenizer or args.engine / "tokenizer.json").make(COUNT, LENGTH, SEED)
     if args.what == "answers":
         found = asyncio.run(from_server(args.grpc, prompts.texts))

@@ -23,6 +23,7 @@ from typing import Any
 from client import NO_RETRY, AsyncClient, ClientError, Options
 from client.errors import Cancelled, InvalidRequest
 from loadtest import prometheus
+from loadtest.arguments import Arguments, count, positive
 from loadtest.bench.gpu.client import BenchTarget, vanish
 from loadtest.bench.process import memory_mib, tree
 
@@ -219,11 +220,11 @@ def gpu_mib() -> float:
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Arguments(prog="python -m loadtest.bench.gpu.soak", description=__doc__)
     parser.add_argument("--grpc", default="127.0.0.1:8001")
     parser.add_argument("--metrics", default="http://127.0.0.1:8002/metrics")
-    parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--streams", type=int, default=96)
+    parser.add_argument("--seconds", type=positive, default=600.0)
+    parser.add_argument("--streams", type=count, default=96)
     parser.add_argument("--pid", type=int, default=0, help="the launcher, to watch its processes' memory")
     parser.add_argument("--out", type=Path, default=Path("results/soak.json"))
     args = parser.parse_args()

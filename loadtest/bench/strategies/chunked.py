@@ -8,12 +8,15 @@ the long prompt. The engine runs in this process, because the server offers no o
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
 
 import numpy as np
+
+from contract.errors import EngineDirectoryError
+from loadtest.arguments import Arguments, count
+from loadtest.errors import EXIT_USAGE
 
 STREAMS = 4
 DECODE = 400  # more tokens than the prompt needs steps
@@ -21,12 +24,15 @@ KV_BYTES = 256 << 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Arguments(prog="python -m loadtest.bench.strategies.chunked", description=__doc__)
     parser.add_argument("--engine", required=True)
-    parser.add_argument("--step-tokens", type=int, required=True)
-    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--step-tokens", type=count, required=True)
+    parser.add_argument("--prompt", type=count, default=512)
     args = parser.parse_args()
-    print(json.dumps(measure(Path(args.engine), args.step_tokens, args.prompt)))
+    try:
+        print(json.dumps(measure(Path(args.engine), args.step_tokens, args.prompt)))
+    except EngineDirectoryError as error:
+        parser.exit(EXIT_USAGE, f"{parser.prog}: {error}\n")
 
 
 def measure(directory: Path, step_tokens: int, prompt: int) -> dict[str, float]:

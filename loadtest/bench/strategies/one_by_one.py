@@ -12,14 +12,16 @@ import json
 import time
 from typing import Any
 
+from loadtest.arguments import Arguments, count
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Arguments(prog="python -m loadtest.bench.strategies.one_by_one", description=__doc__)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--prompt", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--users", type=int, default=8)
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
+    parser.add_argument("--prompt", type=count, default=64)
+    parser.add_argument("--tokens", type=count, default=48)
+    parser.add_argument("--users", type=count, default=8)
     args = parser.parse_args()
     print(json.dumps(measure(args)))
 
