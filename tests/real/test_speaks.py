@@ -14,6 +14,7 @@ from openai import OpenAI
 
 pytestmark = pytest.mark.triton
 GREEDY: dict[str, Any] = {"model": "qwen", "temperature": 0, "max_tokens": 60}
+UNPENALIZED = {"repetition_penalty": 1.0}
 STORY = [{"role": "user", "content": "Write a short story about a fox and a river."}]
 PERSON = {
     "type": "object",
@@ -44,7 +45,9 @@ def test_it_knows_the_capital_of_france(openai: OpenAI) -> None:
         text(openai, [{"role": "user", "content": "What is the capital of France?"}])
         == "The capital of France is Paris."
     )
-    done = openai.completions.create(model="qwen", prompt="The capital of France is", temperature=0, max_tokens=4)
+    done = openai.completions.create(
+        model="qwen", prompt="The capital of France is", temperature=0, max_tokens=4, extra_body=UNPENALIZED
+    )
     assert done.choices[0].text.startswith(" Paris")
 
 
@@ -108,7 +111,7 @@ def test_regex(openai: OpenAI) -> None:
 
 
 def test_log_probabilities_add_up(openai: OpenAI) -> None:
-    answer = ask(openai, STORY, max_tokens=8, logprobs=True, top_logprobs=5).choices[0]
+    answer = ask(openai, STORY, max_tokens=8, logprobs=True, top_logprobs=5, extra_body=UNPENALIZED).choices[0]
     for each in answer.logprobs.content:
         assert each.top_logprobs[0].token == each.token and each.top_logprobs[0].logprob == pytest.approx(each.logprob)
         assert [t.logprob for t in each.top_logprobs] == sorted((t.logprob for t in each.top_logprobs), reverse=True)
