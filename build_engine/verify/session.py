@@ -137,7 +137,7 @@ def _load(engine: EngineInfo, scorer: EngineScorer) -> Runtime:
     if engine.runtime.name == "tensorrt_llm":
         from serving.runtimes.tensorrt_llm import runtime as tensorrt_llm
 
-        return tensorrt_llm.create(engine, RuntimeOptions(), scorer.on_step, scorer.on_death, gather_logits=True)
+        return tensorrt_llm.create(engine, RuntimeOptions(), scorer.on_step, scorer.on_death, scoring=True)
     return runtimes.load(engine, RuntimeOptions(max_streams=GROUP), scorer.on_step, scorer.on_death)
 
 

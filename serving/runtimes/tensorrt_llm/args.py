@@ -21,6 +21,7 @@ from serving.runtimes.base import GUIDES, RuntimeOptions
 from serving.runtimes.tensorrt_llm.env import Package
 
 REMOVED_IN_14 = frozenset({"sampler_type"})
+TRTLLM_SAMPLER = "TRTLLMSampler"
 PENALTIES = frozenset({"min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "bad_words"})
 LOGPROBS = frozenset({"logprobs", "top_logprobs"})
 
@@ -78,22 +79,26 @@ def read_engine_file(directory: Path) -> EngineFile:
         ) from error
 
 
-def capabilities(backend: str, surface: Surface, gather_logits: bool) -> frozenset[str]:
+def capabilities(backend: str, surface: Surface, scoring: bool) -> frozenset[str]:
     """The engine's C++ decoder honours all but log probabilities, which need logits gathered (and crash with cancelled
     streams: docs/tensorrt_llm_facts.md). The default PyTorch sampler of 1.2.1 ignores penalties, min_p, bad words and
-    the seed without a word; its ``TRTLLMSampler``, used here, honours them; guided decoding with it is untested.
-    ``embedding_bias`` (a number for every entry of the vocabulary) could carry a logit bias; it is not used yet."""
+    the seed without a word, so serving uses its ``TRTLLMSampler``, which honours them but gives the sampled token's log
+    probability only; the accuracy gate (``scoring``) needs the others and uses the default one. Guided decoding with
+    ``TRTLLMSampler`` is untested. ``embedding_bias`` (a number for every entry of the vocabulary) could carry a logit
+    bias; it is not used yet."""
     if backend == "engine":
-        found = PENALTIES | GUIDES | {"min_tokens"} | (LOGPROBS if gather_logits else frozenset())
+        found = PENALTIES | GUIDES | {"min_tokens"} | (LOGPROBS if scoring else frozenset())
     elif surface.full_sampler:
         found = PENALTIES | GUIDES | LOGPROBS | {"min_tokens"}
+    elif scoring:
+        found = LOGPROBS | {"min_tokens"}
     else:
-        found = PENALTIES | LOGPROBS | {"min_tokens"}
+        found = PENALTIES | {"logprobs", "min_tokens"}
     return frozenset(found | ({"priority"} if surface.has_priority else set()))
 
 
 def llm_arguments(
-    package: Package, engine: EngineInfo, options: RuntimeOptions, surface: Surface, gather_logits: bool
+    package: Package, engine: EngineInfo, options: RuntimeOptions, surface: Surface, scoring: bool
 ) -> dict[str, Any]:
     """Keywords for the LLM class of the engine's backend."""
     parallel = engine.gpu.tensor_parallel if engine.gpu else 1
@@ -104,11 +109,13 @@ def llm_arguments(
         "enable_chunked_prefill": engine.kv_dtype != "int8",  # INT8 KV turns paged context FMHA off
         **(_engine(engine, options) if engine.runtime.backend == "engine" else _pytorch(package, engine, options)),
     }
-    if gather_logits and engine.runtime.backend == "engine":
+    if scoring and engine.runtime.backend == "engine":
         arguments["gather_generation_logits"] = True
+    if not scoring and engine.runtime.backend == "pytorch":
+        arguments["sampler_type"] = TRTLLM_SAMPLER
     if surface.has_priority:
         arguments["scheduler_config"] = package.llm_args.SchedulerConfig(waiting_queue_policy="priority")
-    if capabilities(engine.runtime.backend, surface, gather_logits) & GUIDES:  # a guide needs the tokenizer
+    if capabilities(engine.runtime.backend, surface, scoring) & GUIDES:  # a guide needs the tokenizer
         arguments |= {"tokenizer": str(engine.path), "guided_decoding_backend": "xgrammar"}
     else:
         arguments["skip_tokenizer_init"] = True
@@ -146,7 +153,6 @@ def _pytorch(package: Package, engine: EngineInfo, options: RuntimeOptions) -> d
         "max_seq_len": engine.limits.max_seq_len,
         "cuda_graph_config": package.llm_args.CudaGraphConfig(max_batch_size=batch, enable_padding=True),
         "enable_iter_perf_stats": True,
-        "sampler_type": "TRTLLMSampler",
     }
 
 

@@ -1,7 +1,8 @@
 """The runtime protocol over one loaded ``LLM`` of TensorRT-LLM.
 
-One asyncio loop in one thread owns everything: requests are handed to it, one task per sequence reads the results, and
-whatever arrives within one turn of the loop leaves as one ``on_step`` call.
+One asyncio loop in one thread owns the requests: they are handed to it, one task per sequence reads the results, and
+whatever arrives within one turn of the loop leaves as one ``on_step`` call. A dead worker blocks that loop for good, so
+it is watched from another thread (``watcher``), and the statistics, which may block too, are asked for in a third.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from serving.runtimes.tensorrt_llm import params as tensorrt_llm_params
 from serving.runtimes.tensorrt_llm.args import Surface
 from serving.runtimes.tensorrt_llm.env import Package
 from serving.runtimes.tensorrt_llm.output_reader import OutputReader
+from serving.runtimes.tensorrt_llm.statistics import Statistics
+from serving.runtimes.tensorrt_llm.watcher import WATCH_S, Watcher
 
 log = logging.getLogger(__name__)
 DRAIN_S = 5.0  # how long an aborted sequence may take to end by itself
 SHUTDOWN_S = 6.0  # with the guard's own grace period `close` stays within its 20 s
 STALL_S = 120.0  # without a token of any sequence: the executor is dead, although it reports nothing
-WATCH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,17 @@ class TensorRtLlm:
         self._flushing = False
         self._dead = ""
         self._closed = False
+        self._ending = threading.Lock()  # the last ``on_step`` is over before ``on_death`` is called
         self._totals = {"prompt": 0, "cached": 0, "generated": 0, "steps": 0}
-        self._blocks = (0, 0)
+        self._statistics = Statistics(loaded.llm)
         self._progress = time.monotonic()
         self._loop = asyncio.new_event_loop()
         self._guard = guard.start(loaded.children, sys.executable) if loaded.children else None
+        self._watcher = Watcher(loaded.children, self._stalled, self._die)
         self._thread = threading.Thread(target=self._run, name="tensorrt_llm", daemon=True)
         self._thread.start()
+        self._watcher.start()
+        threading.Thread(target=self._measure, name="tensorrt_llm-statistics", daemon=True).start()
 
     # ---- the protocol, called from any thread
 
@@ -97,7 +103,7 @@ class TensorRtLlm:
     def stats(self) -> RuntimeStats:
         live = list(self._live.values())
         running = sum(sequence.reader.started for sequence in live)
-        used, total = self._blocks
+        used, total = self._statistics.blocks
         return RuntimeStats(
             running=running,
             waiting=len(live) - running,
@@ -114,6 +120,7 @@ class TensorRtLlm:
         if self._closed:
             return
         self._closed = True
+        self._watcher.stop()
         with contextlib.suppress(TimeoutError, concurrent.futures.TimeoutError):
             asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result(2.0)
         stopper = threading.Thread(target=self._shutdown, name="tensorrt_llm-shutdown", daemon=True)
@@ -145,9 +152,8 @@ class TensorRtLlm:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        tasks = [self._loop.create_task(work) for work in (self._watch(), self._measure())]
         self._loop.run_forever()
-        left = asyncio.all_tasks(self._loop).union(tasks)
+        left = asyncio.all_tasks(self._loop)
         for task in left:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
@@ -191,6 +197,8 @@ class TensorRtLlm:
         except (self._loaded.package.request_error, ValueError, TypeError) as error:  # this request only
             self._finish(sequence, _failed(sequence, f"{type(error).__name__}: {error}"))
         except Exception as error:  # noqa: BLE001 - anything else means that TensorRT-LLM has shut itself down
+            if self._pending:
+                self._flush()
             self._die(f"TensorRT-LLM failed ({type(error).__name__}: {error})")
 
     def _generate(self, request: EngineRequest) -> Any:
@@ -225,23 +233,23 @@ class TensorRtLlm:
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._dead:
-            return
-        batch, self._pending = self._pending, []
-        self._totals["steps"] += 1
-        self._on_step(batch)
+        with self._ending:
+            if self._dead:
+                return
+            batch, self._pending = self._pending, []
+            self._totals["steps"] += 1
+            self._on_step(batch)
 
     def _die(self, reason: str) -> None:
-        if self._dead or self._closed:
-            return
-        if self._pending:
-            self._flush()
-        self._dead = reason
-        for sequence in self._live.values():
-            if sequence.task and sequence.task is not asyncio.current_task():
-                sequence.task.cancel()
-        self._live.clear()
+        """From any thread: the loop may be blocked for good."""
+        with self._ending:
+            if self._dead or self._closed:
+                return
+            self._dead = reason
+            live, self._live = self._live, {}
         self._on_death(reason)
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(_cancel, [sequence.task for sequence in live.values()])
 
     async def _cancel_all(self) -> None:
         for sequence in list(self._live.values()):
@@ -251,24 +259,23 @@ class TensorRtLlm:
         if self._pending:
             self._flush()
 
-    async def _watch(self) -> None:
-        """Health: 1.4 can be asked, 1.2 shows a dead executor only by streams that wait and get nothing."""
-        healthy = getattr(self._llm, "_check_health", None)
-        while not self._dead:
-            await asyncio.sleep(WATCH_S)
-            stalled = time.monotonic() - self._progress
-            if self._live and stalled > STALL_S:
-                self._die(f"no token for {stalled:.0f} s with {len(self._live)} streams open")
-            elif healthy and not healthy():
-                self._die("TensorRT-LLM reports that its executor is unhealthy")
+    # ---- other threads
 
-    async def _measure(self) -> None:
-        """Statistics for the gauges. A task of its own: in 1.2 asking may block as long as the executor does."""
-        while not self._dead:
-            await asyncio.sleep(WATCH_S)
-            records = await asyncio.to_thread(_records, self._llm) if self._live else []
-            if records:
-                self._blocks = _kv_blocks(records[-1], self._blocks)
+    def _stalled(self) -> str:
+        stalled = time.monotonic() - self._progress
+        if self._live and stalled > STALL_S:
+            return f"no token for {stalled:.0f} s with {len(self._live)} streams open"
+        return ""
+
+    def _measure(self) -> None:
+        """Statistics for the gauges, and 1.4's own health. Asking may block for as long as the executor does."""
+        healthy = getattr(self._llm, "_check_health", None)
+        while not self._dead and not self._closed:
+            time.sleep(WATCH_S)
+            if healthy and not healthy():
+                self._die("TensorRT-LLM reports that its executor is unhealthy")
+            if self._live:
+                self._statistics.poll()
 
 
 def _limits(engine: EngineInfo, streams: int) -> RuntimeLimits:
@@ -280,15 +287,7 @@ def _failed(sequence: LiveSequence, text: str) -> SequenceDelta:
     return SequenceDelta(sequence.request.sequence_id, (), 0, "error", error=text)
 
 
-def _records(llm: Any) -> list[dict[str, Any]]:
-    """Iteration records since the last call; blocks a little, hence called in a worker thread."""
-    try:
-        return list(llm.get_stats(timeout=0.5))
-    except (RuntimeError, TimeoutError, AssertionError) as error:
-        log.debug("no statistics: %s", error)
-        return []
-
-
-def _kv_blocks(record: dict[str, Any], last: tuple[int, int]) -> tuple[int, int]:
-    stats = record.get("kvCacheStats") or {}
-    return int(stats.get("usedNumBlocks", last[0])), int(stats.get("maxNumBlocks", last[1]))
+def _cancel(tasks: list[asyncio.Task[None] | None]) -> None:
+    for task in tasks:
+        if task is not None:
+            task.cancel()

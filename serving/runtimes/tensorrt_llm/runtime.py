@@ -18,24 +18,25 @@ from serving.runtimes.tensorrt_llm.env import Package
 
 
 def create(
-    engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath, *, gather_logits: bool = False
+    engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath, *, scoring: bool = False
 ) -> TensorRtLlm:
-    """Load the engine; blocks for minutes. ``gather_logits`` is for the accuracy gate only: it makes an engine return
-    log probabilities, which crash together with cancelled streams (docs/tensorrt_llm_facts.md)."""
+    """Load the engine; blocks for minutes. ``scoring`` is for the accuracy gate only, which needs the most likely
+    tokens and cancels nothing: an engine then gathers logits (which crashes together with cancelled streams) and the
+    PyTorch backend uses its default sampler (docs/tensorrt_llm_facts.md)."""
     tensorrt_llm_env.prepare()
     backend = engine.runtime.backend or "engine"
     package = tensorrt_llm_env.load(backend)
     surface = read_surface(package, backend)
     if backend == "engine":
         _require_version(engine, surface.version)
-    arguments = tensorrt_llm_args.llm_arguments(package, engine, options, surface, gather_logits)
+    arguments = tensorrt_llm_args.llm_arguments(package, engine, options, surface, scoring)
     before = _children()
     try:
         llm = package.llm_class(**arguments)
     except (RuntimeError, ValueError, AssertionError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EngineDirectoryError(f"engine: TensorRT-LLM cannot load {engine.path} ({first})") from error
-    found = tensorrt_llm_args.capabilities(backend, surface, gather_logits)
+    found = tensorrt_llm_args.capabilities(backend, surface, scoring)
     started = tuple(sorted(_children() - before))
     loaded = LoadedLlm(package, llm, surface, found, int(arguments["max_batch_size"]), started)
     return TensorRtLlm(loaded, engine, on_step, on_death)

@@ -65,6 +65,20 @@ def test_without_probabilities_only_agreement_is_judged():
     assert found.greedy_agreement == 0.5 and found.mean_kl is None and found.perplexity_drift is None
 
 
+@pytest.mark.parametrize("entries", [1, 2, 5, 20])
+def test_a_damaged_model_fails_however_many_entries_the_runtime_gives(entries):
+    """With one entry KL was 0.000 and the drift negative, and such a model passed."""
+    generator = np.random.default_rng(3)
+    reference = [generator.normal(0, 4, VOCAB) for _ in range(200)]
+    damaged = [logits + generator.normal(0, 0.4, VOCAB) for logits in reference]
+    for logits, bad in zip(reference, damaged, strict=True):
+        bad[np.argmax(logits)] = bad.max() + 4  # agrees everywhere, and is far too sure of itself
+    positions = [[top(logits, entries) for logits in side] for side in (reference, damaged)]
+    found = compare(*positions, [p[0][0] for p in positions[0]], [])
+    assert found.greedy_agreement == 1
+    assert failures(found, LIMITS), found
+
+
 def test_positions_must_match():
     with pytest.raises(ValueError, match="cannot be compared"):
         compare([[(1, 0.0)]], [], [], [])
@@ -104,6 +118,7 @@ LIMITS = {"greedy_agreement": 0.9, "confident_agreement": 0.98, "mean_kl": 0.05,
         ({"greedy_agreement": 0.89}, "greedy_agreement"),
         ({"confident_agreement": 0.9}, "confident_agreement"),
         ({"mean_kl": 0.06}, "mean_kl"),
+        ({"mean_kl": None}, "mean_kl"),
         ({"perplexity_drift": 0.2}, "perplexity_drift"),
         ({"new_repetitions": 1}, "new_repetitions"),
     ],
@@ -232,7 +247,7 @@ def test_wrong_references_are_one_line(tmp_path, capsys):
     engine = dataclasses.replace(ENGINE, path=tmp_path, model=ModelInfo("m", "/no/such/model"))
     with pytest.raises(BuildError, match="pass --reference"):
         verify.open_reference(dataclasses.replace(engine, runtime=RuntimeInfo("tensorrt_llm")), None)
-    with pytest.raises(BuildError, match="neither a directory nor a hub id"):
+    with pytest.raises(BuildError, match=r"neither a directory.* nor a hub id"):
         verify.open_reference(engine, None)
     with pytest.raises(BuildError, match="neither an engine nor a checkpoint"):
         verify.open_reference(engine, tmp_path)

@@ -13,10 +13,10 @@ def answer(prompt, seed, position):
 
 
 class Executor(threading.Thread):
-    def __init__(self, max_batch_size, keeps_end):
+    def __init__(self, max_batch_size, keeps_end, entries):
         super().__init__(daemon=True)
         self.lock, self.requests, self.cancelled = threading.Lock(), {}, set()
-        self.max_batch_size, self.keeps_end = max_batch_size, keeps_end
+        self.max_batch_size, self.keeps_end, self.entries = max_batch_size, keeps_end, entries
         self.iterations, self.dead, self.stopped = 0, False, False
         self.start()
 
@@ -65,7 +65,8 @@ class Executor(threading.Thread):
         return self.send(result, params, token, position)
 
     def send(self, result, params, token, position):
-        probability = [logprobs_of(token, params.logprobs)] if params.logprobs else []
+        count = min(params.logprobs or 0, self.entries)
+        probability = [logprobs_of(token, count)] if count else []
         end = token == params.end_id and not params.ignore_eos and position >= (params.min_tokens or 0)
         if end:
             kept = [token] if self.keeps_end else []

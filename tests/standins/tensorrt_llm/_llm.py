@@ -11,6 +11,7 @@ from . import control
 from ._executor import Executor
 from ._result import RequestOutput
 from ._surface import VERSION, section, signature
+from ._worker import Worker
 from .llmapi import llm_args
 
 SILENTLY_IGNORED = (
@@ -22,6 +23,10 @@ SILENTLY_IGNORED = (
     "bad",
     "seed",
 )
+
+
+class RPCTimeout(Exception):
+    """tensorrt_llm/executor/rpc: not a TimeoutError, not a RuntimeError."""
 
 
 class _BaseLLM:
@@ -39,12 +44,17 @@ class _BaseLLM:
         assert not self.args.guided_decoding_backend or self.has_tokenizer, "guided decoding needs a tokenizer"
         self.max_seq_len = self.load()
         self.ids = itertools.count(2)
-        self.executor = Executor(self.args.max_batch_size or 2048, self.keeps_end)
+        self.executor = Executor(self.args.max_batch_size or 2048, self.keeps_end, self.entries())
+        self.worker = Worker() if control.worker_process else None
         self.seen = []
         control.llms.append(self)
 
     def load(self):
         raise AssertionError("a subclass loads")
+
+    def entries(self):
+        """How many log probabilities a token gets at most."""
+        return 1000
 
     def generate_async(self, *positional, **keywords):
         bound = signature("LLM.generate_async").bind(self, *positional, **keywords).arguments
@@ -59,6 +69,8 @@ class _BaseLLM:
         params._return_log_probs = bool(params.logprobs)
         self.check(prompt, params)
         result = RequestOutput(next(self.ids), prompt, self.executor)
+        if self.worker:
+            self.worker.send(f"request {result.request_id}")
         self.executor.add(result, params)
         return result
 
@@ -76,6 +88,9 @@ class _BaseLLM:
 
     def get_stats(self, timeout=2):
         time.sleep(control.stats_seconds)
+        if control.stats_failures:
+            control.stats_failures -= 1
+            raise RPCTimeout("Request get_stats timed out")
         used = len(self.executor.requests) * 4
         kv = {"usedNumBlocks": used, "maxNumBlocks": 1000, "freeNumBlocks": 1000 - used, "tokensPerBlock": 32}
         record = {
@@ -98,6 +113,10 @@ class TorchLLM(_BaseLLM):
     def load(self):
         assert (Path(self.args.model) / "config.json").is_file(), f"no checkpoint at {self.args.model}"
         return self.args.max_seq_len
+
+    def entries(self):
+        """``TRTLLMSampler`` gives the sampled token's and no other, whatever was asked for."""
+        return 1 if VERSION == "1.2.1" and str(self.args.sampler_type) == "TRTLLMSampler" else 1000
 
     def check(self, prompt, params):
         super().check(prompt, params)

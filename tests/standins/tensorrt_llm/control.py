@@ -16,7 +16,9 @@ def reset():
         llms, \
         healthy, \
         unhonoured, \
-        stats_seconds
+        stats_seconds, \
+        stats_failures, \
+        worker_process
     script = {}  # prompt (tuple) -> tokens it answers, the end token included
     errors = {}  # prompt -> (after how many tokens, message): RequestError
     die_at = {}  # prompt -> after how many tokens the executor dies
@@ -28,6 +30,8 @@ def reset():
     llms = []  # every LLM that was made
     healthy = True
     stats_seconds = 0.0  # how long get_stats blocks
+    stats_failures = 0  # so many calls of get_stats end in RPCTimeout
+    worker_process = False  # the LLM talks to a real process through a ZMQ PAIR socket
     unhonoured = []  # what the default TorchSampler of 1.2.1 would have ignored in silence
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import sys
@@ -51,9 +52,12 @@ def write_engine(path: Path, backend: str, version: str = "1.2.1", kv_dtype: str
 class Harness:
     """A runtime on the stand-in, with what it delivered."""
 
-    def __init__(self, path: Path, backend: str, version: str, options: RuntimeOptions, **create: bool) -> None:
+    def __init__(
+        self, path: Path, backend: str, version: str, options: RuntimeOptions, worker: bool = False, **create: bool
+    ) -> None:
         self.steps, self.deaths = [], []
         module = importlib.import_module("serving.runtimes.tensorrt_llm.runtime")
+        importlib.import_module("tensorrt_llm.control").worker_process = worker
         engine = write_engine(path, backend, version)
         self.runtime = module.create(engine, options, self.steps.append, self.deaths.append, **create)
         self.control = sys.modules["tensorrt_llm.control"]
@@ -222,6 +226,54 @@ def test_a_silent_executor_is_found_out(harness, monkeypatch):
     assert "no token" in harness.deaths[0]
 
 
+@pytest.mark.parametrize("streams", [0, 3])
+def test_a_killed_worker_is_noticed_although_sending_to_it_blocks(start, streams):
+    """TensorRT-LLM says nothing, and the next request or abort blocks the loop in a ZMQ send."""
+    harness = start("engine", worker=True)
+    for sequence_id in range(streams):
+        harness.submit(sequence_id, [sequence_id + 1], max_tokens=100000)
+    until(lambda: all(harness.tokens(i) for i in range(streams)))
+    harness.control.silent = True
+    killed = time.monotonic()
+    harness.llm.worker.process.kill()
+    harness.llm.worker.process.wait()
+    with contextlib.suppress(EngineUnavailable):  # it may have been noticed before
+        harness.submit(99, [1])  # blocks the loop
+    try:
+        until(lambda: harness.deaths, seconds=5)
+        assert time.monotonic() - killed < 5
+        assert "worker process" in harness.deaths[0] and len(harness.deaths) == 1
+        assert harness.runtime.stats().running == 0
+        with pytest.raises(EngineUnavailable):
+            harness.submit(100, [1])
+        started = time.monotonic()
+        harness.runtime.close()
+        assert time.monotonic() - started < 20
+    finally:
+        harness.llm.worker.release()
+
+
+def test_a_worker_that_ends_while_closing_is_no_death(start):
+    harness = start("engine", worker=True)
+    harness.runtime.close()
+    harness.llm.worker.release()
+    time.sleep(0.1)
+    assert harness.deaths == []
+
+
+def test_statistics_survive_a_time_out(start, monkeypatch, caplog):
+    """``RPCTimeout`` derives from Exception alone; the poller must go on, and say so once."""
+    monkeypatch.setattr("serving.runtimes.tensorrt_llm.core.WATCH_S", 0.02)
+    harness = start("pytorch")
+    harness.control.stats_failures = 3
+    harness.submit(1, [1], max_tokens=100000)
+    until(lambda: harness.runtime.stats().kv_blocks_total, seconds=5)
+    assert harness.control.stats_failures == 0
+    assert sum("gave no statistics" in record.message for record in caplog.records) == 1
+    harness.runtime.abort(1)
+    harness.wait(1)
+
+
 def test_1_4_is_asked_for_its_health(start):
     harness = start(*TORCH_14)
     harness.control.healthy = False
@@ -296,17 +348,20 @@ def test_log_probabilities_match_the_tokens(start):
     harness = start("pytorch")
     harness.control.script[(1,)] = [5, 6, END]
     harness.submit(1, [1], logprobs=1)
-    harness.submit(2, [2], logprobs=4, max_tokens=2)
-    harness.wait(1, 2)
+    harness.wait(1)
     flat = [value for delta in harness.deltas(1) for value in delta.logprobs]
     assert flat == [-0.1, -0.1] and not any(delta.top_logprobs for delta in harness.deltas(1))
+    harness = start(*TORCH_14)
+    harness.submit(2, [2], logprobs=4, max_tokens=2)
+    harness.wait(2)
     tops = [top for delta in harness.deltas(2) for top in delta.top_logprobs]
     assert len(tops) == 2 and all(len(top) == 3 and top[0][1] >= top[1][1] for top in tops)
 
 
 CAPABLE = {
     ENGINE: CAPABILITIES - {"logprobs", "top_logprobs", "priority", "lora", "logit_bias"},
-    TORCH: {name for name in CAPABILITIES if not name.startswith("guide")} - {"priority", "lora", "logit_bias"},
+    TORCH: {name for name in CAPABILITIES if not name.startswith("guide")}
+    - {"priority", "lora", "logit_bias", "top_logprobs"},
     TORCH_14: CAPABILITIES - {"lora", "logit_bias"},
 }
 
@@ -316,8 +371,18 @@ def test_capabilities_are_truthful(start, which):
     assert start(*which).runtime.capabilities == CAPABLE[which]
 
 
+def test_the_gate_gets_the_most_likely_tokens_of_the_pytorch_backend_too(start):
+    """``TRTLLMSampler`` would give one entry, and a gate that compares one entry passes a damaged model."""
+    harness = start(*TORCH, scoring=True)
+    assert harness.llm.args.sampler_type != "TRTLLMSampler" and "top_logprobs" in harness.runtime.capabilities
+    harness.submit(1, [1], logprobs=21, max_tokens=1, ignore_eos=True, stop_token_ids=())
+    harness.wait(1)
+    assert len(harness.deltas(1)[0].top_logprobs[0]) == 20
+    assert set(harness.control.unhonoured) <= {"seed"}, "what the gate asks for is honoured, and greedy needs no seed"
+
+
 def test_logits_are_gathered_only_for_the_accuracy_gate(start):
-    harness = start("engine", gather_logits=True)
+    harness = start("engine", scoring=True)
     assert "logprobs" in harness.runtime.capabilities
     assert harness.llm.args.gather_generation_logits is True
     assert start("engine").llm.args.gather_generation_logits is False
