@@ -6,6 +6,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 
 HOST ?= 127.0.0.1
+TRITON_HOST ?= 127.0.0.1
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
@@ -24,7 +25,7 @@ CONTEXT ?=
 
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  variables: HOST HTTP_PORT GRPC_PORT METRICS_PORT GATEWAY_PORT ENGINE RUNTIME STEP_MS MODEL PRECISION CONTEXT (README.md)"
+	@echo; echo "  variables: HOST TRITON_HOST HTTP_PORT GRPC_PORT METRICS_PORT GATEWAY_PORT ENGINE RUNTIME STEP_MS MODEL PRECISION CONTEXT (README.md)"
 
 setup:  ## virtual environment with the pinned packages (every target does this by itself)
 	@$(PYTHON) serving/launch/bootstrap.py
@@ -36,7 +37,7 @@ setup-loadtest:
 	@$(PYTHON) serving/launch/bootstrap.py loadtest
 
 serve: setup  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
-	@exec $(PY) -m serving --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
+	@exec $(PY) -m serving --host $(HOST) --triton-host $(TRITON_HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
 	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --kv-cache-gb $(KV_CACHE_GB) --threads $(THREADS) $(if $(GPU_MEMORY_FRACTION),--gpu-memory-fraction $(GPU_MEMORY_FRACTION)) --step-ms $(STEP_MS) --fault "$(FAULT)" \
 	  --runtime "$(if $(filter simulated,$(RUNTIME)),simulated)" $(if $(ENGINE),--engine $(ENGINE)) \
 	  $(if $(filter command,$(origin MODEL)),--model "$(MODEL)")

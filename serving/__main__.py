@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from serving.launch import docker
@@ -18,6 +19,7 @@ def main() -> int:
         docker.require_fit(engine)
         if docker.needed(engine):
             docker.replace_process(config)
+        os.umask(0o077)  # logs, run directory and Triton's shared memory hold what users write
         return Supervisor(config, engine).run()
     except LaunchError as error:
         print(f"serve: {error}", file=sys.stderr)

@@ -76,29 +76,29 @@ def run_command(
 
 def serve_command(
     engine: Path,
+    addresses: Mapping[str, tuple[str, int]],
     *,
-    host: str = "127.0.0.1",
-    ports: Mapping[str, int],
     arguments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     gpus: str = "all",
 ) -> list[str]:
     """``python3 -m serving`` in the container, for the launcher.
 
-    ``ports`` maps ``HTTP_PORT``, ``GRPC_PORT``, ``METRICS_PORT`` and ``GATEWAY_PORT`` (left out: no gateway) to a port,
-    the same inside and outside. They are published on ``host``, localhost unless told otherwise; inside, the servers
-    listen on all addresses, which only Docker's bridge can reach. Repository and engine are mounted read-only.
+    ``addresses`` maps ``HTTP_PORT``, ``GRPC_PORT``, ``METRICS_PORT`` and ``GATEWAY_PORT`` (left out: no gateway) to the
+    host address and the port where it is published; the port is the same inside. There, the servers listen on all
+    addresses, which only Docker's bridge can reach. Repository and engine are mounted read-only.
     """
-    options = ["--engine", str(engine), "--host", "0.0.0.0"]
-    for variable, port in ({"GATEWAY_PORT": 0} | dict(ports)).items():
+    options = ["--engine", str(engine), "--triton-host", "0.0.0.0"]
+    options += ["--host", "0.0.0.0"] if "GATEWAY_PORT" in addresses else ["--gateway-port", "0"]
+    for variable, (_, port) in addresses.items():
         options += [f"--{variable.lower().replace('_', '-')}", str(port)]
     return run_command(
         ["python3", "-m", "serving", *options, *arguments],
         [Mount(ROOT), Mount(engine.resolve()), Mount(engine.absolute())],
         environment=environment,
-        publish=[f"{_bracketed(host)}:{port}:{port}" for port in ports.values()],
+        publish=[f"{_bracketed(host)}:{port}:{port}" for host, port in addresses.values()],
         gpus=gpus,
-        name=f"qwen-triton-{ports['HTTP_PORT']}" if "HTTP_PORT" in ports else "",
+        name=f"qwen-triton-{addresses['HTTP_PORT'][1]}" if "HTTP_PORT" in addresses else "",
     )
 
 

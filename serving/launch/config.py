@@ -16,6 +16,7 @@ from contract.paths import ROOT
 from serving.runtimes.simulated import Faults
 from serving.triton.settings import DEFAULT_QUEUE_LIMIT
 
+LOCAL = ("127.0.0.1", "localhost", "::1")
 ENGINES = ROOT / "engines"
 DEFAULT_ENGINE = ENGINES / "default"
 SIMULATED_ENGINE = ENGINES / "simulated"
@@ -67,7 +68,8 @@ class Config:
 
     engine: Path
     model: str
-    host: str
+    host: str  # the gateway's
+    triton_host: str
     http_port: int
     grpc_port: int
     metrics_port: int
@@ -81,6 +83,12 @@ class Config:
         values = (self.http_port, self.grpc_port, self.metrics_port, self.gateway_port)
         return {name: value for name, value in zip(names, values, strict=True) if value}
 
+    def address(self, port: str) -> tuple[str, str, int]:
+        """The variable that says where ``port`` of ``ports`` listens, its value, and the port's number."""
+        if port == "GATEWAY_PORT":
+            return "HOST", self.host, self.gateway_port
+        return "TRITON_HOST", self.triton_host, self.ports[port]
+
 
 def parse(arguments: list[str] | None = None) -> Config:
     """Command line to ``Config``. Raises ``LaunchError`` for a value out of range."""
@@ -91,7 +99,8 @@ def parse(arguments: list[str] | None = None) -> Config:
         "--model", default="", help="serve this one, built into engines/ if need be: smollm2, synthetic, DIR, FILE.gguf"
     )
     add("--runtime", default="", choices=["", "simulated"], help="`simulated`: no model, a clock makes the tokens")
-    add("--host", default="127.0.0.1", help="address to bind; anything but localhost opens the server to the network")
+    add("--host", default="127.0.0.1", help="address of the gateway; anything but localhost opens it to the network")
+    add("--triton-host", default="127.0.0.1", help="address of Triton's HTTP, gRPC and metrics; keep it on localhost")
     for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002), ("gateway", 8080)):
         add(
             f"--{name}-port", type=int, default=port, help=f"default {port}" + ("; 0: no gateway" * (name == "gateway"))
@@ -106,6 +115,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         engine=(args.engine or default).resolve(),
         model=args.model,
         host=args.host,
+        triton_host=args.triton_host,
         http_port=args.http_port,
         grpc_port=args.grpc_port,
         metrics_port=args.metrics_port,
@@ -123,6 +133,8 @@ def engine_of(model: str) -> Path:
 def _check_values(args: argparse.Namespace) -> None:
     for name in ("http_port", "grpc_port", "metrics_port", "gateway_port"):
         _within(name.upper(), getattr(args, name), 0 if name == "gateway_port" else 1, 65535)
+    if args.host not in LOCAL and not args.gateway_port:
+        raise LaunchError(f"HOST={args.host} is the gateway's, and GATEWAY_PORT=0 starts none; TRITON_HOST is Triton's")
     _within("DRAIN", args.drain, 0, 3600)
     for option in OPTIONS:
         if option.range:
@@ -140,7 +152,7 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 def check_ports(config: Config) -> None:
     """Every port must be free now; a port that is taken later shows when Triton binds it."""
-    taken = [f"{name}={port}" for name, port in config.ports.items() if not _is_free(config.host, port)]
+    taken = [f"{name}={port}" for name, port in config.ports.items() if not _is_free(*config.address(name))]
     if taken:
         others = " ".join(f"{name}={port + 100}" for name, port in config.ports.items())
         raise LaunchError(
@@ -150,11 +162,11 @@ def check_ports(config: Config) -> None:
         raise LaunchError(f"two services share a port ({config.ports}); give each its own")
 
 
-def _is_free(host: str, port: int) -> bool:
+def _is_free(variable: str, host: str, port: int) -> bool:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise LaunchError(f"HOST={host} cannot be used ({error}); give an address of this machine") from None
+        raise LaunchError(f"{variable}={host} cannot be used ({error}); give an address of this machine") from None
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -163,5 +175,5 @@ def _is_free(host: str, port: int) -> bool:
             if error.errno == errno.EADDRINUSE:
                 return False
             remedy = "ports below 1024 are root's" if error.errno == errno.EACCES else "give an address of this machine"
-            raise LaunchError(f"HOST={host} port {port} cannot be bound ({error.strerror}); {remedy}") from None
+            raise LaunchError(f"{variable}={host} port {port} cannot be bound ({error.strerror}); {remedy}") from None
     return True

@@ -31,7 +31,8 @@ def command(config: Config) -> list[str]:
     """``docker run`` of this launcher with the same options."""
     arguments = ["--drain", str(config.drain)]
     arguments += [f"{option.flag}={config.environment[option.variable]}" for option in OPTIONS]
-    return container.serve_command(config.engine, host=config.host, ports=config.ports, arguments=arguments)
+    addresses = {name: config.address(name)[1:] for name in config.ports}
+    return container.serve_command(config.engine, addresses, arguments=arguments)
 
 
 def replace_process(config: Config) -> None:

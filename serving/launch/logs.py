@@ -1,11 +1,20 @@
-"""Reading children's logs: the one line that says what went wrong."""
+"""Children's logs: who may read them, and the one line that says what went wrong."""
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
+from typing import IO
 
 HARMLESS = ("NVML", "CudaDriverHelper", "DCGM", "unable to create stream")  # logged at every start without a GPU
+
+
+def open_private(path: Path, mode: str) -> IO[bytes]:
+    """For its owner alone, also when it is there from before: a model's log may quote what users wrote."""
+    file: IO[bytes] = path.open(mode)
+    os.fchmod(file.fileno(), 0o600)
+    return file
 
 
 def last_line(path: Path) -> str:

@@ -18,7 +18,7 @@ from contract.ack_table import END, REFUSE, AckTable
 from contract.engine_dir import EngineInfo
 from contract.paths import ROOT
 from serving.launch import child, health, logs, triton
-from serving.launch.config import Config, LaunchError
+from serving.launch.config import LOCAL, Config, LaunchError
 from serving.launch.engine import note
 
 WATCH_SECONDS = 0.1
@@ -36,7 +36,7 @@ class Supervisor:
     def __init__(self, config: Config, engine: EngineInfo) -> None:
         self._config = config
         self._engine = engine
-        self._base = f"http://{_connectable(config.host)}:{config.http_port}"
+        self._base = f"http://{_connectable(config.triton_host)}:{config.http_port}"
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._deaths: deque[float] = deque()
         self._signals = 0
@@ -89,7 +89,7 @@ class Supervisor:
             file.unlink()
         command = triton.command(self._config, self._shm)
         env = triton.environment(self._config, self._run_dir)
-        with self._log("triton").open("ab" if self._deaths else "wb") as log:
+        with logs.open_private(self._log("triton"), "ab" if self._deaths else "wb") as log:
             self._children["triton"] = child.start(command, env, log, ROOT)
         print(f"starting Triton on {self._engine.model.name} ({self._engine.runtime.name}, {self._engine.precision}) …",
               flush=True)  # fmt: skip
@@ -102,14 +102,17 @@ class Supervisor:
         config = self._config
         if not config.gateway_port:
             return
-        env = triton.environment(config, self._run_dir) | {
+        env = dict(os.environ) | {
+            "ENGINE_DIR": str(config.engine),
+            "TRANSFORMERS_VERBOSITY": "error",
+            "HF_HUB_OFFLINE": "1",
             "GATEWAY_PORT": str(config.gateway_port),
             "HOST": config.host,
             "GATEWAY_DRAIN_SECONDS": str(config.drain),
-            "TRITON_GRPC": f"{_connectable(config.host)}:{config.grpc_port}",
-            "TRITON_METRICS": f"http://{_connectable(config.host)}:{config.metrics_port}/metrics",
+            "TRITON_GRPC": f"{_connectable(config.triton_host)}:{config.grpc_port}",
+            "TRITON_METRICS": f"http://{_connectable(config.triton_host)}:{config.metrics_port}/metrics",
         }
-        with self._log("gateway").open("wb") as log:
+        with logs.open_private(self._log("gateway"), "wb") as log:
             process = child.start([sys.executable, "-m", "serving.gateway"], env, log, ROOT)
         self._children["gateway"] = process
         base = f"http://{_connectable(config.host)}:{config.gateway_port}"
@@ -123,19 +126,19 @@ class Supervisor:
 
     def _announce(self) -> None:
         self._is_serving = True
-        config, host = self._config, _connectable(self._config.host)
+        config, host = self._config, _connectable(self._config.triton_host)
         print(f"\n  Triton HTTP   {self._base}    gRPC {host}:{config.grpc_port}"
               f"    metrics http://{host}:{config.metrics_port}/metrics")  # fmt: skip
         if config.gateway_port:
-            print(
-                f"  OpenAI API    http://{host}:{config.gateway_port}/v1    chat page http://{host}:{config.gateway_port}/"
-            )
+            base = f"http://{_connectable(config.host)}:{config.gateway_port}"
+            print(f"  OpenAI API    {base}/v1    chat page {base}/")
         print(f"\n  curl -X POST {self._base}/v2/models/qwen/generate -d "
               """'{"text_input": "Hello", "max_tokens": 16}'""")  # fmt: skip
         if about := note(self._engine):
             print(f"\n  note: {about}")
-        if config.host not in ("127.0.0.1", "localhost", "::1"):
-            print(f"\n  warning: HOST={config.host} opens these ports to the network; publish only the gateway")
+        if config.triton_host not in LOCAL:
+            print(f"\n  warning: TRITON_HOST={config.triton_host} opens Triton, which asks nobody for a key and has "
+                  "published holes (SECURITY.md), to the network; publish only the gateway")  # fmt: skip
         print(f"\n  logs: {self._log('triton')}    Ctrl-C drains and stops", flush=True)
 
     # --- watch -----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 from contract.paths import ROOT
 from serving.launch.config import Config, LaunchError
 
+OTHERS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "GATEWAY_", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 REPOSITORY = ROOT / "model_repository"
 IN_CONTAINER = Path("/opt/tritonserver/bin/tritonserver")
 # Reachable without the key, these let a client read or replace what others use (CVE-2025-23319 and its kin).
@@ -47,13 +48,13 @@ def command(config: Config, shm_prefix: str) -> list[str]:
         # Threads that take the engine step's responses. At most four come at a time: with the default of 32 every
         # response wakes another, cold one, and a third of the chunks per second are lost (docs/decisions.md).
         "--backend-config=python,thread-pool-size=1",
-        f"--http-address={config.host}",
+        f"--http-address={config.triton_host}",
         f"--http-port={config.http_port}",
         f"--http-restricted-api={RESTRICTED}:key={key}",
-        f"--grpc-address={config.host}",
+        f"--grpc-address={config.triton_host}",
         f"--grpc-port={config.grpc_port}",
         f"--grpc-restricted-protocol={RESTRICTED}:key={key}",
-        f"--metrics-address={config.host}",
+        f"--metrics-address={config.triton_host}",
         f"--metrics-port={config.metrics_port}",
         "--metrics-interval-ms=500",
         f"--exit-timeout-secs={config.drain}",
@@ -62,8 +63,10 @@ def command(config: Config, shm_prefix: str) -> list[str]:
 
 
 def environment(config: Config, run_dir: Path) -> dict[str, str]:
-    """The server's environment. Triton's stub embeds Python: it finds this one through PATH and libpython's folder."""
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    """Triton's environment. Its stub embeds Python, which it finds through PATH and libpython's folder.
+
+    Secrets of others stay out: the keys of the gateway's clients, and the token that fetched the checkpoint."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)}
     libraries = [env["LD_LIBRARY_PATH"]] if env.get("LD_LIBRARY_PATH") else []
     pointer = Path(sys.prefix) / "libpython.path"
     if pointer.is_file() and pointer.read_text():
@@ -77,5 +80,4 @@ def environment(config: Config, run_dir: Path) -> dict[str, str]:
         "RUN_DIR": str(run_dir),
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_OFFLINE": "1",
-        "OPENVINO_TELEMETRY_OPT_OUT": "1",
     }  # fmt: skip

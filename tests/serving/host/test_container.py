@@ -17,6 +17,7 @@ from serving.host.container import Mount
 from serving.launch.config import parse
 
 PORTS = {"HTTP_PORT": 8000, "GRPC_PORT": 8001, "METRICS_PORT": 8002, "GATEWAY_PORT": 8080}
+ADDRESSES = {name: ("127.0.0.1", port) for name, port in PORTS.items()}
 
 
 def values(command: list[str], option: str) -> list[str]:
@@ -24,7 +25,7 @@ def values(command: list[str], option: str) -> list[str]:
 
 
 def test_serve_command(tmp_path):
-    command = container.serve_command(tmp_path / "engine", ports=PORTS, arguments=["--drain", "5"])
+    command = container.serve_command(tmp_path / "engine", ADDRESSES, arguments=["--drain", "5"])
     assert command[:4] == ["docker", "run", "--rm", "--init"]
     assert "--shm-size=8g" in command and values(command, "--ulimit") == ["memlock=-1", "stack=67108864"]
     assert values(command, "--publish") == [f"127.0.0.1:{port}:{port}" for port in PORTS.values()]
@@ -33,12 +34,12 @@ def test_serve_command(tmp_path):
     inside = command[command.index(container.image()) + 1 :]
     assert inside[:3] == ["python3", "-m", "serving"]
     config = parse(inside[3:])  # the launcher in the container understands them
-    assert (config.engine, config.host, config.drain) == (tmp_path / "engine", "0.0.0.0", 5)
-    assert config.ports == PORTS
+    assert (config.engine, config.host, config.triton_host) == (tmp_path / "engine", "0.0.0.0", "0.0.0.0")
+    assert (config.drain, config.ports) == (5, PORTS)
 
 
 def test_another_host_must_be_asked_for_and_the_gateway_may_be_left_out():
-    command = container.serve_command(Path("/e"), host="::1", ports={"HTTP_PORT": 9000})
+    command = container.serve_command(Path("/e"), {"HTTP_PORT": ("::1", 9000)})
     assert values(command, "--publish") == ["[::1]:9000:9000"]
     assert values(command, "--gateway-port") == ["0"]
 

@@ -37,8 +37,13 @@ def test_the_container_gets_the_options_of_make_serve(tmp_path):
     config = parse([*options, "--drain", "3", "--max-streams", "64", "--threads", "2", "--gpu-memory-fraction", "0.5"])
     argv = docker.command(config)
     inside = parse(argv[argv.index("serving") + 1 :])
-    assert inside == dataclasses.replace(config, host="0.0.0.0")
+    assert inside == dataclasses.replace(config, triton_host="0.0.0.0")
     assert container.image() in argv and "127.0.0.1:18200:18200" in argv
+
+
+def test_only_the_gateway_follows_host(tmp_path):
+    argv = docker.command(parse(["--engine", str(tmp_path), "--host", "0.0.0.0"]))
+    assert [part for part in argv if part.startswith("0.0.0.0:")] == ["0.0.0.0:8080:8080"]
 
 
 def test_a_misfit_stops_before_docker_starts(here, tmp_path, capsys, monkeypatch):

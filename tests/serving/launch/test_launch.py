@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.launch import child
+from serving.launch import child, triton
 from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, LaunchError, check_ports, parse
-from serving.launch.logs import error_line
+from serving.launch.logs import error_line, open_private
 from serving.runtimes.base import RuntimeOptions
 from serving.triton.settings import StepSettings
 
@@ -45,12 +45,36 @@ def problem(*arguments: str) -> str:
         ("--fault=explode@3", "FAULT: 'explode@3' is not die@N, error@N, eos@N or stall@N:SECONDS"),
         ("--fault=die@x", "FAULT: 'die@x' is not die@N"),
         ("--fault=stall@3:long", "FAULT: 'stall@3:long' is not die@N"),
+        ("--triton-host=256.1.1.1", "TRITON_HOST=256.1.1.1 cannot be used"),
         ("--host=256.1.1.1", "HOST=256.1.1.1 cannot be used"),
-        ("--host=192.0.2.1", "HOST=192.0.2.1 port 8000 cannot be bound (Cannot assign requested address); give an"),
+        (
+            "--triton-host=192.0.2.1",
+            "TRITON_HOST=192.0.2.1 port 8000 cannot be bound (Cannot assign requested address); give an",
+        ),
     ],
 )
 def test_a_value_that_makes_no_sense(argument: str, line: str) -> None:
     assert problem(argument).startswith(line)
+
+
+def test_host_without_a_gateway_says_whose_it_is() -> None:
+    line = "HOST=0.0.0.0 is the gateway's, and GATEWAY_PORT=0 starts none; TRITON_HOST is Triton's"
+    assert problem("--host=0.0.0.0", "--gateway-port=0") == line
+
+
+def test_triton_stays_on_localhost_and_gets_no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("GATEWAY_API_KEYS", "GATEWAY_API_KEYS_FILE", "HF_TOKEN", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "secret")
+    config = parse(["--host=0.0.0.0"])
+    addresses = [part for part in triton.command(config, "x_") if "-address=" in part]
+    assert len(addresses) == 3 and all(part.endswith("=127.0.0.1") for part in addresses)
+    assert "secret" not in triton.environment(config, tmp_path).values()
+
+
+def test_a_log_is_its_owners_alone(tmp_path: Path) -> None:
+    (tmp_path / "log").touch(mode=0o644)
+    with open_private(tmp_path / "log", "ab"):
+        assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
 
 
 def test_two_services_on_one_port() -> None:
