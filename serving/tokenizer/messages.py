@@ -30,7 +30,7 @@ def message(index: int, raw: Any) -> dict[str, Any]:
     if role not in ROLES:
         raise InvalidRequest("messages", f"{where} has role {shown(role)}; use one of {', '.join(ROLES)}")
     calls = raw.get("tool_calls")
-    content = _content(where, raw.get("content"), optional=role == "assistant" and bool(calls))
+    content = _content(where, raw.get("content"), optional=role in ("assistant", "tool"))
     clean = {**raw, "role": role, "content": content}
     if calls:
         clean["tool_calls"] = (

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from serving.gateway.schema.errors import bad_request
-from serving.gateway.schema.protocol import ChatRequest, Common, Structured
+from serving.gateway.schema.protocol import Common, Structured, Tool
 
 ANY_OBJECT = ("json_schema", '{"type":"object"}')  # the engines' own "json" takes a bare string for JSON too
 Guided = tuple[str, str, str]  # guide type, guide, the request's field
@@ -77,10 +77,10 @@ def _moved(schema: Any, root: str) -> Any:
     return moved
 
 
-def required_calls(request: ChatRequest) -> dict[str, Any]:
-    """What ``tool_choice: required`` makes the answer: a list of calls of the request's tools."""
+def required_calls(tools: list[Tool], *, one: bool) -> dict[str, Any]:
+    """What ``tool_choice: required`` makes the answer: a list of calls of ``tools``, or of ``one`` call."""
     calls, definitions = [], {}
-    for at, tool in enumerate(request.tools or ()):
+    for at, tool in enumerate(tools):
         arguments = tool.function.parameters or {"type": "object"}
         if '"$ref"' in dumped(arguments):  # its pointers start at its own top: give it a place of its own
             root = f"#/$defs/tool{at}"
@@ -90,7 +90,7 @@ def required_calls(request: ChatRequest) -> dict[str, Any]:
             "type": "object", "properties": {"name": {"const": tool.function.name}, "arguments": arguments},
             "required": ["name", "arguments"], "additionalProperties": False,
         })  # fmt: skip
-    most = {"maxItems": 1} if request.parallel_tool_calls is False else {}
+    most = {"maxItems": 1} if one else {}
     return {
         **({"$defs": definitions} if definitions else {}),
         "type": "array",

@@ -13,12 +13,14 @@ from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.tools import ToolParser
 from serving.gateway.schema.errors import bad_request
 from serving.gateway.schema.protocol import (
+    AllowedChoice,
     ChatRequest,
     Common,
     CompletionRequest,
     NamedTool,
     Part,
     StreamOptions,
+    Tool,
 )
 
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; chat answers end by themselves
@@ -161,24 +163,30 @@ def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[]
         if choice not in (None, "none", "auto"):
             raise bad_request("tool_choice", "needs tools; send the functions it may choose from")
         return options, None, ""
+    if isinstance(choice, AllowedChoice):
+        allowed = [_known(tools, named.function.name) for named in choice.allowed_tools.tools]
+        tools, choice = [tool for tool in tools if tool in allowed], choice.allowed_tools.mode
     if choice == "none":
         return options, None, ""
     options = replace(options, tools=tuple(tool.model_dump(exclude_none=True) for tool in tools))
     if choice in (None, "auto"):
         return options, (lambda: ToolParser("hermes")), ""
-    if options.guide_type:
-        raise bad_request("tool_choice", "a forced choice and a response grammar exclude each other; send one")
-    if isinstance(choice, NamedTool):
+    if isinstance(choice, NamedTool):  # like `required`, it wins over a response format: the answer is a call
         name = choice.function.name
-        schema = next((t.function.parameters or {"type": "object"} for t in tools if t.function.name == name), None)
-        if schema is None:
-            names = ", ".join(t.function.name for t in tools)
-            raise bad_request("tool_choice.function.name", f"{name!r} is not among tools ({names})")
+        schema = _known(tools, name).function.parameters or {"type": "object"}
         parser: Callable[[], ToolParser] = lambda: ToolParser("named", name)  # noqa: E731  # typed
         return replace(options, guide_type="json_schema", guide=dumped(schema)), parser, "tool_choice"
-    schema = required_calls(request)
+    schema = required_calls(tools, one=request.parallel_tool_calls is False)
     return (
         replace(options, guide_type="json_schema", guide=dumped(schema)),
         (lambda: ToolParser("array")),
         "tool_choice",
     )
+
+
+def _known(tools: list[Tool], name: str) -> Tool:
+    found = next((tool for tool in tools if tool.function.name == name), None)
+    if found is None:
+        names = ", ".join(tool.function.name for tool in tools)
+        raise bad_request("tool_choice.function.name", f"{name!r} is not among tools ({names})")
+    return found

@@ -6,15 +6,21 @@ from typing import Any, NamedTuple
 
 
 class Fixed(NamedTuple):
-    """A field accepted only at values that change nothing; with no ``allowed`` values it is refused."""
+    """A field accepted only at values that change nothing: ``allowed``, and null. With none allowed it is refused,
+    unless it is false or empty."""
 
     allowed: tuple[Any, ...]
     openai: bool
     vllm: bool
     why: str
 
+    def accepts(self, value: Any) -> bool:
+        neutral = self.allowed or (False, {}, [], "")
+        return value is None or any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in neutral)
+
 
 _NO_SUCH_FEATURE = "this server has no such feature"
+_NO_REASONING = "Qwen2.5 has no separate reasoning"
 # fmt: off
 FIXED: dict[str, Fixed] = {
     "best_of": Fixed((1,), True, False, "request n and choose yourself"),
@@ -28,6 +34,13 @@ FIXED: dict[str, Fixed] = {
     "spaces_between_special_tokens": Fixed((True, False), False, True, "special tokens never appear in the text"),
     "add_special_tokens": Fixed((False, True), False, True, "Qwen2.5 has none to add"),
     "detokenize": Fixed((True,), False, True, "this server answers with text"),
+    "reasoning_effort": Fixed(("none",), True, True, _NO_REASONING),
+    "include_reasoning": Fixed((True, False), False, True, "there is none to include"),
+    "verbosity": Fixed(("medium",), True, False, "say it in a message"),
+    "guided_decoding_backend": Fixed(
+        ("auto", "guidance", "llguidance", "xgrammar", "outlines", "lm-format-enforcer"), False, True,
+        "the engine's own enforces the same guide",
+    ),
 }
 REFUSED: dict[str, Fixed] = {
     name: Fixed((), openai, vllm, why)
@@ -36,8 +49,6 @@ REFUSED: dict[str, Fixed] = {
         ("function_call", True, False, "use tool_choice"),
         ("audio", True, True, "the model reads and writes text"),
         ("prediction", True, False, _NO_SUCH_FEATURE),
-        ("reasoning_effort", True, True, "Qwen2.5 has no separate reasoning"),
-        ("verbosity", True, False, _NO_SUCH_FEATURE),
         ("web_search_options", True, False, _NO_SUCH_FEATURE),
         ("prompt_logprobs", False, True, "the engines here give log probabilities of the answer only"),
         ("truncate_prompt_tokens", False, True, "shorten the prompt yourself; truncation changes its meaning"),
@@ -46,14 +57,12 @@ REFUSED: dict[str, Fixed] = {
         ("documents", False, True, "put them in a message"),
         ("logits_processors", False, True, _NO_SUCH_FEATURE),
         ("allowed_token_ids", False, True, _NO_SUCH_FEATURE),
-        ("guided_decoding_backend", False, True, "the engine has one"),
         ("guided_whitespace_pattern", False, True, "write it in the grammar"),
         ("mm_processor_kwargs", False, True, "the model reads text"),
         ("kv_transfer_params", False, True, _NO_SUCH_FEATURE),
         ("return_tokens_as_token_ids", False, True, "use return_token_ids"),
         ("moderation", True, False, _NO_SUCH_FEATURE),
-        ("thinking_token_budget", False, True, "Qwen2.5 has no separate reasoning"),
-        ("include_reasoning", False, True, "Qwen2.5 has no separate reasoning"),
+        ("thinking_token_budget", False, True, _NO_REASONING),
         ("truncation_side", False, True, "shorten the prompt yourself; truncation changes its meaning"),
         ("media_io_kwargs", False, True, "the model reads text"),
         ("request_id", False, True, "send the header X-Request-ID"),

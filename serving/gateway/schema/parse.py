@@ -32,7 +32,7 @@ def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixe
         near = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]}?" if near else "; see the field table in docs/gateway.md"
         raise bad_request(name, f"no such field{hint}", "unknown_field")
-    if value is None or any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in fixed.allowed):
+    if fixed.accepts(value):
         return
     only = f"; leave it out or send {' or '.join(map(_shown, fixed.allowed))}" if fixed.allowed else ""
     raise bad_request(name, f"{_shown(value)} is not supported ({fixed.why}){only}", "unsupported")

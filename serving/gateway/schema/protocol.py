@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 from serving.gateway.schema.others import Fixed
 
@@ -89,6 +89,20 @@ class ResponseFormat(BaseModel):
     json_schema: JsonSchemaSpec | None = None
 
 
+class AllowedTools(BaseModel):
+    """Some of the request's tools; ``mode`` as the plain choice of that name."""
+
+    model_config = ConfigDict(strict=True)
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(min_length=1)
+
+
+class AllowedChoice(BaseModel):
+    model_config = ConfigDict(strict=True)
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     include_usage: bool | None = False
@@ -149,6 +163,12 @@ class Shared(BaseModel):
     prompt_cache_options: JsonObject | None = note("accepted, no effect", openai=True, vllm=False)
     structured_outputs: Structured | None = note("vLLM's newer form of `guided_*`")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """JSON has one kind of number: 4.0 is the integer 4."""
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
 
 class Common(Shared):
     """Further fields of chat and completions."""
@@ -177,8 +197,8 @@ class ChatRequest(Common):
     tools: list[Tool] | None = note(
         "Hermes format of Qwen2.5; `strict` is enforced with `required` or a name", openai=True
     )
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = note(
-        "`required` and a name need an engine with guided decoding", openai=True
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = note(
+        "`required` and a name need an engine with guided decoding; `allowed_tools` hides the others", openai=True
     )
     parallel_tool_calls: bool | None = note("false: at most one call is passed on", openai=True)
     response_format: ResponseFormat | None = note("`json_object` and `json_schema`, enforced or refused", openai=True)

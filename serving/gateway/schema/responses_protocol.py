@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from serving.gateway.schema.errors import ApiError, bad_request
 from serving.gateway.schema.others import Fixed
 from serving.gateway.schema.protocol import (
+    AllowedChoice,
+    AllowedTools,
     ChatRequest,
     Function,
     JsonObject,
@@ -43,7 +45,7 @@ class InputMessage(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
     type: Literal["message"] | None = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[InputPart]
+    content: str | list[InputPart] | None
 
 
 class FunctionCall(BaseModel):
@@ -58,7 +60,14 @@ class FunctionCallOutput(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[InputPart]
+    output: str | list[InputPart] | None
+
+
+class ReasoningItem(BaseModel):
+    """What a reasoning model thought; no chat template here has a place for it, so it is left out."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    type: Literal["reasoning"]
 
 
 class FunctionTool(BaseModel):
@@ -74,6 +83,13 @@ class NamedChoice(BaseModel):
     model_config = ConfigDict(strict=True)
     type: Literal["function"]
     name: str
+
+
+class AllowedNames(BaseModel):
+    model_config = ConfigDict(strict=True)
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[NamedChoice] = Field(min_length=1)
 
 
 class TextFormat(BaseModel):
@@ -105,7 +121,9 @@ class ResponseStreamOptions(BaseModel):
     include_obfuscation: bool | None = False
 
 
-_KINDS = {"function_call": "FunctionCall", "function_call_output": "FunctionCallOutput"}
+_KINDS = {
+    "function_call": "FunctionCall", "function_call_output": "FunctionCallOutput", "reasoning": "ReasoningItem",
+}  # fmt: skip
 
 
 def _kind(item: Any) -> str:
@@ -125,7 +143,8 @@ Includable = Literal[
 Item = Annotated[
     Annotated[InputMessage, Tag("InputMessage")]
     | Annotated[FunctionCall, Tag("FunctionCall")]
-    | Annotated[FunctionCallOutput, Tag("FunctionCallOutput")],
+    | Annotated[FunctionCallOutput, Tag("FunctionCallOutput")]
+    | Annotated[ReasoningItem, Tag("ReasoningItem")],
     Discriminator(_kind),
 ]
 
@@ -167,8 +186,8 @@ class ResponsesRequest(Shared):
     max_output_tokens: int | None = note("default: what the context leaves", openai=True)
     text: TextConfig | None = note("`format`: `text`, `json_object`, `json_schema`, enforced or refused", openai=True)
     tools: list[FunctionTool] | None = note("functions; built-in tools are refused", openai=True)
-    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = note(
-        "`required` and a name need an engine with guided decoding", openai=True
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | AllowedNames | None = note(
+        "`required` and a name need an engine with guided decoding; `allowed_tools` hides the others", openai=True
     )
     max_tool_calls: int | None = note("no effect: it counts built-in tools, and there are none", openai=True)
     reasoning: Reasoning | None = note(
@@ -197,18 +216,26 @@ def as_chat(request: ResponsesRequest) -> ChatRequest:
     if request.top_logprobs and not scores:
         raise bad_request("top_logprobs", f'{request.top_logprobs} needs include: ["{LOGPROBS}"]; set both or neither')
     same = {name: getattr(request, name) for name in Shared.model_fields}
-    choice = request.tool_choice
     return ChatRequest.model_construct(
         **same,
         messages=_messages(request),
         max_completion_tokens=request.max_output_tokens,
         tools=[Tool(type="function", function=Function(**t.model_dump(exclude={"type"}))) for t in request.tools or ()],
-        tool_choice=NamedTool(function=NamedFunction(name=choice.name)) if isinstance(choice, NamedChoice) else choice,
+        tool_choice=_choice(request.tool_choice),
         parallel_tool_calls=request.parallel_tool_calls,
         response_format=_format(request),
         logprobs=scores,
         top_logprobs=request.top_logprobs if scores else None,
     )
+
+
+def _choice(choice: str | NamedChoice | AllowedNames | None) -> str | NamedTool | AllowedChoice | None:
+    if isinstance(choice, NamedChoice):
+        return NamedTool(function=NamedFunction(name=choice.name))
+    if isinstance(choice, AllowedNames):
+        tools = [NamedTool(function=NamedFunction(name=tool.name)) for tool in choice.tools]
+        return AllowedChoice(type="allowed_tools", allowed_tools=AllowedTools(mode=choice.mode, tools=tools))
+    return choice
 
 
 def renamed(error: ApiError) -> ApiError:
@@ -247,8 +274,9 @@ def _messages(request: ResponsesRequest) -> list[Message]:
         elif isinstance(item, FunctionCallOutput):
             text = _text(f"input[{at}].output", item.output)
             found.append(Message(role="tool", tool_call_id=item.call_id, content=text))
-        else:
-            found.append(Message(role=item.role, content=_text(f"input[{at}].content", item.content)))
+        elif isinstance(item, InputMessage):
+            content = None if item.content is None else _text(f"input[{at}].content", item.content)
+            found.append(Message(role=item.role, content=content))
     return found
 
 
@@ -259,9 +287,9 @@ def _check_arguments(field: str, arguments: str) -> None:
         raise bad_request(field, f"not JSON ({error}); send the call's arguments unchanged") from None
 
 
-def _text(field: str, content: str | list[InputPart]) -> str | list[Part]:
-    if isinstance(content, str):
-        return content
+def _text(field: str, content: str | list[InputPart] | None) -> str | list[Part]:
+    if content is None or isinstance(content, str):
+        return content or ""
     texts = [part.refusal if part.type == "refusal" else part.text for part in content]
     if None in texts:
         raise bad_request(f"{field}[{texts.index(None)}].text", "missing; it is required")

@@ -163,5 +163,5 @@ class _ChoiceBody:
     def message(self, one_call: bool) -> dict[str, Any]:
         calls = self._calls[:1] if one_call else self._calls
         if not calls:
-            return {"role": "assistant", "content": self.text}
-        return {"role": "assistant", "content": self.text or None, "tool_calls": calls}
+            return {"role": "assistant", "content": self.text, "refusal": None}
+        return {"role": "assistant", "content": self.text or None, "refusal": None, "tool_calls": calls}
