@@ -15,6 +15,7 @@ import uvloop
 from serving.gateway import logs
 from serving.gateway.api import app
 from serving.gateway.core.gateway import Gateway
+from serving.gateway.http10 import Http10Protocol
 from serving.gateway.listening import listen
 from serving.gateway.settings import GatewaySettings
 
@@ -30,7 +31,7 @@ class _WorkerServer(uvicorn.Server):
 async def serve(settings: GatewaySettings) -> None:
     application, gateway = app.create(settings)
     config = uvicorn.Config(
-        application, loop="uvloop", http="httptools", ws="none", lifespan="on", access_log=False, log_config=None,
+        application, loop="uvloop", http=Http10Protocol, ws="none", lifespan="on", access_log=False, log_config=None,
         server_header=False, backlog=2048, timeout_graceful_shutdown=3, timeout_keep_alive=75,
     )  # fmt: skip
     server = _WorkerServer(config)

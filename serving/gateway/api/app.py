@@ -53,6 +53,18 @@ class SameOrigin:
         return urlsplit(origin).netloc == host and not (self._local and _is_name(host))
 
 
+class OneSlash:
+    """``/v1/models/`` is ``/v1/models``: an answer, not a redirect, which behind TLS would name the wrong scheme."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+        await self._app(scope, receive, send)
+
+
 def _is_name(host: str) -> bool:
     """Whether a Host header's value is a DNS name."""
     name = urlsplit(f"//{host}").hostname or ""
@@ -84,6 +96,10 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         get("/v1/models/{name:path}", operations.model),
         post("/tokenize", tokenize.tokenize),
         post("/detokenize", tokenize.detokenize),
+        get("/load", operations.load),
+        get("/v1/loads", operations.loads),
+        get("/version", operations.version, public=True),
+        get("/ping", operations.live, public=True),
         get("/health", operations.ready, public=True),
         get("/health/live", operations.live, public=True),
         get("/health/ready", operations.ready, public=True),
@@ -117,7 +133,7 @@ def create(settings: GatewaySettings) -> tuple[Starlette, Gateway]:
         await gateway.close()
 
     local = settings.host in LOOPBACK and not (settings.api_keys or settings.api_keys_file)
-    middleware = [Middleware(SameOrigin, allowed=settings.origins, local=local)]
+    middleware = [Middleware(OneSlash), Middleware(SameOrigin, allowed=settings.origins, local=local)]
     if settings.origins:
         middleware.append(
             Middleware(
@@ -132,4 +148,5 @@ def create(settings: GatewaySettings) -> tuple[Starlette, Gateway]:
         middleware=middleware,
         exception_handlers={HTTPException: _http_error},
     )
+    app.router.redirect_slashes = False
     return app, gateway

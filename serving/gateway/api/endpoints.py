@@ -149,7 +149,7 @@ class _Exchange:
 
     async def _respond(self, answer_id: str) -> None:
         gateway, scope = self._gateway, self._scope
-        self._key = gateway.keys.authenticate(http.header(scope, b"authorization"))
+        self._key = gateway.keys.authenticate(http.credentials(scope))
         gateway.admit()
         gateway.keys.admit(self._key)
         body = await http.read_body(scope, self._receive, gateway.settings.max_body_bytes)

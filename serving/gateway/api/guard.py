@@ -31,7 +31,7 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if not self._public:
-                self._gateway.keys.authenticate(http.header(scope, b"authorization"))
+                self._gateway.keys.authenticate(http.credentials(scope))
             response = await self._handler(Request(scope, receive))
         except ApiError as error:
             if error.close:

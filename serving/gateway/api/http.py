@@ -17,6 +17,12 @@ def header(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
 
 
+def credentials(scope: Scope) -> str:
+    """``Authorization``, or what Anthropic's and Azure's clients send in its place."""
+    key = header(scope, b"x-api-key") or header(scope, b"api-key")
+    return header(scope, b"authorization") or (key and f"Bearer {key}")
+
+
 async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
     """The whole body. Raises ``ApiError`` 413 as soon as it is known to be too large, ``Gone`` if it is incomplete."""
     encoding = header(scope, b"content-encoding")

@@ -37,6 +37,9 @@ _POSTS: dict[str, tuple[type[BaseModel], str]] = {
 }
 _GETS = {
     "/v1/models": "Served models",
+    "/version": "Version of this server",
+    "/load": "Requests in progress in this worker process",
+    "/v1/loads": "Running and waiting requests of the engine, and its KV use, as SGLang says it",
     "/health/live": "The process answers",
     "/health/ready": "Requests can be answered",
     "/health/generate": "A real one-token answer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -9,11 +10,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from client.errors import ClientError
+from contract.paths import ROOT
 from serving.gateway.core.errors import from_library
 from serving.gateway.core.gateway import Gateway
 from serving.gateway.core.metrics import CONTENT_TYPE_LATEST
+from serving.gateway.core.triton_metrics import WAITING
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 STARTED = int(time.time())
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+RUNNING, KV_USED = "vllm:num_requests_running", "vllm:kv_cache_usage_perc"
 
 
 class Operations:
@@ -50,6 +60,23 @@ class Operations:
         except ClientError as error:
             raise from_library(error, {}, self._gateway.triton_metrics.retry_after()) from None
         return JSONResponse({"status": "generates", "seconds": round(seconds, 4)})
+
+    async def load(self, _: Request) -> Response:
+        """As vLLM: requests in this worker process."""
+        return JSONResponse({"server_load": self._gateway.open})
+
+    async def loads(self, _: Request) -> Response:
+        """The core of SGLang's /v1/loads, by which routers balance."""
+        found = await self._gateway.triton_metrics.gauges(RUNNING, WAITING, KV_USED)
+        running, waiting = int(found[RUNNING]), int(found[WAITING])
+        load = {
+            "dp_rank": 0, "num_running_reqs": running, "num_waiting_reqs": waiting,
+            "num_total_reqs": running + waiting, "token_usage": found[KV_USED],
+        }  # fmt: skip
+        return JSONResponse({"timestamp": time.time(), "dp_rank_count": 1, "loads": [load]})
+
+    async def version(self, _: Request) -> Response:
+        return JSONResponse({"version": VERSION})
 
     async def metrics(self, _: Request) -> Response:
         own, engine = self._gateway.metrics.text(), await self._gateway.triton_metrics.text()

@@ -71,6 +71,15 @@ class TritonMetrics:
             await self._scrape()
         return self._text
 
+    async def gauges(self, *names: str) -> dict[str, float]:
+        """The latest values of these gauges; one that Triton does not have is 0."""
+        found = dict.fromkeys(names, 0.0)
+        for line in (await self.text()).decode().splitlines():
+            name, _, value = line.rpartition(" ")
+            if (name := name.partition("{")[0]) in found:
+                found[name] += float(value)
+        return found
+
     def retry_after(self) -> int:
         """Seconds, from the engine's queue and the requests finished in the last half minute."""
         if len(self._samples) < 2:

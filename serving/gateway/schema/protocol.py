@@ -166,8 +166,9 @@ class Shared(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _whole(cls, value: Any) -> Any:
-        """JSON has one kind of number: 4.0 is the integer 4."""
-        return int(value) if isinstance(value, float) and value.is_integer() else value
+        """JSON has one kind of number: 4.0 is the integer 4. Beyond 2^53 a float no longer says which integer."""
+        whole = isinstance(value, float) and value.is_integer() and abs(value) <= 2**53
+        return int(value) if whole else value
 
 
 class Common(Shared):

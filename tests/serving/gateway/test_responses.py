@@ -229,7 +229,7 @@ async def test_langchain_streams_a_response(gateway: RunningGateway) -> None:
           "arguments": '{"a": '}]}, "input[1].arguments", "not JSON"),
         ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text", "missing"),
         ({"logprobs": True}, "logprobs", "include"),
-        ({"messages": []}, "messages", "called input"),
+        ({"messages": [{}]}, "messages", "called input"),
         ({"max_tokens": 3}, "max_tokens", "max_output_tokens"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search"),
         ({"tool_choice": "required"}, "tool_choice", "needs tools"),

@@ -26,7 +26,7 @@ def nested(kind: str) -> dict[str, Any]:
 def test_references_of_each_tool_stay_its_own() -> None:
     tools = [tool("f", nested("integer")), tool("g", nested("string")), tool("h", {"type": "object"})]
     request = ChatRequest.model_validate({"messages": [{"role": "user", "content": "x"}], "tools": tools})
-    schema = required_calls(request)
+    schema = required_calls(request.tools or [], one=False)
     text = dumped(schema)
     assert grammar_of(Guide("json_schema", text))
     assert schema["$defs"]["tool0"]["properties"]["p"] == {"$ref": "#/$defs/tool0/$defs/P"}

@@ -1,0 +1,122 @@
+"""Requests as other people's clients send them, recorded where the client itself is not installed here."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.client.fake_triton import FakeTriton
+
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+OTHER = {"type": "function", "function": {"name": "time"}}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "required": ["a"]}}}
+
+
+def ask(text: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], **more}
+
+
+NEUTRAL: list[dict[str, Any]] = [
+    {"reasoning_effort": "none"}, {"verbosity": "medium"}, {"chat_template_kwargs": {}}, {"documents": []},
+    {"include_reasoning": False}, {"skip_special_tokens": True}, {"max_tokens": 4.0}, {"logits_processors": []},
+    {"guided_decoding_backend": "xgrammar"}, {"return_tokens_as_token_ids": False}, {"tools": []},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", NEUTRAL, ids=lambda field: next(iter(field)))
+def test_a_value_that_changes_nothing_is_accepted(web: httpx.Client, field: dict[str, Any]) -> None:
+    assert web.post(CHAT, json=ask("SAY x", **field)).status_code == 200
+    name = next(iter(field))
+    if name not in ("max_tokens", "tools"):
+        assert web.post(RESPONSES, json={"input": "SAY x", **field}).status_code == 200
+
+
+@pytest.mark.parametrize("field", [{"reasoning_effort": "high"}, {"documents": [{}]}, {"max_tokens": 4.5}])
+def test_a_value_that_changes_something_is_refused_by_name(web: httpx.Client, field: dict[str, Any]) -> None:
+    error = web.post(CHAT, json=ask("x", **field)).json()["error"]
+    assert error["param"] == next(iter(field))
+
+
+def test_histories_with_empty_contents(web: httpx.Client, fake: FakeTriton) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    history = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": None},
+        {"role": "user", "content": "SAY x"},
+    ]
+    assert web.post(CHAT, json={"messages": history, "tools": [TOOL]}).status_code == 200
+    items = [
+        {"role": "user", "content": "a"},
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "reasoning", "id": "rs_2", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
+        {"type": "message", "role": "assistant", "content": None},
+        {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": None},
+        {"role": "user", "content": "SAY x"},
+    ]
+    assert web.post(RESPONSES, json={"input": items}).status_code == 200
+    roles = [message["role"] for message in json.loads(fake.requests[-1]["messages"])]
+    assert roles == ["user", "assistant", "tool", "user"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_allowed_tools_hide_the_others(web: httpx.Client, fake: FakeTriton, mode: str) -> None:
+    named = {"type": "function", "function": {"name": "weather"}}
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named]}}
+    assert web.post(CHAT, json=ask("SAY []", tools=[OTHER, TOOL], tool_choice=choice)).status_code == 200
+    flat = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "weather"}]}
+    tools = [{"type": "function", **tool["function"]} for tool in (OTHER, TOOL)]  # type: ignore[dict-item]
+    assert web.post(RESPONSES, json={"input": "SAY []", "tools": tools, "tool_choice": flat}).status_code == 200
+    for sent in fake.requests:
+        assert [tool["function"]["name"] for tool in json.loads(sent["tools"])] == ["weather"]
+        assert ("guided_decoding_guide" in sent) == (mode == "required")
+    missing = web.post(CHAT, json=ask("x", tools=[OTHER], tool_choice=choice)).json()["error"]
+    assert "'weather' is not among tools (time)" in missing["message"]
+
+
+def test_a_forced_tool_wins_over_a_response_format(web: httpx.Client, fake: FakeTriton) -> None:
+    """instructor's RESPONSES_TOOLS and vLLM's own test send both."""
+    body = ask(
+        'SAY [{"name": "weather", "arguments": {}}]', tools=[TOOL], tool_choice="required", response_format=FORMAT
+    )
+    choice = web.post(CHAT, json=body).json()["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert json.loads(fake.requests[-1]["guided_decoding_guide"])["type"] == "array"
+
+
+def test_answers_have_the_fields_that_typed_clients_require(web: httpx.Client) -> None:
+    assert web.post(CHAT, json=ask("SAY x")).json()["choices"][0]["message"]["refusal"] is None
+
+
+def test_paths_that_routers_and_probes_ask(web: httpx.Client) -> None:
+    assert web.get("/v1/models/").json()["data"][0]["id"] == "qwen-tiny"
+    assert web.post(CHAT + "/", json=ask("SAY x")).status_code == 200
+    assert web.get("/version").json()["version"] and web.get("/ping").status_code == 200
+    assert web.get("/load").json() == {"server_load": 0}
+    (load,) = web.get("/v1/loads?include=core").json()["loads"]
+    assert (load["num_waiting_reqs"], load["token_usage"]) == (12, 0.25)
+
+
+def test_nothing_redirects(web: httpx.Client) -> None:
+    """Behind TLS the gateway would redirect to http."""
+    for path in ("/v1/models/", "/health/", "/static/", "/static", "/nowhere/"):
+        assert web.get(path).status_code not in (301, 302, 307, 308), path
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_http_1_0_has_no_chunks(web: httpx.Client, stream: bool) -> None:
+    with socket.create_connection((web.base_url.host, web.base_url.port or 0)) as raw:
+        body = json.dumps(ask("SAY hello", stream=stream)).encode()
+        raw.sendall(b"POST %b HTTP/1.0\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
+        raw.settimeout(10)
+        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert rest.startswith(b"data: {") and rest.endswith(b"data: [DONE]\n\n") if stream else json.loads(rest)
