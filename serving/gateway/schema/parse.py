@@ -51,6 +51,10 @@ def _first(error: ValidationError) -> ApiError:
     path, value = _path(first["loc"]), first.get("input")
     if first["type"] == "missing":
         return bad_request(path, "missing; it is required")
+    if path.startswith("tools[") and path.endswith(".type"):
+        why = "it would have to run here, and this server runs no tools; turn it off in the client"
+        hint = ' (Codex: web_search = "disabled" in config.toml)' if value == "web_search" else ""
+        return bad_request(path, f"{_shown(value)} is not supported: {why}{hint}, or send functions", "unsupported")
     if value in _MEDIA and path.endswith(".type"):
         return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
     return bad_request(path, f"{_shown(value)} is wrong: {first['msg'].removeprefix('Input ')}")

@@ -29,6 +29,7 @@ from serving.gateway.schema.protocol import (
 )
 
 LOGPROBS = "message.output_text.logprobs"
+_NO_ITEMS = "nothing is stored: send items whole (Vercel AI SDK: providerOptions: {openai: {store: false}})"
 _STORED = "nothing is stored: send the whole conversation as input"
 
 
@@ -48,11 +49,20 @@ class InputMessage(BaseModel):
     content: str | list[InputPart] | None
 
 
+class ItemReference(BaseModel):
+    """An item that the caller believes to be stored here."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    type: Literal["item_reference"]
+    id: str
+
+
 class FunctionCall(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
     type: Literal["function_call"]
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: str
 
 
@@ -77,6 +87,16 @@ class FunctionTool(BaseModel):
     description: str | None = None
     parameters: JsonObject | None = None
     strict: bool | None = None
+
+
+class NamespaceTool(BaseModel):
+    """Functions under a common name, as Codex sends them; the model knows each as ``namespace.name``."""
+
+    model_config = ConfigDict(strict=True)
+    type: Literal["namespace"]
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str | None = None
+    tools: list[FunctionTool]
 
 
 class NamedChoice(BaseModel):
@@ -123,6 +143,7 @@ class ResponseStreamOptions(BaseModel):
 
 _KINDS = {
     "function_call": "FunctionCall", "function_call_output": "FunctionCallOutput", "reasoning": "ReasoningItem",
+    "item_reference": "ItemReference",
 }  # fmt: skip
 
 
@@ -130,6 +151,14 @@ def _kind(item: Any) -> str:
     return _KINDS.get(str(item.get("type")), "InputMessage") if isinstance(item, dict) else "InputMessage"
 
 
+def _tool_kind(tool: Any) -> str:
+    return "NamespaceTool" if isinstance(tool, dict) and tool.get("type") == "namespace" else "FunctionTool"
+
+
+AnyTool = Annotated[
+    Annotated[FunctionTool, Tag("FunctionTool")] | Annotated[NamespaceTool, Tag("NamespaceTool")],
+    Discriminator(_tool_kind),
+]
 Includable = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
@@ -144,7 +173,8 @@ Item = Annotated[
     Annotated[InputMessage, Tag("InputMessage")]
     | Annotated[FunctionCall, Tag("FunctionCall")]
     | Annotated[FunctionCallOutput, Tag("FunctionCallOutput")]
-    | Annotated[ReasoningItem, Tag("ReasoningItem")],
+    | Annotated[ReasoningItem, Tag("ReasoningItem")]
+    | Annotated[ItemReference, Tag("ItemReference")],
     Discriminator(_kind),
 ]
 
@@ -185,7 +215,8 @@ class ResponsesRequest(Shared):
     instructions: str | None = note("a system message in front of input", openai=True)
     max_output_tokens: int | None = note("default: what the context leaves", openai=True)
     text: TextConfig | None = note("`format`: `text`, `json_object`, `json_schema`, enforced or refused", openai=True)
-    tools: list[FunctionTool] | None = note("functions; built-in tools are refused", openai=True)
+    tools: list[AnyTool] | None = note("functions, also in namespaces; built-in tools are refused", openai=True)
+    client_metadata: JsonObject | None = note("accepted, no effect", openai=True, vllm=False)
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | AllowedNames | None = note(
         "`required` and a name need an engine with guided decoding; `allowed_tools` hides the others", openai=True
     )
@@ -220,13 +251,31 @@ def as_chat(request: ResponsesRequest) -> ChatRequest:
         **same,
         messages=_messages(request),
         max_completion_tokens=request.max_output_tokens,
-        tools=[Tool(type="function", function=Function(**t.model_dump(exclude={"type"}))) for t in request.tools or ()],
+        tools=_tools(request.tools or []),
         tool_choice=_choice(request.tool_choice),
         parallel_tool_calls=request.parallel_tool_calls,
         response_format=_format(request),
         logprobs=scores,
         top_logprobs=request.top_logprobs if scores else None,
     )
+
+
+def _tools(given: list[FunctionTool | NamespaceTool]) -> list[Tool]:
+    pairs = [
+        (f"{tool.name}.{inner.name}", inner) if isinstance(tool, NamespaceTool) else (inner.name, inner)
+        for tool in given
+        for inner in (tool.tools if isinstance(tool, NamespaceTool) else [tool])
+    ]
+    return [
+        Tool(type="function", function=Function(**inner.model_dump(exclude={"type", "name"}), name=name))
+        for name, inner in pairs
+    ]
+
+
+def namespaces(request: ResponsesRequest) -> dict[str, tuple[str, str]]:
+    """``namespace.name`` as the model knows a function -> namespace, name."""
+    spaces = (tool for tool in request.tools or () if isinstance(tool, NamespaceTool))
+    return {f"{space.name}.{tool.name}": (space.name, tool.name) for space in spaces for tool in space.tools}
 
 
 def _choice(choice: str | NamedChoice | AllowedNames | None) -> str | NamedTool | AllowedChoice | None:
@@ -268,12 +317,15 @@ def _messages(request: ResponsesRequest) -> list[Message]:
             _check_arguments(f"input[{at}].arguments", item.arguments)
             if not (found and found[-1].role == "assistant"):
                 found.append(Message(role="assistant"))
-            function = {"name": item.name, "arguments": item.arguments}
+            name = f"{item.namespace}.{item.name}" if item.namespace else item.name
+            function = {"name": name, "arguments": item.arguments}
             call = {"id": item.call_id, "type": "function", "function": function}
             found[-1].tool_calls = [*(found[-1].tool_calls or ()), call]
         elif isinstance(item, FunctionCallOutput):
             text = _text(f"input[{at}].output", item.output)
             found.append(Message(role="tool", tool_call_id=item.call_id, content=text))
+        elif isinstance(item, ItemReference):
+            raise bad_request(f"input[{at}].type", f"item_reference {item.id[:80]!r}: {_NO_ITEMS}", "unsupported")
         elif isinstance(item, InputMessage):
             content = None if item.content is None else _text(f"input[{at}].content", item.content)
             found.append(Message(role=item.role, content=content))

@@ -120,3 +120,43 @@ def test_http_1_0_has_no_chunks(web: httpx.Client, stream: bool) -> None:
     head, _, rest = answer.partition(b"\r\n\r\n")
     assert b"transfer-encoding" not in head.lower()
     assert rest.startswith(b"data: {") and rest.endswith(b"data: [DONE]\n\n") if stream else json.loads(rest)
+
+
+def codex(**more: Any) -> dict[str, Any]:
+    """A turn of Codex CLI 0.169.0, shortened."""
+    space = {
+        "type": "namespace", "name": "multi_agent_v1", "description": "Agents",
+        "tools": [{"type": "function", "name": "close_agent", "strict": False, "parameters": {"type": "object"}}],
+    }  # fmt: skip
+    command = {"type": "function", "name": "exec_command", "strict": False, "parameters": {"type": "object"}}
+    return {
+        "model": "qwen", "stream": False, "tool_choice": "auto", "parallel_tool_calls": True,
+        "reasoning": {"summary": "auto"}, "store": False, "include": ["reasoning.encrypted_content"],
+        "prompt_cache_key": "k", "client_metadata": {"turn_id": "t"}, "tools": [command, space],
+        "instructions": "Be a coder.", "input": "SAY x", **more,
+    }  # fmt: skip
+
+
+def test_codex_calls_functions_in_namespaces(web: httpx.Client, fake: FakeTriton) -> None:
+    said = 'SAY <tool_call>\n{"name": "multi_agent_v1.close_agent", "arguments": {"id": 1}}\n</tool_call>'
+    (item,) = web.post(RESPONSES, json=codex(input=said)).json()["output"]
+    assert (item["type"], item["namespace"], item["name"]) == ("function_call", "multi_agent_v1", "close_agent")
+    names = [tool["function"]["name"] for tool in json.loads(fake.requests[-1]["tools"])]
+    assert names == ["exec_command", "multi_agent_v1.close_agent"]
+    result = {"type": "function_call_output", "call_id": item["call_id"], "output": "closed"}
+    assert web.post(RESPONSES, json=codex(input=[{"role": "user", "content": "a"}, item, result])).status_code == 200
+    sent = json.loads(fake.requests[-1]["messages"])
+    assert sent[2]["tool_calls"][0]["function"]["name"] == "multi_agent_v1.close_agent"
+
+
+def test_codex_is_told_how_to_turn_web_search_off(web: httpx.Client) -> None:
+    error = web.post(RESPONSES, json=codex(tools=[{"type": "web_search", "external_web_access": False}])).json()[
+        "error"
+    ]
+    assert error["param"] == "tools[0].type" and 'web_search = "disabled"' in error["message"]
+
+
+def test_vercel_is_told_to_send_items_whole(web: httpx.Client) -> None:
+    items = [{"role": "user", "content": "a"}, {"type": "item_reference", "id": "msg_1"}]
+    error = web.post(RESPONSES, json={"input": items}).json()["error"]
+    assert error["param"] == "input[1].type" and "store: false" in error["message"]

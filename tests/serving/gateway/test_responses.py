@@ -157,12 +157,12 @@ def test_log_probabilities_beside_a_function_call(sdk: openai.OpenAI, stream: bo
 
 
 def test_a_call_that_was_complete_when_the_answer_was_cut_is_complete() -> None:
-    items = Items(one_call=True)
+    items = Items(one_call=True, namespaces={})
     for event in (CallStart(0, "f"), CallArguments(0, "{}"), CallStart(1, "g"), CallArguments(1, '{"a')):
         items.add(ChoiceUpdate("", [event], [], None, None))
     items.add(ChoiceUpdate("", [], [], None, "length"))
     assert [(item["name"], item["status"]) for item in items.done] == [("f", "completed")]
-    cut = Items(one_call=False)
+    cut = Items(one_call=False, namespaces={})
     cut.add(ChoiceUpdate("", [CallStart(0, "f"), CallArguments(0, '{"a')], [], None, "length"))
     assert cut.done[0]["status"] == "incomplete"
 

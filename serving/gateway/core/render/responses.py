@@ -12,7 +12,7 @@ from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamRenderer, Usage
 from serving.gateway.core.tools import CallStart, Content, Event
 from serving.gateway.schema.errors import ApiError
-from serving.gateway.schema.responses_protocol import ResponsesRequest
+from serving.gateway.schema.responses_protocol import ResponsesRequest, namespaces
 
 JsonObject = dict[str, Any]
 
@@ -36,7 +36,8 @@ def _is_json(text: str) -> bool:
 class Items:
     """The output items so far, and the events of each change to them, as (type, fields)."""
 
-    def __init__(self, *, one_call: bool) -> None:
+    def __init__(self, *, one_call: bool, namespaces: dict[str, tuple[str, str]]) -> None:
+        self._namespaces = namespaces
         self.done: list[JsonObject] = []
         self.finish: str | None = None
         self._one_call = one_call
@@ -88,6 +89,8 @@ class Items:
             "id": f"fc_{uuid.uuid4().hex}", "type": "function_call", "status": "in_progress",
             "call_id": f"call_{uuid.uuid4().hex[:24]}", "name": name, "arguments": "",
         }  # fmt: skip
+        if name in self._namespaces:
+            self._open["namespace"], self._open["name"] = self._namespaces[name]
         return [*steps, ("output_item.added", {"output_index": len(self.done), "item": dict(self._open)})]
 
     def _arguments(self, text: str) -> list[tuple[str, JsonObject]]:
@@ -133,7 +136,7 @@ class _Response:
         assert isinstance(request, ResponsesRequest)
         given = request.model_dump(exclude_unset=True, by_alias=True)
         text = {"format": {"type": "text"}} | {k: v for k, v in (given.get("text") or {}).items() if v is not None}
-        self.items = Items(one_call=plan.one_call)
+        self.items = Items(one_call=plan.one_call, namespaces=namespaces(request))
         self._head: JsonObject = {
             "id": header.id, "object": "response", "created_at": header.created, "background": False,
             "instructions": request.instructions, "max_output_tokens": request.max_output_tokens,
