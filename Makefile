@@ -96,12 +96,14 @@ GPU ?=
 KV ?=
 TP ?=
 BACKEND ?=
+PROFILE ?=
 ALPHA ?=
 REVISION ?=
 CALIBRATION ?=
 REFERENCE ?=
 # what `plan`, `preflight` and `engine` share; DRY_RUN=1 in the environment makes `engine` print its commands only
-ENGINE_OPTIONS = $(if $(GPU),--gpu $(GPU)) $(if $(KV),--kv $(KV)) $(if $(TP),--tp $(TP)) $(if $(BACKEND),--backend $(BACKEND))
+ENGINE_OPTIONS = $(if $(GPU),--gpu $(GPU)) $(if $(KV),--kv $(KV)) $(if $(TP),--tp $(TP)) $(if $(BACKEND),--backend $(BACKEND)) \
+  $(if $(PROFILE),--profile $(PROFILE))
 BUILD_OPTIONS = $(ENGINE_OPTIONS) $(if $(ALPHA),--alpha $(ALPHA)) $(if $(REVISION),--revision $(REVISION)) \
   $(if $(CALIBRATION),--calibration $(CALIBRATION))
 export DRY_RUN

@@ -44,6 +44,9 @@ def _add_gpu_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--backend", default="engine", choices=("engine", "pytorch"), help="of tensorrt_llm")
     group.add_argument("--kv", help="KV cache type: bf16 (default), fp8, int8; the last two need the accuracy gate")
     group.add_argument("--tp", type=int, default=1, help="tensor parallel size (default %(default)s)")
+    group.add_argument(
+        "--profile", default="balanced", help=f"{', '.join(profiles.SPEEDS)} (default %(default)s; tensorrt_llm)"
+    )
     group.add_argument("--calibration", type=Path, help="your own prompts: .jsonl, .json, .txt or a directory of them")
     group.add_argument("--alpha", type=float, default=0.5, help="SmoothQuant strength, 0 to 1 (default %(default)s)")
 
@@ -73,6 +76,7 @@ def spec_of(args: argparse.Namespace) -> BuildSpec:
         dry_run=args.dry_run or os.environ.get("DRY_RUN", "") not in ("", "0"),
         gpu=args.gpu,
         backend=args.backend,
+        profile=args.profile,
         alpha=args.alpha,
         force=args.force,
         command=args.command_line,
@@ -92,6 +96,9 @@ def build(spec: BuildSpec) -> Path:
         raise BuildError(
             f"--runtime: no builder {spec.runtime!r} for precision {spec.precision}: use {', '.join(BUILDERS)}"
         )
+    profiles.by_speed(spec.profile)
+    if spec.profile != "balanced" and spec.runtime != "tensorrt_llm":
+        raise BuildError(f"--profile: {spec.profile} is of tensorrt_llm alone: leave PROFILE= out for {spec.runtime}")
     if spec.dry_run and spec.runtime != "tensorrt_llm":
         raise BuildError(
             f"--dry-run: {spec.runtime} builds in one process and has no commands to show; `make plan` says what fits"

@@ -33,6 +33,7 @@ class BuildSpec:
     dry_run: bool = False
     gpu: str = ""  # a name of contract.gpus; empty: the GPU of this machine
     backend: str = "engine"  # of tensorrt_llm: engine | pytorch
+    profile: str = "balanced"  # of tensorrt_llm: a name of plan.profiles.SPEEDS
     alpha: float = 0.5  # SmoothQuant strength (int8_sq)
     force: bool = False  # build even when ``out`` already holds just this engine
     command: str = ""  # how it was started; recorded in engine.json

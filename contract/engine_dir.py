@@ -33,6 +33,7 @@ class RuntimeInfo:
     name: str  # tensorrt_llm | vllm | openvino | simulated
     version: str = ""
     backend: str = ""  # tensorrt_llm: "engine" or "pytorch"; vllm: the form of its checkpoint
+    profile: str = ""  # tensorrt_llm: "balanced", "latency" or "throughput"; empty is balanced
 
 
 @dataclass(frozen=True, slots=True)

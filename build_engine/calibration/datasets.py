@@ -11,6 +11,7 @@ from build_engine.calibration.prompts import chatml, compose, material
 from contract.errors import BuildError
 
 SUFFIXES = (".jsonl", ".json", ".txt")
+CONVERT_ROWS = 512  # convert_checkpoint.py reads row 0 to 511 whatever the data set holds: fewer are an IndexError
 # convert_checkpoint.py loads a path with "ccdv/cnn_dailymail" in it by the configuration name "3.0.0"; a local data set
 # has configurations only if its card declares them.
 CARD = """---
@@ -25,9 +26,11 @@ Calibration prompts of this project; laid out like cnn_dailymail because convert
 
 
 def write(directory: Path, texts: Sequence[str]) -> None:
-    """``text/train.jsonl`` with the column ``text`` and ``ccdv/cnn_dailymail/train.jsonl`` with ``article``."""
+    """``text/train.jsonl`` with the column ``text`` and ``ccdv/cnn_dailymail/train.jsonl`` with ``article``, the latter
+    repeated to ``CONVERT_ROWS`` rows where there are fewer."""
+    repeated = [*texts, *(texts[row % len(texts)] for row in range(len(texts), CONVERT_ROWS))]
     _lines(directory / "text" / "train.jsonl", "text", texts)
-    _lines(directory / "ccdv" / "cnn_dailymail" / "train.jsonl", "article", texts)
+    _lines(directory / "ccdv" / "cnn_dailymail" / "train.jsonl", "article", repeated)
     (directory / "ccdv" / "cnn_dailymail" / "README.md").write_text(CARD, encoding="utf-8")
 
 

@@ -29,6 +29,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", default="engine", choices=("engine", "pytorch"), help="of TensorRT-LLM")
     parser.add_argument("--tp", type=int, default=1, help="tensor parallel size (default %(default)s)")
+    parser.add_argument("--profile", default="balanced", help=f"{', '.join(profiles.SPEEDS)} (default %(default)s)")
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,6 +51,7 @@ def plan_request(
     kv: str,
     backend: str,
     tp: int,
+    profile: str = "balanced",
     runtime: str = "tensorrt_llm",
     memory_fraction: float = gpus.MEMORY_FRACTION,
 ) -> PlanRequest:
@@ -58,12 +60,13 @@ def plan_request(
     if not low <= memory_fraction <= high:
         raise BuildError(f"--memory-fraction {memory_fraction} is out of range: choose {low} to {high}")
     found = gpus.by_name(gpu) if gpu else gpu_present()
-    return PlanRequest(found, profiles.by_context(context), precision, kv, runtime, backend, tp, memory_fraction)
+    speed = profiles.by_speed(profile)
+    return PlanRequest(found, profiles.by_context(context), precision, kv, runtime, backend, tp, speed, memory_fraction)
 
 
 def of_arguments(args: argparse.Namespace) -> PlanRequest:
     """The options of ``add_plan_arguments``, and those of ``plan`` where they are."""
-    names = ("gpu", "context", "precision", "kv", "backend", "tp", "runtime", "memory_fraction")
+    names = ("gpu", "context", "precision", "kv", "backend", "tp", "profile", "runtime", "memory_fraction")
     return plan_request(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
@@ -118,6 +121,7 @@ def _facts(result: EnginePlan) -> list[tuple[str, str]]:
     )
     return [
         ("runtime", f"{where}, TP {request.tensor_parallel}"),
+        ("profile", f"{request.speed.name}: {request.speed.job}"),
         ("GPU memory", f"{total:.1f} GiB, fraction {request.memory_fraction:g}"),
         ("weights", f"{result.weight_bytes / GIB:.2f} GiB ({result.precision})"),
         ("runtime's own", f"{result.overhead_bytes / GIB:.2f} GiB"),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from build_engine.plan.profiles import PROFILES, Profile, rope_scaling
+from build_engine.plan.profiles import PROFILES, SPEEDS, Profile, Speed, rope_scaling
 from contract.errors import BuildError
 from contract.gpus import GPUS, MEMORY_FRACTION, Gpu
 from contract.model_shape import GIB, ModelShape
@@ -35,6 +35,7 @@ class PlanRequest:
     runtime: str = "tensorrt_llm"
     backend: str = "engine"  # tensorrt_llm only
     tensor_parallel: int = 1
+    speed: Speed = SPEEDS["balanced"]  # tensorrt_llm only
     memory_fraction: float = MEMORY_FRACTION
 
 
@@ -116,6 +117,8 @@ def unsupported(shape: ModelShape, request: PlanRequest) -> str:
         return f"an FP8 KV cache needs precision fp8, not {precision}"
     if kv_dtype == "int8" and not (precision.startswith("int8") and request.runtime == "tensorrt_llm"):
         return f"an INT8 KV cache needs a TensorRT engine of precision int8_sq or int8_wo, not {precision}"
+    if request.speed.name != "balanced" and request.runtime != "tensorrt_llm":
+        return f"profile {request.speed.name} is of tensorrt_llm alone: {request.runtime} has one setting for all loads"
     if kv_dtype not in ("bf16", "fp8", "int8"):
         return f"KV type {kv_dtype!r} is not one of auto, bf16, fp8, int8"
     if tp not in (1, 2, 4, 8) or shape.heads % tp or shape.kv_heads % tp:
@@ -127,13 +130,19 @@ def _precision(request: PlanRequest) -> str:
     return auto_precision(request) if request.precision == "auto" else request.precision
 
 
+def uses_plugins(request: PlanRequest, precision: str) -> bool:
+    return precision == "fp8" and request.backend == "engine" and request.gpu.sm == 90
+
+
 def _kv_dtype(request: PlanRequest) -> str:
     return "bf16" if request.kv_dtype == "auto" else request.kv_dtype
 
 
-def max_num_tokens(gpu: Gpu) -> int:
+def max_num_tokens(gpu: Gpu, speed: Speed = SPEEDS["balanced"]) -> int:
     """Tokens of one step: 8192 feeds a large GPU; a small one needs the activation memory for KV."""
-    return 8192 if gpu.memory_mib >= 40_000 else 4096
+    if gpu.memory_mib < 40_000:
+        return 4096
+    return speed.max_num_tokens or 8192
 
 
 def overhead_bytes(shape: ModelShape, num_tokens: int, batch: int) -> int:
@@ -145,7 +154,7 @@ def overhead_bytes(shape: ModelShape, num_tokens: int, batch: int) -> int:
 def kv_pool_bytes(shape: ModelShape, request: PlanRequest, batch: int) -> int:
     """May be negative: then not even the weights fit."""
     weights = shape.weight_bytes(_precision(request)) // request.tensor_parallel
-    overhead = overhead_bytes(shape, max_num_tokens(request.gpu), batch)
+    overhead = overhead_bytes(shape, max_num_tokens(request.gpu, request.speed), batch)
     total = request.gpu.memory_mib * 1024**2
     if request.runtime == "vllm":
         return int(total * request.memory_fraction) - weights - overhead
@@ -199,7 +208,8 @@ def _calculate(shape: ModelShape, request: PlanRequest) -> EnginePlan:
     precision, kv_dtype, tp = _precision(request), _kv_dtype(request), request.tensor_parallel
     per_token = shape.kv_bytes_per_token(kv_dtype) // tp
     length, block = request.profile.max_seq_len, TOKENS_PER_BLOCK[request.runtime]
-    batch = _batch_size(kv_pool_bytes(shape, request, 1) // per_token, request.profile)
+    step = max_num_tokens(request.gpu, request.speed)
+    batch = _batch_size(kv_pool_bytes(shape, request, 1) // per_token, request)
     pool = kv_pool_bytes(shape, request, batch)
     blocks = pool // (per_token * block)
     weights = shape.weight_bytes(precision) // tp
@@ -210,12 +220,12 @@ def _calculate(shape: ModelShape, request: PlanRequest) -> EnginePlan:
         precision=precision,
         kv_dtype=kv_dtype,
         max_seq_len=length,
-        max_input_len=length - 1,
+        max_input_len=_max_input_len(request, kv_dtype, length, step),
         max_batch_size=batch,
-        max_num_tokens=max_num_tokens(request.gpu),
+        max_num_tokens=step,
         rope_scaling=rope_scaling(length, shape.native_context),
         weight_bytes=weights,
-        overhead_bytes=overhead_bytes(shape, max_num_tokens(request.gpu), batch),
+        overhead_bytes=overhead_bytes(shape, step, batch),
         kv_pool_bytes=pool,
         kv_bytes_per_token=per_token,
         kv_tokens=blocks * block,
@@ -223,16 +233,26 @@ def _calculate(shape: ModelShape, request: PlanRequest) -> EnginePlan:
         tokens_per_block=block,
         streams=rows,
         decode_floor_ms=_milliseconds(shape.decode_bytes(precision) // tp, request.gpu),
-        limit=_limit(rows[-1], batch, request.profile),
+        limit=_limit(rows[-1], batch, _wanted_batch(request)),
         notes=tuple(_notes(shape, request, precision, kv_dtype)),
     )
 
 
-def _batch_size(kv_tokens: int, profile: Profile) -> int:
+def _max_input_len(request: PlanRequest, kv_dtype: str, length: int, step: int) -> int:
+    """Without chunked prefill, which an INT8 KV cache rules out, a prompt must fit one step."""
+    whole = kv_dtype == "int8" and request.runtime == "tensorrt_llm"
+    return min(length - 1, step) if whole else length - 1
+
+
+def _wanted_batch(request: PlanRequest) -> int:
+    return request.speed.max_batch_size or request.profile.max_batch_size
+
+
+def _batch_size(kv_tokens: int, request: PlanRequest) -> int:
     """The profile's batch, lowered to a power of two for which the pool holds streams a quarter full on average.
 
     Streams rarely fill their context; the scheduler (guaranteed no evict) makes the others wait when they do."""
-    wanted = max(1, min(profile.max_batch_size, kv_tokens * 4 // profile.max_seq_len))
+    wanted = max(1, min(_wanted_batch(request), kv_tokens * 4 // request.profile.max_seq_len))
     return 1 << (wanted.bit_length() - 1)
 
 
@@ -252,11 +272,11 @@ def _milliseconds(size: int, gpu: Gpu) -> float:
     return size / (gpu.bandwidth_gb_s * 1e9) * 1000 if gpu.bandwidth_gb_s else 0.0
 
 
-def _limit(full: StreamRow, batch: int, profile: Profile) -> str:
+def _limit(full: StreamRow, batch: int, wanted: int) -> str:
     if full.fit >= batch:
         return f"batch size: all {batch} streams fit the KV pool at full context"
-    if batch < profile.max_batch_size:
-        return f"GPU memory: batch lowered from {profile.max_batch_size} to {batch}, {full.fit} streams at full context"
+    if batch < wanted:
+        return f"GPU memory: batch lowered from {wanted} to {batch}, {full.fit} streams at full context"
     return f"KV memory: {full.fit} of {batch} streams fit at full context, shorter ones share the pool"
 
 
@@ -270,8 +290,11 @@ def _notes(shape: ModelShape, request: PlanRequest, precision: str, kv_dtype: st
     if kv_dtype != "bf16":
         yield f"{kv_dtype} KV is known to break Qwen2.5: the engine is served only after `make verify` passes"
     if kv_dtype == "int8":
-        yield "int8 KV turns paged context FMHA off: no prefix reuse, no chunked prefill"
+        step = max_num_tokens(request.gpu, request.speed)
+        yield f"int8 KV turns paged context FMHA off: no prefix reuse, no chunked prefill, prompts up to {step} tokens"
     if request.runtime == "tensorrt_llm" and request.backend == "engine" and request.gpu.sm >= 100:
         yield "engines on Blackwell are the last line's edge: prefer RUNTIME=vllm or BACKEND=pytorch"
+    if request.speed.plugins and not uses_plugins(request, precision):
+        yield f"profile {request.speed.name} sets limits only: its FP8 plugins are for FP8 engines on Hopper (SM90)"
     if request.tensor_parallel > 1:
         yield "tensor parallelism lowers latency; for throughput run one engine per GPU"

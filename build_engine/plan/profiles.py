@@ -31,6 +31,48 @@ PROFILES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What an engine is tuned for, beside its context. ``None`` leaves a limit to the plan.
+
+    ``plugins`` are ``trtllm-build`` options for FP8 engines on Hopper, the only GPUs that have them."""
+
+    name: str
+    job: str
+    max_batch_size: int | None = None
+    max_num_tokens: int | None = None
+    plugins: tuple[str, ...] = ()
+    cuda_graphs: bool = False
+
+
+SPEEDS = {
+    speed.name: speed
+    for speed in (
+        Speed("balanced", "many users, prompts and answers of all lengths"),
+        Speed(
+            "latency",
+            "few users at once, the next token as early as can be",
+            max_batch_size=16,
+            plugins=("--gemm_swiglu_plugin", "fp8", "--low_latency_gemm_plugin", "fp8"),
+            cuda_graphs=True,
+        ),
+        Speed(
+            "throughput",
+            "batches and busy servers, tokens per GPU hour",
+            max_batch_size=512,
+            max_num_tokens=16384,
+            plugins=("--gemm_swiglu_plugin", "fp8"),
+        ),
+    )
+}
+
+
+def by_speed(name: str) -> Speed:
+    if name not in SPEEDS:
+        raise BuildError(f"profile {name!r} is not one of {', '.join(SPEEDS)}")
+    return SPEEDS[name]
+
+
 def by_context(context: str) -> Profile:
     """A profile by name or by tokens (``12000``): a number gets the batch size of the next larger profile."""
     if context in PROFILES:

@@ -22,7 +22,7 @@ from build_engine.modelopt_export import copy_tokenizer
 from build_engine.plan.cli import plan_request
 from build_engine.plan.model import load
 from build_engine.plan.planner import PRECISIONS as PLANNED
-from build_engine.plan.planner import plan
+from build_engine.plan.planner import PlanRequest, auto_precision, plan
 from build_engine.spec import BuildSpec
 from build_engine.staging import file_infos, link_or_copy, staged
 from build_engine.tensorrt_llm import preflight
@@ -36,6 +36,7 @@ from serving.host import container
 PRECISIONS = ("auto", *PLANNED)
 DEFAULT_CONTEXT = "chat"
 DRY_RUN_GPU = "h100"
+PATH_WORDS = ("mpt", "vila", "cnn_dailymail", "scienceqa")
 log = logging.getLogger(__name__)
 
 
@@ -65,8 +66,26 @@ def recipe_of(spec: BuildSpec) -> Recipe:
         kv=spec.kv_dtype or "auto",
         backend=spec.backend,
         tp=spec.tensor_parallel,
+        profile=spec.profile,
     )
+    refuse_path_words(spec, request)
     return Recipe(spec, plan(load(spec.model), request), in_container=container.inside())
+
+
+def refuse_path_words(spec: BuildSpec, request: PlanRequest) -> None:
+    """quantize.py takes a path with one of these words in it for another kind of model (docs/tensorrt_llm_facts.md)."""
+    precision = auto_precision(request) if request.precision == "auto" else request.precision
+    if request.backend != "engine" or precision != "fp8":
+        return
+    local = [Path(spec.model).absolute()] if Path(spec.model).is_dir() else []
+    for path in (*local, spec.out.absolute().parent):
+        word = next((word for word in PATH_WORDS if word in str(path).lower()), "")
+        if word:
+            name = "MODEL=" if path in local else "ENGINE="
+            raise BuildError(
+                f"{path} contains {word!r}, which NVIDIA's quantize.py takes for another model or data set: choose "
+                f"{name} in a directory without it"
+            )
 
 
 def dry_run_lines(recipe: Recipe) -> list[str]:
@@ -143,7 +162,7 @@ def describe(recipe: Recipe, directory: Path, info: BuildInfo, version: str) -> 
     revision = spec.revision or revision_of(recipe.model)
     return EngineInfo(
         model=ModelInfo(Path(spec.model).name.lower(), spec.model, revision, vocab_size=vocab),
-        runtime=RuntimeInfo("tensorrt_llm", version, recipe.backend),
+        runtime=RuntimeInfo("tensorrt_llm", version, recipe.backend, plan.request.speed.name),
         precision=plan.precision,
         kv_dtype=plan.kv_dtype,
         limits=EngineLimits(plan.max_seq_len, plan.max_input_len, plan.max_batch_size, plan.max_num_tokens),

@@ -6,6 +6,7 @@ Names and rules are those of TensorRT-LLM 1.2.1 (docs/building.md lists the sour
 * SmoothQuant through ``convert_checkpoint.py`` with an α, never ``quantize.py --qformat int8_sq``, whose α is 1.0.
 * ``--gemm_plugin disable`` for FP8, ``auto`` otherwise; several optimization profiles; paged context FMHA, which prefix
   reuse and chunked prefill need (an INT8 KV cache turns it off).
+* ``--use_fp8_context_fmha`` follows the KV type: the default is on, and the builder turns it off again with a warning.
 * Every limit is passed explicitly: the defaults (input 1024, batch 2048) do not fit, and an engine keeps its limits.
 * ``--logits_dtype float32``: checkpoints quantized in BF16 are otherwise exported with FP16 logits.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from build_engine.plan.planner import EnginePlan
+from build_engine.plan.planner import EnginePlan, uses_plugins
 
 EXAMPLES = Path("/app/examples")  # in the Triton container; elsewhere they lie under /app/tensorrt_llm/examples
 QUANTIZE = EXAMPLES / "quantization" / "quantize.py"
@@ -85,7 +86,8 @@ def engine_command(plan: EnginePlan, checkpoint: Path, output: Path) -> list[str
     command += ["--gemm_plugin", "disable" if fp8 else "auto"]
     command += ["--kv_cache_type", "paged", "--remove_input_padding", "enable", "--context_fmha", "enable"]
     command += ["--use_paged_context_fmha", "disable" if int8_kv else "enable"]
-    command += ["--use_fp8_context_fmha", "enable"] if plan.kv_dtype == "fp8" else []
+    command += ["--use_fp8_context_fmha", "enable" if plan.kv_dtype == "fp8" else "disable"]
+    command += plan.request.speed.plugins if uses_plugins(plan.request, plan.precision) else ()
     command += ["--multiple_profiles", "enable", "--logits_dtype", "float32"]
     return [*command, "--workers", str(plan.request.tensor_parallel)]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from build_engine import steps
 from build_engine.plan.planner import EnginePlan
 from build_engine.spec import BuildSpec
+from build_engine.staging import sha256
 from build_engine.steps import Step
 from build_engine.tensorrt_llm import commands
 from build_engine.tensorrt_llm.commands import Calibration
@@ -16,6 +17,14 @@ from contract.paths import ROOT
 from contract.versions import pinned
 from serving.host import container
 from serving.host.container import Mount
+
+
+def fingerprint(prompts: Path | None) -> str:
+    """The content of a user's calibration files, so that edited prompts are another step; "" for the shipped ones."""
+    if prompts is None:
+        return ""
+    files = sorted(path for path in prompts.rglob("*") if path.is_file()) if prompts.is_dir() else [prompts]
+    return " ".join(sha256(path) for path in files)
 
 
 class Recipe:
@@ -33,7 +42,7 @@ class Recipe:
         self.steps: list[Step] = []
         self.model = Path(spec.model).absolute() if Path(spec.model).is_dir() else self._fetch()
         self.shaped = self._stretch() if plan.rope_scaling else self.model
-        prompts = steps.directory(self.work, "calibration", str(self.model), str(spec.calibration))
+        prompts = steps.directory(self.work, "calibration", str(self.model), fingerprint(spec.calibration))
         self.calibration = Calibration.under(prompts)
         if plan.precision in ("fp8", "int8_sq") or plan.kv_dtype == "int8":
             self._write_calibration(prompts)
@@ -55,6 +64,12 @@ class Recipe:
     def _wrapped(self, argv: Sequence[str], mounts: Sequence[Mount]) -> tuple[str, ...]:
         """``argv`` as it runs: directly inside the container, else through ``docker run``."""
         return tuple(argv) if self.in_container else tuple(container.run_command(argv, mounts))
+
+    def _calibrated(self, argv: Sequence[str]) -> list[str]:
+        """``datasets`` caches by name and version, not by content: without a cache of its own per set of prompts, a
+        second set would silently be the first one again."""
+        needs = any("calib" in part for part in argv)
+        return ["env", f"HF_DATASETS_CACHE={self.calibration.text.parent / 'cache'}", *argv] if needs else list(argv)
 
     def _fetch(self) -> Path:
         revision = self.spec.revision or ""
@@ -85,7 +100,7 @@ class Recipe:
         output = self._quantized(f"{precision}-checkpoint")
         argv = commands.checkpoint_command(self.plan, self.shaped, output, self.calibration, self.spec.alpha)
         name = "convert the checkpoint" if precision == "bf16" else f"quantize to {precision}"
-        return self._add(name, self._wrapped(argv, self._mounts(self.shaped)), output)
+        return self._add(name, self._wrapped(self._calibrated(argv), self._mounts(self.shaped)), output)
 
     def _quantized(self, name: str) -> Path:
         """Named by what goes into a checkpoint, not by context or GPU, so that engines of several profiles share it."""

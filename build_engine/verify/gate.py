@@ -79,6 +79,7 @@ def shipped_prompts(
     """Token ids of the gate's prompts, those that fit the engine. Raises ``BuildError`` when none does."""
     tokenizer = Tokenizer.from_file(str(engine.path / "tokenizer.json"))
     room = engine.limits.max_seq_len - max(ANSWER_TOKENS, TARGET_TOKENS) - 1
+    room = min(room, engine.limits.max_input_len - TARGET_TOKENS)  # a prompt is scored with the answer so far
     tokens = int(min(sizes["long_tokens"], room * 0.95))
     texts = evaluation.short(int(sizes["short"]) if short is None else short)
     count = int(sizes["long"]) if long is None else long

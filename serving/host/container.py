@@ -16,10 +16,25 @@ from contract.versions import pinned
 
 SHM_GIB = 8  # Triton's stubs, NCCL and the MPI workers all use /dev/shm; Docker's default is 64 MiB
 INSIDE = Path("/app/examples/quantization/quantize.py")  # NVIDIA's image has it, under Docker or Kubernetes alike
-# What the gateway and the clients import and a Triton image may lack; versions: whatever fits the image.
-PACKAGES = ("starlette", "uvicorn[standard]", "httpx", "pydantic", "prometheus_client", "orjson", "psutil", "rich",
-            "huggingface_hub", "tokenizers", "tiktoken", "tritonclient[grpc]")  # fmt: skip
 PASSED_THROUGH = ("HF_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "CUDA_VISIBLE_DEVICES")
+PASSED_PREFIX = "TLLM_"  # TensorRT-LLM's own, e.g. TLLM_WORKER_USE_SINGLE_PROCESS=1 where MPI cannot spawn a worker
+# What the gateway and the clients import and a Triton image may lack: requirement -> the module that must import.
+# versions.toml has the lowest version of each that will do; above it, whatever fits the image. Without these floors pip
+# goes back as far as tritonclient 2.41 when the image has protobuf 7.
+PACKAGES = {
+    "starlette": "starlette",
+    "uvicorn[standard]": "uvicorn",
+    "httpx": "httpx",
+    "pydantic": "pydantic",
+    "prometheus_client": "prometheus_client",
+    "orjson": "orjson",
+    "psutil": "psutil",
+    "rich": "rich",
+    "huggingface_hub": "huggingface_hub",
+    "tokenizers": "tokenizers",
+    "tiktoken": "tiktoken",
+    "tritonclient[grpc]": "tritonclient.grpc",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +52,12 @@ def image() -> str:
 
 def image_command() -> list[str]:
     """Builds ``image()`` once; a second run answers from Docker's cache."""
-    base, packages = pinned("tensorrt_llm", "container"), " ".join(PACKAGES)
+    base = pinned("tensorrt_llm", "container")
+    packages = " ".join(f"{name}>={pinned('tensorrt_llm_image', name.split('[')[0])}" for name in PACKAGES)
+    imports = ", ".join(PACKAGES.values())
     dockerfile = ROOT / "build_engine" / "Dockerfile.tensorrt_llm"
     arguments = ["--build-arg", f"BASE={base}", "--build-arg", f"PACKAGES={packages}"]
+    arguments += ["--build-arg", f"IMPORTS={imports}"]
     return ["docker", "build", "--tag", image(), *arguments, "--file", str(dockerfile), str(dockerfile.parent)]
 
 
@@ -70,7 +88,9 @@ def run_command(
     command += [part for entry in publish for part in ("--publish", entry)]
     command += [part for mount in _unique(mounts) for part in ("--volume", mount.argument())]
     command += [part for key, value in settings.items() for part in ("--env", f"{key}={value}")]
-    command += [part for key in PASSED_THROUGH if key in os.environ for part in ("--env", key)]
+    passed = [key for key in PASSED_THROUGH if key in os.environ]
+    passed += sorted(key for key in os.environ if key.startswith(PASSED_PREFIX))
+    command += [part for key in passed for part in ("--env", key)]
     return [*command, "--workdir", "/tmp", image(), *argv]  # trtllm-build writes a cache where it stands
 
 

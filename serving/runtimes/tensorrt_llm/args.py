@@ -107,7 +107,11 @@ def llm_arguments(
         "trust_remote_code": False,
         "kv_cache_config": package.llm_args.KvCacheConfig(**kv_arguments(engine, options)),
         "enable_chunked_prefill": engine.kv_dtype != "int8",  # INT8 KV turns paged context FMHA off
-        **(_engine(engine, options) if engine.runtime.backend == "engine" else _pytorch(package, engine, options)),
+        **(
+            _engine(package, engine, options)
+            if engine.runtime.backend == "engine"
+            else _pytorch(package, engine, options)
+        ),
     }
     if scoring and engine.runtime.backend == "engine":
         arguments["gather_generation_logits"] = True
@@ -133,15 +137,17 @@ def known(arguments: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in unknown}
 
 
-def _engine(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
-    """An engine carries its limits: a larger batch is refused by the C++ side, a smaller step size would shrink it."""
+def _engine(package: Package, engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
+    """An engine carries its limits: a larger batch is refused by the C++ side, a smaller step size would shrink it.
+    CUDA graphs save the launches of a small batch's step, one graph per batch size."""
     directory = engine.path / "engine"
     built = read_engine_file(directory)
-    return {
-        "model": str(directory),
-        "max_batch_size": min(options.max_streams, built.max_batch_size),
-        "max_num_tokens": built.max_num_tokens,
-    }
+    batch = min(options.max_streams, built.max_batch_size)
+    found = {"model": str(directory), "max_batch_size": batch, "max_num_tokens": built.max_num_tokens}
+    if engine.runtime.profile == "latency":
+        knobs = package.llm_args.ExtendedRuntimePerfKnobConfig(cuda_graph_mode=True, cuda_graph_cache_size=batch)
+        found["extended_runtime_perf_knob_config"] = knobs
+    return found
 
 
 def _pytorch(package: Package, engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:

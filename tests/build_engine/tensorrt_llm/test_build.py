@@ -93,7 +93,7 @@ def test_dry_run_from_the_environment_and_inside_the_container(tmp_path, capsys,
     arguments = ["build", "--model", DEFAULT_MODEL, "--precision", "int8_sq", "--gpu", "a100"]
     assert main([*arguments, "--out", str(tmp_path / "x")]) == 0
     out = capsys.readouterr().out
-    assert "docker" not in out and "\npython3 /app/examples/models/core/qwen/convert_checkpoint.py" in out
+    assert "docker" not in out and " python3 /app/examples/models/core/qwen/convert_checkpoint.py" in out
 
 
 def test_pytorch_backend_exports_one_checkpoint_and_builds_no_engine(tmp_path):
@@ -110,6 +110,44 @@ def test_engines_of_other_contexts_share_the_quantized_checkpoint(tmp_path):
     other = tensorrt_llm_build.recipe_of(spec(tmp_path / "out", precision="int8_sq", alpha=0.7))
     plain = tensorrt_llm_build.recipe_of(spec(tmp_path / "out", precision="int8_sq"))
     assert other.artefact != plain.artefact
+
+
+def test_edited_calibration_prompts_are_another_step_with_another_cache(tmp_path):
+    """``datasets`` caches by name: a second set in a long-lived container was silently the first one."""
+    prompts = tmp_path / "prompts.txt"
+    commands = []
+    for text in ("one", "two"):
+        prompts.write_text(text)
+        made = tensorrt_llm_build.recipe_of(spec(tmp_path / "out", precision="int8_sq", calibration=prompts))
+        step = next(step for step in made.steps if "quantize" in step.name)
+        [cache] = [part for part in step.argv if part.startswith("HF_DATASETS_CACHE=")]
+        assert cache.removeprefix("HF_DATASETS_CACHE=").startswith(str(made.work))
+        commands.append((cache, step.output))
+    assert commands[0][0] != commands[1][0] and commands[0][1] != commands[1][1]
+
+
+@pytest.mark.parametrize("word", ["attempt1", "vila", "my_cnn_dailymail", "ScienceQA"])
+def test_paths_that_quantize_py_takes_for_another_model_are_refused(tmp_path, word):
+    with pytest.raises(BuildError, match=r"contains '(mpt|vila|cnn_dailymail|scienceqa)'.*ENGINE="):
+        tensorrt_llm_build.recipe_of(spec(tmp_path / word / "out"))
+    (tmp_path / word).mkdir(exist_ok=True)
+    with pytest.raises(BuildError, match=r"contains.*MODEL="):
+        tensorrt_llm_build.refuse_path_words(
+            spec(tmp_path / "out", tmp_path / word),
+            tensorrt_llm_build.recipe_of(spec(tmp_path / "out")).plan.request,
+        )
+    tensorrt_llm_build.recipe_of(spec(tmp_path / word / "out", precision="int8_sq"))  # other tool, other words
+
+
+def test_the_speed_profile_is_planned_and_recorded(checkpoint, tmp_path):
+    made = tensorrt_llm_build.recipe_of(spec(tmp_path / "out", checkpoint, profile="latency"))
+    assert made.plan.max_batch_size == 16 and "--low_latency_gemm_plugin" in made.steps[-1].argv
+    with pytest.raises(BuildError, match="'fast' is not one of balanced, latency, throughput"):
+        tensorrt_llm_build.recipe_of(spec(tmp_path / "out", checkpoint, profile="fast"))
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "config.json").write_text('{"vocab_size": 8}')
+    info = tensorrt_llm_build.describe(made, tmp_path / "e", BuildInfo(), "1.2.1")
+    assert info.runtime.profile == "latency"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from build_engine.plan import profiles
 from build_engine.plan.model import DEFAULT_MODEL, load
 from build_engine.plan.planner import PRECISIONS, PlanRequest, plan
+from build_engine.plan.profiles import SPEEDS
 from build_engine.tensorrt_llm import commands as tensorrt_llm_commands
 from build_engine.tensorrt_llm.commands import Calibration
 from contract import gpus
@@ -39,6 +40,9 @@ def plans():
                 yield plan(SHAPE, asked)
             except BuildError:
                 continue
+    for gpu, precision, speed in itertools.product(("h100", "h200", "l40s"), ("fp8", "bf16"), list(SPEEDS)[1:]):
+        asked = PlanRequest(gpus.by_name(gpu), profiles.PROFILES["chat"], precision, speed=SPEEDS[speed])
+        yield plan(SHAPE, asked)
 
 
 PLANS = list(plans())
@@ -56,7 +60,8 @@ def commands(planned) -> list[list[str]]:
 def title(planned) -> str:
     chosen = planned.request
     parts = (chosen.gpu.key, chosen.profile.name, planned.precision, f"kv-{planned.kv_dtype}")
-    return f"## {' '.join(parts)} tp{chosen.tensor_parallel} {chosen.backend}"
+    speed = "" if chosen.speed.name == "balanced" else f" {chosen.speed.name}"
+    return f"## {' '.join(parts)} tp{chosen.tensor_parallel} {chosen.backend}{speed}"
 
 
 def option(command: list[str], name: str) -> str | None:
@@ -71,6 +76,25 @@ def test_golden():
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.write_text(text)
     assert text == GOLDEN.read_text()
+
+
+def test_fp8_context_fmha_is_said_either_way():
+    """The default is on, and off again with a warning unless the KV cache is FP8."""
+    for planned in ENGINES:
+        wanted = "enable" if planned.kv_dtype == "fp8" else "disable"
+        assert option(commands(planned)[1], "--use_fp8_context_fmha") == wanted
+
+
+def test_speed_profiles():
+    for planned in ENGINES:
+        build, speed = commands(planned)[1], planned.request.speed.name
+        hopper = planned.precision == "fp8" and planned.request.gpu.sm == 90
+        assert option(build, "--gemm_swiglu_plugin") == ("fp8" if hopper and speed != "balanced" else None)
+        assert option(build, "--low_latency_gemm_plugin") == ("fp8" if hopper and speed == "latency" else None)
+        if speed == "latency":
+            assert option(build, "--max_batch_size") == "16"
+        if speed == "throughput" and hopper:
+            assert (option(build, "--max_batch_size"), option(build, "--max_num_tokens")) == ("512", "16384")
 
 
 def test_the_table_covers_every_precision_profile_and_gpu():
@@ -110,7 +134,9 @@ def test_profiles_limits_and_logits():
         assert option(build, "--max_seq_len") == str(planned.request.profile.max_seq_len)
         assert option(build, "--max_batch_size") == str(planned.max_batch_size)
         assert option(build, "--max_num_tokens") == str(planned.max_num_tokens)
-        assert option(build, "--max_input_len") == str(planned.max_seq_len - 1)
+        whole = planned.kv_dtype == "int8"  # no chunked prefill: the runtime takes prompts of one step only
+        longest = min(planned.max_seq_len - 1, planned.max_num_tokens) if whole else planned.max_seq_len - 1
+        assert option(build, "--max_input_len") == str(longest) == str(planned.max_input_len)
         assert option(build, "--kv_cache_type") == "paged" and option(build, "--max_beam_width") == "1"
         assert "--gather_context_logits" not in build and "--gather_all_token_logits" not in build
 

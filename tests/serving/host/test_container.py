@@ -47,7 +47,7 @@ def test_another_host_must_be_asked_for_and_the_gateway_may_be_left_out():
 def test_the_image_has_every_package_that_is_imported_there():
     """What the container runs imports only the standard library, the image's own packages and those added to it."""
     in_image = {"numpy", "torch", "transformers", "tensorrt_llm", "modelopt", "triton_python_backend_utils", "tomli"}
-    other_runtimes = {"openvino", "vllm", "llguidance", "llmcompressor", "datasets", "uvloop"}
+    other_runtimes = {"openvino", "vllm", "llguidance", "llmcompressor", "datasets", "uvloop", "gguf"}
     added = {name.split("[")[0] for name in container.PACKAGES} | {"grpc"}  # grpc: tritonclient[grpc]
     ours = {"contract", "serving", "client", "build_engine", "loadtest"}
     for folder in ("contract", "serving", "client", "build_engine", "model_repository"):
@@ -72,6 +72,12 @@ def test_secrets_are_passed_by_name_only(monkeypatch):
     assert "HF_TOKEN" in values(command, "--env") and not any("hf_secret" in part for part in command)
 
 
+def test_tensorrt_llms_own_variables_reach_the_container(monkeypatch):
+    """``TLLM_WORKER_USE_SINGLE_PROCESS=1`` is the only way out when MPI cannot spawn a worker."""
+    monkeypatch.setenv("TLLM_WORKER_USE_SINGLE_PROCESS", "1")
+    assert "TLLM_WORKER_USE_SINGLE_PROCESS" in values(container.run_command(["true"], []), "--env")
+
+
 def test_a_path_is_mounted_once_and_writable_if_anyone_writes():
     command = container.run_command(["true"], [Mount(Path("/a")), Mount(Path("/a"), writable=True), Mount(Path("/b"))])
     assert values(command, "--volume") == ["/a:/a", "/b:/b:ro"]
@@ -80,7 +86,12 @@ def test_a_path_is_mounted_once_and_writable_if_anyone_writes():
 def test_the_image_is_built_from_the_pinned_container():
     command = container.image_command()
     assert f"BASE={pinned('tensorrt_llm', 'container')}" in command
-    assert (ROOT / "build_engine" / "Dockerfile.tensorrt_llm").is_file()
+    packages = next(part for part in command if part.startswith("PACKAGES=")).removeprefix("PACKAGES=").split()
+    assert all(">=" in package for package in packages), "without a floor pip goes back to whatever fits"
+    imports = next(part for part in command if part.startswith("IMPORTS="))
+    assert "tritonclient.grpc" in imports
+    dockerfile = (ROOT / "build_engine" / "Dockerfile.tensorrt_llm").read_text()
+    assert 'RUN python3 -c "import ${IMPORTS}"' in dockerfile
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import sys
@@ -393,6 +394,17 @@ def test_engine_keeps_its_own_limits(start):
     assert (llm.args.max_batch_size, llm.args.max_num_tokens) == (64, 16384)
     assert llm.args.max_seq_len is None and llm.args.enable_chunked_prefill is True
     assert start("engine", options=RuntimeOptions(max_streams=8)).llm.args.max_batch_size == 8
+
+
+def test_a_latency_engine_uses_cuda_graphs(start, tmp_path):
+    assert start("engine").llm.args.extended_runtime_perf_knob_config is None
+    from serving.runtimes.tensorrt_llm import args, env
+
+    engine = write_engine(tmp_path / "fast", "engine", max_batch_size=16)
+    engine = dataclasses.replace(engine, runtime=RuntimeInfo("tensorrt_llm", "1.2.1", "engine", "latency"))
+    found = args._engine(env.load("engine"), engine, RuntimeOptions())
+    knobs = found["extended_runtime_perf_knob_config"]
+    assert (knobs.cuda_graph_mode, knobs.cuda_graph_cache_size) == (True, 16)
 
 
 def test_kv_cache_size_in_bytes_becomes_tokens(start):

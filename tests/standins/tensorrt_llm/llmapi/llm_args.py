@@ -16,6 +16,7 @@ def _make(name):
 KvCacheConfig = _make("KvCacheConfig")
 SchedulerConfig = _make("SchedulerConfig")
 CudaGraphConfig = _make("CudaGraphConfig")
+ExtendedRuntimePerfKnobConfig = _make("ExtendedRuntimePerfKnobConfig")
 TorchLlmArgs = _make("TorchLlmArgs")
 if section("TrtLlmArgs"):
     TrtLlmArgs = _make("TrtLlmArgs")
