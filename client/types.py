@@ -49,6 +49,7 @@ class Options:
     continue_final_message: bool = False
     priority: int | None = None
     lora_name: str = ""
+    cache_salt: str = ""
     # options: end
 
     def given(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from contract.finish import FINISH_CODES
 from contract.sampling import Guide, Sampling
 
 IntArray = npt.NDArray[np.int32]
@@ -47,6 +48,8 @@ class Job:
     text: TextOptions = field(default_factory=TextOptions)
     priority: int = 0
     lora_name: str = ""
+    cache_salt: str = ""
+    stop_key: str = ""  # of a request: who knows it may cancel; of a `stop` request: what its sender knows
     explicit: tuple[str, ...] = ()
     cancel: bool = False  # a `stop` request: cancels the one with the same id
 
@@ -122,11 +125,13 @@ class Chunk:
 
 
 def unpack(words: IntArray) -> Iterator[Chunk]:
-    """The chunks of one response, in order."""
+    """The chunks of one response, in order. Raises ``ValueError`` for words that are none."""
     at = 0
     while at < len(words):
-        *head, ids, probs, options, tops = words[at : at + HEADER_WORDS].tolist()
+        header = words[at : at + HEADER_WORDS].tolist()
         at += HEADER_WORDS
+        _check(header, len(words) - at)
+        *head, ids, probs, options, tops = header
         chunk = Chunk(*head, words[at : at + ids].tolist())  # type: ignore[call-arg]  # eight words of the header
         at += ids
         if probs:
@@ -139,6 +144,18 @@ def unpack(words: IntArray) -> Iterator[Chunk]:
             chunk.top_logprobs = words[at : at + (tops + 3) // 4].tobytes()[:tops]
             at += (tops + 3) // 4
         yield chunk
+
+
+def _check(header: list[int], left: int) -> None:
+    """``left``: words behind the header. Raises ``ValueError``."""
+    if len(header) < HEADER_WORDS:
+        raise ValueError(f"a chunk of {len(header)} words: its header has {HEADER_WORDS}")
+    slot, generation, seq, *_, finish, ids, probs, options, tops = header
+    counts = (ids, probs, options, tops)
+    if min(counts) < 0 or ids + probs + (options + 3) // 4 + (tops + 3) // 4 > left:
+        raise ValueError(f"a chunk with counts {counts} in front of {left} words")
+    if slot < -1 or min(generation, seq) < 0 or not 0 <= finish < len(FINISH_CODES):
+        raise ValueError(f"a chunk with slot {slot}, generation {generation}, number {seq}, finish code {finish}")
 
 
 def _text_options(data: bytes) -> TextOptions:

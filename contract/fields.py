@@ -169,7 +169,11 @@ FIELDS: tuple[Field, ...] = (
     Field("priority", "INT32", "higher is sooner", 0, -1000, 1000, capability="priority", option=Option(), api=Api()),
     Field("lora_name", "STRING", "adapter of the engine directory", "", capability="lora",
           option=Option(default="")),
+    Field("cache_salt", "STRING", "prompts share cached prefixes only with those that came with the same one", "",
+          longest=256, capability="cache_salt", option=Option(default="", in_chat=False), api=Api()),
     Field("stop", "BOOL", "true cancels the running request with the same Triton request id", False),
+    Field("stop_key", "STRING", "a request that brought one is cancelled only by a `stop` that brings the same", "",
+          longest=256),
 )
 # fmt: on
 

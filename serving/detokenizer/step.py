@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import orjson
 
-from contract.ack_table import AckTable
+from contract.ack_table import MAX_GENERATION, AckTable
 from contract.chunks import Chunk, IntArray, TextOptions, unpack
 from contract.finish import FINISH_CODES
 from serving.detokenizer.text import TextStream, TokenBytes
@@ -18,12 +18,13 @@ STOP = FINISH_CODES.index("stop")
 
 
 class _State:
-    __slots__ = ("cum_log_prob", "generation", "options", "text", "tokens_at_stop")
+    __slots__ = ("cum_log_prob", "generation", "options", "seq", "text", "tokens_at_stop")
 
     def __init__(self, generation: int, token_bytes: TokenBytes, options: TextOptions) -> None:
         self.generation = generation
         self.text = TextStream(token_bytes, options.stops, options.include_stop, options.min_tokens)
         self.options = options
+        self.seq = 0
         self.cum_log_prob = 0.0
         self.tokens_at_stop = 0
 
@@ -36,6 +37,7 @@ class Detokenizer:
         self._open_ack_table = open_ack_table
         self._ack_table: AckTable | None = None
         self._states: dict[int, _State] = {}
+        self._owners: dict[int, int] = {}  # slot -> generation of its last owner
 
     @property
     def ack_table(self) -> AckTable:
@@ -61,10 +63,14 @@ class Detokenizer:
     def _complete(self, chunk: Chunk) -> None:
         state = self._states.get(chunk.slot)
         if state is None or state.generation != chunk.generation:
+            self._check_owner(chunk)
             state = self._states[chunk.slot] = _State(chunk.generation, self._token_bytes, chunk.options)
             chunk.text = chunk.options.echo
         else:
+            if chunk.seq != state.seq + 1:
+                raise ValueError(f"chunk {chunk.seq} of slot {chunk.slot} came where {state.seq + 1} was due")
             chunk.options = state.options
+        state.seq = chunk.seq
         self._decode(state, chunk)
         self.ack_table.ack(chunk.slot, chunk.generation, chunk.seq)  # after the stop mark: the engine reads that after
         if chunk.log_probs:
@@ -75,6 +81,15 @@ class Detokenizer:
         if state.text.stopped:
             chunk.completion_tokens = state.tokens_at_stop
             chunk.finish = STOP if chunk.finish else 0
+
+    def _check_owner(self, chunk: Chunk) -> None:
+        """A slot's owners come in the order of their generations: an old chunk that is sent again harms nobody."""
+        before = self._owners.get(chunk.slot, 0)
+        if chunk.seq != 1 or not 0 < (chunk.generation - before) % MAX_GENERATION < MAX_GENERATION // 2:
+            raise ValueError(f"chunk {chunk.seq} of slot {chunk.slot} is not its next owner's first one")
+        if chunk.slot >= self.ack_table.slots:
+            raise ValueError(f"slot {chunk.slot} of {self.ack_table.slots}")
+        self._owners[chunk.slot] = chunk.generation
 
     def _decode(self, state: _State, chunk: Chunk) -> None:
         stream, before = state.text, state.text.tokens

@@ -28,6 +28,7 @@ class EngineRequest:
     sampling: Sampling
     priority: int = 0  # higher is sooner
     lora_name: str = ""
+    cache_salt: str = ""  # cached prefixes are shared among equal ones only
     seeded: bool = True  # by the caller; a seed that we drew need not be repeatable
 
 

@@ -43,7 +43,7 @@ LATE_SECONDS = 0.1  # a step clock that is further behind starts anew instead of
 HONOURED = frozenset(
     {
         "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
-        "logprobs", "priority",
+        "logprobs", "priority", "cache_salt",
     }
 )  # fmt: skip
 

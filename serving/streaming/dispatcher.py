@@ -17,6 +17,7 @@ Threads:
 
 from __future__ import annotations
 
+import hmac
 import logging
 import threading
 import time
@@ -79,7 +80,7 @@ class Dispatcher:
     def admit(self, request_id: str, ids: Sequence[int], job: Job, sink: Sink) -> None:
         """Take a request or raise the error that answers it. A request taken always ends through its sink."""
         if job.cancel:
-            self._answer_cancel(request_id, sink)
+            self._answer_cancel(request_id, job.stop_key, sink)
             return
         runtime = self.runtime
         if self._ack_table.closing:
@@ -91,7 +92,9 @@ class Dispatcher:
             for sequence in request.sequences:
                 one = reseeded(sampling, sequence.index)
                 seeded = "seed" in job.explicit
-                runtime.submit(EngineRequest(sequence.id, ids, one, job.priority, job.lora_name, seeded))
+                runtime.submit(
+                    EngineRequest(sequence.id, ids, one, job.priority, job.lora_name, job.cache_salt, seeded)
+                )
                 if sequence.aborted:  # its client went away just before the runtime knew it
                     runtime.abort(sequence.id)
         except Exception as error:  # whatever went wrong, the slots must come back
@@ -107,16 +110,19 @@ class Dispatcher:
             self._try_abort(sequence)
         return forgotten
 
-    def _answer_cancel(self, request_id: str, sink: Sink) -> None:
+    def _answer_cancel(self, request_id: str, key: str, sink: Sink) -> None:
         if not request_id:
             raise InvalidRequest("stop", "true needs the Triton request id of the running request; this one has no id")
-        self.cancel(request_id)
+        self.cancel(request_id, key)
         sink.send(chunks.pack(-1, 0, 1, 0, 0, 0, 0, FINISH_CODES.index("cancelled"), []), final=True)
 
-    def cancel(self, request_id: str) -> None:
-        """Abort all sequences of a running request; an unknown id is not an error: it may just have ended."""
+    def cancel(self, request_id: str, key: str = "") -> None:
+        """Abort all sequences of a running request. An unknown id is not an error: it may just have ended; a wrong
+        ``key`` answers the same, so that it tells a stranger nothing."""
         request = self.registry.find(request_id)
-        for sequence in list(request.sequences) if request else ():
+        if request is None or not hmac.compare_digest(request.job.stop_key.encode(), key.encode()):
+            return
+        for sequence in list(request.sequences):
             self._abort(sequence)
 
     def _abort(self, sequence: ActiveSequence) -> None:

@@ -40,6 +40,7 @@ class Encoder:
         self.tokenizer = Tokenizer.from_file(str(tokenizer_json))
         self.tokenizer.no_truncation()  # a file saved while training may cut or pad: a prompt is never cut silently
         self.tokenizer.no_padding()
+        self.longest_token = max(map(len, self.tokenizer.get_vocab(with_added_tokens=True)))  # bytes
         self._beginning = _beginning(self.tokenizer)
         self._fast = _fast(json.loads(tokenizer_json.read_text(encoding="utf-8")))
         if self._fast is not None and any(self._quick(text) != self._exact(text) for text in PROBE):

@@ -17,8 +17,8 @@ from serving.tokenizer.request import job
 from serving.tokenizer.template import ChatTemplate
 
 MAX_MESSAGES = 2048
-# A text this many characters per context token is refused by its first part alone: 1 MB must not hold up the others.
-SURELY_TOO_LONG = 24
+MAX_JSON = 8 * 2**20  # bytes of messages or of tools
+SHRINKS = 3  # times at most that Unicode's NFC makes a text shorter, in bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,35 @@ class PromptBuilder:
         self._checkpoint = CheckpointDefaults.load(engine.path / "generation_config.json", engine.model.vocab_size)
         self._template = ChatTemplate.load(engine.path, engine.model.name)
 
+    def check_size(self, tensors: Tensors) -> None:
+        """Refuse by bytes alone what must be refused anyway, before any work. Raises ``InvalidRequest``."""
+        for text in tensors.get("text_input", ())[:1]:
+            self._check_length(text if isinstance(text, bytes) else str(text).encode(), "text_input")
+        for name in ("messages", "tools"):
+            length = len(next(iter(tensors.get(name, ())), b""))
+            if length > MAX_JSON:
+                raise InvalidRequest(name, f"{length} bytes of JSON are too many; send at most {MAX_JSON}")
+
+    def _check_length(self, text: bytes, field: str) -> None:
+        """Raises ``ContextTooLong`` for a text that exceeds the context however well it compresses: no token stands
+        for more bytes than the longest one, and NFC, which comes first, leaves a third of the bytes at least."""
+        densest = self._encoder.longest_token * (1 if text.isascii() else SHRINKS)
+        least = -(-len(text) // densest)
+        if least > self._limits.max_input_len:
+            raise context.too_long(self._limits, field, f"at least {least}")
+
     def encode(self, requests: Sequence[Tensors]) -> list[Encoded | ServingError]:
         return [self._one(tensors) for tensors in requests]
 
     def _one(self, tensors: Tensors) -> Encoded | ServingError:
         try:
+            self.check_size(tensors)
             inputs = Inputs(tensors, self._checkpoint)
             if inputs.flag("stop"):
-                return Encoded(self._encoder.encode("stop"), Job(Sampling(max_tokens=1), cancel=True))
+                return Encoded(
+                    self._encoder.encode("stop"),
+                    Job(Sampling(max_tokens=1), cancel=True, stop_key=inputs.text("stop_key")),
+                )
             text = self._text(inputs)
             parsed = self._with_words(inputs, job(inputs, self._checkpoint))
             if not inputs.flag("exclude_input_in_output"):
@@ -102,12 +123,13 @@ class PromptBuilder:
         return replace(parsed, sampling=replace(parsed.sampling, bad_words=tuple(sorted(ids))))
 
     def _encoded(self, text: str, field: str) -> list[int]:
-        sure = SURELY_TOO_LONG * self._limits.max_seq_len
-        if len(text) > sure:
-            part = self._encoder.encode(text[:sure])
-            if len(part) >= self._limits.max_seq_len:
-                raise context.too_long(self._limits, field, f"at least {len(part)}")
+        self._check_length(text.encode(), field)
         return self._encoder.encode(text)
+
+
+def size(tensors: Tensors) -> int:
+    """Bytes of a request's inputs, roughly: what it costs to read them."""
+    return sum(len(v) if isinstance(v, (bytes, str)) else 8 for values in tensors.values() for v in values)
 
 
 def _characters(name: str, text: str) -> str:

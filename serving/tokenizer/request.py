@@ -35,6 +35,8 @@ def job(inputs: Inputs, checkpoint: CheckpointDefaults) -> Job:
         text=text,
         priority=inputs.integer("priority"),
         lora_name=inputs.text("lora_name"),
+        cache_salt=inputs.text("cache_salt"),
+        stop_key=inputs.text("stop_key"),
         explicit=_asked_for(inputs),
     )
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from contract import engine_dir
 from contract.ack_table import AckTable
-from contract.chunks import Job
 from contract.errors import InternalError, ServingError
+from contract.seal import Seal
 from serving import runtimes
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import RuntimeStats
@@ -32,6 +32,7 @@ class EngineStep:
     def __init__(self) -> None:
         self._settings = settings = StepSettings.from_environment()
         info = engine_dir.read(settings.engine_dir)
+        self._seal = Seal.of_run(settings.run_dir)
         ack_table = AckTable.create(settings.ack_table, settings.slots)
         self._dispatcher = Dispatcher(ack_table, TokenBytes.load(info.path / "tokenizer.json"), settings.queue_limit)
         self._stopping = threading.Event()
@@ -43,10 +44,9 @@ class EngineStep:
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
-            sink = triton_io.ResponseSink(request)
+            sink = triton_io.ResponseSink(request, self._seal)
             try:
-                ids = triton_io.input_array(request, "input_ids").tolist()
-                job = Job.from_json(triton_io.input_array(request, "job")[0])
+                ids, job = triton_io.job(request, self._seal)
                 self._dispatcher.admit(request.request_id(), ids, job, sink)
             except ServingError as problem:
                 sink.fail(problem)

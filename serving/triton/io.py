@@ -11,11 +11,13 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from contract import packed
-from contract.chunks import Chunk, IntArray
+from contract.chunks import Chunk, IntArray, Job
 from contract.errors import InvalidRequest, ServingError, to_wire
 from contract.finish import FINISH_CODES
+from contract.seal import Seal
 from serving.tokenizer.inputs import Tensors
 
+MOST_VALUES = 65_536  # of an input; each field has its own, lower bound, which names what it counts
 MOST_REUSED = 8192  # tensors kept; each holds about 300 bytes of shared memory
 FINISH_NAMES = [name.encode() for name in FINISH_CODES]
 
@@ -45,26 +47,43 @@ def inputs(request: Any) -> Tensors:
         if name in arrays and arrays[name].ndim and arrays[name].shape[0] != 1:
             batch = arrays[name].shape[0]
             raise InvalidRequest(name, f"a batch of {batch}; one request carries one prompt, send {batch} requests")
+    for name, array in arrays.items():
+        if array.size > MOST_VALUES:
+            raise InvalidRequest(name, f"{array.size} values are too many; no input takes more than 1,024")
     return {name: array.reshape(-1).tolist() for name, array in arrays.items()}
 
 
-def encoded(ids: list[int], job: bytes) -> Any:
+def encoded(ids: list[int], job: bytes, seal: Seal) -> Any:
     """The tokenizer step's response: INT32 [1, n] and STRING [1, 1]."""
     return pb.InferenceResponse(
         [
             pb.Tensor("input_ids", np.array([ids], dtype=np.int32)),
-            pb.Tensor("job", np.array([[job]], dtype=np.object_)),
+            pb.Tensor("job", np.array([[seal.job(ids, job)]], dtype=np.object_)),
         ]
     )
 
 
-def input_array(request: Any, name: str) -> Any:
-    return pb.get_input_tensor_by_name(request, name).as_numpy()[0]
+def _row(request: Any, name: str) -> Any:
+    array = pb.get_input_tensor_by_name(request, name).as_numpy()
+    if array.ndim != 2 or len(array) != 1:
+        raise InvalidRequest(name, f"a tensor of shape {list(array.shape)}; an inner step takes [1, n]")
+    return array[0]
 
 
-def chunk_words(request: Any) -> IntArray:
-    words: IntArray = input_array(request, "chunk")
-    return words
+def job(request: Any, seal: Seal) -> tuple[list[int], Job]:
+    """The engine step's input. Raises ``InvalidRequest`` for what the tokenizer step of this run did not make."""
+    ids = _row(request, "input_ids").tolist()
+    return ids, Job.from_json(seal.opened_job(ids, bytes(_row(request, "job")[0])))
+
+
+def chunk_words(request: Any, seal: Seal) -> IntArray:
+    """The detokenizer step's input. Raises ``InvalidRequest`` for what the engine step of this run did not make."""
+    return seal.opened_chunk(_row(request, "chunk"))
+
+
+def send_only(sender: Any, response: Any) -> None:
+    """The one response of a request that is not decoupled; from any thread."""
+    sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class _Reused:
@@ -136,13 +155,14 @@ def _log_probs(chunks: list[Chunk]) -> list[Any]:
 class ResponseSink:
     """``serving.streaming.sequence.Sink`` over a decoupled request's response sender."""
 
-    __slots__ = ("_sender",)
+    __slots__ = ("_seal", "_sender")
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, seal: Seal) -> None:
+        self._seal = seal
         self._sender = request.get_response_sender()
 
     def send(self, words: IntArray, final: bool) -> None:
-        response = pb.InferenceResponse([pb.Tensor("chunk", words[None])])
+        response = pb.InferenceResponse([pb.Tensor("chunk", self._seal.chunk(words)[None])])
         self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
 
     def fail(self, error: ServingError) -> None:

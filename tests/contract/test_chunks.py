@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +65,29 @@ def test_chunks_survive(chunks: list[Chunk]) -> None:
 @given(job=JOBS)
 def test_jobs_survive(job: Job) -> None:
     assert Job.from_json(job.to_json()) == job
+
+
+HEADER = [0, 1, 1, 0, 5, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [1, 2, 3], [-1, 0, 0, 0, 0, 0, 0, 0, -12, 0, 0, 0], [*HEADER, 2**31 - 1, 0, 0, 0], [*HEADER, 1, 0, 0, 0],
+        [*HEADER, 0, -1, 0, 0], [*HEADER, 0, 0, 2**31 - 1, 0], [*HEADER, 0, 0, 0, 5], [-2, *HEADER[1:], 0, 0, 0, 0],
+        [*HEADER[:7], 99, 0, 0, 0, 0],
+    ],
+)  # fmt: skip
+def test_words_that_are_no_chunk_are_refused(words: list[int]) -> None:
+    """Negative counts would have it read the same words for ever."""
+    with pytest.raises(ValueError, match="a chunk"):
+        list(unpack(np.array(words, dtype=np.int32)))
+
+
+@given(words=st.lists(INT32, max_size=40))
+def test_no_words_keep_the_reader(words: list[int]) -> None:
+    with contextlib.suppress(ValueError):
+        assert len(list(unpack(np.array(words, dtype=np.int32)))) <= len(words) // 12 + 1
 
 
 def test_a_lone_chunk_without_extras_is_thirteen_words() -> None:

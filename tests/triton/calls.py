@@ -19,7 +19,9 @@ from tritonclient.utils import InferenceServerException
 MODEL = "qwen"
 TYPES: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(("text_input", "messages", "tools", "stop_words", "bad_words"), ("BYTES", np.object_)),
-    **dict.fromkeys(("guided_decoding_guide_type", "guided_decoding_guide", "lora_name"), ("BYTES", np.object_)),
+    **dict.fromkeys(
+        ("guided_decoding_guide_type", "guided_decoding_guide", "lora_name", "stop_key"), ("BYTES", np.object_)
+    ),
     **dict.fromkeys(
         ("stream", "stop", "ignore_eos", "return_log_probs", "exclude_input_in_output", "packed_output"),
         ("BOOL", np.bool_),

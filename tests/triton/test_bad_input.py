@@ -23,7 +23,6 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("text_input: given beside messages; send exactly one", {"text_input": "a", "messages": "[]"}),
     ("text_input: the prompt is empty", {"text_input": ""}),
     (r"text_input: the prompt has 4\d{4} tokens, the context is 32768", {"text_input": LONG}),
-    (r"text_input: the prompt has at least \d+ tokens, the context is 32768", {"text_input": "word " * 200_000}),
     ("messages: not JSON", {"messages": "[{"}),
     (r"messages: not JSON \(maximum recursion", {"messages": "[" * 50_000}),
     (r"messages: messages\[0\] has role 'robot'", {"messages": '[{"role": "robot", "content": "a"}]'}),
@@ -43,6 +42,8 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("stop: true needs the Triton request id", {"stop": True}),
 ]
 ONLY_TENSORS: list[tuple[str, dict[str, Any]]] = [
+    # not over HTTP: a body of 8 MB overflows the stack of Triton 2.51's HTTP server (CVE-2025-23310)
+    (r"text_input: the prompt has at least \d+ tokens, the context is 32768", {"text_input": "=" * 8_000_000}),
     ("temperature: nan is out of range", {"text_input": "a", "temperature": math.nan}),
     (r"text_input: byte 1 of b'a\\xff' is not UTF-8", {"text_input": b"a\xff"}),
     ("text_input: a batch of 2; one request carries one prompt, send 2 requests", {"batch": 2, "text_input": "a"}),

@@ -67,7 +67,6 @@ REFUSED: dict[str, Fixed] = {
         ("media_io_kwargs", False, True, "the model reads text"),
         ("request_id", False, True, "send the header X-Request-ID"),
         ("return_prompt_text", False, True, "use /tokenize and /detokenize"),
-        ("cache_salt", False, True, _NO_SUCH_FEATURE),
         ("vllm_xargs", False, True, _NO_SUCH_FEATURE),
         ("repetition_detection", False, True, _NO_SUCH_FEATURE),
     )

@@ -154,6 +154,9 @@ class Shared(BaseModel):
     )
     ignore_eos: bool | None = note("go on until max_tokens; for load tests")
     priority: int | None = note("higher is sooner; where the engine has it")
+    cache_salt: str | None = note(
+        "prompts share cached prefixes only with those that came with the same one; where the engine has it"
+    )
     # shared fields: end
     user: str | None = note("goes to the log", openai=True)
     metadata: JsonObject | None = note("accepted, nothing is stored", openai=True, vllm=False)

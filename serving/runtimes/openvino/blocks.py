@@ -19,6 +19,11 @@ def blocks_for(tokens: int) -> int:
     return -(-tokens // BLOCK_TOKENS)
 
 
+def salted(salt: str) -> bytes:
+    """What a sequence's chain of digests begins with: prefixes with different salts share no block."""
+    return hashlib.blake2b(salt.encode(), digest_size=16, person=b"cache_salt").digest() if salt else b""
+
+
 def digests(tokens: Sequence[int], previous: bytes = b"") -> Iterator[bytes]:
     """One 16-byte digest per full block of ``tokens``, each over everything before it too."""
     data = np.asarray(tokens, np.int32)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from serving.runtimes.base import EngineRequest
-from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for, digests
+from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for, digests, salted
 from serving.runtimes.openvino.sampling import Sampler
 
 LEAST_PREFILL = 32  # tokens of prompt work in a step, however many sequences decode
@@ -46,7 +46,7 @@ class ScheduledSequence:
         done = len(self.chain)
         if done < count:
             fresh = self.tokens[done * BLOCK_TOKENS : count * BLOCK_TOKENS]
-            self.chain.extend(digests(fresh, self.chain[-1] if self.chain else b""))
+            self.chain.extend(digests(fresh, self.chain[-1] if self.chain else salted(self.request.cache_salt)))
         return self.chain[:count]
 
 

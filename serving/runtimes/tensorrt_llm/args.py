@@ -94,7 +94,8 @@ def capabilities(backend: str, surface: Surface, scoring: bool) -> frozenset[str
         found = LOGPROBS | {"min_tokens"}
     else:
         found = PENALTIES | {"logprobs", "min_tokens"}
-    return frozenset(found | ({"priority"} if surface.has_priority else set()))
+    found |= {"priority"} if surface.has_priority else set()
+    return frozenset(found | ({"cache_salt"} & surface.generate))
 
 
 def llm_arguments(

@@ -212,6 +212,8 @@ class TensorRtLlm:
         }
         if self._loaded.surface.has_priority:
             arguments["priority"] = tensorrt_llm_params.priority(request.priority)
+        if request.cache_salt:  # admitted only where the release has it
+            arguments["cache_salt"] = request.cache_salt
         self._totals["prompt"] += len(request.input_ids)
         return self._llm.generate_async(**arguments)
 

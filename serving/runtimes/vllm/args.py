@@ -19,7 +19,7 @@ from serving.runtimes.base import GUIDES, RuntimeOptions
 
 HONOURED = GUIDES | {
     "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
-    "logit_bias", "logprobs", "top_logprobs", "priority",
+    "logit_bias", "logprobs", "top_logprobs", "priority", "cache_salt",
 }  # fmt: skip
 LORA_DIR = "lora"  # ENGINE_DIR/lora/<name>/adapter_config.json
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm.config.lora.MaxLoRARanks

@@ -77,7 +77,7 @@ class Core:
                 params._bad_words_token_ids = [list(word) for word in sampling.bad_words]
             prepared = self._inputs.process_inputs(
                 request_id,
-                tokens_input(list(request.input_ids)),
+                tokens_input(list(request.input_ids), cache_salt=request.cache_salt or None),
                 params,
                 self._tasks,
                 lora_request=self._lora(request.lora_name),

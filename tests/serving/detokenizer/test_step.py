@@ -46,8 +46,9 @@ def letters(tokenizer: Tokenizer, text: str) -> list[int]:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_interleaved_streams_keep_their_texts(
-    data: st.DataObject, detokenizer: Detokenizer, tokenizer: Tokenizer, ack_table: AckTable
+    data: st.DataObject, token_bytes: TokenBytes, tokenizer: Tokenizer, ack_table: AckTable
 ) -> None:
+    detokenizer = Detokenizer(token_bytes, lambda: ack_table)
     generation = data.draw(st.integers(1, 2**20))
     streams = [data.draw(token_ids(tokenizer)) for _ in range(3)]
     queues = [[(slot, part) for part in data.draw(cuts(ids))] for slot, ids in enumerate(streams)]
@@ -131,6 +132,21 @@ def test_n_sequences_in_one_response(detokenizer: Detokenizer, tokenizer: Tokeni
 def test_the_answer_to_a_cancel_belongs_to_no_stream(detokenizer: Detokenizer) -> None:
     done = one(detokenizer, pack(-1, 0, 1, 0, 0, 0, 0, CANCELLED, []))
     assert (done.text, done.finish) == ("", CANCELLED)
+
+
+@pytest.mark.parametrize(
+    ("generation", "seq", "why"),
+    [(4, 1, "next owner"), (5, 1, "where 2 was due"), (5, 3, "where 2 was due"), (6, 2, "next owner")],
+    ids=["an old owner's", "sent again", "one left out", "not a first one"],
+)
+def test_a_chunk_that_is_not_due_changes_nothing(
+    generation: int, seq: int, why: str, detokenizer: Detokenizer, tokenizer: Tokenizer, ack_table: AckTable
+) -> None:
+    one(detokenizer, chunk(letters(tokenizer, "a"), generation=5))
+    with pytest.raises(ValueError, match=why):
+        one(detokenizer, chunk(letters(tokenizer, "x"), seq, generation=generation))
+    assert ack_table.acked(0, 5, 1)
+    assert one(detokenizer, chunk(letters(tokenizer, "b"), 2, generation=5, finish=LENGTH)).text == "b"
 
 
 def test_nothing_is_kept_of_finished_streams(detokenizer: Detokenizer, tokenizer: Tokenizer) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest
-from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for, digests
+from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for, digests, salted
 from serving.runtimes.openvino.sampling import Sampler
 from serving.runtimes.openvino.scheduler import ScheduledChunk, ScheduledSequence, Scheduler
 
@@ -127,3 +127,10 @@ def check(pool: BlockPool, scheduler: Scheduler, chunks: list[ScheduledChunk]) -
         private = one.blocks[chunk.start // BLOCK_TOKENS : blocks_for(chunk.start + chunk.count)]
         written = [b for other in holders if other is not one for b in other.blocks if b in private]
         assert not written, "a step writes into a block that somebody else reads"
+
+
+def test_prefixes_with_different_salts_share_nothing() -> None:
+    tokens = list(range(2 * BLOCK_TOKENS))
+    chains = [list(digests(tokens, salted(salt))) for salt in ("", "a", "b", "a")]
+    assert chains[1] == chains[3] and chains[0] == list(digests(tokens))
+    assert len({digest for chain in chains for digest in chain}) == 6
