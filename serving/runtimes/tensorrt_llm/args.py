@@ -15,7 +15,6 @@ from typing import Any
 from contract import engine_dir
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
-from contract.gpus import MEMORY_FRACTION
 from contract.model_shape import ModelShape
 from serving.runtimes.base import GUIDES, RuntimeOptions
 from serving.runtimes.tensorrt_llm.env import Package
@@ -165,7 +164,7 @@ def _pytorch(package: Package, engine: EngineInfo, options: RuntimeOptions) -> d
 
 def kv_arguments(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
     """``free_gpu_memory_fraction`` is of what is free once the weights are loaded. An engine's KV type is built in."""
-    arguments: dict[str, Any] = {"free_gpu_memory_fraction": MEMORY_FRACTION}
+    arguments: dict[str, Any] = {"free_gpu_memory_fraction": options.gpu_memory_fraction}
     if options.kv_cache_bytes is not None:
         arguments["max_tokens"] = max(1, options.kv_cache_bytes // kv_bytes_per_token(engine))
     if engine.kv_dtype == "int8":

@@ -13,7 +13,6 @@ from typing import Any
 
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
-from contract.gpus import MEMORY_FRACTION
 from contract.sampling import Guide, Sampling
 from serving.runtimes.base import GUIDES, RuntimeOptions
 
@@ -40,7 +39,7 @@ def engine_args(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
         "load_format": load_format(engine),
         "kv_cache_dtype": "fp8" if engine.kv_dtype == "fp8" else "auto",
         "kv_cache_memory_bytes": options.kv_cache_bytes,
-        "gpu_memory_utilization": NO_FRACTION if options.kv_cache_bytes else MEMORY_FRACTION,
+        "gpu_memory_utilization": NO_FRACTION if options.kv_cache_bytes else options.gpu_memory_fraction,
         "max_model_len": limits.max_seq_len,
         "max_num_seqs": options.max_streams,
         "max_num_batched_tokens": max(limits.max_num_tokens, options.max_streams),  # vLLM refuses fewer than sequences

@@ -14,7 +14,6 @@ import pytest
 
 from contract.engine_dir import EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
 from contract.errors import EngineDirectoryError, EngineUnavailable
-from contract.gpus import MEMORY_FRACTION
 from contract.paths import ROOT
 from contract.sampling import Guide, Sampling
 from serving.runtimes.base import CAPABILITIES, EngineRequest, RuntimeOptions
@@ -408,9 +407,9 @@ def test_a_latency_engine_uses_cuda_graphs(start, tmp_path):
 
 
 def test_kv_cache_size_in_bytes_becomes_tokens(start):
-    options = RuntimeOptions(kv_cache_bytes=57344 * 1000)
+    options = RuntimeOptions(kv_cache_bytes=57344 * 1000, gpu_memory_fraction=0.5)
     config = start("engine", options=options).llm.args.kv_cache_config
-    assert (config.max_tokens, config.free_gpu_memory_fraction) == (1000, MEMORY_FRACTION)
+    assert (config.max_tokens, config.free_gpu_memory_fraction) == (1000, 0.5)
 
 
 def test_priority_reaches_1_4_higher_first(start):

@@ -13,7 +13,6 @@ import pytest
 
 from contract.engine_dir import GpuInfo, ModelInfo
 from contract.errors import EngineDirectoryError
-from contract.gpus import MEMORY_FRACTION
 from contract.sampling import Guide, Sampling
 from contract.versions import pinned, version_tuple
 from serving.runtimes import guard
@@ -24,10 +23,11 @@ from tests.serving.runtimes.vllm.cases import engine
 
 
 def test_limits_are_always_said(tmp_path):
-    args = vllm_args.engine_args(engine(tmp_path, gpu=GpuInfo("g", 90, 2)), RuntimeOptions(max_streams=7))
+    options = RuntimeOptions(max_streams=7, gpu_memory_fraction=0.5)
+    args = vllm_args.engine_args(engine(tmp_path, gpu=GpuInfo("g", 90, 2)), options)
     assert (args["max_num_seqs"], args["max_num_batched_tokens"], args["max_model_len"]) == (7, 8192, 64)
     assert args["tensor_parallel_size"] == 2
-    assert args["gpu_memory_utilization"] == MEMORY_FRACTION
+    assert args["gpu_memory_utilization"] == 0.5
 
 
 def test_a_kv_cache_in_bytes_overrides_the_fraction(tmp_path):
