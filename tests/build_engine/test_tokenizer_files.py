@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -62,6 +62,7 @@ def ranks(home: Path) -> dict[bytes, int]:
 @given(text=st.text(max_size=40))
 def test_encoding_is_byte_pair_encoding_by_rank(qwen: Tokenizer, ranks: dict[bytes, int], text: str) -> None:
     """The merges rebuilt from ranks give the segmentation of the rank rule itself, piece by piece."""
+    assume("<|" not in text and "<tool" not in text and "</tool" not in text)  # added tokens are not byte pairs
     pieces = [piece for piece, _ in qwen.pre_tokenizer.pre_tokenize_str(qwen.normalizer.normalize_str(text))]
     expected = [i for p in pieces for i in by_rank(bytes(BYTES[c] for c in p), ranks)]
     assert qwen.encode(text).ids == expected

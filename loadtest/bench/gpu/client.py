@@ -28,6 +28,7 @@ from loadtest.bench.gpu.samples import TimedStream
 STREAMS_PER_PROCESS = 32
 RATE_PROCESSES = 4  # that share the arrivals of an open loop
 TIMEOUT_S = 300.0
+REST_S = 2.0
 SAMPLING: dict[str, dict[str, float]] = {
     "greedy": {"temperature": 0.0, "repetition_penalty": 1.0},
     "defaults": {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05},  # Qwen2.5's own
@@ -200,17 +201,26 @@ class _Sse:
         self._target, self._sampling = target, SAMPLING[sampling]
         self._host, _, port = target.address.rpartition(":")
         self._port = int(port)
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def open(self) -> None:
         return None
 
     async def close(self) -> None:
-        for _, writer in self._idle:
+        for _, _, writer in self._idle:
             writer.close()
 
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """One that was used a moment ago, or a new one: servers close those that rest (uvicorn after 5 s)."""
+        while self._idle:
+            since, reader, writer = self._idle.pop()
+            if time.monotonic() - since < REST_S:
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(self._host, self._port)
+
     async def stream(self, prompt: str, record: TimedStream) -> None:
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(self._host, self._port)
+        reader, writer = await self._connection()
         writer.write(self._request(prompt))
         status = await reader.readline()
         if b" 200 " not in status:
@@ -226,7 +236,7 @@ class _Sse:
         record.tokens = usage
         if usage != self._target.max_tokens:
             raise RuntimeError(f"{usage} of {self._target.max_tokens} tokens arrived")
-        self._idle.append((reader, writer))
+        self._idle.append((time.monotonic(), reader, writer))
 
     def _request(self, prompt: str) -> bytes:
         body = json.dumps(
