@@ -108,7 +108,7 @@ BUILD_OPTIONS = $(ENGINE_OPTIONS) $(if $(ALPHA),--alpha $(ALPHA)) $(if $(REVISIO
   $(if $(CALIBRATION),--calibration $(CALIBRATION))
 export DRY_RUN
 
-.PHONY: plan preflight verify
+.PHONY: plan preflight probe facts verify
 plan: setup  ## what fits: MODEL=… GPU=h200|h100|l40s|a100-80|4090|… PRECISION=… CONTEXT=chat|summary|audit|book|N RUNTIME=…
 	@$(PY) -m build_engine plan --model "$(MODEL)" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
 	  $(if $(CONTEXT),--context $(CONTEXT)) $(if $(filter vllm,$(RUNTIME)),--runtime vllm) $(ARGS)
@@ -116,6 +116,12 @@ plan: setup  ## what fits: MODEL=… GPU=h200|h100|l40s|a100-80|4090|… PRECISI
 preflight: setup  ## can this machine build a TensorRT-LLM engine? every fault with its remedy
 	@$(PY) -m build_engine preflight --model "$(MODEL)" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
 	  $(if $(CONTEXT),--context $(CONTEXT)) --out $(or $(ENGINE),engines/default)
+
+probe: setup  ## first on a GPU host: ten minutes, a tiny model, everything TensorRT-LLM must do -> probe/probe.json
+	@$(PY) -m build_engine.tensorrt_llm.probe $(ARGS)
+
+facts:  ## inside NVIDIA's container: record the installed TensorRT-LLM's names and flags -> facts/ (compare with tests/data)
+	@python3 -m build_engine.tensorrt_llm.probe.surface --output $(or $(OUT),facts)
 
 verify: setup  ## accuracy gate: compare ENGINE=<dir> with its unquantized REFERENCE=<engine, or checkpoint: needs torch>
 	@$(if $(and $(REFERENCE),$(wildcard .venv-oracle/.ready)),$(ORACLE),$(PY)) -m build_engine verify --engine $(or $(ENGINE),engines/default) $(if $(REFERENCE),--reference $(REFERENCE)) $(ARGS)

@@ -93,6 +93,11 @@ class TensorRtLlm:
     def capabilities(self) -> frozenset[str]:
         return self._loaded.capabilities
 
+    @property
+    def children(self) -> tuple[int, ...]:
+        """Process ids of TensorRT-LLM's workers."""
+        return self._loaded.children
+
     def submit(self, request: EngineRequest) -> None:
         self._post(self._start, request)
 
