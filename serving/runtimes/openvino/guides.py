@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ from contract.sampling import Guide
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
+MASK_SECONDS = 0.05  # processor time for one token's mask: all sequences of the step wait for it
+TOO_SLOW = "the grammar takes too long for each token; use fewer or smaller repetitions"
+KEPT = 32  # compiled grammars
 FIELD = "guided_decoding_guide"
 # Bounded, or a model that likes blanks would never close an object.
 JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"\n? {0,16}"}
@@ -60,20 +64,38 @@ def _invalid(guide: Guide, reason: str) -> InvalidRequest:
 
 
 class Grammars:
-    """Makes grammar states for one tokenizer. Building the token trie takes about a second: do it ahead of need."""
+    """Makes grammar states for one tokenizer. Building the token trie takes about a second: do it ahead of need.
+
+    A compiled grammar is kept with its automaton as far as it was built, and copied for each sequence. llguidance's own
+    limits ("fuel") do not bound the time of a mask, so ``start`` measures the first two. Owned by one thread.
+    """
 
     def __init__(self, tokenizer_json: Path, vocab_size: int, end_ids: list[int]) -> None:
         self.vocab_size = vocab_size
         self.end_ids = frozenset(end_ids)
         text = tokenizer_json.read_text(encoding="utf-8")
+        self._compiled: dict[str, LLMatcher | str] = {}
         self._tokenizer = LLTokenizer(text, n_vocab=vocab_size, eos_token=end_ids)
 
     def start(self, grammar: str) -> LLGuidanceState:
-        """Raises ``ValueError`` when the grammar cannot be used with this tokenizer."""
+        """Raises ``ValueError`` when the grammar cannot be used with this tokenizer, or would hold up every step."""
+        found = self._compiled.pop(grammar, None) or self._compile(grammar)
+        self._compiled[grammar] = found  # the last one used is the last one forgotten
+        while len(self._compiled) > KEPT:
+            del self._compiled[next(iter(self._compiled))]
+        if isinstance(found, str):
+            raise ValueError(found)
+        return LLGuidanceState(found.deep_copy(), self.vocab_size)
+
+    def _compile(self, grammar: str) -> LLMatcher | str:
+        """The matcher, or why there is none."""
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher.compute_bitmask()  # builds most of the automaton, in this thread instead of a step's
+        began = time.thread_time()
+        matcher.compute_bitmask()
         if matcher.is_error():
-            raise ValueError(matcher.get_error())
-        return LLGuidanceState(matcher, self.vocab_size)
+            return str(matcher.get_error())
+        return TOO_SLOW if time.thread_time() - began > MASK_SECONDS else matcher
 
 
 class LLGuidanceState:
@@ -84,7 +106,10 @@ class LLGuidanceState:
         self._vocab_size = vocab_size
 
     def allowed(self) -> npt.NDArray[np.bool_]:
+        began = time.thread_time()
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if time.thread_time() - began > MASK_SECONDS:
+            raise ValueError(TOO_SLOW)
         if self._matcher.is_error():
             raise ValueError(self._matcher.get_error())
         return np.unpackbits(packed, count=self._vocab_size, bitorder="little").view(np.bool_)

@@ -41,6 +41,10 @@ class EngineWorker:
     def __init__(self, connection: Connection, engine: EngineInfo, options: RuntimeOptions) -> None:
         self._connection = connection
         self._inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self._guided: queue.SimpleQueue[tuple[EngineRequest, str]] = queue.SimpleQueue()
+        self._handing_over = threading.Lock()  # an abort must not overtake its sequence
+        self._compiling: set[int] = set()
+        self._given_up: set[int] = set()  # aborted while their grammar compiles
         with ThreadPoolExecutor(1) as pool:  # the token trie holds the GIL, compiling does not: side by side
             grammars: Future[Grammars] = pool.submit(_grammars, engine)
             model = PagedModel(engine.path / "openvino_model.xml", engine.precision, options.threads)
@@ -75,19 +79,38 @@ class EngineWorker:
         self._engine.forget()
 
     def _read(self) -> None:
-        """The reader thread. A grammar is compiled here, so that it does not delay a step."""
+        """The reader thread. A third one compiles grammars, so that they delay neither a step nor others."""
+        compiler = threading.Thread(target=self._compile, name="grammars", daemon=True)
+        compiler.start()
         try:
             while True:
                 message = self._connection.recv()
-                if message[0] == "submit":
-                    message = self._with_grammar(*message[1:])
-                self._inbox.put(message)
+                with self._handing_over:
+                    if message[0] == "submit" and message[2]:
+                        self._compiling.add(message[1].sequence_id)
+                        self._guided.put(message[1:])
+                    elif message[0] == "abort" and message[1] in self._compiling:
+                        self._given_up.add(message[1])
+                    else:
+                        self._inbox.put(message)
         except (EOFError, OSError):
             os._exit(0)  # the parent is gone
 
-    def _with_grammar(self, request: Any, grammar: str | None) -> tuple[Any, ...]:
+    def _compile(self) -> None:
+        """The grammar thread. An abort that comes while a grammar compiles is kept until the sequence is known."""
+        while True:
+            request, grammar = self._guided.get()
+            message = self._with_grammar(request, grammar)
+            with self._handing_over:
+                self._compiling.discard(request.sequence_id)
+                self._inbox.put(message)
+                if request.sequence_id in self._given_up:
+                    self._given_up.discard(request.sequence_id)
+                    self._inbox.put(("abort", request.sequence_id))
+
+    def _with_grammar(self, request: Any, grammar: str) -> tuple[Any, ...]:
         try:
-            return "submit", request, self._grammars.start(grammar) if grammar else None
+            return "submit", request, self._grammars.start(grammar)
         except ValueError as error:
             return "refuse", SequenceDelta(request.sequence_id, (), 0, "error", error=f"guided decoding: {error}")
 

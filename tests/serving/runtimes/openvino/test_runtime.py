@@ -146,6 +146,19 @@ def test_a_bad_guide_is_refused_and_the_next_request_unharmed(loaded: Loaded, ki
     loaded[1].wait(ask(loaded))
 
 
+def test_a_guide_that_would_slow_every_step_delays_nobody(loaded: Loaded) -> None:
+    """Its automaton takes seconds to build: another request begins and ends meanwhile."""
+    slow = Guide("regex", "((a{100}){100}){100}")
+    guided, given_up = ask(loaded, guide=slow), ask(loaded, guide=Guide("regex", "a{3}"))
+    loaded[0].abort(given_up)
+    other = ask(loaded, max_tokens=2)
+    loaded[1].wait(other)
+    assert not loaded[1].deltas.get(guided)
+    loaded[1].wait(guided, given_up)
+    assert "takes too long for each token" in loaded[1].deltas[guided][-1].error
+    assert loaded[1].deltas[given_up][-1].finish_reason == "cancelled"
+
+
 def test_abort_ends_a_stream_once(loaded: Loaded) -> None:
     number = ask(loaded, max_tokens=400)
     while number not in loaded[1].deltas:
