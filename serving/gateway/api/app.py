@@ -17,10 +17,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.gateway.api import endpoints, http, openapi, page
-from serving.gateway.api.guard import Guarded, Handler, response_of
+from serving.gateway.api.guard import ErrorBody, Guarded, Handler, response_of
 from serving.gateway.api.operations import Operations
 from serving.gateway.api.tokenize import Tokenize
 from serving.gateway.core.gateway import Gateway
+from serving.gateway.core.render import messages
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.settings import GatewaySettings
 
@@ -81,8 +82,8 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     def get(path: str, handler: Handler, *, public: bool = False) -> Route:
         return Route(path, Guarded(gateway, handler, public=public), methods=["GET"])
 
-    def post(path: str, handler: Handler) -> Route:
-        return Route(path, Guarded(gateway, handler), methods=["POST"])
+    def post(path: str, handler: Handler, error_body: ErrorBody = ApiError.body) -> Route:
+        return Route(path, Guarded(gateway, handler, error_body=error_body), methods=["POST"])
 
     async def schema(_: Request) -> Response:
         return JSONResponse(openapi.document())
@@ -95,6 +96,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         get("/v1/models", operations.models),
         get("/v1/models/{name:path}", operations.model),
         post("/tokenize", tokenize.tokenize),
+        post("/v1/messages/count_tokens", tokenize.count, error_body=messages.error_body),
         post("/detokenize", tokenize.detokenize),
         get("/load", operations.load),
         get("/v1/loads", operations.loads),

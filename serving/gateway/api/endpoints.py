@@ -23,8 +23,10 @@ from serving.gateway.core.gateway import Gateway
 from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamRenderer
 from serving.gateway.core.render.chat import ChatBody, ChatStream
+from serving.gateway.core.render.messages import MessagesBody, MessagesStream, error_body
 from serving.gateway.core.render.responses import ResponsesBody, ResponsesStream
 from serving.gateway.core.writer import Gone, Writer
+from serving.gateway.schema import messages_protocol
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.protocol import ChatRequest, CompletionRequest
 from serving.gateway.schema.responses_protocol import RENAMED, ResponsesRequest, as_chat, renamed
@@ -61,6 +63,17 @@ async def plan_response(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, 
     return replace(plan, request=request, renamed=own | {"max_tokens": "max_output_tokens"}), model
 
 
+async def plan_message(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
+    request = http.request_of(messages_protocol.MessagesRequest, body)
+    model = gateway.model_name(request.model)
+    try:
+        plan = translate.chat(messages_protocol.as_chat(request))
+    except ApiError as error:
+        raise messages_protocol.renamed(error) from None
+    own = {tensor: messages_protocol.RENAMED.get(name, name) for tensor, name in plan.renamed.items()}
+    return replace(plan, renamed=own), model
+
+
 async def plan_completion(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
     request = http.request_of(CompletionRequest, body)
     model = gateway.model_name(request.model)
@@ -95,6 +108,7 @@ ENDPOINTS = {
     "/v1/chat/completions": Endpoint("chatcmpl-", plan_chat, ChatStream, ChatBody),
     "/v1/completions": Endpoint("cmpl-", plan_completion, ChatStream, ChatBody),
     "/v1/responses": Endpoint("resp_", plan_response, ResponsesStream, ResponsesBody),
+    "/v1/messages": Endpoint("msg_", plan_message, MessagesStream, MessagesBody, error_body),
 }
 
 

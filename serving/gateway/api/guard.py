@@ -16,17 +16,22 @@ from serving.gateway.schema.errors import ApiError
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def response_of(error: ApiError) -> Response:
+ErrorBody = Callable[[ApiError], bytes]
+
+
+def response_of(error: ApiError, error_body: ErrorBody = ApiError.body) -> Response:
     headers = {"retry-after": str(error.retry_after)} if error.retry_after else {}
     headers |= {"www-authenticate": "Bearer"} if error.status == 401 else {}
-    return Response(error.body(), error.status, headers, "application/json")
+    return Response(error_body(error), error.status, headers, "application/json")
 
 
 class Guarded:
-    """ASGI around a handler: API key unless ``public``, errors in OpenAI's shape."""
+    """ASGI around a handler: API key unless ``public``, errors in OpenAI's shape or another's."""
 
-    def __init__(self, gateway: Gateway, handler: Handler, *, public: bool = False) -> None:
-        self._gateway, self._handler, self._public = gateway, handler, public
+    def __init__(
+        self, gateway: Gateway, handler: Handler, *, public: bool = False, error_body: ErrorBody = ApiError.body
+    ) -> None:
+        self._gateway, self._handler, self._public, self._error_body = gateway, handler, public, error_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -35,9 +40,9 @@ class Guarded:
             response = await self._handler(Request(scope, receive))
         except ApiError as error:
             if error.close:
-                await Writer(send, "").error(error, error.body(), receive)
+                await Writer(send, "").error(error, self._error_body(error), receive)
                 return
-            response = response_of(error)
+            response = response_of(error, self._error_body)
         except Gone:
             return
         self._gateway.metrics.answered(_label(scope), response.status_code)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from serving.gateway.schema.messages_protocol import CountRequest, MessagesRequest
 from serving.gateway.schema.protocol import ChatRequest, CompletionRequest
 from serving.gateway.schema.responses_protocol import ResponsesRequest
 from serving.gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
@@ -32,6 +33,8 @@ _POSTS: dict[str, tuple[type[BaseModel], str]] = {
     "/v1/chat/completions": (ChatRequest, "Chat completion; text/event-stream with stream: true"),
     "/v1/completions": (CompletionRequest, "Completion of raw text; text/event-stream with stream: true"),
     "/v1/responses": (ResponsesRequest, "Response of a model; typed text/event-stream with stream: true"),
+    "/v1/messages": (MessagesRequest, "Anthropic's message; typed text/event-stream with stream: true"),
+    "/v1/messages/count_tokens": (CountRequest, "Tokens of a message's prompt"),
     "/tokenize": (TokenizeRequest, "Text or messages to token ids"),
     "/detokenize": (DetokenizeRequest, "Token ids to text"),
 }
@@ -45,7 +48,7 @@ _GETS = {
     "/health/generate": "A real one-token answer",
     "/metrics": "Prometheus text",
 }
-_STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+_STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 
 
 @cache

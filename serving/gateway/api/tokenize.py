@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -10,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from serving.gateway.api import http
 from serving.gateway.core import translate
 from serving.gateway.core.gateway import Gateway
-from serving.gateway.schema import parse
+from serving.gateway.schema import messages_protocol, parse
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.protocol import ChatRequest
 from serving.gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
@@ -44,6 +45,21 @@ class Tokenize:
         return JSONResponse(
             {"count": len(ids), "max_model_len": self._gateway.context, "tokens": ids, "token_strs": texts}
         )
+
+    async def count(self, request: Request) -> Response:
+        """Anthropic's count_tokens: the prompt that the same /v1/messages would make."""
+        asked = await self._read(messages_protocol.CountRequest, request)
+        self._gateway.model_name(asked.model)
+        await self._gateway.tokens.load(template=True)
+        try:
+            plan = translate.chat(messages_protocol.as_chat(asked))
+        except ApiError as error:
+            raise messages_protocol.renamed(error) from None
+        goes_on = {"continue_final_message": True} if plan.options.continue_final_message else {}
+        chat: Any = plan.prompts[0]
+        tools: Any = plan.options.tools
+        ids = await asyncio.to_thread(self._gateway.tokens.encode_chat, list(chat), tools, goes_on)
+        return JSONResponse({"input_tokens": len(ids)})
 
     async def detokenize(self, request: Request) -> Response:
         asked = await self._read(DetokenizeRequest, request)

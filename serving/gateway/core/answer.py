@@ -59,7 +59,7 @@ class Answer:
         self.choices = [
             ChoiceState(
                 i, chat=plan.chat, parser=plan.parser() if plan.parser else None, logprobs=plan.options.logprobs,
-                token_text=context.token_text,
+                token_text=context.token_text, stops=plan.options.stop if plan.names_stop else (),
             )
             for i in range(plan.choices)
         ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -15,27 +15,47 @@ TokenText = Callable[[int], bytes]  # a token's bytes
 
 
 class ChoiceUpdate(NamedTuple):
-    """What one engine response adds to a choice."""
+    """What one engine response adds to a choice. ``stop``: the stop string that came after ``text`` and ended it."""
 
     text: str
     events: list[Event] | None  # replaces ``text`` when the answer is parsed for tool calls
     ids: list[int]
     logprobs: dict[str, Any] | None
     finish: str | None
+    stop: str = ""
 
 
 class ChoiceState:
     """State of one choice while its chunks arrive. ``tokens`` is the engine's count so far."""
 
-    __slots__ = ("_chat", "_next", "_parser", "_token_text", "_want_logprobs", "finish", "index", "offset", "tokens")
+    __slots__ = (
+        "_chat",
+        "_next",
+        "_parser",
+        "_stops",
+        "_token_text",
+        "_want_logprobs",
+        "finish",
+        "index",
+        "offset",
+        "tokens",
+    )
 
     def __init__(
-        self, index: int, *, chat: bool, parser: ToolParser | None, logprobs: bool, token_text: TokenText
+        self,
+        index: int,
+        *,
+        chat: bool,
+        parser: ToolParser | None,
+        logprobs: bool,
+        token_text: TokenText,
+        stops: Sequence[str] = (),
     ) -> None:
         self.index, self.tokens, self.offset = index, 0, 0
         self.finish: str | None = None
         self._chat, self._parser, self._token_text, self._want_logprobs = chat, parser, token_text, logprobs
         self._next = 0
+        self._stops = sorted(stops, key=len, reverse=True)  # of several with the same end the engine takes the longest
 
     def check(self, got: SequenceOutput) -> str | None:
         """Check a chunk's order and finish reason, and return the latter. Raises ``ClientError``."""
@@ -53,12 +73,14 @@ class ChoiceState:
     def update(self, got: SequenceOutput) -> ChoiceUpdate:
         finish = self.check(got)
         text = got.text
+        stop = next((s for s in self._stops if text.endswith(s)), "")
+        text = text[: len(text) - len(stop)]
         events = self._events(text, finish) if self._parser else None
         if finish == "stop" and self._parser and self._parser.calls:
             finish = self.finish = "tool_calls"
         ids = got.token_ids
         logprobs = self._logprobs(ids, got) if self._want_logprobs else None
-        return ChoiceUpdate(text, events, ids, logprobs, finish)
+        return ChoiceUpdate(text, events, ids, logprobs, finish, stop)
 
     def _events(self, text: str, finish: str | None) -> list[Event]:
         assert self._parser is not None

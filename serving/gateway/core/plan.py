@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -38,16 +38,22 @@ class GenerationPlan:
         return len(self.prompts) * self.options.n
 
     @property
+    def names_stop(self) -> bool:
+        """Whether the answer says which stop string ended it. The engine then leaves it in the text, where
+        ``ChoiceState`` finds it; impossible where a text may end with one and go on."""
+        options = self.options
+        return bool(options.stop) and not (options.include_stop or options.min_tokens or self.echo)
+
+    @property
     def in_pieces(self) -> bool:
         """Whether the engine is asked to stream; one whole answer is one response."""
         return self.stream or self.options.n > 1
 
     def infer_request(self, request_id: str, index: int, model: str) -> Any:
         """Raises ``ApiError`` for a value that fits no tensor."""
+        options = replace(self.options, include_stop=True) if self.names_stop else self.options
         try:
-            request = kserve.infer_request(
-                request_id, self.prompts[index], self.options, stream=self.in_pieces, model=model
-            )
+            request = kserve.infer_request(request_id, self.prompts[index], options, stream=self.in_pieces, model=model)
         except InvalidRequest as error:
             name = self.renamed.get(error.field, error.field)
             raise ApiError(400, name + str(error).removeprefix(error.field), param=name) from None

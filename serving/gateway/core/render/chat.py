@@ -51,7 +51,10 @@ class ChatStream(StreamRenderer):
         self._unstarted = set(range(plan.choices)) if plan.chat else set()
         options = plan.stream_options
         self._tail = b',"usage":null}\n\n' if options.include_usage else b"}\n\n"
-        if not (plan.options.logprobs or plan.token_ids or plan.parser or options.continuous_usage_stats):
+        self._stops: dict[int, str] = {}
+        if not (
+            plan.names_stop or plan.options.logprobs or plan.token_ids or plan.parser or options.continuous_usage_stats
+        ):
             self.plain = self._plain
 
     def _plain(self, index: int, text: str, finish: str | None) -> bytes:
@@ -68,6 +71,8 @@ class ChatStream(StreamRenderer):
 
     def update(self, index: int, update: ChoiceUpdate, used: Usage) -> bytes:
         """With log probs, token ids, tool calls or usage per chunk."""
+        if update.stop:
+            self._stops[index] = update.stop
         counted = self._plan.stream_options.continuous_usage_stats
         tail = b',"usage":%b}\n\n' % orjson.dumps(usage(used)) if counted else None
         extras: dict[str, Any] = {"token_ids": update.ids} if self._plan.token_ids else {}
@@ -97,6 +102,8 @@ class ChatStream(StreamRenderer):
     ) -> bytes:  # fmt: skip
         inner = {"delta": delta} if self._chat else {"text": "", **delta}
         choice = {"index": index, **inner, **(extras or {}), "logprobs": logprobs, "finish_reason": finish}
+        if finish:
+            choice["stop_reason"] = self._stops.get(index)
         return self._head + b',"choices":[' + orjson.dumps(choice) + b"]" + (tail or self._tail)
 
     def end(self, used: Usage) -> bytes:
@@ -128,7 +135,8 @@ class ChatBody(BodyRenderer):
         out: dict[str, Any] = {"index": index}
         out |= {"message": collected.message(self._plan.one_call)} if self._plan.chat else {"text": collected.text}
         out |= {"token_ids": collected.ids} if self._plan.token_ids else {}
-        return out | {"logprobs": collected.logprobs, "finish_reason": collected.finish}
+        ends = {"finish_reason": collected.finish, "stop_reason": collected.stop or None}
+        return out | {"logprobs": collected.logprobs, **ends}
 
 
 class _ChoiceBody:
@@ -137,11 +145,13 @@ class _ChoiceBody:
         self.ids: list[int] = []
         self.logprobs: dict[str, Any] | None = None
         self.finish: str | None = None
+        self.stop = ""
         self._calls: list[dict[str, Any]] = []
 
     def add(self, update: ChoiceUpdate) -> None:
         self.ids += update.ids
         self.finish = update.finish or self.finish
+        self.stop = update.stop or self.stop
         if update.events is None:
             self.text += update.text
         for event in update.events or ():

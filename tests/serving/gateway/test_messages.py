@@ -1,0 +1,153 @@
+"""/v1/messages through the official anthropic SDK, and what its types do not show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import httpx
+import pytest
+
+from serving.gateway.core.choices import ChoiceState, ChoiceUpdate
+from serving.gateway.core.render.messages import Blocks
+from tests.client.fake_triton import FakeTriton
+from tests.serving.gateway.conftest import RunningGateway
+
+TOOL: Any = {"name": "weather", "description": "Weather of a city", "input_schema": {"type": "object"}}
+CALL = 'SAY Let me look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'
+
+
+def user(text: str) -> list[Any]:
+    return [{"role": "user", "content": text}]
+
+
+@pytest.fixture
+def sdk(gateway: RunningGateway) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=gateway.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_a_message(sdk: anthropic.Anthropic, fake: FakeTriton) -> None:
+    system: Any = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+    answer = sdk.messages.create(
+        model="qwen", max_tokens=50, system=system, messages=user("SAY hello 世界"), extra_body={"top_k": 5}
+    )
+    (block,) = answer.content
+    assert (block.type, getattr(block, "text", "")) == ("text", "hello 世界")
+    assert (answer.role, answer.stop_reason, answer.stop_sequence) == ("assistant", "end_turn", None)
+    used = answer.usage
+    assert (used.input_tokens, used.cache_read_input_tokens, used.output_tokens) == (8, 3, 3)
+    assert [m["role"] for m in json.loads(fake.requests[0]["messages"])] == ["system", "user"]
+    assert (fake.requests[0]["max_tokens"], fake.requests[0]["top_k"]) == (50, 5)
+    cut = sdk.messages.create(model="qwen", max_tokens=2, messages=user("x"))
+    assert cut.stop_reason == "max_tokens"
+
+
+def test_a_streamed_message(sdk: anthropic.Anthropic) -> None:
+    with sdk.messages.stream(model="qwen", max_tokens=50, messages=user("SAY one two")) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text == "one two"
+    assert (final.stop_reason, final.usage.input_tokens, final.usage.output_tokens) == ("end_turn", 8, 3)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_tool_and_its_result(sdk: anthropic.Anthropic, fake: FakeTriton, stream: bool) -> None:
+    asked: Any = {"model": "qwen", "max_tokens": 50, "messages": user(CALL), "tools": [TOOL]}
+    if stream:
+        with sdk.messages.stream(**asked) as events:
+            answer: Any = events.get_final_message()
+    else:
+        answer = sdk.messages.create(**asked)
+    text, call = answer.content
+    assert (text.text, call.name, call.input, answer.stop_reason) == (
+        "Let me look.", "weather", {"city": "Köln"}, "tool_use",
+    )  # fmt: skip
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": [{"type": "text", "text": "12 °C"}]}
+    history: list[Any] = [
+        *user("x"), {"role": "assistant", "content": answer.content},
+        {"role": "user", "content": [result, {"type": "text", "text": "SAY ok"}]},
+    ]  # fmt: skip
+    last: Any = sdk.messages.create(model="qwen", max_tokens=50, messages=history, tools=[TOOL])
+    assert last.content[0].text == "ok"
+    sent = json.loads(fake.requests[-1]["messages"])
+    assert [m["role"] for m in sent] == ["user", "assistant", "tool", "user"]
+    assert sent[2]["content"] == "12 °C" and sent[1]["tool_calls"][0]["id"] == call.id
+
+
+def test_a_forced_tool_is_enforced_by_grammar(sdk: anthropic.Anthropic, fake: FakeTriton) -> None:
+    choice: Any = {"type": "tool", "name": "weather"}
+    said = user('SAY {"city": "Rom"}')
+    answer: Any = sdk.messages.create(model="qwen", max_tokens=50, messages=said, tools=[TOOL], tool_choice=choice)
+    assert answer.content[0].input == {"city": "Rom"} and answer.stop_reason == "tool_use"
+    assert json.loads(fake.requests[0]["guided_decoding_guide"]) == {"type": "object"}
+
+
+def test_the_beginning_of_the_answer_goes_on(sdk: anthropic.Anthropic, fake: FakeTriton) -> None:
+    history: list[Any] = [*user("SAY x"), {"role": "assistant", "content": "{"}]
+    sdk.messages.create(model="qwen", max_tokens=5, messages=history)
+    assert fake.requests[0]["continue_final_message"] is True
+
+
+def test_a_stop_sequence_is_asked_for_and_named(sdk: anthropic.Anthropic, fake: FakeTriton) -> None:
+    answer = sdk.messages.create(model="qwen", max_tokens=9, messages=user("SAY a END"), stop_sequences=["ND", "END"])
+    assert fake.requests[0]["stop_words"] == ["ND", "END"] and fake.requests[0]["include_stop_str_in_output"] is True
+    assert (answer.stop_reason, answer.stop_sequence, getattr(answer.content[0], "text", "")) == (
+        "stop_sequence", "END", "a ",
+    )  # fmt: skip
+
+
+def test_chat_and_completions_name_the_stop_string(web: httpx.Client) -> None:
+    body = {"messages": user("SAY a END"), "stop": "END"}
+    choice = web.post("/v1/chat/completions", json=body).json()["choices"][0]
+    assert (choice["message"]["content"], choice["stop_reason"], choice["finish_reason"]) == ("a ", "END", "stop")
+    plain = web.post("/v1/completions", json={"prompt": "SAY a"}).json()["choices"][0]
+    assert plain["stop_reason"] is None
+    text = web.post("/v1/chat/completions", json=body | {"stream": True, "stop": "D"}).text
+    events = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+    assert "".join(e["choices"][0]["delta"].get("content") or "" for e in events) == "a EN"
+    assert events[-1]["choices"][0]["stop_reason"] == "D"
+
+
+def test_errors_have_anthropics_shape(sdk: anthropic.Anthropic, web: httpx.Client) -> None:
+    with pytest.raises(anthropic.NotFoundError, match="use qwen-tiny"):
+        sdk.messages.create(model="claude", max_tokens=5, messages=user("x"))
+    with pytest.raises(anthropic.BadRequestError, match="max_tokens: missing"):
+        sdk.post("/v1/messages", body={"messages": user("x")}, cast_to=object)
+    with pytest.raises(anthropic.RateLimitError):
+        sdk.messages.create(model="qwen", max_tokens=5, messages=user("ERR queue_full queue: full"))
+    image: Any = [{"role": "user", "content": [{"type": "image", "source": {}}]}]
+    error = web.post("/v1/messages", json={"max_tokens": 5, "messages": image}).json()
+    assert error["type"] == "error" and error["error"]["type"] == "invalid_request_error"
+    assert "messages[0].content[0].type" in error["error"]["message"]
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    error = web.post("/v1/messages", json={"max_tokens": 5, "messages": user("x"), "tools": [search]}).json()
+    assert "tools[0].type" in error["error"]["message"] and "runs no tools" in error["error"]["message"]
+    with (
+        pytest.raises(anthropic.APIStatusError, match="boom"),
+        sdk.messages.stream(model="qwen", max_tokens=50, messages=user("MID internal_error boom")) as stream,
+    ):
+        stream.until_done()
+
+
+def test_count_tokens_names_errors_too(web: httpx.Client) -> None:
+    error = web.post("/v1/messages/count_tokens", json={"messages": []}).json()
+    assert error["type"] == "error" and "messages" in error["error"]["message"]
+
+
+def test_cut_arguments_are_no_input() -> None:
+    from serving.gateway.core.tools import CallArguments, CallStart
+
+    blocks = Blocks(one_call=False)
+    blocks.add(ChoiceUpdate("", [CallStart(0, "f"), CallArguments(0, '{"a')], [], None, "length"))
+    assert blocks.blocks[0]["input"] == {} and blocks.stop_reason == "max_tokens"
+
+
+def test_of_stop_strings_with_the_same_end_the_longest_is_named() -> None:
+    from contract.packed import SequenceOutput
+
+    state = ChoiceState(0, chat=True, parser=None, logprobs=False, token_text=lambda _: b"", stops=("b", "ab"))
+    update = state.update(SequenceOutput("xab", None, 1, 1, 0, 0, 0))
+    assert (update.text, update.stop) == ("x", "ab")
