@@ -23,6 +23,11 @@ MODEL ?= Qwen/Qwen2.5-7B-Instruct
 PRECISION ?=
 CONTEXT ?=
 
+RUNTIMES := openvino tensorrt_llm vllm simulated
+ifneq ($(filter-out $(RUNTIMES),$(RUNTIME)),)
+$(error RUNTIME=$(RUNTIME) is unknown: use one of $(RUNTIMES), or leave it out)
+endif
+
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; echo "  variables: HOST TRITON_HOST HTTP_PORT GRPC_PORT METRICS_PORT GATEWAY_PORT ENGINE RUNTIME STEP_MS MODEL PRECISION CONTEXT (README.md)"
@@ -39,14 +44,14 @@ setup-loadtest:
 serve: setup  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
 	@exec $(PY) -m serving --host $(HOST) --triton-host $(TRITON_HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
 	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --kv-cache-gb $(KV_CACHE_GB) --threads $(THREADS) $(if $(GPU_MEMORY_FRACTION),--gpu-memory-fraction $(GPU_MEMORY_FRACTION)) --step-ms $(STEP_MS) --fault "$(FAULT)" \
-	  --runtime "$(if $(filter simulated,$(RUNTIME)),simulated)" $(if $(ENGINE),--engine $(ENGINE)) \
+	  --runtime "$(if $(filter simulated,$(RUNTIME)),simulated)" $(if $(ENGINE),--engine "$(ENGINE)") \
 	  $(if $(filter command,$(origin MODEL)),--model "$(MODEL)")
 
 chat: setup  ## talk to the running server in the terminal
 	@$(PY) -m client --address $(HOST):$(GRPC_PORT)
 
 engine: setup  ## checkpoint to engine: MODEL=<dir|file.gguf|hub id|smollm2|synthetic> PRECISION=<int8|int4|bf16|fp32|fp8|…>
-	@$(PY) -m build_engine build --model "$(MODEL)" --out $(or $(ENGINE),engines/default) \
+	@$(PY) -m build_engine build --model "$(MODEL)" --out "$(or $(ENGINE),engines/default)" \
 	  $(if $(PRECISION),--precision $(PRECISION)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(CONTEXT),--context $(CONTEXT)) $(BUILD_OPTIONS)
 
 test: setup-dev  ## run the tests
@@ -105,17 +110,17 @@ REFERENCE ?=
 ENGINE_OPTIONS = $(if $(GPU),--gpu $(GPU)) $(if $(KV),--kv $(KV)) $(if $(TP),--tp $(TP)) $(if $(BACKEND),--backend $(BACKEND)) \
   $(if $(PROFILE),--profile $(PROFILE))
 BUILD_OPTIONS = $(ENGINE_OPTIONS) $(if $(ALPHA),--alpha $(ALPHA)) $(if $(REVISION),--revision $(REVISION)) \
-  $(if $(CALIBRATION),--calibration $(CALIBRATION))
+  $(if $(CALIBRATION),--calibration "$(CALIBRATION)")
 export DRY_RUN
 
 .PHONY: plan preflight probe facts verify
 plan: setup  ## what fits: MODEL=… GPU=h200|h100|l40s|a100-80|4090|… PRECISION=… CONTEXT=chat|summary|audit|book|N RUNTIME=…
 	@$(PY) -m build_engine plan --model "$(MODEL)" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
-	  $(if $(CONTEXT),--context $(CONTEXT)) $(if $(filter vllm,$(RUNTIME)),--runtime vllm) $(ARGS)
+	  $(if $(CONTEXT),--context $(CONTEXT)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(ARGS)
 
 preflight: setup  ## can this machine build a TensorRT-LLM engine? every fault with its remedy
 	@$(PY) -m build_engine preflight --model "$(MODEL)" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
-	  $(if $(CONTEXT),--context $(CONTEXT)) --out $(or $(ENGINE),engines/default)
+	  $(if $(CONTEXT),--context $(CONTEXT)) --out "$(or $(ENGINE),engines/default)"
 
 probe: setup  ## first on a GPU host: ten minutes, a tiny model, everything TensorRT-LLM must do -> probe/probe.json
 	@$(PY) -m build_engine.tensorrt_llm.probe $(ARGS)
@@ -124,7 +129,7 @@ facts:  ## inside NVIDIA's container: record the installed TensorRT-LLM's names 
 	@python3 -m build_engine.tensorrt_llm.probe.surface --output $(or $(OUT),facts)
 
 verify: setup  ## accuracy gate: compare ENGINE=<dir> with its unquantized REFERENCE=<engine, or checkpoint: needs torch>
-	@$(if $(and $(REFERENCE),$(wildcard .venv-oracle/.ready)),$(ORACLE),$(PY)) -m build_engine verify --engine $(or $(ENGINE),engines/default) $(if $(REFERENCE),--reference $(REFERENCE)) $(ARGS)
+	@$(if $(and $(REFERENCE),$(wildcard .venv-oracle/.ready)),$(ORACLE),$(PY)) -m build_engine verify --engine "$(or $(ENGINE),engines/default)" $(if $(REFERENCE),--reference "$(REFERENCE)") $(ARGS)
 
 # --- gateway and page ---------------------------------------------------------------------------------------------------
 

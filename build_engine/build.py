@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import cast
 
 from build_engine.plan import profiles
 from build_engine.spec import NAMED, PRECISIONS, BuildSpec
-from contract import gpus
-from contract.errors import BuildError
+from contract import engine_dir, gpus
+from contract.errors import BuildError, EngineDirectoryError
 
 # runtime -> module with ``build(spec: BuildSpec) -> Path`` and ``PRECISIONS``; imported only when it is asked for
 BUILDERS = {
@@ -21,6 +22,7 @@ BUILDERS = {
     "vllm": "build_engine.vllm.build",
 }
 CPU_PRECISIONS, GPU_PRECISIONS = ("int8", "int4", "fp32"), ("fp8", "int8_sq", "int8_wo")
+log = logging.getLogger(__name__)
 DEFAULT_PRECISION = {"openvino": "int8"}  # elsewhere "auto": the builder chooses by the GPU
 
 
@@ -103,9 +105,28 @@ def build(spec: BuildSpec) -> Path:
         raise BuildError(
             f"--dry-run: {spec.runtime} builds in one process and has no commands to show; `make plan` says what fits"
         )
+    if spec.gpu and spec.runtime == "openvino":
+        raise BuildError(
+            f"--gpu: openvino builds for the CPU: leave GPU={spec.gpu} out, or say RUNTIME=tensorrt_llm|vllm"
+        )
     builder = importlib.import_module(BUILDERS[spec.runtime])
     if spec.precision not in builder.PRECISIONS:
         raise BuildError(
             f"--precision: {spec.runtime} cannot do {spec.precision}: use one of {', '.join(builder.PRECISIONS)}"
         )
+    if not spec.dry_run:
+        _say_what_is_replaced(spec)
     return cast(Callable[[BuildSpec], Path], builder.build)(spec)
+
+
+def _say_what_is_replaced(spec: BuildSpec) -> None:
+    if not (spec.out / "engine.json").is_file():
+        return
+    try:
+        old = engine_dir.read(spec.out)
+    except EngineDirectoryError as error:
+        log.warning("%s holds an engine that cannot be read (%s); it will be replaced", spec.out, error)
+        return
+    if old.runtime.name != spec.runtime:
+        log.warning("%s holds the %s engine of %s: this %s engine will replace it (ENGINE= names another directory)",
+                    spec.out, old.runtime.name, old.model.name, spec.runtime)  # fmt: skip

@@ -35,7 +35,6 @@ from serving.host import container
 
 PRECISIONS = ("auto", *PLANNED)
 DEFAULT_CONTEXT = "chat"
-DRY_RUN_GPU = "h100"
 PATH_WORDS = ("mpt", "vila", "cnn_dailymail", "scienceqa")
 log = logging.getLogger(__name__)
 
@@ -43,8 +42,8 @@ log = logging.getLogger(__name__)
 def build(spec: BuildSpec) -> Path:
     """The engine directory of ``spec``; with ``dry_run`` only its commands, printed. Raises ``BuildError``."""
     if spec.dry_run and not spec.gpu and not gpus.detect():
-        log.info("no GPU here: assuming GPU=%s", DRY_RUN_GPU)
-        spec = dataclasses.replace(spec, gpu=DRY_RUN_GPU)
+        log.info("no GPU here: assuming GPU=%s", preflight.ASSUMED_GPU)
+        spec = dataclasses.replace(spec, gpu=preflight.ASSUMED_GPU)
     recipe = recipe_of(spec)
     if spec.dry_run:
         print("\n".join(dry_run_lines(recipe)))

@@ -28,6 +28,7 @@ from serving.host import container
 
 IMAGE_BYTES = 35 * GIB  # 14.2 GB compressed; the unpacked size is an estimate, on the safe side
 DATACENTRE_DRIVER = (580,)  # CUDA 13 minor-version compatibility, data-centre GPUs only
+ASSUMED_GPU = "h100"  # where there is none: the other faults are worth knowing too
 CONSUMER = ("geforce", "rtx", "titan")
 
 
@@ -222,6 +223,9 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def run(args: argparse.Namespace) -> int:
+    if not args.gpu and not gpus.detect():
+        args.gpu = ASSUMED_GPU
+        print(f"note   no GPU here: sizes are those of GPU={ASSUMED_GPU}")
     planned = plan(load(args.model), of_arguments(args))
     spec = BuildSpec(args.model, args.precision, "tensorrt_llm", args.out, revision=args.revision or None)
     require(Recipe(spec, planned, in_container=container.inside()))

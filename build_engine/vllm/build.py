@@ -52,6 +52,7 @@ def build(spec: BuildSpec) -> Path:
     source = locate(spec)
     config = _config(source, spec.context)
     gpu = _gpu(spec)
+    _say_where_it_cannot_be_served()
     precision = _precision(spec, gpu.sm if gpu else 0)
     backend = _backend(precision)
     with staged(spec.out) as directory:
@@ -97,6 +98,13 @@ def _config(source: Path, context: int | None) -> dict[str, Any]:
             f"--context: {context} is beyond the checkpoint's own rope_scaling; use the original checkpoint"
         )
     return with_yarn(config, context)
+
+
+def _say_where_it_cannot_be_served() -> None:
+    missing = [] if gpus.detect() else ["NVIDIA GPU"]
+    missing += [] if importlib.util.find_spec("vllm") else [f"vLLM (`pip install vllm=={pinned('vllm')}`)"]
+    if missing:
+        log.warning("this machine has no %s: the engine can be built here, not served", " and no ".join(missing))
 
 
 def _gpu(spec: BuildSpec) -> gpus.Gpu | None:
