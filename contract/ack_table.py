@@ -20,7 +20,7 @@ from pathlib import Path
 MAGIC = 0x71776E5F61636B73  # "qwn_acks"
 FILE_NAME = "ack_table"  # in the run directory
 BEAT_SECONDS = 0.05  # between two heartbeats of the detokenizer
-HEADER_WORDS = 8  # magic, slots, heartbeat count, open sequences, closing; three unused
+HEADER_WORDS = 8  # magic, slots, heartbeat count, open sequences, closing; two unused, stalled
 WORDS_PER_SLOT = 2
 REFUSE, END = 1, 2  # of ``AckTable.closing``
 MAX_GENERATION = 2**31 - 1  # travels in INT32 tensors
@@ -85,6 +85,15 @@ class AckTable:
     @closing.setter
     def closing(self, phase: int) -> None:
         self._words[4] = phase
+
+    @property
+    def stalled(self) -> int:
+        """Seconds for which the engine has made no step although it has work; 0 while it makes them."""
+        return self._words[7]
+
+    @stalled.setter
+    def stalled(self, seconds: int) -> None:
+        self._words[7] = seconds
 
     def close(self) -> None:
         self._words.release()

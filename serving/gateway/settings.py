@@ -68,6 +68,9 @@ class GatewaySettings:
     )
     request_seconds: float = _var("GATEWAY_REQUEST_SECONDS", 3600.0, "limit on the whole request")
     log_level: str = _var("GATEWAY_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR; prompts are never logged")
+    readiness_file: str = _var(
+        "GATEWAY_READINESS_FILE", "", "set by the launcher: why requests cannot be answered; an empty file: they can"
+    )
     run_dir: str = _var("GATEWAY_RUN_DIR", "", "set by the supervisor for its workers")
 
     @classmethod

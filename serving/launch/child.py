@@ -61,6 +61,11 @@ def worker_segments(leader: int) -> set[Path]:
     return found[False] - found[True]
 
 
+def cause(returncode: int) -> str:
+    """What an exit code says."""
+    return signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"
+
+
 def is_alive(pid: int) -> bool:
     """Neither gone nor a zombie."""
     try:

@@ -50,6 +50,10 @@ OPTIONS = (
         "share of GPU memory that the engine may use when KV_CACHE_GB is 0 (default %(default)s)",
     ),
     Flag("THREADS", int, 0, (0, 4096), "CPU threads of the OpenVINO engine (default 0: one per physical core)"),
+    Flag(
+        "STEP_SECONDS", float, 0.0, (0, 3600),
+        "an engine with work and no step for this long is started again (default 0: 12, on a CPU 120)",
+    ),
     Flag("STEP_MS", float, 15.0, (0, 3_600_000), "simulated: time of one engine step (default 15)"),
     Flag("PREFILL_MS_PER_TOKEN", float, 0.0, (0, 3_600_000), "simulated: added to the first step (default 0)"),
     Flag("FAULT", str, "", None, "simulated: die@N, error@N, eos@N, stall@N:SECONDS"),
@@ -75,6 +79,7 @@ class Config:
     metrics_port: int
     gateway_port: int
     drain: int
+    max_restarts: int  # in ten minutes; 0: no limit
     environment: dict[str, str]  # what the models read, see serving.triton.settings
 
     @property
@@ -106,6 +111,10 @@ def parse(arguments: list[str] | None = None) -> Config:
             f"--{name}-port", type=int, default=port, help=f"default {port}" + ("; 0: no gateway" * (name == "gateway"))
         )
     add("--drain", type=int, default=10, help="seconds that open streams get to end on Ctrl-C or SIGTERM (default 10)")
+    add(
+        "--max-restarts", type=int, default=0,
+        help="exit when Triton died more often than this in ten minutes (default 0: go on, after pauses)",
+    )  # fmt: skip
     for option in OPTIONS:
         add(option.flag, type=option.type, default=option.default, help=option.help)
     args = parser.parse_args(arguments)
@@ -121,6 +130,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         metrics_port=args.metrics_port,
         gateway_port=args.gateway_port,
         drain=args.drain,
+        max_restarts=args.max_restarts,
         environment={option.variable: str(getattr(args, option.attribute)) for option in OPTIONS},
     )
 
@@ -136,6 +146,7 @@ def _check_values(args: argparse.Namespace) -> None:
     if args.host not in LOCAL and not args.gateway_port:
         raise LaunchError(f"HOST={args.host} is the gateway's, and GATEWAY_PORT=0 starts none; TRITON_HOST is Triton's")
     _within("DRAIN", args.drain, 0, 3600)
+    _within("MAX_RESTARTS", args.max_restarts, 0, 1000)
     for option in OPTIONS:
         if option.range:
             _within(option.variable, getattr(args, option.attribute), *option.range)

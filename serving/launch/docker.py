@@ -29,7 +29,7 @@ def needed(engine: EngineInfo) -> bool:
 
 def command(config: Config) -> list[str]:
     """``docker run`` of this launcher with the same options."""
-    arguments = ["--drain", str(config.drain)]
+    arguments = ["--drain", str(config.drain), "--max-restarts", str(config.max_restarts)]
     arguments += [f"{option.flag}={config.environment[option.variable]}" for option in OPTIONS]
     addresses = {name: config.address(name)[1:] for name in config.ports}
     return container.serve_command(config.engine, addresses, arguments=arguments)

@@ -22,9 +22,12 @@ def last_line(path: Path) -> str:
     return lines[-1] if lines else f"see {path}"
 
 
-def error_line(path: Path, returncode: int | None) -> str:
-    """The last Python exception, else the signal that ended Triton, else its last error line."""
-    lines = [x for x in path.read_text(errors="replace").splitlines() if not any(word in x for word in HARMLESS)]
+def error_line(path: Path, returncode: int | None, start: int = 0) -> str:
+    """The last Python exception, else the signal that ended Triton, else its last error line.
+
+    ``start``: where in the log this Triton's own lines begin."""
+    text = path.read_bytes()[start:].decode(errors="replace")
+    lines = [line for line in text.splitlines() if not any(word in line for word in HARMLESS)]
     for line in reversed(lines):
         if "Error:" in line and "failed to" not in line:
             return line.strip()

@@ -20,14 +20,17 @@ from contract.paths import ROOT
 from serving.launch import child, health, logs, triton
 from serving.launch.config import LOCAL, Config, LaunchError
 from serving.launch.engine import note
+from serving.launch.vitals import Vitals
 
 WATCH_SECONDS = 0.1
 CANARY_SECONDS = 120.0
 FLUSH_SECONDS = 1.0  # a dead engine's last errors get this long to reach their clients
 UNLOAD_SECONDS = 3.0  # from the last stream's end to a killed Triton: engines close their workers in this time
-MAX_RESTARTS, RESTART_WINDOW = 3, 600.0
+AT_ONCE, RESTART_WINDOW = 3, 600.0  # so many deaths within so many seconds are answered at once
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 MODELS = ("tokenizer", "engine", "detokenizer")
 LOGS = ROOT / ".run"
+READINESS = "readiness"  # in the run directory
 
 
 class Supervisor:
@@ -39,6 +42,11 @@ class Supervisor:
         self._base = f"http://{_connectable(config.triton_host)}:{config.http_port}"
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._deaths: deque[float] = deque()
+        self._gateway_deaths: deque[float] = deque()
+        self._gateway_due = 0.0
+        self._vitals: Vitals | None = None
+        self._looked = 0.0
+        self._log_start = 0
         self._signals = 0
         self._in_canary = False
         self._is_serving = False
@@ -46,6 +54,8 @@ class Supervisor:
         private = os.environ.get("XDG_RUNTIME_DIR", "")
         usable = os.access(private, os.W_OK)  # after su it may be another user's, or gone
         self._run_dir = Path(tempfile.mkdtemp(prefix="qwen-serve-", dir=private if usable else None))
+        self._readiness = self._run_dir / READINESS
+        self._say_ready("starting")
         self._shm = f"qwen_{os.getpid()}_"
 
     def run(self) -> int:
@@ -74,7 +84,7 @@ class Supervisor:
                 if (self._children["triton"].poll() or 0) >= 0:
                     raise LaunchError(f"Triton did not start: {self._why()}")
                 print(f"starting again: {self._why()}", flush=True)
-                self._count_death()
+                self._await_turn()
                 self._stop_dead_triton()
                 self._launch_triton()
             time.sleep(WATCH_SECONDS)
@@ -83,18 +93,26 @@ class Supervisor:
         self._in_canary = False
         if problem:
             raise LaunchError(f"the server is up but cannot generate: {problem} (log: {self._log('triton')})")
+        self._vitals = Vitals(self._run_dir, _connectable(self._config.triton_host), self._config.http_port)
+        self._looked = time.monotonic()
+        self._say_ready("")
 
     def _launch_triton(self) -> None:
         for file in self._run_dir.iterdir():
-            file.unlink()
+            if file.is_file() and file != self._readiness:
+                file.unlink()
         command = triton.command(self._config, self._shm)
         env = triton.environment(self._config, self._run_dir)
         with logs.open_private(self._log("triton"), "ab" if self._deaths else "wb") as log:
+            self._log_start = log.tell()
             self._children["triton"] = child.start(command, env, log, ROOT)
         print(f"starting Triton on {self._engine.model.name} ({self._engine.runtime.name}, {self._engine.precision}) …",
               flush=True)  # fmt: skip
 
     def _stop_dead_triton(self) -> None:
+        if self._vitals:
+            self._vitals.close()
+            self._vitals = None
         child.stop(self._children.pop("triton"), 0)
         self._remove_shm()
 
@@ -108,13 +126,17 @@ class Supervisor:
             "HF_HUB_OFFLINE": "1",
             "GATEWAY_PORT": str(config.gateway_port),
             "HOST": config.host,
+            "RUN_DIR": str(self._run_dir),
+            "GATEWAY_READINESS_FILE": str(self._readiness),
             "GATEWAY_DRAIN_SECONDS": str(config.drain),
             "TRITON_GRPC": f"{_connectable(config.triton_host)}:{config.grpc_port}",
             "TRITON_METRICS": f"http://{_connectable(config.triton_host)}:{config.metrics_port}/metrics",
         }
-        with logs.open_private(self._log("gateway"), "wb") as log:
+        with logs.open_private(self._log("gateway"), "ab" if self._is_serving else "wb") as log:
             process = child.start([sys.executable, "-m", "serving.gateway"], env, log, ROOT)
         self._children["gateway"] = process
+        if self._is_serving:
+            return  # a restarted one is watched like Triton, not waited for
         base = f"http://{_connectable(config.host)}:{config.gateway_port}"
         while not health.answers(f"{base}/health/ready"):
             self._give_up_if_signalled()
@@ -146,52 +168,111 @@ class Supervisor:
     def _watch(self) -> int:
         while not self._signals:
             time.sleep(WATCH_SECONDS)
-            gateway = self._children.get("gateway")
-            if gateway is not None and gateway.poll() is not None:
-                print(f"the gateway ended: {logs.last_line(self._log('gateway'))}; restarting it", flush=True)
-                self._count_death()
-                self._start_gateway()
-            if self._broken():
-                print(f"the engine died: {self._why()}", flush=True)
-                time.sleep(FLUSH_SECONDS)
-                self._count_death()
-                self._stop_dead_triton()
-                print("restarting Triton", flush=True)
-                self._start_triton()
-                print("serving again", flush=True)
+            self._watch_gateway()
+            if reason := self._dead_or_hung():
+                self._restart(reason)
         return 0
 
-    def _count_death(self) -> None:
+    def _dead_or_hung(self) -> str:
+        """Why Triton must be started again. Keeps the readiness word of all gateway workers up to date."""
+        if "triton" not in self._children or self._vitals is None:
+            return "it did not start"
+        if self._broken():
+            return self._why()
         now = time.monotonic()
-        self._deaths.append(now)
-        while now - self._deaths[0] > RESTART_WINDOW:
-            self._deaths.popleft()
-        if len(self._deaths) > MAX_RESTARTS:
+        self._vitals.look(now - self._looked)
+        self._looked = now
+        self._say_ready(self._vitals.unready())
+        return self._vitals.hung()
+
+    def _restart(self, reason: str) -> None:
+        self._say_ready(f"restarting: {reason}")
+        print(f"the engine died: {reason}", flush=True)
+        if (self._run_dir / "dead").exists():  # its process lives for a moment, to tell its clients
+            time.sleep(FLUSH_SECONDS)
+        self._stop_dead_triton()
+        try:
+            self._await_turn()
+            print("restarting Triton", flush=True)
+            self._start_triton()
+        except LaunchError as error:
+            if self._signals or self._has_died_too_often():
+                raise
+            print(f"not yet: {error}", flush=True)
+            return
+        print("serving again", flush=True)
+
+    def _watch_gateway(self) -> None:
+        """It comes back for as long as Triton is well."""
+        gateway = self._children.get("gateway")
+        if gateway is None or gateway.poll() is None:
+            return
+        now = time.monotonic()
+        if not self._gateway_due:
+            pause = _pause(self._gateway_deaths, now)
+            self._gateway_due = now + pause
+            print(f"the gateway ended ({child.cause(gateway.returncode)}; log: {self._log('gateway')}); "
+                  f"restarting it{f' in {pause:.0f} s' if pause else ''}", flush=True)  # fmt: skip
+        if now >= self._gateway_due:
+            self._gateway_due = 0.0
+            self._start_gateway()
+
+    def _await_turn(self) -> None:
+        """Count a death; from the fourth in ten minutes on, wait before the next start, or give up if so asked."""
+        pause = _pause(self._deaths, time.monotonic())
+        if self._has_died_too_often():
             raise LaunchError(
                 f"{len(self._deaths)} deaths in {RESTART_WINDOW:.0f} s, giving up (log: {self._log('triton')})"
             )
+        if pause:
+            print(f"{len(self._deaths)} deaths in ten minutes: the next start is in {pause:.0f} s", flush=True)
+        until = time.monotonic() + pause
+        while time.monotonic() < until:
+            self._give_up_if_signalled()
+            self._watch_gateway()
+            time.sleep(WATCH_SECONDS)
+
+    def _has_died_too_often(self) -> bool:
+        limit = self._config.max_restarts or (0 if self._is_serving else AT_ONCE)  # one that never served never will
+        return bool(limit) and len(self._deaths) > limit
+
+    def _say_ready(self, problem: str) -> None:
+        """One word for all gateway workers: why requests are not answered now, or nothing."""
+        if not self._readiness.exists() or self._readiness.read_text() != problem:
+            partial = self._readiness.with_suffix(".new")
+            partial.write_text(problem)
+            partial.replace(self._readiness)
 
     def _broken(self) -> bool:
         """Triton or one of its model processes is gone. Triton itself would let their streams wait for ever."""
         if self._children["triton"].poll() is not None or (self._run_dir / "dead").exists():
             return True
-        for name in MODELS:
-            with contextlib.suppress(OSError, ValueError):
-                if not child.is_alive(int((self._run_dir / f"{name}.pid").read_text())):
-                    return True
-        return False
+        return not all(self._has_process(name) for name in MODELS)
+
+    def _has_process(self, model: str) -> bool:
+        try:
+            return child.is_alive(int((self._run_dir / f"{model}.pid").read_text()))
+        except (OSError, ValueError):
+            return True  # it has not started yet
 
     def _why(self) -> str:
+        """What is known for certain: the engine's own word, which process is gone, or why Triton does not load."""
         with contextlib.suppress(OSError):
             return (self._run_dir / "dead").read_text()
-        code = self._children["triton"].poll()
-        return f"{logs.error_line(self._log('triton'), code)} (log: {self._log('triton')})"
+        code, log = self._children["triton"].poll(), self._log("triton")
+        gone = [name for name in MODELS if not self._has_process(name)]
+        if code is None and gone:
+            return f"the {' and the '.join(gone)} process is gone (log: {log})"
+        if self._vitals and code is not None:  # while serving, an older line of the log would mislead
+            return f"tritonserver ended ({child.cause(code)}; log: {log})"
+        return f"{logs.error_line(log, code, self._log_start)} (log: {log})"
 
     # --- end -------------------------------------------------------------------------------------------------------
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
         if self._signals == 1:
+            self._say_ready("draining")
             print(f"\nstopping: open streams get {self._config.drain} s to end (again: stop at once)", flush=True)
         if self._in_canary:  # it may take minutes and cannot look
             self._in_canary = False
@@ -247,6 +328,15 @@ class Supervisor:
         """What a killed stub leaves in /dev/shm."""
         for file in Path("/dev/shm").glob(f"{self._shm}*"):
             file.unlink(missing_ok=True)
+
+
+def _pause(deaths: deque[float], now: float) -> float:
+    """Count a death; seconds to wait before the next start."""
+    deaths.append(now)
+    while now - deaths[0] > RESTART_WINDOW:
+        deaths.popleft()
+    extra = len(deaths) - AT_ONCE
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (extra - 1)) if extra > 0 else 0.0
 
 
 def _connectable(host: str) -> str:

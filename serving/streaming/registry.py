@@ -76,6 +76,11 @@ class RequestRegistry:
             self.finished[DISCONNECTED if request.gone else reason] += 1
             return not request.open
 
+    def has_unfinished(self) -> bool:
+        """Whether the engine owes any sequence more tokens or its end."""
+        with self._lock:
+            return any(not sequence.finish for sequence in self.sequences.values())
+
     def find(self, request_id: str) -> ActiveRequest | None:
         with self._lock:
             return self.requests.get(request_id)

@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 from typing import Any
 
 from contract import engine_dir
@@ -18,6 +19,7 @@ from serving.runtimes.base import RuntimeStats
 from serving.streaming.dispatcher import Dispatcher
 from serving.triton import io as triton_io
 from serving.triton.settings import StepSettings
+from serving.triton.stall import StallWatch, limit_of
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,11 @@ class EngineStep:
         ack_table = AckTable.create(settings.ack_table, settings.slots)
         self._dispatcher = Dispatcher(ack_table, TokenBytes.load(info.path / "tokenizer.json"), settings.queue_limit)
         self._stopping = threading.Event()
+        self._looked = time.monotonic()
         self._runtime = runtimes.load(info, settings.runtime, self._dispatcher.on_step, self._die)
         self._dispatcher.attach(self._runtime)
+        limit = limit_of(info.runtime.name, settings.step_seconds, settings.runtime.step_ms)
+        self._stall, self._ack_table = StallWatch(limit), ack_table
         self._metrics = triton_io.Metrics()
         for target in (self._dispatcher.run, self._report):
             threading.Thread(target=target, name=target.__name__, daemon=True).start()
@@ -80,9 +85,18 @@ class EngineStep:
                 self._die(self._dispatcher.dead)
                 return
             stats = self._runtime.stats()
+            self._look_for_a_stall(stats)
             self._write_occupancy(stats)
             if turn % METRICS_TURNS == 0:
                 self._write_metrics(stats)
+
+    def _look_for_a_stall(self, stats: RuntimeStats) -> None:
+        now = time.monotonic()
+        self._stall.look(stats, self._dispatcher.registry.has_unfinished(), now - self._looked)
+        self._looked = now
+        self._ack_table.stalled = self._stall.stalled
+        if self._stall.dead:
+            self._die(self._stall.dead)
 
     def _write_occupancy(self, stats: RuntimeStats) -> None:
         self._metrics.gauge("qwen_slots_used", len(self._dispatcher.registry.sequences))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb
 
-from contract import packed
+from contract import heartbeat, packed
 from contract.chunks import Chunk, IntArray, Job
 from contract.errors import InvalidRequest, ServingError, to_wire
 from contract.finish import FINISH_CODES
@@ -29,6 +29,7 @@ def start(name: str) -> None:
     run_dir = os.environ.get("RUN_DIR")
     if run_dir:
         (Path(run_dir) / f"{name}.pid").write_text(str(os.getpid()))
+        heartbeat.start(Path(run_dir) / f"{name}{heartbeat.SUFFIX}")
 
 
 def error(problem: ServingError) -> Any:

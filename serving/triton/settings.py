@@ -20,6 +20,7 @@ class StepSettings:
     engine_dir: Path
     run_dir: Path
     queue_limit: int
+    step_seconds: float  # without a step an engine with work is dead; 0: serving.triton.stall knows
     runtime: RuntimeOptions
 
     @classmethod
@@ -30,6 +31,7 @@ class StepSettings:
             Path(os.environ["ENGINE_DIR"]),
             Path(os.environ["RUN_DIR"]),
             int(get("QUEUE_LIMIT") or DEFAULT_QUEUE_LIMIT),
+            float(get("STEP_SECONDS") or 0),
             RuntimeOptions(
                 max_streams=int(get("MAX_STREAMS") or 256),
                 kv_cache_bytes=int(gigabytes * 2**30) or None,

@@ -47,7 +47,7 @@ def open_streams(server: Server) -> list[Stream]:
 
 def test_every_death_ends_all_streams_and_the_fourth_is_one_too_many(own_server: Callable[..., Server]) -> None:
     """One server, four deaths: its engine's own, then its processes' by SIGKILL."""
-    server = own_server("--runtime", "simulated", "--step-ms", "20", "--fault", "die@150")
+    server = own_server("--runtime", "simulated", "--step-ms", "20", "--fault", "die@150", "--max-restarts", "3")
     directory, processes = run_dir(server), family(server)
     streams = open_streams(server)
     server.wait_for(lambda: "the engine died: the simulated engine died at step 150" in server.log.read_text(), 60)

@@ -136,8 +136,13 @@ class Gateway:
         """``""`` when requests can be answered, else why not."""
         if self.draining:
             return "draining"
-        try:
-            answer = await self._model_ready(pb.ModelReadyRequest(name=MODEL), timeout=READY_SECONDS)
+        launched = self.settings.readiness_file
+        if launched and (problem := _word(launched)):
+            return problem
+        try:  # what the launcher calls ready is: this worker's channel may just have to connect again
+            answer = await self._model_ready(
+                pb.ModelReadyRequest(name=MODEL), timeout=READY_SECONDS, wait_for_ready=bool(launched)
+            )
         except grpc.RpcError as error:
             return f"Triton at {self.settings.triton_grpc} does not answer ({error.code().name.lower()})"
         return "" if answer.ready else f"Triton has not loaded model {MODEL}"
@@ -157,6 +162,14 @@ class Gateway:
                 if chunk.finish_reason in ("stop", "length"):
                     return time.monotonic() - begin
         raise library.StreamCut("engine: the canary's answer did not end")
+
+
+def _word(readiness_file: str) -> str:
+    """The launcher's word on Triton: one file for all workers, so that they agree."""
+    try:
+        return Path(readiness_file).read_text()
+    except OSError:
+        return "the launcher is gone"
 
 
 def _names(settings: GatewaySettings) -> tuple[tuple[str, ...], int | None, bool]:

@@ -17,11 +17,12 @@ import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-from contract import engine_dir
+from contract import engine_dir, heartbeat
 from contract.engine_dir import EngineInfo
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, SequenceDelta
@@ -62,6 +63,8 @@ class EngineWorker:
     def run(self) -> None:
         """Step while there is work; return on ``close``."""
         self._warm_up()
+        if run_dir := os.environ.get("RUN_DIR"):  # the launcher's: it watches whatever beats there
+            heartbeat.start(Path(run_dir) / f"openvino{heartbeat.SUFFIX}")
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         self._connection.send(("ready", self.limits, self._engine.stats()))
         while True:
