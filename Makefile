@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup serve chat engine test lint fields clean bench-serving bench-gpu
+.PHONY: help setup serve chat engine test test-chaos lint fields clean bench-serving bench-gpu
 SHELL := /bin/bash
 
 PYTHON ?= python3
@@ -57,7 +57,10 @@ engine: setup  ## checkpoint to engine: MODEL=<dir|file.gguf|hub id|smollm2|synt
 	  $(if $(PRECISION),--precision $(PRECISION)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(CONTEXT),--context $(CONTEXT)) $(BUILD_OPTIONS)
 
 test: setup-dev  ## run the tests
-	@$(PY) -m pytest -m "not oracle and not gpu and not browser" $(ARGS)
+	@$(PY) -m pytest -m "not oracle and not gpu and not browser and not chaos" $(ARGS)
+
+test-chaos: setup-dev  ## kill -9 and SIGSTOP of every process under streams (minutes) -> results/chaos.md
+	@$(PY) -m pytest -m chaos $(ARGS)
 
 lint: setup-dev  ## ruff, mypy, and the direction of imports
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-logo

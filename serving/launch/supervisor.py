@@ -82,7 +82,7 @@ class Supervisor:
             self._give_up_if_signalled()
             if self._broken():
                 if (self._children["triton"].poll() or 0) >= 0:
-                    raise LaunchError(f"Triton did not start: {self._why()}")
+                    raise LaunchError(f"Triton did not start: {self._why()} (log: {self._log('triton')})")
                 print(f"starting again: {self._why()}", flush=True)
                 self._await_turn()
                 self._stop_dead_triton()
@@ -187,7 +187,7 @@ class Supervisor:
 
     def _restart(self, reason: str) -> None:
         self._say_ready(f"restarting: {reason}")
-        print(f"the engine died: {reason}", flush=True)
+        print(f"the engine died: {reason} (log: {self._log('triton')})", flush=True)
         if (self._run_dir / "dead").exists():  # its process lives for a moment, to tell its clients
             time.sleep(FLUSH_SECONDS)
         self._stop_dead_triton()
@@ -256,16 +256,18 @@ class Supervisor:
             return True  # it has not started yet
 
     def _why(self) -> str:
-        """What is known for certain: the engine's own word, which process is gone, or why Triton does not load."""
+        """What is known for certain: the engine's own word, which process is gone, or why Triton does not load.
+
+        Web clients read it too, so it names no path."""
         with contextlib.suppress(OSError):
             return (self._run_dir / "dead").read_text()
         code, log = self._children["triton"].poll(), self._log("triton")
+        if self._vitals is None:  # it is still starting: its log says why it does not
+            return logs.error_line(log, code, self._log_start)
+        if code is not None:
+            return f"tritonserver ended ({child.cause(code)})"
         gone = [name for name in MODELS if not self._has_process(name)]
-        if code is None and gone:
-            return f"the {' and the '.join(gone)} process is gone (log: {log})"
-        if self._vitals and code is not None:  # while serving, an older line of the log would mislead
-            return f"tritonserver ended ({child.cause(code)}; log: {log})"
-        return f"{logs.error_line(log, code, self._log_start)} (log: {log})"
+        return f"the {' and the '.join(gone)} process is gone"
 
     # --- end -------------------------------------------------------------------------------------------------------
 

@@ -111,7 +111,7 @@ class Vitals:
     def hung(self) -> str:
         """Why the server must be started again; empty while there is hope."""
         name, silent = self._worst()
-        return _silence(name, silent) if silent >= HANG_SECONDS else ""
+        return _silence(name, silent) if max(s.silent for s in self._signs.values()) >= HANG_SECONDS else ""
 
     def close(self) -> None:
         for beat in self._beats.values():
@@ -121,8 +121,10 @@ class Vitals:
         self._ack_table.close()
 
     def _worst(self) -> tuple[str, float]:
-        name = max(self._signs, key=lambda name: self._signs[name].silent)
-        return name, self._signs[name].silent
+        """The sign that has been silent for longest; tritonserver's before others, which it may have stopped."""
+        silent = {name: sign.silent for name, sign in self._signs.items()}
+        name = "tritonserver" if silent["tritonserver"] >= UNREADY_SECONDS else max(silent, key=lambda n: silent[n])
+        return name, silent[name]
 
     def _look_at_triton(self, elapsed: float) -> None:
         sign = self._signs["tritonserver"]

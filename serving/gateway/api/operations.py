@@ -58,7 +58,7 @@ class Operations:
         try:
             seconds = await self._gateway.canary()
         except ClientError as error:
-            raise from_library(error, {}, self._gateway.triton_metrics.retry_after()) from None
+            raise from_library(error, {}, self._gateway.triton_metrics.retry_after(), self._gateway.outage()) from None
         return JSONResponse({"status": "generates", "seconds": round(seconds, 4)})
 
     async def load(self, _: Request) -> Response:

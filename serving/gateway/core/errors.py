@@ -8,8 +8,10 @@ from contract.errors import CODES, ClientError, ConnectError, ServingError
 from serving.gateway.schema.errors import ApiError
 
 
-def from_library(error: ClientError, renamed: Mapping[str, str], retry_after: int) -> ApiError:
-    """``renamed``: Triton's tensor names -> the fields of this request, so that callers read their own names."""
+def from_library(error: ClientError, renamed: Mapping[str, str], retry_after: int, outage: str = "") -> ApiError:
+    """``renamed``: Triton's tensor names -> the fields of this request, so that callers read their own names.
+
+    ``outage``: why Triton does not answer, where the launcher knows it."""
     row = CODES[type(error).code]
     message, param = str(error), None
     if row.http == 400 and isinstance(error, ServingError) and error.field:
@@ -17,6 +19,6 @@ def from_library(error: ClientError, renamed: Mapping[str, str], retry_after: in
         param = renamed.get(first, first)
         message = param + message.removeprefix(first) if message.startswith(first) else message
     if isinstance(error, ConnectError):
-        message = "engine: Triton does not answer; try again in a few seconds"
+        message = f"engine: {outage or 'Triton does not answer'}; try again in a few seconds"
     wait = retry_after if row.http in (429, 503) else None
     return ApiError(row.http, message, param=param, code=row.api, retry_after=wait)

@@ -132,12 +132,21 @@ class Gateway:
             await asyncio.sleep(0.02)
 
     # health
+    def outage(self) -> str:
+        """The launcher's word on Triton, one file for all workers, so that they agree; "" when all is well."""
+        if not self.settings.readiness_file:
+            return ""
+        try:
+            return Path(self.settings.readiness_file).read_text()
+        except OSError:
+            return "the launcher is gone"
+
     async def ready(self) -> str:
         """``""`` when requests can be answered, else why not."""
         if self.draining:
             return "draining"
         launched = self.settings.readiness_file
-        if launched and (problem := _word(launched)):
+        if problem := self.outage():
             return problem
         try:  # what the launcher calls ready is: this worker's channel may just have to connect again
             answer = await self._model_ready(
@@ -162,14 +171,6 @@ class Gateway:
                 if chunk.finish_reason in ("stop", "length"):
                     return time.monotonic() - begin
         raise library.StreamCut("engine: the canary's answer did not end")
-
-
-def _word(readiness_file: str) -> str:
-    """The launcher's word on Triton: one file for all workers, so that they agree."""
-    try:
-        return Path(readiness_file).read_text()
-    except OSError:
-        return "the launcher is gone"
 
 
 def _names(settings: GatewaySettings) -> tuple[tuple[str, ...], int | None, bool]:
