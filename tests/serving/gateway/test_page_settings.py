@@ -191,3 +191,61 @@ def test_markdown_drawn_bit_by_bit_ends_as_if_drawn_at_once(chat: ChatPage) -> N
         texts,
     )
     assert different == []
+
+
+MARKDOWN = """3. three
+4. four
+
+- [x] done
+- [ ] open
+
+| left | right |
+|:---|---:|
+| a | 14,777 |
+"""
+
+
+def test_lists_tasks_and_columns_keep_what_markdown_says(chat: ChatPage) -> None:  # noqa: F811
+    seen = chat.page.evaluate(
+        """async (text) => {
+        const load = name => import(new URL(`static/js/${name}.js`, document.baseURI));
+        const {MarkdownView} = await load('markdown');
+        const root = document.createElement('div'); document.body.append(root);
+        new MarkdownView(root).update(text, {final: true});
+        const boxes = [...root.querySelectorAll('input')];
+        return {start: root.querySelector('ol').start, types: boxes.map((b) => b.type),
+                checked: boxes.map((b) => b.checked), align: root.querySelectorAll('td')[1].getAttribute('align'),
+                links: root.querySelectorAll('a').length}; }""",
+        MARKDOWN,
+    )
+    assert seen == {
+        "start": 3, "types": ["checkbox", "checkbox"], "checked": [True, False], "align": "right", "links": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [">" * 5000 + " deep", "- " * 3000 + "x", "[" * 20000, "*" * 20000 + "x"])
+def test_deep_nesting_is_drawn_in_some_form(chat: ChatPage, text: str) -> None:  # noqa: F811
+    length = chat.page.evaluate(
+        """async (text) => {
+        const load = name => import(new URL(`static/js/${name}.js`, document.baseURI));
+        const {MarkdownView} = await load('markdown');
+        const root = document.createElement('div');
+        const view = new MarkdownView(root);
+        view.update(text.slice(0, 4000)); view.update(text); view.update(text, {final: true});
+        return root.textContent.length; }""",
+        text,
+    )
+    assert length > 0
+
+
+def test_a_javascript_link_is_not_a_link(chat: ChatPage) -> None:  # noqa: F811
+    hrefs = chat.page.evaluate(
+        """async () => {
+        const load = name => import(new URL(`static/js/${name}.js`, document.baseURI));
+        const {MarkdownView} = await load('markdown');
+        const root = document.createElement('div');
+        const text = '[a](javascript:alert(1)) [b](data:text/html,x) [c](https://x.org)';
+        new MarkdownView(root).update(text, {final: true});
+        return [...root.querySelectorAll('a')].map((a) => a.getAttribute('href')); }"""
+    )
+    assert hrefs == [None, None, "https://x.org"]

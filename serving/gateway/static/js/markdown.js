@@ -31,6 +31,13 @@ const marked = new Marked({
   },
 });
 
+const PLAIN_ATTRIBUTES = [
+  ...["title", "class", "start", "type", "checked", "disabled", "align"],
+  ...["display", "displaystyle", "scriptlevel", "mathvariant", "stretchy", "fence", "separator", "form", "lspace"],
+  ...["rspace", "minsize", "maxsize", "symmetric", "largeop", "movablelimits", "accent", "accentunder"],
+  ...["linethickness", "columnalign", "width", "height", "depth", "voffset", "notation"],
+];
+
 const ALLOWED = {
   ALLOWED_TAGS: [
     ...["a", "p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "strong", "em", "del"],
@@ -39,12 +46,8 @@ const ALLOWED = {
     ...["mover", "munder", "munderover", "mtable", "mtr", "mtd", "mstyle", "mpadded", "mphantom", "menclose"],
     ...["mprescripts", "mmultiscripts"],
   ],
-  ALLOWED_ATTR: [
-    ...["href", "title", "class", "start", "type", "checked", "disabled", "align"],
-    ...["display", "displaystyle", "scriptlevel", "mathvariant", "stretchy", "fence", "separator", "form", "lspace"],
-    ...["rspace", "minsize", "maxsize", "symmetric", "largeop", "movablelimits", "accent", "accentunder"],
-    ...["linethickness", "columnalign", "width", "height", "depth", "voffset", "notation"],
-  ],
+  ALLOWED_ATTR: ["href", ...PLAIN_ATTRIBUTES],
+  ADD_URI_SAFE_ATTR: PLAIN_ATTRIBUTES, // or DOMPurify holds their values against the next line as well
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   RETURN_DOM_FRAGMENT: true,
 };
@@ -62,7 +65,7 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
  */
 export function settled(text) {
   const lines = text.slice(0, text.lastIndexOf("\n") + 1);
-  const tokens = marked.lexer(lines);
+  const tokens = blocks(lines);
   const last = tokens.findLastIndex(({ type }) => type !== "space");
   const limit = openFormula(lines);
   let count = 0;
@@ -72,6 +75,27 @@ export function settled(text) {
 }
 
 const fragment = (tokens) => DOMPurify.sanitize(marked.parser(tokens), ALLOWED);
+
+/** What `read` gives, or `otherwise` for text nested so deeply (5,000 ">") that the parser's recursion has no room. */
+function within(read, otherwise) {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof RangeError) return otherwise;
+    throw error;
+  }
+}
+
+const blocks = (text) => within(() => marked.lexer(text), [{ type: "plain", raw: text }]);
+
+function plain(text) {
+  const drawn = document.createDocumentFragment();
+  drawn.append(Object.assign(document.createElement("p"), { textContent: text }));
+  return drawn;
+}
+
+const isPlain = ({ type }) => type === "plain";
+const rawText = (tokens) => tokens.map(({ raw }) => raw).join("");
 
 /** A growing Markdown text inside `root`. */
 export class MarkdownView {
@@ -93,7 +117,7 @@ export class MarkdownView {
     this.#text = source;
     for (const node of this.#openNodes) node.remove();
     if (newLine) this.#settle(source.slice(this.#settled));
-    const open = marked.lexer(source.slice(this.#settled));
+    const open = blocks(source.slice(this.#settled));
     this.#openNodes = this.#append(open.map((token) => ({ ...token, open: true })));
     return undefined;
   }
@@ -105,7 +129,9 @@ export class MarkdownView {
   }
 
   #append(tokens) {
-    const drawn = fragment(tokens);
+    const drawn = tokens.some(isPlain)
+      ? plain(rawText(tokens))
+      : within(() => fragment(tokens), null) ?? plain(rawText(tokens));
     const nodes = [...drawn.childNodes];
     this.#root.append(drawn);
     return nodes;
@@ -115,7 +141,7 @@ export class MarkdownView {
     this.#text = source;
     this.#settled = 0;
     this.#root.replaceChildren();
-    this.#openNodes = this.#append(marked.lexer(source));
+    this.#openNodes = this.#append(blocks(source));
     pending()?.then(() => this.#text === source && this.#redraw(source));
   }
 }
