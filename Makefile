@@ -56,6 +56,9 @@ engine: setup  ## checkpoint to engine: MODEL=<dir|file.gguf|hub id|smollm2|synt
 	@$(PY) -m build_engine build --model "$(MODEL)" --out "$(or $(ENGINE),engines/default)" \
 	  $(if $(PRECISION),--precision $(PRECISION)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(CONTEXT),--context $(CONTEXT)) $(BUILD_OPTIONS)
 
+lock: setup-dev  ## after a change of pyproject.toml's pins: locks/*.txt, with hashes and everything they bring along
+	@$(PY) .ci/lock.py
+
 test: setup-dev  ## run the tests
 	@$(PY) -m pytest -m "not oracle and not gpu and not browser and not chaos" $(ARGS)
 

@@ -125,7 +125,7 @@ def requirements(extras: list[str]) -> list[str]:
     lists: dict[str, list[str]] = {}
     name = ""
     for line in (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines():
-        opening = re.match(r"(\w+) = \[", line)
+        opening = re.match(r"([\w-]+) = \[", line)
         if opening:
             name = opening[1]
             lists[name] = []

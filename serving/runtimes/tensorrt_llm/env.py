@@ -87,7 +87,7 @@ def load(backend: str) -> Package:
     except ImportError as error:
         raise EngineDirectoryError(
             f"engine: TensorRT-LLM is not installed here ({error}): use `make serve` on a Docker host, or serve inside "
-            f"the container"
+            f"the container (what PyPI has under its name is a stub; NVIDIA's index has the package)"
         ) from error
     version = str(root.__version__)
     llm_class = _engine_class(version) if backend == "engine" else root.LLM
