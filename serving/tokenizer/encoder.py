@@ -69,7 +69,8 @@ class Encoder:
         return self._fast.encode(text, allowed_special=self._fast.special_tokens_set, disallowed_special=())
 
     def _exact(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        """Through the batch call: the one for a single text holds the GIL while it works."""
+        return list(self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
 
 def _beginning(tokenizer: Tokenizer) -> list[int]:

@@ -89,6 +89,11 @@ class Stream:
     def send(self, request_id: str = "", batch: int = 1, **values: Any) -> None:
         self._client.async_stream_infer(MODEL, tensors(batch=batch, **values), request_id=request_id)
 
+    @property
+    def waiting(self) -> int:
+        """Responses that have come and were not taken yet."""
+        return self._results.qsize()
+
     def next(self, timeout: float = 30) -> Any:
         """The next response. Raises the server's error, or ``queue.Empty``."""
         result, error = self._results.get(timeout=timeout)

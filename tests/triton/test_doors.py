@@ -76,4 +76,5 @@ def test_a_short_prompt_does_not_wait_for_long_ones(server: Server) -> None:
             stream.send(text_input=" " * 3_900_000, max_tokens=1)
         other.send(text_input="Hi", max_tokens=1)
         assert other.answer().completion_tokens == 1
+        assert stream.waiting < 3, "the short prompt came last"
     assert ask(server.grpc, text_input="Hi", max_tokens=2).completion_tokens == 2
