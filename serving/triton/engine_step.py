@@ -41,6 +41,7 @@ class EngineStep:
         self._looked = time.monotonic()
         self._runtime = runtimes.load(info, settings.runtime, self._dispatcher.on_step, self._die)
         self._dispatcher.attach(self._runtime)
+        self._warmed_up = self._runtime.stats()  # its tokens are nobody's
         limit = limit_of(info.runtime.name, settings.step_seconds, settings.runtime.step_ms)
         self._stall, self._ack_table = StallWatch(limit), ack_table
         self._metrics = triton_io.Metrics()
@@ -110,9 +111,10 @@ class EngineStep:
         metrics.gauge("qwen_kv_blocks_total", stats.kv_blocks_total)
         metrics.gauge("qwen_slots_total", self._settings.slots)
         metrics.gauge("qwen_queue_limit", self._settings.queue_limit)
-        metrics.counter("vllm:prompt_tokens_total", stats.prompt_tokens)
-        metrics.counter("vllm:generation_tokens_total", stats.generated_tokens)
-        metrics.counter("vllm:prefix_cache_hits_total", stats.cached_tokens)
+        before = self._warmed_up
+        metrics.counter("vllm:prompt_tokens_total", stats.prompt_tokens - before.prompt_tokens)
+        metrics.counter("vllm:generation_tokens_total", stats.generated_tokens - before.generated_tokens)
+        metrics.counter("vllm:prefix_cache_hits_total", stats.cached_tokens - before.cached_tokens)
         metrics.counter("qwen_chunks_total", self._dispatcher.chunks_sent)
         for reason, total in registry.finished.items():
             metrics.counter("qwen_streams_finished_total", total, reason)
