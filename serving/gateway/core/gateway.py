@@ -41,7 +41,7 @@ class Gateway:
         self.tokens = Tokens(settings.engine_path)
         self.names, self.context, self.synthetic = _names(settings)
         self.metrics = GatewayMetrics(self.names[0])
-        self.triton_metrics = TritonMetrics(settings.triton_metrics)
+        self.triton_metrics = TritonMetrics(settings.triton_metrics, self.names[0])
         budgets = Path(settings.run_dir) / "budgets" if settings.run_dir else None
         self.keys = auth.Keys(auth.load(settings), budgets)
         self.draining = False

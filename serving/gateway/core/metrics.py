@@ -54,6 +54,8 @@ class GatewayMetrics:
             "qwen_gateway_open_requests", "Requests in progress", registry=registry, multiprocess_mode="livesum"
         )
         self._model, self._registry = model, registry
+        for reason in ("stop", "length", "tool_calls"):  # a rate needs the zero that came before the first event
+            self._finished.labels(model, reason)
 
     def finished(self, reason: str) -> None:
         self._finished.labels(self._model, reason).inc()

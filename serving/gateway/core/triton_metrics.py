@@ -41,8 +41,10 @@ def wait_seconds(waiting: float, finished: float, over: float) -> int:
 class TritonMetrics:
     """The latest scrape of Triton's metrics; empty while Triton does not answer."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, model: str) -> None:
+        """``model``: the gateway's name for it, under which dashboards find both halves."""
         self._url = url
+        self._label = f'model_name="{model}"'
         self._samples: deque[tuple[float, dict[str, float]]] = deque(maxlen=WINDOW)
         self._text, self._at = b"", 0.0
         self._http = httpx.AsyncClient(timeout=1.0, trust_env=False)
@@ -63,7 +65,8 @@ class TritonMetrics:
             self._samples.clear()
             return
         self._samples.append((self._at, sample))
-        self._text = "".join(line + "\n" for line in text.splitlines() if _PASSED_ON.match(line)).encode()
+        passed = "".join(line + "\n" for line in text.splitlines() if _PASSED_ON.match(line))
+        self._text = passed.replace('model_name="qwen"', self._label).encode()
 
     async def text(self) -> bytes:
         """The engine's gauges and counters, at most a second old."""

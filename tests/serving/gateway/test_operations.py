@@ -113,6 +113,10 @@ def test_metrics_of_all_workers_and_the_engine(web: httpx.Client) -> None:
     assert families["vllm:kv_cache_usage_perc"].samples[0].value == 0.25
     assert families["vllm:num_requests_waiting"].samples[0].value == 12
     assert "nv_inference_count" not in families
+    named = {s.labels["model_name"] for f in families.values() for s in f.samples if "model_name" in s.labels}
+    assert named == {"qwen-tiny"}, "one name for both halves"
+    reasons = {s.labels["finished_reason"] for s in families["vllm:request_success"].samples}
+    assert reasons >= {"stop", "length", "tool_calls"}
     assert families["qwen_gateway_open_requests"].samples[0].value == 0
 
 
