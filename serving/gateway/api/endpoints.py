@@ -20,6 +20,7 @@ from serving.gateway.core.answer import Answer, AnswerTimes
 from serving.gateway.core.auth import Key
 from serving.gateway.core.errors import from_library
 from serving.gateway.core.gateway import Gateway
+from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamRenderer
 from serving.gateway.core.render.chat import ChatBody, ChatStream
@@ -37,24 +38,25 @@ _TRACE = (  # W3C trace context, which requires malformed values to be ignored
     ("traceparent", re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[ -~]{0,64}")),
     ("tracestate", re.compile(r"[ -~]{1,512}")),
 )
+UNBOUNDED_ANSWER = 512  # tokens reserved for an answer without max_tokens
 CLIENT_GONE = 499  # nginx's number, for the log and the metrics only
 Planner = Callable[[Gateway, bytes], Awaitable[tuple[GenerationPlan, str]]]
 
 
 async def plan_chat(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
-    request = http.request_of(ChatRequest, body)
+    request = await http.request_of(ChatRequest, body)
     model = gateway.model_name(request.model)
     if request.logprobs:
         await gateway.tokens.load()
-    return translate.chat(request), model
+    return await off_loop(len(body), lambda: translate.chat(request)), model
 
 
 async def plan_response(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
-    request = http.request_of(ResponsesRequest, body)
+    request = await http.request_of(ResponsesRequest, body)
     model = gateway.model_name(request.model)
     try:
         asked = as_chat(request)
-        plan = translate.chat(asked)
+        plan = await off_loop(len(body), lambda: translate.chat(asked))
     except ApiError as error:
         raise renamed(error) from None
     if asked.logprobs:
@@ -64,10 +66,10 @@ async def plan_response(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, 
 
 
 async def plan_message(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
-    request = http.request_of(messages_protocol.MessagesRequest, body)
+    request = await http.request_of(messages_protocol.MessagesRequest, body)
     model = gateway.model_name(request.model)
     try:
-        plan = translate.chat(messages_protocol.as_chat(request))
+        plan = await off_loop(len(body), lambda: translate.chat(messages_protocol.as_chat(request)))
     except ApiError as error:
         raise messages_protocol.renamed(error) from None
     own = {tensor: messages_protocol.RENAMED.get(name, name) for tensor, name in plan.renamed.items()}
@@ -75,14 +77,14 @@ async def plan_message(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, s
 
 
 async def plan_completion(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
-    request = http.request_of(CompletionRequest, body)
+    request = await http.request_of(CompletionRequest, body)
     model = gateway.model_name(request.model)
     is_text = _is_text(request.prompt)
     if request.logprobs is not None or not is_text:
         await gateway.tokens.load()
     arguments = request, gateway.settings.max_prompts, gateway.tokens.exact_text
     if is_text:
-        return translate.completion(*arguments), model
+        return await off_loop(len(body), lambda: translate.completion(*arguments)), model
     return await asyncio.to_thread(translate.completion, *arguments), model  # ids must be decoded first
 
 
@@ -128,6 +130,11 @@ class Generate:
         exchange.log(request_id)
 
 
+def _expected_tokens(plan: GenerationPlan, body_bytes: int) -> int:
+    """What a request reserves of its key's budget until its true count is known."""
+    return body_bytes // 4 + plan.choices * (plan.options.max_tokens or UNBOUNDED_ANSWER)
+
+
 class _Exchange:
     """One request and its answer, from authentication to the log line."""
 
@@ -140,11 +147,11 @@ class _Exchange:
         self._answer: Answer | None = None
         self._problem = ""
         self._model = ""
+        self._has_slot = False
+        self._reserved = 0
 
     async def run(self, answer_id: str) -> None:
         gateway = self._gateway
-        gateway.open += 1
-        gateway.metrics.open.inc()
         try:
             await self._respond(answer_id)
         except Gone:
@@ -158,23 +165,32 @@ class _Exchange:
             log.exception("unexpected error", extra={"request_id": answer_id})
             await self._refuse(ApiError(500, "internal error; see the server's log", code="internal_error"))
         finally:
-            gateway.open -= 1
-            gateway.metrics.open.dec()
+            if self._has_slot:
+                gateway.open -= 1
+                gateway.metrics.open.dec()
 
     async def _respond(self, answer_id: str) -> None:
         gateway, scope = self._gateway, self._scope
         self._key = gateway.keys.authenticate(http.credentials(scope))
-        gateway.admit()
         gateway.keys.admit(self._key)
         body = await http.read_body(scope, self._receive, gateway.settings.max_body_bytes)
+        self._take_slot()  # only now: a client that sends half a body must not hold one
         self._timing.read = time.monotonic()
         plan, self._model = await self._endpoint.planner(gateway, body)
         metadata = [(n, v) for n, form in _TRACE if form.fullmatch(v := http.header(scope, n.encode()))]
         renderer = self._endpoint.renderer(plan, answer_id, self._model)
         answer = Answer(gateway.answer_context, plan, answer_id, renderer, self._writer, self._timing, metadata)
-        self._answer = answer
+        self._answer, self._reserved = answer, _expected_tokens(plan, len(body))
+        gateway.keys.admit(self._key, self._reserved)
         gateway.metrics.queue.observe(time.monotonic() - self._timing.arrived)
         await self._run_watched(answer)
+
+    def _take_slot(self) -> None:
+        gateway = self._gateway
+        gateway.open += 1
+        gateway.metrics.open.inc()
+        self._has_slot = True
+        gateway.admit()
 
     async def _run_watched(self, answer: Answer) -> None:
         watcher = asyncio.ensure_future(http.until_gone(self._receive))
@@ -196,7 +212,8 @@ class _Exchange:
         for choice in answer.choices:
             if choice.finish:
                 metrics.finished(choice.finish)
-        self._gateway.keys.charge(self._key, answer.prompt_tokens + answer.output_tokens)
+        used = answer.prompt_tokens + answer.output_tokens
+        self._gateway.keys.charge(self._key, used - self._reserved)
 
     def _left(self) -> None:
         self._problem = "client gone"

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import orjson
 from starlette.types import Receive, Scope
 
+from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.writer import Gone
+from serving.gateway.schema import size
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.parse import Request, parse
+
+BODY_SECONDS = 10.0  # for a body to arrive, and one more second for each ``SLOWEST`` bytes of it
+SLOWEST = 16 * 1024
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -32,14 +39,19 @@ async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
     announced = header(scope, b"content-length")
     if announced.isdigit() and int(announced) > most:
         raise too_large(most)
-    parts, size = [], 0
+    parts, received, begun = [], 0, time.monotonic()
     while True:
-        message = await receive()
+        left = begun + BODY_SECONDS + received / SLOWEST - time.monotonic()
+        try:
+            message = await asyncio.wait_for(receive(), left)
+        except asyncio.TimeoutError:
+            problem = f"only {received} bytes of the body came in {time.monotonic() - begun:.0f} s; send it faster"
+            raise ApiError(408, problem, code="timeout", close=True) from None
         if message["type"] == "http.disconnect":
             raise Gone
         part = message.get("body", b"")
-        size += len(part)
-        if size > most:
+        received += len(part)
+        if received > most:
             raise too_large(most)
         parts.append(part)
         if not message.get("more_body"):
@@ -50,13 +62,16 @@ def too_large(most: int) -> ApiError:
     return ApiError(413, f"the body exceeds {most} bytes; send a smaller one", code="body_too_large", close=True)
 
 
-def request_of(kind: type[Request], body: bytes) -> Request:
-    """The one way from bytes to a checked request. Raises ``ApiError`` 400 naming what is wrong."""
-    return parse(kind, read_json(body))
+async def request_of(kind: type[Request], body: bytes) -> Request:
+    """The one way from bytes to a checked request: counted, parsed, validated; a large one in a thread.
+
+    Raises ``ApiError`` 400 naming what is wrong."""
+    return await off_loop(len(body), lambda: parse(kind, read_json(body)))
 
 
 def read_json(body: bytes) -> Any:
-    """Raises ``ApiError`` 400 saying where JSON or UTF-8 breaks."""
+    """Raises ``ApiError`` 400 saying where JSON or UTF-8 breaks, or that it holds too many values."""
+    size.check(body)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:

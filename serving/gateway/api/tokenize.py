@@ -69,4 +69,4 @@ class Tokenize:
 
     async def _read(self, kind: type[parse.Request], request: Request) -> parse.Request:
         body = await http.read_body(request.scope, request.receive, self._gateway.settings.max_body_bytes)
-        return http.request_of(kind, body)
+        return await http.request_of(kind, body)

@@ -90,28 +90,34 @@ class Keys:
             raise ApiError(401, f"{problem}; send the header `Authorization: Bearer KEY`", code="invalid_api_key")
         return found
 
-    def admit(self, key: Key | None) -> None:
-        """Raises ``ApiError`` 429 while the key's budget is exhausted."""
-        if key and key.per_minute and (left := self._charge(key, 0)) <= 0:
-            wait = max(1, round(-left / key.per_minute * 60) + 1)
+    def admit(self, key: Key | None, tokens: int = 0) -> None:
+        """Reserve ``tokens`` for a request that begins. Raises ``ApiError`` 429 while the key's budget is exhausted.
+
+        A request larger than what is left is admitted, so that one larger than a minute's budget is possible."""
+        if key and key.per_minute and (left := self._charge(key, tokens, admitting=True)) <= 0:
+            wait = int(-left / key.per_minute * 60) + 1
             raise ApiError(
                 429, f"this key's {key.per_minute} tokens per minute are exhausted; try again in {wait} s",
                 code="rate_limit_exceeded", retry_after=wait,
             )  # fmt: skip
 
     def charge(self, key: Key | None, tokens: int) -> None:
-        """Deduct what an answer used. A budget may go negative: a started answer is never cut off."""
+        """Deduct what an answer used beyond its reservation; negative: give back what it did not use.
+
+        A budget may go negative: a started answer is never cut off."""
         if key and key.per_minute and tokens:
             self._charge(key, tokens)
 
-    def _charge(self, key: Key, tokens: int) -> float:
+    def _charge(self, key: Key, tokens: int, *, admitting: bool = False) -> float:
+        """What was left before (``admitting``: nothing is deducted when that is nothing)."""
         start = key.at * _RECORD.size
         fcntl.lockf(self._file, fcntl.LOCK_EX, _RECORD.size, start)
         try:
             now, raw = time.monotonic(), os.pread(self._file, _RECORD.size, start)
             left, then = _RECORD.unpack(raw) if len(raw) == _RECORD.size and any(raw) else (float(key.per_minute), now)
-            left = min(key.per_minute, left + (now - then) * key.per_minute / 60) - tokens
-            os.pwrite(self._file, _RECORD.pack(left, now), start)
+            left = min(key.per_minute, left + (now - then) * key.per_minute / 60)
+            after = left if admitting and left <= 0 else min(key.per_minute, left - tokens)
+            os.pwrite(self._file, _RECORD.pack(after, now), start)
             return float(left)
         finally:
             fcntl.lockf(self._file, fcntl.LOCK_UN, _RECORD.size, start)

@@ -11,12 +11,17 @@ from serving.gateway.schema.errors import ApiError, bad_request
 from serving.gateway.schema.others import FIXED, REFUSED, Fixed
 
 Request = TypeVar("Request", bound=BaseModel)
+MAX_ENTRIES = 4096  # of a list or object at the top of a body: validating collects the complaints of all of them
+_LONG = ("messages", "input", "prompt", "tokens")  # bounded by ``size`` and stopped at the first wrong element
 
 
 def parse(kind: type[Request], body: Any) -> Request:
     """The validated request. Raises ``ApiError`` 400 naming the first wrong field."""
     if not isinstance(body, dict):
         raise ApiError(400, f"the body is {_shown(body)}; send a JSON object")
+    for name, value in body.items():
+        if isinstance(value, list | dict) and len(value) > MAX_ENTRIES and name not in _LONG:
+            raise bad_request(name[:100], f"{len(value)} entries are too many; send at most {MAX_ENTRIES}")
     known, others = kind.model_fields, getattr(kind, "others", {})
     for name in [n for n in body if n not in known]:
         _other_field(name, body[name], list(known), others)
@@ -29,9 +34,9 @@ def parse(kind: type[Request], body: Any) -> Request:
 def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixed]) -> None:
     fixed = others.get(name) or FIXED.get(name) or REFUSED.get(name)
     if fixed is None:
-        near = difflib.get_close_matches(name, known, 1)
+        near = difflib.get_close_matches(name[:60], known, 1)
         hint = f"; did you mean {near[0]}?" if near else "; see the field table in docs/gateway.md"
-        raise bad_request(name, f"no such field{hint}", "unknown_field")
+        raise bad_request(name[:100], f"no such field{hint}", "unknown_field")
     if fixed.accepts(value):
         return
     only = f"; leave it out or send {' or '.join(map(_shown, fixed.allowed))}" if fixed.allowed else ""

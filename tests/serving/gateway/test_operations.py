@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import hashlib
 import json
 import socket
@@ -182,6 +184,31 @@ def test_too_many_open_requests_get_429(own_gateway: Start, fake: FakeTriton) ->
             assert busy.status_code == 429 and int(busy.headers["retry-after"]) >= 1
         fake.wait_free()
         assert web.post(CHAT, json=ask("SAY x")).status_code == 200
+
+
+def test_half_sent_bodies_hold_no_slot(own_gateway: Start, fake: FakeTriton) -> None:
+    gateway = own_gateway(GATEWAY_MAX_OPEN_REQUESTS="2", GATEWAY_WORKERS="1")
+    with httpx.Client(base_url=gateway.url, trust_env=False) as web, contextlib.ExitStack() as open_ones:
+        for _ in range(20):
+            raw = socket.create_connection((web.base_url.host, web.base_url.port or 0))
+            open_ones.enter_context(raw)
+            raw.sendall(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{" % CHAT.encode())
+        time.sleep(0.2)
+        assert web.post(CHAT, json=ask("SAY x")).status_code == 200
+
+
+def test_parallel_requests_do_not_pass_a_budget_together(own_gateway: Start, fake: FakeTriton, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("carol sk-three 300\n")
+    gateway = own_gateway(GATEWAY_API_KEYS_FILE=str(tmp_path / "keys"))
+    fake.step_ms = 50
+
+    def post(_: int) -> int:
+        headers = {"authorization": "Bearer sk-three"}
+        return httpx.post(gateway.url + CHAT, json=ask("x"), headers=headers, trust_env=False, timeout=30).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        statuses = list(pool.map(post, range(20)))
+    assert statuses.count(200) == 1 and statuses.count(429) == 19
 
 
 class held:  # reads like a function

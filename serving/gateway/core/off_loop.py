@@ -1,0 +1,19 @@
+"""Work on large bodies in a thread of its own: one at a time, so that it competes with the event loop only once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+LARGE = 64 * 1024  # bytes of a body; what fits takes about a millisecond
+_THREAD = ThreadPoolExecutor(1, "large-body")
+
+
+async def off_loop(size: int, work: Callable[[], T]) -> T:
+    """``work()``, at once for a small body, else in the thread. ``size``: bytes."""
+    if size <= LARGE:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(_THREAD, work)

@@ -1,0 +1,27 @@
+"""Bodies that do not come."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from serving.gateway.api import http
+from serving.gateway.schema.errors import ApiError
+
+
+def test_a_body_that_stops_half_way_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY_SECONDS", 0.05)
+
+    async def read() -> None:
+        parts = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+        async def receive() -> Any:
+            return parts.pop() if parts else await asyncio.sleep(60)
+
+        await http.read_body({"headers": []}, receive, 100)
+
+    with pytest.raises(ApiError, match="only 1 bytes") as caught:
+        asyncio.run(read())
+    assert caught.value.status == 408 and caught.value.close
