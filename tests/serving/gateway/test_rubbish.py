@@ -35,7 +35,8 @@ def refused(response: httpx.Response, status: int, param: str | None, words: str
         (b"[]", "send a JSON object"),
         (b'"text"', "send a JSON object"),
         (b'{"temperature": NaN}', "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 10_000, "not JSON"),
+        (b"[" * 100_000, "more than 16384 objects and lists"),
     ],
 )
 def test_a_body_that_is_no_json_object(web: httpx.Client, body: bytes, words: str) -> None:
