@@ -39,6 +39,11 @@ class Heartbeat:
         self._map.close()
 
 
+def worker_path(run_dir: Path, pid: int) -> Path:
+    """Where a gateway worker beats."""
+    return run_dir / f"worker-{pid}{SUFFIX}"
+
+
 def start(path: Path) -> None:
     """Beat from a thread of its own for as long as this process runs, whatever its other threads wait for."""
     heartbeat = Heartbeat.create(path)

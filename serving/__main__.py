@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from serving.launch import docker
+from serving.launch import docker, rundir
 from serving.launch.config import LaunchError, check_ports, parse
 from serving.launch.engine import prepare
 from serving.launch.supervisor import Supervisor
@@ -14,6 +14,7 @@ from serving.launch.supervisor import Supervisor
 def main() -> int:
     try:
         config = parse()
+        rundir.await_ending()
         check_ports(config)
         config, engine = prepare(config)
         docker.require_fit(engine)

@@ -8,10 +8,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 import uvloop
 
+from contract.heartbeat import BEAT_SECONDS, Heartbeat, worker_path
 from serving.gateway import logs
 from serving.gateway.api import app
 from serving.gateway.core.gateway import Gateway
@@ -38,10 +40,27 @@ async def serve(settings: GatewaySettings) -> None:
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, ending.set)
-    loop.add_reader(0, ending.set)  # the supervisor holds the write end and never writes: readable means it is gone
+
+    def orphaned() -> None:
+        """Leave the port to the next supervisor's workers; open streams still end in peace."""
+        for listener in server.servers:
+            listener.close()
+        ending.set()
+
+    loop.add_reader(0, orphaned)  # the supervisor holds the write end and never writes: readable means it is gone
+    pulse = asyncio.create_task(_beat(Path(settings.run_dir)))
     drain = asyncio.create_task(_drain_when(ending, gateway, server))
     await server.serve([listen(settings.host, settings.port)])
     drain.cancel()
+    pulse.cancel()
+
+
+async def _beat(run_dir: Path) -> None:
+    """From the event loop itself: when it stands still, so does this."""
+    heartbeat = Heartbeat.create(worker_path(run_dir, os.getpid()))
+    while True:
+        heartbeat.beat()
+        await asyncio.sleep(BEAT_SECONDS)
 
 
 async def _drain_when(ending: asyncio.Event, gateway: Gateway, server: uvicorn.Server) -> None:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from pathlib import Path
@@ -17,7 +16,7 @@ from types import FrameType
 from contract.ack_table import END, REFUSE, AckTable
 from contract.engine_dir import EngineInfo
 from contract.paths import ROOT
-from serving.launch import child, health, logs, triton
+from serving.launch import child, health, logs, rundir, triton
 from serving.launch.config import LOCAL, Config, LaunchError
 from serving.launch.engine import note
 from serving.launch.vitals import Vitals
@@ -51,12 +50,10 @@ class Supervisor:
         self._in_canary = False
         self._is_serving = False
         LOGS.mkdir(exist_ok=True)
-        private = os.environ.get("XDG_RUNTIME_DIR", "")
-        usable = os.access(private, os.W_OK)  # after su it may be another user's, or gone
-        self._run_dir = Path(tempfile.mkdtemp(prefix="qwen-serve-", dir=private if usable else None))
+        self._shm = f"qwen_{os.getpid()}_"
+        self._run_dir, self._lock = rundir.create(self._shm)
         self._readiness = self._run_dir / READINESS
         self._say_ready("starting")
-        self._shm = f"qwen_{os.getpid()}_"
 
     def run(self) -> int:
         """Serve until a signal (0) or until the engine died too often (1)."""
@@ -99,7 +96,7 @@ class Supervisor:
 
     def _launch_triton(self) -> None:
         for file in self._run_dir.iterdir():
-            if file.is_file() and file != self._readiness:
+            if file.is_file() and file.name not in (READINESS, rundir.LOCK):
                 file.unlink()
         command = triton.command(self._config, self._shm)
         env = triton.environment(self._config, self._run_dir)
@@ -114,7 +111,7 @@ class Supervisor:
             self._vitals.close()
             self._vitals = None
         child.stop(self._children.pop("triton"), 0)
-        self._remove_shm()
+        rundir.remove_shm(self._shm)
 
     def _start_gateway(self) -> None:
         config = self._config
@@ -292,8 +289,9 @@ class Supervisor:
         if "triton" in self._children:
             self._drain(deadline)
             self._stop(self._children.pop("triton"), time.monotonic() + UNLOAD_SECONDS)
-        self._remove_shm()
+        rundir.remove_shm(self._shm)
         shutil.rmtree(self._run_dir, ignore_errors=True)
+        self._lock.close()
 
     def _stop(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         """SIGTERM, patience until ``deadline`` or a second signal, then SIGKILL to what is left of its session."""
@@ -325,11 +323,6 @@ class Supervisor:
         while zeros < 5 and time.monotonic() < deadline and self._signals < 2 and not self._broken():
             time.sleep(0.05)
             zeros = 0 if ack_table.open_sequences else zeros + 1
-
-    def _remove_shm(self) -> None:
-        """What a killed stub leaves in /dev/shm."""
-        for file in Path("/dev/shm").glob(f"{self._shm}*"):
-            file.unlink(missing_ok=True)
 
 
 def _pause(deaths: deque[float], now: float) -> float:

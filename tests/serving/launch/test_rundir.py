@@ -1,0 +1,34 @@
+"""What a killed session leaves is removed by the next one; a living session's is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.launch import rundir
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(rundir, "SHM", tmp_path)
+    return tmp_path
+
+
+def test_leftovers_of_a_killed_session_go(folders: Path) -> None:
+    directory, lock = rundir.create("qwen_7_")
+    (directory / "engine.pid").write_text("999999999")
+    (folders / "qwen_7_region").touch()
+    (folders / "qwen_8_region").touch()
+    lock.close()  # as the kernel does when its process is killed
+    rundir.await_ending()
+    assert [file.name for file in folders.iterdir()] == ["qwen_8_region"]
+
+
+def test_a_living_session_keeps_all(folders: Path) -> None:
+    directory, lock = rundir.create("qwen_7_")
+    (folders / "qwen_7_region").touch()
+    rundir.await_ending()
+    assert directory.is_dir() and (folders / "qwen_7_region").exists()
+    lock.close()
