@@ -47,6 +47,7 @@ class Options:
     tools: Sequence[Mapping[str, Any]] = ()
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
+    parse_special: bool = False
     priority: int | None = None
     lora_name: str = ""
     cache_salt: str = ""

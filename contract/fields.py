@@ -164,6 +164,8 @@ FIELDS: tuple[Field, ...] = (
           option=Option(), api=Api(endpoints="chat")),
     Field("continue_final_message", "BOOL", "the answer goes on where the last (assistant) message ends", False,
           option=Option(default=False), api=Api(endpoints="chat")),
+    Field("parse_special", "BOOL", "true: special tokens written in messages act as such (trusted callers only)", False,
+          option=Option(default=False, in_chat=False), api=Api(endpoints="chat")),
     Field("exclude_input_in_output", "BOOL", "false: the prompt's text in front of the answer", True),
     Field("packed_output", "BOOL", "true: each response is the one tensor `packed` (`contract/packed.py`)", False),
     Field("priority", "INT32", "higher is sooner", 0, -1000, 1000, capability="priority", option=Option(), api=Api()),

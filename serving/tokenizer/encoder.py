@@ -33,16 +33,23 @@ PROBE = (
 
 
 class Encoder:
-    """``encode`` never adds special tokens, and reads those that stand in the text (``<|im_end|>``) as such."""
+    """``encode`` never adds special tokens, and reads those that stand in the text (``<|im_end|>``) as such;
+    ``encode_plain`` reads those as ordinary text."""
 
     def __init__(self, tokenizer_json: Path) -> None:
         """Raises ``OSError`` or ``ValueError`` for a file that is none."""
         self.tokenizer = Tokenizer.from_file(str(tokenizer_json))
         self.tokenizer.no_truncation()  # a file saved while training may cut or pad: a prompt is never cut silently
         self.tokenizer.no_padding()
+        self._plain = Tokenizer.from_file(str(tokenizer_json))
+        self._plain.no_truncation()
+        self._plain.no_padding()
+        self._plain.encode_special_tokens = True
         self.longest_token = max(map(len, self.tokenizer.get_vocab(with_added_tokens=True)))  # bytes
         self._beginning = _beginning(self.tokenizer)
-        self._fast = _fast(json.loads(tokenizer_json.read_text(encoding="utf-8")))
+        data = json.loads(tokenizer_json.read_text(encoding="utf-8"))
+        self._ordinary = {str(t["content"]) for t in data.get("added_tokens", []) if not t["special"]}  # <tool_call>
+        self._fast = _fast(data)
         if self._fast is not None and any(self._quick(text) != self._exact(text) for text in PROBE):
             self._fast = None
         if self._fast is None:
@@ -58,6 +65,13 @@ class Encoder:
             with contextlib.suppress(ValueError):  # a million blanks in a row exceed its regex engine's stack
                 return self._quick(text)
         return self._exact(text)
+
+    def encode_plain(self, text: str) -> list[int]:
+        """``encode`` of a text whose special tokens are only words."""
+        if self._fast is not None and (text.isascii() or unicodedata.is_normalized("NFC", text)):
+            with contextlib.suppress(ValueError):
+                return self._fast.encode(text, allowed_special=self._ordinary, disallowed_special=())
+        return list(self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def begun(self, ids: list[int]) -> list[int]:
         """``ids`` behind the special tokens that begin a text for this tokenizer (Llama's), unless they are there."""

@@ -13,6 +13,7 @@ from contract.sampling import Sampling
 from serving.tokenizer.encoder import Encoder
 from serving.tokenizer.inputs import CheckpointDefaults, Inputs, Tensors
 from serving.tokenizer.messages import json_list, message
+from serving.tokenizer.plain_text import PlainText
 from serving.tokenizer.request import job
 from serving.tokenizer.template import ChatTemplate
 
@@ -34,6 +35,7 @@ class PromptBuilder:
 
     def __init__(self, engine: EngineInfo) -> None:
         self._encoder = Encoder(engine.path / "tokenizer.json")
+        self._plain = PlainText(engine.path / "tokenizer.json", self._encoder)
         self._limits = engine.limits
         self._checkpoint = CheckpointDefaults.load(engine.path / "generation_config.json", engine.model.vocab_size)
         self._template = ChatTemplate.load(engine.path, engine.model.name)
@@ -70,7 +72,7 @@ class PromptBuilder:
             text = self._text(inputs)
             parsed = self._with_words(inputs, job(inputs, self._checkpoint))
             if not inputs.flag("exclude_input_in_output"):
-                parsed = replace(parsed, text=replace(parsed.text, echo=text))
+                parsed = replace(parsed, text=replace(parsed.text, echo=self._plain.resolved(text)))
             field = "messages" if "messages" in inputs else "text_input"
             ids = self._encoded(text, field)
             if field == "text_input":  # a template writes the special tokens that begin a text itself
@@ -87,7 +89,7 @@ class PromptBuilder:
             raise InvalidRequest("text_input", f"{problem}; send exactly one of text_input and messages")
         if given == ["messages"]:
             return self._render(inputs)
-        for name in ("tools", "add_generation_prompt", "continue_final_message"):
+        for name in ("tools", "add_generation_prompt", "continue_final_message", "parse_special"):
             if name in inputs:
                 raise InvalidRequest(name, "needs messages (the chat template renders it); text_input is sent as it is")
         text = inputs.text("text_input")
@@ -102,6 +104,8 @@ class PromptBuilder:
         if len(messages) > MAX_MESSAGES:
             raise InvalidRequest("messages", f"{len(messages)} messages are too many; send at most {MAX_MESSAGES}")
         tools = json_list("tools", inputs.text("tools")) if "tools" in inputs else None
+        if not inputs.flag("parse_special"):
+            messages, tools = self._plain.masked(messages), self._plain.masked(tools)
         goes_on = inputs.flag("continue_final_message")
         last = messages[-1]
         open_end = last["role"] == "assistant" and not last.get("tool_calls")
@@ -124,7 +128,7 @@ class PromptBuilder:
 
     def _encoded(self, text: str, field: str) -> list[int]:
         self._check_length(text.encode(), field)
-        return self._encoder.encode(text)
+        return self._plain.encode(text)
 
 
 def size(tensors: Tensors) -> int:

@@ -209,6 +209,7 @@ class ChatRequest(Common):
     # chat fields: begin
     add_generation_prompt: bool | None = note("default: true unless `continue_final_message`")
     continue_final_message: bool | None = note("the answer goes on where the last (assistant) message ends")
+    parse_special: bool | None = note("true: special tokens written in messages act as such (trusted callers only)")
     # chat fields: end
     logprobs: bool | None = note("refused where the engine lacks it", openai=True)
     top_logprobs: int | None = note("0 to 20; refused where the engine lacks it", openai=True)
