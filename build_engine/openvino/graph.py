@@ -56,7 +56,7 @@ class DecoderGraph:
         self._beam = _parameter("beam_idx", [-1], Type.i32)
         # 4-bit rows of the vocabulary tables cost too much accuracy: those stay at 8 bits
         table = "int8_asym" if self._weights.precision == "int4" else None
-        embedding = self._weights.matrix("model.embed_tokens.weight", table)
+        embedding = self._weights.matrix(["model.embed_tokens.weight"], table)
         self._batch = op.gather(op.shape_of(ids), ints(0), integer(0))
         self._cos, self._sin = self._rotation(positions)
         self._mask = _causal_mask(ids, mask)
@@ -66,7 +66,7 @@ class DecoderGraph:
             self._on_layer(layer + 1, self._shape.layers)
         x = self._norm(x, "model.norm.weight")
         tied = self._shape.tied or "lm_head.weight" not in self._weights.checkpoint
-        head = embedding if tied else self._weights.matrix("lm_head.weight", table)
+        head = embedding if tied else self._weights.matrix(["lm_head.weight"], table)
         result = op.result(op.matmul(x, head, False, True))
         result.output(0).get_tensor().set_names({"logits"})
         return ov.Model([result], self._sinks, [ids, mask, positions, self._beam], self._config["architectures"][0])
@@ -75,29 +75,32 @@ class DecoderGraph:
         prefix = f"model.layers.{layer}."
         x = op.add(x, self._attention(self._norm(x, prefix + "input_layernorm.weight"), layer, prefix + "self_attn."))
         h = self._norm(x, prefix + "post_attention_layernorm.weight")
-        gate = op.swish(self._linear(h, prefix + "mlp.gate_proj"))
-        return op.add(
-            x, self._linear(op.multiply(gate, self._linear(h, prefix + "mlp.up_proj")), prefix + "mlp.down_proj")
-        )
+        gate_up = self._linear(h, prefix + "mlp.gate_proj", prefix + "mlp.up_proj")
+        gate, up = op.split(gate_up, integer(-1), 2).outputs()
+        return op.add(x, self._linear(op.multiply(op.swish(gate), up), prefix + "mlp.down_proj"))
 
     def _attention(self, h: Any, layer: int, prefix: str) -> Any:
         s = self._shape
-        q = self._rotate(self._normed_heads(h, prefix + "q", s.heads))
-        k = self._rotate(self._normed_heads(h, prefix + "k", s.kv_heads))
-        v = self._heads(self._linear(h, prefix + "v_proj"), s.kv_heads)
+        joint = self._linear(h, *(prefix + f"{part}_proj" for part in "qkv"))
+        widths = ints(*(count * s.head_dim for count in (s.heads, s.kv_heads, s.kv_heads)))
+        q, k, v = op.variadic_split(joint, integer(-1), widths).outputs()
+        q = self._rotate(self._normed_heads(q, prefix + "q", s.heads))
+        k = self._rotate(self._normed_heads(k, prefix + "k", s.kv_heads))
+        v = self._heads(v, s.kv_heads)
         keys, values = self._cache(k, layer, "key"), self._cache(v, layer, "value")
         mixed = op.scaled_dot_product_attention(q, keys, values, self._mask, scalar(s.head_dim**-0.5))
         joined = op.reshape(op.transpose(mixed, ints(0, 2, 1, 3)), ints(0, 0, s.heads * s.head_dim), True)
         return self._linear(joined, prefix + "o_proj")
 
-    def _normed_heads(self, h: Any, name: str, count: int) -> Any:
-        heads = self._heads(self._linear(h, name + "_proj"), count)
+    def _normed_heads(self, x: Any, name: str, count: int) -> Any:
+        heads = self._heads(x, count)
         return self._norm(heads, name + "_norm.weight") if self._qk_norm else heads
 
-    def _linear(self, x: Any, name: str) -> Any:
-        y = op.matmul(x, self._weights.matrix(name + ".weight"), False, True)
-        has_bias = name.rpartition(".")[2] in self._biases
-        return op.add(y, self._weights.vector(name + ".bias")) if has_bias else y
+    def _linear(self, x: Any, *names: str) -> Any:
+        """One multiplication for all of ``names``, which share their input; either all or none of them have a bias."""
+        y = op.matmul(x, self._weights.matrix([name + ".weight" for name in names]), False, True)
+        has_bias = names[0].rpartition(".")[2] in self._biases
+        return op.add(y, self._weights.vector(*(name + ".bias" for name in names))) if has_bias else y
 
     def _norm(self, x: Any, name: str) -> Any:
         mean = op.reduce_mean(op.power(x, scalar(2, 3)), ints(-1), True)

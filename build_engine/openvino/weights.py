@@ -6,7 +6,7 @@ plugin folds into its own kernels. Quantizing goes a slice of rows at a time, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,19 +34,21 @@ class Weights:
         self.precision = precision
         self._buffers: list[Array] = []
 
-    def matrix(self, name: str, precision: str | None = None) -> Any:
-        """An f32 [out, in] node. INT4 leaves vocabulary tables at 8 bits: the caller passes ``int8_asym``."""
+    def matrix(self, names: Sequence[str], precision: str | None = None) -> Any:
+        """An f32 [out, in] node: the rows of all ``names``, one below the other. Scales belong to rows, so a merged
+        matrix has the values of its parts. INT4 leaves vocabulary tables at 8 bits: the caller passes ``int8_asym``."""
         precision = precision or self.precision
         quantize = {"int8": self._int8, "int8_asym": self._int8_asymmetric, "int4": self._int4}.get(precision)
         if quantize is None:
-            return self._lossless(name)
-        node = op.convert(quantize(name), "f32")
-        self.checkpoint.forget(name)
+            return self._lossless(names)
+        node = op.convert(quantize(names), "f32")
+        for name in names:
+            self.checkpoint.forget(name)
         return node
 
-    def vector(self, name: str) -> Any:
-        """An f32 [1, 1, n] node: biases and norms stay float32 at every precision."""
-        return self.constant(self.checkpoint.float32(name).reshape(1, 1, -1))
+    def vector(self, *names: str) -> Any:
+        """An f32 [1, 1, n] node, all ``names`` joined: biases and norms stay float32 at every precision."""
+        return self.constant(np.concatenate([self.checkpoint.float32(name) for name in names]).reshape(1, 1, -1))
 
     def constant(self, array: Array, shape: tuple[int, ...] | None = None, kind: Any = None) -> Any:
         array = np.ascontiguousarray(array)
@@ -54,44 +56,56 @@ class Weights:
         tensor = ov.Tensor(array, True) if kind is None else ov.Tensor(array, list(shape or array.shape), kind)
         return op.constant(tensor, shared_memory=True)
 
-    def _lossless(self, name: str) -> Any:
-        kind = LOSSLESS[self.checkpoint.dtype(name)]
-        raw = self.checkpoint.raw(name)
-        if kind == Type.f32 and self.precision == "bf16":
-            kind, raw = Type.bf16, float32_to_bf16(raw)
+    def _lossless(self, names: Sequence[str]) -> Any:
+        kinds = {LOSSLESS[self.checkpoint.dtype(name)] for name in names}
+        if len(kinds) > 1 or (Type.f32 in kinds and self.precision == "bf16"):
+            kind = Type.bf16 if self.precision == "bf16" else Type.f32
+            parts = [self.checkpoint.float32(name) for name in names]
+            parts = [float32_to_bf16(part) for part in parts] if kind == Type.bf16 else parts
+        else:
+            kind, parts = kinds.pop(), [self.checkpoint.raw(name) for name in names]
+        raw = parts[0] if len(parts) == 1 else np.concatenate(parts)
         node = self.constant(raw, raw.shape, kind)
         return node if kind == Type.f32 else op.convert(node, "f32")
 
-    def _slices(self, name: str) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-        rows, columns = self.checkpoint.shape(name)
-        step = max(1, SLICE_BYTES // (4 * columns))
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            yield slice(start, stop), self.checkpoint.float32(name, start, stop)
+    def _size(self, names: Sequence[str]) -> tuple[int, int]:
+        shapes = [self.checkpoint.shape(name) for name in names]
+        return sum(rows for rows, _ in shapes), shapes[0][1]
 
-    def _int8(self, name: str) -> Any:
-        rows, columns = self.checkpoint.shape(name)
+    def _slices(self, names: Sequence[str]) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+        """Rows of the merged matrix, and their values."""
+        first = 0
+        for name in names:
+            rows, columns = self.checkpoint.shape(name)
+            step = max(1, SLICE_BYTES // (4 * columns))
+            for start in range(0, rows, step):
+                stop = min(start + step, rows)
+                yield slice(first + start, first + stop), self.checkpoint.float32(name, start, stop)
+            first += rows
+
+    def _int8(self, names: Sequence[str]) -> Any:
+        rows, columns = self._size(names)
         values, scales = np.empty((rows, columns), np.int8), np.empty((rows, 1), np.float16)
-        for part, weight in self._slices(name):
+        for part, weight in self._slices(names):
             values[part], scales[part] = quantize_int8(weight)
         return op.multiply(op.convert(self.constant(values), "f16"), self.constant(scales))
 
-    def _int8_asymmetric(self, name: str) -> Any:
-        rows, columns = self.checkpoint.shape(name)
+    def _int8_asymmetric(self, names: Sequence[str]) -> Any:
+        rows, columns = self._size(names)
         values, zeros = np.empty((rows, columns), np.uint8), np.empty((rows, 1), np.uint8)
         scales = np.empty((rows, 1), np.float16)
-        for part, weight in self._slices(name):
+        for part, weight in self._slices(names):
             values[part], zeros[part], scales[part] = quantize_unsigned(weight, 255)
         centred = op.subtract(op.convert(self.constant(values), "f16"), op.convert(self.constant(zeros), "f16"))
         return op.multiply(centred, self.constant(scales))
 
-    def _int4(self, name: str) -> Any:
-        rows, columns = self.checkpoint.shape(name)
+    def _int4(self, names: Sequence[str]) -> Any:
+        rows, columns = self._size(names)
         group = next((g for g in GROUPS if columns % g == 0), columns)
         shape = (rows, columns // group, group)
         values, zeros = np.empty((rows, columns), np.uint8), np.empty((rows, shape[1], 1), np.uint8)
         scales = np.empty((rows, shape[1], 1), np.float16)
-        for part, weight in self._slices(name):
+        for part, weight in self._slices(names):
             grouped, zeros[part], scales[part] = quantize_unsigned(weight.reshape(-1, *shape[1:]), 15)
             values[part] = grouped.reshape(-1, columns)
         packed = self.constant(pack_nibbles(values), shape, Type.u4)
