@@ -60,8 +60,8 @@ class Weights:
         kinds = {LOSSLESS[self.checkpoint.dtype(name)] for name in names}
         if len(kinds) > 1 or (Type.f32 in kinds and self.precision == "bf16"):
             kind = Type.bf16 if self.precision == "bf16" else Type.f32
-            parts = [self.checkpoint.float32(name) for name in names]
-            parts = [float32_to_bf16(part) for part in parts] if kind == Type.bf16 else parts
+            narrow = float32_to_bf16 if kind == Type.bf16 else np.asarray
+            parts = [narrow(self.checkpoint.float32(name)) for name in names]
         else:
             kind, parts = kinds.pop(), [self.checkpoint.raw(name) for name in names]
         raw = parts[0] if len(parts) == 1 else np.concatenate(parts)

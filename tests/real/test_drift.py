@@ -17,11 +17,11 @@ TOKENS, WINDOW = 2048, 512
 REFERENCE = 17.9  # perplexity in FP32; a wrong weight or rotation makes it hundreds
 
 
-def perplexity(engine: Path, precision: str) -> float:
+def perplexity(engine: Path, precision: str, prefill: bool = False) -> float:
     tokenizer = Tokenizer.from_file(str(engine / "tokenizer.json"))
     ids = tokenizer.encode((ROOT / "LICENSE").read_text(), add_special_tokens=False).ids[: TOKENS + 1]
     core = ov.Core()
-    settings = properties(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    settings = properties(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), prefill=prefill)
     del settings["KV_CACHE_PRECISION"]  # nothing is read back from a cache here
     model = core.compile_model(str(engine / MODEL_FILE), "CPU", settings)
     losses = []
@@ -40,4 +40,7 @@ def test_rounding_costs_little(engines: dict[str, Path]) -> None:
     exact = perplexity(engines["fp32"], "fp32")
     assert exact == pytest.approx(REFERENCE, rel=0.01)
     drift = {precision: perplexity(engines[precision], precision) / exact - 1 for precision in ("bf16", "int8")}
+    drift["int8 prefill"] = perplexity(engines["int8"], "int8", prefill=True) / exact - 1
+    print(drift)
+    assert abs(drift["int8 prefill"]) < 0.025, drift
     assert abs(drift["bf16"]) < 0.01 and abs(drift["int8"]) < 0.025, drift

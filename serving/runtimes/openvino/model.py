@@ -22,28 +22,51 @@ from serving.runtimes.openvino.blocks import BLOCK_TOKENS
 from serving.runtimes.openvino.scheduler import ScheduledChunk
 
 SAMPLED = "sampled_tokens_indices"
+PREFILL_ROWS = 32  # with AMX, steps of so many tokens are faster in BF16 than with quantized activations
+TWICE_BYTES = 1 << 30  # weights up to this size are held twice, once per kind of step
+QUANTIZED_COLUMNS = 32  # activations per scale: 128 is a little faster and costs twice the accuracy (docs/cpu.md)
 INT32, INT64 = np.int32, np.int64
 log = logging.getLogger(__name__)
 
 
-def properties(precision: str, capabilities: Sequence[str], threads: int = 0) -> dict[str, Any]:
+def properties(precision: str, capabilities: Sequence[str], threads: int = 0, prefill: bool = False) -> dict[str, Any]:
     """CPU plugin settings. All explicit: the plugin's own defaults differ from one CPU model to the next.
 
-    fp32 is exact everywhere. The others compute in BF16 where the CPU has it, else in FP32; INT8 and INT4 keep KV in
-    8 bits; bf16 keeps it in 16 bits (as float16 where the CPU lacks BF16: the plugin then refuses BF16 tensors).
+    fp32 is exact everywhere. bf16 computes in BF16 where the CPU has it, else in FP32, and keeps KV in 16 bits (as
+    float16 where the CPU lacks BF16: the plugin then refuses BF16 tensors). INT8 and INT4 keep KV in 8 bits, and round
+    activations to 8 bits in groups; with ``prefill`` they compute in BF16 instead, for which the CPU must have it.
     """
     has_bf16 = "BF16" in capabilities
+    quantized = precision not in ("fp32", "bf16")
+    bf16 = has_bf16 and (prefill if quantized else precision == "bf16")
     kv = {"fp32": "f32", "bf16": "bf16" if has_bf16 else "f16"}.get(precision, "u8")
     settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "bf16" if has_bf16 and precision != "fp32" else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
         "KV_CACHE_PRECISION": kv,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0 if precision in ("fp32", "bf16") else 128,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": QUANTIZED_COLUMNS if quantized and not bf16 else 0,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     return settings
+
+
+def has_prefill_model(precision: str, flags: frozenset[str], weight_bytes: int) -> bool:
+    """Whether long steps get a model of their own, which holds the weights a second time. ``flags``: of the CPU.
+
+    Only AMX pays for it: AVX-512 multiplies 8-bit numbers faster than BF16 in steps of any length (docs/cpu.md).
+    """
+    return precision in ("int8", "int4") and "amx_bf16" in flags and weight_bytes <= TWICE_BYTES
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets by Linux's names; empty where there is no /proc/cpuinfo or it names none (ARM)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
 class PagedModel:
@@ -54,13 +77,17 @@ class PagedModel:
         model = core.read_model(str(path))
         paged_attention_transformation(model)
         _sample_before_head(model)
-        settings = properties(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), threads)
-        compiled = core.compile_model(model, "CPU", settings)
-        log.info("compiled with %s", settings)
-        self._request = compiled.create_infer_request()
-        self._caches = [port for port in compiled.inputs if "_cache." in port.get_any_name()]
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        twice = has_prefill_model(precision, cpu_flags(), path.with_suffix(".bin").stat().st_size)
+        kinds = [properties(precision, capabilities, threads, prefill) for prefill in (False, True)[: 1 + twice]]
+        compiled = [core.compile_model(model, "CPU", settings) for settings in kinds]
+        log.info("compiled with %s", " and ".join(map(str, kinds)))
+        self._requests = [each.create_infer_request() for each in compiled]
+        self._caches = _cache_ports(compiled[0])
+        if any(_layout(_cache_ports(each)) != _layout(self._caches) for each in compiled):
+            raise RuntimeError(f"openvino {ov.__version__}: the models for short and long steps lay KV out differently")
         self._tensors: list[ov.Tensor] = []
-        self.vocab_size = int(compiled.output(0).get_partial_shape()[-1].get_length())
+        self.vocab_size = int(compiled[0].output(0).get_partial_shape()[-1].get_length())
 
     @property
     def block_bytes(self) -> int:
@@ -73,7 +100,8 @@ class PagedModel:
             kind = port.get_element_type()
             data = np.zeros((blocks, *_block_shape(port), kind.size), np.uint8)
             tensor = ov.Tensor(data, [blocks, *_block_shape(port)], kind)
-            self._request.set_tensor(port.get_any_name(), tensor)
+            for request in self._requests:
+                request.set_tensor(port.get_any_name(), tensor)
             self._tensors.append(tensor)
             self._tensors.append(data)
 
@@ -81,10 +109,12 @@ class PagedModel:
         """Compute one step; logits [sampling chunks, vocab] in order, valid until the next call.
 
         Releases the GIL. Keys and values of every chunk are in their blocks afterwards."""
+        long = sum(chunk.count for chunk in chunks) >= PREFILL_ROWS
+        request = self._requests[-1 if long else 0]
         for name, values in batch(chunks).items():
-            self._request.set_tensor(name, ov.Tensor(values))
-        self._request.infer()
-        logits: npt.NDArray[np.float32] = self._request.get_output_tensor(0).data
+            request.set_tensor(name, ov.Tensor(values))
+        request.infer()
+        logits: npt.NDArray[np.float32] = request.get_output_tensor(0).data
         return logits.reshape(-1, logits.shape[-1])
 
 
@@ -115,6 +145,14 @@ def _sample_before_head(model: Any) -> None:
     head.input(0).replace_source_output(picked.output(0))
     model.add_parameters([rows])
     model.validate_nodes_and_infer_types()
+
+
+def _cache_ports(compiled: Any) -> list[Any]:
+    return [port for port in compiled.inputs if "_cache." in port.get_any_name()]
+
+
+def _layout(ports: Sequence[Any]) -> list[tuple[str, str, list[int]]]:
+    return [(port.get_any_name(), str(port.get_element_type()), _block_shape(port)) for port in ports]
 
 
 def _block_shape(port: Any) -> list[int]:

@@ -76,7 +76,10 @@ class EngineWorker:
 
     def _warm_up(self) -> None:
         """Prompt and decode steps once: the first of a shape compiles its kernels."""
-        self._engine.submit(EngineRequest(0, [0] * WARM_UP_PROMPT, Sampling(max_tokens=2, temperature=0.0)))
+        for number in range(2):  # together as long as a prefill step, then short ones: both of the model's arithmetics
+            self._engine.submit(
+                EngineRequest(number, [0] * WARM_UP_PROMPT, Sampling(max_tokens=2 + number, temperature=0.0))
+            )
         while self._engine.busy:
             self._engine.step()
         self._engine.forget()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import openvino as ov
 import pytest
 
 from build_engine.checkpoint import Checkpoint
@@ -14,9 +16,12 @@ from build_engine.synthetic import checkpoint as synthetic
 from contract.model_shape import ModelShape
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, SequenceDelta
+from serving.runtimes.openvino import model as model_module
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.engine import Engine
-from serving.runtimes.openvino.model import PagedModel, properties
+from serving.runtimes.openvino.model import PREFILL_ROWS, TWICE_BYTES, PagedModel, has_prefill_model, properties
+from serving.runtimes.openvino.sampling import Sampler
+from serving.runtimes.openvino.scheduler import ScheduledChunk, ScheduledSequence
 from tests.oracle.numpy_decoder import NumpyDecoder
 
 SHAPE = ModelShape("s", 2, 128, 2, 1, 256, 1024, head_dim=64)
@@ -191,5 +196,44 @@ def test_properties_are_explicit() -> None:
     assert properties("fp32", ["BF16"])["KV_CACHE_PRECISION"] == "f32"
     assert properties("bf16", ["FP32"])["KV_CACHE_PRECISION"] == "f16"
     assert properties("bf16", ["BF16"])["INFERENCE_PRECISION_HINT"] == "bf16"
+    for capabilities in (["FP32"], ["FP32", "BF16"]):  # short steps take one path on every CPU
+        short = properties("int8", capabilities)
+        assert (short["INFERENCE_PRECISION_HINT"], short["DYNAMIC_QUANTIZATION_GROUP_SIZE"]) == ("f32", 32)
+    long = properties("int8", ["FP32", "BF16"], prefill=True)
+    assert (long["INFERENCE_PRECISION_HINT"], long["DYNAMIC_QUANTIZATION_GROUP_SIZE"]) == ("bf16", 0)
     int8 = properties("int8", ["FP32"], threads=3)
     assert (int8["KV_CACHE_PRECISION"], int8["INFERENCE_NUM_THREADS"]) == ("u8", 3)
+
+
+def test_a_second_model_only_where_it_pays() -> None:
+    amx = frozenset({"avx512_vnni", "amx_bf16"})
+    assert has_prefill_model("int8", amx, TWICE_BYTES) and has_prefill_model("int4", amx, 1)
+    assert not has_prefill_model("int8", amx, TWICE_BYTES + 1)
+    assert not has_prefill_model("int8", frozenset({"avx512_bf16", "avx512_vnni"}), 1)
+    assert not has_prefill_model("fp32", amx, 1) and not has_prefill_model("bf16", amx, 1)
+
+
+def test_long_and_short_steps_share_one_kv_cache(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no BF16")
+    one = load(checkpoint, tmp_path, "int8")
+    monkeypatch.setattr(model_module, "has_prefill_model", lambda *arguments: True)
+    two = load(checkpoint, tmp_path, "int8")
+
+    def logits(model: PagedModel, start: int, count: int) -> npt.NDArray[np.float32]:
+        tokens = list(range(5, 5 + start + count))
+        sequence = ScheduledSequence(greedy(0, tokens), Sampler(Sampling(1), tokens, None), 0, tokens, blocks=[0, 1])
+        return model.forward([ScheduledChunk(sequence, start, count)])[0].copy()
+
+    def alike(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+        return float(np.corrcoef(a, b)[0, 1])
+
+    short = [logits(model, 0, PREFILL_ROWS - 1) for model in (one, two)]
+    assert np.array_equal(*short), "a short step is computed the same way with and without a second model"
+    long = [logits(model, 0, PREFILL_ROWS) for model in (one, two)]
+    assert not np.array_equal(*long) and alike(*long) > 0.99, "a long step is computed in BF16"
+    after = [logits(model, PREFILL_ROWS, 1) for model in (one, two)]
+    two.allocate(BLOCKS)  # an empty cache: what the step would answer if it did not see the long step's keys and values
+    assert alike(*after) > 0.99 > alike(after[1], logits(two, PREFILL_ROWS, 1)) + 0.005
