@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
@@ -13,9 +14,9 @@ from serving.gateway.core.gateway import Gateway
 from serving.gateway.core.writer import Gone, Writer
 from serving.gateway.schema.errors import ApiError
 
+log = logging.getLogger(__name__)
+
 Handler = Callable[[Request], Awaitable[Response]]
-
-
 ErrorBody = Callable[[ApiError], bytes]
 
 
@@ -45,6 +46,10 @@ class Guarded:
             response = response_of(error, self._error_body)
         except Gone:
             return
+        except Exception:
+            log.exception("%s failed", scope["path"])
+            broken = ApiError(500, "the server failed on this request; see the gateway's log")
+            response = response_of(broken, self._error_body)
         self._gateway.metrics.answered(_label(scope), response.status_code)
         await response(scope, receive, send)
 

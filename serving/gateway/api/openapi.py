@@ -29,6 +29,18 @@ _ERROR = {
         }
     },
 }
+_MESSAGES_ERROR = {
+    "type": "object",
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+    },
+}
 _POSTS: dict[str, tuple[type[BaseModel], str]] = {
     "/v1/chat/completions": (ChatRequest, "Chat completion; text/event-stream with stream: true"),
     "/v1/completions": (CompletionRequest, "Completion of raw text; text/event-stream with stream: true"),
@@ -53,7 +65,7 @@ _STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/me
 
 @cache
 def document() -> dict[str, Any]:
-    schemas: dict[str, Any] = {"Error": _ERROR}
+    schemas: dict[str, Any] = {"Error": _ERROR, "MessagesError": _MESSAGES_ERROR}
     paths: dict[str, Any] = {}
     for path, (model, about) in _POSTS.items():
         schema = model.model_json_schema(ref_template=_REF)
@@ -73,14 +85,15 @@ def document() -> dict[str, Any]:
 def _operation(about: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     kind = "text/plain" if path == "/metrics" else "application/json"
     good: dict[str, Any] = {kind: {}} | ({"text/event-stream": {}} if path in _STREAMED else {})
-    error = {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}
+    shape, whose = ("MessagesError", "Anthropic's") if path.startswith("/v1/messages") else ("Error", "OpenAI's")
+    error = {"application/json": {"schema": {"$ref": _REF.format(model=shape)}}}
     operation: dict[str, Any] = {
         "summary": about,
         "security": [{}, {"key": []}],
         "responses": {
             "200": {"description": "OK", "content": good},
             "503": {"description": "not now", "content": {"application/json": {}}},
-            "default": {"description": "an error in OpenAI's shape", "content": error},
+            "default": {"description": f"an error in {whose} shape", "content": error},
         },
     }
     if body:
