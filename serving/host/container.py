@@ -18,6 +18,9 @@ SHM_GIB = 8  # Triton's stubs, NCCL and the MPI workers all use /dev/shm; Docker
 INSIDE = Path("/app/examples/quantization/quantize.py")  # NVIDIA's image has it, under Docker or Kubernetes alike
 PASSED_THROUGH = ("HF_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "CUDA_VISIBLE_DEVICES")
 PASSED_PREFIX = "TLLM_"  # TensorRT-LLM's own, e.g. TLLM_WORKER_USE_SINGLE_PROCESS=1 where MPI cannot spawn a worker
+# Settings of the gateway: without them one that has keys here would be open in there. The launcher sets the others.
+GATEWAY_PREFIX = "GATEWAY_"
+SET_BY_LAUNCHER = ("GATEWAY_PORT", "GATEWAY_RUN_DIR", "GATEWAY_READINESS_FILE")
 # What the gateway and the clients import and a Triton image may lack: requirement -> the module that must import.
 # versions.toml has the lowest version of each that will do; above it, whatever fits the image. Without these floors pip
 # goes back as far as tritonclient 2.41 when the image has protobuf 7.
@@ -74,8 +77,10 @@ def run_command(
     publish: Sequence[str] = (),
     gpus: str = "all",
     name: str = "",
+    passed: Sequence[str] = (),
 ) -> list[str]:
-    """``docker run`` of ``argv``. ``publish`` entries are Docker's ``HOST:PORT:PORT``.
+    """``docker run`` of ``argv``. ``publish`` entries are Docker's ``HOST:PORT:PORT``. ``passed`` variables keep the
+    value that they have here, which stays off the command line.
 
     ``--init`` reaps the MPI workers and ends them with the container; without the ulimits pinned memory and deep C++
     stacks fail. ``USER`` must be set because the calling user's id has no name inside.
@@ -88,7 +93,7 @@ def run_command(
     command += [part for entry in publish for part in ("--publish", entry)]
     command += [part for mount in _unique(mounts) for part in ("--volume", mount.argument())]
     command += [part for key, value in settings.items() for part in ("--env", f"{key}={value}")]
-    passed = [key for key in PASSED_THROUGH if key in os.environ]
+    passed = [*passed, *(key for key in PASSED_THROUGH if key in os.environ)]
     passed += sorted(key for key in os.environ if key.startswith(PASSED_PREFIX))
     command += [part for key in passed for part in ("--env", key)]
     return [*command, "--workdir", "/tmp", image(), *argv]  # trtllm-build writes a cache where it stands
@@ -112,9 +117,16 @@ def serve_command(
     options += ["--host", "0.0.0.0"] if "GATEWAY_PORT" in addresses else ["--gateway-port", "0"]
     for variable, (_, port) in addresses.items():
         options += [f"--{variable.lower().replace('_', '-')}", str(port)]
+    gateway = sorted(key for key in os.environ if key.startswith(GATEWAY_PREFIX) and key not in SET_BY_LAUNCHER)
+    keys_file = os.environ.get("GATEWAY_API_KEYS_FILE")
+    if keys_file:  # relative paths mean this directory; the container stands elsewhere
+        environment = {**(environment or {}), "GATEWAY_API_KEYS_FILE": str(Path(keys_file).absolute())}
+        gateway.remove("GATEWAY_API_KEYS_FILE")
+    keys = [Mount(Path(keys_file).absolute())] if keys_file else []
     return run_command(
         ["python3", "-m", "serving", *options, *arguments],
-        [Mount(ROOT), Mount(engine.resolve()), Mount(engine.absolute())],
+        [Mount(ROOT), Mount(engine.resolve()), Mount(engine.absolute()), *keys],
+        passed=gateway,
         environment=environment,
         publish=[f"{_bracketed(host)}:{port}:{port}" for host, port in addresses.values()],
         gpus=gpus,

@@ -78,6 +78,20 @@ def test_tensorrt_llms_own_variables_reach_the_container(monkeypatch):
     assert "TLLM_WORKER_USE_SINGLE_PROCESS" in values(container.run_command(["true"], []), "--env")
 
 
+def test_the_gateways_keys_and_limits_reach_the_container(monkeypatch, tmp_path):
+    """A gateway that has keys on the host must not be open in the container."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GATEWAY_API_KEYS", "secret")
+    monkeypatch.setenv("GATEWAY_API_KEYS_FILE", "keys.txt")
+    monkeypatch.setenv("GATEWAY_PORT", "1")
+    command = container.serve_command(Path("/e"), {"GATEWAY_PORT": ("127.0.0.1", 9000)})
+    passed = values(command, "--env")
+    assert "GATEWAY_API_KEYS" in passed and not any("secret" in part for part in command)
+    assert f"GATEWAY_API_KEYS_FILE={tmp_path}/keys.txt" in passed and "GATEWAY_API_KEYS_FILE" not in passed
+    assert f"{tmp_path}/keys.txt:{tmp_path}/keys.txt:ro" in values(command, "--volume")
+    assert not any(part.startswith("GATEWAY_PORT") for part in passed)
+
+
 def test_a_path_is_mounted_once_and_writable_if_anyone_writes():
     command = container.run_command(["true"], [Mount(Path("/a")), Mount(Path("/a"), writable=True), Mount(Path("/b"))])
     assert values(command, "--volume") == ["/a:/a", "/b:/b:ro"]
