@@ -1,6 +1,8 @@
 """``make lock``: what set-up installs, with everything it brings along and hashes -> locks/EXTRA-PYTHON.txt.
 
-A file holds what its extra adds to ``server``; all files of one Python agree. Needs ``uv`` and the package index.
+A file holds what its extra adds to ``server``; all files of one Python agree. vLLM's own requirements would replace
+pins of ``server`` (numpy 2, which Triton's Python stub does not load; an older llguidance), so there ``server``
+overrides them: docs/decisions.md. Needs ``uv`` and the package index.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12")
-EXTRAS = ("server", "loadtest", "dev")  # what set-up installs
+EXTRAS = ("server", "loadtest", "dev")  # what set-up installs everywhere
+GPU_EXTRAS = ("vllm",)  # what set-up installs on request, over the pins of server
 
 
 def compiled(python: str, extras: tuple[str, ...], *options: str) -> str:
@@ -29,23 +32,38 @@ def blocks(text: str) -> dict[str, str]:
     return {re.match(r"[\w.-]+", part)[0]: part for part in parts if part.strip()}  # type: ignore[index]
 
 
+def pins(text: str) -> str:
+    """The same requirements without hashes: a file of constraints or overrides."""
+    return re.sub(r" \\$|^\s+--hash.*$", "", text, flags=re.MULTILINE)
+
+
+def write(extra: str, python: str, requirements: dict[str, str]) -> None:
+    path = ROOT / "locks" / f"{extra}-{python}.txt"
+    path.write_text("".join(text for _, text in sorted(requirements.items())), encoding="utf-8")
+    print(f"{path.relative_to(ROOT)}: {len(requirements)} packages")
+
+
 def main() -> None:
     (ROOT / "locks").mkdir(exist_ok=True)
     for python in PYTHONS:
         everything = compiled(python, EXTRAS, "--generate-hashes")
         full = blocks(everything)
-        with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-            constraints.write(re.sub(r" \\$|^\s+--hash.*$", "", everything, flags=re.MULTILINE))
-            constraints.flush()
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as agreed:
+            agreed.write(pins(everything))
+            agreed.flush()
             closure = {
-                extra: set(blocks(compiled(python, tuple({"server", extra}), "--constraint", constraints.name)))
+                extra: set(blocks(compiled(python, tuple({"server", extra}), "--constraint", agreed.name)))
                 for extra in EXTRAS
+            }
+            gpu = {
+                extra: blocks(compiled(python, ("server", extra), "--override", agreed.name, "--generate-hashes"))
+                for extra in GPU_EXTRAS
             }
         for extra in EXTRAS:
             names = closure[extra] - (closure["server"] if extra != "server" else set())
-            path = ROOT / "locks" / f"{extra}-{python}.txt"
-            path.write_text("".join(full[name] for name in sorted(names)), encoding="utf-8")
-            print(f"{path.relative_to(ROOT)}: {len(names)} packages")
+            write(extra, python, {name: full[name] for name in names})
+        for extra, found in gpu.items():
+            write(extra, python, {name: text for name, text in found.items() if name not in closure["server"]})
 
 
 if __name__ == "__main__":
