@@ -9,6 +9,7 @@ import sys
 
 from client import chat
 from client._clients import Client
+from client._words import say
 from client.errors import ClientError
 from client.types import NO_RETRY, Options
 
@@ -69,9 +70,9 @@ def converse(client: Client, args: argparse.Namespace, options: Options) -> None
     for line in filter(None, [" ".join(args.prompt)]):
         talk.line(line)
     if sys.stdin.isatty():
-        print(
-            f"Talking to {args.address}. /help lists commands; Ctrl-C stops an answer, Ctrl-D leaves.", file=sys.stderr
-        )
+        client.connect()
+        greeting = "Talking to {0}. /help lists commands; Ctrl-C stops an answer, Ctrl-D leaves."
+        print(say(greeting, args.address), file=sys.stderr)
     chat.loop(talk, sys.stdin)
 
 
@@ -103,7 +104,7 @@ def _run(client: Client, args: argparse.Namespace, options: Options) -> int:
         print(f"python -m client: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\n[stopped]", file=sys.stderr)
+        print(f"\n[{say('stopped')}]", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import httpx
 
-from client import _address, errors
+from client import _address, errors, refusals
 from client.grpc_aio import AioChannel, AsyncGrpcStream
 from client.grpc_sync import GrpcStream, SyncChannel
 from client.openai_http import AsyncHttpStream, HttpStream, HttpTarget
@@ -54,6 +56,15 @@ class Client(_Settings):
     ...     for chunk in qwen.stream([{"role": "user", "content": "Hi"}]):
     ...         print(chunk.text, end="", flush=True)
     """
+
+    def connect(self, timeout: float = 5.0) -> None:
+        """Raises ``client.errors.ConnectError`` when nothing listens at the address. A request does not need it."""
+        parts = urlsplit(self.address.target if "://" in self.address.target else f"//{self.address.target}")
+        port = parts.port or (443 if self.address.secure else 80)
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout).close()
+        except OSError as error:
+            raise refusals.unreachable(self.address.target, error.strerror or str(error)) from None
 
     def _channel(self) -> SyncChannel:
         with self._opening:

@@ -11,17 +11,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TextIO
 
 from client._clients import Client
+from client._words import HELP, say
 from client.errors import ClientError
 from client.types import Options, StreamChunk
 from contract.fields import BY_OPTION
 
-HELP = """\
-/system TEXT      set the system prompt (without TEXT: back to the model's own)
-/set NAME VALUE   a sampling setting, for example /set temperature 0.2 (VALUE off: the default)
-/set              show what is set
-/reset            forget the conversation
-/help             this
-Ctrl-C stops an answer, Ctrl-D leaves."""
 _SETTABLE = {f.name: str(f.type) for f in fields(Options) if (option := BY_OPTION[f.name].option) and option.in_chat}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's answer must not move the terminal's cursor
 
@@ -44,13 +38,14 @@ class Timing:
     def line(self, how: str = "") -> str:
         """``TTFT 12 ms · 64.0 tokens/s · 20 tokens …``; the rate is that of decoding, without the first token."""
         if not self.first:
-            return f"[no token came · {how or self.chunk.finish_reason}]"
+            return f"[{say('no token came')} · {how or self.chunk.finish_reason}]"
         tokens, took = self.chunk.completion_tokens, self.last - self.first
         rate = f" · {(tokens - 1) / took:.1f} tokens/s" if tokens > 1 and took > 0 else ""
-        cached = f", {self.chunk.cached_tokens} cached" if self.chunk.cached_tokens else ""
+        cached = f", {self.chunk.cached_tokens} {say('cached')}" if self.chunk.cached_tokens else ""
         return (
             f"[TTFT {(self.first - self.sent) * 1000:.0f} ms{rate} · {tokens} tokens"
-            f" · prompt {self.chunk.prompt_tokens}{cached} · {how or self.chunk.finish_reason or 'cut off'}]"
+            f" · {say('prompt')} {self.chunk.prompt_tokens}{cached}"
+            f" · {how or self.chunk.finish_reason or say('cut off')}]"
         )
 
 
@@ -122,7 +117,7 @@ class Chat:
             with self._client.stream(head + self.messages, self._options) as chunks:
                 show(chunks, timing, said)  # type: ignore[arg-type]  # it has the three methods ``show`` uses
         except KeyboardInterrupt:
-            how = "stopped"
+            how = say("stopped")
         except ClientError as error:
             self._out.write("\n" if said.text else "")
             self._note(f"{error}")
@@ -137,20 +132,20 @@ class Chat:
 
     def _command(self, name: str, rest: str) -> None:
         commands: dict[str, Callable[[str], str]] = {
-            "help": lambda _: HELP, "reset": self._reset, "system": self._set_system, "set": self._set,
+            "help": lambda _: say(HELP), "reset": self._reset, "system": self._set_system, "set": self._set,
         }  # fmt: skip
         if name in ("quit", "exit", "bye"):
             raise EOFError
         command = commands.get(name)
-        self._note(command(rest) if command else f"no command /{name}; /help lists them")
+        self._note(command(rest) if command else say("no command /{0}; /help lists them", name))
 
     def _reset(self, _: str) -> str:
         self.messages.clear()
-        return "new conversation"
+        return say("new conversation")
 
     def _set_system(self, text: str) -> str:
         self._system = text
-        return f"system prompt: {text or 'the model’s own'}"
+        return say("system prompt: {0}", text or say("the model’s own"))
 
     def _set(self, rest: str) -> str:
         name, value = _split(rest)
@@ -159,7 +154,7 @@ class Chat:
         except ValueError as error:
             return str(error)
         given = self._options.given()
-        return ", ".join(f"{k}={v}" for k, v in given.items()) or "all settings are the checkpoint's own"
+        return ", ".join(f"{k}={v}" for k, v in given.items()) or say("all settings are the checkpoint's own")
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -188,7 +183,7 @@ def loop(chat: Chat, lines: TextIO) -> None:
         try:
             chat.line(input("> ") if terminal else _piped(lines))
         except KeyboardInterrupt:  # noqa: PERF203  # a prompt loop
-            print("\n(Ctrl-D leaves, /help lists commands)", file=sys.stderr)
+            print(f"\n{say('(Ctrl-D leaves, /help lists commands)')}", file=sys.stderr)
         except EOFError:
             return
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import orjson
 
-from client import _openai, errors
+from client import _openai, errors, refusals
 from client.request import Ask
 from client.sequences import Order, retry_delay
 from client.sse import Events
@@ -51,9 +51,7 @@ class HttpTarget:
             if not ask.stream:
                 phase, bound = "total", limits.total
             return errors.RequestTimeout(phase, bound or 0.0)
-        return errors.ConnectError(
-            f"no server answers at {self.url} ({error or type(error).__name__}); start one with: make serve"
-        )
+        return refusals.unreachable(self.url, str(error) or type(error).__name__)
 
 
 def refused(response: httpx.Response, data: bytes) -> errors.ClientError:

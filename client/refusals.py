@@ -50,6 +50,10 @@ def from_text(message: str) -> ClientError:
     return from_wire(message) or answered(triton, text)
 
 
+def unreachable(address: str, why: str) -> ConnectError:
+    return ConnectError(f"no server answers at {address} ({why}); start one with: make serve")
+
+
 def from_grpc(status: str, details: str, address: str) -> ClientError:
     """The exception for a gRPC status; ``status`` is the name of a ``grpc.StatusCode``."""
     message = plain(details) or status
@@ -60,9 +64,7 @@ def from_grpc(status: str, details: str, address: str) -> ClientError:
     if error := from_wire(details):
         return error
     if status == "UNAVAILABLE" and any(sign in message.lower() for sign in _CONNECTION_TEXTS):
-        return ConnectError(
-            f"no server answers at {address} ({message.rsplit(': ', 1)[-1]}); start one with: make serve"
-        )
+        return unreachable(address, message.rsplit(": ", 1)[-1])
     return answered(_BY_GRPC.get(status, "internal_error"), message)
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from client.language import language
 from loadtest import console
 from loadtest.console import NAMES, milliseconds
 from loadtest.errors import EXIT_OK, LoadtestError
@@ -18,6 +20,7 @@ from loadtest.histogram import Histogram
 from loadtest.record import Record
 from loadtest.report import page
 from loadtest.report.svg import Chart, Series
+from loadtest.report.words import words
 from loadtest.stats import Interval, bootstrap_difference, mean_of_rows, percentile_of_rows
 from loadtest.summary import SCHEMA
 
@@ -92,6 +95,11 @@ def differences(a: SavedRun, b: SavedRun) -> list[str]:
         for name in SAME
         if a.summary["plan"][name] != b.summary["plan"][name]
     ]
+    notes += [
+        f"run {x} was interrupted: {run.summary['measured_s']:.1f} of {run.summary['plan']['duration']:g} s measured"
+        for x, run in (("A", a), ("B", b))
+        if run.summary["interrupted"]
+    ]
     notes += [f"run {x} is INVALID" for x, run in (("A", a), ("B", b)) if run.summary["verdict"]["state"] == "invalid"]
     return notes
 
@@ -138,14 +146,16 @@ def _rates(a: SavedRun, b: SavedRun) -> str:
 
 
 def _page(a: SavedRun, b: SavedRun, rows: list[Row], notes: list[str]) -> str:
+    say = words(language())
     charts = [
-        Chart(f"{NAMES[metric]}: share at or below", "ms (log)", "share", _cdfs(a, b, metric), log_x=True, y_max=1.0)
+        Chart(NAMES[metric], "ms (log)", "requests at or below", _cdfs(a, b, metric), log_x=True, y_max=1.0)
         for metric in METRICS
     ]
-    lead = f'<p class="soft">A: {a.directory}; B: {b.directory}. {_rates(a, b)}</p>'
-    warnings = "".join(f"<li>{note}</li>" for note in notes)
-    table = page.table(HEAD, [[f"{NAMES[r.metric]} {r.statistic}", *_cells(r)] for r in rows])
-    return page.page("Two load tests compared", [lead, f"<ul>{warnings}</ul>", table, page.charts(charts)])
+    lead = f'<p class="soft">A: {escape(str(a.directory))}; B: {escape(str(b.directory))}. {_rates(a, b)}</p>'
+    warnings = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    table = page.table([*map(say, HEAD)], [[f"{say(NAMES[r.metric])} {r.statistic}", *_cells(r)] for r in rows])
+    parts = [lead, f"<ul>{warnings}</ul>" if notes else "", table, page.charts(charts, say)]
+    return page.page("Two load tests compared", parts, language())
 
 
 def _cdfs(a: SavedRun, b: SavedRun, metric: str) -> list[Series]:

@@ -21,7 +21,8 @@ def show(text: str) -> None:
 def milliseconds(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value * 1e3:.1f}" if value < 10 else f"{value * 1e3:.0f}"
+    text = f"{value * 1e3:.1f}" if abs(value) < 10 else f"{value * 1e3:.0f}"
+    return "0.0" if text == "-0.0" else text
 
 
 def live_line(second: float, total: Lane, running: int) -> str:

@@ -62,6 +62,12 @@ class Histogram:
                 return min(max(_middle(index), self.minimum), self.maximum)
         raise AssertionError("counts and count disagree")
 
+    def share_within(self, limit: float) -> float | None:
+        """The share of values at or below ``limit`` seconds; ``None`` when empty."""
+        if not self.count or self.maximum <= limit:
+            return 1.0 if self.count else None
+        return next((share for value, share in reversed(self.cdf()) if value <= limit), 0.0)
+
     def cdf(self) -> list[tuple[float, float]]:
         """(value, share of values at or below it), ascending."""
         seen, points = 0, []

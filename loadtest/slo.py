@@ -34,6 +34,11 @@ class Slo:
         return all((value := values.get(name)) is None or value <= limit for name, limit in self.limits.items())
 
 
+def metric_of(name: str) -> str:
+    """The histogram that a limit is about: TTFT and E2E count from the scheduled send."""
+    return name if name in ("tpot", "itl") else f"{name}_sched"
+
+
 def parse_slo(text: str) -> Slo:
     """Raises ``LoadtestError`` with the part that is wrong."""
     limits: dict[str, float] = {}

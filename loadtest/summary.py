@@ -15,6 +15,7 @@ from loadtest.environment import describe
 from loadtest.plan import RunPlan
 from loadtest.record import FORMULAS, Record
 from loadtest.scrape import ServerSeries
+from loadtest.slo import Slo, metric_of
 from loadtest.stats import Interval, bootstrap_difference, percentile_of_rows, running_streams, slope
 from loadtest.verdict import WorkerHealth, judge
 
@@ -67,6 +68,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "plan": plan.to_dict() | {"arrivals": str(plan.process), "loop": "open" if plan.process.is_open else "closed"},
         "target": run.target,
         "environment": describe(),
+        "limits": limits(total, plan.limits),
         "verdict": dataclasses.asdict(verdict) | {"exit_code": verdict.exit_code},
         "measured_s": run.measured_s,
         "total": lane_figures(total, run.measured_s),
@@ -77,6 +79,26 @@ def summarize(run: Run) -> dict[str, Any]:
         "server": _server(run, total),
         "formulas": FORMULAS,
     }
+
+
+def limits(total: Lane, slo: Slo) -> list[dict[str, Any]]:
+    """Each limit with what was measured, for people: a per-request limit as the share of values within it."""
+    rows = []
+    for name, limit in slo.limits.items():
+        within = total.histograms[metric_of(name)].share_within(limit)
+        shown = "-" if within is None else f"{within:.1%}"
+        text = f"{name.upper()} ≤ {limit * 1e3:g} ms ({slo.good:.0%})"
+        rows.append({"limit": text, "measured": shown, "met": within is not None and within >= slo.good})
+    for (name, percent), limit in slo.percentiles.items():
+        value = total.histograms[metric_of(name)].percentile(percent)
+        shown = "-" if value is None else f"{value * 1e3:.1f} ms"
+        text = f"{name.upper()} p{percent:g} ≤ {limit * 1e3:g} ms"
+        rows.append({"limit": text, "measured": shown, "met": value is not None and value <= limit})
+    if rows:
+        failed, scheduled = total.counts["failed"], total.counts["scheduled"]
+        text = f"errors ≤ {slo.errors:.1%}"
+        rows.append({"limit": text, "measured": f"{failed} / {scheduled}", "met": failed <= slo.errors * scheduled})
+    return rows
 
 
 def lane_figures(lane: Lane, measured_s: float) -> dict[str, Any]:

@@ -13,9 +13,11 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from client.language import language
 from loadtest import console
 from loadtest.command import locust_command
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, EXIT_USAGE, LoadtestError
@@ -23,6 +25,7 @@ from loadtest.plan import plan_from
 from loadtest.preflight import check_target
 from loadtest.report import page
 from loadtest.report.svg import Chart, Series
+from loadtest.report.words import words
 
 BISECTIONS = 4
 MAX_STEPS = 14
@@ -163,13 +166,17 @@ def _write(directory: Path, slo: str, steps: list[RateStep]) -> None:
     }
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "sweep.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    lead = f'<p class="soft">limits {slo}; {ordered[0].summary["plan"]["duration"]:g} s at each rate</p>'
+    say = words(language())
+    lead = (
+        f'<p class="soft">{say("limits")} {escape(slo)}; {ordered[0].summary["plan"]["duration"]:g} s at each rate</p>'
+    )
     parts = [
         lead,
-        f"<p><b>{conclusion(steps)}</b></p>",
-        page.table(HEAD, [[f"{s.rate:g}", *_cells(s)] for s in ordered]),
+        f"<p><b>{escape(conclusion(steps))}</b></p>",
+        page.table([*map(say, HEAD)], [[f"{s.rate:g}", *_cells(s)] for s in ordered]),
+        page.charts(_charts(ordered), say),
     ]
-    html = page.page("How much load it takes", [*parts, page.charts(_charts(ordered))])
+    html = page.page("How much load it takes", parts, language())
     (directory / "sweep.html").write_text(html, encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from loadtest.aggregate import Lane
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK
-from loadtest.slo import Slo
+from loadtest.slo import Slo, metric_of
 
 # A stall of the generator's event loop, or a late send, adds itself to every latency. 20 ms is the smallest TTFT worth
 # measuring over a network; where TTFT is longer, 5 % of its median may be the generator's.
@@ -100,8 +100,7 @@ def _missed(total: Lane, slo: Slo) -> list[str]:
     if slo.limits and judged and c["good"] < slo.good * judged:
         reasons.append(f"{c['good'] / judged:.1%} of requests met all limits (wanted {slo.good:.1%})")
     for (name, percent), limit in slo.percentiles.items():
-        metric = name if name in ("tpot", "itl") else f"{name}_sched"
-        value = total.histograms[metric].percentile(percent)
+        value = total.histograms[metric_of(name)].percentile(percent)
         if value is None or value > limit:
             shown = "not measured" if value is None else f"{value * 1e3:.1f} ms"
             reasons.append(f"{name} p{percent:g} is {shown} (limit {limit * 1e3:g} ms)")

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from client.language import language
 from loadtest.report.charts import charts_of
-from loadtest.report.page import run_page
+from loadtest.report.run_page import run_page
 from loadtest.summary import Run, summarize
 
 
@@ -20,5 +21,5 @@ def write_report(run: Run, directory: Path) -> dict[str, Any]:
         file.writelines(json.dumps(r.to_json(), ensure_ascii=False) + "\n" for r in records)
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     (directory / "summary.json").write_text(text + "\n", encoding="utf-8")
-    (directory / "report.html").write_text(run_page(summary, charts_of(run)), encoding="utf-8")
+    (directory / "report.html").write_text(run_page(summary, charts_of(run), language()), encoding="utf-8")
     return summary

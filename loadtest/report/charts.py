@@ -12,6 +12,7 @@ from loadtest.summary import Run
 
 WINDOWS = 12  # the run cut into so many pieces for "TTFT against rate"
 DOTS = 1500
+TRIMMED = 0.005  # the lowest half per cent of a distribution: a few gaps near 0 would take most of a logarithmic axis
 
 
 def charts_of(run: Run) -> list[Chart]:
@@ -29,12 +30,16 @@ def charts_of(run: Run) -> list[Chart]:
 
 def _cdf(title: str, run: Run, metrics: Sequence[str]) -> Chart:
     series = [
-        Series(_label(run, lane, metric), [(v * 1e3, share) for v, share in lanes.histograms[metric].cdf()], "steps")
+        Series(
+            _label(run, lane, metric),
+            [(v * 1e3, share) for v, share in lanes.histograms[metric].cdf() if share > TRIMMED],
+            "steps",
+        )
         for lane, lanes in run.lanes.items()
         for metric in metrics
         if lanes.histograms[metric].count
     ]
-    return Chart(f"{title}: share at or below", "ms (log)", "share", series, log_x=True, y_max=1.0)
+    return Chart(title, "ms (log)", "requests at or below", series, log_x=True, y_max=1.0)
 
 
 def _label(run: Run, lane: str, metric: str) -> str:

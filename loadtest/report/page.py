@@ -1,4 +1,4 @@
-"""The HTML page: one file, no script, no network."""
+"""The shell of an HTML page and its parts: one file, no script, no network, readable as a mail attachment."""
 
 from __future__ import annotations
 
@@ -6,150 +6,88 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from loadtest.console import NAMES, milliseconds
-from loadtest.record import FORMULAS
 from loadtest.report.svg import Chart, render
+from loadtest.report.words import ENGLISH, Say, words
 
-RATES = {
-    "requests_per_s": "requests per s",
-    "tokens_per_s": "tokens per s",
-    "goodput_per_s": "goodput per s",
-    "tokens_per_message": "tokens per message",
-}
-COLUMNS = ("mean", "p50", "p75", "p90", "p95", "p99", "p99.9", "max")
 STYLE = """
-:root{color-scheme:light dark;--fg:#1a202c;--bg:#fff;--soft:#718096;--line:#e2e8f0}
-@media(prefers-color-scheme:dark){:root{--fg:#e2e8f0;--bg:#171923;--soft:#a0aec0;--line:#2d3748}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);
- max-width:1180px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(480px,1fr));gap:1rem}
-svg{width:100%;height:auto}svg text{fill:var(--fg);font:11px system-ui,sans-serif}
-svg .title{font-weight:600;font-size:12.5px}
+:root{color-scheme:light dark;--fg:#1a202c;--bg:#fff;--card:#f7fafc;--soft:#5a6678;--line:#e2e8f0}
+@media(prefers-color-scheme:dark){:root{--fg:#e2e8f0;--bg:#171923;--card:#1f2430;--soft:#a0aec0;--line:#2d3748}}
+*{box-sizing:border-box}
+body{font:15px/1.5 system-ui,"Noto Sans CJK SC",sans-serif;color:var(--fg);background:var(--bg);
+ max-width:1180px;margin:1.5rem auto;padding:0 1rem}
+h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .6rem}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.7rem;margin:1rem 0}
+.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.55rem .8rem}
+.card b{display:block;font-size:1.35rem;line-height:1.3;font-variant-numeric:tabular-nums}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(480px,100%),1fr));gap:1.2rem 1rem}
+figure{margin:0;min-width:0}figcaption{font-weight:600;font-size:.9rem}
+.legend{display:flex;flex-wrap:wrap;gap:.1rem .9rem;font-size:.8rem;color:var(--soft)}
+.legend i{display:inline-block;width:12px;height:4px;margin-right:.35rem;vertical-align:middle}
+svg{width:100%;height:auto;display:block}svg text{fill:var(--fg);font:11px system-ui,sans-serif}
 svg .tick{fill:var(--soft)}svg .grid{stroke:var(--line)}svg .mark{stroke:var(--soft);stroke-dasharray:3 3}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-td,th{padding:.25rem .7rem;border-bottom:1px solid var(--line)}
-th{text-align:left;font-weight:600}td.n,th.n{text-align:right}.wide{overflow-x:auto}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.25rem .7rem;border-bottom:1px solid var(--line);white-space:nowrap}
+th{text-align:left;font-weight:600}td.n,th.n{text-align:right}
+td:first-child,th:first-child{position:sticky;left:0;background:var(--bg)}
+tr.group th{padding-top:.8rem;color:var(--soft)}table.facts td{white-space:normal;vertical-align:top;
+ overflow-wrap:anywhere}table.facts td:first-child{white-space:nowrap}
 .verdict{display:inline-block;padding:.3rem .8rem;border-radius:6px;font-weight:700;color:#fff}
 .pass{background:#2f855a}.fail{background:#c05621}.invalid{background:#c53030}
 .soft,.none{color:var(--soft)}pre{white-space:pre-wrap;overflow-wrap:anywhere}
+@media(max-width:600px){body{font-size:14px}svg text{font-size:15px}td,th{padding:.25rem .5rem}
+ .cards{grid-template-columns:repeat(2,1fr)}}
+@media print{figure{break-inside:avoid}}
 """
 
 
-def page(title: str, parts: Sequence[str]) -> str:
+def page(title: str, parts: Sequence[str], language: str = "en") -> str:
+    heading = escape(words(language)(title))
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
-        f"<h1>{escape(title)}</h1>{''.join(parts)}</body></html>\n"
+        f'<!doctype html><html lang="{language}"><head><meta charset="utf-8"><title>{heading}</title>'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head><body>'
+        f"<h1>{heading}</h1>{''.join(parts)}</body></html>\n"
     )
 
 
-def charts(items: Sequence[Chart]) -> str:
-    return f'<div class="charts">{"".join(render(chart) for chart in items)}</div>'
+def charts(items: Sequence[Chart], say: Say = ENGLISH) -> str:
+    return f'<div class="charts">{"".join(render(chart, say) for chart in items)}</div>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, words: int = 1) -> str:
-    """The first ``words`` columns are text, the others are numbers."""
+    """The first ``words`` columns are text, the others are numbers; a row of one cell heads the rows below it."""
     top = "".join(f"<th{' class=n' if k >= words else ''}>{escape(str(name))}</th>" for k, name in enumerate(head))
-    body = "".join(f"<tr>{''.join(_cell(value, k >= words) for k, value in enumerate(row))}</tr>" for row in rows)
+    body = "".join(_group(row[0], len(head)) if len(row) == 1 else _row(row, words) for row in rows)
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
 
 
-def _cell(value: object, number: bool) -> str:
-    return f"<td class=n>{escape(str(value))}</td>" if number else f"<td>{escape(str(value))}</td>"
+def _group(name: object, width: int) -> str:
+    return f'<tr class="group"><th colspan="{width}">{escape(str(name))}</th></tr>'
 
 
-def verdict(summary: dict[str, Any]) -> str:
-    state = summary["verdict"]["state"]
-    word = {"pass": "PASS", "fail": "LIMITS MISSED", "invalid": "INVALID: the generator was the bottleneck"}[state]
-    if state == "invalid" and not any("worker" in r or "lag" in r for r in summary["verdict"]["reasons"]):
-        word = "INVALID"
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in summary["verdict"]["reasons"])
-    return f'<p><span class="verdict {state}">{word}</span></p><ul>{reasons}</ul>'
+def _row(row: Sequence[Any], words: int) -> str:
+    cells = (f"<td{' class=n' if k >= words else ''}>{escape(str(value))}</td>" for k, value in enumerate(row))
+    return f"<tr>{''.join(cells)}</tr>"
 
 
-def run_page(summary: dict[str, Any], items: Sequence[Chart]) -> str:
-    plan = summary["plan"]
-    load = f"{plan['users']} users, closed loop" if plan["loop"] == "closed" else f"open loop, {plan['arrivals']}"
-    rate = f" at {plan['rate']:g}/s" if plan["rate"] else ""
-    lead = f"{plan['scenario']} over {plan['transport']}; {load}{rate}; {summary['measured_s']:.4g} s "
-    lead += f"after {plan['warmup']:g} s of warm-up; seed {plan['seed']}; started {summary['started']}"
-    parts = [f'<p class="soft">{escape(lead)}</p>', verdict(summary)]
-    parts += ["<h2>Latency, ms</h2>", _latency(summary), "<h2>Requests and tokens</h2>", _counts(summary)]
-    parts += [_gateway(summary), charts(items), "<h2>How it is counted</h2>", _formulas(summary)]
-    parts += ["<h2>The generator</h2>", _generator(summary), _environment(summary)]
-    return page("Load test of a streaming LLM server", parts)
+def facts(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and sentences: long text wraps."""
+    body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>" for name, text in rows)
+    return f'<table class="facts">{body}</table>'
 
 
-def _latency(summary: dict[str, Any]) -> str:
-    rows = []
-    for lane, figures in summary["lanes"].items():
-        prefix = f"{lane} " if len(summary["lanes"]) > 1 else ""
-        rows += [
-            [prefix + NAMES[metric], row["count"], *(milliseconds(row[c]) for c in COLUMNS)]
-            for metric, row in figures["latency"].items()
-            if row["count"]
-        ]
-    return table(["", "count", *COLUMNS], rows)
+def cards(items: Sequence[tuple[str, str, str]]) -> str:
+    """The figures a reader looks for first: (figure, what it is, a remark)."""
+    body = "".join(
+        f'<div class="card"><b>{escape(value)}</b>{escape(name)}<br><span class="soft">{escape(remark)}</span></div>'
+        for value, name, remark in items
+    )
+    return f'<div class="cards">{body}</div>'
 
 
-def _counts(summary: dict[str, Any]) -> str:
-    lanes = summary["lanes"] | ({"all": summary["total"]} if len(summary["lanes"]) > 1 else {})
-    names = ("scheduled", "completed", "failed", "cancelled", "in_flight", "warmup", "prompt_tokens",
-             "cached_tokens", "completion_tokens", "length_mismatches")  # fmt: skip
-    rows: list[list[Any]] = [[n.replace("_", " "), *(f["counts"][n] for f in lanes.values())] for n in names]
-    rows += [[label, *(_short(f[name]) for f in lanes.values())] for name, label in RATES.items()]
-    kinds = sorted({kind for f in lanes.values() for kind in f["errors"]})
-    rows += [[f"failed: {kind}", *(f["errors"].get(kind, 0) for f in lanes.values())] for kind in kinds]
-    limits = summary["plan"]["slo"] or "none given"
-    return table(["", *lanes], rows) + f'<p class="soft">limits: {escape(limits)}</p>'
-
-
-def _gateway(summary: dict[str, Any]) -> str:
-    if not summary["gateway_cost"]:
-        return ""
-    rows = [
-        [
-            f"{metric.upper()} {q}",
-            milliseconds(v["difference"]),
-            f"{milliseconds(v['low'])} … {milliseconds(v['high'])}",
-        ]
-        for metric, row in summary["gateway_cost"].items()
-        for q, v in row.items()
-    ]
-    return "<h2>What the gateway costs (SSE − gRPC, same run)</h2>" + table(["ms", "difference", "95 % interval"], rows)
-
-
-def _formulas(summary: dict[str, Any]) -> str:
-    rows = [[NAMES[name], formula] for name, formula in FORMULAS.items()]
-    rows.append(["goodput", "requests that ended within the window and meet every per-request limit, per second"])
-    rows.append(["tokens", "as the server counted them; tokens/s is what arrived inside the window"])
-    body = "".join(f"<tr><td>{escape(a)}</td><td>{escape(b)}</td></tr>" for a, b in rows)
-    note = ""
-    per_message = summary["total"]["tokens_per_message"]
-    if per_message and per_message > 1.05:
-        note = (
-            f"<p>A message carried {per_message:.2f} tokens on average: ITL is not the time of one token, TPOT is.</p>"
-        )
-    return f"<table>{body}</table>{note}"
-
-
-def _generator(summary: dict[str, Any]) -> str:
-    generator = summary["generator"]
-    rows = [
-        [f"worker {w['worker']}", f"{w['cpu']:.0%}", milliseconds(w["loop_lag_p99"]), w["messages"]]
-        for w in generator["workers"]
-    ]
-    cpu = generator["cpu_us_per_message"]
-    note = f"<p class=soft>{cpu:.0f} µs of CPU per message; percentiles within 0.2 %</p>" if cpu else ""
-    return table(["", "of one core", "loop lag p99, ms", "messages"], rows) + note
-
-
-def _environment(summary: dict[str, Any]) -> str:
-    facts = {**summary["environment"], "target": summary["target"], "plan": summary["plan"]}
-    rows = "".join(f"<tr><td>{escape(k)}</td><td>{escape(str(v))}</td></tr>" for k, v in facts.items())
-    return f"<h2>Environment</h2><div class=wide><table>{rows}</table></div>"
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def inline(value: object) -> str:
+    """A fact for people: ``name value, name value`` instead of a Python dictionary; nothing for what is empty."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {text}" for k, v in value.items() if (text := inline(v)))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 34, 46
+from loadtest.report.words import ENGLISH, Say
+
+WIDTH, HEIGHT = 560, 280
+LEFT, RIGHT, TOP, BOTTOM = 62, 16, 22, 44
+DECADES = (
+    3  # of a logarithmic axis: gaps of a microsecond between tokens of one message would leave no room for the rest
+)
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568")
 Points = Sequence[tuple[float, float]]
 
@@ -61,19 +66,22 @@ class Axis:
         return [v for v in values if self.low * 0.999 <= v <= self.high * 1.001]
 
 
-def render(chart: Chart) -> str:
-    """One ``<svg>`` element; a chart without points says so."""
+def render(chart: Chart, say: Say = ENGLISH) -> str:
+    """One ``<figure>``: title and legend as text, which wraps on a phone, and an ``<svg>``. A chart without points
+    says so."""
+    title = escape(say(chart.title))
     points = [p for s in chart.series for p in s.points]
     if not points:
-        return f'<figure><figcaption>{escape(chart.title)}</figcaption><p class="none">nothing measured</p></figure>'
+        return f'<figure><figcaption>{title}</figcaption><p class="none">{escape(say("nothing measured"))}</p></figure>'
     marks = {axis: [v for a, v, _ in chart.lines if a == axis] for axis in ("x", "y")}
     x = _axis([p[0] for p in points] + marks["x"], chart.log_x, LEFT, WIDTH - RIGHT, None)
     y = _axis([p[1] for p in points] + marks["y"], chart.log_y, HEIGHT - BOTTOM, TOP, chart.y_max)
-    body = [*_grid(x, y), *_marks(chart, x, y)]
+    body = [*_grid(x, y), *_marks(chart, x, y, say)]
     for index, series in enumerate(chart.series):
         body.append(_draw(series, COLOURS[index % len(COLOURS)], x, y))
-    body += [*_labels(chart), *_legend(chart.series)]
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}">{"".join(body)}</svg>'
+    body += _labels(chart, say)
+    drawing = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(body)}</svg>'
+    return f"<figure><figcaption>{title}</figcaption>{_legend(chart.series, say)}{drawing}</figure>"
 
 
 def _axis(values: list[float], log: bool, start: float, stop: float, forced: float | None) -> Axis:
@@ -81,8 +89,8 @@ def _axis(values: list[float], log: bool, start: float, stop: float, forced: flo
     if log and low > 0 and high < 3 * low:  # too narrow for a log scale to have ticks
         return Axis(low - 0.1 * (high - low), high + 0.1 * (high - low), False, start, stop)
     if log:
-        low, high = max(low, 1e-6), max(high, 1e-6)
-        return Axis(low * 0.9, high * 1.1, True, start, stop)
+        high = max(high, 1e-6)
+        return Axis(max(low * 0.9, high / 10**DECADES), high * 1.1, True, start, stop)
     high = forced if forced is not None else (high * 1.05 if high > 0 else 1.0)
     return Axis(min(0.0, low), high if high > 0 else 1.0, False, start, stop)
 
@@ -116,41 +124,46 @@ def _grid(x: Axis, y: Axis) -> list[str]:
     return parts
 
 
-def _marks(chart: Chart, x: Axis, y: Axis) -> list[str]:
+def _marks(chart: Chart, x: Axis, y: Axis, say: Say) -> list[str]:
+    """Lines with their labels outside the curves: above the plot, or at its right end."""
     parts = []
     for axis, value, label in chart.lines:
         at = (x if axis == "x" else y).pixel(value)
-        where = (
-            f'x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"'
-            if axis == "x"
-            else f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"'
-        )
-        text = f'x="{at + 4:.1f}" y="{TOP + 10}"' if axis == "x" else f'x="{LEFT + 4}" y="{at - 4:.1f}"'
-        parts.append(f'<line class="mark" {where}/><text class="tick" {text}>{escape(label)}</text>')
+        if axis == "x":
+            where = f'x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"'
+            right = at > (LEFT + WIDTH) / 2  # a label that would leave the drawing ends at its line instead
+            text = f'x="{at:.1f}" y="{TOP - 6}" text-anchor="{"end" if right else "start"}"'
+        else:
+            where = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"'
+            text = f'x="{WIDTH - RIGHT}" y="{at - 4:.1f}" text-anchor="end"'
+        parts.append(f'<line class="mark" {where}/><text class="tick" {text}>{escape(say(label))}</text>')
     return parts
 
 
-def _labels(chart: Chart) -> list[str]:
+def _labels(chart: Chart, say: Say) -> list[str]:
     middle = (TOP + HEIGHT - BOTTOM) / 2
     return [
-        f'<text class="title" x="{LEFT}" y="15">{escape(chart.title)}</text>',
-        f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - BOTTOM + 28}" text-anchor="middle">'
-        f"{escape(chart.x)}</text>",
+        f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
+        f"{escape(say(chart.x))}</text>",
         f'<text class="tick" transform="translate(13,{middle}) rotate(-90)" text-anchor="middle">'
-        f"{escape(chart.y)}</text>",
+        f"{escape(say(chart.y))}</text>",
     ]
 
 
-def _legend(series: Sequence[Series]) -> list[str]:
+def _legend(series: Sequence[Series], say: Say) -> str:
     if len(series) < 2:
-        return []
-    parts, at = [], float(LEFT)
-    for index, one in enumerate(series):
-        colour = COLOURS[index % len(COLOURS)]
-        parts.append(f'<rect x="{at:.0f}" y="{HEIGHT - 11}" width="10" height="4" fill="{colour}"/>')
-        parts.append(f'<text class="tick" x="{at + 14:.0f}" y="{HEIGHT - 6}">{escape(one.name)}</text>')
-        at += 26 + 6.2 * len(one.name)
-    return parts
+        return ""
+    names = (
+        f'<span><i style="background:{COLOURS[index % len(COLOURS)]}"></i>{escape(_name(one.name, say))}</span>'
+        for index, one in enumerate(series)
+    )
+    return f'<div class="legend">{"".join(names)}</div>'
+
+
+def _name(name: str, say: Say) -> str:
+    """``grpc from schedule``: the lane stays as it is, the rest is said in the page's language."""
+    lane, _, rest = name.partition(" ")
+    return f"{lane} {say(rest)}" if lane in ("grpc", "sse") and rest else say(name)
 
 
 def _nice(step: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import time
 import pytest
 
 from client import Options
+from client._words import CHINESE, say
 from client.chat import printable, setting
 from contract.paths import ROOT
 from tests.client.fake_triton import FakeTriton
@@ -151,3 +153,21 @@ def test_an_answer_cannot_move_the_cursor() -> None:
     assert "\x1b" not in printable("a\x1b[2Jb\n\tc", True)
     assert printable("a\n\tc", True) == "a\n\tc"
     assert printable("\x1b", False) == "\x1b", "a pipe gets the bytes as they are"
+
+
+def test_a_chat_without_a_server_says_so_before_it_greets() -> None:
+    terminal = Terminal("127.0.0.1:1")
+    terminal.expect("no server answers at 127.0.0.1:1")
+    assert terminal.process.wait(10) == 1 and "Talking to" not in terminal.seen
+
+
+@pytest.mark.parametrize("name", list(CHINESE))
+def test_a_translation_keeps_the_places_of_values(name: str) -> None:
+    assert re.findall(r"\{\d\}", name) == re.findall(r"\{\d\}", CHINESE[name])
+
+
+def test_the_chat_follows_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    assert say("no command /{0}; /help lists them", "x") == "没有命令 /x；输入 /help 查看"
+    monkeypatch.setenv("LC_ALL", "C")
+    assert say("no command /{0}; /help lists them", "x") == "no command /x; /help lists them"

@@ -23,7 +23,7 @@ from loadtest.report import write_report
 from loadtest.report.svg import Chart, Series, render
 from loadtest.scrape import ServerSeries
 from loadtest.slo import Slo, parse_slo
-from loadtest.summary import Run, lane_figures, saturation
+from loadtest.summary import Run, lane_figures, limits, saturation
 from loadtest.sweep import RateStep, conclusion, search
 from loadtest.verdict import WorkerHealth, judge
 from loadtest.webui import streaming_rows
@@ -176,6 +176,32 @@ def test_a_growing_pile_of_streams_is_saturation() -> None:
     steady = run_of([stays(k, 0.5) for k in range(40)])
     piling = run_of([stays(k, 0.5 + 0.2 * k) for k in range(40)])
     assert not saturation(steady)["saturated"] and saturation(piling)["saturated"]
+
+
+def test_limits_stand_beside_what_was_measured() -> None:
+    run = run_of([record(k, ttft=0.1 if k < 30 else 0.5) for k in range(40)])
+    rows = limits(next(iter(run.lanes.values())), parse_slo("ttft=200ms,e2e.p99=60s,good=90%"))
+    assert [(row["limit"], row["measured"], row["met"]) for row in rows[:1]] == [
+        ("TTFT ≤ 200 ms (90%)", "75.0%", False)
+    ]
+    assert rows[1]["met"] and rows[2] == {"limit": "errors ≤ 0.0%", "measured": "0 / 40", "met": True}
+
+
+def test_compare_says_that_a_run_was_interrupted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        run = run_of([record(k) for k in range(40)])
+        run.interrupted, run.ended = name == "b", run.plan.warmup + 4.0
+        write_report(run, tmp_path / name)
+    comparing.compare(tmp_path / "a", tmp_path / "b", tmp_path / "out.html")
+    said = capsys.readouterr().out
+    assert f"note: run B was interrupted: 4.0 of {run.plan.duration:g} s measured" in said and "run A was" not in said
+
+
+def test_an_axis_leaves_out_gaps_near_zero() -> None:
+    """Tokens of one message are microseconds apart: three decades below the highest value are shown."""
+    points = [(0.001, 0.3), (15.0, 0.9), (40.0, 1.0)]
+    ticks = re.findall(r'text-anchor="middle">([\d.]+)<', render(Chart("t", "", "", [Series("s", points)], log_x=True)))
+    assert ticks and min(map(float, ticks)) >= 0.04
 
 
 def test_compare_reads_runs_back_and_names_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

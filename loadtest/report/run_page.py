@@ -1,0 +1,175 @@
+"""The page of one run: the verdict and the figures first, then what they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from loadtest.console import NAMES, milliseconds
+from loadtest.record import FORMULAS
+from loadtest.report import page as html
+from loadtest.report.svg import Chart
+from loadtest.report.words import Say, words
+
+RATES = {
+    "requests_per_s": "requests per s",
+    "tokens_per_s": "tokens per s",
+    "goodput_per_s": "goodput per s",
+    "tokens_per_message": "tokens per message",
+}
+COUNTS = (
+    "scheduled", "completed", "failed", "cancelled", "in_flight", "warmup", "prompt_tokens", "cached_tokens",
+    "completion_tokens", "length_mismatches",
+)  # fmt: skip
+COLUMNS = ("mean", "p50", "p75", "p90", "p95", "p99", "p99.9", "max")
+CHANCE = "the interval holds 0: this run is too short or too noisy to tell the two apart"
+
+
+def run_page(summary: dict[str, Any], items: Sequence[Chart], language: str = "en") -> str:
+    say = words(language)
+    sections = [
+        ("Limits", _limits(summary, say)),
+        ("Latency, ms", _latency(summary, say)),
+        ("What the gateway costs (SSE − gRPC, same run)", _gateway(summary, say)),
+        ("Charts", html.charts(items, say)),
+        ("Requests and tokens", _counts(summary, say)),
+        ("How it is counted", _formulas(summary, say)),
+        ("The generator", _generator(summary, say)),
+        ("The server", _server(summary, say)),
+        ("Environment", _environment(summary, say)),
+    ]
+    head = [f'<p class="soft">{escape(_lead(summary))}</p>', _verdict(summary, say), _cards(summary, say)]
+    body = [f"<h2>{escape(say(title))}</h2>{part}" for title, part in sections if part]
+    return html.page("Load test of a streaming LLM server", head + body, language)
+
+
+def _lead(summary: dict[str, Any]) -> str:
+    plan = summary["plan"]
+    load = f"{plan['users']} users, closed loop" if plan["loop"] == "closed" else f"open loop, {plan['arrivals']}"
+    rate = f" at {plan['rate']:g}/s" if plan["rate"] else ""
+    length = f"{summary['measured_s']:.4g} s after {plan['warmup']:g} s of warm-up"
+    return f"{plan['scenario']} over {plan['transport']}; {load}{rate}; {length}; started {summary['started']}"
+
+
+def _verdict(summary: dict[str, Any], say: Say) -> str:
+    state = summary["verdict"]["state"]
+    word = {"pass": "PASS", "fail": "LIMITS MISSED", "invalid": "INVALID: the generator was the bottleneck"}[state]
+    if state == "invalid" and not any("worker" in r or "lag" in r for r in summary["verdict"]["reasons"]):
+        word = "INVALID"
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in summary["verdict"]["reasons"])
+    return f'<p><span class="verdict {state}">{escape(say(word))}</span></p>' + (
+        f"<ul>{reasons}</ul>" if reasons else ""
+    )
+
+
+def _cards(summary: dict[str, Any], say: Say) -> str:
+    total = summary["total"]
+    counts, latency = total["counts"], total["latency"]
+
+    def timed(metric: str, name: str) -> tuple[str, str, str]:
+        row = latency[metric]
+        return f"{milliseconds(row['p50'])} ms", f"{name} p50", f"p99 {milliseconds(row['p99'])} ms"
+
+    judged = counts["scheduled"] - counts["cancelled"]
+    share = f"{counts['good'] / judged:.0%} {say('met')}" if judged and summary["plan"]["slo"] else ""
+    return html.cards(
+        [
+            timed("ttft_sched", "TTFT"),
+            timed("tpot", "TPOT"),
+            timed("itl", "ITL"),
+            (f"{total['tokens_per_s']:,.0f}", say("output tokens/s"), ""),
+            (f"{total['goodput_per_s']:.2f}", say("goodput/s"), share),
+            (f"{counts['failed']}", say("failed"), f"{say('of')} {counts['scheduled']}"),
+        ]
+    )
+
+
+def _limits(summary: dict[str, Any], say: Say) -> str:
+    rows = [[x["limit"], x["measured"], say("yes" if x["met"] else "no")] for x in summary["limits"]]
+    return html.table([say("limit"), say("measured"), say("met")], rows) if rows else ""
+
+
+def _latency(summary: dict[str, Any], say: Say) -> str:
+    rows: list[list[Any]] = []
+    for lane, figures in summary["lanes"].items():
+        rows += [[lane]] if len(summary["lanes"]) > 1 else []
+        rows += [
+            [say(NAMES[metric]), row["count"], *(milliseconds(row[c]) for c in COLUMNS)]
+            for metric, row in figures["latency"].items()
+            if row["count"]
+        ]
+    return html.table(["", say("count"), *map(say, COLUMNS)], rows)
+
+
+def _counts(summary: dict[str, Any], say: Say) -> str:
+    lanes = summary["lanes"] | ({"all": summary["total"]} if len(summary["lanes"]) > 1 else {})
+    rows: list[list[Any]] = [[say(n.replace("_", " ")), *(f["counts"][n] for f in lanes.values())] for n in COUNTS]
+    rows += [[say(label), *(_short(f[name]) for f in lanes.values())] for name, label in RATES.items()]
+    kinds = sorted({kind for f in lanes.values() for kind in f["errors"]})
+    rows += [[f"{say('failed')}: {kind}", *(f["errors"].get(kind, 0) for f in lanes.values())] for kind in kinds]
+    return html.table(["", *map(say, lanes)], rows)
+
+
+def _gateway(summary: dict[str, Any], say: Say) -> str:
+    if not summary["gateway_cost"]:
+        return ""
+    rows, chance = [], False
+    for metric, row in summary["gateway_cost"].items():
+        for q, v in row.items():
+            certain = v["low"] > 0 or v["high"] < 0
+            chance |= not certain
+            interval = f"{milliseconds(v['low'])} … {milliseconds(v['high'])}"
+            rows.append(
+                [f"{metric.upper()} {q}", milliseconds(v["difference"]), interval, say("yes" if certain else "no")]
+            )
+    head = ["ms", say("difference"), say("95 % interval"), say("beyond chance")]
+    return html.table(head, rows) + (f'<p class="soft">{say(CHANCE)}</p>' if chance else "")
+
+
+def _formulas(summary: dict[str, Any], say: Say) -> str:
+    rows = [(say(NAMES[name]), formula) for name, formula in FORMULAS.items()]
+    rows.append((say("goodput"), "requests that ended within the window and meet every per-request limit, per second"))
+    rows.append(("tokens", "as the server counted them; tokens/s is what arrived inside the window"))
+    per_message = summary["total"]["tokens_per_message"]
+    note = f"A message carried {per_message or 0:.2f} tokens on average: ITL is not the time of one token, TPOT is."
+    return html.facts(rows) + (f"<p>{note}</p>" if per_message and per_message > 1.05 else "")
+
+
+def _generator(summary: dict[str, Any], say: Say) -> str:
+    generator = summary["generator"]
+    rows = [
+        [f"worker {w['worker']}", f"{w['cpu']:.0%}", milliseconds(w["loop_lag_p99"]), w["messages"]]
+        for w in generator["workers"]
+    ]
+    cpu = generator["cpu_us_per_message"]
+    note = f'<p class="soft">{cpu:.0f} µs of CPU per message; percentiles within 0.2 %</p>' if cpu else ""
+    return html.table(["", say("of one core"), say("loop lag p99, ms"), say("messages")], rows) + note
+
+
+def _server(summary: dict[str, Any], say: Say) -> str:
+    server = summary["server"]
+    if not server:
+        return ""
+    rows = []
+    for name, peak in server["peak"].items():
+        known = {"kv": ("KV cache in use", f"{peak:.1%}")}
+        label, figure = known.get(name, (name, f"{peak:g}"))
+        rows.append([say(label), figure])
+    return html.table(["", say("highest")], rows)
+
+
+def _environment(summary: dict[str, Any], say: Say) -> str:
+    facts = dict(summary["environment"])
+    facts["memory"] = f"{facts.pop('memory_gib', '?')} GiB"
+    facts["gpu"] = facts.get("gpu") or say("none")
+    target = summary["target"]
+    facts["target"] = (
+        target if isinstance(target, str) else "; ".join(f"{k}: {html.inline(v)}" for k, v in target.items())
+    )
+    facts["settings"] = summary["plan"]
+    return html.facts([(say(name), html.inline(value)) for name, value in facts.items()])
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
