@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from client import errors, refusals
-from client.types import FinishReason, Options, Prompt, StreamChunk
+from client.types import FinishReason, Options, Prompt, StreamChunk, is_ids
 from contract.fields import BY_OPTION
 
 _GUIDES = {"json_schema": "guided_json", "regex": "guided_regex", "ebnf_grammar": "guided_grammar"}
@@ -19,18 +19,23 @@ _FINISH: dict[str | None, FinishReason] = {
 
 
 def path_of(prompt: Prompt) -> str:
-    return "/v1/completions" if isinstance(prompt, str) else "/v1/chat/completions"
+    return "/v1/completions" if _is_raw(prompt) else "/v1/chat/completions"
+
+
+def _is_raw(prompt: Prompt) -> bool:
+    return isinstance(prompt, str) or is_ids(prompt)
 
 
 def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[str, Any]:
     """The request's JSON. Raises ``InvalidRequest`` for what the OpenAI API has no field for."""
     out: dict[str, Any] = {"model": model, "stream": stream, "return_token_ids": True}
-    out |= {"prompt": prompt} if isinstance(prompt, str) else {"messages": list(prompt)}
+    out |= {"prompt" if _is_raw(prompt) else "messages": prompt if isinstance(prompt, str) else list(prompt)}
     if stream:
         out["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     given = options.given()
+    given.pop("return_prompt_ids", None)  # return_token_ids asks for them too
     out |= _guide(given.pop("guide_type", ""), given.pop("guide", ""))
-    out |= _logprobs(given.pop("logprobs", False), given.pop("top_logprobs", 0), chat=not isinstance(prompt, str))
+    out |= _logprobs(given.pop("logprobs", False), given.pop("top_logprobs", 0), chat=not _is_raw(prompt))
     if "logit_bias" in given:
         out["logit_bias"] = {str(token): bias for token, bias in given.pop("logit_bias").items()}
     for name, value in given.items():
@@ -69,9 +74,10 @@ class AnswerDecoder:
         if "error" in event:
             raise error_of(int(event["error"].get("status") or 500), event, None)
         usage = event.get("usage") or {}
-        return [self._chunk(choice, usage) for choice in event.get("choices", ())]
+        return [self._chunk(choice, usage, event) for choice in event.get("choices", ())]
 
-    def _chunk(self, choice: Mapping[str, Any], usage: Mapping[str, Any]) -> StreamChunk:
+    def _chunk(self, choice: Mapping[str, Any], usage: Mapping[str, Any], event: Mapping[str, Any]) -> StreamChunk:
+        """``event``: where a chat has the prompt's ids; a completion has them in the choice."""
         at = choice["index"]
         index = self._index[at] = self._index.get(at, -1) + 1
         text = choice["delta"].get("content") if "delta" in choice else choice["text"]
@@ -80,6 +86,7 @@ class AnswerDecoder:
         return StreamChunk(
             text or "", _FINISH[reason] if reason else None, tuple(choice.get("token_ids") or ()),
             usage.get("completion_tokens", 0), usage.get("prompt_tokens", 0), _cached(usage), index, at, probs, tops,
+            tuple(choice.get("prompt_token_ids") or event.get("prompt_token_ids") or ()),
         )  # fmt: skip
 
 
@@ -87,7 +94,7 @@ def whole(data: Mapping[str, Any]) -> StreamChunk:
     """A non-streamed answer of one choice."""
     choice = data["choices"][0]
     return AnswerDecoder()._chunk(
-        {**choice, "delta": choice["message"]} if "message" in choice else choice, data.get("usage") or {}
+        {**choice, "delta": choice["message"]} if "message" in choice else choice, data.get("usage") or {}, data
     )
 
 

@@ -15,10 +15,11 @@ import orjson
 from tritonclient.grpc import service_pb2 as pb
 
 from client import errors, refusals
-from client.types import Options, Prompt, StreamChunk, TopLogprobs
+from client.types import Options, Prompt, StreamChunk, TopLogprobs, is_ids
 from contract.fields import BY_OPTION
 from contract.finish import FINISH_CODES
 from contract.packed import REASONS, SequenceOutput, unpack
+from contract.prompt_part import PromptPart
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 # Messages of any size (a 128k-token prompt is over gRPC's 4 MiB). Pings: Triton answers more than 2 pings without data
@@ -87,6 +88,8 @@ def infer_request(request_id: str, prompt: Prompt, options: Options, *, stream: 
     request = pb.ModelInferRequest(model_name=model, id=request_id)
     if isinstance(prompt, str):
         add_tensor(request, "text_input", "BYTES", [prompt])
+    elif is_ids(prompt):
+        add_tensor(request, "input_ids", "INT32", prompt)
     else:
         add_tensor(request, "messages", "BYTES", [json.dumps(list(prompt), ensure_ascii=False)])
     add_tensor(request, "stream", "BOOL", [stream])
@@ -147,7 +150,15 @@ def _named(raw: dict[str, bytes]) -> SequenceOutput:
         raw.get("output_ids", b""),
         raw.get("output_log_probs", b""),
         raw.get("top_log_probs", b"")[4:],
+        _prompt(raw),
     )
+
+
+def _prompt(raw: dict[str, bytes]) -> bytes:
+    """What the named tensors say of the prompt, as ``packed`` says it."""
+    if "prompt_ids" not in raw:
+        return b""
+    return PromptPart(memoryview(raw["prompt_ids"]).cast("i").tolist()).pack()
 
 
 def _first(raw: dict[str, bytes], name: str) -> int:
@@ -158,6 +169,7 @@ def stream_chunk(got: SequenceOutput) -> StreamChunk:
     return StreamChunk(
         got.text, got.finish, tuple(got.token_ids), got.completion_tokens, got.prompt_tokens, got.cached_tokens,
         got.chunk_index, got.sequence_index, tuple(got.token_log_probs), _top(got.tops),
+        tuple(PromptPart.unpack(got.prompt).ids) if got.prompt else (),
     )  # fmt: skip
 
 

@@ -50,13 +50,14 @@ class Order:
 
 
 class _Collected:
-    __slots__ = ("ids", "last", "logprobs", "text", "tops")
+    __slots__ = ("ids", "last", "logprobs", "prompt_ids", "text", "tops")
 
     def __init__(self) -> None:
         self.text: list[str] = []
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.tops: list[tuple[tuple[int, float], ...]] = []
+        self.prompt_ids: tuple[int, ...] = ()
         self.last = StreamChunk("")
 
     def add(self, chunk: StreamChunk) -> None:
@@ -64,6 +65,7 @@ class _Collected:
         self.ids += chunk.token_ids
         self.logprobs += chunk.logprobs
         self.tops += chunk.top_logprobs
+        self.prompt_ids += chunk.prompt_ids
         self.last = chunk
 
     def choice(self) -> Completion:
@@ -88,7 +90,10 @@ class Collector:
         """Raises ``StreamCut`` when a sequence has no finish reason."""
         choices = tuple(sequence.choice() for sequence in self._sequences)
         last = [sequence.last for sequence in self._sequences]
-        return Result(request_id, choices, max(c.prompt_tokens for c in last), max(c.cached_tokens for c in last))
+        return Result(
+            request_id, choices, max(c.prompt_tokens for c in last), max(c.cached_tokens for c in last),
+            self._sequences[0].prompt_ids,
+        )  # fmt: skip
 
 
 def collect(request_id: str, options: Options, chunks: Iterable[StreamChunk]) -> Result:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 FinishReason = Literal["stop", "length", "cancelled", "error", "tool_calls"]
-Prompt = str | Sequence[Mapping[str, Any]]  # raw text, or OpenAI chat messages
+Prompt = str | Sequence[Mapping[str, Any]] | Sequence[int]  # raw text, OpenAI chat messages, or token ids
 TopLogprobs = tuple[tuple[int, float], ...]  # (token id, natural log), best first
 
 
@@ -42,6 +42,7 @@ class Options:
     n: int = 1
     logprobs: bool = False
     top_logprobs: int = 0
+    return_prompt_ids: bool = False
     guide_type: str = ""
     guide: str = ""
     tools: Sequence[Mapping[str, Any]] = ()
@@ -76,6 +77,7 @@ class StreamChunk:
     sequence_index: int = 0
     logprobs: tuple[float, ...] = ()
     top_logprobs: tuple[TopLogprobs, ...] = ()
+    prompt_ids: tuple[int, ...] = ()  # on a sequence's first chunk, with ``Options.return_prompt_ids``
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class Result:
     choices: tuple[Completion, ...]
     prompt_tokens: int
     cached_tokens: int = 0
+    prompt_ids: tuple[int, ...] = ()
 
     @property
     def text(self) -> str:
@@ -135,6 +138,10 @@ class Retry:
     attempts: int = 3
     backoff: float = 0.2
     longest: float = 10.0
+
+
+def is_ids(prompt: Prompt) -> TypeGuard[Sequence[int]]:
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], int)
 
 
 NO_RETRY = Retry(attempts=1)

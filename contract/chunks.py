@@ -31,6 +31,7 @@ class TextOptions:
     min_tokens: int = 0
     echo: str = ""  # the prompt's text, when the caller wants it in front of the answer
     log_probs: bool = False
+    prompt_ids: bool = False  # the prompt's token ids in the first response
     packed: bool = False  # answer in one tensor (contract/packed.py)
 
 
@@ -70,21 +71,21 @@ class Job:
         return cls(sampling=Sampling(**sampling), text=TextOptions(**text), **raw)
 
 
-HEADER_WORDS = 12  # INT32 words before the payload
+HEADER_WORDS = 13  # INT32 words before the payload
 
 
 def pack(
     slot: int, generation: int, seq: int, sequence_index: int, prompt_tokens: int, completion_tokens: int,
     cached_tokens: int, finish: int, ids: list[int], log_probs: Sequence[float] = (),
-    *, options: bytes = b"", top_logprobs: bytes = b"",
+    *, options: bytes = b"", top_logprobs: bytes = b"", prompt: bytes = b"",
 ) -> IntArray:  # fmt: skip
     """One chunk as INT32 words; see ``Chunk`` for the fields. ``options`` is a ``TextOptions`` as JSON."""
     head = [slot, generation, seq, sequence_index, prompt_tokens, completion_tokens, cached_tokens, finish,
-            len(ids), len(log_probs), len(options), len(top_logprobs)]  # fmt: skip
+            len(ids), len(log_probs), len(options), len(top_logprobs), len(prompt)]  # fmt: skip
     words = np.array(head + ids, dtype=np.int32)
-    if not (log_probs or options or top_logprobs):
+    if not (log_probs or options or top_logprobs or prompt):
         return words  # all but a sequence's first chunk
-    tail = np.array(log_probs, dtype=np.float32).tobytes() + _padded(options) + _padded(top_logprobs)
+    tail = np.array(log_probs, dtype=np.float32).tobytes() + _padded(options) + _padded(top_logprobs) + _padded(prompt)
     return np.concatenate([words, np.frombuffer(tail, dtype=np.int32)])
 
 
@@ -102,10 +103,10 @@ PLAIN = TextOptions()
 
 @dataclass(slots=True)
 class Chunk:
-    """New tokens of one sequence as the detokenizer gets them; it fills in what the last three fields hold.
+    """New tokens of one sequence as the detokenizer gets them; it fills in what the last two fields hold.
 
     ``ids``, ``log_probs`` and ``top_logprobs`` (JSON or empty) have one entry per token. The options travel in a
-    sequence's first chunk only.
+    sequence's first chunk only. ``prompt`` is a ``PromptPart`` as bytes, or empty.
     """
 
     slot: int  # -1: the answer to a `stop` request, which belongs to no sequence
@@ -119,6 +120,7 @@ class Chunk:
     ids: list[int]
     log_probs: list[float] = field(default_factory=list)
     top_logprobs: bytes = b""
+    prompt: bytes = b""
     options: TextOptions = PLAIN
     text: str = ""
     cum_log_prob: float = 0.0
@@ -131,7 +133,7 @@ def unpack(words: IntArray) -> Iterator[Chunk]:
         header = words[at : at + HEADER_WORDS].tolist()
         at += HEADER_WORDS
         _check(header, len(words) - at)
-        *head, ids, probs, options, tops = header
+        *head, ids, probs, options, tops, prompt = header
         chunk = Chunk(*head, words[at : at + ids].tolist())  # type: ignore[call-arg]  # eight words of the header
         at += ids
         if probs:
@@ -143,6 +145,9 @@ def unpack(words: IntArray) -> Iterator[Chunk]:
         if tops:
             chunk.top_logprobs = words[at : at + (tops + 3) // 4].tobytes()[:tops]
             at += (tops + 3) // 4
+        if prompt:
+            chunk.prompt = words[at : at + (prompt + 3) // 4].tobytes()[:prompt]
+            at += (prompt + 3) // 4
         yield chunk
 
 
@@ -150,9 +155,9 @@ def _check(header: list[int], left: int) -> None:
     """``left``: words behind the header. Raises ``ValueError``."""
     if len(header) < HEADER_WORDS:
         raise ValueError(f"a chunk of {len(header)} words: its header has {HEADER_WORDS}")
-    slot, generation, seq, *_, finish, ids, probs, options, tops = header
-    counts = (ids, probs, options, tops)
-    if min(counts) < 0 or ids + probs + (options + 3) // 4 + (tops + 3) // 4 > left:
+    slot, generation, seq, *_, finish, ids, probs, options, tops, prompt = header
+    counts = (ids, probs, options, tops, prompt)
+    if min(counts) < 0 or ids + probs + sum((size + 3) // 4 for size in counts[2:]) > left:
         raise ValueError(f"a chunk with counts {counts} in front of {left} words")
     if slot < -1 or min(generation, seq) < 0 or not 0 <= finish < len(FINISH_CODES):
         raise ValueError(f"a chunk with slot {slot}, generation {generation}, number {seq}, finish code {finish}")

@@ -105,8 +105,10 @@ class Field:
 
 # fmt: off
 FIELDS: tuple[Field, ...] = (
-    Field("text_input", "STRING", "raw prompt; send this or `messages`"),
+    Field("text_input", "STRING", "raw prompt; send this, `messages` or `input_ids`"),
     Field("messages", "STRING", "OpenAI messages as JSON, rendered by the checkpoint's chat template"),
+    Field("input_ids", "INT32", "the prompt as token ids, which reach the engine as they are", low=0,
+          high="last_token_id", repeated=True, api=Api("prompt", "")),
     Field("max_tokens", "INT32", "default: what the context leaves", low=1, high=INT32_MAX, option=Option(),
           api=Api("", "chat and completions", openai=True, note="chat: what the context leaves; completions: 16")),
     Field("stream", "BOOL", "false: exactly one response", False),
@@ -154,6 +156,8 @@ FIELDS: tuple[Field, ...] = (
           option=Option("logprobs", False, in_chat=False), api=Api("logprobs", "", openai=True)),
     Field("top_logprobs", "INT32", "as many alternatives for each token; needs `return_log_probs`", 0, 0, 20,
           capability="top_logprobs", option=Option(default=0, in_chat=False), api=Api(endpoints="", openai=True)),
+    Field("return_prompt_ids", "BOOL", "the prompt's token ids, as `prompt_ids` of the first response", False,
+          option=Option(default=False, in_chat=False), api=Api("return_token_ids", "")),
     Field("guided_decoding_guide_type", "STRING",
           "`json`, `json_schema`, `regex` or `ebnf_grammar`, where the engine has it", option=Option("guide_type", "")),
     Field("guided_decoding_guide", "STRING", "the schema, pattern or grammar, up to 65,536 characters", longest=65536,

@@ -7,8 +7,9 @@ sequence, little-endian, no padding:
     INT32 × 6   finish reason (index into ``FINISH_CODES``), prompt_tokens, completion_tokens, cached_tokens,
                 chunk_index, sequence_index
     FP32        cum_log_probs
-    INT32 × 4   how many: output_ids, output_log_probs, bytes of text_output, bytes of top_log_probs
-    INT32 × n   output_ids        FP32 × n  output_log_probs        bytes  text_output (UTF-8), top_log_probs (JSON)
+    INT32 × 5   how many: output_ids, output_log_probs, bytes of text_output, bytes of top_log_probs, bytes of prompt
+    INT32 × n   output_ids        FP32 × n  output_log_probs
+    bytes       text_output (UTF-8), top_log_probs (JSON), prompt (contract/prompt_part.py)
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from contract.finish import FINISH_CODES, FinishReason
 if TYPE_CHECKING:
     from contract.chunks import Chunk  # needs numpy, which the client does not
 
-_HEAD = struct.Struct("<6if4i")
+_HEAD = struct.Struct("<6if5i")
 REASONS: tuple[FinishReason | None, ...] = tuple(name or None for name in FINISH_CODES)  # by code; None: goes on
 
 
 class SequenceOutput(NamedTuple):
-    """One record as read. ``ids`` is INT32, ``log_probs`` FP32, ``tops`` JSON, each as raw bytes: most readers need
-    none of them."""
+    """One record as read. ``ids`` is INT32, ``log_probs`` FP32, ``tops`` JSON, ``prompt`` a ``PromptPart``, each as raw
+    bytes: most readers need none of them."""
 
     text: str
     finish: FinishReason | None
@@ -40,6 +41,7 @@ class SequenceOutput(NamedTuple):
     ids: bytes = b""
     log_probs: bytes = b""
     tops: bytes = b""
+    prompt: bytes = b""
 
     @property
     def token_ids(self) -> list[int]:
@@ -59,18 +61,20 @@ def _record(c: Chunk) -> bytes:
     text = c.text.encode()
     head = _HEAD.pack(
         c.finish, c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.seq - 1, c.sequence_index, c.cum_log_prob,
-        len(c.ids), len(c.log_probs), len(text), len(c.top_logprobs),
+        len(c.ids), len(c.log_probs), len(text), len(c.top_logprobs), len(c.prompt),
     )  # fmt: skip
-    return head + struct.pack(f"<{len(c.ids)}i{len(c.log_probs)}f", *c.ids, *c.log_probs) + text + c.top_logprobs
+    numbers = struct.pack(f"<{len(c.ids)}i{len(c.log_probs)}f", *c.ids, *c.log_probs)
+    return head + numbers + text + c.top_logprobs + c.prompt
 
 
 def unpack(raw: bytes) -> SequenceOutput:
     """The first record of a ``packed`` tensor. Raises ``struct.error`` or ``IndexError`` for bytes that hold none."""
-    finish, prompt, completion, cached, chunk, sequence, _, ids, probs, text, tops = _HEAD.unpack_from(raw)
+    finish, prompt, completion, cached, chunk, sequence, _, ids, probs, text, tops, about = _HEAD.unpack_from(raw)
     at_probs = _HEAD.size + 4 * ids
     at_text = at_probs + 4 * probs
     at_tops = at_text + text
+    at_prompt = at_tops + tops
     return SequenceOutput(
         raw[at_text:at_tops].decode(), REASONS[finish], prompt, completion, cached, chunk, sequence,
-        raw[_HEAD.size : at_probs], raw[at_probs:at_text], raw[at_tops : at_tops + tops],
+        raw[_HEAD.size : at_probs], raw[at_probs:at_text], raw[at_tops:at_prompt], raw[at_prompt : at_prompt + about],
     )  # fmt: skip

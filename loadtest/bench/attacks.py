@@ -125,7 +125,7 @@ def hand_made_chunks(doors: Doors) -> str:
 
 def hand_made_jobs(doors: Doors) -> str:
     request = pb.ModelInferRequest(model_name="engine")
-    add_tensor(request, "input_ids", "INT32", [1, 2])
+    add_tensor(request, "prompt_ids", "INT32", [1, 2])
     add_tensor(request, "job", "BYTES", ['{"sampling": {"max_tokens": 4, "temperature": "x"}, "n": 0}'])
     return counted(_inference(doors, request) for _ in range(20))
 

@@ -29,6 +29,7 @@ from contract.ack_table import END, AckTable
 from contract.chunks import Job
 from contract.errors import EngineUnavailable, InvalidRequest, ServingError
 from contract.finish import FINISH_CODES
+from contract.prompt_part import PromptPart
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import EngineRequest, Runtime, SequenceDelta
 from serving.streaming.admission import fit, reseeded
@@ -90,6 +91,8 @@ class Dispatcher:
         request = self.registry.open(request_id, len(ids), job, sink, limit)
         try:
             for sequence in request.sequences:
+                if job.text.prompt_ids:
+                    sequence.prompt.append(PromptPart(ids))
                 one = reseeded(sampling, sequence.index)
                 seeded = "seed" in job.explicit
                 runtime.submit(

@@ -7,10 +7,11 @@ from typing import Protocol
 
 import orjson
 
-from contract import chunks
+from contract import chunks, prompt_part
 from contract.ack_table import AckTable
 from contract.chunks import IntArray, Job
 from contract.errors import ServingError
+from contract.prompt_part import PromptPart
 from serving.detokenizer.text import TextStream
 
 
@@ -49,6 +50,7 @@ class ActiveSequence:
     ids: list[int] = field(default_factory=list)  # generated but not sent yet; likewise the two below
     log_probs: list[float] = field(default_factory=list)
     top_logprobs: list[object] = field(default_factory=list)
+    prompt: list[PromptPart] = field(default_factory=list)  # what has not been said about the prompt yet
     text: TextStream | None = None  # only for stop strings of a request that is answered in one response
 
     def has_begun(self) -> bool:
@@ -67,7 +69,9 @@ class ActiveSequence:
             self.cached_tokens, self.finish, self.ids, self.log_probs,
             options=orjson.dumps(self.request.job.text) if self.seq == 1 else b"",
             top_logprobs=orjson.dumps(self.top_logprobs) if self.top_logprobs else b"",
+            prompt=prompt_part.join(self.prompt).pack() if self.prompt else b"",
         )  # fmt: skip
+        self.prompt = []
         self.discard()
         return words
 

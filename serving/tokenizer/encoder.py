@@ -73,6 +73,10 @@ class Encoder:
                 return self._fast.encode(text, allowed_special=self._ordinary, disallowed_special=())
         return list(self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
+    def decode(self, ids: list[int]) -> str:
+        """The text of ``ids``, special tokens included."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
     def begun(self, ids: list[int]) -> list[int]:
         """``ids`` behind the special tokens that begin a text for this tokenizer (Llama's), unless they are there."""
         there = ids[: len(self._beginning)] == self._beginning

@@ -105,9 +105,9 @@ class Inputs:
         """The integers of a list; all lists of the table hold token ids."""
         values = self._few(name, "ids", [int(value) for value in self._values.get(name, ())])
         low, high, _ = self._range(name)
-        for value in values:
-            if not low <= value <= high:
-                raise self._refusal(name, f"{value} is not a token id; ids lie between {low} and {high}")
+        if values and not low <= min(values) <= max(values) <= high:
+            wrong = next(value for value in values if not low <= value <= high)
+            raise self._refusal(name, f"{wrong} is not a token id; ids lie between {low} and {high}")
         return tuple(values)
 
     def number(self, name: str) -> float:

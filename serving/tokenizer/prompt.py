@@ -1,4 +1,4 @@
-"""Messages or text to token ids: the checkpoint's chat template, the tokenizer, the context check."""
+"""A prompt's token ids: from messages, text or the ids themselves. Chat template, tokenizer, context check."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from serving.tokenizer.plain_text import PlainText
 from serving.tokenizer.request import job
 from serving.tokenizer.template import ChatTemplate
 
+PROMPTS = ("text_input", "messages", "input_ids")
 MAX_MESSAGES = 2048
 MAX_JSON = 8 * 2**20  # bytes of messages or of tools
 SHRINKS = 3  # times at most that Unicode's NFC makes a text shorter, in bytes
@@ -48,6 +49,8 @@ class PromptBuilder:
             length = len(next(iter(tensors.get(name, ())), b""))
             if length > MAX_JSON:
                 raise InvalidRequest(name, f"{length} bytes of JSON are too many; send at most {MAX_JSON}")
+        if (ids := len(tensors.get("input_ids", ()))) > self._limits.max_input_len:
+            raise context.too_long(self._limits, "input_ids", str(ids))
 
     def _check_length(self, text: bytes, field: str) -> None:
         """Raises ``ContextTooLong`` for a text that exceeds the context however well it compresses: no token stands
@@ -69,31 +72,29 @@ class PromptBuilder:
                     self._encoder.encode("stop"),
                     Job(Sampling(max_tokens=1), cancel=True, stop_key=inputs.text("stop_key")),
                 )
-            text = self._text(inputs)
+            field = _prompt_field(inputs)
+            text = self._text(inputs, field)
             parsed = self._with_words(inputs, job(inputs, self._checkpoint))
-            if not inputs.flag("exclude_input_in_output"):
-                parsed = replace(parsed, text=replace(parsed.text, echo=self._plain.resolved(text)))
-            field = "messages" if "messages" in inputs else "text_input"
-            ids = self._encoded(text, field)
+            ids = list(inputs.integers("input_ids")) if field == "input_ids" else self._encoded(text, field)
             if field == "text_input":  # a template writes the special tokens that begin a text itself
                 ids = self._encoder.begun(ids)
             context.room(self._limits, field, len(ids), parsed.sampling.max_tokens)
+            if not inputs.flag("exclude_input_in_output"):
+                echo = self._encoder.decode(ids) if field == "input_ids" else self._plain.resolved(text)
+                parsed = replace(parsed, text=replace(parsed.text, echo=echo))
             return Encoded(ids, parsed)
         except ServingError as error:
             return error
 
-    def _text(self, inputs: Inputs) -> str:
-        given = [name for name in ("text_input", "messages") if name in inputs]
-        if len(given) != 1:
-            problem = "missing" if not given else "given beside messages"
-            raise InvalidRequest("text_input", f"{problem}; send exactly one of text_input and messages")
-        if given == ["messages"]:
+    def _text(self, inputs: Inputs, field: str) -> str:
+        """The prompt's text, rendered; "" for one that came as ids."""
+        if field == "messages":
             return self._render(inputs)
         for name in ("tools", "add_generation_prompt", "continue_final_message", "parse_special"):
             if name in inputs:
-                raise InvalidRequest(name, "needs messages (the chat template renders it); text_input is sent as it is")
+                raise InvalidRequest(name, f"needs messages (the chat template renders it); {field} is sent as it is")
         text = inputs.text("text_input")
-        if not text:
+        if field == "text_input" and not text:
             raise InvalidRequest("text_input", "the prompt is empty; send at least one character")
         return text
 
@@ -129,6 +130,17 @@ class PromptBuilder:
     def _encoded(self, text: str, field: str) -> list[int]:
         self._check_length(text.encode(), field)
         return self._plain.encode(text)
+
+
+def _prompt_field(inputs: Inputs) -> str:
+    """Which input holds the prompt."""
+    given = [name for name in PROMPTS if name in inputs]
+    if len(given) != 1:
+        problem = f"given beside {given[1]}" if given else "missing"
+        raise InvalidRequest(
+            given[0] if given else "text_input", f"{problem}; send exactly one of text_input, messages and input_ids"
+        )
+    return given[0]
 
 
 def size(tensors: Tensors) -> int:

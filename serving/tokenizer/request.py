@@ -26,6 +26,7 @@ def job(inputs: Inputs, checkpoint: CheckpointDefaults) -> Job:
         include_stop=inputs.flag("include_stop_str_in_output"),
         min_tokens=sampling.min_tokens,
         log_probs=log_probs,
+        prompt_ids=inputs.flag("return_prompt_ids"),
         packed=inputs.flag("packed_output"),
     )
     return Job(

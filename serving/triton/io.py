@@ -14,10 +14,13 @@ from contract import heartbeat, packed
 from contract.chunks import Chunk, IntArray, Job
 from contract.errors import InvalidRequest, ServingError, to_wire
 from contract.finish import FINISH_CODES
+from contract.prompt_part import PromptPart
 from contract.seal import Seal
 from serving.tokenizer.inputs import Tensors
+from serving.tokenizer.prompt import PROMPTS
 
 MOST_VALUES = 65_536  # of an input; each field has its own, lower bound, which names what it counts
+MOST_IDS = 4_194_304  # of a prompt; the context is the bound, this only keeps rubbish from being read
 MOST_REUSED = 8192  # tensors kept; each holds about 300 bytes of shared memory
 FINISH_NAMES = [name.encode() for name in FINISH_CODES]
 
@@ -44,13 +47,13 @@ def failed(problem: ServingError) -> Any:
 def inputs(request: Any) -> Tensors:
     """All inputs of a request as flat lists. Raises ``InvalidRequest`` for a batch: one request carries one prompt."""
     arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-    for name in ("text_input", "messages", *arrays):  # Triton gives all inputs the same batch: name the prompt
+    for name in (*PROMPTS, *arrays):  # Triton gives all inputs the same batch: name the prompt
         if name in arrays and arrays[name].ndim and arrays[name].shape[0] != 1:
             batch = arrays[name].shape[0]
             raise InvalidRequest(name, f"a batch of {batch}; one request carries one prompt, send {batch} requests")
     for name, array in arrays.items():
-        if array.size > MOST_VALUES:
-            raise InvalidRequest(name, f"{array.size} values are too many; no input takes more than 1,024")
+        if array.size > (most := MOST_IDS if name == "input_ids" else MOST_VALUES):
+            raise InvalidRequest(name, f"{array.size} values are too many; send fewer than {most}")
     return {name: array.reshape(-1).tolist() for name, array in arrays.items()}
 
 
@@ -58,7 +61,7 @@ def encoded(ids: list[int], job: bytes, seal: Seal) -> Any:
     """The tokenizer step's response: INT32 [1, n] and STRING [1, 1]."""
     return pb.InferenceResponse(
         [
-            pb.Tensor("input_ids", np.array([ids], dtype=np.int32)),
+            pb.Tensor("prompt_ids", np.array([ids], dtype=np.int32)),
             pb.Tensor("job", np.array([[seal.job(ids, job)]], dtype=np.object_)),
         ]
     )
@@ -73,7 +76,7 @@ def _row(request: Any, name: str) -> Any:
 
 def job(request: Any, seal: Seal) -> tuple[list[int], Job]:
     """The engine step's input. Raises ``InvalidRequest`` for what the tokenizer step of this run did not make."""
-    ids = _row(request, "input_ids").tolist()
+    ids = _row(request, "prompt_ids").tolist()
     return ids, Job.from_json(seal.opened_job(ids, bytes(_row(request, "job")[0])))
 
 
@@ -116,6 +119,8 @@ def outputs(chunks: list[Chunk]) -> Any:
     tensors = _one(chunks[0]) if len(chunks) == 1 else _several(chunks)
     if options.log_probs:
         tensors += _log_probs(chunks)
+    if chunks[0].prompt:
+        tensors += _prompt(PromptPart.unpack(chunks[0].prompt))
     return pb.InferenceResponse(tensors)
 
 
@@ -151,6 +156,10 @@ def _log_probs(chunks: list[Chunk]) -> list[Any]:
         pb.Tensor("cum_log_probs", np.array([[c.cum_log_prob for c in chunks]], dtype=np.float32)),
         pb.Tensor("top_log_probs", np.array([[tops]], dtype=np.object_)),
     ]
+
+
+def _prompt(part: PromptPart) -> list[Any]:
+    return [pb.Tensor("prompt_ids", np.array([part.ids], dtype=np.int32))] if part.ids else []
 
 
 class ResponseSink:

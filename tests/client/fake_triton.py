@@ -21,7 +21,8 @@ import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-LISTS = ("stop_words", "bad_words", "stop_token_ids", "logit_bias_ids", "logit_bias_values")
+LISTS = ("stop_words", "bad_words", "stop_token_ids", "logit_bias_ids", "logit_bias_values", "input_ids")
+PROMPT_IDS = [5, 6, 7]  # of any prompt that does not come as ids
 READERS = {"INT32": "i", "FP32": "f", "UINT64": "Q"}
 
 
@@ -154,7 +155,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             self.finished_total += 1
 
     async def _answer(self, rid: str, inputs: dict[str, Any], live: Live, context: Any) -> str:
-        prompt = inputs["text_input"] if "text_input" in inputs else json.loads(inputs["messages"])[-1]["content"]
+        if "messages" in inputs:
+            prompt = json.loads(inputs["messages"])[-1]["content"]
+        else:
+            prompt = inputs.get("text_input", "ids")
         word, _, rest = str(prompt).partition(" ")
         if self.busy:
             self.busy -= 1
@@ -249,6 +253,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         for name, number in (numbers | {"chunk_index": index, "sequence_index": sequence}).items():
             add(name, "INT32", struct.pack("<i", number))
         add("output_ids", "INT32", struct.pack(f"<{len(ids)}i", *ids), len(ids))
+        if inputs and inputs.get("return_prompt_ids") and not index:
+            given = inputs.get("input_ids", PROMPT_IDS)
+            add("prompt_ids", "INT32", struct.pack(f"<{len(given)}i", *given), len(given))
         if inputs and inputs.get("return_log_probs"):
             add("output_log_probs", "FP32", struct.pack(f"<{len(ids)}f", *[-0.5] * len(ids)), len(ids))
             if top := inputs.get("top_logprobs"):

@@ -32,6 +32,7 @@ CHUNKS = st.builds(
     ids=st.lists(ID, max_size=20), log_probs=st.lists(FLOAT32, max_size=20),
     options=st.one_of(st.just(PLAIN), OPTIONS),
     top_logprobs=st.one_of(st.just(b""), TOPS.map(orjson.dumps)),
+    prompt=st.one_of(st.just(b""), st.binary(max_size=30)),
 )  # fmt: skip
 SAMPLING = st.builds(
     Sampling, max_tokens=COUNT, temperature=FLOAT, top_p=FLOAT, top_k=COUNT, min_p=FLOAT, repetition_penalty=FLOAT,
@@ -51,7 +52,7 @@ def packed(c: Chunk) -> IntArray:
     options = b"" if c.options is PLAIN else orjson.dumps(c.options)
     return pack(
         c.slot, c.generation, c.seq, c.sequence_index, c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.finish,
-        c.ids, c.log_probs, options=options, top_logprobs=c.top_logprobs,
+        c.ids, c.log_probs, options=options, top_logprobs=c.top_logprobs, prompt=c.prompt,
     )  # fmt: skip
 
 
@@ -73,9 +74,10 @@ HEADER = [0, 1, 1, 0, 5, 1, 0, 0]
 @pytest.mark.parametrize(
     "words",
     [
-        [1, 2, 3], [-1, 0, 0, 0, 0, 0, 0, 0, -12, 0, 0, 0], [*HEADER, 2**31 - 1, 0, 0, 0], [*HEADER, 1, 0, 0, 0],
-        [*HEADER, 0, -1, 0, 0], [*HEADER, 0, 0, 2**31 - 1, 0], [*HEADER, 0, 0, 0, 5], [-2, *HEADER[1:], 0, 0, 0, 0],
-        [*HEADER[:7], 99, 0, 0, 0, 0],
+        [1, 2, 3], [-1, 0, 0, 0, 0, 0, 0, 0, -12, 0, 0, 0, 0], [*HEADER, 2**31 - 1, 0, 0, 0, 0],
+        [*HEADER, 1, 0, 0, 0, 0], [*HEADER, 0, -1, 0, 0, 0], [*HEADER, 0, 0, 2**31 - 1, 0, 0],
+        [*HEADER, 0, 0, 0, 5, 0], [*HEADER, 0, 0, 0, 0, 5], [*HEADER, 0, 0, 0, 0, -1],
+        [-2, *HEADER[1:], 0, 0, 0, 0, 0], [*HEADER[:7], 99, 0, 0, 0, 0, 0],
     ],
 )  # fmt: skip
 def test_words_that_are_no_chunk_are_refused(words: list[int]) -> None:
@@ -87,9 +89,9 @@ def test_words_that_are_no_chunk_are_refused(words: list[int]) -> None:
 @given(words=st.lists(INT32, max_size=40))
 def test_no_words_keep_the_reader(words: list[int]) -> None:
     with contextlib.suppress(ValueError):
-        assert len(list(unpack(np.array(words, dtype=np.int32)))) <= len(words) // 12 + 1
+        assert len(list(unpack(np.array(words, dtype=np.int32)))) <= len(words) // 13 + 1
 
 
-def test_a_lone_chunk_without_extras_is_thirteen_words() -> None:
+def test_a_lone_chunk_without_extras_is_fourteen_words() -> None:
     """All but a sequence's first chunk: what one token costs between the steps."""
-    assert len(pack(3, 9, 2, 0, 10, 2, 0, 0, [42])) == 13
+    assert len(pack(3, 9, 2, 0, 10, 2, 0, 0, [42])) == 14

@@ -15,6 +15,7 @@ from client.kserve import sequence_output
 from contract.chunks import Chunk
 from contract.finish import FINISH_CODES
 from contract.packed import SequenceOutput, pack, unpack
+from contract.prompt_part import PromptPart
 
 COUNT = st.integers(0, 2**31 - 1)
 FLOAT32 = st.floats(width=32, allow_nan=False)
@@ -23,6 +24,7 @@ CHUNKS = st.builds(
     completion_tokens=COUNT, cached_tokens=COUNT, finish=st.integers(0, len(FINISH_CODES) - 1),
     ids=st.lists(st.integers(0, 152063), max_size=12), log_probs=st.lists(FLOAT32, max_size=12), cum_log_prob=FLOAT32,
     top_logprobs=st.one_of(st.just(b""), st.just(orjson.dumps([[[1, -0.5]]]))), text=st.text(max_size=30),
+    prompt=st.one_of(st.just(b""), st.lists(COUNT, min_size=1, max_size=5).map(lambda ids: PromptPart(ids).pack())),
 )  # fmt: skip
 
 
@@ -35,6 +37,7 @@ def says(record: SequenceOutput, chunk: Chunk) -> bool:
         and record.token_ids == chunk.ids
         and record.token_log_probs == chunk.log_probs
         and record.tops == chunk.top_logprobs
+        and record.prompt == chunk.prompt
     )
 
 
@@ -72,6 +75,9 @@ def test_the_reader_takes_named_tensors_as_well(chunk: Chunk, log_probs: bool) -
     if log_probs:
         add("output_log_probs", struct.pack(f"<{len(chunk.log_probs)}f", *chunk.log_probs))
         add("top_log_probs", text(chunk.top_logprobs))
+    if chunk.prompt:
+        ids = PromptPart.unpack(chunk.prompt).ids
+        add("prompt_ids", struct.pack(f"<{len(ids)}i", *ids))
     got = sequence_output(response)
     assert got is not None
     assert says(got, chunk if log_probs else replace(chunk, log_probs=[], top_logprobs=b""))

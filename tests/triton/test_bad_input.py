@@ -19,7 +19,7 @@ pytestmark = pytest.mark.triton
 LONG = "word " * 40_000  # the simulated engine's context is 32,768 tokens
 
 BAD: list[tuple[str, dict[str, Any]]] = [
-    ("text_input: missing; send exactly one of text_input and messages", {"max_tokens": 4}),
+    ("text_input: missing; send exactly one of text_input, messages and input_ids", {"max_tokens": 4}),
     ("text_input: given beside messages; send exactly one", {"text_input": "a", "messages": "[]"}),
     ("text_input: the prompt is empty", {"text_input": ""}),
     (r"text_input: the prompt has 4\d{4} tokens, the context is 32768", {"text_input": LONG}),

@@ -13,7 +13,7 @@ from tests.triton.calls import Stream, ask
 pytestmark = pytest.mark.triton
 
 CHUNKS = {
-    "negative count": [-1, 0, 0, 0, 0, 0, 0, 0, -12, 0, 0, 0],
+    "negative count": [-1, 0, 0, 0, 0, 0, 0, 0, -12, 0, 0, 0, 0],
     "too short": [1, 2, 3],
     "a stranger's slot": [0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     "one word": [0],
@@ -46,7 +46,7 @@ def test_strangers_at_the_inner_doors_harm_no_stream(server: Server) -> None:
         for words in CHUNKS.values():
             _refused(_call(server.grpc, "detokenizer", chunk=np.array([words], dtype=np.int32)))
         job = np.array([[b'{"sampling": {"max_tokens": 4, "temperature": "x"}, "n": 0}']], dtype=np.object_)
-        _refused(_call(server.grpc, "engine", input_ids=np.array([[1, 2]], dtype=np.int32), job=job))
+        _refused(_call(server.grpc, "engine", prompt_ids=np.array([[1, 2]], dtype=np.int32), job=job))
         answer = stream.answer()
     assert (answer.error, answer.finish, answer.completion_tokens) == (None, "length", 200)
     assert server.process.poll() is None

@@ -9,6 +9,10 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from client import Client, Options
+from client.sequences import collect
+from contract.errors import InvalidRequest
+from serving.runtimes import simulated
 from tests.conftest import Server
 from tests.triton.calls import aio_answers
 
@@ -16,6 +20,24 @@ pytestmark = pytest.mark.triton
 Says = Callable[[str, int, int], str]
 TEXTS = ("Hello", "你好，世界", "مرحبا", "👩‍👩‍👧‍👦", "def f(x):\n    return x")
 GAUGES = ("qwen_slots_used", "qwen_kv_blocks_used", "vllm:num_requests_running", "vllm:num_requests_waiting")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ids_in_and_out(server: Server, stream: bool) -> None:
+    """What comes as ids reaches the engine unchanged; prompt and answer together are a prompt that goes on."""
+    prompt = [0, 0, 0, 151644, 9707]
+    with Client(server.grpc) as client:
+        options = Options(max_tokens=6, seed=3, return_prompt_ids=True)
+        whole = (
+            collect("", options, list(client.stream(prompt, options))) if stream else client.generate(prompt, options)
+        )
+        text = client.generate("Hello, world", Options(max_tokens=1, return_prompt_ids=True))
+        again = client.generate(text.prompt_ids, Options(max_tokens=1, return_prompt_ids=True))
+        with pytest.raises(InvalidRequest, match=r"^input_ids: 152064 is not a token id"):
+            client.generate([5, 152064], options)
+    assert whole.prompt_ids == tuple(prompt) and whole.prompt_tokens == 5
+    assert list(whole.choices[0].token_ids) == simulated.tokens(prompt, 3, 6)
+    assert text.prompt_ids == again.prompt_ids
 
 
 def is_free(server: Server) -> bool:

@@ -79,17 +79,9 @@ async def plan_message(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, s
 async def plan_completion(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
     request = await http.request_of(CompletionRequest, body)
     model = gateway.model_name(request.model)
-    is_text = _is_text(request.prompt)
-    if request.logprobs is not None or not is_text:
+    if request.logprobs is not None:
         await gateway.tokens.load()
-    arguments = request, gateway.settings.max_prompts, gateway.tokens.exact_text
-    if is_text:
-        return await off_loop(len(body), lambda: translate.completion(*arguments)), model
-    return await asyncio.to_thread(translate.completion, *arguments), model  # ids must be decoded first
-
-
-def _is_text(prompt: Any) -> bool:
-    return isinstance(prompt, str) or (isinstance(prompt, list) and all(isinstance(p, str) for p in prompt))
+    return await off_loop(len(body), lambda: translate.completion(request, gateway.settings.max_prompts)), model
 
 
 @dataclass(frozen=True, slots=True)

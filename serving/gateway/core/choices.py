@@ -9,13 +9,15 @@ import orjson
 
 from client.errors import Cancelled, ChunkMissing, EngineUnavailable
 from contract.packed import SequenceOutput
+from contract.prompt_part import PromptPart
 from serving.gateway.core.tools import Event, ToolParser
 
 TokenText = Callable[[int], bytes]  # a token's bytes
 
 
 class ChoiceUpdate(NamedTuple):
-    """What one engine response adds to a choice. ``stop``: the stop string that came after ``text`` and ended it."""
+    """What one engine response adds to a choice. ``stop``: the stop string that came after ``text`` and ended it.
+    ``prompt_ids``: in the first response, where they were asked for."""
 
     text: str
     events: list[Event] | None  # replaces ``text`` when the answer is parsed for tool calls
@@ -23,6 +25,7 @@ class ChoiceUpdate(NamedTuple):
     logprobs: dict[str, Any] | None
     finish: str | None
     stop: str = ""
+    prompt_ids: Sequence[int] = ()
 
 
 class ChoiceState:
@@ -80,7 +83,8 @@ class ChoiceState:
             finish = self.finish = "tool_calls"
         ids = got.token_ids
         logprobs = self._logprobs(ids, got) if self._want_logprobs else None
-        return ChoiceUpdate(text, events, ids, logprobs, finish, stop)
+        prompt_ids = PromptPart.unpack(got.prompt).ids if got.prompt else ()
+        return ChoiceUpdate(text, events, ids, logprobs, finish, stop, prompt_ids)
 
     def _events(self, text: str, finish: str | None) -> list[Event]:
         assert self._parser is not None

@@ -1,4 +1,4 @@
-"""Tokenizer work done in the gateway: bytes of log-prob tokens, /tokenize, /detokenize, prompts given as token ids."""
+"""Tokenizer work done in the gateway: bytes of log-prob tokens, /tokenize, /detokenize."""
 
 from __future__ import annotations
 
@@ -72,22 +72,11 @@ class Tokens:
             raise ApiError(400, str(encoded), param="messages")
         return encoded.ids
 
-    def decode(self, ids: list[int], field: str = "tokens") -> str:
-        """Raises ``ApiError`` naming ``field`` for an id outside the vocabulary."""
+    def decode(self, ids: list[int]) -> str:
+        """Raises ``ApiError`` for an id outside the vocabulary."""
         tokenizer = self._encoder.tokenizer
         top = tokenizer.get_vocab_size() - 1
         bad = next((i for i in ids if not 0 <= i <= top or tokenizer.id_to_token(i) is None), None)
         if bad is not None:
-            raise bad_request(field, f"{bad} is not a token id; give integers from 0 to {top}")
-        return str(self._encoder.tokenizer.decode(ids, skip_special_tokens=False))
-
-    def exact_text(self, ids: list[int]) -> str:
-        """Text that encodes to exactly ``ids``: the ensemble accepts text only. Raises ``ApiError`` for none."""
-        text = self.decode(ids, "prompt")
-        if self.encode(text) != ids:
-            raise bad_request(
-                "prompt",
-                "decoding and re-encoding these token ids gives different ids; send the text instead",
-                "unsupported",
-            )
-        return text
+            raise bad_request("tokens", f"{bad} is not a token id; give integers from 0 to {top}")
+        return self._encoder.decode(ids)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from client.types import Options
+from client.types import Options, Prompt
 from contract.fields import FIELDS
 from serving.gateway.core.guides import dumped, required_calls, response_guide
 from serving.gateway.core.plan import GenerationPlan
@@ -57,8 +57,8 @@ def chat(request: ChatRequest) -> GenerationPlan:
     )  # fmt: skip
 
 
-def completion(request: CompletionRequest, most: int, decode: Callable[[list[int]], str]) -> GenerationPlan:
-    """``decode``: token ids -> text that encodes to the same ids, or ``ApiError``."""
+def completion(request: CompletionRequest, most: int) -> GenerationPlan:
+    """``most``: prompts in one request."""
     options, renamed = _common(request)
     if options.max_tokens is None:
         options = replace(options, max_tokens=COMPLETION_TOKENS)
@@ -66,8 +66,8 @@ def completion(request: CompletionRequest, most: int, decode: Callable[[list[int
         options = replace(options, logprobs=True, top_logprobs=request.logprobs or 0)
         if request.echo:
             raise bad_request("logprobs", "cannot be given with echo: the engine scores the answer only", "unsupported")
-    prompts = _prompts(request.prompt, most, decode)
-    renamed["text_input"], renamed["top_logprobs"] = "prompt", "logprobs"
+    prompts = _prompts(request.prompt, most)
+    renamed |= {"text_input": "prompt", "top_logprobs": "logprobs"}
     return replace(
         _plan(request, options, renamed), prompts=prompts, echo=bool(request.echo),
     )  # fmt: skip
@@ -81,16 +81,18 @@ def _plan(request: Common, options: Options, renamed: dict[str, str]) -> Generat
     )  # fmt: skip
 
 
-def _prompts(prompt: Any, most: int, decode: Callable[[list[int]], str]) -> tuple[str, ...]:
+def _prompts(prompt: Any, most: int) -> tuple[Prompt, ...]:
     if isinstance(prompt, str):
         return (prompt,)
     if not prompt:
         raise bad_request("prompt", "the list is empty; send at least one prompt")
     if isinstance(prompt[0], int):
-        return (decode(prompt),)
+        return (prompt,)
     if len(prompt) > most:
         raise bad_request("prompt", f"{len(prompt)} prompts are too many; send at most {most} in one request")
-    return tuple(p if isinstance(p, str) else decode(p) for p in prompt)
+    if [] in prompt:
+        raise bad_request(f"prompt[{prompt.index([])}]", "the list is empty; send at least one token id")
+    return tuple(prompt)
 
 
 def _common(request: Common) -> tuple[Options, dict[str, str]]:
@@ -107,6 +109,7 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
         **given,
         seed=_seed(request.seed),
         logit_bias=_biases(request.logit_bias),
+        return_prompt_ids=bool(request.return_token_ids),
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         guide_type=kind,
         guide=guide,

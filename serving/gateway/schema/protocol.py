@@ -182,7 +182,7 @@ class Common(Shared):
     max_tokens: int | None = note("chat: what the context leaves; completions: 16", openai=True)
     n: int | None = note("at most 16; seeds `seed`, `seed + 1`, …", openai=True)
     # common fields: end
-    return_token_ids: bool | None = note("`token_ids` beside each text")
+    return_token_ids: bool | None = note("`token_ids` beside each text, and `prompt_token_ids`")
     guided_json: str | JsonObject | None = note("a JSON schema, enforced")
     guided_regex: str | None = note("enforced")
     guided_choice: list[str] | None = note("enforced, as a regular expression")

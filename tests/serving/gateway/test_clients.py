@@ -11,7 +11,7 @@ import pytest
 
 from tests.client.fake_triton import FakeTriton
 
-CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 OTHER = {"type": "function", "function": {"name": "time"}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "required": ["a"]}}}
@@ -160,3 +160,37 @@ def test_vercel_is_told_to_send_items_whole(web: httpx.Client) -> None:
     items = [{"role": "user", "content": "a"}, {"type": "item_reference", "id": "msg_1"}]
     error = web.post(RESPONSES, json={"input": items}).json()["error"]
     assert error["param"] == "input[1].type" and "store: false" in error["message"]
+
+
+@pytest.mark.parametrize("prompt", [[0, 0, 0, 0, 0], [9707, 11, 1879]])
+def test_ids_reach_the_engine_as_they_are(web: httpx.Client, fake: FakeTriton, prompt: list[int]) -> None:
+    choice = web.post(COMPLETIONS, json={"prompt": prompt, "max_tokens": 2, "return_token_ids": True}).json()["choices"]
+    assert (choice[0]["prompt_token_ids"], choice[0]["token_ids"]) == (prompt, [0, 1])
+    assert fake.requests[-1]["input_ids"] == prompt and "text_input" not in fake.requests[-1]
+
+
+def test_several_prompts_of_ids(web: httpx.Client, fake: FakeTriton) -> None:
+    body = {"prompt": [[1, 2], [3]], "max_tokens": 2, "return_token_ids": True}
+    choices = web.post(COMPLETIONS, json=body).json()["choices"]
+    assert [choice["prompt_token_ids"] for choice in choices] == [[1, 2], [3]]
+    events = _events(web, COMPLETIONS, body)
+    told = {e["choices"][0]["index"]: ids for e in events if (ids := e["choices"][0].get("prompt_token_ids"))}
+    assert told == {0: [1, 2], 1: [3]}
+    refused = web.post(COMPLETIONS, json={"prompt": [[1], []]}).json()["error"]
+    assert refused["param"] == "prompt[1]"
+
+
+def test_prompt_and_answer_of_a_chat_as_ids(web: httpx.Client) -> None:
+    """As vLLM: the prompt's ids stand at the top of a chat's body, and of its stream's first event."""
+    body = ask("x", max_tokens=3, return_token_ids=True)
+    whole = web.post(CHAT, json=body).json()
+    assert (whole["prompt_token_ids"], whole["choices"][0]["token_ids"]) == ([5, 6, 7], [0, 1, 2])
+    events = _events(web, CHAT, body)
+    assert [event.get("prompt_token_ids") for event in events] == [[5, 6, 7], *[None] * (len(events) - 1)]
+    assert [i for event in events for i in event["choices"][0].get("token_ids", [])] == [0, 1, 2]
+    assert "prompt_token_ids" not in web.post(CHAT, json=ask("x")).json()
+
+
+def _events(web: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    lines = web.post(path, json={**body, "stream": True}).text.splitlines()
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]

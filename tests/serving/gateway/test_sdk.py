@@ -104,8 +104,8 @@ def test_completions_with_logprobs_echo_and_many_prompts(sdk: openai.OpenAI, fak
     sdk.completions.create(model="qwen", prompt="x", echo=True)
     assert fake.requests[0]["exclude_input_in_output"] is False
     assert fake.requests[0]["max_tokens"] == 16, "OpenAI's default for completions"
-    ids = sdk.completions.create(model="qwen", prompt=[ord(c) - 33 for c in "x"])
-    assert ids.choices[0].finish_reason == "length" and fake.requests[1]["text_input"] == "x"
+    ids = sdk.completions.create(model="qwen", prompt=[87])
+    assert ids.choices[0].finish_reason == "length" and fake.requests[1]["input_ids"] == [87]
 
 
 @pytest.mark.parametrize("stream", [False, True])

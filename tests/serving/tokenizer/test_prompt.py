@@ -90,6 +90,18 @@ def test_text_input_is_sent_as_it_is(builder: PromptBuilder, tokenizer: Tokenize
     assert ids == tokenizer.encode("<|im_start|>user\nHi", add_special_tokens=False).ids
 
 
+@pytest.mark.parametrize("ids", [[0, 0, 0, 0, 0], [151643, 40, 40], list(range(5000, 5100)), [152063]])
+def test_ids_are_sent_as_they_are(ids: list[int], builder: PromptBuilder) -> None:
+    encoded = encode(builder, input_ids=ids, return_prompt_ids=True)
+    assert encoded.ids == ids and encoded.job.text.prompt_ids
+
+
+def test_the_text_of_ids_is_echoed_on_request(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("<|im_start|>Hi 你好", add_special_tokens=False).ids
+    echo = encode(builder, input_ids=ids, exclude_input_in_output=False).job.text.echo
+    assert echo == "<|im_start|>Hi 你好"
+
+
 # --- defaults and what becomes of the inputs -----------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ def guide(sentence: str, kind: str, text: str) -> Any:
 
 
 PROMPTS = [
-    bad("text_input: missing; send exactly one of text_input and messages", []),
+    bad("text_input: missing; send exactly one of text_input, messages and input_ids", []),
     bad("text_input: given beside messages; send exactly one", messages=USER),
     bad("text_input: the prompt is empty; send at least one character", ""),
     bad(r"text_input: byte 2 of b'ab\\xff' is not UTF-8; send text encoded as UTF-8", [b"ab\xff"]),
@@ -99,6 +99,12 @@ SETTINGS = [
     bad("bad_words: 65 strings are too many; give at most 64", bad_words=[f"s{i}" for i in range(65)]),
     bad("stop_token_ids: 152064 is not a token id; ids lie between 0 and 152063", stop_token_ids=[152064]),
     bad("end_id: 152064 is out of range", end_id=152064),
+    ({"input_ids": [1, 152064]}, "input_ids: 152064 is not a token id; ids lie between 0 and 152063"),
+    ({"input_ids": [-1]}, "input_ids: -1 is not a token id"),
+    ({"input_ids": [1], "text_input": "a"}, "text_input: given beside input_ids; send exactly one"),
+    ({"input_ids": [1], "messages": "[]"}, "messages: given beside input_ids; send exactly one"),
+    ({"input_ids": [1], "tools": "[]"}, "tools: needs messages"),
+    ({"input_ids": [1] * 40_000}, r"input_ids: the prompt has 40000 tokens, the context is \d+"),
     bad("logit_bias_ids: 152064 is not a token id", logit_bias_ids=[152064], logit_bias_values=[1.0]),
     bad(
         "logit_bias_values: 101 is out of range; give numbers between -100 and 100",

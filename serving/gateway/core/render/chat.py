@@ -6,6 +6,7 @@ The constant parts of an event are built once per answer; a chunk costs one ``or
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -52,6 +53,7 @@ class ChatStream(StreamRenderer):
         options = plan.stream_options
         self._tail = b',"usage":null}\n\n' if options.include_usage else b"}\n\n"
         self._stops: dict[int, str] = {}
+        self._prompt_ids: dict[int, Sequence[int]] = {}  # by choice, until its next event; a chat has them once
         if not (
             plan.names_stop or plan.options.logprobs or plan.token_ids or plan.parser or options.continuous_usage_stats
         ):
@@ -69,10 +71,17 @@ class ChatStream(StreamRenderer):
         self._unstarted.discard(index)
         return self._event(index, {"role": "assistant", "content": ""})
 
+    def _told_prompt(self, index: int) -> dict[str, Any]:
+        """The prompt's ids, with the first event of a choice."""
+        ids = self._prompt_ids.pop(index, None)
+        return {} if ids is None else {"prompt_token_ids": ids}
+
     def update(self, index: int, update: ChoiceUpdate, used: Usage) -> bytes:
         """With log probs, token ids, tool calls or usage per chunk."""
         if update.stop:
             self._stops[index] = update.stop
+        if update.prompt_ids and (index == 0 or not self._chat):
+            self._prompt_ids[index] = update.prompt_ids
         counted = self._plan.stream_options.continuous_usage_stats
         tail = b',"usage":%b}\n\n' % orjson.dumps(usage(used)) if counted else None
         extras: dict[str, Any] = {"token_ids": update.ids} if self._plan.token_ids else {}
@@ -104,7 +113,10 @@ class ChatStream(StreamRenderer):
         choice = {"index": index, **inner, **(extras or {}), "logprobs": logprobs, "finish_reason": finish}
         if finish:
             choice["stop_reason"] = self._stops.get(index)
-        return self._head + b',"choices":[' + orjson.dumps(choice) + b"]" + (tail or self._tail)
+        about = self._told_prompt(index) if self._prompt_ids else {}
+        top = b"," + orjson.dumps(about)[1:-1] if about and self._chat else b""
+        choice |= {} if self._chat else about
+        return self._head + top + b',"choices":[' + orjson.dumps(choice) + b"]" + (tail or self._tail)
 
     def end(self, used: Usage) -> bytes:
         last = self._head + b',"choices":[],"usage":' + orjson.dumps(usage(used)) + b"}\n\n"
@@ -129,12 +141,15 @@ class ChatBody(BodyRenderer):
 
     def body(self, used: Usage) -> bytes:
         choices = [self._choice(i, collected) for i, collected in enumerate(self._choices)]
-        return orjson.dumps({**self._head, "choices": choices, "usage": usage(used)})
+        about = {"prompt_token_ids": self._choices[0].prompt_ids} if self._plan.token_ids and self._plan.chat else {}
+        return orjson.dumps({**self._head, "choices": choices, "usage": usage(used), **about})
 
     def _choice(self, index: int, collected: _ChoiceBody) -> dict[str, Any]:
         out: dict[str, Any] = {"index": index}
         out |= {"message": collected.message(self._plan.one_call)} if self._plan.chat else {"text": collected.text}
-        out |= {"token_ids": collected.ids} if self._plan.token_ids else {}
+        if self._plan.token_ids:
+            out |= {"token_ids": collected.ids}
+            out |= {} if self._plan.chat else {"prompt_token_ids": collected.prompt_ids}
         ends = {"finish_reason": collected.finish, "stop_reason": collected.stop or None}
         return out | {"logprobs": collected.logprobs, **ends}
 
@@ -143,6 +158,7 @@ class _ChoiceBody:
     def __init__(self) -> None:
         self.text = ""
         self.ids: list[int] = []
+        self.prompt_ids: Sequence[int] = ()
         self.logprobs: dict[str, Any] | None = None
         self.finish: str | None = None
         self.stop = ""
@@ -150,6 +166,7 @@ class _ChoiceBody:
 
     def add(self, update: ChoiceUpdate) -> None:
         self.ids += update.ids
+        self.prompt_ids = update.prompt_ids or self.prompt_ids
         self.finish = update.finish or self.finish
         self.stop = update.stop or self.stop
         if update.events is None:
