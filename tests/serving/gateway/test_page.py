@@ -239,6 +239,12 @@ def test_a_phone_does_not_scroll_sideways(open_page: Open, width: int) -> None:
     assert chat.page.evaluate("document.getElementById('settings').scrollWidth") <= width
 
 
+def test_a_touch_screen_is_not_told_about_keys(open_page: Open) -> None:
+    assert "Shift+Enter" in open_page().page.locator("#context").inner_text()
+    phone = open_page(viewport={"width": 390, "height": 700}, has_touch=True, is_mobile=True)
+    assert phone.page.locator("#context").inner_text() == ""
+
+
 def test_the_text_is_followed_only_from_the_end(chat: ChatPage) -> None:
     lines = "\n\n".join(f"line {number}" for number in range(60))
     log = chat.page.locator("#log")

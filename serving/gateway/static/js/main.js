@@ -21,6 +21,7 @@ let editing = false;
 let follow = true;
 
 const model = () => models.find(({ id }) => id === byId("model").value) ?? models[0];
+const onTouchScreen = () => matchMedia("(pointer: coarse)").matches; // no Shift+Enter, no Esc to tell about
 const announce = (words) => (byId("announcer").textContent = words);
 
 // ---------------------------------------------------------------- drawing
@@ -55,7 +56,8 @@ function drawContext() {
   const stats = messages.findLast(({ stats }) => stats?.prompt !== undefined)?.stats;
   const all = model()?.max_model_len;
   const used = stats && stats.prompt + (stats.completion ?? 0);
-  byId("context").textContent = used && all ? t("context", { used: number(used), all: number(all) }) : t("keys");
+  const hint = onTouchScreen() ? "" : t("keys");
+  byId("context").textContent = used && all ? t("context", { used: number(used), all: number(all) }) : hint;
 }
 
 function followText() {
