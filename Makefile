@@ -117,11 +117,15 @@ ALPHA ?=
 REVISION ?=
 CALIBRATION ?=
 REFERENCE ?=
+SPECULATE ?=
+LORA ?=
+VLLM_ARGS ?=
 # what `plan`, `preflight` and `engine` share; DRY_RUN=1 in the environment makes `engine` print its commands only
 ENGINE_OPTIONS = $(if $(GPU),--gpu $(GPU)) $(if $(KV),--kv $(KV)) $(if $(TP),--tp $(TP)) $(if $(BACKEND),--backend $(BACKEND)) \
   $(if $(PROFILE),--profile $(PROFILE))
 BUILD_OPTIONS = $(ENGINE_OPTIONS) $(if $(ALPHA),--alpha $(ALPHA)) $(if $(REVISION),--revision $(REVISION)) \
-  $(if $(CALIBRATION),--calibration "$(CALIBRATION)")
+  $(if $(CALIBRATION),--calibration "$(CALIBRATION)") $(if $(SPECULATE),--speculate $(SPECULATE)) \
+  $(if $(LORA),--lora "$(LORA)") $(if $(VLLM_ARGS),--vllm-args '$(VLLM_ARGS)')
 export DRY_RUN
 
 .PHONY: plan preflight probe facts verify

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from build_engine.plan import profiles
-from build_engine.spec import NAMED, PRECISIONS, BuildSpec
+from build_engine.spec import NAMED, PRECISIONS, SPECULATIONS, BuildSpec
 from contract import engine_dir, gpus
 from contract.errors import BuildError, EngineDirectoryError
 
@@ -38,6 +40,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--force", action="store_true", help="build again what is up to date")
     parser.add_argument("--dry-run", action="store_true", help="print every command, run nothing (NVIDIA)")
     _add_gpu_options(parser.add_argument_group("NVIDIA"))
+    _add_vllm_options(parser.add_argument_group("vllm"))
     parser.set_defaults(run=run)
 
 
@@ -51,6 +54,14 @@ def _add_gpu_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--calibration", type=Path, help="your own prompts: .jsonl, .json, .txt or a directory of them")
     group.add_argument("--alpha", type=float, default=0.5, help="SmoothQuant strength, 0 to 1 (default %(default)s)")
+
+
+def _add_vllm_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--speculate", default="", choices=("", *SPECULATIONS), help="speculative decoding, off by default"
+    )
+    group.add_argument("--lora", default="", metavar="NAME=DIR,…", help="adapters, chosen per request by name")
+    group.add_argument("--vllm-args", default="{}", metavar="JSON", help="engine arguments of vLLM beside ours")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -80,9 +91,30 @@ def spec_of(args: argparse.Namespace) -> BuildSpec:
         backend=args.backend,
         profile=args.profile,
         alpha=args.alpha,
+        speculate=args.speculate,
+        lora=_adapters(args.lora),
+        vllm_args=_object("--vllm-args", args.vllm_args),
         force=args.force,
         command=args.command_line,
     )
+
+
+def _adapters(given: str) -> tuple[tuple[str, Path], ...]:
+    pairs = [part.partition("=") for part in given.split(",") if part]
+    for name, _, directory in pairs:
+        if not re.fullmatch(r"[\w.-]{1,100}", name) or not directory:
+            raise BuildError(f"--lora: {name!r} must be NAME=DIR (letters, digits, '.', '_', '-'), separated by commas")
+    return tuple((name, Path(directory)) for name, _, directory in pairs)
+
+
+def _object(flag: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise BuildError(f"{flag}: {text!r} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise BuildError(f"{flag}: {text!r} must be a JSON object of argument names and values")
+    return value
 
 
 def default_runtime(model: str, precision: str | None, gpu: str) -> str:
@@ -109,6 +141,9 @@ def build(spec: BuildSpec) -> Path:
         raise BuildError(
             f"--gpu: openvino builds for the CPU: leave GPU={spec.gpu} out, or say RUNTIME=tensorrt_llm|vllm"
         )
+    own = [flag for flag in ("speculate", "lora", "vllm_args") if getattr(spec, flag)]
+    if own and spec.runtime != "vllm":
+        raise BuildError(f"--{own[0].replace('_', '-')}: only vllm has it, this is {spec.runtime}: say RUNTIME=vllm")
     builder = importlib.import_module(BUILDERS[spec.runtime])
     if spec.precision not in builder.PRECISIONS:
         raise BuildError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 PRECISIONS = ("fp8", "int8_sq", "int8_wo", "int8", "int4", "bf16", "fp32")
+SPECULATIONS = ("ngram",)
 SYNTHETIC = ("synthetic", "synthetic-0.5b")
 SMOLLM2 = "smollm2"
 NAMED = (SMOLLM2, *SYNTHETIC)  # models with a name of their own, all for the CPU
@@ -35,6 +37,9 @@ class BuildSpec:
     backend: str = "engine"  # of tensorrt_llm: engine | pytorch
     profile: str = "balanced"  # of tensorrt_llm: a name of plan.profiles.SPEEDS
     alpha: float = 0.5  # SmoothQuant strength (int8_sq)
+    speculate: str = ""  # of vllm: a name of SPECULATIONS
+    lora: tuple[tuple[str, Path], ...] = ()  # of vllm: names and adapter directories
+    vllm_args: dict[str, Any] = field(default_factory=dict)  # of vllm: engine arguments beside ours
     force: bool = False  # build even when ``out`` already holds just this engine
     command: str = ""  # how it was started; recorded in engine.json
 

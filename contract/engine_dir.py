@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 from contract.errors import EngineDirectoryError, shown
 
 SCHEMA_VERSION = 1
+LORA_DIR = "lora"
 REBUILD = "rebuild it with `make engine`"
 Record = TypeVar("Record")
 
@@ -34,6 +35,7 @@ class RuntimeInfo:
     version: str = ""
     backend: str = ""  # tensorrt_llm: "engine" or "pytorch"; vllm: the form of its checkpoint
     profile: str = ""  # tensorrt_llm: "balanced", "latency" or "throughput"; empty is balanced
+    options: dict[str, Any] = field(default_factory=dict)  # vllm: engine arguments beside ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,11 @@ def end_ids(directory: Path) -> tuple[int, ...]:
         if ids:
             return ids
     return ()
+
+
+def adapters(directory: Path) -> list[str]:
+    """Names of the LoRA adapters, ``directory/lora/<name>/adapter_config.json``, sorted."""
+    return sorted(config.parent.name for config in (directory / LORA_DIR).glob("*/adapter_config.json"))
 
 
 def _end_ids(path: Path) -> tuple[int, ...]:

@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from build_engine.source import locate, model_name
 from build_engine.spec import BuildSpec
 from build_engine.staging import build_info, file_infos, link_or_copy, need_space, staged
 from build_engine.tokenizer_files import dump
+from build_engine.vllm import int8
 from contract import engine_dir, gpus
 from contract.engine_dir import EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
 from contract.errors import BuildError
@@ -43,6 +43,9 @@ SIZE = {"bf16": 1.0, "fp8": 0.6, "int8": 0.6}  # of the BF16 checkpoint, when it
 # Tokens of one engine step, prompts and answers together. A step is as long as the gap that every open stream sees
 # while a prompt is read; docs/benchmarks.md: 2048 halves TTFT and the longest gaps of 8192 at the same throughput.
 STEP_TOKENS = 2048
+# A draft is what followed the last 2 to 4 tokens where they stood before: four tokens, because a longer draft is seldom
+# right to its end and each of its tokens costs a row of the step.
+NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
 LLMCOMPRESSOR_PYTHON = "LLMCOMPRESSOR_PYTHON"  # an interpreter that has llmcompressor: its pins exclude vLLM's
 
 
@@ -58,11 +61,13 @@ def build(spec: BuildSpec) -> Path:
     with staged(spec.out) as directory:
         _write(spec, source, directory, backend, synthetic=bool(config.get("synthetic")))
         dump(config | _quantization(directory / "config.json"), directory / "config.json")
+        for name, adapter in spec.lora:
+            _copy_adapter(name, adapter, directory)
         info = EngineInfo(
             model=ModelInfo(
                 model_name(spec), spec.model, revision_of(source), bool(config.get("synthetic")), config["vocab_size"]
             ),
-            runtime=RuntimeInfo("vllm", pinned("vllm"), backend),
+            runtime=RuntimeInfo("vllm", pinned("vllm"), backend, options=options(spec)),
             precision=precision,
             kv_dtype=spec.kv_dtype or "bf16",
             limits=limits(spec, config),
@@ -73,6 +78,24 @@ def build(spec: BuildSpec) -> Path:
         )
         engine_dir.write(info, directory)
     return spec.out
+
+
+def options(spec: BuildSpec) -> dict[str, Any]:
+    """Engine arguments that ``serving/runtimes/vllm`` adds to its own."""
+    chosen = {"speculative_config": dict(NGRAM)} if spec.speculate == "ngram" else {}
+    return chosen | spec.vllm_args
+
+
+def _copy_adapter(name: str, adapter: Path, directory: Path) -> None:
+    """A LoRA adapter as peft saves it, for ``engine_dir.adapters``."""
+    files = [adapter / "adapter_config.json", adapter / "adapter_model.safetensors"]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise BuildError(f"--lora: {adapter} has no {missing[0]}: {name} must be a directory as peft saves adapters")
+    target = directory / engine_dir.LORA_DIR / name
+    target.mkdir(parents=True)
+    for path in files:
+        link_or_copy(path, target / path.name)
 
 
 def limits(spec: BuildSpec, config: dict[str, Any]) -> EngineLimits:
@@ -139,7 +162,13 @@ def _write(spec: BuildSpec, source: Path, directory: Path, backend: str, *, synt
         _lift(directory / "checkpoint", directory)
     elif backend == "compressed-tensors":
         need_space(spec.out, int(size * SIZE["int8"]))
-        _compress(source, directory, prompts)
+        if LLMCOMPRESSOR_PYTHON in os.environ:
+            _compress(source, directory, prompts, os.environ[LLMCOMPRESSOR_PYTHON])
+        else:
+            log.info("int8: rounded to nearest, no calibration (%s= for SmoothQuant and GPTQ)", LLMCOMPRESSOR_PYTHON)
+            dump({"quantization_config": int8.quantization_config()}, directory / "config.json")
+            if size:
+                int8.export(source, directory)
     else:
         if backend:
             log.info("modelopt is not installed: vLLM will quantize to FP8 while it loads (same speed, BF16 on disk)")
@@ -168,9 +197,8 @@ def _link(source: Path, directory: Path) -> None:
         link_or_copy(path, directory / path.name)
 
 
-def _compress(source: Path, directory: Path, prompts: list[str]) -> None:
+def _compress(source: Path, directory: Path, prompts: list[str], python: str) -> None:
     """Run llm-compressor in the interpreter that has it."""
-    python = os.environ.get(LLMCOMPRESSOR_PYTHON, sys.executable)
     version = pinned("vllm", "llmcompressor")
     if subprocess.run([python, "-c", "import llmcompressor"], capture_output=True, check=False).returncode:
         raise BuildError(

@@ -97,6 +97,8 @@ class RuntimeStats:
     cached_tokens: int = 0
     generated_tokens: int = 0
     steps: int = 0
+    drafted_tokens: int = 0  # speculative decoding: proposed, and of those taken
+    accepted_tokens: int = 0
 
 
 class Runtime(Protocol):

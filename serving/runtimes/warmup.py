@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 TOKENS = 4  # per generation: the first comes from a prefill, the others from decoding steps
 WIDE = 64  # rows of the widest batch
 SHORT_PROMPT = 64  # tokens
-PATIENCE_SECONDS = 600.0  # compilers are slow, and a first start has all of it to do
+PATIENCE_SECONDS = 300.0  # per part; on GPUs the longest took 9 s, on a busy CPU prefill is slow
 DEFAULTS = Sampling(max_tokens=TOKENS, temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05)  # Qwen2.5's own
 # By the capability that a runtime needs for it; "" needs none.
 KINDS: tuple[tuple[str, Sampling], ...] = (
@@ -80,33 +80,39 @@ class WarmUp:
     def run(self, runtime: Runtime, prompt_tokens: int | None) -> None:
         """Generations with prompts a little longer than ``prompt_tokens``; ``None`` leaves the engine cold.
 
-        Raises ``EngineUnavailable`` when the engine fails."""
+        Each part has ``PATIENCE_SECONDS`` and says how long it took. Raises ``EngineUnavailable`` when the engine
+        fails or a part is not over in time."""
         started = time.monotonic()
-        waves = [] if prompt_tokens is None else list(_waves(runtime, prompt_tokens))
-        for wave in waves:
-            self._finish(runtime, wave)
+        parts = [] if prompt_tokens is None else list(_parts(runtime, prompt_tokens))
+        for name, requests in parts:
+            began = time.monotonic()
+            self._finish(runtime, name, requests)
+            log.info("warm-up: %s, %d generations in %.1f s", name, len(requests), time.monotonic() - began)
         self._over = True
-        if waves:
-            log.info("warm: %d generations in %.1f s", sum(map(len, waves)), time.monotonic() - started)
+        if parts:
+            log.info("warm-up: done in %.1f s", time.monotonic() - started)
 
-    def _finish(self, runtime: Runtime, wave: Sequence[tuple[list[int], Sampling]]) -> None:
-        for prompt, sampling in wave:
+    def _finish(self, runtime: Runtime, name: str, requests: Sequence[tuple[list[int], Sampling]]) -> None:
+        for prompt, sampling in requests:
             number = next(self._ids)
             with self._changed:
                 self._open.add(number)
             try:
                 runtime.submit(EngineRequest(number, prompt, sampling, seeded=sampling.seed > 0))
             except ServingError as error:
-                raise EngineUnavailable(f"engine: a warm-up request was refused ({error})") from error
+                raise EngineUnavailable(f"engine: a warm-up request was refused ({name}: {error})") from error
         with self._changed:
             if not self._changed.wait_for(lambda: not self._open or self._dead, PATIENCE_SECONDS):
-                raise EngineUnavailable(f"engine: no answer to the warm-up within {PATIENCE_SECONDS:.0f} s")
+                raise EngineUnavailable(
+                    f"engine: {len(self._open)} of {len(requests)} generations of the warm-up ({name}) had no end "
+                    f"within {PATIENCE_SECONDS:.0f} s"
+                )
         if self._dead or self._errors:
-            raise EngineUnavailable(f"engine: it failed while warming up ({self._dead or self._errors[0]})")
+            raise EngineUnavailable(f"engine: it failed while warming up ({name}: {self._dead or self._errors[0]})")
 
 
-def _waves(runtime: Runtime, prompt_tokens: int) -> Iterator[list[tuple[list[int], Sampling]]]:
-    """What runs together, wave after wave."""
+def _parts(runtime: Runtime, prompt_tokens: int) -> Iterator[tuple[str, list[tuple[list[int], Sampling]]]]:
+    """A name and what runs together under it."""
     limits = runtime.limits
     room = min(limits.max_input_len, limits.max_seq_len - TOKENS)
 
@@ -115,10 +121,10 @@ def _waves(runtime: Runtime, prompt_tokens: int) -> Iterator[list[tuple[list[int
 
     kinds = [sampling for need, sampling in KINDS if not need or need in runtime.capabilities]
     defaults = DEFAULTS if "repetition_penalty" in runtime.capabilities else kinds[-1]
-    yield [(prompt(16), defaults)]
-    yield [(prompt(24, at), sampling) for at, sampling in enumerate(kinds)][: limits.max_streams]
+    yield "one row", [(prompt(16), defaults)]
+    yield "every kind of sampling", [(prompt(24, at), each) for at, each in enumerate(kinds)][: limits.max_streams]
     if prompt_tokens < SHORT_PROMPT:  # an engine whose prefill is slow
         return
-    yield [(prompt(16, 100 + at), defaults) for at in range(min(WIDE, limits.max_streams))]
-    for _ in range(2):  # in chunks, then from the prefix cache
-        yield [(prompt(prompt_tokens + prompt_tokens // 4), defaults)]
+    yield "a wide batch", [(prompt(16, 100 + at), defaults) for at in range(min(WIDE, limits.max_streams))]
+    for name in ("a prompt in chunks", "the same from the prefix cache"):
+        yield name, [(prompt(prompt_tokens + prompt_tokens // 4), defaults)]

@@ -115,6 +115,10 @@ class EngineStep:
         metrics.counter("vllm:prompt_tokens_total", stats.prompt_tokens - before.prompt_tokens)
         metrics.counter("vllm:generation_tokens_total", stats.generated_tokens - before.generated_tokens)
         metrics.counter("vllm:prefix_cache_hits_total", stats.cached_tokens - before.cached_tokens)
+        if stats.drafted_tokens:
+            metrics.counter("vllm:spec_decode_num_draft_tokens_total", stats.drafted_tokens - before.drafted_tokens)
+            accepted = stats.accepted_tokens - before.accepted_tokens
+            metrics.counter("vllm:spec_decode_num_accepted_tokens_total", accepted)
         metrics.counter("qwen_chunks_total", self._dispatcher.chunks_sent)
         for reason, total in registry.finished.items():
             metrics.counter("qwen_streams_finished_total", total, reason)

@@ -230,6 +230,8 @@ DESCRIPTIONS = {
     "vllm:prompt_tokens_total": "Prompt tokens taken in",
     "vllm:generation_tokens_total": "Tokens generated",
     "vllm:prefix_cache_hits_total": "Prompt tokens found in the prefix cache",
+    "vllm:spec_decode_num_draft_tokens_total": "Tokens that speculative decoding proposed",
+    "vllm:spec_decode_num_accepted_tokens_total": "Proposed tokens that the model accepted",
     "qwen_chunks_total": "Responses sent by the engine step",
     "qwen_streams_finished_total": "Streams by the reason of their end",
 }

@@ -169,6 +169,8 @@ class _Exchange:
         self._take_slot()  # only now: a client that sends half a body must not hold one
         self._timing.read = time.monotonic()
         plan, self._model = await self._endpoint.planner(gateway, body)
+        if self._model in gateway.adapters:
+            plan = replace(plan, options=replace(plan.options, lora_name=self._model))
         metadata = [(n, v) for n, form in _TRACE if form.fullmatch(v := http.header(scope, n.encode()))]
         renderer = self._endpoint.renderer(plan, answer_id, self._model)
         answer = Answer(gateway.answer_context, plan, answer_id, renderer, self._writer, self._timing, metadata)

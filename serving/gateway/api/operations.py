@@ -33,15 +33,18 @@ class Operations:
         self._gateway = gateway
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._model(name) for name in self._gateway.names]})
+        names = (*self._gateway.names, *self._gateway.adapters)
+        return JSONResponse({"object": "list", "data": [self._model(name) for name in names]})
 
     async def model(self, request: Request) -> Response:
         return JSONResponse(self._model(self._gateway.model_name(request.path_params["name"])))
 
     def _model(self, name: str) -> dict[str, Any]:
+        base = self._gateway.names[0]
         return {
             "id": name, "object": "model", "created": STARTED, "owned_by": "qwen-triton",
-            "root": self._gateway.names[0], "parent": None, "max_model_len": self._gateway.context,
+            "root": base, "parent": base if name in self._gateway.adapters else None,
+            "max_model_len": self._gateway.context,
             "synthetic": self._gateway.synthetic,  # random weights: the chat page says so
         }  # fmt: skip
 

@@ -40,6 +40,7 @@ class Gateway:
         self.settings = settings
         self.tokens = Tokens(settings.engine_path)
         self.names, self.context, self.synthetic = _names(settings)
+        self.adapters = tuple(engine_dir.adapters(settings.engine_path)) if settings.engine_path else ()
         self.metrics = GatewayMetrics(self.names[0])
         self.triton_metrics = TritonMetrics(settings.triton_metrics, self.names[0])
         budgets = Path(settings.run_dir) / "budgets" if settings.run_dir else None
@@ -81,10 +82,11 @@ class Gateway:
 
     def model_name(self, asked: str | None) -> str:
         """Raises ``ApiError`` 404 for a name that is not served."""
-        if asked is None or asked in self.names:
+        served = *self.names, *self.adapters
+        if asked is None or asked in served:
             return asked or self.names[0]
         raise ApiError(
-            404, f"model: {asked[:100]!r} is not served here; use {' or '.join(self.names)}", param="model",
+            404, f"model: {asked[:100]!r} is not served here; use {' or '.join(served)}", param="model",
             code="model_not_found",
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from contract import engine_dir
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
 from contract.sampling import Guide, Sampling
@@ -20,7 +21,14 @@ HONOURED = GUIDES | {
     "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
     "logit_bias", "logprobs", "top_logprobs", "priority", "cache_salt",
 }  # fmt: skip
-LORA_DIR = "lora"  # ENGINE_DIR/lora/<name>/adapter_config.json
+# vLLM refuses them beside speculative decoding (``SamplingParams._validate_spec_decode``, 0.24 to 0.33).
+NOT_SPECULATED = frozenset({"min_p", "logit_bias"})
+# ``RuntimeInfo.options`` may not change what the rest of the server relies on.
+OURS = frozenset({
+    "model", "tokenizer", "load_format", "max_model_len", "max_num_seqs", "max_logprobs", "tensor_parallel_size",
+    "kv_cache_memory_bytes", "gpu_memory_utilization", "scheduling_policy", "enable_lora", "max_loras",
+    "max_lora_rank", "seed",
+})  # fmt: skip
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm.config.lora.MaxLoRARanks
 MAX_LOGPROBS = 20
 # With a KV cache in bytes the fraction decides nothing, but vLLM still refuses to start when less than it is free.
@@ -53,7 +61,21 @@ def engine_args(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
     adapters = lora_adapters(engine.path)
     if adapters:
         args |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": max(map(lora_rank, adapters))}
-    return args
+    return args | own_options(engine)
+
+
+def own_options(engine: EngineInfo) -> dict[str, Any]:
+    """``runtime.options`` of ``engine.json``. Raises ``EngineDirectoryError`` for one that is ours to set."""
+    taken = sorted(OURS & set(engine.runtime.options))
+    if taken:
+        raise EngineDirectoryError(
+            f"{engine.path / 'engine.json'}: runtime.options may not set {', '.join(taken)}: this server sets it"
+        )
+    return engine.runtime.options
+
+
+def speculates(engine: EngineInfo) -> bool:
+    return bool(engine.runtime.options.get("speculative_config"))
 
 
 def quantization(engine: EngineInfo) -> str | None:
@@ -71,14 +93,15 @@ def load_format(engine: EngineInfo) -> str:
     return "auto"
 
 
-def capabilities(path: Path, lacking: frozenset[str] = frozenset()) -> frozenset[str]:
+def capabilities(engine: EngineInfo, lacking: frozenset[str] = frozenset()) -> frozenset[str]:
     """What ``sampling_args`` passes on, without what the release lacks; LoRA only where the directory has adapters."""
-    return (HONOURED | {"lora"} if lora_adapters(path) else HONOURED) - lacking
+    honoured = HONOURED - NOT_SPECULATED if speculates(engine) else HONOURED
+    return (honoured | {"lora"} if lora_adapters(engine.path) else honoured) - lacking
 
 
 def lora_adapters(path: Path) -> list[Path]:
     """Adapter directories, in the order that gives them their ids (1, 2, …)."""
-    return sorted(config.parent for config in (path / LORA_DIR).glob("*/adapter_config.json"))
+    return [path / engine_dir.LORA_DIR / name for name in engine_dir.adapters(path)]
 
 
 def lora_rank(adapter: Path) -> int:

@@ -6,7 +6,9 @@ engine core is a child process (and one per GPU with tensor parallelism); the cl
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -22,7 +24,7 @@ from vllm.v1.executor import Executor
 
 from contract import engine_dir
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineUnavailable, InvalidRequest
+from contract.errors import EngineDirectoryError, EngineUnavailable, InvalidRequest
 from contract.sampling import Guide
 from serving.runtimes import guard
 from serving.runtimes.base import EngineRequest, RuntimeOptions
@@ -30,14 +32,16 @@ from serving.runtimes.vllm import args as vllm_args
 from serving.runtimes.vllm import releases
 
 SHUTDOWN_S = 10.0
+log = logging.getLogger(__name__)
 
 
 class Core:
     """One engine core. The constructor blocks until it is ready; ``send`` and ``abort`` need one caller at a time."""
 
     def __init__(self, engine: EngineInfo, options: RuntimeOptions) -> None:
-        args = AsyncEngineArgs(**vllm_args.engine_args(engine, options))
-        config = args.create_engine_config(UsageContext.OPENAI_API_SERVER)
+        began = time.monotonic()
+        config = _config(engine, options)
+        configured = time.monotonic()
         self._inputs = InputProcessor(config, renderer_from_config(config))
         try:
             self._client = EngineCoreClient.make_client(
@@ -49,6 +53,10 @@ class Core:
             )
         except RuntimeError as error:
             raise EngineUnavailable(f"engine: vLLM did not start ({error}); its own lines above say why") from error
+        log.info(
+            "vLLM started in %.1f s: configuration %.1f, engine core (load, compile, capture graphs) %.1f",
+            time.monotonic() - began, configured - began, time.monotonic() - configured,
+        )  # fmt: skip
         processes = self._client.resources.engine_manager.processes
         self._guard = guard.start([process.pid for process in processes], sys.executable)
         self._tasks = self._client.get_supported_tasks()
@@ -112,6 +120,18 @@ class Core:
             raise InvalidRequest("lora_name", f"{name!r} is not loaded; use one of {', '.join(sorted(self._loras))}")
         number, path = self._loras[name]
         return LoRARequest(name, number, str(path))
+
+
+def _config(engine: EngineInfo, options: RuntimeOptions) -> Any:
+    args = vllm_args.engine_args(engine, options)
+    try:
+        return AsyncEngineArgs(**args).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    except (TypeError, ValueError) as error:
+        own = f" (its runtime.options: {', '.join(engine.runtime.options)})" if engine.runtime.options else ""
+        reason = " ".join(str(error).split())
+        raise EngineDirectoryError(
+            f"vLLM refuses the engine {engine.path}{own}: {reason}; rebuild with `make engine RUNTIME=vllm`"
+        ) from error
 
 
 def _guide(guide: Guide | None) -> StructuredOutputsParams | None:

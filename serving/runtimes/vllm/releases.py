@@ -35,11 +35,13 @@ def check() -> tuple[int, ...]:
     return release
 
 
-def environment(release: tuple[int, ...]) -> dict[str, str]:
-    """Variables to set before the engine starts, unless the user has set them."""
+def environment(release: tuple[int, ...], speculates: bool = False) -> dict[str, str]:
+    """Variables to set before the engine starts, unless the user has set them.
+
+    An n-gram speculating engine runs on V1 until 0.30 (``_get_v2_model_runner_unsupported_features``)."""
     from vllm.platforms import current_platform
 
-    if release[:2] < V2_BY_DEFAULT and current_platform.is_cuda():
+    if release[:2] < V2_BY_DEFAULT and current_platform.is_cuda() and not speculates:
         return {V2_SWITCH: "1"}
     return {}
 

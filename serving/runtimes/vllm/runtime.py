@@ -54,7 +54,7 @@ def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_deat
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     use_interpreter(os.environ.get("PYTHON_EXECUTABLE") or sys.executable or shutil.which("python3") or "python3")
-    for name, value in releases.environment(releases.check()).items():
+    for name, value in releases.environment(releases.check(), vllm_args.speculates(engine)).items():
         os.environ.setdefault(name, value)
     from serving.runtimes.vllm.core import Core
 
@@ -91,7 +91,7 @@ class VllmRuntime:
         self._counters = _Counters(core.kv_blocks)
         self._closing = False
         self._dead = ""
-        self._capabilities = vllm_args.capabilities(engine.path, core.lacking)
+        self._capabilities = vllm_args.capabilities(engine, core.lacking)
         self._limits = RuntimeLimits(
             max_seq_len=core.max_model_len,
             max_input_len=min(engine.limits.max_input_len, core.max_model_len - 1),
@@ -220,6 +220,8 @@ class _Counters:
     cached_tokens: int = 0
     generated_tokens: int = 0
     steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     scheduler: Any = None  # the newest SchedulerStats
 
     def begin(self, prefill: Any) -> None:
@@ -231,6 +233,9 @@ class _Counters:
         if scheduler is not None:
             self.steps += 1
             self.scheduler = scheduler
+            if scheduler.spec_decoding_stats is not None:
+                self.drafted_tokens += scheduler.spec_decoding_stats.num_draft_tokens
+                self.accepted_tokens += scheduler.spec_decoding_stats.num_accepted_tokens
 
     def snapshot(self) -> RuntimeStats:
         now = self.scheduler
@@ -243,4 +248,6 @@ class _Counters:
             cached_tokens=self.cached_tokens,
             generated_tokens=self.generated_tokens,
             steps=self.steps,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from build_engine.spec import BuildSpec
 from build_engine.vllm import build as vllm_build
 from contract import engine_dir, gpus
 from contract.errors import BuildError
+from serving.runtimes.base import RuntimeOptions
 from serving.runtimes.vllm import args as vllm_args
 
 CONFIG = {"vocab_size": 32, "max_position_embeddings": 64, "architectures": ["Qwen2ForCausalLM"]}
@@ -95,7 +97,8 @@ def test_a_modelopt_checkpoint_keeps_its_mark(source, tmp_path, monkeypatch):
         (lambda s: (s / "config.json").write_text("{"), "bf16", {}, "cannot be read"),
         (lambda s: (s / "config.json").write_text('{"quantization_config": {}, "x": 1}'), "bf16", {}, "no vocab_size"),
         (lambda s: None, "fp8", {"gpu": "a100"}, "8.9"),
-        (lambda s: None, "int8", {}, "llmcompressor==0.12.0"),
+        (lambda s: None, "int8", {}, "incomplete or damaged"),
+        (lambda s: None, "bf16", {"lora": (("poet", Path("/nowhere")),)}, "no adapter_config.json"),
     ],
 )
 def test_what_cannot_be_built_is_one_line_and_leaves_nothing(source, tmp_path, break_it, precision, more, says):
@@ -104,6 +107,28 @@ def test_what_cannot_be_built_is_one_line_and_leaves_nothing(source, tmp_path, b
         build(source, tmp_path, precision, **more)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_an_interpreter_without_llm_compressor_is_refused(source, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setenv(vllm_build.LLMCOMPRESSOR_PYTHON, str(python))
+    with pytest.raises(BuildError, match=r"llmcompressor==0.12.0"):
+        build(source, tmp_path, "int8")
+
+
+def test_adapters_and_engine_arguments_go_with_the_engine(source, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 8}')
+    (adapter / "adapter_model.safetensors").write_bytes(b"lora")
+    more = {"lora": (("poet", adapter),), "speculate": "ngram", "vllm_args": {"enforce_eager": True}}
+    info = engine_dir.read(build(source, tmp_path, "bf16", **more))
+    assert engine_dir.adapters(info.path) == ["poet"]
+    assert info.runtime.options == {"speculative_config": vllm_build.NGRAM, "enforce_eager": True}
+    given = vllm_args.engine_args(info, RuntimeOptions())
+    assert given["speculative_config"]["method"] == "ngram" and given["enable_lora"] and given["enforce_eager"]
 
 
 def test_a_failed_compressor_is_said(source, tmp_path, monkeypatch):

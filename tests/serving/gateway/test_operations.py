@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.client.fake_triton import FakeTriton
-from tests.serving.gateway.conftest import RunningGateway
+from tests.serving.gateway.conftest import RunningGateway, tiny_engine
 
 CHAT = "/v1/chat/completions"
 Start = Callable[..., RunningGateway]
@@ -234,3 +234,18 @@ class held:  # reads like a function
     def __exit__(self, *_: object) -> None:
         for raw in self._sockets:
             raw.close()
+
+
+def test_the_model_of_a_request_chooses_a_lora_adapter(own_gateway: Start, fake: FakeTriton, tmp_path: Path) -> None:
+    adapter = tiny_engine(tmp_path) / "lora/poet"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text('{"r": 8}')
+    url = own_gateway(ENGINE_DIR=str(tmp_path)).url
+    with httpx.Client(base_url=url, trust_env=False, timeout=20) as web:
+        listed = {each["id"]: each["parent"] for each in web.get("/v1/models").json()["data"]}
+        assert listed["poet"] == "qwen-tiny" and listed["qwen"] is None
+        for model, sent in (("poet", "poet"), ("qwen", None)):
+            fake.requests.clear()
+            assert web.post(CHAT, json=ask("x", model=model)).json()["model"] == model
+            assert fake.requests[0].get("lora_name") == sent
+        assert "poet" in web.post(CHAT, json=ask("x", model="nobody")).json()["error"]["message"]

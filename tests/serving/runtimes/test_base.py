@@ -10,6 +10,7 @@ from serving.runtimes.base import CAPABILITIES
 from serving.runtimes.openvino import runtime as openvino
 from serving.runtimes.tensorrt_llm import args as tensorrt_llm
 from serving.runtimes.vllm import args as vllm
+from tests.serving.runtimes.vllm.cases import engine
 
 
 def test_runtimes_list_known_capabilities_only() -> None:
@@ -18,7 +19,7 @@ def test_runtimes_list_known_capabilities_only() -> None:
 
 
 def test_the_cpu_engine_and_vllm_honour_everything_but_adapters(tmp_path: Path) -> None:
-    assert openvino.HONOURED == vllm.capabilities(tmp_path) == CAPABILITIES - {"lora"}
+    assert openvino.HONOURED == vllm.capabilities(engine(tmp_path)) == CAPABILITIES - {"lora"}
 
 
 def test_every_setting_is_honoured_by_some_runtime() -> None:

@@ -39,6 +39,7 @@ class Scheduler:
     num_waiting_reqs: int = 0
     num_skipped_waiting_reqs: int = 0
     kv_cache_usage: float = 0.0
+    spec_decoding_stats: Any = None
 
 
 @dataclass

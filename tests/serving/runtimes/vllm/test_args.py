@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-from contract.engine_dir import GpuInfo, ModelInfo
+from contract.engine_dir import GpuInfo, ModelInfo, RuntimeInfo
 from contract.errors import EngineDirectoryError
 from contract.sampling import Guide, Sampling
 from contract.versions import pinned, version_tuple
@@ -73,15 +73,29 @@ def test_seeds_fit_torch():
 
 
 def test_lora_is_there_when_adapters_are(tmp_path):
-    assert vllm_args.capabilities(tmp_path) == CAPABILITIES - {"lora"}
+    assert vllm_args.capabilities(engine(tmp_path)) == CAPABILITIES - {"lora"}
     adapter = tmp_path / "lora/poet"
     adapter.mkdir(parents=True)
     (adapter / "adapter_config.json").write_text('{"r": 12}')
-    assert vllm_args.capabilities(tmp_path) == CAPABILITIES
+    assert vllm_args.capabilities(engine(tmp_path)) == CAPABILITIES
     assert vllm_args.engine_args(engine(tmp_path), RuntimeOptions())["max_lora_rank"] == 16
     (adapter / "adapter_config.json").write_text("{}")
     with pytest.raises(EngineDirectoryError, match="no rank"):
         vllm_args.engine_args(engine(tmp_path), RuntimeOptions())
+
+
+def test_a_speculating_engine_lacks_what_vllm_refuses_beside_it(tmp_path):
+    info = engine(tmp_path, runtime=RuntimeInfo("vllm", options={"speculative_config": {"method": "ngram"}}))
+    assert vllm_args.capabilities(info) == CAPABILITIES - {"lora", "min_p", "logit_bias"}
+    assert vllm_args.engine_args(info, RuntimeOptions())["speculative_config"] == {"method": "ngram"}
+
+
+def test_options_of_the_engine_override_defaults_but_not_what_the_server_sets(tmp_path):
+    info = engine(tmp_path, runtime=RuntimeInfo("vllm", options={"max_num_batched_tokens": 4096}))
+    assert vllm_args.engine_args(info, RuntimeOptions())["max_num_batched_tokens"] == 4096
+    info = engine(tmp_path, runtime=RuntimeInfo("vllm", options={"model": "x"}))
+    with pytest.raises(EngineDirectoryError, match=r"runtime.options may not set model"):
+        vllm_args.engine_args(info, RuntimeOptions())
 
 
 @pytest.mark.parametrize("version", [None, "0.23.2", "0.34.0", "1.0"])
@@ -115,6 +129,7 @@ def test_the_model_runner_that_keeps_penalties_on_the_gpu_is_chosen_where_vllm_d
     monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
     monkeypatch.setitem(sys.modules, "vllm.platforms", types.SimpleNamespace(current_platform=platform))
     assert (releases.environment(release) == {releases.V2_SWITCH: "1"}) is told
+    assert releases.environment(release, speculates=True) == {}
 
 
 def test_the_guard_ends_what_its_owner_leaves_behind():

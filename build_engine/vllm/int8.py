@@ -1,0 +1,112 @@
+"""BF16 checkpoint -> INT8 W8A8 checkpoint (compressed-tensors) for vLLM, without calibration: a minute for 7B on a CPU.
+
+Weights are rounded to the nearest of 255 levels per output row; vLLM scales activations per token while it runs.
+``llmcompressor_export`` does more (SmoothQuant, GPTQ) and takes a GPU and a quarter of an hour; the accuracy gate says
+which one a model needs. Format: compressed-tensors' "int-quantized"
+(https://github.com/vllm-project/compressed-tensors, src/compressed_tensors/compressors).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from build_engine.checkpoint import INDEX, Checkpoint, float32_to_bf16
+
+log = logging.getLogger(__name__)
+
+KEPT = ("embed_tokens", "lm_head")  # stay in BF16
+ROWS = 1024  # converted at once: its float32 values fit a core's cache
+LEVELS = 127.0
+SHARD_BYTES = 2 << 30
+WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
+ACTIVATIONS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+
+
+def quantization_config() -> dict[str, Any]:
+    """What goes into ``config.json``, so that vLLM reads the weights as they are."""
+    group = {"targets": ["Linear"], "weights": dict(WEIGHTS), "input_activations": dict(ACTIVATIONS)}
+    return {
+        "quant_method": "compressed-tensors", "format": "int-quantized", "quantization_status": "compressed",
+        "config_groups": {"group_0": group}, "ignore": ["lm_head"],
+    }  # fmt: skip
+
+
+def export(source: Path, directory: Path) -> None:
+    """Write the quantized shards of ``source`` and their index. Raises ``BuildError`` for a damaged checkpoint."""
+    checkpoint = Checkpoint(source)
+    weight_map: dict[str, str] = {}
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for number, names in enumerate(_shards(checkpoint), 1):
+            file = f"model-{number:05d}.safetensors"
+            tensors = dict(pair for part in pool.map(lambda name: _converted(checkpoint, name), names) for pair in part)
+            _write(directory / file, tensors)
+            weight_map |= dict.fromkeys(tensors, file)
+            log.info(
+                "int8: %d of %d tensors", len([n for n in weight_map if not n.endswith("_scale")]), _total(checkpoint)
+            )
+    index = {"metadata": {}, "weight_map": weight_map}
+    (directory / INDEX).write_text(json.dumps(index), encoding="utf-8")
+
+
+def rounded(rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """INT8 values and one scale per row ([n, 1]): value × scale is within half a scale of the weight."""
+    scale = np.abs(rows).max(axis=1, keepdims=True) / np.float32(LEVELS)
+    scale[scale == 0] = 1.0
+    return np.rint(rows / scale).astype(np.int8), scale
+
+
+def _total(checkpoint: Checkpoint) -> int:
+    return len(checkpoint.names)
+
+
+def _is_quantized(checkpoint: Checkpoint, name: str) -> bool:
+    return name.endswith(".weight") and len(checkpoint.shape(name)) == 2 and not any(part in name for part in KEPT)
+
+
+def _shards(checkpoint: Checkpoint) -> list[list[str]]:
+    """Names of tensors that fit one file together."""
+    shards, size = [[]], 0  # type: list[list[str]], int
+    for name in checkpoint.names:
+        bytes_of = int(np.prod(checkpoint.shape(name))) * (1 if _is_quantized(checkpoint, name) else 2)
+        if shards[-1] and size + bytes_of > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += bytes_of
+    return shards
+
+
+def _converted(checkpoint: Checkpoint, name: str) -> list[tuple[str, tuple[str, npt.NDArray[Any]]]]:
+    if not _is_quantized(checkpoint, name):
+        raw = checkpoint.raw(name)
+        return [(name, (checkpoint.dtype(name), raw))]
+    rows, columns = checkpoint.shape(name)
+    values, scales = np.empty((rows, columns), np.int8), np.empty((rows, 1), np.float32)
+    for at in range(0, rows, ROWS):
+        values[at : at + ROWS], scales[at : at + ROWS] = rounded(checkpoint.float32(name, at, at + ROWS))
+    checkpoint.forget(name)
+    return [(name, ("I8", values)), (f"{name}_scale", ("BF16", float32_to_bf16(scales)))]
+
+
+def _write(path: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]]]) -> None:
+    """One safetensors file: header length, JSON header, tensors (huggingface/safetensors, README.md#format)."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, (dtype, array) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+        at += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, array in tensors.values():
+            file.write(np.ascontiguousarray(array).data)
