@@ -51,9 +51,16 @@ class BenchProcess:
     stop_signal = signal.SIGTERM  # not SIGINT, which a shell's background jobs ignore
 
     def __init__(
-        self, command: Sequence[str], log: Path, *, name: str = "the process", start_s: float = START_S
+        self,
+        command: Sequence[str],
+        log: Path,
+        *,
+        name: str = "the process",
+        start_s: float = START_S,
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.command, self.log, self.name, self.start_s = list(command), log, name, start_s
+        self.environment = environment or {}  # beside this process's own
         self.popen: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> BenchProcess:
@@ -68,7 +75,7 @@ class BenchProcess:
         with self.log.open("w", encoding="utf-8") as log:
             self.popen = subprocess.Popen(
                 self.command, cwd=ROOT, stdin=subprocess.PIPE, stdout=stdout or log, stderr=log, text=True,
-                start_new_session=True, env=os.environ | {"COLUMNS": "200"},
+                start_new_session=True, env=os.environ | {"COLUMNS": "200"} | self.environment,
             )  # fmt: skip
 
     def ready(self) -> bool:

@@ -24,10 +24,15 @@ STD = 0.02
 # amplified from layer to layer, as in a trained model.
 RESIDUAL_STD = {"o_proj.weight": 0.004, "down_proj.weight": 0.0015}
 FOLLOWERS = 4  # likely next tokens of each token
-SHARPNESS, SPREAD = 0.0042, 3.2  # the followers together get about half of the probability, about a nat apart
+# Logits of the followers and their noise: together they get about half of the probability, about a nat apart.
+FOLLOWER_LOGIT, NOISE = 15.0, 0.8
+SMALL = {  # for checks of what an engine does, not how fast
+    "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "max_window_layers": 4,
+}  # fmt: skip
 
 
-def checkpoint(directory: Path, config_file: Path = CONFIG, *, weights: bool = True) -> Path:
+def checkpoint(directory: Path, config_file: Path = CONFIG, *, weights: bool = True, small: bool = False) -> Path:
     """A complete BF16 checkpoint with random weights in the shape of ``config_file``; kept if it is there.
 
     Without ``weights`` engines make up their own (``load_format="dummy"``), and answers are noise.
@@ -39,6 +44,7 @@ def checkpoint(directory: Path, config_file: Path = CONFIG, *, weights: bool = T
         return directory
     directory.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8")) | {"synthetic": True}
+    config |= SMALL if small else {}
     tokenizer_files.write(directory)
     if weights:
         write_weights(directory, config)
@@ -91,10 +97,13 @@ def _followers(embedding: Any, generator: Any) -> Any:
     groups = torch.zeros(vocab // FOLLOWERS, hidden, device=embedding.device)
     groups.index_add_(0, order % (vocab // FOLLOWERS), embedding.float())
     noise = torch.randn(vocab, hidden, generator=generator, device=embedding.device)
-    return (SHARPNESS * (groups.repeat_interleave(FOLLOWERS, 0) + SPREAD * noise)).to(embedding.dtype)
+    sharpness, spread = FOLLOWER_LOGIT / hidden, NOISE / FOLLOWER_LOGIT * hidden**0.5
+    return (sharpness * (groups.repeat_interleave(FOLLOWERS, 0) + spread * noise)).to(embedding.dtype)
 
 
-def engine(source: Path, out: Path, precision: str, tensor_parallel: int = 1) -> Path:
+def engine(
+    source: Path, out: Path, precision: str, tensor_parallel: int = 1, options: dict[str, Any] | None = None
+) -> Path:
     """An engine directory of the vLLM builder for ``source``; kept if it is there."""
     if not (out / "engine.json").is_file():
         vllm_build.build(
@@ -105,6 +114,7 @@ def engine(source: Path, out: Path, precision: str, tensor_parallel: int = 1) ->
                 out,
                 context=CONTEXT,
                 tensor_parallel=tensor_parallel,
+                vllm_args=options or {},
                 command="make bench-gpu",
             )
         )
@@ -116,11 +126,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a directory with about 40 GB free")
     parser.add_argument("--precision", nargs="+", default=["fp8", "bf16"])
     parser.add_argument("--tp", type=count, default=1)
+    parser.add_argument("--small", action="store_true", help="4 narrow layers, no graphs: for features.py")
     args = parser.parse_args()
+    options = {"enforce_eager": True} if args.small else {}
     try:
-        source = checkpoint(args.work / "checkpoint")
+        source = checkpoint(args.work / "checkpoint", small=args.small)
         for precision in args.precision:
-            print(engine(source, args.work / f"{precision}-tp{args.tp}", precision, args.tp), flush=True)
+            print(engine(source, args.work / f"{precision}-tp{args.tp}", precision, args.tp, options), flush=True)
     except BuildError as error:
         parser.exit(1, f"error: {error}\n")
 

@@ -1,0 +1,184 @@
+"""A loaded runtime in a process of its own, without Triton, that answers JSON lines with the figures of one load.
+
+``python -m loadtest.bench.gpu.runtime_worker ENGINE_DIR KV_BYTES``; ``RuntimeWorker`` is the other end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import queue
+import random
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract import engine_dir
+from contract.sampling import Sampling
+from loadtest.bench.gpu.client import SAMPLING
+from loadtest.bench.gpu.offline import claim_stdout
+from loadtest.bench.gpu.samples import TimedStream, summarize
+from loadtest.bench.process import BenchProcess
+from loadtest.errors import LoadtestError
+from serving import runtimes
+from serving.runtimes.base import EngineRequest, RuntimeOptions, RuntimeStats, SequenceDelta
+
+MAX_STREAMS = 256
+SILENCE_SECONDS = 120.0
+FIRST_ID, IDS = 1000, 19_000  # prompts are drawn from ordinary tokens
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """``requests`` in a closed loop of ``streams``; requests take turns among ``adapters`` and the base."""
+
+    streams: int
+    requests: int
+    sampling: str
+    input_tokens: int
+    output_tokens: int
+    adapters: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        with_adapters = f", {len(self.adapters)} adapters" if self.adapters else ""
+        return f"{self.streams} streams, {self.sampling}{with_adapters}"
+
+
+class RuntimeWorker(BenchProcess):
+    """Starts the process, waits for it and asks it. Raises ``LoadtestError`` when it ends or stays silent."""
+
+    def __init__(
+        self, engine: Path, kv_gib: float, log: Path, name: str, start_s: float, environment: dict[str, str]
+    ) -> None:
+        command = [sys.executable, "-m", "loadtest.bench.gpu.runtime_worker", str(engine), str(int(kv_gib * 2**30))]
+        super().__init__(command, log, name=name, start_s=start_s, environment=environment)
+        self._start: float | LoadtestError | None = None
+
+    def launch(self, stdout: Any = None) -> None:
+        super().launch(subprocess.PIPE)
+
+    def await_or_note(self) -> None:
+        """Until it is ready; a failure is kept for ``wait_ready``."""
+        try:
+            self._start = float(self._read()["start_s"])
+        except LoadtestError as error:
+            self._start = error
+
+    def wait_ready(self) -> float:
+        """Seconds that the start took."""
+        if self._start is None:
+            self.await_or_note()
+        if not isinstance(self._start, float):
+            raise self._start or LoadtestError(f"{self.name} did not start")
+        return self._start
+
+    def run(self, load: WorkerLoad) -> dict[str, Any]:
+        assert self.popen is not None and self.popen.stdin is not None
+        self.popen.stdin.write(json.dumps(dataclasses.asdict(load)) + "\n")
+        self.popen.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.popen is not None and self.popen.stdout is not None
+        line = self.popen.stdout.readline()
+        if not line:
+            raise LoadtestError(f"{self.name} ended: {self.last_line()[:300]}; log: {self.log}")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise LoadtestError(f"{self.name}: {reply['error']}")
+        return reply
+
+
+class _Engine:
+    def __init__(self, directory: Path, kv_bytes: int) -> None:
+        self._deltas: queue.Queue[tuple[float, list[SequenceDelta]] | str] = queue.Queue()
+        self._ids, self._random = itertools.count(1), random.Random(os.getpid())
+        options = RuntimeOptions(max_streams=MAX_STREAMS, kv_cache_bytes=kv_bytes or None)
+        info = engine_dir.read(directory)
+        self.runtime = runtimes.load(
+            info, options, lambda deltas: self._deltas.put((time.perf_counter(), deltas)), self._deltas.put
+        )
+        self._vocabulary = min(IDS, self.runtime.limits.vocab_size - FIRST_ID)
+
+    def run(self, load: WorkerLoad) -> dict[str, Any]:
+        before, turns = self.runtime.stats(), itertools.cycle(("", *load.adapters))
+        open_: dict[int, TimedStream] = {}
+        done: list[TimedStream] = []
+        left = load.requests
+        while left and len(open_) < load.streams:
+            left -= self._send(load, next(turns), open_)
+        while open_:
+            for delta in self._next(open_):
+                record = open_[delta.sequence_id]
+                if delta.finish_reason:
+                    record.error = delta.error
+                    done.append(open_.pop(delta.sequence_id))
+                    if left:
+                        left -= self._send(load, next(turns), open_)
+        return self._figures(summarize(done), before)
+
+    def _figures(self, seen: dict[str, Any], before: RuntimeStats) -> dict[str, Any]:
+        after = self.runtime.stats()
+        figures: dict[str, Any] = {
+            key: seen[key] for key in ("tokens_per_s", "requests", "errors", "first_error") if key in seen
+        }
+        for name, key in itertools.product(("ttft", "tpot", "itl"), ("p50", "p99")):
+            if f"{name}_ms" in seen:
+                figures[f"{name}_{key}_ms"] = round(seen[f"{name}_ms"][key], 2)
+        figures["steps"] = after.steps - before.steps
+        if drafted := after.drafted_tokens - before.drafted_tokens:
+            accepted = after.accepted_tokens - before.accepted_tokens
+            figures |= {"drafted": drafted, "accepted": round(accepted / drafted, 3)}
+        return figures
+
+    def _send(self, load: WorkerLoad, adapter: str, open_: dict[int, TimedStream]) -> int:
+        number = next(self._ids)
+        prompt = [FIRST_ID + self._random.randrange(self._vocabulary) for _ in range(load.input_tokens)]
+        settings: dict[str, Any] = SAMPLING[load.sampling]
+        sampling = Sampling(max_tokens=load.output_tokens, ignore_eos=True, **settings)
+        open_[number] = TimedStream(time.perf_counter(), 0.0, 0.0, 0)
+        self.runtime.submit(EngineRequest(number, prompt, sampling, lora_name=adapter, seeded=False))
+        return 1
+
+    def _next(self, open_: dict[int, TimedStream]) -> list[SequenceDelta]:
+        message = self._deltas.get(timeout=SILENCE_SECONDS)
+        if isinstance(message, str):
+            raise RuntimeError(message)
+        now, deltas = message
+        for delta in deltas:
+            record = open_[delta.sequence_id]
+            if delta.counted and record.tokens:
+                record.gaps.append(now - record.last)
+            elif delta.counted:
+                record.first = now
+            if delta.counted:
+                record.last = now
+            record.tokens += delta.counted
+        return deltas
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    reply = claim_stdout()
+    started = time.monotonic()
+    engine = _Engine(Path(sys.argv[1]), int(sys.argv[2]))
+    print(json.dumps({"start_s": round(time.monotonic() - started, 1)}), file=reply, flush=True)
+    for line in iter(sys.stdin.readline, ""):
+        wanted = json.loads(line)
+        load = WorkerLoad(**wanted | {"adapters": tuple(wanted["adapters"])})
+        try:
+            seen = engine.run(load)
+        except (RuntimeError, queue.Empty) as error:
+            seen = {"error": str(error) or f"no token within {SILENCE_SECONDS:.0f} s"}
+        print(json.dumps(seen), file=reply, flush=True)
+    engine.runtime.close()
+
+
+if __name__ == "__main__":
+    main()
