@@ -22,7 +22,7 @@ from contract.paths import ROOT
 from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
 from loadtest.bench.gpu import engines, limits, report
-from loadtest.bench.gpu.client import SAMPLING, Load
+from loadtest.bench.gpu.client import Load
 from loadtest.bench.gpu.contenders import (
     Contender,
     Offline,
@@ -33,6 +33,7 @@ from loadtest.bench.gpu.contenders import (
     VllmServe,
 )
 from loadtest.bench.gpu.prompts import PromptMaker
+from loadtest.bench.gpu.samples import SAMPLING
 from loadtest.errors import LoadtestError
 
 log = logging.getLogger("bench-gpu")

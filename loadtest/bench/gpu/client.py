@@ -23,16 +23,12 @@ from client.grpc_aio import AioChannel
 from client.sequences import request_ids
 from client.sse import Events
 from client.types import Options
-from loadtest.bench.gpu.samples import TimedStream
+from loadtest.bench.gpu.samples import SAMPLING, TimedStream
 
 STREAMS_PER_PROCESS = 32
 RATE_PROCESSES = 4  # that share the arrivals of an open loop
 TIMEOUT_S = 300.0
 REST_S = 2.0
-SAMPLING: dict[str, dict[str, float]] = {
-    "greedy": {"temperature": 0.0, "repetition_penalty": 1.0},
-    "defaults": {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05},  # Qwen2.5's own
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.paths import ROOT
-from loadtest.bench.gpu import client
+from loadtest.bench.gpu import client, samples
 from loadtest.bench.gpu.client import Load
 from loadtest.bench.gpu.prompts import PromptSet
 from loadtest.bench.gpu.samples import summarize
@@ -98,7 +98,7 @@ class Offline(Contender):
     ) -> dict[str, Any]:
         assert self.popen is not None and self.popen.stdin is not None
         command = {"ids": ids, "tokens": tokens or self.setup.max_tokens, "outputs": outputs}
-        command["sampling"] = client.SAMPLING[sampling]
+        command["sampling"] = samples.SAMPLING[sampling]
         self.popen.stdin.write(json.dumps(command) + "\n")
         self.popen.stdin.flush()
         return self._read()
@@ -167,7 +167,7 @@ class OpenAIServer(Contender):
 
     def _client_arguments(self, prompts: Path, count: int, load: Load, model: str) -> list[str]:
         pace = ["--request-rate", str(load.rate)] if load.rate else ["--max-concurrency", str(load.streams)]
-        sampling = [part for name, value in client.SAMPLING[load.sampling].items()
+        sampling = [part for name, value in samples.SAMPLING[load.sampling].items()
                     for part in (f"--{name.replace('_', '-')}", f"{value:g}")]  # fmt: skip
         return [
             "--backend", "openai", "--host", "127.0.0.1", "--port", str(self.http_port), "--model", model,

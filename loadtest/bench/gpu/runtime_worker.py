@@ -21,9 +21,8 @@ from typing import Any
 
 from contract import engine_dir
 from contract.sampling import Sampling
-from loadtest.bench.gpu.client import SAMPLING
 from loadtest.bench.gpu.offline import claim_stdout
-from loadtest.bench.gpu.samples import TimedStream, summarize
+from loadtest.bench.gpu.samples import SAMPLING, TimedStream, summarize
 from loadtest.bench.process import BenchProcess
 from loadtest.errors import LoadtestError
 from serving import runtimes

@@ -9,6 +9,10 @@ from typing import Any
 from loadtest.stats import percentiles_ms
 
 GOOD_TTFT_S, GOOD_TPOT_S = 0.5, 0.05
+SAMPLING: dict[str, dict[str, float]] = {
+    "greedy": {"temperature": 0.0, "repetition_penalty": 1.0},
+    "defaults": {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05},  # Qwen2.5's own
+}
 
 
 @dataclass(slots=True)
