@@ -43,10 +43,11 @@ class WorkerLoad:
     input_tokens: int
     output_tokens: int
     adapters: tuple[str, ...] = ()
+    repeats: bool = False  # prompts of which the answer is a copy: prompt, its own answer, and the prompt again
 
     def __str__(self) -> str:
         with_adapters = f", {len(self.adapters)} adapters" if self.adapters else ""
-        return f"{self.streams} streams, {self.sampling}{with_adapters}"
+        return f"{self.streams} streams, {self.sampling}{with_adapters}{', text that repeats' if self.repeats else ''}"
 
 
 class RuntimeWorker(BenchProcess):
@@ -94,7 +95,7 @@ class RuntimeWorker(BenchProcess):
         return reply
 
 
-class _Engine:
+class _LoadedRuntime:
     def __init__(self, directory: Path, kv_bytes: int) -> None:
         self._deltas: queue.Queue[tuple[float, list[SequenceDelta]] | str] = queue.Queue()
         self._ids, self._random = itertools.count(1), random.Random(os.getpid())
@@ -106,21 +107,34 @@ class _Engine:
         self._vocabulary = min(IDS, self.runtime.limits.vocab_size - FIRST_ID)
 
     def run(self, load: WorkerLoad) -> dict[str, Any]:
-        before, turns = self.runtime.stats(), itertools.cycle(("", *load.adapters))
-        open_: dict[int, TimedStream] = {}
-        done: list[TimedStream] = []
-        left = load.requests
-        while left and len(open_) < load.streams:
-            left -= self._send(load, next(turns), open_)
-        while open_:
-            for delta in self._next(open_):
-                record = open_[delta.sequence_id]
+        prompts = [self._prompt(load.input_tokens) for _ in range(load.requests)]
+        if load.repeats:
+            half = load.input_tokens // 2
+            first = dataclasses.replace(load, output_tokens=half, sampling="greedy")
+            _, pairs = self._answers(first, [prompt[:half] for prompt in prompts])
+            prompts = [[*prompt, *answer, *prompt] for prompt, answer in pairs]
+        before = self.runtime.stats()
+        return self._figures(summarize(self._answers(load, prompts)[0]), before)
+
+    def _answers(
+        self, load: WorkerLoad, prompts: list[list[int]]
+    ) -> tuple[list[TimedStream], list[tuple[list[int], list[int]]]]:
+        """Times of every stream, and every prompt with its answer."""
+        turns, waiting = itertools.cycle(("", *load.adapters)), list(prompts)
+        open_: dict[int, tuple[TimedStream, list[int], list[int]]] = {}
+        done: list[tuple[TimedStream, list[int], list[int]]] = []
+        while waiting or open_:
+            while waiting and len(open_) < load.streams:
+                self._send(load, next(turns), waiting.pop(), open_)
+            now, deltas = self._next()
+            for delta in deltas:
+                record, _, answer = open_[delta.sequence_id]
+                _arrived(record, now, delta.counted)
+                answer.extend(delta.token_ids)
                 if delta.finish_reason:
                     record.error = delta.error
                     done.append(open_.pop(delta.sequence_id))
-                    if left:
-                        left -= self._send(load, next(turns), open_)
-        return self._figures(summarize(done), before)
+        return [record for record, _, _ in done], [(prompt, answer) for _, prompt, answer in done]
 
     def _figures(self, seen: dict[str, Any], before: RuntimeStats) -> dict[str, Any]:
         after = self.runtime.stats()
@@ -136,37 +150,38 @@ class _Engine:
             figures |= {"drafted": drafted, "accepted": round(accepted / drafted, 3)}
         return figures
 
-    def _send(self, load: WorkerLoad, adapter: str, open_: dict[int, TimedStream]) -> int:
-        number = next(self._ids)
-        prompt = [FIRST_ID + self._random.randrange(self._vocabulary) for _ in range(load.input_tokens)]
+    def _prompt(self, length: int) -> list[int]:
+        return [FIRST_ID + self._random.randrange(self._vocabulary) for _ in range(length)]
+
+    def _send(self, load: WorkerLoad, adapter: str, prompt: list[int], open_: dict[int, Any]) -> None:
         settings: dict[str, Any] = SAMPLING[load.sampling]
         sampling = Sampling(max_tokens=load.output_tokens, ignore_eos=True, **settings)
-        open_[number] = TimedStream(time.perf_counter(), 0.0, 0.0, 0)
+        number = next(self._ids)
+        open_[number] = TimedStream(time.perf_counter(), 0.0, 0.0, 0), prompt, []
         self.runtime.submit(EngineRequest(number, prompt, sampling, lora_name=adapter, seeded=False))
-        return 1
 
-    def _next(self, open_: dict[int, TimedStream]) -> list[SequenceDelta]:
+    def _next(self) -> tuple[float, list[SequenceDelta]]:
         message = self._deltas.get(timeout=SILENCE_SECONDS)
         if isinstance(message, str):
             raise RuntimeError(message)
-        now, deltas = message
-        for delta in deltas:
-            record = open_[delta.sequence_id]
-            if delta.counted and record.tokens:
-                record.gaps.append(now - record.last)
-            elif delta.counted:
-                record.first = now
-            if delta.counted:
-                record.last = now
-            record.tokens += delta.counted
-        return deltas
+        return message
+
+
+def _arrived(record: TimedStream, now: float, tokens: int) -> None:
+    if not tokens:
+        return
+    if record.tokens:
+        record.gaps.append(now - record.last)
+    else:
+        record.first = now
+    record.last, record.tokens = now, record.tokens + tokens
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     reply = claim_stdout()
     started = time.monotonic()
-    engine = _Engine(Path(sys.argv[1]), int(sys.argv[2]))
+    engine = _LoadedRuntime(Path(sys.argv[1]), int(sys.argv[2]))
     print(json.dumps({"start_s": round(time.monotonic() - started, 1)}), file=reply, flush=True)
     for line in iter(sys.stdin.readline, ""):
         wanted = json.loads(line)

@@ -4,8 +4,8 @@
 
 Drives our own runtime without Triton, so a figure is the engine's and the adapter's, warm-up and start included.
 Weights are made up by vLLM (``load_format=dummy``) unless ``--checkpoint`` names some. Greedy text of made-up weights
-soon repeats itself, so ``greedy`` shows n-gram speculation at its best and ``defaults`` (sampled, with a repetition
-penalty) at its worst.
+soon repeats itself, so speculation is also measured on prompts that hold their own answer, and ``defaults`` (sampled,
+with a repetition penalty) is text that does not repeat.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--gpus", nargs="+", default=["0"], help="variants are spread over them (%(default)s)")
     add("--streams", nargs="+", type=count, default=[1, 128, 256])
     add("--sampling", nargs="+", default=["greedy", "defaults"], choices=["greedy", "defaults"])
+    add("--repeats", action="store_true", help="every variant on text that repeats, not only those that speculate")
     add("--input-tokens", type=count, default=512)
     add("--output-tokens", type=count, default=128)
     add("--kv-gib", type=float, default=10.0, help="KV cache of each engine (%(default)s)")
@@ -126,11 +127,14 @@ def engine_of(name: str, args: argparse.Namespace) -> Path:
     return out
 
 
-def loads(args: argparse.Namespace, names: tuple[str, ...]) -> Iterable[WorkerLoad]:
+def loads(args: argparse.Namespace, names: tuple[str, ...], speculates: bool) -> Iterable[WorkerLoad]:
     for sampling in args.sampling:
         for streams in args.streams:
             shape = args.input_tokens, args.output_tokens if streams > 1 else 2 * args.output_tokens
             yield WorkerLoad(streams, 2 * streams if streams > 1 else 3, sampling, *shape)
+    if speculates:
+        for streams in args.streams:
+            yield WorkerLoad(streams, max(3, streams), "greedy", *shape, repeats=True)
     if names:
         yield WorkerLoad(max(args.streams), 2 * max(args.streams), args.sampling[-1], *shape, adapters=names)
 
@@ -139,9 +143,10 @@ def measure(name: str, worker: RuntimeWorker, args: argparse.Namespace, rows: li
     """Adds the variant's rows, or one that says why there are none."""
     try:
         start = worker.wait_ready()
+        speculates = args.repeats or "speculative_config" in VARIANTS[name].options
         names = tuple(f"adapter-{number}" for number in range(1, VARIANTS[name].adapters + 1))
         worker.run(WorkerLoad(max(args.streams), max(args.streams), args.sampling[0], args.input_tokens, 8))
-        for load in loads(args, names):
+        for load in loads(args, names, speculates):
             seen = worker.run(load)
             row = {"variant": name, "load": str(load)} | seen | {"start_s": start}
             log.info("%s", json.dumps(row))

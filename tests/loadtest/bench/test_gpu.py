@@ -9,13 +9,16 @@ import random
 from xml.etree import ElementTree
 
 import pytest
+from safetensors.numpy import load_file
 
 from contract.model_shape import ModelShape
 from contract.paths import ROOT
-from loadtest.bench.gpu import client, limits, report
+from contract.versions import pinned
+from loadtest.bench.gpu import adapters, client, limits, report, variants
 from loadtest.bench.gpu.contenders import _from_vllm
 from loadtest.bench.gpu.same_tokens import compare
 from loadtest.bench.gpu.samples import TimedStream, summarize
+from serving.runtimes.vllm import args as vllm_args
 
 CONFIG = json.loads((ROOT / "build_engine/data/qwen2.5-7b-instruct.config.json").read_text())
 
@@ -165,3 +168,23 @@ async def test_an_open_loop_sends_each_prompt_at_its_own_time(monkeypatch):
     records = await client._loop(target, ["p"] * 20, load, random.Random(1), type("B", (), {"wait": lambda _: None})())
     assert len(records) == 20 and not any(record.error for record in records)
     assert sent[-1] - sent[0] < 0.5 + 0.4
+
+
+def test_variants_name_arguments_of_the_pinned_vllm_and_none_that_the_server_sets():
+    surface = json.loads((ROOT / f"tests/standins/vllm_surface_{pinned('vllm')}.json").read_text())
+    known = set(surface["names"]["vllm.engine.arg_utils.EngineArgs"]["fields"])
+    for variant in variants.VARIANTS.values():
+        assert set(variant.options) <= known - vllm_args.OURS
+
+
+def test_adapters_fit_the_model(tmp_path):
+    small = CONFIG | {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
+                      "num_key_value_heads": 2}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(small))
+    ((name, directory),) = adapters.write(tmp_path, tmp_path, 1)
+    made = load_file(directory / "adapter_model.safetensors")
+    prefix = "base_model.model.model.layers.0"
+    assert name == "adapter-1" and len(made) == 14
+    assert made[f"{prefix}.self_attn.k_proj.lora_B.weight"].shape == (32, adapters.RANK)
+    assert made[f"{prefix}.mlp.down_proj.lora_A.weight"].shape == (adapters.RANK, 96)
+    assert made[f"{prefix}.mlp.up_proj.lora_B.weight"].shape == (96, adapters.RANK)

@@ -131,3 +131,14 @@ def test_close_is_bounded_idempotent_and_no_death(served):
     served.runtime.close()
     assert served.core.shutdowns == 1 and served.deaths.empty()
     assert not any(t.name == "vllm-steps" and t.is_alive() for t in threading.enumerate())
+
+
+def test_drafted_and_accepted_tokens_are_counted(served):
+    served.runtime.submit(request(1))
+    drafts = SimpleNamespace(num_draft_tokens=4, num_accepted_tokens=3)
+    for _ in range(2):
+        say(served, Output(served.core.sent[0], [5, 6, 7, 8]), stats=Scheduler(spec_decoding_stats=drafts))
+        (delta,) = served.step()
+        assert delta.counted == 4
+    stats = served.runtime.stats()
+    assert (stats.drafted_tokens, stats.accepted_tokens, stats.generated_tokens) == (8, 6, 8)

@@ -79,7 +79,13 @@ def test_what_is_read_of_a_step(names):
     assert {"request_id", "new_token_ids", "new_logprobs", "finish_reason", "prefill_stats"} <= output
     assert {"outputs", "scheduler_stats"} <= set(names["vllm.v1.engine.EngineCoreOutputs"]["fields"])
     stats = set(names["vllm.v1.metrics.stats.SchedulerStats"]["fields"])
-    assert {"num_running_reqs", "num_waiting_reqs", "num_skipped_waiting_reqs", "kv_cache_usage"} <= stats
+    assert {
+        "num_running_reqs",
+        "num_waiting_reqs",
+        "num_skipped_waiting_reqs",
+        "kv_cache_usage",
+        "spec_decoding_stats",
+    } <= stats
     assert {"num_prompt_tokens", "num_cached_tokens"} <= set(names["vllm.v1.metrics.stats.PrefillStats"]["fields"])
     assert names["vllm.v1.outputs.LogprobsLists"]["fields"][:2] == ["logprob_token_ids", "logprobs"]
 
