@@ -145,6 +145,21 @@ def float32_to_bf16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return np.right_shift(raw + half, np.uint32(16)).astype(np.uint16)
 
 
+def write_safetensors(path: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]]]) -> None:
+    """One file of ``tensors``: their dtype in the format's words, and their values."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, (dtype, array) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+        at += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, array in tensors.values():
+            file.write(np.ascontiguousarray(array).data)
+
+
 def shards(directory: Path) -> list[Path]:
     """The safetensors files, as the index names them. Raises ``BuildError`` for what is missing."""
     index = directory / INDEX

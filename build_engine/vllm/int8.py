@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from build_engine.checkpoint import INDEX, Checkpoint, float32_to_bf16
+from build_engine.checkpoint import INDEX, Checkpoint, float32_to_bf16, write_safetensors
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ def export(source: Path, directory: Path) -> None:
         for number, names in enumerate(_shards(checkpoint), 1):
             file = f"model-{number:05d}.safetensors"
             tensors = dict(pair for part in pool.map(lambda name: _converted(checkpoint, name), names) for pair in part)
-            _write(directory / file, tensors)
+            write_safetensors(directory / file, tensors)
             weight_map |= dict.fromkeys(tensors, file)
             log.info(
                 "int8: %d of %d tensors", len([n for n in weight_map if not n.endswith("_scale")]), _total(checkpoint)
@@ -95,18 +94,3 @@ def _converted(checkpoint: Checkpoint, name: str) -> list[tuple[str, tuple[str, 
         values[at : at + ROWS], scales[at : at + ROWS] = rounded(checkpoint.float32(name, at, at + ROWS))
     checkpoint.forget(name)
     return [(name, ("I8", values)), (f"{name}_scale", ("BF16", float32_to_bf16(scales)))]
-
-
-def _write(path: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]]]) -> None:
-    """One safetensors file: header length, JSON header, tensors (huggingface/safetensors, README.md#format)."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, (dtype, array) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
-        at += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, array in tensors.values():
-            file.write(np.ascontiguousarray(array).data)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
+from build_engine.checkpoint import write_safetensors
 from contract.model_shape import ModelShape
 from loadtest.arguments import Arguments, count
 
@@ -38,9 +38,10 @@ def _write(out: Path, config: dict[str, object], seed: int) -> None:
             rows, columns = _size(shape, target)
             part = "self_attn" if target[0] in "qkvo" and target != "up_proj" else "mlp"
             name = f"base_model.model.model.layers.{layer}.{part}.{target}"
-            tensors[f"{name}.lora_A.weight"] = (rng.standard_normal((RANK, columns)) * STD).astype(np.float16)
-            tensors[f"{name}.lora_B.weight"] = (rng.standard_normal((rows, RANK)) * STD).astype(np.float16)
-    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+            for half, size in (("A", (RANK, columns)), ("B", (rows, RANK))):
+                values = (rng.standard_normal(size, np.float32) * STD).astype(np.float16)
+                tensors[f"{name}.lora_{half}.weight"] = ("F16", values)
+    write_safetensors(out / "adapter_model.safetensors", tensors)
     about = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0,
         "bias": "none", "target_modules": list(TARGETS), "base_model_name_or_path": "",
