@@ -197,8 +197,8 @@ loadtest-compare: setup-loadtest  ## two runs side by side: A=reports/… B=repo
 loadtest-calibrate: setup-dev  ## is the load generator right? against a server whose latencies are known
 	@$(PY) -m tests.loadtest.calibrate
 
-strategies: setup-dev setup-oracle  ## five mitigations for a slow service, measured here -> reports/strategies.html
-	@$(PY) -m loadtest.bench.strategies $(ARGS)
+strategies: $(if $(PYTHON_EXECUTABLE),,setup-dev setup-oracle)  ## five mitigations for a slow service, measured here -> reports/strategies.html
+	@$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench.strategies $(ARGS)
 
 # --- gpu ----------------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,11 +181,13 @@ class Server(BenchProcess):
 
 
 @contextlib.contextmanager
-def started(*options: str, gateway: bool = False) -> Iterator[Server]:
-    """A server that is ready, stopped afterwards. Raises ``LoadtestError`` when it does not start."""
+def started(*options: str, gateway: bool = False, cores: Collection[int] = ()) -> Iterator[Server]:
+    """A ready server, on ``cores`` only, stopped afterwards. Raises ``LoadtestError`` when it does not start."""
     LOGS.mkdir(exist_ok=True)
     ports = free_ports(4)
     server = Server(*options, log=LOGS / f"bench-{ports[0]}.log", gateway=gateway, ports=ports)
+    if cores:
+        server.command = ["taskset", "--cpu-list", ",".join(map(str, sorted(cores))), *server.command]
     with server:
         server.wait()
         yield server

@@ -1,7 +1,8 @@
 """`make bench-serving`: what the serving layer costs in front of an engine whose speed is known.
 
 The simulated engine gives every running stream one token per step, so its tokens/s are streams ÷ step time exactly.
-Clients keep N streams busy over gRPC; figures come from a window after a warm-up. Columns:
+Clients keep N streams busy over gRPC; figures come from a window after a warm-up. With ``--cores`` the server has that
+many cores to itself and the clients have the others, as on a GPU host. Columns:
 
     outputs         packed: one tensor per response, as our clients, the gateway and the load test ask for it;
                     named: the tensors of NVIDIA's ensemble and ours, as any other client gets them
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import statistics
 import sys
 import time
@@ -53,22 +55,45 @@ def generated(server: Server) -> int:
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    with started("--runtime", "simulated", "--step-ms", str(arguments.step_ms)) as server:
-        for streams, packed in itertools.product(arguments.streams, (True, False)):
-            cpu, made = server.cpu_seconds(), generated(server)
-            shape = StreamShape(streams, arguments.tokens, packed=packed)
-            (seen,) = measure(server.ports["grpc"], [shape], arguments.warm_up, arguments.seconds)
-            time.sleep(0.6)  # the counters are scraped with a delay of up to 0.25 s, Triton's own up to 0.5 s
-            used, tokens = server.cpu_seconds() - cpu, generated(server) - made
-            found = row(seen, streams, arguments.step_ms, used, tokens)
-            rows.append({"outputs": "packed" if packed else "named", **found})
+    for step_ms, cores in itertools.product(arguments.step_ms, arguments.cores):
+        ours, theirs = split(cores)
+        os.sched_setaffinity(0, theirs)  # of the clients, which are this process and its children
+        with started("--runtime", "simulated", "--step-ms", str(step_ms), cores=ours) as server:
+            for streams, outputs in itertools.product(arguments.streams, arguments.outputs):
+                found = one_run(server, streams, outputs == "packed", step_ms, arguments)
+                rows.append({"step_ms": step_ms, "cores": len(ours), "outputs": outputs, **found})
     return rows
+
+
+def one_run(
+    server: Server, streams: int, packed: bool, step_ms: float, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    cpu, made = server.cpu_seconds(), generated(server)
+    shape = StreamShape(streams, arguments.tokens, packed=packed)
+    (seen,) = measure(server.ports["grpc"], [shape], arguments.warm_up, arguments.seconds)
+    time.sleep(0.6)  # the counters are scraped with a delay of up to 0.25 s, Triton's own up to 0.5 s
+    used, tokens = server.cpu_seconds() - cpu, generated(server) - made
+    return row(seen, streams, step_ms, used, tokens)
+
+
+def split(cores: int, every: frozenset[int] = frozenset(os.sched_getaffinity(0))) -> tuple[set[int], set[int]]:
+    """The server's cores and the clients'; 0: all for both. Raises ``LoadtestError`` when the clients get none."""
+    if not cores:
+        return set(every), set(every)
+    if cores >= len(every):
+        raise LoadtestError(f"--cores: {cores} leaves none of this machine's {len(every)} for the clients")
+    listed = sorted(every)
+    return set(listed[:cores]), set(listed[cores:])
 
 
 def main() -> int:
     parser = Arguments(prog="bench-serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=count, nargs="+", default=[1, 32, 128, 256])
-    parser.add_argument("--step-ms", type=positive, default=15.0)
+    parser.add_argument("--step-ms", type=positive, nargs="+", default=[15.0])
+    parser.add_argument(
+        "--cores", type=count, nargs="+", default=[0], help="for the server alone (all, shared with clients)"
+    )
+    parser.add_argument("--outputs", nargs="+", choices=["packed", "named"], default=["packed", "named"])
     parser.add_argument("--tokens", type=count, default=256)
     parser.add_argument("--warm-up", type=positive, default=2.0)
     parser.add_argument("--seconds", type=positive, default=10.0)
@@ -80,8 +105,7 @@ def main() -> int:
     except LoadtestError as error:
         sys.stderr.write(f"bench-serving: {error}\n")
         return EXIT_USAGE
-    title = f"serving layer, simulated engine, step {arguments.step_ms:g} ms"
-    result.show_table(title, list(rows[0]), [list(each.values()) for each in rows])
+    result.show_table("serving layer, simulated engine", list(rows[0]), [list(each.values()) for each in rows])
     print(f"written to {result.write(arguments.out, about, rows)}")
     return EXIT_OK
 

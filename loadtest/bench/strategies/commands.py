@@ -18,10 +18,12 @@ DURATIONS = ("15s", "45s", "120s")
 ENOUGH = 5  # requests, for a median
 
 
-def build_engine(model: str, precision: str, out: Path) -> str:
+def build_engine(model: str, precision: str, out: Path, runtime: str) -> str:
     """Build once (the builder skips what is up to date); the command. Raises ``LoadtestError``."""
     command = [sys.executable, "-m", "build_engine", "build", "--model", model, "--precision", precision]
-    command += ["--out", str(out)]
+    command += ["--out", str(out), "--runtime", runtime]
+    if runtime == "vllm" and (out / "engine.json").is_file():  # its builder always builds anew
+        return as_typed(command)
     run(command, f"engine {precision}: the build failed")
     return as_typed(command)
 

@@ -6,6 +6,7 @@ No figures of others are quoted: where the usual advice gives no number, the cla
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ from contract.paths import ROOT
 from loadtest.bench.process import Server, as_typed, started
 from loadtest.bench.strategies.commands import build_engine, load_test, run_json
 from loadtest.bench.strategies.effect import Effect, Measurement
-from loadtest.console import show
 from loadtest.errors import LoadtestError
 
 CLAIMS = {
@@ -37,6 +37,7 @@ BLOCK_TOKENS = {"openvino": 32, "vllm": 16, "tensorrt_llm": 32}
 LOAD = ("--warmup", "4s", "--drain", "60s", "--scenario", "code", "--language", "en")
 WEIGHTS = (".bin", ".safetensors", ".engine")
 ORACLE = ROOT / ".venv-oracle/bin/python"
+ATTENTION_PROMPTS = (8_192, 16_384)  # eager attention of 32k prompts needs more than 80 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class EngineSet:
     plain: str
     small: tuple[str, ...]
     directory: Path
+    runtime: str = "openvino"
 
     def engine(self, precision: str) -> Path:
         return self.directory / precision
@@ -54,8 +56,17 @@ class EngineSet:
 
 def default_engines(model: str, directory: Path) -> EngineSet:
     """FP8 against BF16 where there is an NVIDIA GPU, else INT8 and INT4 against FP32 on the CPU."""
-    gpu = shutil.which("nvidia-smi") is not None
-    return EngineSet(model, "bf16" if gpu else "fp32", ("fp8",) if gpu else ("int8", "int4"), directory)
+    if shutil.which("nvidia-smi") is None:
+        return EngineSet(model, "fp32", ("int8", "int4"), directory)
+    return EngineSet(model, "bf16", ("fp8", "int8"), directory, "vllm")
+
+
+def torch_python() -> str:
+    """An interpreter with torch: ``.venv-oracle``'s, or on a GPU host the one that runs vLLM."""
+    python = str(ORACLE) if ORACLE.is_file() else os.environ.get("PYTHON_EXECUTABLE", "")
+    if not python:
+        raise LoadtestError(".venv-oracle (torch) is missing: make it with `make setup-oracle`")
+    return python
 
 
 def one_user(server: Server, *more: str) -> tuple[dict[str, Any], str]:
@@ -88,7 +99,7 @@ class EngineFigures:
 
 
 def measure_engine(engines: EngineSet, precision: str) -> EngineFigures:
-    command = build_engine(engines.model, precision, engines.engine(precision))
+    command = build_engine(engines.model, precision, engines.engine(precision), engines.runtime)
     with started("--engine", str(engines.engine(precision))) as server:
         alone, how_alone = one_user(server)
         crowd, how_crowd = many_users(server)
@@ -109,17 +120,16 @@ def quantization_and_batching(engines: EngineSet) -> Iterator[Effect]:
     claim = CLAIMS["quantization"]
     for name, small in seen.items():
         memory = f"resident {plain.resident:.0f} → {small.resident:.0f} MiB"
-        yield Effect(f"1 quantization, {name}", claim, "weights", plain.weights, small.weights, "less", memory)
+        if small.weights.value < plain.weights.value:  # vLLM's FP8 is made while it loads: the same on disk
+            yield Effect(f"1 quantization, {name}", claim, "weights", plain.weights, small.weights, "less", memory)
         yield Effect(f"1 quantization, {name}", claim, "time per token, 1 user", plain.tpot, small.tpot, "less")
     yield from batching(engines, plain, seen[engines.small[0]])
 
 
 def batching(engines: EngineSet, plain: EngineFigures, small: EngineFigures) -> Iterator[Effect]:
-    if not ORACLE.is_file():
-        raise LoadtestError("batching: .venv-oracle (torch) is missing: make it with `make setup-oracle`")
     source = checkpoint(engines.model)
-    for dtype in ("float32", "bfloat16"):
-        command = [str(ORACLE), "-m", "loadtest.bench.strategies.one_by_one", "--model", source, "--dtype", dtype]
+    for dtype in ("float32", "bfloat16") if engines.plain == "fp32" else ("bfloat16",):
+        command = [torch_python(), "-m", "loadtest.bench.strategies.one_by_one", "--model", source, "--dtype", dtype]
         command += ["--prompt", str(PROMPT), "--tokens", str(TOKENS), "--users", str(USERS)]
         alone = run_json(command)
         before = Measurement(
@@ -142,7 +152,7 @@ def checkpoint(model: str) -> str:
 def context_and_streaming(engines: EngineSet) -> Iterator[Effect]:
     """Mitigations 3 and 5 on the quantized engine."""
     small = engines.small[0]
-    build_engine(engines.model, small, engines.engine(small))
+    build_engine(engines.model, small, engines.engine(small), engines.runtime)
     with started("--engine", str(engines.engine(small)), "--kv-cache-gb", KV_GB) as server:
         yield prompt_length(server)
         yield first_words(server)
@@ -188,12 +198,11 @@ def first_words(server: Server) -> Effect:
 
 
 def attention(engines: EngineSet) -> Iterator[Effect]:
-    """Chunked prefill can be switched off only in the CPU engine; elsewhere it is a build option."""
-    small = engines.small[0]
-    info = json.loads((engines.engine(small) / "engine.json").read_text(encoding="utf-8"))
-    if info["runtime"]["name"] != "openvino":
-        show(f"4 chunked prefill: {info['runtime']['name']} has no switch for it: not measured")
+    """Fused attention on a GPU; the CPU engine has no other, so there chunked prefill stands in its place."""
+    if engines.runtime != "openvino":
+        yield from fused_attention(engines)
         return
+    small = engines.small[0]
     sides: dict[str, list[Measurement]] = {"longest_gap_s": [], "ttft_s": []}
     for tokens, label in ((100_000, "whole prompt in one step"), (128, "chunks of 128")):
         command = [sys.executable, "-m", "loadtest.bench.strategies.chunked", "--engine", str(engines.engine(small))]
@@ -210,6 +219,17 @@ def attention(engines: EngineSet) -> Iterator[Effect]:
         yield Effect(
             "4 chunked prefill", CLAIMS["attention"], names[name], before, after, "less", "attention is fused in both"
         )
+
+
+def fused_attention(engines: EngineSet) -> Iterator[Effect]:
+    for tokens in ATTENTION_PROMPTS:
+        sides = []
+        for kind, label in (("eager", "eager"), ("sdpa", "fused (FlashAttention)")):
+            command = [torch_python(), "-m", "loadtest.bench.strategies.prefill", "--model", checkpoint(engines.model)]
+            command += ["--attention", kind, "--prompt", str(tokens)]
+            sides.append(Measurement(label, run_json(command)["seconds"] * 1e3, "ms", as_typed(command)))
+        name = f"prefill of {tokens:,} tokens, transformers"
+        yield Effect("4 fused attention", CLAIMS["attention"], name, sides[0], sides[1], "less")
 
 
 MITIGATIONS: tuple[Callable[[EngineSet], Iterator[Effect]], ...] = (

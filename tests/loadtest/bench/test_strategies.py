@@ -59,7 +59,7 @@ def test_one_mitigation_that_fails_leaves_the_others(capsys: pytest.CaptureFixtu
 
 def test_a_build_or_a_server_that_fails_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(LoadtestError, match=r"^engine int8: the build failed: [^\n]+$"):
-        build_engine(str(tmp_path / "no checkpoint"), "int8", tmp_path / "engine")
+        build_engine(str(tmp_path / "no checkpoint"), "int8", tmp_path / "engine", "openvino")
     with (
         pytest.raises(LoadtestError, match=r"^the server did not start: [^\n]+$"),
         started("--engine", str(tmp_path / "none")),
