@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from client import errors, refusals
-from client.types import FinishReason, Options, Prompt, StreamChunk, is_ids
+from client.types import FinishReason, Options, Prompt, StreamChunk, TopLogprobs, is_ids
 from contract.fields import BY_OPTION
 
 _GUIDES = {"json_schema": "guided_json", "regex": "guided_regex", "ebnf_grammar": "guided_grammar"}
@@ -34,6 +34,8 @@ def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[
         out["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     given = options.given()
     given.pop("return_prompt_ids", None)  # return_token_ids asks for them too
+    if given.pop("prompt_logprobs", False):
+        out["prompt_logprobs"] = given.pop("prompt_top_logprobs", 0)
     out |= _guide(given.pop("guide_type", ""), given.pop("guide", ""))
     out |= _logprobs(given.pop("logprobs", False), given.pop("top_logprobs", 0), chat=not _is_raw(prompt))
     if "logit_bias" in given:
@@ -83,10 +85,12 @@ class AnswerDecoder:
         text = choice["delta"].get("content") if "delta" in choice else choice["text"]
         probs, tops = _read_logprobs(choice.get("logprobs"))
         reason = choice.get("finish_reason")
+        prompt_ids = tuple(choice.get("prompt_token_ids") or event.get("prompt_token_ids") or ())
+        scores, score_tops = _read_prompt(prompt_ids, choice.get("prompt_logprobs") or event.get("prompt_logprobs"))
         return StreamChunk(
             text or "", _FINISH[reason] if reason else None, tuple(choice.get("token_ids") or ()),
             usage.get("completion_tokens", 0), usage.get("prompt_tokens", 0), _cached(usage), index, at, probs, tops,
-            tuple(choice.get("prompt_token_ids") or event.get("prompt_token_ids") or ()),
+            prompt_ids, scores, score_tops,
         )  # fmt: skip
 
 
@@ -108,6 +112,17 @@ def _read_logprobs(raw: Any) -> tuple[tuple[float, ...], tuple[Any, ...]]:
         return (), ()
     values = [entry["logprob"] for entry in raw["content"]] if "content" in raw else raw["token_logprobs"]
     return tuple(-math.inf if v is None else float(v) for v in values), ()
+
+
+def _read_prompt(ids: Sequence[int], raw: Any) -> tuple[tuple[float, ...], tuple[TopLogprobs, ...]]:
+    """vLLM's form: for each token but the first ``{token id: {logprob, rank, …}}``."""
+    entries = [{int(key): value for key, value in entry.items()} for entry in (raw or [None])[1:]]
+    scores = tuple(float(entry[token]["logprob"]) for token, entry in zip(ids[1:], entries, strict=False))
+    tops = tuple(
+        tuple((key, float(value["logprob"])) for key, value in sorted(entry.items(), key=lambda item: item[1]["rank"]))
+        for entry in entries
+    )
+    return scores, tops if any(len(top) > 1 for top in tops) else ()
 
 
 def error_of(status: int, parsed: Any, retry_after: str | None) -> errors.ClientError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from tritonclient.grpc import service_pb2 as pb
@@ -61,6 +61,7 @@ _ENCODERS: dict[str, Callable[[Any], bytes]] = {
     "FP32": _fp32, "INT32": _int32, "UINT64": _uint64, "BOOL": _bool, "BYTES": _strings,
 }  # fmt: skip
 
+NOTHING = PromptPart()
 _REASON_BY_NAME = {name.encode(): reason for name, reason in zip(FINISH_CODES, REASONS, strict=True)}
 _ZERO = b"\0\0\0\0"
 _FITS = {
@@ -156,9 +157,14 @@ def _named(raw: dict[str, bytes]) -> SequenceOutput:
 
 def _prompt(raw: dict[str, bytes]) -> bytes:
     """What the named tensors say of the prompt, as ``packed`` says it."""
-    if "prompt_ids" not in raw:
+    if "prompt_ids" not in raw and "prompt_log_probs" not in raw:
         return b""
-    return PromptPart(memoryview(raw["prompt_ids"]).cast("i").tolist()).pack()
+
+    def values(name: str, code: Literal["i", "f"]) -> list[Any]:
+        return memoryview(raw.get(name, b"")).cast(code).tolist()
+
+    scores, ranks = values("prompt_log_probs", "f"), values("prompt_ranks", "i")
+    return PromptPart(values("prompt_ids", "i"), scores, ranks, raw.get("prompt_top_log_probs", b"")[4:]).pack()
 
 
 def _first(raw: dict[str, bytes], name: str) -> int:
@@ -166,10 +172,11 @@ def _first(raw: dict[str, bytes], name: str) -> int:
 
 
 def stream_chunk(got: SequenceOutput) -> StreamChunk:
+    prompt = PromptPart.unpack(got.prompt) if got.prompt else NOTHING
     return StreamChunk(
         got.text, got.finish, tuple(got.token_ids), got.completion_tokens, got.prompt_tokens, got.cached_tokens,
         got.chunk_index, got.sequence_index, tuple(got.token_log_probs), _top(got.tops),
-        tuple(PromptPart.unpack(got.prompt).ids) if got.prompt else (),
+        tuple(prompt.ids), tuple(prompt.log_probs), _top(prompt.tops),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable
 
 from client.errors import ChunkMissing, ClientError, ConnectError, EngineUnavailable, Overloaded, StreamCut
-from client.types import Completion, Options, Result, Retry, StreamChunk
+from client.types import Completion, Options, Result, Retry, StreamChunk, TopLogprobs
 
 
 def request_ids() -> Callable[[], str]:
@@ -50,14 +50,16 @@ class Order:
 
 
 class _Collected:
-    __slots__ = ("ids", "last", "logprobs", "prompt_ids", "text", "tops")
+    __slots__ = ("ids", "last", "logprobs", "prompt_ids", "prompt_logprobs", "prompt_tops", "text", "tops")
 
     def __init__(self) -> None:
         self.text: list[str] = []
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.tops: list[tuple[tuple[int, float], ...]] = []
-        self.prompt_ids: tuple[int, ...] = ()
+        self.prompt_ids: list[int] = []
+        self.prompt_logprobs: list[float] = []
+        self.prompt_tops: list[TopLogprobs] = []
         self.last = StreamChunk("")
 
     def add(self, chunk: StreamChunk) -> None:
@@ -66,6 +68,8 @@ class _Collected:
         self.logprobs += chunk.logprobs
         self.tops += chunk.top_logprobs
         self.prompt_ids += chunk.prompt_ids
+        self.prompt_logprobs += chunk.prompt_logprobs
+        self.prompt_tops += chunk.prompt_top_logprobs
         self.last = chunk
 
     def choice(self) -> Completion:
@@ -90,9 +94,10 @@ class Collector:
         """Raises ``StreamCut`` when a sequence has no finish reason."""
         choices = tuple(sequence.choice() for sequence in self._sequences)
         last = [sequence.last for sequence in self._sequences]
+        first = self._sequences[0]
         return Result(
             request_id, choices, max(c.prompt_tokens for c in last), max(c.cached_tokens for c in last),
-            self._sequences[0].prompt_ids,
+            tuple(first.prompt_ids), tuple(first.prompt_logprobs), tuple(first.prompt_tops),
         )  # fmt: skip
 
 

@@ -42,6 +42,8 @@ class Options:
     n: int = 1
     logprobs: bool = False
     top_logprobs: int = 0
+    prompt_logprobs: bool = False
+    prompt_top_logprobs: int = 0
     return_prompt_ids: bool = False
     guide_type: str = ""
     guide: str = ""
@@ -78,6 +80,8 @@ class StreamChunk:
     logprobs: tuple[float, ...] = ()
     top_logprobs: tuple[TopLogprobs, ...] = ()
     prompt_ids: tuple[int, ...] = ()  # on a sequence's first chunk, with ``Options.return_prompt_ids``
+    prompt_logprobs: tuple[float, ...] = ()  # from the second token on, in order, possibly over several chunks
+    prompt_top_logprobs: tuple[TopLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,8 @@ class Result:
     prompt_tokens: int
     cached_tokens: int = 0
     prompt_ids: tuple[int, ...] = ()
+    prompt_logprobs: tuple[float, ...] = ()
+    prompt_top_logprobs: tuple[TopLogprobs, ...] = ()
 
     @property
     def text(self) -> str:

@@ -32,6 +32,7 @@ class TextOptions:
     echo: str = ""  # the prompt's text, when the caller wants it in front of the answer
     log_probs: bool = False
     prompt_ids: bool = False  # the prompt's token ids in the first response
+    silent: bool = False  # max_tokens = 0: the engine's one token is not shown
     packed: bool = False  # answer in one tensor (contract/packed.py)
 
 

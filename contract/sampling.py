@@ -25,7 +25,8 @@ class Sampling:
     draws one when the caller gave none, so that no engine's own default (0 in two of them) makes all answers alike.
     ``stop_token_ids`` holds the end ids too (151645, 151643 for Qwen2.5) and is empty with ``ignore_eos`` unless the
     caller named some. ``logit_bias`` is added to the logits of the named ids. ``logprobs`` is 0 for none, 1 for the
-    chosen token, k+1 for the chosen token and the top k.
+    chosen token, k+1 for the chosen token and the top k; ``prompt_logprobs`` likewise for each token of the prompt but
+    the first.
     """
 
     max_tokens: int
@@ -46,4 +47,5 @@ class Sampling:
     bad_words: tuple[tuple[int, ...], ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int = 0
+    prompt_logprobs: int = 0
     guide: Guide | None = None

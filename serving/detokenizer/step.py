@@ -14,7 +14,7 @@ from contract.chunks import Chunk, IntArray, TextOptions, unpack
 from contract.finish import FINISH_CODES
 from serving.detokenizer.text import TextStream, TokenBytes
 
-STOP = FINISH_CODES.index("stop")
+STOP, LENGTH = FINISH_CODES.index("stop"), FINISH_CODES.index("length")
 
 
 class _State:
@@ -81,6 +81,8 @@ class Detokenizer:
         if state.text.stopped:
             chunk.completion_tokens = state.tokens_at_stop
             chunk.finish = STOP if chunk.finish else 0
+        if chunk.options.silent:
+            _silence(chunk)
 
     def _check_owner(self, chunk: Chunk) -> None:
         """A slot's owners come in the order of their generations: an old chunk that is sent again harms nobody."""
@@ -111,3 +113,11 @@ class Detokenizer:
             chunk.top_logprobs = orjson.dumps(orjson.loads(chunk.top_logprobs)[:used])
         if not chunk.finish:
             self.ack_table.stop(chunk.slot, chunk.generation)
+
+
+def _silence(chunk: Chunk) -> None:
+    """Leave what is said of the prompt."""
+    chunk.text = chunk.options.echo if chunk.seq == 1 else ""
+    chunk.ids, chunk.log_probs, chunk.top_logprobs, chunk.completion_tokens = [], [], b"", 0
+    if chunk.finish == STOP:
+        chunk.finish = LENGTH

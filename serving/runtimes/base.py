@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, get_args
 from contract.fields import FIELDS
 from contract.finish import FinishReason
 from contract.gpus import MEMORY_FRACTION
+from contract.prompt_part import PromptPart
 from contract.sampling import GuideType, Sampling
 
 
@@ -38,8 +39,9 @@ class SequenceDelta(NamedTuple):
     ``token_ids`` never holds an end or stop token. ``counted`` is how many tokens were generated in this step, the
     end/stop token included: completion_tokens is the sum of ``counted``, so usage is the same on every runtime.
     ``logprobs`` has one natural-log probability per entry of ``token_ids`` or is empty. ``top_logprobs`` likewise, each
-    entry ``((token_id, logprob), …)`` best first. ``finish_reason`` is set on the sequence's last delta only, ``error``
-    only together with ``finish_reason == "error"``.
+    entry ``((token_id, logprob), …)`` best first. ``prompt`` brings scores of the prompt, in order and before the first
+    token or with it, when ``Sampling.prompt_logprobs`` asks for them. ``finish_reason`` is set on the sequence's last
+    delta only, ``error`` only together with ``finish_reason == "error"``.
     """
 
     sequence_id: int
@@ -50,6 +52,7 @@ class SequenceDelta(NamedTuple):
     top_logprobs: Sequence[tuple[tuple[int, float], ...]] = ()
     cached_tokens: int = 0  # prompt tokens found in the prefix cache; meaningful on the first delta
     error: str = ""
+    prompt: PromptPart | None = None
 
 
 OnStep = Callable[[list[SequenceDelta]], None]

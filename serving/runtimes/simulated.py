@@ -18,10 +18,12 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
+import orjson
 
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineUnavailable
 from contract.finish import FinishReason
+from contract.prompt_part import PromptPart
 from serving.runtimes.base import (
     EngineRequest,
     OnDeath,
@@ -43,7 +45,7 @@ LATE_SECONDS = 0.1  # a step clock that is further behind starts anew instead of
 HONOURED = frozenset(
     {
         "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
-        "logprobs", "priority", "cache_salt",
+        "logprobs", "return_prompt_log_probs", "priority", "cache_salt",
     }
 )  # fmt: skip
 
@@ -52,6 +54,14 @@ def tokens(input_ids: list[int] | np.ndarray, seed: int, count: int) -> list[int
     """The first ``count`` tokens that a simulated stream yields for this prompt and seed."""
     start = zlib.crc32(np.asarray(input_ids, dtype=np.int32).tobytes(), seed & 0xFFFFFFFF)
     return [(start + 7919 * i) % VOCABULARY for i in range(count)]
+
+
+def prompt_scores(request: EngineRequest) -> PromptPart:
+    """Token ``i`` of the prompt is the best one, with -1 / i; the alternatives are the ids above it, each 1 less."""
+    ids, alternatives = list(request.input_ids), request.sampling.prompt_logprobs - 1
+    values = [-1.0 / at for at in range(1, len(ids))]
+    tops = [[[token + k, value - k] for k in range(alternatives)] for token, value in zip(ids[1:], values, strict=True)]
+    return PromptPart((), values, [1] * len(values), orjson.dumps(tops) if alternatives else b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +234,8 @@ class SimulatedRuntime:
             return SequenceDelta(live.request.sequence_id, (), 1, "stop")
         reason: FinishReason | None = "length" if live.made >= sampling.max_tokens else None
         log_probs = (-0.5,) if sampling.logprobs else ()
-        return SequenceDelta(live.request.sequence_id, (token,), 1, reason, log_probs)
+        prompt = prompt_scores(live.request) if live.made == 1 and sampling.prompt_logprobs else None
+        return SequenceDelta(live.request.sequence_id, (token,), 1, reason, log_probs, prompt=prompt)
 
 
 def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:

@@ -42,6 +42,7 @@ KINDS: tuple[tuple[str, Sampling], ...] = (
     ("logit_bias", Sampling(max_tokens=TOKENS, logit_bias=((5, 1.0),))),
     ("logprobs", Sampling(max_tokens=TOKENS, temperature=0.0, logprobs=1)),
     ("top_logprobs", Sampling(max_tokens=TOKENS, logprobs=6)),
+    ("return_prompt_log_probs", Sampling(max_tokens=TOKENS, temperature=0.0, prompt_logprobs=2)),
     ("guide:regex", Sampling(max_tokens=TOKENS, guide=Guide("regex", "[a-z]{1,40}"))),
     ("guide:json", Sampling(max_tokens=TOKENS, guide=Guide("json", ""))),
 )

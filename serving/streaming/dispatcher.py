@@ -216,6 +216,8 @@ class Dispatcher:
             self._fail(sequence.request, EngineUnavailable(f"engine: {delta.error or 'the request failed'}"))
             return
         sequence.ids += delta.token_ids
+        if delta.prompt:
+            sequence.prompt.append(delta.prompt)
         if job.text.log_probs:
             sequence.log_probs += delta.logprobs
             sequence.top_logprobs += delta.top_logprobs

@@ -20,6 +20,7 @@ from serving.tokenizer.template import ChatTemplate
 PROMPTS = ("text_input", "messages", "input_ids")
 MAX_MESSAGES = 2048
 MAX_JSON = 8 * 2**20  # bytes of messages or of tools
+MOST_SCORES = 262_144  # of a prompt's tokens and their alternatives
 SHRINKS = 3  # times at most that Unicode's NFC makes a text shorter, in bytes
 
 
@@ -79,6 +80,7 @@ class PromptBuilder:
             if field == "text_input":  # a template writes the special tokens that begin a text itself
                 ids = self._encoder.begun(ids)
             context.room(self._limits, field, len(ids), parsed.sampling.max_tokens)
+            _check_scores(len(ids), parsed.sampling.prompt_logprobs)
             if not inputs.flag("exclude_input_in_output"):
                 echo = self._encoder.decode(ids) if field == "input_ids" else self._plain.resolved(text)
                 parsed = replace(parsed, text=replace(parsed.text, echo=echo))
@@ -130,6 +132,14 @@ class PromptBuilder:
     def _encoded(self, text: str, field: str) -> list[int]:
         self._check_length(text.encode(), field)
         return self._plain.encode(text)
+
+
+def _check_scores(prompt_tokens: int, wanted: int) -> None:
+    """Scores of a prompt travel in few large messages, which hold up whoever reads them."""
+    if wanted > 1 and prompt_tokens * wanted > MOST_SCORES:
+        most = MOST_SCORES // prompt_tokens - 1
+        problem = f"{wanted - 1} for each of {prompt_tokens} tokens are too many; give at most {max(0, most)}"
+        raise InvalidRequest("prompt_top_logprobs", problem)
 
 
 def _prompt_field(inputs: Inputs) -> str:

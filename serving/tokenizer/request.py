@@ -20,6 +20,10 @@ def job(inputs: Inputs, checkpoint: CheckpointDefaults) -> Job:
     top = inputs.integer("top_logprobs")
     if top and not log_probs:
         raise InvalidRequest("top_logprobs", f"{top} needs return_log_probs = true; set both or neither")
+    prompt_top = inputs.integer("prompt_top_logprobs")
+    if prompt_top and not inputs.flag("return_prompt_log_probs"):
+        problem = f"{prompt_top} needs return_prompt_log_probs = true; set both or neither"
+        raise InvalidRequest("prompt_top_logprobs", problem)
     sampling = _sampling(inputs, checkpoint, 1 + top if log_probs else 0)
     text = TextOptions(
         stops=inputs.texts("stop_words"),
@@ -27,6 +31,7 @@ def job(inputs: Inputs, checkpoint: CheckpointDefaults) -> Job:
         min_tokens=sampling.min_tokens,
         log_probs=log_probs,
         prompt_ids=inputs.flag("return_prompt_ids"),
+        silent=_is_silent(inputs),
         packed=inputs.flag("packed_output"),
     )
     return Job(
@@ -40,6 +45,16 @@ def job(inputs: Inputs, checkpoint: CheckpointDefaults) -> Job:
         stop_key=inputs.text("stop_key"),
         explicit=_asked_for(inputs),
     )
+
+
+def _is_silent(inputs: Inputs) -> bool:
+    """Whether the request is about its prompt alone."""
+    silent = "max_tokens" in inputs and inputs.integer("max_tokens") == 0
+    about = inputs.flag("return_prompt_log_probs") or inputs.flag("return_prompt_ids")
+    if silent and inputs.flag("exclude_input_in_output") and not about:
+        problem = "0 answers nothing; give at least 1, or ask for return_prompt_log_probs or return_prompt_ids"
+        raise InvalidRequest("max_tokens", problem)
+    return silent
 
 
 def refuse_beams(inputs: Inputs) -> None:
@@ -61,13 +76,14 @@ def _sampling(inputs: Inputs, checkpoint: CheckpointDefaults, logprobs: int) -> 
     if "seed" not in inputs:
         settings["seed"] = secrets.randbits(63)
     max_tokens, min_tokens = inputs.integer("max_tokens"), settings["min_tokens"]
-    if max_tokens and min_tokens > max_tokens:
+    if "max_tokens" in inputs and min_tokens > max_tokens:
         raise InvalidRequest("min_tokens", f"{min_tokens} is more than max_tokens = {max_tokens}; lower it")
     return Sampling(
-        max_tokens=max_tokens,
+        max_tokens=max(1, max_tokens) if "max_tokens" in inputs else 0,  # engines make one token at least
         stop_token_ids=_stop_ids(inputs, checkpoint),
         logit_bias=_biases(inputs),
         logprobs=logprobs,
+        prompt_logprobs=1 + inputs.integer("prompt_top_logprobs") if inputs.flag("return_prompt_log_probs") else 0,
         guide=_guide(inputs),
         **settings,
     )

@@ -159,7 +159,14 @@ def _log_probs(chunks: list[Chunk]) -> list[Any]:
 
 
 def _prompt(part: PromptPart) -> list[Any]:
-    return [pb.Tensor("prompt_ids", np.array([part.ids], dtype=np.int32))] if part.ids else []
+    tensors = [pb.Tensor("prompt_ids", np.array([part.ids], dtype=np.int32))] if part.ids else []
+    if part.log_probs:
+        tensors += [
+            pb.Tensor("prompt_log_probs", np.array([part.log_probs], dtype=np.float32)),
+            pb.Tensor("prompt_ranks", np.array([part.ranks], dtype=np.int32)),
+            pb.Tensor("prompt_top_log_probs", np.array([[part.tops]], dtype=np.object_)),
+        ]
+    return tensors
 
 
 class ResponseSink:

@@ -12,6 +12,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -180,6 +181,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                 self._response(rid, "".join(pieces), finish, list(range(len(pieces))), 0, len(pieces), inputs)
             )
             return finish
+        ahead = int(bool(inputs.get("return_prompt_log_probs")))
+        for sequence in range(n * ahead):  # a prompt that is read in two pieces
+            await context.write(self._response(rid, "", "", [], 0, 0, inputs, sequence))
         for at, piece in enumerate(pieces):
             if live.stopped.is_set():
                 break
@@ -193,7 +197,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             last = at == len(pieces) - 1
             finish = self._finish(word, pieces, inputs, live) if last else ""
             for sequence in range(n):
-                index = at + (word == "GAP" and at >= 1)
+                index = at + ahead + (word == "GAP" and at >= 1)
                 await context.write(self._response(rid, piece, finish, [at], index, at + 1, inputs, sequence))
             await self._sleep(self.step_ms / 1000, live)
         if live.stopped.is_set():
@@ -261,7 +265,18 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             if top := inputs.get("top_logprobs"):
                 raw = json.dumps([[[i + k, -0.5 - k] for k in range(top)] for i in ids]).encode()
                 add("top_log_probs", "BYTES", struct.pack("<I", len(raw)) + raw)
+        if inputs and inputs.get("return_prompt_log_probs") and index < 2:
+            FakeTriton._score(add, inputs.get("input_ids", PROMPT_IDS), inputs.get("prompt_top_logprobs", 0), index)
         return message
+
+    @staticmethod
+    def _score(add: Callable[..., None], ids: list[int], top: int, index: int) -> None:
+        """The first score ahead, the others with the first token: token i has -i, and rank 2."""
+        some = ids[1:2] if index == 0 else ids[2:]
+        add("prompt_log_probs", "FP32", struct.pack(f"<{len(some)}f", *[-float(i) for i in some]), len(some))
+        add("prompt_ranks", "INT32", struct.pack(f"<{len(some)}i", *[2 for _ in some]), len(some))
+        raw = json.dumps([[[i + 1 - k, -0.5 - k] for k in range(top)] for i in some]).encode()
+        add("prompt_top_log_probs", "BYTES", struct.pack("<I", len(raw)) + raw)
 
 
 def _metrics_handler(fake: FakeTriton) -> type[BaseHTTPRequestHandler]:

@@ -23,7 +23,15 @@ TYPES: dict[str, tuple[str, Any]] = {
         ("guided_decoding_guide_type", "guided_decoding_guide", "lora_name", "stop_key"), ("BYTES", np.object_)
     ),
     **dict.fromkeys(
-        ("stream", "stop", "ignore_eos", "return_log_probs", "exclude_input_in_output", "packed_output"),
+        (
+            "stream",
+            "stop",
+            "ignore_eos",
+            "return_log_probs",
+            "return_prompt_log_probs",
+            "exclude_input_in_output",
+            "packed_output",
+        ),
         ("BOOL", np.bool_),
     ),
     **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty"), ("FP32", np.float32)),

@@ -27,7 +27,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     (r"messages: not JSON \(maximum recursion", {"messages": "[" * 50_000}),
     (r"messages: messages\[0\] has role 'robot'", {"messages": '[{"role": "robot", "content": "a"}]'}),
     (r"messages: '\\ud800' is half a surrogate", {"messages": '[{"role": "user", "content": "\\ud800"}]'}),
-    ("max_tokens: 0 is out of range", {"text_input": "a", "max_tokens": 0}),
+    ("max_tokens: 0 answers nothing; give at least 1, or ask for", {"text_input": "a", "max_tokens": 0}),
     ("max_tokens: -1 is out of range", {"text_input": "a", "max_tokens": -1}),
     ("max_tokens: 40000 with a prompt of 1 tokens exceeds the context", {"text_input": "a", "max_tokens": 40_000}),
     ("top_p: 2 is out of range", {"text_input": "a", "top_p": 2.0}),
@@ -44,6 +44,10 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 ONLY_TENSORS: list[tuple[str, dict[str, Any]]] = [
     # not over HTTP: a body of 8 MB overflows the stack of Triton 2.51's HTTP server (CVE-2025-23310)
     (r"text_input: the prompt has at least \d+ tokens, the context is 32768", {"text_input": "=" * 8_000_000}),
+    (
+        "prompt_top_logprobs: 20 for each of 20000 tokens are too many; give at most 12",
+        {"input_ids": [1] * 20_000, "return_prompt_log_probs": True, "prompt_top_logprobs": 20},
+    ),
     ("temperature: nan is out of range", {"text_input": "a", "temperature": math.nan}),
     (r"text_input: byte 1 of b'a\\xff' is not UTF-8", {"text_input": b"a\xff"}),
     ("text_input: a batch of 2; one request carries one prompt, send 2 requests", {"batch": 2, "text_input": "a"}),

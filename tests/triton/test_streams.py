@@ -14,7 +14,7 @@ from client.sequences import collect
 from contract.errors import InvalidRequest
 from serving.runtimes import simulated
 from tests.conftest import Server
-from tests.triton.calls import aio_answers
+from tests.triton.calls import aio_answers, generate
 
 pytestmark = pytest.mark.triton
 Says = Callable[[str, int, int], str]
@@ -38,6 +38,32 @@ def test_ids_in_and_out(server: Server, stream: bool) -> None:
     assert whole.prompt_ids == tuple(prompt) and whole.prompt_tokens == 5
     assert list(whole.choices[0].token_ids) == simulated.tokens(prompt, 3, 6)
     assert text.prompt_ids == again.prompt_ids
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("max_tokens", [0, 2])
+def test_log_probabilities_of_the_prompt(server: Server, stream: bool, max_tokens: int) -> None:
+    prompt, options = [5, 6, 7], Options(max_tokens=max_tokens, prompt_logprobs=True, prompt_top_logprobs=2, n=2)
+    with Client(server.grpc) as client:
+        chunks = list(client.stream(prompt, options)) if stream else []
+        result = collect("", options, chunks) if stream else client.generate(prompt, options)
+        (plain,) = client.generate(prompt, Options(max_tokens=1)).choices
+    assert result.prompt_logprobs == (-1.0, -0.5)
+    assert result.prompt_top_logprobs == (((6, -1.0), (7, -2.0)), ((7, -0.5), (8, -1.5)))
+    assert [choice.completion_tokens for choice in result.choices] == [max_tokens] * 2
+    assert [len(choice.token_ids) for choice in result.choices] == [max_tokens] * 2
+    assert plain.completion_tokens == 1
+
+
+def test_the_named_outputs_of_a_scored_prompt(server: Server) -> None:
+    body = {"text_input": "Hello, world", "max_tokens": 0, "return_prompt_log_probs": True, "return_prompt_ids": True}
+    status, answer = generate(server.http, body)
+    assert status == 200 and answer["completion_tokens"] == 0 and answer["finish_reason"] == "length"
+    count = answer["prompt_tokens"]
+    assert (
+        len(answer["prompt_ids"]) == count
+        and len(answer["prompt_log_probs"]) == len(answer["prompt_ranks"]) == count - 1
+    )
 
 
 def is_free(server: Server) -> bool:

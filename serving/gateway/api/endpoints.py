@@ -46,7 +46,7 @@ Planner = Callable[[Gateway, bytes], Awaitable[tuple[GenerationPlan, str]]]
 async def plan_chat(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
     request = await http.request_of(ChatRequest, body)
     model = gateway.model_name(request.model)
-    if request.logprobs:
+    if request.logprobs or request.prompt_logprobs is not None:
         await gateway.tokens.load()
     return await off_loop(len(body), lambda: translate.chat(request)), model
 
@@ -79,7 +79,7 @@ async def plan_message(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, s
 async def plan_completion(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
     request = await http.request_of(CompletionRequest, body)
     model = gateway.model_name(request.model)
-    if request.logprobs is not None:
+    if request.logprobs is not None or request.prompt_logprobs is not None:
         await gateway.tokens.load()
     return await off_loop(len(body), lambda: translate.completion(request, gateway.settings.max_prompts)), model
 

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,9 +22,12 @@ from client.grpc_aio import AioChannel
 from contract.packed import SequenceOutput
 from serving.gateway.core.choices import ChoiceState, TokenText
 from serving.gateway.core.metrics import GatewayMetrics
+from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.render.base import KEEP_ALIVE, BodyRenderer, StreamRenderer, Usage
 from serving.gateway.core.writer import Gone, Writer
+
+SCORE_BYTES = 8  # of JSON and Python objects for each byte that says something of a prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ class Answer:
             ChoiceState(
                 i, chat=plan.chat, parser=plan.parser() if plan.parser else None, logprobs=plan.options.logprobs,
                 token_text=context.token_text, stops=plan.options.stop if plan.names_stop else (),
+                echoed_tops=plan.options.top_logprobs if plan.echoes_scores else None,
+                prompt_logprobs=plan.prompt_logprobs,
             )
             for i in range(plan.choices)
         ]  # fmt: skip
@@ -95,7 +101,8 @@ class Answer:
             await self.writer.event(self.renderer.end(used))
             await self.writer.end()
         else:
-            await self.writer.whole(self.renderer.body(used))
+            renderer = self.renderer
+            await self.writer.whole(await off_loop(self._scored_bytes, lambda: renderer.body(used)))
 
     async def _all(self) -> None:
         tasks = [asyncio.ensure_future(self._call(i)) for i in range(len(self.plan.prompts))]
@@ -134,12 +141,12 @@ class Answer:
     def _seen(self, got: SequenceOutput, prompt: int) -> ChoiceState:
         """Record counts and times of one response; returns the choice it belongs to."""
         now, timing, metrics = time.monotonic(), self.timing, self._context.metrics
-        if timing.first == 0.0:
+        if timing.first:
+            metrics.itl.observe(now - timing.chunk)
+        elif got.completion_tokens or got.finish:  # scores of the prompt come before the first token
             timing.first = now
             if self.plan.in_pieces:  # otherwise the first message is also the last
                 metrics.ttft.observe(now - timing.read)
-        else:
-            metrics.itl.observe(now - timing.chunk)
         timing.chunk = now
         self._prompt_tokens[prompt], self._cached_tokens[prompt] = got.prompt_tokens, got.cached_tokens
         return self.choices[prompt * self.plan.options.n + got.sequence_index]
@@ -155,15 +162,27 @@ class Answer:
             choice = self._seen(got, prompt)
             if plain:
                 data = plain(choice.index, got.text, choice.check(got))
-            elif isinstance(renderer, StreamRenderer):
-                update = choice.update(got)
-                used = Usage(self._prompt_tokens[prompt], choice.tokens, self._cached_tokens[prompt])
-                data = renderer.update(choice.index, update, used)
+            elif got.prompt:
+                data = await off_loop(SCORE_BYTES * len(got.prompt), partial(self._render, choice, got, prompt))
             else:
-                renderer.update(choice.index, choice.update(got))
-                continue
+                data = self._render(choice, got, prompt)
             if data:
                 await write(data)
+
+    def _render(self, choice: ChoiceState, got: SequenceOutput, prompt: int) -> bytes:
+        """What one response adds to a stream; ``b""`` for an answer that is sent whole."""
+        update, renderer = choice.update(got), self.renderer
+        if isinstance(renderer, StreamRenderer):
+            used = Usage(self._prompt_tokens[prompt], choice.tokens, self._cached_tokens[prompt])
+            return renderer.update(choice.index, update, used)
+        renderer.update(choice.index, update)
+        return b""
+
+    @property
+    def _scored_bytes(self) -> int:
+        """Of a body's scores of prompts, roughly."""
+        options = self.plan.options
+        return 64 * self.prompt_tokens * (1 + options.prompt_top_logprobs) if options.prompt_logprobs else 0
 
     def stop(self, reason: Exception) -> None:
         """End the answer with ``reason`` and free its slots. Returns at once; idempotent."""

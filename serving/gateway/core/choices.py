@@ -10,14 +10,17 @@ import orjson
 from client.errors import Cancelled, ChunkMissing, EngineUnavailable
 from contract.packed import SequenceOutput
 from contract.prompt_part import PromptPart
+from serving.gateway.core.prompt_scores import PromptScores, ScoredToken, entry
 from serving.gateway.core.tools import Event, ToolParser
 
 TokenText = Callable[[int], bytes]  # a token's bytes
+NOTHING = PromptPart()
+_Row = tuple[int, float | None, Sequence[Any]]  # token, log probability, alternatives
 
 
 class ChoiceUpdate(NamedTuple):
     """What one engine response adds to a choice. ``stop``: the stop string that came after ``text`` and ended it.
-    ``prompt_ids``: in the first response, where they were asked for."""
+    ``prompt_ids``: in the first response, where they were asked for; ``prompt_logprobs``: in vLLM's form, likewise."""
 
     text: str
     events: list[Event] | None  # replaces ``text`` when the answer is parsed for tool calls
@@ -26,6 +29,7 @@ class ChoiceUpdate(NamedTuple):
     finish: str | None
     stop: str = ""
     prompt_ids: Sequence[int] = ()
+    prompt_logprobs: Sequence[dict[str, Any] | None] = ()
 
 
 class ChoiceState:
@@ -35,6 +39,9 @@ class ChoiceState:
         "_chat",
         "_next",
         "_parser",
+        "_prompt_alternatives",
+        "_prompt_scores",
+        "_prompt_tops",
         "_stops",
         "_token_text",
         "_want_logprobs",
@@ -53,11 +60,17 @@ class ChoiceState:
         logprobs: bool,
         token_text: TokenText,
         stops: Sequence[str] = (),
+        echoed_tops: int | None = None,
+        prompt_logprobs: int | None = None,
     ) -> None:
+        """``echoed_tops``: log probabilities begin with the prompt's, with so many alternatives; ``prompt_logprobs``:
+        the prompt's apart, in vLLM's form."""
         self.index, self.tokens, self.offset = index, 0, 0
         self.finish: str | None = None
         self._chat, self._parser, self._token_text, self._want_logprobs = chat, parser, token_text, logprobs
         self._next = 0
+        self._prompt_scores = PromptScores()
+        self._prompt_tops, self._prompt_alternatives = echoed_tops, prompt_logprobs
         self._stops = sorted(stops, key=len, reverse=True)  # of several with the same end the engine takes the longest
 
     def check(self, got: SequenceOutput) -> str | None:
@@ -82,19 +95,28 @@ class ChoiceState:
         if finish == "stop" and self._parser and self._parser.calls:
             finish = self.finish = "tool_calls"
         ids = got.token_ids
-        logprobs = self._logprobs(ids, got) if self._want_logprobs else None
-        prompt_ids = PromptPart.unpack(got.prompt).ids if got.prompt else ()
-        return ChoiceUpdate(text, events, ids, logprobs, finish, stop, prompt_ids)
+        part = PromptPart.unpack(got.prompt) if got.prompt else NOTHING
+        scored = self._prompt_scores.add(part) if got.prompt else []
+        logprobs = self._logprobs(ids, got, scored) if self._want_logprobs else None
+        return ChoiceUpdate(text, events, ids, logprobs, finish, stop, part.ids, self._entries(scored))
+
+    def _entries(self, scored: list[ScoredToken]) -> list[dict[str, Any] | None]:
+        most = self._prompt_alternatives
+        return [] if most is None else [entry(token, most, self._token_text) for token in scored]
 
     def _events(self, text: str, finish: str | None) -> list[Event]:
         assert self._parser is not None
         return self._parser.feed(text) + (self._parser.finish() if finish else [])
 
-    def _logprobs(self, ids: list[int], got: SequenceOutput) -> dict[str, Any]:
+    def _logprobs(self, ids: list[int], got: SequenceOutput, scored: list[ScoredToken]) -> dict[str, Any]:
         tops = orjson.loads(got.tops or b"[]")
         tops += [[]] * (len(ids) - len(tops))
         rows = list(zip(ids, got.token_log_probs, tops, strict=True))
-        return self._chat_logprobs(rows) if self._chat else self._completion_logprobs(rows)
+        if self._chat:
+            return self._chat_logprobs(rows)
+        most = self._prompt_tops
+        echoed: list[_Row] = [] if most is None else [(s.token, s.logprob, s.top[:most]) for s in scored]
+        return self._completion_logprobs([*echoed, *rows])
 
     def _chat_logprobs(self, rows: list[tuple[int, float, list[Any]]]) -> dict[str, Any]:
         content = [
@@ -114,13 +136,16 @@ class ChoiceState:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
-    def _completion_logprobs(self, rows: list[tuple[int, float, list[Any]]]) -> dict[str, Any]:
+    def _completion_logprobs(self, rows: list[_Row]) -> dict[str, Any]:
         texts = [self._named(i) for i, _, _ in rows]
         offsets = []
         for i, _, _ in rows:  # counted over tokens: text may be held back for a stop string
             offsets.append(self.offset)
             self.offset += len(self._token_text(i).decode(errors="replace"))
-        tops = [{self._named(i): p for i, p in [*top, (chosen, score)]} for chosen, score, top in rows]
+        tops = [
+            None if score is None else {self._named(i): p for i, p in [*top, (chosen, score)]}
+            for chosen, score, top in rows
+        ]
         return {
             "tokens": texts,
             "token_logprobs": [p for _, p, _ in rows],

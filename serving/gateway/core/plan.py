@@ -27,6 +27,7 @@ class GenerationPlan:
     stream_options: StreamOptions
     echo: bool = False
     token_ids: bool = False
+    prompt_logprobs: int | None = None  # alternatives for each token of the prompt, in vLLM's form
     parser: Callable[[], ToolParser] | None = None
     one_call: bool = False  # parallel_tool_calls: false
     user: str = ""
@@ -46,8 +47,14 @@ class GenerationPlan:
 
     @property
     def in_pieces(self) -> bool:
-        """Whether the engine is asked to stream; one whole answer is one response."""
-        return self.stream or self.options.n > 1
+        """Whether the engine is asked to stream; one whole answer is one response. Scores of a prompt come in pieces
+        where the engine reads it in pieces."""
+        return self.stream or self.options.n > 1 or self.options.prompt_logprobs
+
+    @property
+    def echoes_scores(self) -> bool:
+        """Whether log probabilities begin with the prompt's."""
+        return self.echo and self.options.logprobs
 
     def infer_request(self, request_id: str, index: int, model: str) -> Any:
         """Raises ``ApiError`` for a value that fits no tensor."""

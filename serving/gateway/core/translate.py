@@ -65,7 +65,8 @@ def completion(request: CompletionRequest, most: int) -> GenerationPlan:
     if request.logprobs is not None:
         options = replace(options, logprobs=True, top_logprobs=request.logprobs or 0)
         if request.echo:
-            raise bad_request("logprobs", "cannot be given with echo: the engine scores the answer only", "unsupported")
+            options, scored = _echoed_scores(request.logprobs, options)
+            renamed |= scored
     prompts = _prompts(request.prompt, most)
     renamed |= {"text_input": "prompt", "top_logprobs": "logprobs"}
     return replace(
@@ -73,10 +74,18 @@ def completion(request: CompletionRequest, most: int) -> GenerationPlan:
     )  # fmt: skip
 
 
+def _echoed_scores(logprobs: int, options: Options) -> tuple[Options, dict[str, str]]:
+    """``echo`` with ``logprobs``: those of the prompt, too; what `prompt_logprobs` asks for beyond is kept."""
+    most = max(logprobs, options.prompt_top_logprobs)
+    named = dict.fromkeys(("return_prompt_log_probs", "prompt_top_logprobs"), "logprobs")
+    return replace(options, prompt_logprobs=True, prompt_top_logprobs=most, return_prompt_ids=True), named
+
+
 def _plan(request: Common, options: Options, renamed: dict[str, str]) -> GenerationPlan:
     return GenerationPlan(
         chat=False, prompts=(), options=options, stream=bool(request.stream),
         stream_options=request.stream_options or StreamOptions(), token_ids=bool(request.return_token_ids),
+        prompt_logprobs=request.prompt_logprobs,
         user=request.user or "", renamed=renamed,
     )  # fmt: skip
 
@@ -98,6 +107,8 @@ def _prompts(prompt: Any, most: int) -> tuple[Prompt, ...]:
 def _common(request: Common) -> tuple[Options, dict[str, str]]:
     if request.stream_options and not request.stream:
         raise bad_request("stream_options", "only with stream: true")
+    if request.prompt_logprobs is not None and request.stream:
+        raise bad_request("prompt_logprobs", "not in a stream; leave stream out, or use echo with logprobs")
     stop = request.stop
     kind, guide, source = response_guide(request)
     given: dict[str, Any] = {
@@ -109,7 +120,9 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
         **given,
         seed=_seed(request.seed),
         logit_bias=_biases(request.logit_bias),
-        return_prompt_ids=bool(request.return_token_ids),
+        return_prompt_ids=bool(request.return_token_ids) or request.prompt_logprobs is not None,
+        prompt_logprobs=request.prompt_logprobs is not None,
+        prompt_top_logprobs=request.prompt_logprobs or 0,
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         guide_type=kind,
         guide=guide,

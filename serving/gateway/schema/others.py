@@ -50,7 +50,6 @@ REFUSED: dict[str, Fixed] = {
         ("audio", True, True, "the model reads and writes text"),
         ("prediction", True, False, _NO_SUCH_FEATURE),
         ("web_search_options", True, False, _NO_SUCH_FEATURE),
-        ("prompt_logprobs", False, True, "the engines here give log probabilities of the answer only"),
         ("truncate_prompt_tokens", False, True, "shorten the prompt yourself; truncation changes its meaning"),
         ("chat_template", False, True, "use /v1/completions with your own template"),
         ("chat_template_kwargs", False, True, "use /v1/completions with your own template"),

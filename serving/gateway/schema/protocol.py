@@ -179,9 +179,14 @@ class Common(Shared):
 
     stream_options: StreamOptions | None = note("`include_usage`; `continuous_usage_stats` as vLLM", openai=True)
     # common fields: begin
-    max_tokens: int | None = note("chat: what the context leaves; completions: 16", openai=True)
+    max_tokens: int | None = note(
+        "chat: what the context leaves; completions: 16; 0: only what was asked about the prompt", openai=True
+    )
     n: int | None = note("at most 16; seeds `seed`, `seed + 1`, …", openai=True)
     # common fields: end
+    prompt_logprobs: int | None = note(
+        "0 to 20 alternatives for each token of the prompt; not in streams; where the engine has it"
+    )
     return_token_ids: bool | None = note("`token_ids` beside each text, and `prompt_token_ids`")
     guided_json: str | JsonObject | None = note("a JSON schema, enforced")
     guided_regex: str | None = note("enforced")
@@ -222,5 +227,7 @@ class CompletionRequest(Common):
         description="text, token ids, or a list of either", json_schema_extra={"x-openai": True, "x-vllm": True}
     )
     echo: bool | None = note("the prompt's text in front of the answer", openai=True)
-    logprobs: int | None = note("0 to 20; refused where the engine lacks it", openai=True)
+    logprobs: int | None = note(
+        "0 to 20; with `echo` of the prompt too; refused where the engine lacks it", openai=True
+    )
     response_format: ResponseFormat | None = note("`json_object` and `json_schema`, enforced or refused")

@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.finish import FinishReason
+from contract.prompt_part import PromptPart
 from serving.runtimes.base import EngineRequest, RuntimeStats, SequenceDelta
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.sampling import GrammarState, SampledToken, Sampler
 from serving.runtimes.openvino.scheduler import ScheduledChunk, ScheduledSequence, Scheduler
+from serving.runtimes.openvino.scoring import score
 
 STEP_TOKENS = 128  # longer steps stall the decoders, shorter ones slow prompts down (cpu: 64-128 is best on 2 cores)
 log = logging.getLogger(__name__)
@@ -50,7 +52,8 @@ class Engine:
         prompt = [int(token) for token in request.input_ids]
         sampler = Sampler(request.sampling, prompt, grammar)
         self._arrivals += 1
-        self._scheduler.add(ScheduledSequence(request, sampler, self._arrivals, prompt))
+        to_score = len(prompt) - 1 if request.sampling.prompt_logprobs else 0
+        self._scheduler.add(ScheduledSequence(request, sampler, self._arrivals, prompt, to_score=to_score))
 
     def abort(self, sequence_id: int) -> SequenceDelta | None:
         """The sequence's last delta, or None when it has already ended."""
@@ -66,10 +69,14 @@ class Engine:
         self._steps += 1
         deltas, row = [], 0
         for chunk in chunks:
+            rows, row = logits[row : row + chunk.rows], row + chunk.rows
+            scores = _scores(chunk, rows)
             self._scheduler.done(chunk)
             if chunk.sample:
-                deltas.append(self._sample(chunk.sequence, logits[row]))
-                row += 1
+                delta = self._sample(chunk.sequence, rows[-1])
+                deltas.append(delta._replace(prompt=scores) if scores else delta)
+            elif scores:
+                deltas.append(SequenceDelta(chunk.sequence.request.sequence_id, (), 0, prompt=scores))
         return deltas
 
     def forget(self) -> None:
@@ -118,6 +125,14 @@ class Engine:
         if made >= sampling.max_tokens or len(sequence.tokens) >= self._max_seq_len:
             return "length", True
         return None, True
+
+
+def _scores(chunk: ScheduledChunk, rows: npt.NDArray[np.float32]) -> PromptPart | None:
+    if not chunk.scores:
+        return None
+    sequence, last = chunk.sequence, chunk.end - chunk.sample
+    followers = sequence.tokens[last - chunk.scores + 1 : last + 1]
+    return score(rows[: chunk.scores], followers, sequence.request.sampling.prompt_logprobs - 1)
 
 
 def _delta(

@@ -106,7 +106,7 @@ class PagedModel:
             self._tensors.append(data)
 
     def forward(self, chunks: Sequence[ScheduledChunk]) -> npt.NDArray[np.float32]:
-        """Compute one step; logits [sampling chunks, vocab] in order, valid until the next call.
+        """Compute one step; logits [``rows`` of all chunks, vocab] in order, valid until the next call.
 
         Releases the GIL. Keys and values of every chunk are in their blocks afterwards."""
         long = sum(chunk.count for chunk in chunks) >= PREFILL_ROWS
@@ -123,6 +123,7 @@ def batch(chunks: Sequence[ScheduledChunk]) -> dict[str, npt.NDArray[Any]]:
     ends = np.cumsum([chunk.count for chunk in chunks])
     tables = [chunk.sequence.blocks[: -(-(chunk.start + chunk.count) // BLOCK_TOKENS)] for chunk in chunks]
     tokens = [t for c in chunks for t in c.sequence.tokens[c.start : c.start + c.count]]
+    rows = [row for end, c in zip(ends, chunks, strict=True) for row in range(end - c.rows, end)]
     positions = np.concatenate([np.arange(c.start, c.start + c.count, dtype=INT64) for c in chunks])
     return {
         "input_ids": np.array(tokens, INT64),
@@ -132,7 +133,7 @@ def batch(chunks: Sequence[ScheduledChunk]) -> dict[str, npt.NDArray[Any]]:
         "block_indices": np.array([block for table in tables for block in table], INT32),
         "block_indices_begins": np.concatenate([[0], np.cumsum([len(t) for t in tables])]).astype(INT32),
         "max_context_len": np.array(max(chunk.start + chunk.count for chunk in chunks), INT32),
-        SAMPLED: np.array([end - 1 for end, c in zip(ends, chunks, strict=True) if c.sample], INT64),
+        SAMPLED: np.array(rows, INT64),
     }
 
 

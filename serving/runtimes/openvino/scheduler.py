@@ -31,6 +31,8 @@ class ScheduledSequence:
     cached: int = -1  # prompt tokens found in the prefix cache; -1 until they have been looked up
     blocks: list[int] = field(default_factory=list)
     chain: list[bytes] = field(default_factory=list)  # digests of the full blocks, as far as they were needed
+    to_score: int = 0  # positions of the prompt whose successors get a score: all but the last, or none
+    scored: int = 0  # how many of them have theirs; a preempted sequence keeps them
 
     @property
     def pending(self) -> int:
@@ -59,8 +61,22 @@ class ScheduledChunk:
     count: int
 
     @property
+    def end(self) -> int:
+        return self.start + self.count
+
+    @property
     def sample(self) -> bool:
-        return self.start + self.count == len(self.sequence.tokens)
+        return self.end == len(self.sequence.tokens)
+
+    @property
+    def scores(self) -> int:
+        """How many positions at its end, before one that is sampled, get a score."""
+        return max(0, min(self.end, self.sequence.to_score) - max(self.start, self.sequence.scored))
+
+    @property
+    def rows(self) -> int:
+        """Positions at its end whose logits are needed."""
+        return self.scores + self.sample
 
 
 class Scheduler:
@@ -115,7 +131,8 @@ class Scheduler:
     def done(self, chunk: ScheduledChunk) -> None:
         """The chunk was computed: its full blocks may be shared from now on."""
         sequence = chunk.sequence
-        sequence.computed = chunk.start + chunk.count
+        sequence.computed = chunk.end
+        sequence.scored += chunk.scores
         first, last = chunk.start // BLOCK_TOKENS, sequence.computed // BLOCK_TOKENS
         if last > first:
             known = sequence.digest(last)
@@ -150,7 +167,9 @@ class Scheduler:
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_streams:
             sequence = self._waiting[0][1]
-            prefix = self.pool.match(sequence.digest((len(sequence.tokens) - 1) // BLOCK_TOKENS))
+            scoring = sequence.scored < sequence.to_score  # a token that is not computed has no logits
+            useful = 0 if scoring else (len(sequence.tokens) - 1) // BLOCK_TOKENS
+            prefix = self.pool.match(sequence.digest(useful))
             fresh = blocks_for(len(sequence.tokens)) - len(prefix)
             # each running sequence may need a block soon: leave one, or the newcomer would be preempted at once
             if fresh + len(self._running) > self.pool.available - self.pool.idle_among(prefix):

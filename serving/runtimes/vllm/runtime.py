@@ -19,9 +19,12 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineUnavailable
 from contract.finish import FinishReason
+from contract.prompt_part import PromptPart
 from serving.runtimes.base import (
     EngineRequest,
     OnDeath,
@@ -71,7 +74,8 @@ def use_interpreter(python: str) -> None:
 class _VllmSequence:
     sequence_id: int
     stops: frozenset[int]
-    logprobs: int  # as in Sampling
+    logprobs: int  # as in Sampling, and the next
+    prompt_logprobs: int = 0
     begun: bool = False
 
 
@@ -115,7 +119,9 @@ class VllmRuntime:
         request_id = f"{request.sequence_id}-{next(self._serial)}"
         with self._lock:
             prepared, stops = self._core.prepare(request_id, request)
-            self._sequences[request_id] = _VllmSequence(request.sequence_id, stops, request.sampling.logprobs)
+            self._sequences[request_id] = _VllmSequence(
+                request.sequence_id, stops, request.sampling.logprobs, request.sampling.prompt_logprobs
+            )
             self._request_ids[request.sequence_id] = request_id
             try:
                 self._core.send(prepared)
@@ -175,7 +181,7 @@ class VllmRuntime:
             sequence.begun = True
             cached = output.prefill_stats.num_cached_tokens
             self._counters.begin(output.prefill_stats)
-        if output.finish_reason is None and not sequence.logprobs:
+        if output.finish_reason is None and not (sequence.logprobs or sequence.prompt_logprobs):
             return SequenceDelta(sequence.sequence_id, ids, len(ids), cached_tokens=cached)
         return self._full_delta(sequence, output, cached)
 
@@ -189,8 +195,9 @@ class VllmRuntime:
             if finish == "stop" and ids and ids[-1] in sequence.stops:
                 ids = ids[:-1]
         chosen, top = log_probs(output.new_logprobs, len(ids), sequence.logprobs)
+        prompt = prompt_scores(output.new_prompt_logprobs_tensors, sequence.prompt_logprobs)
         error = "engine: vLLM failed on this request; its log says why" if finish == "error" else ""
-        return SequenceDelta(sequence.sequence_id, ids, counted, finish, chosen, top, cached, error)
+        return SequenceDelta(sequence.sequence_id, ids, counted, finish, chosen, top, cached, error, prompt)
 
     def _forget(self, request_id: str) -> None:
         sequence = self._sequences.pop(request_id, None)
@@ -211,6 +218,19 @@ def log_probs(lists: Any, count: int, wanted: int) -> tuple[list[float], list[tu
         return chosen, []
     ids = lists.logprob_token_ids[:count, :wanted].tolist()
     return chosen, [tuple(zip(row_ids[1:], row[1:], strict=True)) for row_ids, row in zip(ids, rows, strict=True)]
+
+
+def prompt_scores(tensors: Any, wanted: int) -> PromptPart | None:
+    """``LogprobsTensors`` of a whole prompt, which come with its first token. Rows as in ``log_probs``."""
+    if tensors is None or not wanted:
+        return None
+    rows = tensors.logprobs[:, :wanted].tolist()
+    ranks = tensors.selected_token_ranks.tolist()
+    tops = b""
+    if wanted > 1:
+        ids = tensors.logprob_token_ids[:, 1:wanted].tolist()
+        tops = orjson.dumps([list(zip(of, row[1:], strict=True)) for of, row in zip(ids, rows, strict=True)])
+    return PromptPart((), [row[0] for row in rows], ranks, tops)
 
 
 @dataclass(slots=True)

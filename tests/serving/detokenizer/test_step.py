@@ -65,6 +65,16 @@ def test_interleaved_streams_keep_their_texts(
     assert texts == [tokenizer.decode(ids, skip_special_tokens=True) for ids in streams]
 
 
+@pytest.mark.parametrize("finish", [LENGTH, STOP])
+def test_a_silent_request_shows_its_prompt_only(detokenizer: Detokenizer, tokenizer: Tokenizer, finish: int) -> None:
+    """max_tokens = 0: engines make a token all the same."""
+    options = TextOptions(echo="Hi", silent=True, log_probs=True)
+    first = one(detokenizer, chunk([], options=options))
+    last = one(detokenizer, chunk(letters(tokenizer, "x"), 2, finish=finish, log_probs=[-1.0], total=1))
+    assert (first.text, last.text, last.ids, last.log_probs, last.completion_tokens) == ("Hi", "", [], [], 0)
+    assert last.finish == LENGTH
+
+
 def test_a_stop_string_across_chunks_is_trimmed_marked_and_counted(
     detokenizer: Detokenizer, tokenizer: Tokenizer, ack_table: AckTable
 ) -> None:

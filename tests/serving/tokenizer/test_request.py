@@ -80,8 +80,10 @@ PROMPTS = [
 ]
 
 SETTINGS = [
-    bad("max_tokens: 0 is out of range; give an integer between 1 and", max_tokens=0),
-    bad("max_tokens: -5 is out of range; give an integer between 1 and", max_tokens=-5),
+    bad("max_tokens: 0 answers nothing; give at least 1, or ask for return_prompt_log_probs", max_tokens=0),
+    bad("min_tokens: 1 is more than max_tokens = 0", max_tokens=0, min_tokens=1, return_prompt_ids=True),
+    bad("prompt_top_logprobs: 2 needs return_prompt_log_probs = true", prompt_top_logprobs=2),
+    bad("max_tokens: -5 is out of range; give an integer between 0 and", max_tokens=-5),
     bad(f"max_tokens: 600 with a prompt of 1 tokens exceeds the context of {CONTEXT} .* at most 511", max_tokens=600),
     bad("min_tokens: 3 is more than max_tokens = 2; lower it", max_tokens=2, min_tokens=3),
     bad("temperature: nan is out of range; give a number between 0 and 2", temperature=math.nan),

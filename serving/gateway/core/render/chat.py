@@ -80,13 +80,14 @@ class ChatStream(StreamRenderer):
         """With log probs, token ids, tool calls or usage per chunk."""
         if update.stop:
             self._stops[index] = update.stop
-        if update.prompt_ids and (index == 0 or not self._chat):
+        if update.prompt_ids and self._plan.token_ids and (index == 0 or not self._chat):
             self._prompt_ids[index] = update.prompt_ids
         counted = self._plan.stream_options.continuous_usage_stats
         tail = b',"usage":%b}\n\n' % orjson.dumps(usage(used)) if counted else None
         extras: dict[str, Any] = {"token_ids": update.ids} if self._plan.token_ids else {}
         deltas = [{"content": update.text}] if update.events is None else self._deltas(update.events)
-        wanted = update.ids and (self._plan.options.logprobs or self._plan.token_ids)
+        scored = update.logprobs and update.logprobs.get("tokens")  # of an echoed prompt, perhaps before any token
+        wanted = scored or (update.ids and (self._plan.options.logprobs or self._plan.token_ids))
         if not self._chat:
             deltas = [{"text": update.text}] if update.text or wanted else []
         elif wanted and not deltas:
@@ -141,15 +142,20 @@ class ChatBody(BodyRenderer):
 
     def body(self, used: Usage) -> bytes:
         choices = [self._choice(i, collected) for i, collected in enumerate(self._choices)]
-        about = {"prompt_token_ids": self._choices[0].prompt_ids} if self._plan.token_ids and self._plan.chat else {}
+        about = self._about_prompt(self._choices[0]) if self._plan.chat else {}
         return orjson.dumps({**self._head, "choices": choices, "usage": usage(used), **about})
+
+    def _about_prompt(self, collected: _ChoiceBody) -> dict[str, Any]:
+        """In a chat at the top, for a completion in each choice."""
+        about: dict[str, Any] = {"prompt_token_ids": collected.prompt_ids} if self._plan.token_ids else {}
+        return about if self._plan.prompt_logprobs is None else {**about, "prompt_logprobs": collected.prompt_logprobs}
 
     def _choice(self, index: int, collected: _ChoiceBody) -> dict[str, Any]:
         out: dict[str, Any] = {"index": index}
         out |= {"message": collected.message(self._plan.one_call)} if self._plan.chat else {"text": collected.text}
         if self._plan.token_ids:
             out |= {"token_ids": collected.ids}
-            out |= {} if self._plan.chat else {"prompt_token_ids": collected.prompt_ids}
+        out |= {} if self._plan.chat else self._about_prompt(collected)
         ends = {"finish_reason": collected.finish, "stop_reason": collected.stop or None}
         return out | {"logprobs": collected.logprobs, **ends}
 
@@ -159,6 +165,7 @@ class _ChoiceBody:
         self.text = ""
         self.ids: list[int] = []
         self.prompt_ids: Sequence[int] = ()
+        self.prompt_logprobs: list[Any] = []
         self.logprobs: dict[str, Any] | None = None
         self.finish: str | None = None
         self.stop = ""
@@ -167,6 +174,7 @@ class _ChoiceBody:
     def add(self, update: ChoiceUpdate) -> None:
         self.ids += update.ids
         self.prompt_ids = update.prompt_ids or self.prompt_ids
+        self.prompt_logprobs += update.prompt_logprobs
         self.finish = update.finish or self.finish
         self.stop = update.stop or self.stop
         if update.events is None:
@@ -174,8 +182,14 @@ class _ChoiceBody:
         for event in update.events or ():
             self._event(event)
         if update.logprobs is not None:
-            merged = self.logprobs or {name: [] if isinstance(v, list) else v for name, v in update.logprobs.items()}
-            self.logprobs = {n: merged[n] + v if isinstance(v, list) else v for n, v in update.logprobs.items()}
+            self._add_logprobs(update.logprobs)
+
+    def _add_logprobs(self, more: dict[str, Any]) -> None:
+        if self.logprobs is None:
+            self.logprobs = {name: [] if isinstance(value, list) else value for name, value in more.items()}
+        for name, value in more.items():
+            if isinstance(value, list):
+                self.logprobs[name] += value
 
     def _event(self, event: Event) -> None:
         if isinstance(event, Content):

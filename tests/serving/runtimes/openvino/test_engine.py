@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
+import orjson
 import pytest
 
 from build_engine.checkpoint import Checkpoint
@@ -14,6 +15,7 @@ from build_engine.openvino import build as openvino_build
 from build_engine.spec import BuildSpec
 from build_engine.synthetic import checkpoint as synthetic
 from contract.model_shape import ModelShape
+from contract.prompt_part import PromptPart, join
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, SequenceDelta
 from serving.runtimes.openvino import model as model_module
@@ -100,6 +102,34 @@ def test_greedy_tokens_equal_the_reference(
     assert stats.cached_tokens > 0 and stats.kv_blocks_used == 0
     assert stats.generated_tokens == 2 * COUNT * len(prompts)
     assert stats.prompt_tokens == 2 * sum(map(len, prompts))
+    assert engine._scheduler.preemptions > 0 or blocks == BLOCKS
+
+
+@pytest.mark.parametrize(("blocks", "streams", "step"), [(BLOCKS, 8, 128), (BLOCKS, 8, 33), (8, 8, 48)])
+def test_scores_of_prompts_equal_the_reference(
+    exact: PagedModel, checkpoint: Path, prompts: list[list[int]], blocks: int, streams: int, step: int
+) -> None:
+    """However prompts are cut, preempted, or known to the prefix cache."""
+    engine, reference = (
+        Engine(exact, BlockPool(blocks), streams, 256, step_tokens=step),
+        NumpyDecoder(Checkpoint(checkpoint)),
+    )
+    prompts = [*prompts, [7]]
+    for number, prompt in enumerate(prompts):  # fills the prefix cache, and decodes beside those that are scored
+        engine.submit(greedy(number, prompt))
+        engine.submit(greedy(100 + number, prompt, prompt_logprobs=4, logprobs=1))
+    got = finish(engine)
+    for number, prompt in enumerate(prompts):
+        found = join([delta.prompt for delta in got[100 + number] if delta.prompt] or [PromptPart()])
+        logits = reference.logits(prompt)[:-1].astype(np.float64)
+        wanted = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        own = wanted[np.arange(len(prompt) - 1), prompt[1:]]
+        np.testing.assert_allclose(found.log_probs, own, atol=1e-4)
+        assert list(found.ranks) == [1 + int((row > value).sum()) for row, value in zip(wanted, own, strict=True)]
+        for tops, row in zip(orjson.loads(found.tops or b"[]"), wanted, strict=True):
+            assert [token for token, _ in tops] == np.argsort(-row, kind="stable")[:3].tolist()
+        assert ids(got[100 + number]) == ids(got[number]) and not any(delta.prompt for delta in got[number])
+        assert got[100 + number][-1].cached_tokens == 0, "a cached token has no logits"
     assert engine._scheduler.preemptions > 0 or blocks == BLOCKS
 
 

@@ -49,6 +49,7 @@ class Output:
     finish_reason: int | None = None
     new_logprobs: Any = None
     prefill_stats: Prefill | None = None
+    new_prompt_logprobs_tensors: Any = None
 
 
 @dataclass

@@ -68,6 +68,19 @@ def test_log_probs_are_cut_to_what_was_asked_and_shown(served):
     assert delta.top_logprobs == [((4, -0.5), (8, -1.0))]
 
 
+def test_scores_of_the_prompt_come_with_its_first_token(served):
+    """The first column is the prompt's own token."""
+    served.runtime.submit(request(1, prompt_logprobs=2))
+    scores = SimpleNamespace(
+        logprob_token_ids=np.array([[2, 7, 8], [3, 3, 9]]),
+        logprobs=np.array([[-4.0, -0.5, -1.0], [-0.25, -0.25, -2.0]]),
+        selected_token_ranks=np.array([5, 1]),
+    )
+    say(served, Output(served.core.sent[0], [4], new_prompt_logprobs_tensors=scores))
+    (delta,) = served.step()
+    assert delta.prompt == ((), [-4.0, -0.25], [5, 1], b"[[[7,-0.5]],[[3,-0.25]]]") and delta.logprobs == []
+
+
 def test_an_abort_ends_the_stream_once_and_frees_its_id(served):
     served.runtime.submit(request(1))
     old = served.core.sent[0]
