@@ -98,6 +98,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         post("/tokenize", tokenize.tokenize),
         post("/v1/messages/count_tokens", tokenize.count, error_body=messages.error_body),
         post("/detokenize", tokenize.detokenize),
+        get("/tokenizer_info", tokenize.info),
         get("/load", operations.load),
         get("/v1/loads", operations.loads),
         get("/version", operations.version, public=True),

@@ -52,6 +52,7 @@ _POSTS: dict[str, tuple[type[BaseModel], str]] = {
 }
 _GETS = {
     "/v1/models": "Served models",
+    "/tokenizer_info": "The checkpoint's tokenizer_config.json, with its chat template",
     "/version": "Version of this server",
     "/load": "Requests in progress in this worker process",
     "/v1/loads": "Running and waiting requests of the engine, and its KV use, as SGLang says it",

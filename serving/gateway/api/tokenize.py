@@ -1,4 +1,4 @@
-"""/tokenize and /detokenize."""
+"""/tokenize, /detokenize and /tokenizer_info."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ class Tokenize:
         return JSONResponse(
             {"count": len(ids), "max_model_len": self._gateway.context, "tokens": ids, "token_strs": texts}
         )
+
+    async def info(self, _: Request) -> Response:
+        """As vLLM's, for clients that render and count by themselves."""
+        return JSONResponse(self._gateway.tokens.info)
 
     async def count(self, request: Request) -> Response:
         """Anthropic's count_tokens: the prompt that the same /v1/messages would make."""

@@ -49,6 +49,16 @@ class Tokens:
             raise ApiError(503, "tokenizer: the gateway has no ENGINE_DIR; start it through `make serve`")
         return self._engine
 
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """The checkpoint's tokenizer_config.json with its chat template, special tokens as text."""
+        config: dict[str, Any] = json.loads((self._directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+        template = self._directory / "chat_template.jinja"
+        if template.is_file():
+            config["chat_template"] = template.read_text(encoding="utf-8")
+        plain = {k: v["content"] for k, v in config.items() if isinstance(v, dict) and "content" in v}
+        return {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": None, **config, **plain}
+
     def text(self, token: int) -> bytes:
         """A token's bytes; they need not be whole characters. Unknown ids are ``b""``."""
         if token not in self._pieces:

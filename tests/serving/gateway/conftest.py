@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -67,6 +68,8 @@ def tiny_engine(directory: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(directory / "tokenizer.json"))
+    config = {"eos_token": {"content": "~", "lstrip": False}, "chat_template": "{{ messages[0].content }}"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
     engine_dir.write(
         engine_dir.EngineInfo(
             engine_dir.ModelInfo("qwen-tiny", "Qwen/Tiny", vocab_size=256), engine_dir.RuntimeInfo("simulated"),

@@ -244,6 +244,12 @@ def test_scores_that_are_refused(web: httpx.Client, message: str, param: str) ->
     assert web.post(COMPLETIONS, json=body).json()["error"]["param"] == "prompt_logprobs"
 
 
+def test_lm_evals_remote_tokenizer(web: httpx.Client) -> None:
+    info = web.get("/tokenizer_info").json()
+    assert (info["eos_token"], info["chat_template"]) == ("~", "{{ messages[0].content }}")
+    assert web.post("/tokenize", json={"prompt": "test", "add_special_tokens": False}).json()["count"] == 4
+
+
 def _events(web: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     lines = web.post(path, json={**body, "stream": True}).text.splitlines()
     return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]

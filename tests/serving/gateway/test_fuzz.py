@@ -37,6 +37,7 @@ OPERATIONS = {
     "/v1/loads": "GET",
     "/load": "GET",
     "/version": "GET",
+    "/tokenizer_info": "GET",
     "/health/live": "GET",
     "/health/ready": "GET",
     "/health/generate": "GET",
