@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from contract import chunks
 from contract.ack_table import END, AckTable
 from contract.chunks import Job
-from contract.errors import EngineUnavailable, InvalidRequest, ServingError
+from contract.errors import EngineUnavailable, InvalidRequest, ServingError, from_wire
 from contract.finish import FINISH_CODES
 from contract.prompt_part import PromptPart
 from serving.detokenizer.text import TokenBytes
@@ -213,7 +213,9 @@ class Dispatcher:
         sequence.completion_tokens += delta.counted
         sequence.cached_tokens = max(sequence.cached_tokens, delta.cached_tokens)
         if delta.finish_reason == "error":
-            self._fail(sequence.request, EngineUnavailable(f"engine: {delta.error or 'the request failed'}"))
+            refused = from_wire(delta.error)  # by name where the request is at fault
+            error = refused or EngineUnavailable(f"engine: {delta.error or 'the request failed'}")
+            self._fail(sequence.request, error)
             return
         sequence.ids += delta.token_ids
         if delta.prompt:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from contract.errors import InvalidRequest, shown
+from serving.json_repair import repaired
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -53,13 +54,27 @@ def _call(where: str, call: Any) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         return _bad_call(where, call)
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
-            return _bad_call(where, arguments)
-    return {**call, "function": {**function, "arguments": arguments}}
+    return {**call, "function": {**function, "arguments": _arguments(function.get("arguments"))}}
+
+
+def _arguments(given: Any) -> Any:
+    """A call's arguments as a value. A conversation repeats what a model wrote, and an answer that was cut off must not
+    make every later turn an error: broken JSON is mended, and what is no JSON at all stays the text that it is."""
+    if not isinstance(given, str):
+        return {} if given is None else given
+    text = given.strip()
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        value = _mended(text)
+    return {} if value is None else value
+
+
+def _mended(text: str) -> Any:
+    try:
+        return json.loads(repaired(text)) if text[0] in "{[" else text
+    except RecursionError:
+        return text
 
 
 def _bad_call(where: str, value: Any) -> dict[str, Any]:

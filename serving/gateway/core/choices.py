@@ -106,7 +106,7 @@ class ChoiceState:
 
     def _events(self, text: str, finish: str | None) -> list[Event]:
         assert self._parser is not None
-        return self._parser.feed(text) + (self._parser.finish() if finish else [])
+        return self._parser.feed(text) + (self._parser.finish(cut=finish == "length") if finish else [])
 
     def _logprobs(self, ids: list[int], got: SequenceOutput, scored: list[ScoredToken]) -> dict[str, Any]:
         tops = orjson.loads(got.tops or b"[]")

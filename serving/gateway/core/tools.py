@@ -3,16 +3,21 @@
 Three framings: ``hermes`` (``<tool_call>{"name": …, "arguments": {…}}</tool_call>`` within ordinary text, the format of
 the chat template), ``array`` (a JSON list of such objects, which the grammar enforces for ``tool_choice: required``)
 and ``named`` (the text is one function's arguments).
+
+Small models write calls badly. A missing or extra bracket, several objects or a list in one tag, a missing closing tag,
+no arguments, and whatever ``serving.json_repair`` mends become the calls that were meant.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Literal
 
+from serving.gateway.core.call_object import CallArguments, CallObject, CallStart
+
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 Framing = Literal["hermes", "array", "named"]
+_BETWEEN = "}],; \t\r\n"  # what may stand between an object and the next one or the closing tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,232 +25,151 @@ class Content:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallStart:
-    index: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallArguments:
-    """The next part of the arguments' JSON text."""
-
-    index: int
-    text: str
-
-
 Event = Content | CallStart | CallArguments
 
 
-class _Object:
-    """One ``{"name": …, "arguments": …}``, a character at a time, starting after its ``{``."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.raw = ["{"]
-        self.started = self.closed = False
-        self._depth, self._in_string, self._escaped = 1, False, False
-        self._key, self._reading_key = "", True
-        self._token: list[str] = []  # the key, or a value that must be complete before it is used
-        self._held: list[str] = []  # arguments before the name, or whitespace that may be trailing
-
-    def feed(self, char: str) -> list[Event]:
-        self.raw.append(char)
-        ends = not self._in_string and self._depth == 1 and char in ",}"
-        if not self._in_string and self._depth == 1 and char == ":" and self._reading_key:
-            self._key, self._reading_key, self._token = _string("".join(self._token)), False, []
-            return []
-        self._track(char)
-        if ends:
-            events = self._value_ended()
-            self._reading_key, self._token, self.closed = True, [], char == "}"
-            return events + (self._finished() if self.closed else [])
-        return self._value_char(char)
-
-    def _track(self, char: str) -> None:
-        if self._in_string:
-            if self._escaped:
-                self._escaped = False
-            elif char == "\\":
-                self._escaped = True
-            elif char == '"':
-                self._in_string = False
-        elif char == '"':
-            self._in_string = True
-        elif char in "{[":
-            self._depth += 1
-        elif char in "}]":
-            self._depth -= 1
-
-    @property
-    def _is_arguments(self) -> bool:
-        return not self._reading_key and self._key in ("arguments", "parameters")
-
-    def _value_char(self, char: str) -> list[Event]:
-        if not self._token and char.isspace():
-            return []  # before the value
-        self._token.append(char)
-        if not self._is_arguments or self._token[0] == '"':
-            return []  # must be complete first: the name, or arguments given as a JSON string
-        self._held.append(char)
-        if not self.started or (char.isspace() and not self._in_string and self._depth == 1):
-            return []
-        return self._flush()
-
-    def _flush(self) -> list[Event]:
-        text, self._held = "".join(self._held), []
-        return [CallArguments(self.index, text)] if text else []
-
-    def _value_ended(self) -> list[Event]:
-        if self._reading_key:
-            return []
-        text = "".join(self._token).strip()
-        if self._is_arguments:
-            self._held = list("".join(self._held).rstrip())
-            if text.startswith('"'):
-                self._held = list(_string(text))
-        elif self._key == "name" and not self.started and (name := _string(text)):
-            self.started = True
-            return [CallStart(self.index, name), *self._flush()]
-        return self._flush() if self.started else []
-
-    def _finished(self) -> list[Event]:
-        return self._flush() if self.started else []
-
-
-def _string(text: str) -> str:
-    """A JSON string's value; ``""`` for anything else."""
-    try:
-        value = json.loads(text, strict=False)
-    except ValueError:
-        return ""
-    return value if isinstance(value, str) else ""
-
-
 class ToolParser:
-    """``feed`` all text in order, then call ``finish``. Adjacent events of one kind are merged."""
+    """``feed`` all text in order, then call ``finish``. Adjacent events of one kind are merged.
+
+    ``calls``: how many have begun."""
 
     def __init__(self, framing: Framing, name: str = "") -> None:
         self._framing, self._name = framing, name
         self.calls = 0
-        self._rest = ""  # may be the beginning of a tag
+        self._rest = ""  # not yet understood: may be the beginning of a tag
+        self._state = (
+            "outside"  # outside, opening (after the tag), inside (an object), after (it, before the closing tag)
+        )
         self._space = ""  # whitespace that a following tool call would swallow
-        self._opening = False  # after OPEN, before {
-        self._object: _Object | None = None
+        self._lead = ""  # what came before the object: text again if it turns out not to be a call
+        self._unclosed = False  # a call has begun whose closing tag has not come
+        self._said_after_call = False
+        self._object = CallObject(0)
 
     def feed(self, text: str) -> list[Event]:
         if self._framing == "named":
             return self._named(text)
-        return _merged(self._hermes(text) if self._framing == "hermes" else self._array(text))
+        self._rest += text
+        steps = {"outside": self._outside, "opening": self._opening, "inside": self._inside, "after": self._after}
+        if self._framing == "array":
+            steps |= {"outside": self._in_array, "after": self._in_array}
+        events: list[Event] = []
+        while self._rest:
+            before, state = self._rest, self._state
+            events += steps[state]()
+            if (self._rest, self._state) == (before, state):
+                break  # waits for more
+        return _merged(events)
 
-    def finish(self) -> list[Event]:
-        """Whatever is still held back, now that no text follows."""
+    def finish(self, *, cut: bool = False) -> list[Event]:
+        """Whatever is still held back, now that no text follows. ``cut``: the answer ended at its length limit, so a
+        call that has begun gets what came of its arguments; otherwise it is completed."""
         if self._framing == "named":
             return []
         events: list[Event] = []
-        if self._object and not self._object.started:
-            events.append(Content(self._lead() + "".join(self._object.raw)))
-        elif self._opening:
-            events.append(Content(OPEN + self._rest))
-        elif self._object is None:
+        if self._state == "inside":
+            events += self._counted(self._object.cut() if cut else self._object.close())
+            events += [] if self._object.started else self._text(self._lead + "".join(self._object.raw))
+        elif self._state == "opening":
+            events += self._text(self._lead + self._rest)
+        elif not (self._unclosed and CLOSE.startswith(self._rest)):
             events += self._text(self._rest)
-            if self._space and not self.calls:
-                events.append(Content(self._space))
+        if self._space and not self.calls:
+            events.append(Content(self._space))
+        self._rest = self._space = ""
         return _merged(events)
-
-    def _lead(self) -> str:
-        return OPEN if self._framing == "hermes" else ""
 
     def _named(self, text: str) -> list[Event]:
         start: list[Event] = [] if self.calls else [CallStart(0, self._name)]
         self.calls = 1
         return [*start, CallArguments(0, text)] if text else start
 
-    def _hermes(self, text: str) -> list[Event]:
-        events: list[Event] = []
-        self._rest += text
-        while self._rest:
-            before = self._rest
-            if self._object:
-                events += self._inside()
-            elif self._opening:
-                events += self._at_opening()
-            else:
-                events += self._outside()
-            if self._rest == before and not self._object:
-                break  # waits for more
+    def _outside(self) -> list[Event]:
+        tags = (OPEN, CLOSE) if self._unclosed else (OPEN,)
+        found = [(at, tag) for tag in tags if (at := self._rest.find(tag)) >= 0]
+        if not found:
+            keep = max(_overlap(self._rest, tag) for tag in tags)
+            text, self._rest = self._rest[: len(self._rest) - keep], self._rest[len(self._rest) - keep :]
+            return self._text(text)
+        at, tag = min(found)
+        events = self._text(self._rest[:at])
+        self._rest = self._rest[at + len(tag) :]
+        if tag == OPEN:
+            self._lead, self._space = self._space + OPEN, ""
+            self._state = "opening"
+        self._unclosed = False
         return events
 
+    def _opening(self) -> list[Event]:
+        """Between the tag and the object's bracket; a list of objects counts as its objects."""
+        stripped = self._rest.lstrip()
+        if not stripped:
+            return []
+        self._lead += self._rest[: len(self._rest) - len(stripped)]
+        if stripped[0] == "{":
+            self._begin(stripped[1:])
+        elif stripped[0] == "[" and not self._lead.endswith("["):
+            self._lead, self._rest = self._lead + "[", stripped[1:]
+        else:
+            self._state, self._rest = "outside", stripped
+            return self._text(self._lead)
+        return []
+
+    def _begin(self, rest: str) -> None:
+        self._object, self._rest, self._state = CallObject(self.calls), rest, "inside"
+
     def _inside(self) -> list[Event]:
-        assert self._object is not None
         events: list[Event] = []
         for at, char in enumerate(self._rest):
-            events += self._object.feed(char)
+            if char == "<" and self._framing == "hermes" and not self._object.in_string:
+                self._rest = self._rest[at:]  # outside a string only a tag begins like this: brackets are missing
+                events += self._counted(self._object.close())
+                return events + self._object_closed()
+            events += self._counted(self._object.feed(char))
             if self._object.closed:
                 self._rest = self._rest[at + 1 :]
                 return events + self._object_closed()
         self._rest = ""
         return events
 
+    def _counted(self, events: list[CallStart | CallArguments]) -> list[Event]:
+        self.calls += sum(isinstance(event, CallStart) for event in events)
+        return list(events)
+
     def _object_closed(self) -> list[Event]:
-        closed, self._object = self._object, None
-        assert closed is not None
-        if closed.started:
-            self.calls += 1
+        if self._object.started:
+            self._state, self._unclosed, self._space = "after", True, ""
             return []
-        return self._text(self._lead() + "".join(closed.raw))  # JSON, but not a call
+        self._state, self._unclosed = "outside", False
+        return self._text(self._lead + "".join(self._object.raw))  # JSON, but not a call
 
-    def _at_opening(self) -> list[Event]:
-        stripped = self._rest.lstrip()
-        if not stripped:
-            return []
-        self._opening = False
-        if stripped[0] == "{":
-            self._object, self._rest = _Object(self.calls), stripped[1:]
-            return []
-        text, self._rest = OPEN + self._rest[: len(self._rest) - len(stripped)], stripped
-        return self._text(text)
+    def _after(self) -> list[Event]:
+        self._rest = self._rest.lstrip(_BETWEEN)
+        if self._rest.startswith("{"):
+            self._lead = ""
+            self._begin(self._rest[1:])
+        elif self._rest and not CLOSE.startswith(self._rest):
+            self._state = "outside"  # which also finds the closing tag
+        return []
 
-    def _outside(self) -> list[Event]:
-        tags = (OPEN, CLOSE) if self.calls else (OPEN,)
-        found = [(at, tag) for tag in tags if (at := self._rest.find(tag)) >= 0]
-        if found:
-            at, tag = min(found)
-            events = self._text(self._rest[:at])
-            self._rest = self._rest[at + len(tag) :]
-            self._space = ""
-            self._opening = tag == OPEN
-            return events
-        keep = max(_overlap(self._rest, tag) for tag in tags)
-        text, self._rest = self._rest[: len(self._rest) - keep], self._rest[len(self._rest) - keep :]
-        return self._text(text)
+    def _in_array(self) -> list[Event]:
+        char, self._rest = self._rest[0], self._rest[1:]
+        if char == "{":
+            self._lead = ""
+            self._begin(self._rest)
+        elif char not in "[], \t\r\n":  # no grammar was enforced
+            return self._text(char)
+        return []
 
     def _text(self, text: str) -> list[Event]:
         """Ordinary text without the whitespace around tool calls."""
         text = self._space + text
-        if self.calls:
-            text = text.lstrip() if not self._said_after_call else text
+        if self.calls and not self._said_after_call:
+            text = text.lstrip()
         kept = text.rstrip()
         self._space = text[len(kept) :]
-        if kept and self.calls:
-            self._said_after_call = True
+        self._said_after_call |= bool(kept and self.calls)
         return [Content(kept)] if kept else []
-
-    _said_after_call = False
-
-    def _array(self, text: str) -> list[Event]:
-        events: list[Event] = []
-        self._rest += text
-        while self._rest:
-            if self._object:
-                events += self._inside()
-                continue
-            char, self._rest = self._rest[0], self._rest[1:]
-            if char == "{":
-                self._object = _Object(self.calls)
-            elif char not in "[], \t\r\n":  # no grammar was enforced
-                events += self._text(char)
-        return events
 
 
 def _overlap(text: str, tag: str) -> int:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from serving.gateway.schema.errors import ApiError, bad_request
@@ -314,7 +313,6 @@ def _messages(request: ResponsesRequest) -> list[Message]:
         return [*found, Message(role="user", content=request.input)]
     for at, item in enumerate(request.input):
         if isinstance(item, FunctionCall):
-            _check_arguments(f"input[{at}].arguments", item.arguments)
             if not (found and found[-1].role == "assistant"):
                 found.append(Message(role="assistant"))
             name = f"{item.namespace}.{item.name}" if item.namespace else item.name
@@ -330,13 +328,6 @@ def _messages(request: ResponsesRequest) -> list[Message]:
             content = None if item.content is None else _text(f"input[{at}].content", item.content)
             found.append(Message(role=item.role, content=content))
     return found
-
-
-def _check_arguments(field: str, arguments: str) -> None:
-    try:
-        orjson.loads(arguments or "{}")
-    except orjson.JSONDecodeError as error:
-        raise bad_request(field, f"not JSON ({error}); send the call's arguments unchanged") from None
 
 
 def _text(field: str, content: str | list[InputPart] | None) -> str | list[Part]:

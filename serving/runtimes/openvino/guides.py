@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +14,19 @@ from llguidance import LLMatcher, LLTokenizer, gbnf_to_lark
 
 from contract.errors import InvalidRequest, shown
 from contract.sampling import Guide
+from serving.json_schema import prepared
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 MASK_SECONDS = 0.05  # processor time for one token's mask: all sequences of the step wait for it
 TOO_SLOW = "the grammar takes too long for each token; use fewer or smaller repetitions"
+UNSATISFIABLE = "no text satisfies it, perhaps because a rule or reference leads only to itself; correct it"
 KEPT = 32  # compiled grammars
 FIELD = "guided_decoding_guide"
 # Bounded, or a model that likes blanks would never close an object.
-JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"\n? {0,16}"}
+# oneOf is enforced as anyOf: an answer that fits two branches at once is not ruled out.
+JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"\n? {0,16}", "coerce_one_of": True}
 
 
 def grammar_of(guide: Guide) -> str:
@@ -42,7 +46,7 @@ def _translate(guide: Guide) -> str:
         return LLMatcher.grammar_from_regex(guide.guide)
     if guide.type == "ebnf_grammar":
         return LLMatcher.grammar_from_lark(_lark(guide.guide))
-    schema = json.loads(guide.guide) if guide.type == "json_schema" else {}
+    schema = json.loads(prepared(guide.guide)) if guide.type == "json_schema" else {}
     if not isinstance(schema, (dict, bool)):
         raise ValueError("a JSON schema is an object")
     if isinstance(schema, bool):
@@ -51,9 +55,10 @@ def _translate(guide: Guide) -> str:
 
 
 def _lark(text: str) -> str:
-    """GBNF (llama.cpp, xgrammar: ``root ::=``) or Lark (``start:``), as Lark."""
+    """GBNF (llama.cpp, xgrammar: ``root ::=``) or Lark (``start:``), as Lark. ``?name:`` only says how a parse tree
+    is drawn, so its mark goes; llguidance does not know it."""
     try:
-        return gbnf_to_lark.any_to_lark(text)
+        return gbnf_to_lark.any_to_lark(re.sub(r"^[?!](?=\w+\s*(\.\d+\s*)?:(?!:=))", "", text, flags=re.MULTILINE))
     except Exception as error:
         raise ValueError(str(error)) from error
 
@@ -94,8 +99,14 @@ class Grammars:
         began = time.thread_time()
         matcher.compute_bitmask()
         if matcher.is_error():
-            return str(matcher.get_error())
+            return _problem(matcher)
         return TOO_SLOW if time.thread_time() - began > MASK_SECONDS else matcher
+
+
+def _problem(matcher: LLMatcher) -> str:
+    """The matcher's error in one sentence: its own text goes on with a dump of its state."""
+    reason = (matcher.get_error() or "").partition("\n")[0].strip()
+    return UNSATISFIABLE if reason == "NoExtensionBias" else f"the grammar cannot be followed ({reason[:200]})"
 
 
 class LLGuidanceState:
@@ -111,12 +122,12 @@ class LLGuidanceState:
         if time.thread_time() - began > MASK_SECONDS:
             raise ValueError(TOO_SLOW)
         if self._matcher.is_error():
-            raise ValueError(self._matcher.get_error())
+            raise ValueError(_problem(self._matcher))
         return np.unpackbits(packed, count=self._vocab_size, bitorder="little").view(np.bool_)
 
     def accept(self, token: int) -> None:
         if not self._matcher.consume_token(token):
-            raise ValueError(self._matcher.get_error() or f"the grammar does not allow token {token}")
+            raise ValueError(f"the grammar does not allow token {token}")
 
     @property
     def finished(self) -> bool:

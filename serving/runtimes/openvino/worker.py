@@ -24,11 +24,12 @@ import psutil
 
 from contract import engine_dir, heartbeat
 from contract.engine_dir import EngineInfo
+from contract.errors import InvalidRequest, to_wire
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from serving.runtimes.openvino.engine import Engine
-from serving.runtimes.openvino.guides import Grammars
+from serving.runtimes.openvino.guides import FIELD, Grammars
 from serving.runtimes.openvino.model import PagedModel
 
 DEFAULT_KV_BYTES = 1 << 30
@@ -118,7 +119,8 @@ class EngineWorker:
         try:
             return "submit", request, self._grammars.start(grammar)
         except ValueError as error:
-            return "refuse", SequenceDelta(request.sequence_id, (), 0, "error", error=f"guided decoding: {error}")
+            refusal = to_wire(InvalidRequest(FIELD, str(error)))
+            return "refuse", SequenceDelta(request.sequence_id, (), 0, "error", error=refusal)
 
     def _take_messages(self, wait: bool) -> list[SequenceDelta] | None:
         deltas: list[SequenceDelta] = []

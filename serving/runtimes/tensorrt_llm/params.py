@@ -7,6 +7,7 @@ from typing import Any
 
 from contract.fields import BY_NAME
 from contract.sampling import Guide, Sampling
+from serving.json_schema import prepared
 
 UNUSED = "\u0000"  # a bad word's text, which the internals require and never look at beside ``_bad_word_ids``
 
@@ -60,7 +61,9 @@ def guide_arguments(guide: Guide) -> dict[str, Any]:
     """Keywords of ``GuidedDecodingParams``: exactly one kind."""
     if guide.type == "json":
         return {"json_object": True}
-    return {{"json_schema": "json", "regex": "regex", "ebnf_grammar": "grammar"}[guide.type]: guide.guide}
+    if guide.type == "json_schema":
+        return {"json": prepared(guide.guide)}
+    return {{"regex": "regex", "ebnf_grammar": "grammar"}[guide.type]: guide.guide}
 
 
 def build(module: Any, sampling: Sampling, eos: int) -> Any:

@@ -15,6 +15,7 @@ from contract import engine_dir
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
 from contract.sampling import Guide, Sampling
+from serving.json_schema import prepared
 from serving.runtimes.base import GUIDES, RuntimeOptions
 
 HONOURED = GUIDES | {
@@ -150,7 +151,7 @@ def guide_args(guide: Guide) -> dict[str, Any]:
     """Keyword arguments of ``StructuredOutputsParams``."""
     args: dict[str, dict[str, Any]] = {
         "json": {"json_object": True},
-        "json_schema": {"json": guide.guide},
+        "json_schema": {"json": prepared(guide.guide)},
         "regex": {"regex": guide.guide},
         "ebnf_grammar": {"grammar": guide.guide},
     }

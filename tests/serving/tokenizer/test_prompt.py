@@ -85,6 +85,23 @@ def test_a_tool_call_and_its_answer(arguments: Any, builder: PromptBuilder, toke
     )
 
 
+@pytest.mark.parametrize(
+    ("replayed", "rendered_as"),
+    [
+        ('{"city": "Par', '{"city": "Par"}'), ('{"city": "Paris"}}', '{"city": "Paris"}'), ("", "{}"), ("null", "{}"),
+        (None, "{}"), ("not json", '"not json"'),
+    ],
+)  # fmt: skip
+def test_a_replayed_call_that_was_cut_off_can_be_answered(
+    replayed: Any, rendered_as: str, builder: PromptBuilder, tokenizer: Tokenizer
+) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": replayed}}
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    messages += [{"role": "user", "content": "Go on."}]
+    text = rendered(builder, tokenizer, messages, tools=json.dumps([WEATHER]))
+    assert f'{{"name": "weather", "arguments": {rendered_as}}}' in text
+
+
 def test_text_input_is_sent_as_it_is(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
     ids = encode(builder, text_input="<|im_start|>user\nHi").ids
     assert ids == tokenizer.encode("<|im_start|>user\nHi", add_special_tokens=False).ids

@@ -62,11 +62,6 @@ PROMPTS = [
     message(r"messages\[0\] has content .*text parts", role="user", content=[{"type": "image_url"}]),
     message(r"messages\[0\] has tool_calls 5; send a list", role="assistant", tool_calls=5),
     message(r"messages\[0\] has tool_calls .*name and JSON", role="assistant", tool_calls=[{"function": {}}]),
-    message(
-        r"messages\[0\] has tool_calls '\{'",
-        role="assistant",
-        tool_calls=[{"function": {"name": "f", "arguments": "{"}}],
-    ),
     bad("continue_final_message: needs messages", continue_final_message=True),
     bad("continue_final_message: true needs a last", [], messages=USER, continue_final_message=True),
     bad(

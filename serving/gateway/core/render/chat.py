@@ -11,10 +11,11 @@ from typing import Any
 
 import orjson
 
+from serving.gateway.core.call_object import CallArguments, CallStart
 from serving.gateway.core.choices import ChoiceUpdate
 from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamRenderer, Usage
-from serving.gateway.core.tools import CallArguments, CallStart, Content, Event
+from serving.gateway.core.tools import Content, Event
 from serving.gateway.schema.errors import ApiError
 
 DONE = b"data: [DONE]\n\n"

@@ -7,10 +7,11 @@ from typing import Any
 
 import orjson
 
+from serving.gateway.core.call_object import CallStart
 from serving.gateway.core.choices import ChoiceUpdate
 from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamRenderer, Usage
-from serving.gateway.core.tools import CallStart, Content, Event
+from serving.gateway.core.tools import Content, Event
 from serving.gateway.schema.errors import ApiError
 
 JsonObject = dict[str, Any]

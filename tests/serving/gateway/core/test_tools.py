@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.gateway.core.tools import CallArguments, CallStart, Content, Framing, ToolParser
+from serving.gateway.core.call_object import CallArguments, CallStart
+from serving.gateway.core.tools import Content, Framing, ToolParser
 
 Read = tuple[str, list[tuple[str, str]]]
 
 
-def read(pieces: list[str], framing: Framing = "hermes", name: str = "") -> Read:
+def read(pieces: list[str], framing: Framing = "hermes", name: str = "", *, cut: bool = False) -> Read:
     """All text, and (name, arguments) of every call."""
     parser, text, calls = ToolParser(framing, name), "", []
-    for event in [e for piece in pieces for e in parser.feed(piece)] + parser.finish():
+    for event in [e for piece in pieces for e in parser.feed(piece)] + parser.finish(cut=cut):
         if isinstance(event, Content):
             text += event.text
         elif isinstance(event, CallStart):
@@ -26,6 +27,7 @@ def read(pieces: list[str], framing: Framing = "hermes", name: str = "") -> Read
         elif isinstance(event, CallArguments):
             assert event.index == len(calls) - 1
             calls[-1][1] += event.text
+    assert parser.calls == len(calls), "the finish reason is decided by this"
     return text, [(n, a) for n, a in calls]
 
 
@@ -48,13 +50,43 @@ CASES: list[tuple[str, Read]] = [
     ("<tool_call> not json", ("<tool_call> not json", [])),
     ("a <tool_cal", ("a <tool_cal", [])),
     ("1 < 2 and <tool> </tool_call>", ("1 < 2 and <tool> </tool_call>", [])),
-    ('<tool_call>{"name": "f", "arguments": {"cut', ("", [("f", '{"cut')])),
+    ("a  <tool_call> b", ("a  <tool_call> b", [])),
+    ("say\n<tool_call>\n</tool_call> \nto call", ("say\n<tool_call>\n</tool_call> \nto call", [])),
     ('<tool_call>{"na', ('<tool_call>{"na', [])),
     (call("f", {}) + "\nDone. \n", ("Done.", [("f", "{}")])),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "expected"), CASES)
+A, B = ("a", '{"x": 1}'), ("b", '{"y": 2}')
+CALL_A, CALL_B = '{"name": "a", "arguments": {"x": 1}}', '{"name": "b", "arguments": {"y": 2}}'
+TAGGED_B = f"<tool_call>{CALL_B}</tool_call>"
+REPAIRED: list[tuple[str, Read]] = [
+    (f"<tool_call>{CALL_A[:-1]}</tool_call>{TAGGED_B}", ("", [A, B])),
+    (f"<tool_call>\n{CALL_A[:-1]}\n{TAGGED_B}", ("", [A, B])),
+    (f"<tool_call>{CALL_A[:-2]}</tool_call> done", ("done", [A])),
+    (f"<tool_call>{CALL_A}}}</tool_call>", ("", [A])),
+    (f"<tool_call>{CALL_A}}}}}\n</tool_call>\n<tool_call>{CALL_B}}}", ("", [A, B])),
+    (f"<tool_call>{CALL_A}\n{CALL_B}</tool_call>", ("", [A, B])),
+    (f"<tool_call>[{CALL_A}, {CALL_B}]</tool_call>", ("", [A, B])),
+    (f"<tool_call>{CALL_A}<tool_call>{CALL_B}", ("", [A, B])),
+    (f"<tool_call>{CALL_A} and</tool_call> more", ("and more", [A])),
+    *[(f'<tool_call>{{"name": "f"{written}}}</tool_call>', ("", [("f", "{}")]))
+      for written in ("", ', "arguments": null', ', "arguments": ""', ', "arguments": ', ', "arguments": None, "i": 1')
+    ],
+    ('<tool_call>{"arguments": null, "name": "f"}</tool_call>', ("", [("f", "{}")])),
+    ('<tool_call>{"name": "f", "arguments": {"q": "2\nlines\t"}}</tool_call>', ("", [("f", '{"q": "2\\nlines\\t"}')])),
+    ("<tool_call>{'name': 'f', 'arguments': {'q': 'it\\'s \"x\"', 'b': True, 'n': None,}}</tool_call>",
+     ("", [("f", '{"q": "it\'s \\"x\\"", "b": true, "n": null}')])),
+    ('<tool_call>{"name": "f", "arguments": {"p": "C:\\work"}}</tool_call>', ("", [("f", '{"p": "C:\\\\work"}')])),
+    ('<tool_call>{"name": "f", "arguments": {"x": 1 "y": [1 2]}}</tool_call>', ("", [("f", '{"x": 1 ,"y": [1 ,2]}')])),
+    ('<tool_call>{"name": "f", "arguments": {"x" 1, y: yes}}</tool_call>', ("", [("f", '{"x" :1, "y": "yes"}')])),
+    ('<tool_call>{"name": "f", "arguments": [1, 2]}</tool_call>', ("", [("f", "[1, 2]")])),
+    ('<tool_call>{"id": {"name": "no"}, "name": "f", "arguments": {}}</tool_call>', ("", [("f", "{}")])),
+    ('<tool_call>{"name": "f", "arguments": {"open": "', ("", [("f", '{"open": ""}')])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), CASES + REPAIRED)
 def test_whole_and_at_every_cut(text: str, expected: Read) -> None:
     assert read([text]) == expected
     assert read(list(text)) == expected, "character by character"
@@ -102,7 +134,31 @@ def test_a_named_choice_is_all_arguments() -> None:
 
 def test_arguments_are_passed_on_before_they_end() -> None:
     parser = ToolParser("hermes")
-    assert parser.feed('<tool_call>\n{"name": "f", "arguments": {"a": [1') == [
+    assert parser.feed('<tool_call>\n{"name": "f", "arguments": {"a": ["x') == [
         CallStart(0, "f"),
-        CallArguments(0, '{"a": [1'),
+        CallArguments(0, '{"a": ["x'),
     ]
+
+
+@pytest.mark.parametrize("came", ['{"cut', '{"a": 12', '{"a": 1, ', '{"a": "\\u00', "[tr", '{"a":', "{"])
+def test_an_answer_cut_at_its_limit_gives_the_arguments_that_came(came: str) -> None:
+    text = '<tool_call>{"name": "f", "arguments": ' + came
+    assert read([text], cut=True) == ("", [("f", came)]) == read(list(text), cut=True)
+    ((_, whole),) = read([text])[1]
+    json.loads(whole)  # the same text, ended by the model itself, is completed
+
+
+NOISE = st.lists(
+    st.sampled_from(['{"name": "f", "arguments": ', '{"a": 1}', "<tool_call>", "</tool_call>", *'{}[],:"\'\\\n <é',
+                     "name", "1.5", "true"]), max_size=25,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(NOISE)
+def test_arguments_are_json_whatever_the_model_writes(parts: list[str]) -> None:
+    text = "<tool_call>" + "".join(parts)
+    found = read([text])
+    assert found == read(list(text)) == read((parts and ["<tool_call>", *parts]) or [text])
+    for _, arguments in found[1]:
+        json.loads(arguments)
