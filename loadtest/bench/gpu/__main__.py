@@ -58,6 +58,13 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--vllm-steps", action="store_true", help="`vllm serve` with its own tokens per step instead of our engine's")
     add("--shared-prefix", type=int, default=0, help="tokens that all prompts begin with (%(default)s)")
     add("--dummy", action="store_true", help="random weights of vLLM's own: no checkpoint on disk, answers are noise")
+    add(
+        "--vllm-args",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="of our engine alone, as in VLLM_ARGS=",
+    )
     add("--rounds", type=count, default=3)
     add("--requests", type=count, default=2, help="requests per stream in a run (%(default)s)")
     add("--input-tokens", type=count, default=512)
@@ -88,7 +95,8 @@ class Bench:
         self.prompts = PromptMaker(source / "tokenizer.json")
         for precision in self.args.precision:
             directory = self.args.work / f"{precision}-tp{self.args.tp}"
-            self._precision(precision, engines.engine(source, directory, precision, self.args.tp))
+            options = self.args.vllm_args
+            self._precision(precision, engines.engine(source, directory, precision, self.args.tp, options))
             self.write()
         if "transformers" in self.args.contenders:
             self._transformers(source)

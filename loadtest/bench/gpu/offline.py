@@ -20,14 +20,17 @@ class VllmWorker:
     """``LLM.generate`` on the very arguments that our runtime gives vLLM."""
 
     def __init__(self, engine: Path, kv_bytes: int) -> None:
-        from vllm import LLM
-
         from contract import engine_dir
         from serving.runtimes.base import RuntimeOptions
         from serving.runtimes.vllm import args as vllm_args
+        from serving.runtimes.vllm.runtime import set_environment
+
+        info = engine_dir.read(engine)
+        set_environment(info)
+        from vllm import LLM
 
         options = RuntimeOptions(max_streams=MAX_STREAMS, kv_cache_bytes=kv_bytes or None)
-        self._llm = LLM(**vllm_args.engine_args(engine_dir.read(engine), options))
+        self._llm = LLM(**vllm_args.engine_args(info, options))
 
     def generate(self, prompts: list[list[int]], tokens: int, sampling: dict[str, Any]) -> list[list[int]]:
         from vllm import SamplingParams

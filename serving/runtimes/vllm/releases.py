@@ -6,6 +6,9 @@ wheels); which releases ran where is in docs/gpu.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from contract.errors import EngineDirectoryError
 from contract.versions import pinned, version_tuple
 
@@ -14,6 +17,9 @@ from contract.versions import pinned, version_tuple
 # dense model from 0.25 on (vllm/config/vllm.py, `_is_default_v2_model_runner_model`), but in 0.24 not for Qwen2.
 V2_BY_DEFAULT = (0, 25)
 V2_SWITCH = "VLLM_USE_V2_MODEL_RUNNER"
+# Without it vLLM takes its weight-only FP8 kernels only on GPUs without FP8 arithmetic, whatever `linear_backend` says
+# (vllm/model_executor/kernels/linear/scaled_mm/marlin.py in 0.26).
+MARLIN_SWITCH = "VLLM_TEST_FORCE_FP8_MARLIN"
 
 
 def check() -> tuple[int, ...]:
@@ -35,15 +41,16 @@ def check() -> tuple[int, ...]:
     return release
 
 
-def environment(release: tuple[int, ...], speculates: bool = False) -> dict[str, str]:
-    """Variables to set before the engine starts, unless the user has set them.
+def environment(release: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, str]:
+    """Variables to set before the engine starts, unless the user has set them; ``options`` are the engine's own.
 
     An n-gram speculating engine runs on V1 until 0.30 (``_get_v2_model_runner_unsupported_features``)."""
     from vllm.platforms import current_platform
 
-    if release[:2] < V2_BY_DEFAULT and current_platform.is_cuda() and not speculates:
-        return {V2_SWITCH: "1"}
-    return {}
+    wanted = {MARLIN_SWITCH: "1"} if options.get("linear_backend") == "marlin" else {}
+    if release[:2] < V2_BY_DEFAULT and current_platform.is_cuda() and not options.get("speculative_config"):
+        wanted[V2_SWITCH] = "1"
+    return wanted
 
 
 def lacking() -> frozenset[str]:

@@ -54,14 +54,19 @@ FINISH: tuple[FinishReason, ...] = ("stop", "length", "cancelled", "error", "sto
 
 
 def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     use_interpreter(os.environ.get("PYTHON_EXECUTABLE") or sys.executable or shutil.which("python3") or "python3")
-    for name, value in releases.environment(releases.check(), vllm_args.speculates(engine)).items():
-        os.environ.setdefault(name, value)
+    set_environment(engine)
     from serving.runtimes.vllm.core import Core
 
     return VllmRuntime(Core(engine, options), engine, options, on_step, on_death)
+
+
+def set_environment(engine: EngineInfo) -> None:
+    """What vLLM reads from the environment, unless the user has set it."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name, value in releases.environment(releases.check(), engine.runtime.options).items():
+        os.environ.setdefault(name, value)
 
 
 def use_interpreter(python: str) -> None:

@@ -128,8 +128,9 @@ def test_the_model_runner_that_keeps_penalties_on_the_gpu_is_chosen_where_vllm_d
     platform = types.SimpleNamespace(is_cuda=lambda: cuda)
     monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
     monkeypatch.setitem(sys.modules, "vllm.platforms", types.SimpleNamespace(current_platform=platform))
-    assert (releases.environment(release) == {releases.V2_SWITCH: "1"}) is told
-    assert releases.environment(release, speculates=True) == {}
+    assert (releases.environment(release, {}) == {releases.V2_SWITCH: "1"}) is told
+    assert releases.environment(release, {"speculative_config": {"method": "ngram"}}) == {}
+    assert releases.MARLIN_SWITCH in releases.environment(release, {"linear_backend": "marlin"})
 
 
 def test_the_guard_ends_what_its_owner_leaves_behind():
