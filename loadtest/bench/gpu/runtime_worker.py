@@ -12,6 +12,7 @@ import logging
 import os
 import queue
 import random
+import select
 import subprocess
 import sys
 import time
@@ -29,13 +30,15 @@ from serving import runtimes
 from serving.runtimes.base import EngineRequest, RuntimeOptions, RuntimeStats, SequenceDelta
 
 MAX_STREAMS = 256
-SILENCE_SECONDS = 120.0
+SILENCE_SECONDS = 60.0
+RUN_SECONDS = 240.0
 FIRST_ID, IDS = 1000, 19_000  # prompts are drawn from ordinary tokens
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLoad:
-    """``requests`` in a closed loop of ``streams``; requests take turns among ``adapters`` and the base."""
+    """``requests`` in a closed loop of ``streams``, or as Poisson arrivals at ``rate`` per second; they take turns
+    among ``adapters`` and the base."""
 
     streams: int
     requests: int
@@ -43,11 +46,13 @@ class WorkerLoad:
     input_tokens: int
     output_tokens: int
     adapters: tuple[str, ...] = ()
+    rate: float = 0.0
     repeats: bool = False  # prompts of which the answer is a copy: prompt, its own answer, and the prompt again
 
     def __str__(self) -> str:
         with_adapters = f", {len(self.adapters)} adapters" if self.adapters else ""
-        return f"{self.streams} streams, {self.sampling}{with_adapters}{', text that repeats' if self.repeats else ''}"
+        load = f"{self.rate:g} requests/s" if self.rate else f"{self.streams} streams"
+        return f"{load}, {self.sampling}{with_adapters}{', text that repeats' if self.repeats else ''}"
 
 
 class RuntimeWorker(BenchProcess):
@@ -66,7 +71,7 @@ class RuntimeWorker(BenchProcess):
     def await_or_note(self) -> None:
         """Until it is ready; a failure is kept for ``wait_ready``."""
         try:
-            self._start = float(self._read()["start_s"])
+            self._start = float(self._read(self.start_s)["start_s"])
         except LoadtestError as error:
             self._start = error
 
@@ -82,10 +87,12 @@ class RuntimeWorker(BenchProcess):
         assert self.popen is not None and self.popen.stdin is not None
         self.popen.stdin.write(json.dumps(dataclasses.asdict(load)) + "\n")
         self.popen.stdin.flush()
-        return self._read()
+        return self._read(RUN_SECONDS)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self, seconds: float) -> dict[str, Any]:
         assert self.popen is not None and self.popen.stdout is not None
+        if not select.select([self.popen.stdout], [], [], seconds)[0]:
+            raise LoadtestError(f"{self.name}: no answer within {seconds:.0f} s; log: {self.log}")
         line = self.popen.stdout.readline()
         if not line:
             raise LoadtestError(f"{self.name} ended: {self.last_line()[:300]}; log: {self.log}")
@@ -123,10 +130,12 @@ class _LoadedRuntime:
         turns, waiting = itertools.cycle(("", *load.adapters)), list(prompts)
         open_: dict[int, tuple[TimedStream, list[int], list[int]]] = {}
         done: list[tuple[TimedStream, list[int], list[int]]] = []
+        due = time.perf_counter()
         while waiting or open_:
-            while waiting and len(open_) < load.streams:
+            while waiting and (time.perf_counter() >= due if load.rate else len(open_) < load.streams):
                 self._send(load, next(turns), waiting.pop(), open_)
-            now, deltas = self._next()
+                due += self._random.expovariate(load.rate) if load.rate else 0.0
+            now, deltas = self._next(due - time.perf_counter() if load.rate and waiting else SILENCE_SECONDS)
             for delta in deltas:
                 record, _, answer = open_[delta.sequence_id]
                 _arrived(record, now, delta.counted)
@@ -160,8 +169,14 @@ class _LoadedRuntime:
         open_[number] = TimedStream(time.perf_counter(), 0.0, 0.0, 0), prompt, []
         self.runtime.submit(EngineRequest(number, prompt, sampling, lora_name=adapter, seeded=False))
 
-    def _next(self) -> tuple[float, list[SequenceDelta]]:
-        message = self._deltas.get(timeout=SILENCE_SECONDS)
+    def _next(self, seconds: float) -> tuple[float, list[SequenceDelta]]:
+        """Nothing when the next request is due first. Raises ``queue.Empty`` after a long silence."""
+        try:
+            message = self._deltas.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            if seconds == SILENCE_SECONDS:
+                raise
+            return 0.0, []
         if isinstance(message, str):
             raise RuntimeError(message)
         return message

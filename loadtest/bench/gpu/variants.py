@@ -25,7 +25,8 @@ from typing import Any
 from build_engine.spec import BuildSpec
 from build_engine.vllm import build as vllm_build
 from build_engine.vllm import int8
-from loadtest.arguments import Arguments, count
+from contract import engine_dir
+from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
 from loadtest.bench.gpu import adapters, engines
 from loadtest.bench.gpu.runtime_worker import RuntimeWorker, WorkerLoad
@@ -43,6 +44,7 @@ FP8_HEAD = {  # as a compressed-tensors checkpoint says it; the output layer in 
     },
 }  # fmt: skip
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": None, "ignore": ["lm_head"]}
+RATE_SECONDS = 10.0  # of arrivals
 FEW_GRAPHS = [1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256]
 
 
@@ -97,6 +99,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, default=Path("engines/variants"), help="where the engines go (%(default)s)")
     add("--gpus", nargs="+", default=["0"], help="variants are spread over them (%(default)s)")
     add("--streams", nargs="+", type=count, default=[1, 128, 256])
+    add("--rates", nargs="*", type=positive, default=[], help="requests/s in an open loop, beside --streams")
     add("--sampling", nargs="+", default=["greedy", "defaults"], choices=["greedy", "defaults"])
     add("--repeats", action="store_true", help="every variant on text that repeats, not only those that speculate")
     add("--input-tokens", type=count, default=512)
@@ -108,12 +111,16 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def engine_of(name: str, args: argparse.Namespace) -> Path:
-    """The variant's engine directory: the builder's, with the variant's options."""
+    """The variant's engine directory: the builder's, with the variant's options; kept if it is there."""
     variant = VARIANTS[name]
     source = args.checkpoint or engines.checkpoint(args.work / "checkpoint", args.config, weights=False)
     out: Path = args.work / name
     lora = tuple(adapters.write(args.work / "adapters", source, variant.adapters))
     precision = variant.precision or args.precision
+    if (out / "engine.json").is_file():
+        there = engine_dir.read(out)
+        if (there.precision, there.runtime.options) == (precision, variant.options):
+            return out
     spec = BuildSpec(
         str(source), precision, "vllm", out, context=engines.CONTEXT, vllm_args=dict(variant.options), lora=lora,
         command="variants",
@@ -131,6 +138,8 @@ def loads(args: argparse.Namespace, names: tuple[str, ...], speculates: bool) ->
         for streams in args.streams:
             shape = args.input_tokens, args.output_tokens if streams > 1 else 2 * args.output_tokens
             yield WorkerLoad(streams, 2 * streams if streams > 1 else 3, sampling, *shape)
+        for rate in args.rates:
+            yield WorkerLoad(0, round(rate * RATE_SECONDS), sampling, *shape, rate=rate)
     if speculates:
         for streams in args.streams[:2]:  # longer prompts: more would not fit the KV cache
             yield WorkerLoad(streams, max(3, streams), "greedy", *shape, repeats=True)
