@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup serve chat engine test test-chaos lint fields clean bench-serving bench-isolation bench-gpu
+.PHONY: help setup serve chat engine test test-chaos lint fields clean bench-serving bench-fairness bench-isolation bench-gpu
 SHELL := /bin/bash
 
 PYTHON ?= python3
@@ -73,6 +73,9 @@ fields: setup  ## after a change of contract/fields.py: config.pbtxt, Sampling, 
 
 bench-serving: setup-loadtest  ## the serving layer alone: simulated engine, 1/32/128/256 streams -> results/bench_serving.json
 	@$(PY) -m loadtest.bench.serving $(ARGS)
+
+bench-fairness: setup-loadtest  ## what one tenant's flood costs another tenant's single requests, simulated engine -> results/bench_fairness.json
+	@$(PY) -m loadtest.bench.fairness $(ARGS)
 
 bench-isolation: setup-loadtest  ## what 12 streams and small requests notice while one client attacks -> results/bench_isolation.json
 	@$(PY) -m loadtest.bench.isolation $(ARGS)

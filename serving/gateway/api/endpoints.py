@@ -26,6 +26,7 @@ from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamR
 from serving.gateway.core.render.chat import ChatBody, ChatStream
 from serving.gateway.core.render.messages import MessagesBody, MessagesStream, error_body
 from serving.gateway.core.render.responses import ResponsesBody, ResponsesStream
+from serving.gateway.core.share.tenants import tenant_of
 from serving.gateway.core.writer import Gone, Writer
 from serving.gateway.schema import messages_protocol
 from serving.gateway.schema.errors import ApiError
@@ -140,6 +141,7 @@ class _Exchange:
         self._problem = ""
         self._model = ""
         self._has_slot = False
+        self._tenant: int | None = None
         self._reserved = 0
 
     async def run(self, answer_id: str) -> None:
@@ -152,7 +154,7 @@ class _Exchange:
             await self._refuse(error)
         except ClientError as error:
             renamed = self._answer.plan.renamed if self._answer else {}
-            await self._refuse(from_library(error, renamed, gateway.triton_metrics.retry_after(), gateway.outage()))
+            await self._refuse(from_library(error, renamed, gateway.retry_after(), gateway.outage()))
         except Exception:  # outermost boundary: the caller gets an answer, the log gets the traceback
             log.exception("unexpected error", extra={"request_id": answer_id})
             await self._refuse(ApiError(500, "internal error; see the server's log", code="internal_error"))
@@ -160,6 +162,8 @@ class _Exchange:
             if self._has_slot:
                 gateway.open -= 1
                 gateway.metrics.open.dec()
+            if self._tenant is not None:
+                gateway.slots.give_back(self._tenant)
 
     async def _respond(self, answer_id: str) -> None:
         gateway, scope = self._gateway, self._scope
@@ -173,10 +177,12 @@ class _Exchange:
             plan = replace(plan, options=replace(plan.options, lora_name=self._model))
         metadata = [(n, v) for n, form in _TRACE if form.fullmatch(v := http.header(scope, n.encode()))]
         renderer = self._endpoint.renderer(plan, answer_id, self._model)
-        answer = Answer(gateway.answer_context, plan, answer_id, renderer, self._writer, self._timing, metadata)
+        tenant = tenant_of(self._key, plan.user, http.address(scope))
+        gateway.slots.take(tenant, gateway.retry_after())
+        self._tenant = tenant
+        answer = Answer(gateway.answer_context, plan, answer_id, renderer, self._writer, self._timing, metadata, tenant)
         self._answer, self._reserved = answer, _expected_tokens(plan, len(body))
         gateway.keys.admit(self._key, self._reserved)
-        gateway.metrics.queue.observe(time.monotonic() - self._timing.arrived)
         await self._run_watched(answer)
 
     def _take_slot(self) -> None:
@@ -206,8 +212,7 @@ class _Exchange:
         for choice in answer.choices:
             if choice.finish:
                 metrics.finished(choice.finish)
-        used = answer.prompt_tokens + answer.output_tokens
-        self._gateway.keys.charge(self._key, used - self._reserved)
+        self._gateway.keys.charge(self._key, answer.used_tokens(self._reserved) - self._reserved)
 
     def _left(self) -> None:
         self._problem = "client gone"

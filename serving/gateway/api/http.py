@@ -24,6 +24,12 @@ def header(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
 
 
+def address(scope: Scope) -> str:
+    """The client's."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
 def credentials(scope: Scope) -> str:
     """``Authorization``, or what Anthropic's and Azure's clients send in its place."""
     key = header(scope, b"x-api-key") or header(scope, b"api-key")

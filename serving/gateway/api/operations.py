@@ -14,7 +14,7 @@ from contract.paths import ROOT
 from serving.gateway.core.errors import from_library
 from serving.gateway.core.gateway import Gateway
 from serving.gateway.core.metrics import CONTENT_TYPE_LATEST
-from serving.gateway.core.triton_metrics import WAITING
+from serving.gateway.core.triton_metrics import RUNNING, WAITING
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,7 +23,7 @@ else:
 
 STARTED = int(time.time())
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-RUNNING, KV_USED = "vllm:num_requests_running", "vllm:kv_cache_usage_perc"
+KV_USED = "vllm:kv_cache_usage_perc"
 
 
 class Operations:
@@ -61,7 +61,7 @@ class Operations:
         try:
             seconds = await self._gateway.canary()
         except ClientError as error:
-            raise from_library(error, {}, self._gateway.triton_metrics.retry_after(), self._gateway.outage()) from None
+            raise from_library(error, {}, self._gateway.retry_after(), self._gateway.outage()) from None
         return JSONResponse({"status": "generates", "seconds": round(seconds, 4)})
 
     async def load(self, _: Request) -> Response:
@@ -71,7 +71,7 @@ class Operations:
     async def loads(self, _: Request) -> Response:
         """The core of SGLang's /v1/loads, by which routers balance."""
         found = await self._gateway.triton_metrics.gauges(RUNNING, WAITING, KV_USED)
-        running, waiting = int(found[RUNNING]), int(found[WAITING])
+        running, waiting = int(found[RUNNING]), int(found[WAITING]) + self._gateway.scheduler.waiting
         load = {
             "dp_rank": 0, "num_running_reqs": running, "num_waiting_reqs": waiting,
             "num_total_reqs": running + waiting, "token_usage": found[KV_USED],

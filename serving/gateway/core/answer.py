@@ -23,8 +23,9 @@ from contract.packed import SequenceOutput
 from serving.gateway.core.choices import ChoiceState, TokenText
 from serving.gateway.core.metrics import GatewayMetrics
 from serving.gateway.core.off_loop import off_loop
-from serving.gateway.core.plan import GenerationPlan
+from serving.gateway.core.plan import GenerationPlan, prompt_estimate
 from serving.gateway.core.render.base import KEEP_ALIVE, BodyRenderer, StreamRenderer, Usage
+from serving.gateway.core.share.scheduler import EngineTurn, FairScheduler, Work
 from serving.gateway.core.writer import Gone, Writer
 
 SCORE_BYTES = 8  # of JSON and Python objects for each byte that says something of a prompt
@@ -38,6 +39,7 @@ class AnswerContext:
     metrics: GatewayMetrics
     token_text: TokenText
     request_seconds: float
+    scheduler: FairScheduler
 
 
 @dataclass(slots=True)
@@ -46,6 +48,7 @@ class AnswerTimes:
 
     arrived: float
     read: float = 0.0
+    sent: float = 0.0  # to the engine
     first: float = 0.0
     chunk: float = field(default_factory=time.monotonic)  # the engine's latest message
 
@@ -55,8 +58,9 @@ class Answer:
 
     def __init__(
         self, context: AnswerContext, plan: GenerationPlan, answer_id: str, renderer: StreamRenderer | BodyRenderer,
-        writer: Writer, timing: AnswerTimes, metadata: Sequence[tuple[str, str]] = (),
+        writer: Writer, timing: AnswerTimes, metadata: Sequence[tuple[str, str]] = (), tenant: int = 0,
     ) -> None:  # fmt: skip
+        """``tenant``: whose share of the engine it uses."""
         self.id, self.plan, self.writer, self.timing = answer_id, plan, writer, timing
         self.renderer = renderer
         self._context, self._metadata = context, metadata
@@ -69,6 +73,9 @@ class Answer:
             )
             for i in range(plan.choices)
         ]  # fmt: skip
+        self._tenant = tenant
+        self._turns: set[EngineTurn] = set()
+        self._sent: set[int] = set()  # prompts that have reached the engine
         self._calls: dict[str, Any] = {}
         self._stopped: Exception | None = None
         self._prompt_tokens = [0] * len(plan.prompts)
@@ -81,6 +88,22 @@ class Answer:
     @property
     def output_tokens(self) -> int:
         return sum(choice.tokens for choice in self.choices)
+
+    def used_tokens(self, reserved: int) -> int:
+        """What its key pays for. A client that leaves before the engine has named a number pays for the prompts that
+        were sent, or what was reserved where whole answers were being made."""
+        used = self.prompt_tokens + self.output_tokens
+        if not isinstance(self._stopped, Gone):
+            return used
+        unnamed = [prompt for prompt in self._sent if not self._prompt_tokens[prompt]]
+        if unnamed and not self.plan.in_pieces:
+            return max(used, reserved)
+        return used + sum(prompt_estimate(self.plan.prompts[prompt]) for prompt in unnamed)
+
+    @property
+    def waits_its_turn(self) -> bool:
+        """Nothing of it is at the engine yet."""
+        return bool(self._turns) and not any(turn.began for turn in self._turns)
 
     @property
     def waiting_for_first(self) -> bool:
@@ -113,15 +136,49 @@ class Answer:
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
 
+    def work(self, prompt: int) -> Work:
+        """What the engine is asked for one of the prompts."""
+        options = self.plan.options
+        tokens = prompt_estimate(self.plan.prompts[prompt])
+        return Work(self._tenant, options.n, tokens, options.max_tokens or 0, self.plan.in_pieces)
+
     async def _call(self, prompt: int) -> None:
+        if self._stopped:
+            raise self._stopped
+        turn = self._context.scheduler.ask(self.work(prompt))
+        self._turns.add(turn)
+        try:
+            await turn.come()
+            await self._generate(prompt, turn)
+        finally:
+            self._leave(turn, prompt)
+
+    def _leave(self, turn: EngineTurn, prompt: int) -> None:
+        """The engine is done with this call."""
+        if turn in self._turns:
+            self._turns.discard(turn)
+            turn.leave(self._used(prompt), [choice.tokens for choice in self._choices_of(prompt) if choice.finish])
+
+    def _used(self, prompt: int) -> int | None:
+        """Tokens that one call has cost the engine; ``None`` when it was left before the engine said so."""
+        if not self._prompt_tokens[prompt]:
+            return None
+        made = sum(choice.tokens for choice in self._choices_of(prompt))
+        return self._prompt_tokens[prompt] - self._cached_tokens[prompt] + made
+
+    async def _generate(self, prompt: int, turn: EngineTurn) -> None:
         request_id = self.id if len(self.plan.prompts) == 1 else f"{self.id}-{prompt}"
         channel = self._context.channel
         request = self.plan.infer_request(request_id, prompt, channel.model)
         if self._stopped:
             raise self._stopped
+        self._sent.add(prompt)
+        if not self.timing.sent:
+            self.timing.sent = time.monotonic()
+            self._context.metrics.queue.observe(self.timing.sent - self.timing.arrived)
         call = self._calls[request_id] = channel.call(request, self._context.request_seconds, self._metadata)
         try:
-            await self._read(call, prompt)
+            await self._read(call, prompt, turn)
         except grpc.RpcError as error:
             raise self._stopped or channel.error(error) from None
         except asyncio.CancelledError:
@@ -151,7 +208,7 @@ class Answer:
         self._prompt_tokens[prompt], self._cached_tokens[prompt] = got.prompt_tokens, got.cached_tokens
         return self.choices[prompt * self.plan.options.n + got.sequence_index]
 
-    async def _read(self, call: Any, prompt: int) -> None:
+    async def _read(self, call: Any, prompt: int, turn: EngineTurn) -> None:
         """Forward everything one call yields to the client."""
         renderer, write = self.renderer, self.writer.event
         plain = renderer.plain if isinstance(renderer, StreamRenderer) else None
@@ -160,12 +217,16 @@ class Answer:
             if got is None:
                 continue
             choice = self._seen(got, prompt)
+            if got.completion_tokens or got.finish:
+                turn.first_token()
             if plain:
                 data = plain(choice.index, got.text, choice.check(got))
             elif got.prompt:
                 data = await off_loop(SCORE_BYTES * len(got.prompt), partial(self._render, choice, got, prompt))
             else:
                 data = self._render(choice, got, prompt)
+            if got.finish and all(c.finish for c in self._choices_of(prompt)):
+                self._leave(turn, prompt)  # before the client has it all: the next one's way to the engine takes time
             if data:
                 await write(data)
 
@@ -188,6 +249,8 @@ class Answer:
         """End the answer with ``reason`` and free its slots. Returns at once; idempotent."""
         if self._stopped is None:
             self._stopped = reason
+        for turn in self._turns:
+            turn.cancel(reason)
         calls, self._calls = self._calls, {}
         for request_id, call in calls.items():
             if not call.done() or not isinstance(reason, ClientError):  # else it already failed in the engine

@@ -21,6 +21,9 @@ from contract.errors import EngineDirectoryError
 from serving.gateway.core import auth
 from serving.gateway.core.answer import Answer, AnswerContext
 from serving.gateway.core.metrics import GatewayMetrics
+from serving.gateway.core.share.scheduler import FairScheduler
+from serving.gateway.core.share.table import ShareTable
+from serving.gateway.core.share.tenants import TenantSlots
 from serving.gateway.core.tokens import Tokens
 from serving.gateway.core.triton_metrics import TritonMetrics
 from serving.gateway.core.writer import Gone
@@ -31,6 +34,7 @@ log = logging.getLogger("serving.gateway")
 TICK = 0.25  # seconds between checks of the open answers
 READY_SECONDS = 2.0  # limit on one readiness call to Triton
 MODEL = "qwen"
+SPARE_ROWS = 2  # for workers that start while those they replace still end
 
 
 class Gateway:
@@ -43,18 +47,24 @@ class Gateway:
         self.adapters = tuple(engine_dir.adapters(settings.engine_path)) if settings.engine_path else ()
         self.metrics = GatewayMetrics(self.names[0])
         self.triton_metrics = TritonMetrics(settings.triton_metrics, self.names[0])
-        budgets = Path(settings.run_dir) / "budgets" if settings.run_dir else None
+        run_dir = Path(settings.run_dir) if settings.run_dir else None
+        budgets = run_dir / "budgets" if run_dir else None
         self.keys = auth.Keys(auth.load(settings), budgets)
+        shares = ShareTable(run_dir / "shares" if run_dir else None, settings.processes + SPARE_ROWS)
+        self.scheduler = FairScheduler(shares, self.triton_metrics.capacity)
         self.draining = False
         self.answers: set[Answer] = set()
         self.open = 0
+        self.slots = TenantSlots(max(1, settings.max_open // settings.processes))
         self._share = max(1, settings.max_open // settings.processes)
         self._tasks: list[asyncio.Task[None]] = []
         self._canary: asyncio.Task[float] | None = None
 
     async def start(self) -> None:
         self.channel = AioChannel(self.settings.triton_grpc, model=MODEL)
-        self.answer_context = AnswerContext(self.channel, self.metrics, self.tokens.text, self.settings.request_seconds)
+        self.answer_context = AnswerContext(
+            self.channel, self.metrics, self.tokens.text, self.settings.request_seconds, self.scheduler
+        )
         self._model_ready = self.channel.raw.unary_unary(
             "/inference.GRPCInferenceService/ModelReady",
             request_serializer=pb.ModelReadyRequest.SerializeToString,
@@ -77,8 +87,12 @@ class Gateway:
         if self.open > self._share:
             raise ApiError(
                 429, f"{self._share} requests are already in progress, the most this worker accepts; try again later",
-                code="too_many_requests", retry_after=self.triton_metrics.retry_after(),
+                code="too_many_requests", retry_after=self.retry_after(),
             )  # fmt: skip
+
+    def retry_after(self) -> int:
+        """Seconds until what waits here and in the engine is served."""
+        return self.triton_metrics.retry_after(self.scheduler.waiting)
 
     def model_name(self, asked: str | None) -> str:
         """Raises ``ApiError`` 404 for a name that is not served."""
@@ -95,6 +109,7 @@ class Gateway:
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
+            self.metrics.waiting.set(self.scheduler.waiting_here)
             for answer in list(self.answers):
                 self._look_at(answer, now)
 
@@ -105,13 +120,18 @@ class Gateway:
                 log.warning("client stopped reading", extra={"request_id": answer.id})
                 answer.stop(Gone())
             return
-        if not answer.plan.in_pieces:
-            return  # nothing arrives before the end; ``request_seconds`` limits it
         bound = settings.first_token_seconds if answer.waiting_for_first else settings.stall_seconds
-        if now - answer.timing.chunk > bound:
+        if answer.waits_its_turn:
+            bound = settings.first_token_seconds
+            if now - answer.timing.chunk > bound:
+                problem = f"queue: the engine had no place for this request within {bound:g} s; try again later"
+                answer.stop(ApiError(429, problem, code="queue_full", retry_after=self.retry_after()))
+        elif not answer.plan.in_pieces:
+            return  # nothing arrives before the end; ``request_seconds`` limits it
+        elif now - answer.timing.chunk > bound:
             what = "no token came" if answer.waiting_for_first else "the engine fell silent"
             answer.stop(ApiError(504, f"engine: {what} within {bound:g} s; the request was stopped", code="timeout"))
-        elif now - writer.sent_at > settings.keepalive_seconds and answer.plan.stream:
+        if now - writer.sent_at > settings.keepalive_seconds and answer.plan.stream:
             writer.sent_at = now
             self._spawn(answer.keep_alive())
 

@@ -53,6 +53,10 @@ class GatewayMetrics:
         self.open = Gauge(
             "qwen_gateway_open_requests", "Requests in progress", registry=registry, multiprocess_mode="livesum"
         )
+        self.waiting = Gauge(
+            "qwen_gateway_waiting_requests", "Calls that wait in the gateway for a place at the engine",
+            registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
         self._model, self._registry = model, registry
         for reason in ("stop", "length", "tool_calls"):  # a rate needs the zero that came before the first event
             self._finished.labels(model, reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,18 @@ from client.types import Options, Prompt
 from serving.gateway.core.tools import ToolParser
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.protocol import StreamOptions
+
+BYTES_PER_TOKEN = 4
+
+
+def prompt_estimate(prompt: Prompt) -> int:
+    """About how many tokens it has, in no time."""
+    if isinstance(prompt, str):
+        return len(prompt) // BYTES_PER_TOKEN + 1
+    if not prompt or isinstance(prompt[0], int):
+        return len(prompt)  # token ids
+    letters = sum(len(str(message.get("content") or "")) for message in prompt if isinstance(message, Mapping))
+    return letters // BYTES_PER_TOKEN + 8 * len(prompt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from collections import deque
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.gateway.core.share.capacity import CapacityMeter
+
 log = logging.getLogger(__name__)
 
 EVERY = 2.0  # seconds
@@ -19,23 +21,25 @@ WINDOW = 15  # samples in the window over which finished requests are counted: h
 UNKNOWN_RATE, LONGEST = 5, 60  # seconds to wait when the rate is unknown, and at most
 _PASSED_ON = re.compile(r"^(?:# (?:HELP|TYPE) )?(?:vllm:|qwen_)")
 FINISHED, WAITING = "qwen_streams_finished_total", "vllm:num_requests_waiting"
+RUNNING, PLACES = "vllm:num_requests_running", "qwen_max_streams"
+_NEEDED = (FINISHED, WAITING, RUNNING, PLACES)
 
 
 def totals(text: str) -> dict[str, float]:
-    """``FINISHED`` and ``WAITING`` of Prometheus text, each summed over its labels. Raises ``ValueError``.
+    """The needed metrics of Prometheus text, each summed over its labels. Raises ``ValueError``.
 
     Other lines are not parsed: the whole text would block the event loop, and with it every stream, for 4 ms.
     """
-    needed = "\n".join(line for line in text.splitlines() if line.startswith((FINISHED, WAITING)))
+    needed = "\n".join(line for line in text.splitlines() if line.startswith(_NEEDED))
     samples = [sample for family in text_string_to_metric_families(needed) for sample in family.samples]
-    return {name: sum(s.value for s in samples if s.name == name) for name in (FINISHED, WAITING)}
+    return {name: sum(s.value for s in samples if s.name == name) for name in _NEEDED}
 
 
-def wait_seconds(waiting: float, finished: float, over: float) -> int:
+def wait_seconds(waiting: float, per_second: float) -> int:
     """Seconds until the current queue is served, at the recent rate of finished requests."""
-    if finished <= 0 or over <= 0:
+    if per_second <= 0:
         return UNKNOWN_RATE
-    return min(LONGEST, max(1, math.ceil((waiting + 1) * over / finished)))
+    return min(LONGEST, max(1, math.ceil((waiting + 1) / per_second)))
 
 
 class TritonMetrics:
@@ -47,6 +51,7 @@ class TritonMetrics:
         self._label = f'model_name="{model}"'
         self._samples: deque[tuple[float, dict[str, float]]] = deque(maxlen=WINDOW)
         self._text, self._at = b"", 0.0
+        self.capacity = CapacityMeter()
         self._http = httpx.AsyncClient(timeout=1.0, trust_env=False)
 
     async def run(self) -> None:
@@ -65,6 +70,8 @@ class TritonMetrics:
             self._samples.clear()
             return
         self._samples.append((self._at, sample))
+        places, running, waiting = (int(sample[name]) for name in (PLACES, RUNNING, WAITING))
+        self.capacity.observe(places, running, waiting, self.finished_per_second)
         passed = "".join(line + "\n" for line in text.splitlines() if _PASSED_ON.match(line))
         self._text = passed.replace('model_name="qwen"', self._label).encode()
 
@@ -83,12 +90,19 @@ class TritonMetrics:
                 found[name] += float(value)
         return found
 
-    def retry_after(self) -> int:
-        """Seconds, from the engine's queue and the requests finished in the last half minute."""
+    @property
+    def finished_per_second(self) -> float:
+        """Sequences that ended, over the last half minute; 0 while unknown."""
         if len(self._samples) < 2:
-            return UNKNOWN_RATE
+            return 0.0
         (then, before), (now, latest) = self._samples[0], self._samples[-1]
-        return wait_seconds(latest[WAITING], latest[FINISHED] - before[FINISHED], now - then)
+        return (latest[FINISHED] - before[FINISHED]) / (now - then)
+
+    def retry_after(self, waiting: int = 0) -> int:
+        """Seconds until the engine's queue and ``waiting`` more are served, at the present rate."""
+        if not (rate := self.finished_per_second):
+            return UNKNOWN_RATE
+        return wait_seconds(self._samples[-1][1][WAITING] + waiting, rate)
 
     async def close(self) -> None:
         await self._http.aclose()

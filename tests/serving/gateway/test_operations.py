@@ -204,7 +204,9 @@ def test_parallel_requests_do_not_pass_a_budget_together(own_gateway: Start, fak
 
     def post(_: int) -> int:
         headers = {"authorization": "Bearer sk-three"}
-        return httpx.post(gateway.url + CHAT, json=ask("x"), headers=headers, trust_env=False, timeout=30).status_code
+        return httpx.post(
+            gateway.url + CHAT, json=ask("SLOW 3"), headers=headers, trust_env=False, timeout=30
+        ).status_code
 
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
         statuses = list(pool.map(post, range(20)))

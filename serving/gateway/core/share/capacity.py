@@ -1,0 +1,56 @@
+"""How many sequences may be at the engine, from its gauges. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WAY_SECONDS = 0.05  # from a sequence's end in the engine to the beginning of the next one that was waiting here
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Sequences. ``most``: decoded at once; ``reserve``: of these, places that a tenant with few may always take;
+    ``margin``: may wait in the engine, so that it fills a free place within the same step; ``on_the_way``: have ended
+    there without our knowing it yet, or are still going there."""
+
+    most: int
+    on_the_way: int = 0
+
+    @property
+    def reserve(self) -> int:
+        return max(1, self.most // 32) if self.most >= 8 else 0
+
+    @property
+    def margin(self) -> int:
+        return max(2, self.most // 8)
+
+    def limit(self, *, alone: bool) -> int:
+        """For all tenants together: whoever is alone leaves no place empty for others."""
+        return self.most + self.margin if alone else max(1, self.most - self.reserve + self.on_the_way)
+
+
+class CapacityMeter:
+    """An engine whose KV cache is full decodes fewer sequences than it has places: the rest wait inside it, first come
+    first served, which is what the gateway's queue is there to avoid."""
+
+    def __init__(self) -> None:
+        self._learnt = 0
+        self._on_the_way = 0
+        self._ran = 0  # at the look before, if too many waited; a burst that is being read is no full cache
+
+    def observe(self, places: int, running: int, waiting: int, ended_per_second: float) -> None:
+        """One look at the gauges. ``places`` 0: unknown."""
+        self._on_the_way = round(ended_per_second * WAY_SECONDS)
+        learnt = self._learnt or places
+        if waiting > 2 * Capacity(learnt).margin:
+            learnt = min(learnt, max(running, self._ran)) if self._ran else learnt
+            self._ran = max(1, running)
+        else:
+            self._ran = 0
+            learnt += max(1, learnt // 4)
+        self._learnt = min(places, learnt)
+
+    @property
+    def capacity(self) -> Capacity | None:
+        """``None`` while nothing is known: then nobody waits here."""
+        return Capacity(self._learnt, self._on_the_way) if self._learnt else None

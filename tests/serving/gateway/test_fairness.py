@@ -1,0 +1,78 @@
+"""One tenant's flood and another one's request, through two workers; a bounded queue; keys pay for what they leave."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.client.fake_triton import FakeTriton
+from tests.serving.gateway.conftest import RunningGateway
+
+CHAT = "/v1/chat/completions"
+Start = Callable[..., RunningGateway]
+
+
+@pytest.fixture
+def places(fake: FakeTriton) -> FakeTriton:
+    """An engine that decodes four sequences at once."""
+    fake.places, fake.waiting = 4, 0
+    return fake
+
+
+def post(gateway: RunningGateway, prompt: str, **more: object) -> httpx.Response:
+    body = {"messages": [{"role": "user", "content": prompt}], **more}
+    with httpx.Client(trust_env=False, timeout=60) as client:
+        return client.post(gateway.url + CHAT, json=body)
+
+
+def test_a_flood_waits_behind_a_single_request(own_gateway: Start, places: FakeTriton) -> None:
+    gateway = own_gateway()
+    with concurrent.futures.ThreadPoolExecutor(60) as pool:
+        flood = [pool.submit(post, gateway, "SLOW 0.3", user="flood", stream=True) for _ in range(60)]
+        until = time.monotonic() + 10
+        while len(places.live) < 4 and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.3)  # all 60 are here
+        assert len(places.live) <= 6, "places, and a short queue in the engine"
+        begin = time.monotonic()
+        assert post(gateway, "SAY hello", user="single").status_code == 200
+        took, still = time.monotonic() - begin, sum(not request.done() for request in flood)
+        assert took < 1.5 and still > 20, (took, still)
+        assert {request.result().status_code for request in flood} == {200}
+
+
+def test_a_request_that_gets_no_place_is_told_when_to_come_again(own_gateway: Start, places: FakeTriton) -> None:
+    gateway = own_gateway(GATEWAY_FIRST_TOKEN_SECONDS="1", GATEWAY_WORKERS="1", GATEWAY_KEEPALIVE_SECONDS="30")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(post, gateway, "SLOW 3", max_tokens=1) for _ in range(6)]
+        until = time.monotonic() + 10
+        while len(places.live) < 6 and time.monotonic() < until:
+            time.sleep(0.01)
+        for stream in (True, False):
+            refused = post(gateway, "SAY x", stream=stream)
+            assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+            assert "no place" in refused.json()["error"]["message"]
+        assert {request.result().status_code for request in running} == {200}
+    assert "SAY x" not in str(places.requests), "it never reached the engine"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_key_pays_for_what_it_leaves(own_gateway: Start, fake: FakeTriton, tmp_path: Path, *, stream: bool) -> None:
+    (tmp_path / "keys").write_text("carol sk-three 2500\n")
+    gateway = own_gateway(GATEWAY_API_KEYS_FILE=str(tmp_path / "keys"), GATEWAY_WORKERS="1")
+    about_1000_tokens = {"role": "system", "content": "four" * 1000}
+    body = {"messages": [about_1000_tokens, {"role": "user", "content": "SLOW 30"}], "stream": stream, "max_tokens": 8}
+
+    def leave_early() -> int:
+        with httpx.Client(trust_env=False, headers={"authorization": "Bearer sk-three"}) as client:
+            try:
+                return client.post(gateway.url + CHAT, json=body, timeout=0.5).status_code
+            except httpx.ReadTimeout:
+                return 0
+
+    assert [leave_early() for _ in range(6)] == [0, 0, 0, 429, 429, 429]
