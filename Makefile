@@ -105,8 +105,8 @@ test-real: setup-dev setup-oracle  ## the default model on real text, and agains
 	@$(PY) -m pytest tests/real $(ARGS)
 	@$(ORACLE) -m pytest tests/oracle/test_smollm2.py -m oracle -s --timeout=3600 $(ARGS)
 
-bench-cpu: setup-oracle  ## CPU engine against transformers.generate (BF16, FP32), 0.5B shape -> results/bench_cpu.json
-	@$(ORACLE) -m loadtest.bench.cpu $(ARGS)
+bench-cpu: setup-loadtest  ## CPU engine against llama.cpp, openvino-genai, transformers, 1/8/16 streams -> results/bench_cpu.json
+	@$(PY) -m loadtest.bench.cpu $(ARGS)
 
 
 # --- engine building ----------------------------------------------------------------------------------------------------

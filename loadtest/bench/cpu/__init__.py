@@ -1,0 +1,1 @@
+"""``make bench-cpu``: the CPU engine against llama.cpp, openvino-genai and transformers on the same weights."""
