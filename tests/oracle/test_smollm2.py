@@ -98,6 +98,30 @@ def test_greedy_tokens_and_log_probabilities(
     assert np.quantile(errors, 0.99) < NEAR and max(errors) < 3 * NEAR
 
 
+def test_log_probabilities_of_prompts(reference: Any, engine_dir: Path, prompts: list[list[int]]) -> None:
+    """What lm-evaluation-harness sums up for its multiple choices; cut into steps and beside each other."""
+    import torch
+
+    model = PagedModel(engine_dir / openvino_build.MODEL_FILE, "fp32")
+    model.allocate(800)
+    engine = Engine(model, BlockPool(800), 16, 8192)
+    for number, prompt in enumerate(prompts):
+        engine.submit(EngineRequest(number, prompt, Sampling(1, temperature=0.0, prompt_logprobs=1)))
+    found: dict[int, list[float]] = {}
+    while engine.busy:
+        for delta in engine.step():
+            found.setdefault(delta.sequence_id, []).extend(delta.prompt.log_probs if delta.prompt else ())
+    worst = 0.0
+    for number, prompt in enumerate(prompts):
+        with torch.inference_mode():
+            logits = reference(torch.tensor([prompt])).logits[0, :-1].double()
+        wanted = torch.log_softmax(logits, -1).gather(1, torch.tensor(prompt[1:])[:, None])[:, 0].numpy()
+        assert len(found[number]) == len(wanted)
+        worst = max(worst, float(np.abs(np.array(found[number]) - wanted).max()))
+    print(f"\n{sum(map(len, prompts))} tokens, all within {worst:.1e}")
+    assert worst < 3 * NEAR
+
+
 def differences(reference: Any, prompt: list[int], answer: list[int], found: list[Any]) -> list[float]:
     """Of the engine's most likely tokens' log probabilities, at every position of ``answer``."""
     import torch

@@ -17,6 +17,9 @@ from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from serving.runtimes.openvino.sampling import Sampler
 
 LEAST_PREFILL = 32  # tokens of prompt work in a step, however many sequences decode
+MOST_SCORED = (
+    32  # tokens of prompts in a step that get a score: each takes the whole vocabulary's logits, a millisecond
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -126,7 +129,7 @@ class Scheduler:
         prefilling = [s for s in self._running.values() if s.pending > 1]
         chunks = [ScheduledChunk(sequence, sequence.computed, 1) for sequence in decoding]
         budget = max(LEAST_PREFILL, self._step_tokens - len(decoding))
-        return chunks + share(prefilling, budget)
+        return chunks + few_scored(share(prefilling, budget))
 
     def done(self, chunk: ScheduledChunk) -> None:
         """The chunk was computed: its full blocks may be shared from now on."""
@@ -196,3 +199,14 @@ def share(prompts: list[ScheduledSequence], budget: int) -> list[ScheduledChunk]
         given[id(sequence)] = before + extra
         left -= extra
     return [ScheduledChunk(s, s.computed, given[id(s)]) for s in prompts if given[id(s)]]
+
+
+def few_scored(chunks: list[ScheduledChunk]) -> list[ScheduledChunk]:
+    """The same, with at most ``MOST_SCORED`` tokens of sequences whose prompts are scored."""
+    left, kept = MOST_SCORED, []
+    for chunk in chunks:
+        count = min(chunk.count, left) if chunk.sequence.to_score else chunk.count
+        left -= count if chunk.sequence.to_score else 0
+        if count:
+            kept.append(ScheduledChunk(chunk.sequence, chunk.start, count))
+    return kept

@@ -16,9 +16,11 @@ def score(rows: npt.NDArray[np.float32], tokens: Sequence[int], alternatives: in
     """``tokens[i]`` followed where ``rows[i]`` [vocab] are the logits. One row at a time: 128 of them at once would
     take several times the memory of the logits."""
     log_probs, ranks, tops = [], [], []
+    weights = np.empty_like(rows[0])
     for row, token in zip(rows, tokens, strict=True):
         best = row.max()
-        total = np.float32(best + np.log(np.exp(row - best).sum(dtype=np.float64)))
+        np.exp(np.subtract(row, best, out=weights), out=weights)
+        total = best + np.log(weights.sum())
         log_probs.append(float(row[token] - total))
         ranks.append(1 + int(np.count_nonzero(row > row[token])))
         if alternatives:
