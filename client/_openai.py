@@ -10,11 +10,13 @@ import orjson
 
 from client import errors, refusals
 from client.types import FinishReason, Options, Prompt, StreamChunk, TopLogprobs, is_ids
+from contract.chunks import REPETITION
 from contract.fields import BY_OPTION
 
 _GUIDES = {"json_schema": "guided_json", "regex": "guided_regex", "ebnf_grammar": "guided_grammar"}
 _FINISH: dict[str | None, FinishReason] = {
     "stop": "stop", "length": "length", "tool_calls": "tool_calls", "cancelled": "cancelled", "error": "error",
+    "repetition": "repetition",
 }  # fmt: skip
 
 
@@ -40,6 +42,8 @@ def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[
     out |= _logprobs(given.pop("logprobs", False), given.pop("top_logprobs", 0), chat=not _is_raw(prompt))
     if "logit_bias" in given:
         out["logit_bias"] = {str(token): bias for token, bias in given.pop("logit_bias").items()}
+    if "repetition_detection" in given:
+        out["repetition_detection"] = dict(zip(REPETITION, given.pop("repetition_detection"), strict=True))
     for name, value in given.items():
         field = BY_OPTION[name].api_name
         if not field:

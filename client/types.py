@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeGuard
 
-FinishReason = Literal["stop", "length", "cancelled", "error", "tool_calls"]
+FinishReason = Literal["stop", "length", "cancelled", "error", "repetition", "tool_calls"]
 Prompt = str | Sequence[Mapping[str, Any]] | Sequence[int]  # raw text, OpenAI chat messages, or token ids
 TopLogprobs = tuple[tuple[int, float], ...]  # (token id, natural log), best first
 
@@ -18,8 +18,9 @@ class Options:
     ``n`` sequences are drawn with seeds ``seed, seed + 1, …``. ``top_logprobs`` needs ``logprobs``. ``logit_bias``
     (token id -> -100…100) is added to the logits. ``continue_final_message`` goes on with an assistant's last message.
     ``guide_type`` is ``json``, ``json_schema``, ``regex`` or ``ebnf_grammar``; ``guide`` the schema, pattern or
-    grammar. ``tools`` are OpenAI tool definitions (messages only). What the engine cannot honour is refused, never
-    ignored.
+    grammar. ``repetition_detection`` (max_pattern_size, min_pattern_size, min_count, as vLLM names them) ends an answer
+    that repeats itself, with ``finish_reason`` "repetition". ``tools`` are OpenAI tool definitions (messages only).
+    What the engine cannot honour is refused, never ignored.
     """
 
     # options: begin
@@ -38,6 +39,7 @@ class Options:
     include_stop: bool = False
     bad_words: Sequence[str] = ()
     logit_bias: Mapping[int, float] | None = None
+    repetition_detection: Sequence[int] = ()
     ignore_eos: bool = False
     n: int = 1
     logprobs: bool = False

@@ -36,6 +36,10 @@ class TextOptions:
     packed: bool = False  # answer in one tensor (contract/packed.py)
 
 
+# The three values of the field ``repetition_detection``, under vLLM's names.
+REPETITION = ("max_pattern_size", "min_pattern_size", "min_count")
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One request as the engine step gets it. ``sampling.max_tokens == 0`` means what the context leaves.
@@ -52,6 +56,7 @@ class Job:
     lora_name: str = ""
     cache_salt: str = ""
     stop_key: str = ""  # of a request: who knows it may cancel; of a `stop` request: what its sender knows
+    repetition: tuple[int, ...] = ()  # the values of ``REPETITION``; empty: answers may repeat themselves
     explicit: tuple[str, ...] = ()
     cancel: bool = False  # a `stop` request: cancels the one with the same id
 
@@ -68,7 +73,7 @@ class Job:
             sampling[name] = tuple(map(tuple, sampling[name]))
         text = raw.pop("text")
         text["stops"] = tuple(text["stops"])
-        raw["explicit"] = tuple(raw["explicit"])
+        raw["explicit"], raw["repetition"] = tuple(raw["explicit"]), tuple(raw["repetition"])
         return cls(sampling=Sampling(**sampling), text=TextOptions(**text), **raw)
 
 

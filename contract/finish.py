@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
-FINISH_CODES: tuple[Literal["", "stop", "length", "cancelled", "error"], ...] = (
-    "", "stop", "length", "cancelled", "error",
+FinishReason = Literal["stop", "length", "cancelled", "error", "repetition"]
+FINISH_CODES: tuple[Literal["", "stop", "length", "cancelled", "error", "repetition"], ...] = (
+    "", "stop", "length", "cancelled", "error", "repetition",
 )  # fmt: skip  # "" at index 0: the sequence goes on

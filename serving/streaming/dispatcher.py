@@ -210,6 +210,10 @@ class Dispatcher:
     def _absorb(self, sequence: ActiveSequence, delta: SequenceDelta) -> None:
         """Add what the engine generated to what the sequence will send next."""
         job = sequence.request.job
+        if sequence.repetition is not None:
+            delta = sequence.repetition.cut(delta)
+            if sequence.repetition.found and not delta.finish_reason:
+                self._abort(sequence)
         sequence.completion_tokens += delta.counted
         sequence.cached_tokens = max(sequence.cached_tokens, delta.cached_tokens)
         if delta.finish_reason == "error":

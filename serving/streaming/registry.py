@@ -11,6 +11,7 @@ from contract.chunks import Job
 from contract.errors import DuplicateId, Overloaded
 from contract.finish import FINISH_CODES
 from serving.detokenizer.text import TextStream, TokenBytes
+from serving.streaming.repetition import RepetitionDetector
 from serving.streaming.sequence import ActiveRequest, ActiveSequence, Sink
 
 DISCONNECTED = "disconnected"
@@ -51,6 +52,8 @@ class RequestRegistry:
         text = request.job.text
         if text.stops and not request.job.stream:
             sequence.text = TextStream(self._token_bytes, text.stops, text.include_stop, text.min_tokens)
+        if request.job.repetition:
+            sequence.repetition = RepetitionDetector(*request.job.repetition, min_tokens=text.min_tokens)
         request.sequences.append(sequence)
         self.sequences[number] = sequence
 

@@ -13,6 +13,7 @@ from contract.chunks import IntArray, Job
 from contract.errors import ServingError
 from contract.prompt_part import PromptPart
 from serving.detokenizer.text import TextStream
+from serving.streaming.repetition import RepetitionDetector
 
 
 class Sink(Protocol):
@@ -51,6 +52,7 @@ class ActiveSequence:
     log_probs: list[float] = field(default_factory=list)
     top_logprobs: list[object] = field(default_factory=list)
     prompt: list[PromptPart] = field(default_factory=list)  # what has not been said about the prompt yet
+    repetition: RepetitionDetector | None = None  # only for a request that wants it
     text: TextStream | None = None  # only for stop strings of a request that is answered in one response
 
     def has_begun(self) -> bool:

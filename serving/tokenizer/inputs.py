@@ -102,12 +102,14 @@ class Inputs:
         return value
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """The integers of a list; all lists of the table hold token ids."""
-        values = self._few(name, "ids", [int(value) for value in self._values.get(name, ())])
+        """The integers of a list."""
+        values = self._few(name, "values", [int(value) for value in self._values.get(name, ())])
         low, high, _ = self._range(name)
         if values and not low <= min(values) <= max(values) <= high:
             wrong = next(value for value in values if not low <= value <= high)
-            raise self._refusal(name, f"{wrong} is not a token id; ids lie between {low} and {high}")
+            ids = BY_NAME[name].high == "last_token_id"
+            problem = "is not a token id; ids lie" if ids else "is out of range; give integers"
+            raise self._refusal(name, f"{wrong} {problem} between {low} and {high}")
         return tuple(values)
 
     def number(self, name: str) -> float:

@@ -6,7 +6,7 @@ import json
 import secrets
 from typing import Any, cast, get_args
 
-from contract.chunks import Job, TextOptions
+from contract.chunks import REPETITION, Job, TextOptions
 from contract.errors import InvalidRequest, Unsupported, shown
 from contract.fields import FIELDS
 from contract.sampling import Guide, GuideType, Sampling
@@ -43,6 +43,7 @@ def job(inputs: Inputs, checkpoint: CheckpointDefaults) -> Job:
         lora_name=inputs.text("lora_name"),
         cache_salt=inputs.text("cache_salt"),
         stop_key=inputs.text("stop_key"),
+        repetition=_repetition(inputs),
         explicit=_asked_for(inputs),
     )
 
@@ -87,6 +88,21 @@ def _sampling(inputs: Inputs, checkpoint: CheckpointDefaults, logprobs: int) -> 
         guide=_guide(inputs),
         **settings,
     )
+
+
+def _repetition(inputs: Inputs) -> tuple[int, ...]:
+    given = inputs.integers("repetition_detection")
+    if given and len(given) != len(REPETITION):
+        names = ", ".join(REPETITION)
+        raise InvalidRequest("repetition_detection", f"{len(given)} values; send three: {names}")
+    if not given or given[0] == 0:
+        return ()
+    most, least, count = given
+    if least > most:
+        raise InvalidRequest("repetition_detection", f"min_pattern_size = {least} is above max_pattern_size = {most}")
+    if count < 2:
+        raise InvalidRequest("repetition_detection", f"min_count = {count}; only 2 or more make a repetition")
+    return most, max(1, least), count
 
 
 def _stop_ids(inputs: Inputs, checkpoint: CheckpointDefaults) -> tuple[int, ...]:

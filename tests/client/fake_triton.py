@@ -1,7 +1,7 @@
 """A Triton that has only the public contract of model ``qwen`` (README.md): what clients are tested against.
 
-The prompt says how it behaves (``SAY text``, ``ERR code message``, ``TXT message``, ``MID …``, ``GAP``, ``CUT``,
-``SLOW s``, ``STALL s``); anything else is answered with ``w0 w1 w2 …``. It runs in its own thread and event loop.
+The prompt says how it behaves (``SAY text``, ``LOOP text``, ``ERR code message``, ``TXT message``, ``MID …``, ``GAP``,
+``CUT``, ``SLOW s``, ``STALL s``); anything else is answered with ``w0 w1 w2 …``. It runs in its own thread and loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-LISTS = ("stop_words", "bad_words", "stop_token_ids", "logit_bias_ids", "logit_bias_values", "input_ids")
+LISTS = (
+    "stop_words",
+    "bad_words",
+    "stop_token_ids",
+    "repetition_detection",
+    "logit_bias_ids",
+    "logit_bias_values",
+    "input_ids",
+)
 PROMPT_IDS = [5, 6, 7]  # of any prompt that does not come as ids
 READERS = {"INT32": "i", "FP32": "f", "UINT64": "Q"}
 
@@ -234,6 +242,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def _finish(word: str, pieces: list[str], inputs: dict[str, Any], live: Live) -> str:
         if live.stopped.is_set():
             return "cancelled"
+        if word == "LOOP" and "repetition_detection" in inputs:
+            return "repetition"
         return "stop" if word == "SAY" and len(pieces) < inputs.get("max_tokens", 1 << 30) else "length"
 
     @staticmethod

@@ -54,7 +54,7 @@ def test_every_option_reaches_its_tensor(fake: FakeTriton) -> None:
         max_tokens=5, temperature=0.5, top_p=0.25, top_k=7, min_p=0.125, repetition_penalty=1.5, presence_penalty=0.75,
         frequency_penalty=-0.5, seed=2**64 - 1, min_tokens=2, stop=["a", "世"], stop_token_ids=[1, 2],
         include_stop=True, bad_words=["b"], ignore_eos=True, n=2, logit_bias={3: -0.5, 4: 2.0},
-        continue_final_message=True, add_generation_prompt=False,
+        repetition_detection=(8, 1, 3), continue_final_message=True, add_generation_prompt=False,
         logprobs=True, top_logprobs=2, guide_type="regex", guide="a+",
         tools=[{"type": "function"}], priority=1, lora_name="l",
     )  # fmt: skip
@@ -67,7 +67,7 @@ def test_every_option_reaches_its_tensor(fake: FakeTriton) -> None:
         "frequency_penalty": -0.5, "seed": 2**64 - 1, "min_tokens": 2, "stop_words": ["a", "世"],
         "logit_bias_ids": [3, 4], "logit_bias_values": [-0.5, 2.0], "continue_final_message": True,
         "add_generation_prompt": False, "stop_token_ids": [1, 2], "include_stop_str_in_output": True,
-        "bad_words": ["b"], "ignore_eos": True,
+        "bad_words": ["b"], "repetition_detection": [8, 1, 3], "ignore_eos": True,
         "num_return_sequences": 2, "return_log_probs": True, "top_logprobs": 2, "guided_decoding_guide_type": "regex",
         "guided_decoding_guide": "a+", "tools": '[{"type": "function"}]', "priority": 1, "lora_name": "l",
     }  # fmt: skip

@@ -58,7 +58,8 @@ class GatewayMetrics:
             registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
         self._model, self._registry = model, registry
-        for reason in ("stop", "length", "tool_calls"):  # a rate needs the zero that came before the first event
+        # a rate needs the zero that came before the first event
+        for reason in ("stop", "length", "tool_calls", "repetition"):
             self._finished.labels(model, reason)
 
     def finished(self, reason: str) -> None:

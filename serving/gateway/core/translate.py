@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from client.types import Options, Prompt
+from contract.chunks import REPETITION
 from contract.fields import FIELDS
 from serving.gateway.core.guides import dumped, required_calls, response_guide
 from serving.gateway.core.plan import GenerationPlan
@@ -19,13 +20,14 @@ from serving.gateway.schema.protocol import (
     CompletionRequest,
     NamedTool,
     Part,
+    RepetitionDetection,
     StreamOptions,
     Tool,
 )
 
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; chat answers end by themselves
 # What the request classes have from the table as it is; the others are converted below.
-_CONVERTED = ("stop", "seed", "logit_bias")
+_CONVERTED = ("stop", "seed", "logit_bias", "repetition_detection")
 _SAME = tuple(
     f for f in FIELDS if f.option and f.api and f.api.endpoints in ("all", "chat and completions")
     and f.api_name not in _CONVERTED
@@ -120,6 +122,7 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
         **given,
         seed=_seed(request.seed),
         logit_bias=_biases(request.logit_bias),
+        repetition_detection=_repetition(request.repetition_detection),
         return_prompt_ids=bool(request.return_token_ids) or request.prompt_logprobs is not None,
         prompt_logprobs=request.prompt_logprobs is not None,
         prompt_top_logprobs=request.prompt_logprobs or 0,
@@ -140,6 +143,11 @@ def _seed(given: int | None) -> int | None:
     if given is not None and not -(2**63) <= given < 2**64:
         raise bad_request("seed", f"{given} is out of range; give an integer between -2^63 and 2^64 - 1")
     return None if given is None else given % 2**64
+
+
+def _repetition(given: RepetitionDetection | None) -> tuple[int, ...]:
+    values = tuple(given.model_dump()[name] for name in REPETITION) if given else ()
+    return values if any(values) else ()
 
 
 def _biases(given: dict[str, float] | None) -> dict[int, float] | None:

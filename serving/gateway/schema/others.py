@@ -67,7 +67,6 @@ REFUSED: dict[str, Fixed] = {
         ("request_id", False, True, "send the header X-Request-ID"),
         ("return_prompt_text", False, True, "use /tokenize and /detokenize"),
         ("vllm_xargs", False, True, _NO_SUCH_FEATURE),
-        ("repetition_detection", False, True, _NO_SUCH_FEATURE),
     )
 }
 # fmt: on

@@ -119,6 +119,15 @@ class Structured(BaseModel):
     json_object: bool | None = None
 
 
+class RepetitionDetection(BaseModel):
+    """vLLM's, with its defaults: no detection."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    max_pattern_size: int = 0
+    min_pattern_size: int = 0
+    min_count: int = 0
+
+
 class Shared(BaseModel):
     """Fields of every endpoint that generates."""
 
@@ -151,6 +160,9 @@ class Shared(BaseModel):
     bad_words: list[str] | None = note("never generated, nor with a space in front; up to 64; where the engine has it")
     logit_bias: dict[str, float] | None = note(
         "token id → -100…100, up to 1,024 of them; where the engine has it", openai=True
+    )
+    repetition_detection: RepetitionDetection | None = note(
+        "`max_pattern_size`, `min_pattern_size`, `min_count`: ends an answer that repeats itself"
     )
     ignore_eos: bool | None = note("go on until max_tokens; for load tests")
     priority: int | None = note("higher is sooner; where the engine has it")

@@ -50,7 +50,9 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 DEATH_POLL_S = 0.5
-FINISH: tuple[FinishReason, ...] = ("stop", "length", "cancelled", "error", "stop")  # by vllm.v1.engine.FinishReason
+FINISH: tuple[FinishReason, ...] = (  # by vllm.v1.engine.FinishReason
+    "stop", "length", "cancelled", "error", "repetition",
+)  # fmt: skip
 
 
 def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:

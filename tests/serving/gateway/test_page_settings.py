@@ -34,9 +34,17 @@ def test_settings_are_sent_and_survive_a_reload(chat: ChatPage, fake: FakeOpenAI
             "temperature": 0.5, "top_k": 7, "max_tokens": 99, "seed": 1,
         }  # fmt: skip
         assert "top_p" not in sent and "repetition_penalty" not in sent
+        assert sent["repetition_detection"] == {"max_pattern_size": 256, "min_pattern_size": 40, "min_count": 3}
         chat.page.reload()
     chat.page.click("#open-settings")
+    chat.page.click("#stop_loops")
+    chat.page.keyboard.press("Escape")
+    chat.page.reload()
+    chat.ask("/say x")
+    assert "repetition_detection" not in fake.requests[-1], "off by choice, and still after a reload"
+    chat.page.click("#open-settings")
     chat.page.click("#reset")
+    assert chat.page.is_checked("#stop_loops")
     chat.page.keyboard.press("Escape")
     chat.ask("/say x")
     assert "temperature" not in fake.requests[-1] and fake.requests[-1]["messages"][0]["role"] == "user"

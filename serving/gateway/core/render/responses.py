@@ -16,6 +16,7 @@ from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.responses_protocol import ResponsesRequest, namespaces
 
 JsonObject = dict[str, Any]
+_INCOMPLETE = {"length": "max_output_tokens", "repetition": "repetition"}
 
 
 def usage(used: Usage) -> JsonObject:
@@ -64,7 +65,7 @@ class Items:
                 steps += self._message()  # an empty answer is still a message
             if self._scores and self._open and self._open["type"] == "message":
                 steps += self._text("")
-            steps += self._close("incomplete" if update.finish == "length" else "completed")
+            steps += self._close("incomplete" if update.finish in _INCOMPLETE else "completed")
         return steps
 
     def _message(self) -> list[tuple[str, JsonObject]]:
@@ -152,10 +153,10 @@ class _Response:
 
     def object(self, used: Usage | None = None) -> JsonObject:
         """In progress while ``used`` is ``None``."""
-        cut = self.items.finish == "length"
+        cut = _INCOMPLETE.get(self.items.finish or "")
         return self._head | {
             "status": "in_progress" if used is None else "incomplete" if cut else "completed", "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if cut and used else None,
+            "incomplete_details": {"reason": cut} if cut and used else None,
             "output": self.items.done if used else [], "usage": used and usage(used),
         }  # fmt: skip
 

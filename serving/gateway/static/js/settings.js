@@ -6,6 +6,8 @@ import { loadKey, loadSettings, saveKey, saveSettings } from "./store.js";
 
 const NUMBERS = ["temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed"];
 const FIELDS = ["model", "system", ...NUMBERS];
+// An answer ends when its last 120 tokens or more are one pattern, three times or more: refrains and rows of a table pass.
+const LOOP = { max_pattern_size: 256, min_pattern_size: 40, min_count: 3 };
 
 export class Settings {
   #values = loadSettings();
@@ -44,7 +46,8 @@ export class Settings {
   /** The request body's settings: only what the user chose and is in range. */
   body(model) {
     const chosen = NUMBERS.filter((name) => this.get(name) !== "" && byId(name).validity.valid);
-    return { model, ...Object.fromEntries(chosen.map((name) => [name, Number(this.get(name))])) };
+    const loop = this.get("stop_loops") === "off" ? {} : { repetition_detection: LOOP };
+    return { model, ...loop, ...Object.fromEntries(chosen.map((name) => [name, Number(this.get(name))])) };
   }
 
   /** Offers the served models; keeps the chosen one when it is still there. */
@@ -56,18 +59,20 @@ export class Settings {
 
   #fill() {
     for (const name of FIELDS) byId(name).value = this.get(name);
+    byId("stop_loops").checked = this.get("stop_loops") !== "off";
     byId("api_key").value = loadKey();
   }
 
   #read() {
     for (const name of FIELDS) this.#values[name] = byId(name).value;
+    this.#values.stop_loops = byId("stop_loops").checked ? "" : "off";
     for (const name of NUMBERS) checkRange(byId(name));
     saveSettings(this.#values);
     saveKey(this.key);
   }
 
   #reset() {
-    for (const name of FIELDS) if (name !== "model") delete this.#values[name];
+    for (const name of [...FIELDS, "stop_loops"]) if (name !== "model") delete this.#values[name];
     saveSettings(this.#values);
     this.#fill();
     this.offer([...byId("model").options].map(({ value }) => ({ id: value })));

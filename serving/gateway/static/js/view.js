@@ -14,6 +14,7 @@ export function statsLine({ ttft, rate, completion, prompt, cached, finish }) {
     parts.push(t(cached ? "prompt_cached" : "prompt", { n: number(prompt), cached: number(cached ?? 0) }));
   }
   if (finish === "length") parts.push(t("cut"));
+  if (finish === "repetition") parts.push(t("looped"));
   return parts.join(" · ");
 }
 
