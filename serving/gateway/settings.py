@@ -59,7 +59,14 @@ class GatewaySettings:
     keepalive_seconds: float = _var(
         "GATEWAY_KEEPALIVE_SECONDS", 10.0, "a stream silent for this long gets a `: keep-alive` comment"
     )
-    first_token_seconds: float = _var("GATEWAY_FIRST_TOKEN_SECONDS", 300.0, "limit on queueing plus prefill; then 504")
+    first_token_seconds: float = _var(
+        "GATEWAY_FIRST_TOKEN_SECONDS", 300.0, "limit on queueing (then 429) plus prefill (504)"
+    )
+    ttft_limit: float = _var(
+        "GATEWAY_TTFT_LIMIT",
+        0.0,
+        "seconds; requests whose first token is predicted to come later get 429; 0: no limit",
+    )
     stall_seconds: float = _var(
         "GATEWAY_STALL_SECONDS", 60.0, "limit on the engine's silence in the middle of an answer; then an error"
     )

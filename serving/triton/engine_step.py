@@ -111,6 +111,7 @@ class EngineStep:
         metrics.gauge("qwen_kv_blocks_total", stats.kv_blocks_total)
         metrics.gauge("qwen_slots_total", self._settings.slots)
         metrics.gauge("qwen_queue_limit", self._settings.queue_limit)
+        metrics.gauge("qwen_honours_cache_salt", "cache_salt" in self._runtime.capabilities)
         metrics.gauge("qwen_max_streams", self._runtime.limits.max_streams)
         before = self._warmed_up
         metrics.counter("vllm:prompt_tokens_total", stats.prompt_tokens - before.prompt_tokens)

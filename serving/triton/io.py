@@ -234,6 +234,7 @@ DESCRIPTIONS = {
     "qwen_slots_used": "Streams between admission and their last response",
     "qwen_slots_total": "Stream slots of the ack table",
     "qwen_queue_limit": "Sequences that may wait before a request is refused",
+    "qwen_honours_cache_salt": "1: prompts share cached prefixes only with those of the same cache_salt",
     "qwen_max_streams": "Sequences the engine decodes at once, at most",
     "vllm:prompt_tokens_total": "Prompt tokens taken in",
     "vllm:generation_tokens_total": "Tokens generated",

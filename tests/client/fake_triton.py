@@ -82,6 +82,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.ids: list[str] = []
         self.metadata: list[dict[str, str]] = []
         self.busy = 0
+        self.salted = 0
         self.places, self.waiting = 0, 12  # gauges of the engine; 0 places: it does not say
         self.ready = True
         self.finished_total = 0
@@ -297,6 +298,7 @@ def _metrics_handler(fake: FakeTriton) -> type[BaseHTTPRequestHandler]:
                 "# HELP vllm:num_requests_running Sequences being decoded\n# TYPE vllm:num_requests_running gauge\n"
                 f'vllm:num_requests_running{{model="engine"}} {len(fake.live)}\n'
                 f"# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting {fake.waiting}\n"
+                f"# TYPE qwen_honours_cache_salt gauge\nqwen_honours_cache_salt {fake.salted}\n"
                 f"# TYPE qwen_max_streams gauge\nqwen_max_streams {fake.places}\n"
                 "# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc 0.25\n"
                 "# TYPE qwen_slots_total gauge\nqwen_slots_total 256\n"

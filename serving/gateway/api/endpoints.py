@@ -175,12 +175,15 @@ class _Exchange:
         plan, self._model = await self._endpoint.planner(gateway, body)
         if self._model in gateway.adapters:
             plan = replace(plan, options=replace(plan.options, lora_name=self._model))
+        if self._key and gateway.triton_metrics.honours_cache_salt:
+            plan = replace(plan, options=replace(plan.options, cache_salt=self._key.salt(plan.options.cache_salt)))
         metadata = [(n, v) for n, form in _TRACE if form.fullmatch(v := http.header(scope, n.encode()))]
         renderer = self._endpoint.renderer(plan, answer_id, self._model)
         tenant = tenant_of(self._key, plan.user, http.address(scope))
         gateway.slots.take(tenant, gateway.retry_after())
         self._tenant = tenant
         answer = Answer(gateway.answer_context, plan, answer_id, renderer, self._writer, self._timing, metadata, tenant)
+        gateway.promise(answer.work(0))
         self._answer, self._reserved = answer, _expected_tokens(plan, len(body))
         gateway.keys.admit(self._key, self._reserved)
         await self._run_watched(answer)

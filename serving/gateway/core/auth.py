@@ -29,6 +29,10 @@ class Key:
     per_minute: int
     at: int  # index of its record in the budget file
 
+    def salt(self, given: str) -> str:
+        """For the prefix cache: nobody without this key can make it."""
+        return hmac.digest(self.digest, f"cache_salt {given}".encode(), "sha256").hex()
+
 
 def load(settings: GatewaySettings) -> tuple[Key, ...]:
     """Keys of the environment and of the file. Raises ``GatewaySettingsError`` naming the line, never the key."""

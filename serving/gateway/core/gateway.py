@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from contract.errors import EngineDirectoryError
 from serving.gateway.core import auth
 from serving.gateway.core.answer import Answer, AnswerContext
 from serving.gateway.core.metrics import GatewayMetrics
-from serving.gateway.core.share.scheduler import FairScheduler
+from serving.gateway.core.share.scheduler import FairScheduler, Work
 from serving.gateway.core.share.table import ShareTable
 from serving.gateway.core.share.tenants import TenantSlots
 from serving.gateway.core.tokens import Tokens
@@ -93,6 +94,19 @@ class Gateway:
     def retry_after(self) -> int:
         """Seconds until what waits here and in the engine is served."""
         return self.triton_metrics.retry_after(self.scheduler.waiting)
+
+    def promise(self, work: Work) -> None:
+        """Raises ``ApiError`` 429 for a request that would wait longer for its first token than ``ttft_limit``."""
+        limit = self.settings.ttft_limit
+        if not limit:
+            return
+        predicted = self.scheduler.first_token_seconds(work, self.triton_metrics.finished_per_second)
+        if predicted > limit:
+            wait = max(1, math.ceil(predicted - limit))
+            raise ApiError(
+                429, f"queue: the first token would come in about {predicted:.1f} s, and the limit is {limit:g} s; "
+                f"try again in {wait} s", code="ttft_limit", retry_after=wait,
+            )  # fmt: skip
 
     def model_name(self, asked: str | None) -> str:
         """Raises ``ApiError`` 404 for a name that is not served."""

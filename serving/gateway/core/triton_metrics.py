@@ -21,8 +21,8 @@ WINDOW = 15  # samples in the window over which finished requests are counted: h
 UNKNOWN_RATE, LONGEST = 5, 60  # seconds to wait when the rate is unknown, and at most
 _PASSED_ON = re.compile(r"^(?:# (?:HELP|TYPE) )?(?:vllm:|qwen_)")
 FINISHED, WAITING = "qwen_streams_finished_total", "vllm:num_requests_waiting"
-RUNNING, PLACES = "vllm:num_requests_running", "qwen_max_streams"
-_NEEDED = (FINISHED, WAITING, RUNNING, PLACES)
+RUNNING, PLACES, SALTED = "vllm:num_requests_running", "qwen_max_streams", "qwen_honours_cache_salt"
+_NEEDED = (FINISHED, WAITING, RUNNING, PLACES, SALTED)
 
 
 def totals(text: str) -> dict[str, float]:
@@ -52,6 +52,7 @@ class TritonMetrics:
         self._samples: deque[tuple[float, dict[str, float]]] = deque(maxlen=WINDOW)
         self._text, self._at = b"", 0.0
         self.capacity = CapacityMeter()
+        self.honours_cache_salt = False  # as last seen: it must not lapse while Triton does not answer
         self._http = httpx.AsyncClient(timeout=1.0, trust_env=False)
 
     async def run(self) -> None:
@@ -70,6 +71,7 @@ class TritonMetrics:
             self._samples.clear()
             return
         self._samples.append((self._at, sample))
+        self.honours_cache_salt = bool(sample[SALTED])
         places, running, waiting = (int(sample[name]) for name in (PLACES, RUNNING, WAITING))
         self.capacity.observe(places, running, waiting, self.finished_per_second)
         passed = "".join(line + "\n" for line in text.splitlines() if _PASSED_ON.match(line))

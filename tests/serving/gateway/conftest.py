@@ -94,7 +94,7 @@ def fake(_fake: FakeTriton) -> FakeTriton:
     _fake.requests.clear()
     _fake.ended.clear()
     _fake.metadata.clear()
-    _fake.step_ms, _fake.busy, _fake.places, _fake.waiting = 1.0, 0, 0, 12
+    _fake.step_ms, _fake.busy, _fake.places, _fake.waiting, _fake.salted = 1.0, 0, 0, 12, 0
     return _fake
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,45 @@ def test_a_request_that_gets_no_place_is_told_when_to_come_again(own_gateway: St
             assert "no place" in refused.json()["error"]["message"]
         assert {request.result().status_code for request in running} == {200}
     assert "SAY x" not in str(places.requests), "it never reached the engine"
+
+
+def test_a_promise_that_cannot_be_kept_is_not_made(own_gateway: Start, places: FakeTriton) -> None:
+    gateway = own_gateway(GATEWAY_TTFT_LIMIT="1.5", GATEWAY_WORKERS="1")
+    with concurrent.futures.ThreadPoolExecutor(60) as pool:
+        flood = [pool.submit(post, gateway, "SLOW 0.4", max_tokens=1, stream=True, user="flood") for _ in range(60)]
+        until = time.monotonic() + 8  # the rate of ends is known after two looks at the metrics, two seconds apart
+        while (refused := post(gateway, "SAY x", user="flood")).status_code == 200:
+            assert time.monotonic() < until
+        error, wait = refused.json()["error"], int(refused.headers["retry-after"])
+        assert refused.status_code == 429 and error["code"] == "ttft_limit"
+        predicted = float(error["message"].split("about ")[1].split(" s")[0])
+        assert wait == max(1, math.ceil(predicted - 1.5)) and "the limit is 1.5 s" in error["message"]
+        assert post(gateway, "SAY x", user="single").status_code == 200, "another tenant's place is near"
+        for request in flood:
+            request.result()
+    assert post(gateway, "SAY x", user="flood").status_code == 200
+
+
+def test_keys_do_not_share_cached_prefixes(own_gateway: Start, fake: FakeTriton, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("a sk-a\nb sk-b\n")
+    fake.salted = 1
+    gateway = own_gateway(GATEWAY_API_KEYS_FILE=str(tmp_path / "keys"), GATEWAY_WORKERS="1")
+
+    def salt(key: str, **more: object) -> str:
+        fake.requests.clear()
+        body = {"messages": [{"role": "user", "content": "SAY x"}], **more}
+        headers = {"authorization": f"Bearer {key}"}
+        assert httpx.post(gateway.url + CHAT, json=body, headers=headers, trust_env=False).status_code == 200
+        return str(fake.requests[0]["cache_salt"])
+
+    salts = [salt("sk-a"), salt("sk-b"), salt("sk-a", cache_salt="mine"), salt("sk-b", cache_salt=salt("sk-a"))]
+    assert len(set(salts)) == 4 and salt("sk-a") == salts[0]
+    assert "sk-a" not in salts[0]
+
+
+def test_an_engine_without_salts_gets_none(web: httpx.Client, fake: FakeTriton) -> None:
+    assert web.post(CHAT, json={"messages": [{"role": "user", "content": "SAY x"}]}).status_code == 200
+    assert "cache_salt" not in fake.requests[0]
 
 
 @pytest.mark.parametrize("stream", [True, False])
