@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup serve chat engine test test-chaos lint fields clean bench-serving bench-fairness bench-isolation bench-gpu
+.PHONY: help setup setup-dev setup-loadtest serve chat engine lock lock-check licences licences-check sbom test test-chaos lint fields
+.PHONY: clean bench-serving bench-fairness bench-isolation bench-gpu
 SHELL := /bin/bash
 
 PYTHON ?= python3
@@ -56,8 +57,31 @@ engine: setup  ## checkpoint to engine: MODEL=<dir|file.gguf|hub id|smollm2|synt
 	@$(PY) -m build_engine build --model "$(MODEL)" --out "$(or $(ENGINE),engines/default)" \
 	  $(if $(PRECISION),--precision $(PRECISION)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(CONTEXT),--context $(CONTEXT)) $(BUILD_OPTIONS)
 
-lock: setup-dev  ## after a change of pyproject.toml's pins: locks/*.txt, with hashes and everything they bring along
-	@$(PY) .ci/lock.py
+# uv has an environment of its own: set-up refuses a stale lock, and this is what renews it.
+.venv-lock/.ready: pyproject.toml
+	@$(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^ *"\(uv==[^"]*\)".*/\1/p' pyproject.toml)"
+	@touch $@
+
+lock: .venv-lock/.ready  ## after a change of pyproject.toml's pins: locks/*.txt, with hashes and everything they bring along
+	@.venv-lock/bin/python .ci/lock.py
+
+lock-check:  ## do locks/ hold what pyproject.toml pins, for every Python? installs nothing
+	@$(PYTHON) serving/launch/bootstrap.py --check loadtest dev vllm
+
+licences: setup-dev setup-loadtest  ## after `make lock`: the licence of every package -> docs/licences.md
+	@$(PY) .ci/licences.py
+
+licences-check: setup-dev setup-loadtest
+	@$(PY) .ci/licences.py --check
+
+.venv-sbom/.ready: pyproject.toml
+	@$(MAKE) --no-print-directory setup && $(PY) -m venv .venv-sbom
+	@.venv-sbom/bin/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^sbom = \["\(.*\)"\]$$/\1/p' pyproject.toml)"
+	@touch $@
+
+sbom: .venv-sbom/.ready  ## what a server is made of, with versions, hashes and licences, as CycloneDX -> sbom/
+	@.venv-sbom/bin/python .ci/sbom.py
 
 test: setup-dev  ## run the tests
 	@$(PY) -m pytest -m "not oracle and not gpu and not browser and not chaos and not cluster" $(ARGS)

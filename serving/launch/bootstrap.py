@@ -1,11 +1,14 @@
 """Set up .venv. Runs on a bare Python: standard library only, and safe to run again.
 
 usage: python3 serving/launch/bootstrap.py [EXTRA ...]      extras of pyproject.toml beside server, e.g. dev loadtest
+
+What is installed is what locks/ lists for this Python, and every file is compared with its hash there (``make lock``).
 """
 
 from __future__ import annotations
 
 import ctypes.util
+import hashlib
 import json
 import os
 import platform
@@ -139,6 +142,37 @@ def requirements(extras: list[str]) -> list[str]:
     return [pin for key in ("server", *extras) for pin in lists[key]]
 
 
+def normal(name: str) -> str:
+    """A distribution's name as indexes compare it (PEP 503), without its extras."""
+    return re.sub(r"[-_.]+", "-", name.partition("[")[0]).lower()
+
+
+def fits(marker: str, minor: int) -> bool:
+    """Does a pin with this marker apply to Python 3.``minor``? pyproject.toml has no other kind."""
+    if not marker.strip():
+        return True
+    found = re.fullmatch(r"\s*python_version (>=|<) '3\.(\d+)'\s*", marker)
+    if not found:
+        fail(f"pyproject.toml: cannot read the marker {marker.strip()}: use python_version >= '3.N' or < '3.N'")
+    return minor >= int(found[2]) if found[1] == ">=" else minor < int(found[2])
+
+
+def locks(extras: list[str], minor: int) -> list[Path]:
+    """The lock files of ``server`` and ``extras``. Ends the program when one lacks a pin of pyproject.toml."""
+    files = [ROOT / "locks" / f"{extra}-3.{minor}.txt" for extra in dict.fromkeys(("server", *extras))]
+    for path in files:
+        if not path.is_file():
+            fail(f"{path.relative_to(ROOT)} is missing: run `make lock`")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    locked = {(normal(name), version) for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
+    for pin in requirements(extras):
+        requirement, _, marker = pin.partition(";")
+        name, _, version = requirement.strip().partition("==")
+        if fits(marker, minor) and (normal(name), version) not in locked:
+            fail(f"locks/ is stale, it lacks {name}=={version} for Python 3.{minor}: run `make lock` and commit it")
+    return files
+
+
 def use_venvs_python() -> None:
     """Libraries and Triton's stub must fit the Python that .venv was made with, whichever one started this."""
     python = str(VENV / "bin/python")
@@ -146,19 +180,31 @@ def use_venvs_python() -> None:
         os.execv(python, [python, *sys.argv])
 
 
+def check(extras: list[str]) -> None:
+    """``--check``: are the locks of every Python those of pyproject.toml? Installs nothing."""
+    for minor in range(LOWEST[1], HIGHEST[1] + 1):
+        locks(extras, minor)
+
+
 def main(extras: list[str]) -> None:
+    if extras[:1] == ["--check"]:
+        check(extras[1:])
+        return
     use_venvs_python()
     check_platform()
     wanted = ",".join(sorted(set(extras)))
-    pins = requirements(extras)
-    state = json.dumps([sys.version_info[:2], pins])
+    files = locks(extras, sys.version_info[1])
+    state = json.dumps([sys.version_info[:2], [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]])
     stamp = VENV / f".ready{'-' + wanted.replace(',', '-') if wanted else ''}"
     if stamp.exists() and stamp.read_text() == state:
         return
     make_venv()
     library = libpython()
     say(f"installing the pinned packages{f' and [{wanted}]' if wanted else ''} (about 400 MB at the first time)")
-    pip("--quiet", "--progress-bar", "on", *pins)
+    # The lock is the whole closure: nothing is left to resolve, and vLLM's would ask for another numpy than Triton's.
+    pip(
+        "--quiet", "--progress-bar", "on", "--no-deps", "--require-hashes", *(f"--requirement={path}" for path in files)
+    )
     place_stub()
     site = VENV / f"lib/python3.{sys.version_info[1]}/site-packages"
     (site / "qwen_triton.pth").write_text(f"{ROOT}\n")  # examples/ and .venv/bin/python -m client from anywhere

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
+
+import pytest
 
 from contract.paths import ROOT
 from serving.launch import bootstrap
@@ -16,7 +20,11 @@ def repository(folder: Path) -> Path:
     script = folder / "serving/launch/bootstrap.py"
     script.parent.mkdir(parents=True)
     script.write_text((ROOT / "serving/launch/bootstrap.py").read_text())
-    (folder / "pyproject.toml").write_text('server = [\n    "./no-such-package",\n]\n')
+    (folder / "pyproject.toml").write_text('server = [\n    "no-such-package-anywhere==1.0",\n]\n')
+    (folder / "locks").mkdir()
+    for minor in range(10, 15):
+        text = f"no-such-package-anywhere==1.0 --hash=sha256:{'0' * 64}\n"
+        (folder / f"locks/server-3.{minor}.txt").write_text(text)
     return script
 
 
@@ -68,3 +76,57 @@ def test_a_venv_whose_python_does_not_fit_is_said_once(tmp_path: Path) -> None:
     script.write_text(script.read_text().replace("LOWEST, HIGHEST = (3, 10), (3, 12)", higher))
     printed = set_up(script)
     assert printed.count("setup:") == 1 and "which does not fit: remove it" in printed
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one pin for every Python and one for Python 3.10 only; its lock is right."""
+    repository(tmp_path)
+    pins = ['"Some_Package[extra]==1.0"', "\"old==2.0; python_version < '3.11'\""]
+    (tmp_path / "pyproject.toml").write_text(f"server = [\n    {', '.join(pins)},\n]\n")
+    for minor in (10, 11, 12):
+        text = "some-package==1.0 \\\n    --hash=sha256:00\n" + ("old==2.0 --hash=sha256:00\n" if minor == 10 else "")
+        (tmp_path / f"locks/server-3.{minor}.txt").write_text(text)
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_a_lock_with_every_pin_passes_the_check(small: Path) -> None:
+    bootstrap.main(["--check"])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "line"),
+    [
+        ("locks/server-3.12.txt", None, "locks/server-3.12.txt is missing: run `make lock`"),
+        ("locks/server-3.10.txt", "some-package==1.0\n", "lacks old==2.0 for Python 3.10"),
+        ("locks/server-3.11.txt", "some-package==1.0.1\n", "for Python 3.11: run `make lock`"),
+        ("pyproject.toml", "server = [\n    \"a==1; sys_platform == 'win32'\",\n]\n", "cannot read the marker"),
+    ],
+)
+def test_a_stale_lock_is_one_line(small: Path, file: str, text: str | None, line: str) -> None:
+    (small / file).unlink()
+    if text is not None:
+        (small / file).write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        bootstrap.main(["--check"])
+    assert line in str(ended.value) and "\n" not in str(ended.value)
+
+
+def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
+    script = repository(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('server = [\n    "demo==1.0",\n]\n')
+    wheel = tmp_path / "wheels/demo-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("demo.py", "")
+        archive.writestr("demo-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n")
+        archive.writestr("demo-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("demo-1.0.dist-info/RECORD", "")
+    index = f"--no-index --find-links={wheel.parent}"
+    lock = tmp_path / f"locks/server-3.{sys.version_info[1]}.txt"
+    lock.write_text(f"{index}\ndemo==1.0 --hash=sha256:{'0' * 64}\n")
+    assert "pip failed (see above)" in (printed := set_up(script)) and "HASH" in printed.upper()
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    lock.write_text(f"{index}\ndemo==1.0 --hash=sha256:{digest}\n")
+    assert "pip failed" not in set_up(script), "only Triton's stub is missing here"
