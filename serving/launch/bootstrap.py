@@ -18,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
@@ -25,7 +26,7 @@ LOWEST, HIGHEST = (3, 10), (3, 12)
 GLIBC = (2, 35)  # the wheel of nvidia-pytriton is manylinux_2_35
 
 
-def fail(line: str) -> None:
+def fail(line: str) -> NoReturn:
     sys.exit(f"setup: {line}")
 
 
