@@ -31,6 +31,10 @@ ifneq ($(filter-out $(RUNTIMES),$(RUNTIME)),)
 $(error RUNTIME=$(RUNTIME) is unknown: use one of $(RUNTIMES), or leave it out)
 endif
 
+ifeq ($(origin MODEL)$(strip $(MODEL)),command line)
+$(error MODEL= is empty: name a directory, a .gguf file, a hub id, smollm2 or synthetic, or leave it out)
+endif
+
 help:  ## list what can be made
 	@awk -F':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; echo "  variables: HOST TRITON_HOST HTTP_PORT GRPC_PORT METRICS_PORT GATEWAY_PORT ENGINE RUNTIME STEP_MS MODEL PRECISION CONTEXT (README.md)"
@@ -47,7 +51,7 @@ setup-loadtest:
 serve: setup  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
 	@exec $(PY) -m serving --host $(HOST) --triton-host $(TRITON_HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
 	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --max-restarts $(MAX_RESTARTS) --step-seconds $(STEP_SECONDS) --kv-cache-gb $(KV_CACHE_GB) --threads $(THREADS) $(if $(GPU_MEMORY_FRACTION),--gpu-memory-fraction $(GPU_MEMORY_FRACTION)) --step-ms $(STEP_MS) --fault "$(FAULT)" \
-	  --runtime "$(if $(filter simulated,$(RUNTIME)),simulated)" $(if $(ENGINE),--engine "$(ENGINE)") \
+	  --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$(ENGINE)") \
 	  $(if $(filter command,$(origin MODEL)),--model "$(MODEL)")
 
 chat: setup  ## talk to the running server in the terminal
@@ -248,7 +252,7 @@ setup-router: .venv-router/.ready
 
 cluster: setup setup-router  ## REPLICAS=3 servers here, or REPLICAS=http://a:8080,http://b:8080, behind smg (HTTP) and Envoy (gRPC)
 	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host $(HOST) --port $(GATEWAY_PORT) --grpc-port $(GRPC_PORT) -- \
-	  --drain $(DRAIN) --step-ms $(STEP_MS) --runtime "$(if $(filter simulated,$(RUNTIME)),simulated)" $(if $(ENGINE),--engine $(ENGINE)) \
+	  --drain $(DRAIN) --step-ms $(STEP_MS) --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$(ENGINE)") \
 	  $(if $(filter command,$(origin MODEL)),--model "$(MODEL)") $(ARGS)
 
 cluster-roll:  ## replace the replicas of `make cluster` one by one

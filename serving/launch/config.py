@@ -20,6 +20,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 ENGINES = ROOT / "engines"
 DEFAULT_ENGINE = ENGINES / "default"
 SIMULATED_ENGINE = ENGINES / "simulated"
+RUNTIMES = ("openvino", "tensorrt_llm", "vllm", "simulated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Config:
 
     engine: Path
     model: str
+    runtime: str  # the only one that will do; empty: whichever the engine has
     host: str  # the gateway's
     triton_host: str
     http_port: int
@@ -103,7 +105,10 @@ def parse(arguments: list[str] | None = None) -> Config:
     add(
         "--model", default="", help="serve this one, built into engines/ if need be: smollm2, synthetic, DIR, FILE.gguf"
     )
-    add("--runtime", default="", choices=["", "simulated"], help="`simulated`: no model, a clock makes the tokens")
+    add(
+        "--runtime", default="", choices=["", *RUNTIMES],
+        help="refuse an engine of another one; `simulated`: no model, a clock makes the tokens",
+    )  # fmt: skip
     add("--host", default="127.0.0.1", help="address of the gateway; anything but localhost opens it to the network")
     add("--triton-host", default="127.0.0.1", help="address of Triton's HTTP, gRPC and metrics; keep it on localhost")
     for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002), ("gateway", 8080)):
@@ -123,6 +128,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     return Config(
         engine=(args.engine or default).resolve(),
         model=args.model,
+        runtime=args.runtime,
         host=args.host,
         triton_host=args.triton_host,
         http_port=args.http_port,

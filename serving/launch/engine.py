@@ -34,7 +34,13 @@ def prepare(config: Config) -> tuple[Config, EngineInfo]:
         config = _named(config)
     elif config.engine == DEFAULT_ENGINE and not _exists(config.engine):
         config = _first(config)
-    return config, _read(config.engine)
+    engine = _read(config.engine)
+    if config.runtime not in ("", engine.runtime.name):
+        raise LaunchError(
+            f"{config.engine} is an engine for {engine.runtime.name}, RUNTIME={config.runtime} was asked for: leave "
+            f"RUNTIME= out, or build one with `make engine RUNTIME={config.runtime} ENGINE=another/directory`"
+        )
+    return config, engine
 
 
 def note(engine: EngineInfo) -> str:
@@ -48,15 +54,22 @@ def _named(config: Config) -> Config:
     """The engine of ``--model``: where it stands, else where ``make engine`` put the same model, else built now."""
     places = [config.engine, DEFAULT_ENGINE] if config.engine == engine_of(config.model) else [config.engine]
     for place in places:
-        if _exists(place) and _read(place).model.source == config.model:
+        if _exists(place) and _read(place).model.source == config.model and _fits(place, config):
             return dataclasses.replace(config, engine=place)
     print(f"making an engine from {config.model} in {config.engine}", flush=True)
-    if not _build("build", "--model", config.model, "--out", str(config.engine)):
+    wanted = ("--runtime", config.runtime) if config.runtime else ()
+    if not _build("build", "--model", config.model, "--out", str(config.engine), *wanted):
         raise LaunchError(FAILED)
     return config
 
 
+def _fits(place: Path, config: Config) -> bool:
+    return place == config.engine or config.runtime in ("", _read(place).runtime.name)
+
+
 def _first(config: Config) -> Config:
+    if config.runtime not in ("", "openvino"):
+        raise LaunchError(f"no engine at {config.engine}: run `make engine RUNTIME={config.runtime}` first")
     if shutil.which("nvidia-smi"):
         raise LaunchError(f"no engine at {config.engine}: this machine has an NVIDIA GPU, run `make engine` first")
     why = "no engine yet"

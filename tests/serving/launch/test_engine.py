@@ -51,6 +51,20 @@ def served(*arguments: str) -> tuple[str, EngineInfo]:
     return config.engine.name, engine
 
 
+def test_an_engine_of_another_runtime_is_refused(builder: Builder, tmp_path: Path) -> None:
+    write(tmp_path / "default", "x")
+    assert served("--runtime", "openvino")[0] == "default"
+    for runtime in ("vllm", "tensorrt_llm"):
+        with pytest.raises(LaunchError, match=rf"is an engine for openvino, RUNTIME={runtime} was asked for"):
+            served("--runtime", runtime)
+
+
+def test_no_engine_of_the_named_runtime_is_not_replaced_by_one_for_the_cpu(builder: Builder) -> None:
+    with pytest.raises(LaunchError, match="make engine RUNTIME=vllm"):
+        served("--runtime", "vllm")
+    assert builder.built == []
+
+
 def test_a_fresh_machine_serves_smollm2_and_builds_it_once(builder: Builder) -> None:
     for _ in range(2):
         name, engine = served()
