@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -75,7 +76,7 @@ class PromptBuilder:
                 )
             field = _prompt_field(inputs)
             text = self._text(inputs, field)
-            parsed = self._with_words(inputs, job(inputs, self._checkpoint))
+            parsed = self._with_biases(inputs, self._with_words(inputs, job(inputs, self._checkpoint)))
             ids = list(inputs.integers("input_ids")) if field == "input_ids" else self._encoded(text, field)
             if field == "text_input":  # a template writes the special tokens that begin a text itself
                 ids = self._encoder.begun(ids)
@@ -128,6 +129,20 @@ class PromptBuilder:
         variants = [form for word in words for form in (word, " " + word.lstrip())]
         ids = {tuple(self._encoder.encode(form)) for form in variants}
         return replace(parsed, sampling=replace(parsed.sampling, bad_words=tuple(sorted(ids))))
+
+    def _with_biases(self, inputs: Inputs, parsed: Job) -> Job:
+        """``embedding_bias_words`` as NVIDIA's preprocessing reads them: every token of a word gets the weight."""
+        words, weights = inputs.texts("embedding_bias_words"), inputs.numbers("embedding_bias_weights")
+        if len(words) != len(weights):
+            problem = f"{len(weights)} weights for {len(words)} words; send one for each"
+            raise InvalidRequest("embedding_bias_weights", problem)
+        if not words:
+            return parsed
+        biases = defaultdict(float, parsed.sampling.logit_bias)
+        for word, weight in zip(words, weights, strict=True):
+            for token in self._encoder.encode(word):
+                biases[token] += weight
+        return replace(parsed, sampling=replace(parsed.sampling, logit_bias=tuple(biases.items())))
 
     def _encoded(self, text: str, field: str) -> list[int]:
         self._check_length(text.encode(), field)

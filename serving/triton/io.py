@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -55,6 +56,12 @@ def inputs(request: Any) -> Tensors:
         if array.size > (most := MOST_IDS if name == "input_ids" else MOST_VALUES):
             raise InvalidRequest(name, f"{array.size} values are too many; send fewer than {most}")
     return {name: array.reshape(-1).tolist() for name, array in arrays.items()}
+
+
+def parameters(request: Any) -> dict[str, Any]:
+    """What Triton's HTTP /generate found in a body and no input has the name of."""
+    raw = request.parameters()
+    return json.loads(raw) if len(raw) > len("{}") else {}
 
 
 def encoded(ids: list[int], job: bytes, seal: Seal) -> Any:
@@ -112,7 +119,8 @@ _reused = _Reused()
 
 
 def outputs(chunks: list[Chunk]) -> Any:
-    """The detokenizer step's response: every tensor is [1, number of sequences], ids and log probs [1, n]."""
+    """The detokenizer step's response: every tensor is [1, number of sequences], ids and log probs [1, n];
+    text_output is [number of sequences], as NVIDIA's postprocessing has it and its clients read it."""
     options = chunks[0].options
     if options.packed:
         return pb.InferenceResponse([pb.Tensor("packed", np.frombuffer(packed.pack(chunks), dtype=np.uint8)[None])])
@@ -126,7 +134,7 @@ def outputs(chunks: list[Chunk]) -> Any:
 
 def _one(c: Chunk) -> list[Any]:
     return [
-        pb.Tensor("text_output", np.array([[c.text.encode()]], dtype=np.object_)),
+        pb.Tensor("text_output", np.array([c.text.encode()], dtype=np.object_)),
         pb.Tensor("output_ids", np.array([c.ids], dtype=np.int32)),
         _reused("finish_reason", FINISH_NAMES[c.finish]),
         _reused("prompt_tokens", c.prompt_tokens),
@@ -142,7 +150,7 @@ def _several(chunks: list[Chunk]) -> list[Any]:
     return [
         *(pb.Tensor(name, np.array([[getattr(c, name) for c in chunks]], dtype=np.int32)) for name in numbers),
         pb.Tensor("chunk_index", np.array([[c.seq - 1 for c in chunks]], dtype=np.int32)),
-        pb.Tensor("text_output", np.array([[c.text.encode() for c in chunks]], dtype=np.object_)),
+        pb.Tensor("text_output", np.array([c.text.encode() for c in chunks], dtype=np.object_)),
         pb.Tensor("finish_reason", np.array([[FINISH_NAMES[c.finish] for c in chunks]], dtype=np.object_)),
         pb.Tensor("output_ids", np.array([[i for c in chunks for i in c.ids]], dtype=np.int32)),
     ]

@@ -12,6 +12,7 @@ from typing import Any
 from contract.errors import InternalError, ServingError
 from contract.seal import Seal
 from serving.tokenizer.inputs import Tensors
+from serving.tokenizer.parameters import refuse_parameters
 from serving.tokenizer.prompt import PromptBuilder, size
 from serving.triton import io as triton_io
 
@@ -34,6 +35,7 @@ class TokenizerStep:
         for request in requests:
             sender = request.get_response_sender()
             try:
+                refuse_parameters(triton_io.parameters(request))
                 tensors = triton_io.inputs(request)
                 bytes_ = size(tensors)
                 if bytes_ > SHORT:

@@ -34,8 +34,8 @@ TYPES: dict[str, tuple[str, Any]] = {
         ),
         ("BOOL", np.bool_),
     ),
-    **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty"), ("FP32", np.float32)),
-    "seed": ("UINT64", np.uint64),
+    **dict.fromkeys(("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"), ("FP32", np.float32)),
+    **dict.fromkeys(("seed", "random_seed"), ("UINT64", np.uint64)),
 }
 
 

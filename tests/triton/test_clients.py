@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,40 @@ def test_curl_generate_with_nothing_but_a_prompt_and_nvidias_fields(server: Serv
     body = {"text_input": PROMPT, "max_tokens": 4, "bad_words": "", "stop_words": "", "pad_id": 2, "end_id": 2}
     status, answer = generate(server.http, body)
     assert status == 200 and answer["completion_tokens"] == 4
+
+
+def test_what_no_input_is_called_is_refused_by_name_over_http(server: Server) -> None:
+    """Triton itself drops it. Over gRPC it refuses an unknown tensor."""
+    for body, sentence in (
+        ({"temprature": 0.5}, "temprature: no such input; did you mean temperature?"),
+        ({"return_context_logits": True}, "return_context_logits: True is not served; use return_prompt_log_probs"),
+    ):
+        status, answer = generate(server.http, {"text_input": PROMPT, "max_tokens": 4, **body})
+        assert status == 400 and sentence in answer["error"]
+    neutral = {"return_context_logits": False, "length_penalty": 2.0, "early_stopping": 1, "beam_width": 1}
+    assert generate(server.http, {"text_input": PROMPT, "max_tokens": 4, **neutral})[0] == 200
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_nvidias_end_to_end_grpc_client(server: Server, says: Says, streaming: bool) -> None:
+    """tensorrtllm_backend v0.17.0, inflight_batcher_llm/client/end_to_end_grpc_client.py: model, inputs, reading."""
+    values = {
+        "text_input": PROMPT, "max_tokens": 8, "stream": streaming, "beam_width": 1, "temperature": 1.0,
+        "num_return_sequences": 1, "stop_words": ["nope"], "repetition_penalty": 1.0, "random_seed": 3,
+        "min_length": 2, "length_penalty": 1.0, "early_stopping": 0, "end_id": 2, "pad_id": 2,
+        "exclude_input_in_output": True, "return_log_probs": True,
+    }  # fmt: skip
+    names = ("text_output", "cum_log_probs", "output_log_probs", "sequence_index")
+    results: list[Any] = []
+    with grpcclient.InferenceServerClient(server.grpc) as client:
+        client.start_stream(lambda result, error: results.append(error or result))
+        outputs = [grpcclient.InferRequestedOutput(name) for name in names]
+        client.async_stream_infer("ensemble", tensors(**values), outputs=outputs)
+        client.stop_stream()
+    texts = [result.as_numpy("text_output") for result in results]
+    assert {text.shape for text in texts} == {(1,)}
+    assert "".join(text[0].decode("utf-8") for text in texts) == says(PROMPT, 3, 8)
+    assert {int(result.as_numpy("sequence_index")[0][0]) for result in results} == {0}
 
 
 def test_curl_generate_stream(server: Server, says: Says) -> None:

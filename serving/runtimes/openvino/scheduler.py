@@ -17,9 +17,8 @@ from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from serving.runtimes.openvino.sampling import Sampler
 
 LEAST_PREFILL = 32  # tokens of prompt work in a step, however many sequences decode
-MOST_SCORED = (
-    32  # tokens of prompts in a step that get a score: each takes the whole vocabulary's logits, a millisecond
-)
+# Tokens of prompts in a step that get a score: each takes the logits of the whole vocabulary, about a millisecond.
+MOST_SCORED = 32
 
 
 @dataclass(eq=False, slots=True)

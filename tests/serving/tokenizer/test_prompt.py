@@ -171,6 +171,11 @@ def test_top_p_zero_and_top_k_minus_one(builder: PromptBuilder) -> None:
     assert encode(builder, text_input="Hi", top_k=-1).job.sampling.top_k == 0
 
 
+def test_nvidias_names_mean_the_same(builder: PromptBuilder) -> None:
+    job = encode(builder, text_input="Hi", random_seed=9, min_length=3, length_penalty=0.5, early_stopping=1).job
+    assert (job.sampling.seed, job.sampling.min_tokens) == (9, 3) and set(job.explicit) == {"seed", "min_tokens"}
+
+
 def test_nvidias_empty_strings_mean_none(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
     job = encode(builder, text_input="Hi", stop_words=[""], bad_words=[""], lora_name="").job
     assert (job.text.stops, job.sampling.bad_words, job.lora_name) == ((), (), "")
@@ -185,6 +190,18 @@ def test_bad_words_are_ids_with_and_without_a_leading_space(builder: PromptBuild
 def test_biases_are_pairs(builder: PromptBuilder) -> None:
     job = encode(builder, text_input="Hi", logit_bias_ids=[7, 9], logit_bias_values=[-100.0, 2.5]).job
     assert job.sampling.logit_bias == ((7, -100.0), (9, 2.5)) and "logit_bias" in job.explicit
+
+
+def test_biased_words_are_their_tokens(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    """As NVIDIA's preprocessing: every token of a word gets its weight, those of two words both."""
+    first, second = (tokenizer.encode(word, add_special_tokens=False).ids for word in ("secret", "secretly"))
+    values = {"embedding_bias_words": ["secret", "secretly"], "embedding_bias_weights": [2.0, -5.0]}
+    job = encode(builder, text_input="Hi", logit_bias_ids=first[:1], logit_bias_values=[1.0], **values).job
+    expected = dict.fromkeys([*first, *second], 0.0)
+    for ids, weight in ((first, 2.0), (second, -5.0), (first[:1], 1.0)):
+        for token in ids:
+            expected[token] += weight
+    assert dict(job.sampling.logit_bias) == expected and "logit_bias" in job.explicit
 
 
 def test_an_answer_can_go_on_where_the_last_message_ends(builder: PromptBuilder, tokenizer: Tokenizer) -> None:

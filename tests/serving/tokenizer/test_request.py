@@ -117,6 +117,7 @@ SETTINGS = [
     ),
     bad("logit_bias_values: nan is out of range", logit_bias_ids=[1], logit_bias_values=[math.nan]),
     bad("logit_bias_values: 1 values for 2 ids; send one for each", logit_bias_ids=[1, 2], logit_bias_values=[1.0]),
+    bad("embedding_bias_weights: 0 weights for 1 words; send one for each", embedding_bias_words=["a"]),
     bad("num_return_sequences: 0 is out of range; give an integer between 1 and 16", num_return_sequences=0),
     bad("num_return_sequences: 17 is out of range", num_return_sequences=17),
     bad("beam_width: 2 is not served; leave it out or send 1", beam_width=2),

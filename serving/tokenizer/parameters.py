@@ -1,0 +1,41 @@
+"""Names that no input has. Over gRPC Triton refuses them itself; what HTTP's /generate finds in a body and cannot place
+becomes a parameter of the request, which nobody would look at."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from contract.errors import InvalidRequest, Unsupported, shown
+from contract.fields import FIELD_OF_TENSOR
+
+# Inputs of NVIDIA's ensemble (tensorrtllm_backend v0.17.0, all_models/inflight_batcher_llm/ensemble/config.pbtxt).
+NVIDIAS = {
+    "return_context_logits": "use return_prompt_log_probs",
+    "return_generation_logits": "use return_log_probs",
+    "return_kv_cache_reuse_stats": "cached_tokens is in every response",
+    "decoder_text_input": "the model has no encoder; use text_input",
+    "lora_task_id": "use lora_name",
+    "lora_weights": "use lora_name",
+    "lora_config": "use lora_name",
+    "prompt_embedding_table": "send text",
+    "prompt_table_extra_id": "send text",
+    "prompt_vocab_size": "send text",
+    "num_draft_tokens": "the engine drafts by itself",
+    "use_draft_logits": "the engine drafts by itself",
+}
+
+
+def refuse_parameters(parameters: Mapping[str, Any]) -> None:
+    """Raises ``InvalidRequest`` for the first one; NVIDIA's are accepted at values that change nothing."""
+    for name, value in parameters.items():
+        if name == "id":  # a label that newer Tritons take out of the body themselves
+            continue
+        if name in NVIDIAS:
+            if value:
+                raise Unsupported(name, f"{shown(value)} is not served; {NVIDIAS[name]}")
+            continue
+        near = difflib.get_close_matches(name[:60], FIELD_OF_TENSOR, 1)
+        hint = f"did you mean {near[0]}?" if near else "docs/fields.md lists them"
+        raise InvalidRequest(name[:100], f"no such input; {hint}")

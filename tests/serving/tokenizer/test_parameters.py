@@ -1,0 +1,30 @@
+"""What no input has the name of is refused by name, with the one that was meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from contract.errors import InvalidRequest, Unsupported
+from serving.tokenizer.parameters import refuse_parameters
+
+
+@pytest.mark.parametrize("parameters", [{}, {"return_context_logits": False, "lora_task_id": 0}, {"id": "a"}])
+def test_what_changes_nothing_is_accepted(parameters: dict[str, Any]) -> None:
+    refuse_parameters(parameters)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence", "kind"),
+    [
+        ({"temprature": 0.5}, "temprature: no such input; did you mean temperature?", InvalidRequest),
+        ({"xyzzy": None}, "xyzzy: no such input; docs/fields.md lists them", InvalidRequest),
+        ({"return_context_logits": True}, "return_context_logits: True is not served; use return_prompt", Unsupported),
+        ({"lora_task_id": 7}, "lora_task_id: 7 is not served; use lora_name", Unsupported),
+    ],
+)
+def test_anything_else_is_refused(parameters: dict[str, Any], sentence: str, kind: type[InvalidRequest]) -> None:
+    with pytest.raises(kind) as caught:
+        refuse_parameters(parameters)
+    assert str(caught.value).startswith(sentence)
