@@ -54,6 +54,9 @@ class GatewaySettings:
     max_open: int = _var(
         "GATEWAY_MAX_OPEN_REQUESTS", 2048, "requests being answered at once, all workers together; more get 429"
     )
+    max_connections: int = _var(
+        "GATEWAY_MAX_CONNECTIONS", 8192, "all workers together; past it those without a whole request give way"
+    )
     max_prompts: int = _var("GATEWAY_MAX_PROMPTS", 256, "prompts in one /v1/completions request")
     drain_seconds: float = _var("GATEWAY_DRAIN_SECONDS", 10.0, "time open streams have to finish after SIGTERM")
     keepalive_seconds: float = _var(

@@ -16,8 +16,8 @@ import uvloop
 from contract.heartbeat import BEAT_SECONDS, Heartbeat, worker_path
 from serving.gateway import logs
 from serving.gateway.api import app
+from serving.gateway.connections import KEEPALIVE_SECONDS, bounded, most_connections
 from serving.gateway.core.gateway import Gateway
-from serving.gateway.http10 import Http10Protocol
 from serving.gateway.listening import listen
 from serving.gateway.settings import GatewaySettings
 
@@ -32,9 +32,11 @@ class _WorkerServer(uvicorn.Server):
 
 async def serve(settings: GatewaySettings) -> None:
     application, gateway = app.create(settings)
+    most = most_connections(-(-settings.max_connections // settings.processes))
     config = uvicorn.Config(
-        application, loop="uvloop", http=Http10Protocol, ws="none", lifespan="on", access_log=False, log_config=None,
-        server_header=False, backlog=2048, timeout_graceful_shutdown=3, timeout_keep_alive=75,
+        application, loop="uvloop", http=bounded(most, settings.write_seconds), ws="none", lifespan="on",
+        access_log=False, log_config=None, server_header=False, backlog=2048, timeout_graceful_shutdown=3,
+        timeout_keep_alive=KEEPALIVE_SECONDS,
     )  # fmt: skip
     server = _WorkerServer(config)
     loop, ending = asyncio.get_running_loop(), asyncio.Event()

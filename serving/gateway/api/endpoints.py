@@ -18,6 +18,7 @@ from serving.gateway.api import http
 from serving.gateway.core import translate
 from serving.gateway.core.answer import Answer, AnswerTimes
 from serving.gateway.core.auth import Key
+from serving.gateway.core.bodies import HeldBody
 from serving.gateway.core.errors import from_library
 from serving.gateway.core.gateway import Gateway
 from serving.gateway.core.off_loop import off_loop
@@ -147,7 +148,8 @@ class _Exchange:
     async def run(self, answer_id: str) -> None:
         gateway = self._gateway
         try:
-            await self._respond(answer_id)
+            with gateway.bodies.begin() as held:
+                await self._respond(answer_id, held)
         except Gone:
             self._left()
         except ApiError as error:
@@ -165,14 +167,15 @@ class _Exchange:
             if self._tenant is not None:
                 gateway.slots.give_back(self._tenant)
 
-    async def _respond(self, answer_id: str) -> None:
+    async def _respond(self, answer_id: str, held: HeldBody) -> None:
         gateway, scope = self._gateway, self._scope
         self._key = gateway.keys.authenticate(http.credentials(scope))
         gateway.keys.admit(self._key)
-        body = await http.read_body(scope, self._receive, gateway.settings.max_body_bytes)
+        body = await http.read_body(scope, self._receive, gateway.settings.max_body_bytes, held)
         self._take_slot()  # only now: a client that sends half a body must not hold one
         self._timing.read = time.monotonic()
         plan, self._model = await self._endpoint.planner(gateway, body)
+        del body  # the plan has what is needed
         if self._model in gateway.adapters:
             plan = replace(plan, options=replace(plan.options, lora_name=self._model))
         if self._key and gateway.triton_metrics.honours_cache_salt:
@@ -184,7 +187,7 @@ class _Exchange:
         self._tenant = tenant
         answer = Answer(gateway.answer_context, plan, answer_id, renderer, self._writer, self._timing, metadata, tenant)
         gateway.promise(answer.work(0))
-        self._answer, self._reserved = answer, _expected_tokens(plan, len(body))
+        self._answer, self._reserved = answer, _expected_tokens(plan, held.size)
         gateway.keys.admit(self._key, self._reserved)
         await self._run_watched(answer)
 

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope
 
+from serving.gateway.core.bodies import HeldBody
 from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.writer import Gone
 from serving.gateway.schema import size
@@ -17,6 +18,7 @@ from serving.gateway.schema.parse import Request, parse
 
 BODY_SECONDS = 10.0  # for a body to arrive, and one more second for each ``SLOWEST`` bytes of it
 SLOWEST = 16 * 1024
+LOOK_SECONDS = 1.0  # between looks whether others need the memory that half a body takes
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -36,7 +38,7 @@ def credentials(scope: Scope) -> str:
     return header(scope, b"authorization") or (key and f"Bearer {key}")
 
 
-async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, most: int, held: HeldBody) -> bytes:
     """The whole body. Raises ``ApiError`` 413 as soon as it is known to be too large, ``Gone`` if it is incomplete."""
     encoding = header(scope, b"content-encoding")
     if encoding not in ("", "identity"):
@@ -49,8 +51,11 @@ async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
     while True:
         left = begun + BODY_SECONDS + received / SLOWEST - time.monotonic()
         try:
-            message = await asyncio.wait_for(receive(), left)
+            message = await asyncio.wait_for(receive(), min(left, LOOK_SECONDS))
         except asyncio.TimeoutError:
+            held.grow(0)
+            if left > LOOK_SECONDS:
+                continue
             problem = f"only {received} bytes of the body came in {time.monotonic() - begun:.0f} s; send it faster"
             raise ApiError(408, problem, code="timeout", close=True) from None
         if message["type"] == "http.disconnect":
@@ -59,8 +64,10 @@ async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
         received += len(part)
         if received > most:
             raise too_large(most)
+        held.grow(len(part))
         parts.append(part)
         if not message.get("more_body"):
+            held.arrived()
             return b"".join(parts)
 
 

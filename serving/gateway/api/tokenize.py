@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serving.gateway.api import http
 from serving.gateway.core import translate
 from serving.gateway.core.gateway import Gateway
+from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.schema import messages_protocol, parse
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.protocol import ChatRequest
@@ -28,23 +31,32 @@ class Tokenize:
     async def tokenize(self, request: Request) -> Response:
         asked = await self._read(TokenizeRequest, request)
         self._gateway.model_name(asked.model)
-        tokens = self._gateway.tokens
-        if asked.prompt is not None and asked.messages is None:
-            await tokens.load()
-            ids = await asyncio.to_thread(tokens.encode, asked.prompt)
-        elif asked.prompt is None and asked.messages is not None:
-            await tokens.load(template=True)
-            plan = translate.chat(ChatRequest(messages=asked.messages, tools=asked.tools))
-            given = {name: value for name in ENDS if (value := getattr(asked, name)) is not None}
-            ids = await asyncio.to_thread(tokens.encode_chat, list(plan.prompts[0]), plan.options.tools, given)  # type: ignore[arg-type]
-        else:
+        if (asked.prompt is None) == (asked.messages is None):
             raise ApiError(400, "prompt: send exactly one of prompt and messages", param="prompt")
-        if asked.return_token_strs:
+        tokens = self._gateway.tokens
+        if asked.messages is None or asked.return_token_strs:
             await tokens.load()
-        texts = [tokens.text(i).decode(errors="replace") for i in ids] if asked.return_token_strs else None
-        return JSONResponse(
-            {"count": len(ids), "max_model_len": self._gateway.context, "tokens": ids, "token_strs": texts}
-        )
+        if asked.messages is not None:
+            await tokens.load(template=True)
+
+        def answer() -> dict[str, Any]:
+            ids = self._ids(asked)
+            texts = [tokens.text(i).decode(errors="replace") for i in ids] if asked.return_token_strs else None
+            return {"count": len(ids), "max_model_len": self._gateway.context, "tokens": ids, "token_strs": texts}
+
+        return await _json_of(answer)
+
+    def _ids(self, asked: TokenizeRequest) -> list[int]:
+        if asked.messages is None:
+            return self._gateway.tokens.encode(asked.prompt or "")
+        plan = translate.chat(ChatRequest(messages=asked.messages, tools=asked.tools))
+        given = {name: value for name in ENDS if (value := getattr(asked, name)) is not None}
+        return self._encoded(plan, given)
+
+    def _encoded(self, plan: GenerationPlan, flags: dict[str, bool]) -> list[int]:
+        chat: Any = plan.prompts[0]
+        tools: Any = plan.options.tools
+        return self._gateway.tokens.encode_chat(list(chat), tools, flags)
 
     async def info(self, _: Request) -> Response:
         """As vLLM's, for clients that render and count by themselves."""
@@ -55,22 +67,31 @@ class Tokenize:
         asked = await self._read(messages_protocol.CountRequest, request)
         self._gateway.model_name(asked.model)
         await self._gateway.tokens.load(template=True)
-        try:
-            plan = translate.chat(messages_protocol.as_chat(asked))
-        except ApiError as error:
-            raise messages_protocol.renamed(error) from None
-        goes_on = {"continue_final_message": True} if plan.options.continue_final_message else {}
-        chat: Any = plan.prompts[0]
-        tools: Any = plan.options.tools
-        ids = await asyncio.to_thread(self._gateway.tokens.encode_chat, list(chat), tools, goes_on)
-        return JSONResponse({"input_tokens": len(ids)})
+
+        def answer() -> dict[str, Any]:
+            try:
+                plan = translate.chat(messages_protocol.as_chat(asked))
+            except ApiError as error:
+                raise messages_protocol.renamed(error) from None
+            goes_on = {"continue_final_message": True} if plan.options.continue_final_message else {}
+            return {"input_tokens": len(self._encoded(plan, goes_on))}
+
+        return await _json_of(answer)
 
     async def detokenize(self, request: Request) -> Response:
         asked = await self._read(DetokenizeRequest, request)
         self._gateway.model_name(asked.model)
         await self._gateway.tokens.load()
-        return JSONResponse({"prompt": await asyncio.to_thread(self._gateway.tokens.decode, asked.tokens)})
+        return await _json_of(lambda: {"prompt": self._gateway.tokens.decode(asked.tokens)})
 
     async def _read(self, kind: type[parse.Request], request: Request) -> parse.Request:
-        body = await http.read_body(request.scope, request.receive, self._gateway.settings.max_body_bytes)
-        return await http.request_of(kind, body)
+        most = self._gateway.settings.max_body_bytes
+        with self._gateway.bodies.begin() as held:
+            body = await http.read_body(request.scope, request.receive, most, held)
+            return await http.request_of(kind, body)
+
+
+async def _json_of(answer: Callable[[], dict[str, Any]]) -> Response:
+    """Made and written in a thread: 8 MB of text have a million tokens."""
+    body = await asyncio.to_thread(lambda: orjson.dumps(answer()))
+    return Response(body, media_type="application/json")

@@ -23,7 +23,7 @@ from contract.packed import SequenceOutput
 from serving.gateway.core.choices import ChoiceState, TokenText
 from serving.gateway.core.metrics import GatewayMetrics
 from serving.gateway.core.off_loop import off_loop
-from serving.gateway.core.plan import GenerationPlan, prompt_estimate
+from serving.gateway.core.plan import BYTES_PER_TOKEN, GenerationPlan, prompt_estimate
 from serving.gateway.core.render.base import KEEP_ALIVE, BodyRenderer, StreamRenderer, Usage
 from serving.gateway.core.share.scheduler import EngineTurn, FairScheduler, Work
 from serving.gateway.core.writer import Gone, Writer
@@ -169,7 +169,8 @@ class Answer:
     async def _generate(self, prompt: int, turn: EngineTurn) -> None:
         request_id = self.id if len(self.plan.prompts) == 1 else f"{self.id}-{prompt}"
         channel = self._context.channel
-        request = self.plan.infer_request(request_id, prompt, channel.model)
+        size = BYTES_PER_TOKEN * turn.work.prompt
+        request = await off_loop(size, partial(self.plan.infer_request, request_id, prompt, channel.model))
         if self._stopped:
             raise self._stopped
         self._sent.add(prompt)

@@ -21,6 +21,7 @@ from contract import engine_dir
 from contract.errors import EngineDirectoryError
 from serving.gateway.core import auth
 from serving.gateway.core.answer import Answer, AnswerContext
+from serving.gateway.core.bodies import BODIES, BodyMemory
 from serving.gateway.core.metrics import GatewayMetrics
 from serving.gateway.core.share.scheduler import FairScheduler, Work
 from serving.gateway.core.share.table import ShareTable
@@ -56,6 +57,7 @@ class Gateway:
         self.draining = False
         self.answers: set[Answer] = set()
         self.open = 0
+        self.bodies = BodyMemory(BODIES * settings.max_body_bytes)
         self.slots = TenantSlots(max(1, settings.max_open // settings.processes))
         self._share = max(1, settings.max_open // settings.processes)
         self._tasks: list[asyncio.Task[None]] = []

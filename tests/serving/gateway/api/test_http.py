@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serving.gateway.api import http
+from serving.gateway.core.bodies import BodyMemory
 from serving.gateway.schema.errors import ApiError
 
 
@@ -20,7 +21,7 @@ def test_a_body_that_stops_half_way_is_refused(monkeypatch: pytest.MonkeyPatch) 
         async def receive() -> Any:
             return parts.pop() if parts else await asyncio.sleep(60)
 
-        await http.read_body({"headers": []}, receive, 100)
+        await http.read_body({"headers": []}, receive, 100, BodyMemory(100).begin())
 
     with pytest.raises(ApiError, match="only 1 bytes") as caught:
         asyncio.run(read())

@@ -1,0 +1,176 @@
+"""Connections that send or read slowly, or never: each has a time-out, and all together a bound.
+
+A connection without a complete request costs its client nothing, so it gives way: past the bound the one that has been
+incomplete for longest is closed, be it idle, in its headers or in its body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from serving.gateway.http10 import Http10Protocol
+
+HEADER_SECONDS = 10.0  # for a request's headers to arrive
+HEADER_BYTES = 64 * 1024
+KEEPALIVE_SECONDS = 120  # of an idle connection: longer than clients keep theirs (reqwest and Go's net/http: 90 s)
+SPARE_FILES = 128  # descriptors that are not clients' connections
+
+
+@dataclass
+class ConnectionLimits:
+    """Of one worker. ``incomplete``: connections without a complete request, longest first."""
+
+    most: int
+    write_seconds: float
+    incomplete: dict[BoundedProtocol, None] = field(default_factory=dict)
+
+
+def most_connections(wanted: int) -> int:
+    """Raise this process's limit of open files to what ``wanted`` needs; how many of them it can have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + SPARE_FILES
+    if soft < needed and soft != resource.RLIM_INFINITY:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(ValueError, OSError):  # a container may forbid it: the old limit stands
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return wanted if soft == resource.RLIM_INFINITY else max(16, min(wanted, soft - SPARE_FILES))
+
+
+class BoundedProtocol(Http10Protocol):
+    """uvicorn's protocol with time-outs for headers and for clients that do not read, and a bound on connections."""
+
+    limits: ConnectionLimits
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._in_head = False
+
+    # incomplete requests
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        limits = self.limits
+        if len(self.connections) > limits.most:
+            longest = next(iter(limits.incomplete), None)
+            if longest is None:
+                self._refuse(503, "too many connections; try again later", "too_many_connections")
+                return
+            longest.give_way()
+        limits.incomplete[self] = None
+        self._begin_head()
+
+    def give_way(self) -> None:
+        """Close it at once: what was not flushed, nobody waits for."""
+        self.limits.incomplete.pop(self, None)
+        self.transport.abort()
+
+    def _begin_head(self) -> None:
+        self._end_head()
+        self._in_head, self._head_bytes = True, 0
+        self._head_timer = self.loop.call_later(HEADER_SECONDS, self._head_is_late)
+
+    def _end_head(self) -> None:
+        self._in_head = False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._head_bytes and not self.transport.is_closing():
+            problem = f"the headers did not arrive within {HEADER_SECONDS:g} s; send them faster"
+            self._refuse(408, problem, "timeout")
+        elif not self.transport.is_closing():
+            self.transport.close()  # it never asked for anything
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._in_head:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEADER_BYTES and not self.transport.is_closing():
+            self._refuse(431, f"the headers exceed {HEADER_BYTES} bytes; send fewer", "headers_too_large")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begin_head()
+
+    def on_headers_complete(self) -> None:
+        self._end_head()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.limits.incomplete.pop(self, None)
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._expect_reading()
+        elif self.cycle is None or self.cycle.response_complete:
+            self.limits.incomplete[self] = None
+
+    # clients that do not read
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._expect_reading()
+
+    def _expect_reading(self) -> None:
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.limits.write_seconds, self._is_not_read)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _is_not_read(self) -> None:
+        self._write_timer = None
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_head()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+        self.limits.incomplete.pop(self, None)
+        super().connection_lost(exc)
+
+    # answers that no application gave
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "this is not HTTP as the server reads it; see RFC 9112", "invalid_http")
+
+    def _refuse(self, status: int, problem: str, code: str) -> None:
+        self._end_head()
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        body = orjson.dumps({"error": {"message": problem, "type": kind, "param": None, "code": code}})
+        head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(head % (status, REASONS[status], len(body)) + body)
+        self.transport.close()
+        self._expect_reading()
+
+
+REASONS = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
+}
+
+
+def bounded(most: int, write_seconds: float) -> type[BoundedProtocol]:
+    """A protocol class for uvicorn, whose connections share these limits."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"limits": ConnectionLimits(most, write_seconds)})

@@ -1,0 +1,120 @@
+"""Clients that send or read slowly, or never, and what the others notice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from serving.gateway import connections
+from tests.client.fake_triton import FakeTriton
+from tests.serving.gateway.conftest import RunningGateway
+
+CHAT = "/v1/chat/completions"
+Start = Callable[..., RunningGateway]
+GOOD = {"messages": [{"role": "user", "content": "SAY ok"}]}
+HALF_HEAD = b"POST %b HTTP/1.1\r\nhost: x\r\nx-slow: " % CHAT.encode()
+HALF_BODY = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{" % CHAT.encode()
+HALF_LARGE = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\n" % CHAT.encode() + b" " * 7_000_000
+
+
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def opened(gateway: RunningGateway, sent: bytes, stack: contextlib.ExitStack) -> socket.socket:
+    url = httpx.URL(gateway.url)
+    raw = stack.enter_context(socket.create_connection((url.host, url.port or 0), timeout=30))
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        raw.sendall(sent)
+    return raw
+
+
+def answered(gateway: RunningGateway) -> float:
+    """Seconds that a small request on a new connection takes."""
+    begin = time.monotonic()
+    with httpx.Client(trust_env=False, timeout=20) as client:
+        assert client.post(gateway.url + CHAT, json=GOOD).status_code == 200
+    return time.monotonic() - begin
+
+
+def end_of(raw: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := raw.recv(65536):
+            received += part
+    return received
+
+
+@pytest.mark.usefixtures("descriptors", "fake")
+@pytest.mark.parametrize("sent", [HALF_HEAD, HALF_BODY, b""], ids=["headers", "bodies", "nothing"])
+def test_thousands_of_half_requests_stop_nobody(own_gateway: Start, sent: bytes) -> None:
+    gateway = own_gateway(GATEWAY_WORKERS="1", GATEWAY_MAX_CONNECTIONS="500")
+    with contextlib.ExitStack() as stack:
+        for _ in range(2100):
+            opened(gateway, sent, stack)
+        assert max(answered(gateway) for _ in range(5)) < 2.0
+
+
+@pytest.mark.usefixtures("fake")
+def test_headers_must_arrive(own_gateway: Start) -> None:
+    gateway = own_gateway(GATEWAY_WORKERS="1")
+    with contextlib.ExitStack() as stack:
+        begin = time.monotonic()
+        silent, slow = opened(gateway, b"", stack), opened(gateway, HALF_HEAD, stack)
+        late = end_of(slow)
+        assert late.startswith(b"HTTP/1.1 408") and json.loads(late.split(b"\r\n\r\n")[1])["error"]["code"] == "timeout"
+        assert end_of(silent) == b""
+        assert connections.HEADER_SECONDS - 1 < time.monotonic() - begin < connections.HEADER_SECONDS + 5
+        endless = opened(gateway, HALF_HEAD + b"x" * 200_000, stack)
+        assert end_of(endless)[:12] in (b"HTTP/1.1 431", b"")  # nothing: what is still unread resets the connection
+
+
+def test_large_half_bodies_make_room(own_gateway: Start, fake: FakeTriton) -> None:
+    gateway = own_gateway(GATEWAY_WORKERS="1")
+    whole = json.dumps({"messages": [{"role": "user", "content": "SAY " + "x" * 1_000_000}], "max_tokens": 1}).encode()
+    with contextlib.ExitStack() as stack:
+        half = [opened(gateway, HALF_LARGE, stack) for _ in range(40)]
+        with httpx.Client(trust_env=False, timeout=20) as client:
+            assert client.post(gateway.url + CHAT, content=whole).status_code == 200
+        assert answered(gateway) < 2.0
+        assert end_of(half[0]).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.usefixtures("fake")
+def test_who_reads_nothing_is_let_go(own_gateway: Start) -> None:
+    """Also where no generating endpoint watches: a file, asked for many times, and never read."""
+    gateway = own_gateway(GATEWAY_WORKERS="1", GATEWAY_WRITE_SECONDS="1")
+    with contextlib.ExitStack() as stack:
+        url = httpx.URL(gateway.url)
+        raw = stack.enter_context(socket.socket())
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect((url.host, url.port))
+        raw.sendall(b"GET /static/vendor/temml.js HTTP/1.1\r\nhost: x\r\n\r\n" * 20)
+        time.sleep(3.5)
+        received = 0
+        raw.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            while part := raw.recv(1 << 20):
+                received += len(part)
+        assert received < 8 << 20, "it was not answered in full, and the connection has ended"
+        assert answered(gateway) < 2.0
+
+
+def test_open_files_follow_the_wanted_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [256, 256]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.__setitem__(slice(None), new))
+    assert connections.most_connections(1000) == 256 - connections.SPARE_FILES
+    limits[:] = [256, 1 << 20]
+    assert connections.most_connections(1000) == 1000 and limits[0] == 1000 + connections.SPARE_FILES
