@@ -102,6 +102,8 @@ class RuntimeStats:
     steps: int = 0
     drafted_tokens: int = 0  # speculative decoding: proposed, and of those taken
     accepted_tokens: int = 0
+    preemptions: int = 0
+    kv_block_tokens: int = 0  # 0: unknown
 
 
 class Runtime(Protocol):

@@ -139,7 +139,7 @@ class SimulatedRuntime:
         count = self._count
         return RuntimeStats(
             len(self._running), len(self._waiting), count["blocks"], KV_BLOCKS, count["prompt"], 0,
-            count["generated"], count["steps"],
+            count["generated"], count["steps"], kv_block_tokens=BLOCK_TOKENS,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 OCCUPANCY_SECONDS = 0.05  # between updates of the occupancy gauges: load balancers route by them
 METRICS_TURNS = 5  # occupancy updates per update of all other metrics
+STEP_BUCKETS = [float(2**at) for at in range(14)]
 GRACE_SECONDS = 0.5  # between failing all requests of a dead engine and ending the process
 
 
@@ -44,7 +45,9 @@ class EngineStep:
         self._warmed_up = self._runtime.stats()  # its tokens are nobody's
         limit = limit_of(info.runtime.name, settings.step_seconds, settings.runtime.step_ms)
         self._stall, self._ack_table = StallWatch(limit), ack_table
-        self._metrics = triton_io.Metrics()
+        self._metrics = triton_io.Metrics(info.model.name)
+        self._kv_dtype = info.kv_dtype
+        self._stepped = self._warmed_up
         for target in (self._dispatcher.run, self._report):
             threading.Thread(target=target, name=target.__name__, daemon=True).start()
 
@@ -103,12 +106,21 @@ class EngineStep:
         self._metrics.gauge("qwen_slots_used", len(self._dispatcher.registry.sequences))
         self._metrics.gauge("vllm:num_requests_running", stats.running)
         self._metrics.gauge("vllm:num_requests_waiting", stats.waiting)
+        before, self._stepped = self._stepped, stats
+        if steps := stats.steps - before.steps:
+            tokens = stats.generated_tokens - before.generated_tokens + stats.prompt_tokens - before.prompt_tokens
+            self._metrics.histogram("vllm:iteration_tokens_total", tokens / steps, STEP_BUCKETS)
 
     def _write_metrics(self, stats: RuntimeStats) -> None:
         metrics, registry = self._metrics, self._dispatcher.registry
         metrics.gauge("vllm:kv_cache_usage_perc", stats.kv_blocks_used / max(1, stats.kv_blocks_total))
         metrics.gauge("qwen_kv_blocks_used", stats.kv_blocks_used)
         metrics.gauge("qwen_kv_blocks_total", stats.kv_blocks_total)
+        metrics.gauge("qwen_kv_block_tokens", stats.kv_block_tokens)
+        if stats.kv_block_tokens:
+            sizes = {"block_size": str(stats.kv_block_tokens), "num_gpu_blocks": str(stats.kv_blocks_total)}
+            more = {"cache_dtype": self._kv_dtype, "enable_prefix_caching": "True"}
+            metrics.info("vllm:cache_config_info", {**sizes, **more})
         metrics.gauge("qwen_slots_total", self._settings.slots)
         metrics.gauge("qwen_queue_limit", self._settings.queue_limit)
         metrics.gauge("qwen_honours_cache_salt", "cache_salt" in self._runtime.capabilities)
@@ -116,6 +128,8 @@ class EngineStep:
         before = self._warmed_up
         metrics.counter("vllm:prompt_tokens_total", stats.prompt_tokens - before.prompt_tokens)
         metrics.counter("vllm:generation_tokens_total", stats.generated_tokens - before.generated_tokens)
+        metrics.counter("vllm:prefix_cache_queries_total", stats.prompt_tokens - before.prompt_tokens)
+        metrics.counter("vllm:num_preemptions_total", stats.preemptions - before.preemptions)
         metrics.counter("vllm:prefix_cache_hits_total", stats.cached_tokens - before.cached_tokens)
         if stats.drafted_tokens:
             metrics.counter("vllm:spec_decode_num_draft_tokens_total", stats.drafted_tokens - before.drafted_tokens)

@@ -203,10 +203,29 @@ class ResponseSink:
 class Metrics:
     """Prometheus families of the engine model on Triton's metrics port, created at first use."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str) -> None:
+        """``model``: the label of every series."""
+        self._model = model
         self._metrics: dict[tuple[str, str], Any] = {}
         self._last: dict[tuple[str, str], float] = {}
         self._families: dict[str, Any] = {}
+
+    def info(self, name: str, labels: dict[str, str]) -> None:
+        """A gauge of 1 whose labels say something, once."""
+        if name not in self._families:
+            self._families[name] = pb.MetricFamily(
+                name=name, description=DESCRIPTIONS[name], kind=pb.MetricFamily.GAUGE
+            )
+            self._metrics[name, ""] = self._families[name].Metric(labels={"model_name": self._model, **labels})
+            self._metrics[name, ""].set(1)
+
+    def histogram(self, name: str, value: float, buckets: list[float]) -> None:
+        if name not in self._families:
+            kind = pb.MetricFamily.HISTOGRAM
+            self._families[name] = pb.MetricFamily(name=name, description=DESCRIPTIONS[name], kind=kind)
+            labels = {"model_name": self._model}
+            self._metrics[name, ""] = self._families[name].Metric(labels=labels, buckets=buckets)
+        self._metrics[name, ""].observe(value)
 
     def gauge(self, name: str, value: float) -> None:
         if self._is_new(name, "", value):
@@ -228,12 +247,17 @@ class Metrics:
         if (name, reason) not in self._metrics:
             if name not in self._families:
                 self._families[name] = pb.MetricFamily(name=name, description=DESCRIPTIONS[name], kind=kind)
-            labels = {"model_name": "qwen"} | ({"reason": reason} if reason else {})
+            labels = {"model_name": self._model} | ({"reason": reason} if reason else {})
             self._metrics[name, reason] = self._families[name].Metric(labels=labels)
         return self._metrics[name, reason]
 
 
 DESCRIPTIONS = {
+    "vllm:cache_config_info": "The KV cache, in labels",
+    "vllm:iteration_tokens_total": "Tokens of an engine step, prompts included: means over 50 ms",
+    "vllm:num_preemptions_total": "Sequences that gave their KV blocks back and were computed again",
+    "vllm:prefix_cache_queries_total": "Prompt tokens looked up in the prefix cache",
+    "qwen_kv_block_tokens": "Tokens of a KV block; 0: the engine does not say",
     "vllm:num_requests_running": "Sequences in the engine's batch",
     "vllm:num_requests_waiting": "Sequences waiting for a place in the batch",
     "vllm:kv_cache_usage_perc": "Used share of the KV blocks, 0 to 1",

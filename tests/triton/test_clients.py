@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
+from contract import engine_dir
 from contract.packed import unpack
+from serving.launch.config import SIMULATED_ENGINE
 from tests.conftest import Server
 from tests.triton.calls import MODEL, Stream, aio_answers, ask, generate, generate_stream, tensors
 
@@ -174,6 +177,26 @@ def test_echo_and_log_probs(server: Server, says: Says) -> None:
     _, answer = generate(server.http, body)
     assert answer["text_output"] == PROMPT + says(PROMPT, 3, 4)
     assert answer["output_log_probs"] == [-0.5] * 4 and answer["cum_log_probs"] == -2.0
+
+
+def test_what_dashboards_read_of_the_engine(server: Server) -> None:
+    """One ``model_name`` everywhere: that of engine.json."""
+    generate(server.http, {"text_input": PROMPT, "max_tokens": 4})
+    name = engine_dir.read(SIMULATED_ENGINE).model.name
+    server.wait_for(lambda: server.metric("vllm:prefix_cache_queries_total") > 0, 5)
+    with urllib.request.urlopen(server.metrics, timeout=5) as response:
+        lines = response.read().decode().splitlines()
+    ours = [line for line in lines if line.startswith(("vllm:", "qwen_"))]
+    assert ours and all(f'model_name="{name}"' in line for line in ours)
+    for series in (
+        "num_preemptions_total",
+        "prefix_cache_hits_total",
+        "iteration_tokens_total_count",
+        "cache_config_info",
+    ):
+        assert any(line.startswith(f"vllm:{series}{{") for line in ours), series
+    (info,) = [line for line in ours if line.startswith("vllm:cache_config_info")]
+    assert 'block_size="32"' in info and 'num_gpu_blocks="' in info
 
 
 def test_usage_counts_on_the_metrics_port(server: Server) -> None:

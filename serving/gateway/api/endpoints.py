@@ -212,12 +212,15 @@ class _Exchange:
     def _count(self, answer: Answer) -> None:
         metrics = self._gateway.metrics
         metrics.e2e.observe(time.monotonic() - self._timing.arrived)
+        metrics.asked(answer.plan.options.n, answer.plan.options.max_tokens)
         if answer.prompt_tokens:
-            metrics.prompt_tokens.observe(answer.prompt_tokens)
-            metrics.output_tokens.observe(answer.output_tokens)
+            metrics.generated(answer.prompt_tokens, [choice.tokens for choice in answer.choices])
         for choice in answer.choices:
             if choice.finish:
                 metrics.finished(choice.finish)
+        if all(choice.finish for choice in answer.choices):
+            timing, tokens = self._timing, answer.output_tokens if len(answer.choices) == 1 else 0
+            metrics.took(timing.sent, timing.first, timing.chunk, tokens, in_pieces=answer.plan.in_pieces)
         self._gateway.keys.charge(self._key, answer.used_tokens(self._reserved) - self._reserved)
 
     def _left(self) -> None:

@@ -24,6 +24,7 @@ else:
 STARTED = int(time.time())
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 KV_USED = "vllm:kv_cache_usage_perc"
+BLOCKS_USED, BLOCKS, BLOCK_TOKENS = "qwen_kv_blocks_used", "qwen_kv_blocks_total", "qwen_kv_block_tokens"
 
 
 class Operations:
@@ -70,11 +71,13 @@ class Operations:
 
     async def loads(self, _: Request) -> Response:
         """The core of SGLang's /v1/loads, by which routers balance."""
-        found = await self._gateway.triton_metrics.gauges(RUNNING, WAITING, KV_USED)
+        found = await self._gateway.triton_metrics.gauges(RUNNING, WAITING, KV_USED, BLOCKS_USED, BLOCKS, BLOCK_TOKENS)
         running, waiting = int(found[RUNNING]), int(found[WAITING]) + self._gateway.scheduler.waiting
         load = {
             "dp_rank": 0, "num_running_reqs": running, "num_waiting_reqs": waiting,
             "num_total_reqs": running + waiting, "token_usage": found[KV_USED],
+            "num_used_tokens": int(found[BLOCKS_USED] * found[BLOCK_TOKENS]),
+            "max_total_num_tokens": int(found[BLOCKS] * found[BLOCK_TOKENS]),
         }  # fmt: skip
         return JSONResponse({"timestamp": time.time(), "dp_rank_count": 1, "loads": [load]})
 

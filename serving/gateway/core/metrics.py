@@ -43,6 +43,22 @@ class GatewayMetrics:
         )
         self.prompt_tokens = histogram("vllm:request_prompt_tokens", "Prompt tokens of a request", _TOKENS)
         self.output_tokens = histogram("vllm:request_generation_tokens", "Output tokens of a request", _TOKENS)
+        self._most_tokens = histogram(
+            "vllm:request_max_num_generation_tokens", "Output tokens of a request's longest choice", _TOKENS
+        )
+        self._max_tokens = histogram("vllm:request_params_max_tokens", "max_tokens, where it was given", _TOKENS)
+        self._n = histogram("vllm:request_params_n", "Choices asked for per prompt", (1, 2, 5, 10, 20))
+        self._prefill = histogram(
+            "vllm:request_prefill_time_seconds", "From handing to Triton to the first token, its queue included",
+            _E2E,
+        )  # fmt: skip
+        self._decode = histogram("vllm:request_decode_time_seconds", "From the first token to the last", _E2E)
+        self._inference = histogram(
+            "vllm:request_inference_time_seconds", "From handing to Triton to the last token", _E2E
+        )
+        self._tpot = histogram(
+            "vllm:request_time_per_output_token_seconds", "Decode time per token after the first, one choice", _ITL
+        )
         self._finished = Counter(
             "vllm:request_success", "Choices by finish reason", ["model_name", "finished_reason"], registry=registry
         )
@@ -61,6 +77,26 @@ class GatewayMetrics:
         # a rate needs the zero that came before the first event
         for reason in ("stop", "length", "tool_calls", "repetition"):
             self._finished.labels(model, reason)
+
+    def asked(self, n: int, max_tokens: int | None) -> None:
+        self._n.observe(n)
+        if max_tokens:
+            self._max_tokens.observe(max_tokens)
+
+    def generated(self, prompt_tokens: int, tokens: list[int]) -> None:
+        """``tokens``: of each choice."""
+        self.prompt_tokens.observe(prompt_tokens)
+        self.output_tokens.observe(sum(tokens))
+        self._most_tokens.observe(max(tokens))
+
+    def took(self, sent: float, first: float, last: float, tokens: int, *, in_pieces: bool) -> None:
+        """Monotonic seconds of a finished answer; ``tokens`` of its only choice, 0 for several."""
+        self._inference.observe(last - sent)
+        if in_pieces:  # otherwise the first message is also the last
+            self._prefill.observe(first - sent)
+            self._decode.observe(last - first)
+            if tokens > 1:
+                self._tpot.observe((last - first) / (tokens - 1))
 
     def finished(self, reason: str) -> None:
         self._finished.labels(self._model, reason).inc()

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 EVERY = 2.0  # seconds
 WINDOW = 15  # samples in the window over which finished requests are counted: half a minute
 UNKNOWN_RATE, LONGEST = 5, 60  # seconds to wait when the rate is unknown, and at most
+_MODEL = re.compile(r'model_name="[^"]*"')
 _PASSED_ON = re.compile(r"^(?:# (?:HELP|TYPE) )?(?:vllm:|qwen_)")
 FINISHED, WAITING = "qwen_streams_finished_total", "vllm:num_requests_waiting"
 RUNNING, PLACES, SALTED = "vllm:num_requests_running", "qwen_max_streams", "qwen_honours_cache_salt"
@@ -75,7 +76,7 @@ class TritonMetrics:
         places, running, waiting = (int(sample[name]) for name in (PLACES, RUNNING, WAITING))
         self.capacity.observe(places, running, waiting, self.finished_per_second)
         passed = "".join(line + "\n" for line in text.splitlines() if _PASSED_ON.match(line))
-        self._text = passed.replace('model_name="qwen"', self._label).encode()
+        self._text = _MODEL.sub(self._label, passed).encode()
 
     async def text(self) -> bytes:
         """The engine's gauges and counters, at most a second old."""

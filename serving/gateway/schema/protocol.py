@@ -109,6 +109,11 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = False
     include_obfuscation: bool | None = False
 
+    @property
+    def continuous(self) -> bool:
+        """As vLLM: without ``include_usage`` it changes nothing."""
+        return bool(self.include_usage and self.continuous_usage_stats)
+
 
 class Structured(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from contract.finish import FinishReason
 from contract.prompt_part import PromptPart
 from serving.runtimes.base import EngineRequest, RuntimeStats, SequenceDelta
-from serving.runtimes.openvino.blocks import BlockPool
+from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool
 from serving.runtimes.openvino.sampling import GrammarState, SampledToken, Sampler
 from serving.runtimes.openvino.scheduler import ScheduledChunk, ScheduledSequence, Scheduler
 from serving.runtimes.openvino.scoring import score
@@ -93,6 +93,8 @@ class Engine:
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated,
             steps=self._steps,
+            preemptions=self._scheduler.preemptions,
+            kv_block_tokens=BLOCK_TOKENS,
         )
 
     def _sample(self, sequence: ScheduledSequence, row: npt.NDArray[np.float32]) -> SequenceDelta:

@@ -68,6 +68,7 @@ class Core:
         self.lacking = releases.lacking()
         self.max_model_len = int(config.model_config.max_model_len)
         self.vocab_size = int(config.model_config.get_vocab_size())
+        self.kv_block_tokens = int(config.cache_config.block_size)
         self.kv_blocks = int(config.cache_config.num_gpu_blocks) - 1  # the null block is never given out
 
     @property

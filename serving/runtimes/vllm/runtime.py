@@ -50,6 +50,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 DEATH_POLL_S = 0.5
+PREEMPTED = 3  # vllm.v1.engine.EngineCoreEventType
 FINISH: tuple[FinishReason, ...] = (  # by vllm.v1.engine.FinishReason
     "stop", "length", "cancelled", "error", "repetition",
 )  # fmt: skip
@@ -99,7 +100,7 @@ class VllmRuntime:
         self._lock = threading.Lock()  # the core's input side, the two tables and the counters
         # A sequence id may come again while vLLM still aborts its last owner, so vLLM sees unique ids.
         self._serial = itertools.count()
-        self._counters = _Counters(core.kv_blocks)
+        self._counters = _Counters(core.kv_blocks, core.kv_block_tokens)
         self._closing = False
         self._dead = ""
         self._capabilities = vllm_args.capabilities(engine, core.lacking)
@@ -174,6 +175,9 @@ class VllmRuntime:
     def _deliver(self, outputs: Any) -> None:
         with self._lock:
             deltas = [delta for output in outputs.outputs if (delta := self._delta(output)) is not None]
+            self._counters.preemptions += sum(
+                event.type == PREEMPTED for output in outputs.outputs if output.events for event in output.events
+            )
             self._counters.add(outputs.scheduler_stats, deltas)
         if deltas:
             self._on_step(deltas)
@@ -243,12 +247,14 @@ def prompt_scores(tensors: Any, wanted: int) -> PromptPart | None:
 @dataclass(slots=True)
 class _Counters:
     blocks: int
+    block_tokens: int
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
     steps: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    preemptions: int = 0
     scheduler: Any = None  # the newest SchedulerStats
 
     def begin(self, prefill: Any) -> None:
@@ -277,4 +283,6 @@ class _Counters:
             steps=self.steps,
             drafted_tokens=self.drafted_tokens,
             accepted_tokens=self.accepted_tokens,
+            preemptions=self.preemptions,
+            kv_block_tokens=self.block_tokens,
         )

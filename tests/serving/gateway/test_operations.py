@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import json
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -85,6 +86,35 @@ def test_continuous_usage_and_token_ids(web: httpx.Client) -> None:
         2,
         3,
     ]
+
+
+def test_continuous_usage_as_vllm_counts(web: httpx.Client) -> None:
+    """Every event has it, the opening one with no tokens yet; without include_usage it changes nothing."""
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    text = web.post(CHAT, json=ask("x", max_tokens=2, stream=True, stream_options=options)).text
+    events = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+    counts = [
+        (e["usage"]["prompt_tokens"], e["usage"]["completion_tokens"], e["usage"]["total_tokens"]) for e in events
+    ]
+    assert counts == [(11, 0, 11), (11, 1, 12), (11, 2, 13), (11, 2, 13), (11, 2, 13)]
+    alone = {"continuous_usage_stats": True}
+    assert "usage" not in web.post(CHAT, json=ask("x", max_tokens=2, stream=True, stream_options=alone)).text
+
+
+DASHBOARDS = {  # histograms that dashboards and load tools made for vLLM read
+    "time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds",
+    "request_queue_time_seconds", "request_prefill_time_seconds", "request_decode_time_seconds",
+    "request_inference_time_seconds", "request_time_per_output_token_seconds", "request_prompt_tokens",
+    "request_generation_tokens", "request_max_num_generation_tokens", "request_params_n", "request_params_max_tokens",
+}  # fmt: skip
+
+
+def test_what_dashboards_read(web: httpx.Client) -> None:
+    web.post(CHAT, json=ask("x", max_tokens=3, stream=True))
+    text = web.get("/metrics").text
+    for name in DASHBOARDS:
+        found = re.search(rf'^vllm:{name}_count{{model_name="qwen-tiny"}} (\S+)', text, re.MULTILINE)
+        assert found and float(found[1]) >= 1, name
 
 
 def test_health_and_canary(web: httpx.Client, fake: FakeTriton) -> None:

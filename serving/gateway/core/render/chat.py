@@ -28,6 +28,11 @@ def usage(used: Usage) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _with_usage(used: Usage) -> bytes:
+    """The end of an event that counts so far."""
+    return b',"usage":%b}\n\n' % orjson.dumps(usage(used))
+
+
 def _call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
@@ -55,9 +60,7 @@ class ChatStream(StreamRenderer):
         self._tail = b',"usage":null}\n\n' if options.include_usage else b"}\n\n"
         self._stops: dict[int, str] = {}
         self._prompt_ids: dict[int, Sequence[int]] = {}  # by choice, until its next event; a chat has them once
-        if not (
-            plan.names_stop or plan.options.logprobs or plan.token_ids or plan.parser or options.continuous_usage_stats
-        ):
+        if not (plan.names_stop or plan.options.logprobs or plan.token_ids or plan.parser or options.continuous):
             self.plain = self._plain
 
     def _plain(self, index: int, text: str, finish: str | None) -> bytes:
@@ -67,10 +70,10 @@ class ChatStream(StreamRenderer):
             out += self._before[index] + orjson.dumps(text) + self._after + self._tail
         return out + self._event(index, {}, finish=finish) if finish else out
 
-    def _start(self, index: int) -> bytes:
+    def _start(self, index: int, tail: bytes | None = None) -> bytes:
         """OpenAI's opening event, sent with the first text so that clients do not time it as the first token."""
         self._unstarted.discard(index)
-        return self._event(index, {"role": "assistant", "content": ""})
+        return self._event(index, {"role": "assistant", "content": ""}, tail=tail)
 
     def _told_prompt(self, index: int) -> dict[str, Any]:
         """The prompt's ids, with the first event of a choice."""
@@ -83,8 +86,8 @@ class ChatStream(StreamRenderer):
             self._stops[index] = update.stop
         if update.prompt_ids and self._plan.token_ids and (index == 0 or not self._chat):
             self._prompt_ids[index] = update.prompt_ids
-        counted = self._plan.stream_options.continuous_usage_stats
-        tail = b',"usage":%b}\n\n' % orjson.dumps(usage(used)) if counted else None
+        counted = self._plan.stream_options.continuous
+        tail = _with_usage(used) if counted else None
         extras: dict[str, Any] = {"token_ids": update.ids} if self._plan.token_ids else {}
         deltas = [{"content": update.text}] if update.events is None else self._deltas(update.events)
         scored = update.logprobs and update.logprobs.get("tokens")  # of an echoed prompt, perhaps before any token
@@ -95,7 +98,9 @@ class ChatStream(StreamRenderer):
             deltas = [{"content": ""}]
         elif not wanted:
             deltas = [delta for delta in deltas if delta != {"content": ""}]
-        out = self._start(index) if index in self._unstarted and (deltas or update.finish) else b""
+        out = b""
+        if index in self._unstarted and (deltas or update.finish):
+            out = self._start(index, _with_usage(used._replace(completion=0)) if counted else None)
         for at, delta in enumerate(
             deltas
         ):  # ids and log probs belong to the update as a whole: they go with its first delta

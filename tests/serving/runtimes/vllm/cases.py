@@ -50,6 +50,7 @@ class Output:
     new_logprobs: Any = None
     prefill_stats: Prefill | None = None
     new_prompt_logprobs_tensors: Any = None
+    events: Any = None
 
 
 @dataclass
@@ -65,6 +66,7 @@ class FakeCore:
     max_model_len: int = 64
     vocab_size: int = 100
     kv_blocks: int = 200
+    kv_block_tokens: int = 16
     dead: bool = False
     lacking: frozenset[str] = frozenset()
     outputs: queue.Queue[Any] = field(default_factory=queue.Queue)
