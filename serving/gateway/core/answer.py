@@ -25,7 +25,8 @@ from serving.gateway.core.metrics import GatewayMetrics
 from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.plan import BYTES_PER_TOKEN, GenerationPlan, prompt_estimate
 from serving.gateway.core.render.base import KEEP_ALIVE, BodyRenderer, StreamRenderer, Usage
-from serving.gateway.core.share.scheduler import EngineTurn, FairScheduler, Work
+from serving.gateway.core.share.scheduler import FairScheduler
+from serving.gateway.core.share.turn import EngineTurn, Work
 from serving.gateway.core.writer import Gone, Writer
 
 SCORE_BYTES = 8  # of JSON and Python objects for each byte that says something of a prompt

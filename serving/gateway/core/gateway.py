@@ -23,9 +23,10 @@ from serving.gateway.core import auth
 from serving.gateway.core.answer import Answer, AnswerContext
 from serving.gateway.core.bodies import BODIES, BodyMemory
 from serving.gateway.core.metrics import GatewayMetrics
-from serving.gateway.core.share.scheduler import FairScheduler, Work
+from serving.gateway.core.share.scheduler import FairScheduler
 from serving.gateway.core.share.table import ShareTable
 from serving.gateway.core.share.tenants import TenantSlots
+from serving.gateway.core.share.turn import Work
 from serving.gateway.core.tokens import Tokens
 from serving.gateway.core.triton_metrics import TritonMetrics
 from serving.gateway.core.writer import Gone

@@ -29,6 +29,11 @@ class PrefillMeter:
         """Unread prompt tokens with which the engine never waits for the gateway."""
         return max(1024, int(self._best * WINDOW_SECONDS)) if self._best else FIRST_WINDOW
 
+    @property
+    def long(self) -> int:
+        """Prompts with more tokens wait for others of their kind: short ones go past them."""
+        return self.window // 4
+
     def seconds(self, tokens: int) -> float:
         """Predicted time to read ``tokens``; 0 while nothing is known."""
         return tokens / self.mean if self.mean else 0.0

@@ -8,76 +8,21 @@ waits, and nothing but a few additions is done.
 from __future__ import annotations
 
 import asyncio
-import math
+import operator
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from serving.gateway.core.share.capacity import Capacity, CapacityMeter
 from serving.gateway.core.share.prefill import PrefillMeter
+from serving.gateway.core.share.queues import TenantQueues
 from serving.gateway.core.share.table import ShareTable
+from serving.gateway.core.share.turn import EngineTurn, Work
 
 LOOK_SECONDS = 0.005  # between looks at the other workers' places while requests wait here
 RANK_LOOKS = 10  # after so many of them the order is found anew, for other workers change it too
 FIRST_MEAN = 128.0  # tokens of an answer, until some have been seen
+MOST_LONG = 2  # long prompts that the engine reads at a time
 MEMORY = 50  # answers over which their mean length is taken
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What one call brings to the engine. Tokens; ``prompt`` is an estimate, ``most``: of one answer, 0 unknown.
-
-    ``streams``: its first token is seen when it is made, not at the end of the answer."""
-
-    tenant: int
-    sequences: int
-    prompt: int
-    most: int = 0
-    streams: bool = True
-
-
-class EngineTurn:
-    """One call's turn at the engine: ``come`` waits for it, ``leave`` ends it, however far it came."""
-
-    __slots__ = ("_future", "_scheduler", "_unread", "began", "pledged", "prefill_ahead", "since", "work")
-
-    def __init__(self, scheduler: FairScheduler, work: Work, now: float) -> None:
-        self.work, self.since = work, now
-        self.began = 0.0  # monotonic seconds; 0: it still waits
-        self.prefill_ahead = self._unread = 0
-        self.pledged = 0.0
-        self._scheduler = scheduler
-        self._future: asyncio.Future[None] | None = None
-
-    async def come(self) -> None:
-        """Raises what ``cancel`` was given."""
-        if not self.began:
-            self._future = asyncio.get_running_loop().create_future()
-            await self._future
-
-    def cancel(self, reason: Exception) -> None:
-        if self._future and not self._future.done():
-            self._future.set_exception(reason)
-
-    def begin(self, pledged: float, ahead: int, now: float) -> None:
-        """Of the scheduler alone."""
-        self.began, self.pledged = now, pledged
-        self.prefill_ahead, self._unread = ahead, self.work.prompt
-        if self._future and not self._future.done():
-            self._future.set_result(None)
-
-    def first_token(self) -> None:
-        if self._unread:
-            self._scheduler.was_read(self, time.monotonic())
-
-    def leave(self, used: int | None, answers: Sequence[int] = ()) -> None:
-        """``used``: tokens; ``None``: unknown, so what was pledged counts. ``answers``: lengths of those that ended."""
-        self._scheduler.leave(self, self.pledged if used is None else used, answers)
-
-    def take_unread(self) -> int:
-        unread, self._unread = self._unread, 0
-        return unread
 
 
 class FairScheduler:
@@ -85,25 +30,25 @@ class FairScheduler:
 
     def __init__(self, table: ShareTable, capacity: CapacityMeter) -> None:
         self._table, self._capacity = table, capacity
-        self._queues: dict[int, deque[EngineTurn]] = {}
-        self._head: int | None = None  # the tenant that is next; None: to be found out
+        self._short, self._long = TenantQueues(table), TenantQueues(table)
+        self._timer: asyncio.TimerHandle | None = None
         self._is_published = False  # to the other workers
         self._looks = 0
-        self._timer: asyncio.TimerHandle | None = None
         self._mean = FIRST_MEAN
         self.prefill = PrefillMeter()
 
     def ask(self, work: Work) -> EngineTurn:
         """Queue a call; it may begin at once."""
         now = time.monotonic()
-        turn = EngineTurn(self, work, now)
+        turn = EngineTurn(self, work, now, is_long=work.prompt > self.prefill.long)
         with self._table.locked():
             self._table.arrive(work.tenant, work.sequences, work.prompt, now)
-            self._queues.setdefault(work.tenant, deque()).append(turn)
-            if self._head is not None and self._rank(work.tenant) < self._rank(self._head):
-                self._head = work.tenant
+            self._queues_of(turn).add(turn)
         self._serve()
         return turn
+
+    def _queues_of(self, turn: EngineTurn) -> TenantQueues:
+        return self._long if turn.is_long else self._short
 
     def was_read(self, turn: EngineTurn, now: float) -> None:
         self.prefill.observe(turn.prefill_ahead, now - turn.began)
@@ -111,8 +56,12 @@ class FairScheduler:
 
     def _assume_read(self, turn: EngineTurn) -> None:
         with self._table.locked():
-            self._table.prefill(-turn.take_unread())
+            self._forget_unread(turn)
         self._serve()
+
+    def _forget_unread(self, turn: EngineTurn) -> None:
+        if tokens := turn.take_unread():
+            self._table.unread(-tokens, is_long=turn.is_long)
 
     def leave(self, turn: EngineTurn, used: float, answers: Sequence[int]) -> None:
         work, table = turn.work, self._table
@@ -121,100 +70,87 @@ class FairScheduler:
         with table.locked():
             if turn.began:
                 table.end(work.tenant, work.sequences, turn.pledged, used)
-                table.prefill(-turn.take_unread())
-                self._head = None if work.tenant in self._queues else self._head
-            elif self._forget(turn):
+                self._forget_unread(turn)
+                self._short.moved(work.tenant)
+                self._long.moved(work.tenant)
+            elif self._queues_of(turn).forget(turn):
                 table.give_up(work.tenant, work.sequences, work.prompt)
         self._serve()
-
-    def _forget(self, turn: EngineTurn) -> bool:
-        queue = self._queues.get(turn.work.tenant)
-        if queue is None or turn not in queue:
-            return False
-        queue.remove(turn)
-        self._head = None
-        if not queue:
-            del self._queues[turn.work.tenant]
-        return True
 
     # whose turn it is
     def _serve(self) -> None:
         """Let begin what may; look again soon while somebody waits."""
-        if not self._queues and not self._is_published:
+        if not self._is_published and not self.waiting_here:
             return
         now, table = time.monotonic(), self._table
         with table.locked():
             while turn := self._next(now):
                 self._begin(turn, now)
-            head = self._first()
-            table.publish(head or 0, 0.0 if head is None else self._queues[head][0].since, now)
-        self._is_published = bool(self._queues)
-        if self._queues and self._timer is None:
+            head = self._short.first()
+            table.publish(head.work.tenant if head else 0, head.since if head else 0.0, now)
+        self._is_published = bool(self.waiting_here)
+        if self._is_published and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
         self._timer = None
         self._looks += 1
         if self._looks % RANK_LOOKS == 0:
-            self._head = None
+            self._short.changed()
+            self._long.changed()
         self._serve()
 
-    def _rank(self, tenant: int) -> tuple[float, float]:
-        return self._table.rank(tenant), self._queues[tenant][0].since
-
-    def _first(self) -> int | None:
-        """The tenant with the smallest counter; found anew only after something has changed, for there may be many."""
-        if self._head is None and self._queues:
-            self._head = min(self._queues, key=self._rank)
-        return self._head
-
     def _next(self, now: float) -> EngineTurn | None:
-        tenant, capacity = self._first(), self._capacity.capacity
-        if tenant is None:
-            return None
-        turn = self._queues[tenant][0]
-        if capacity is None or (self._fits(turn, capacity, now) and self._is_first(tenant, now)):
-            return turn
-        return self._from_reserve(capacity, now)
+        """Short prompts do not wait for long ones that wait for their kind, nor the other way round."""
+        capacity, kinds = self._capacity.capacity, (self._short, self._long)
+        heads = [(queues.rank(turn.work.tenant), turn) for queues in kinds if (turn := queues.first())]
+        for _, turn in sorted(heads, key=operator.itemgetter(0)):
+            if capacity is None or (self._fits(turn, capacity, now) and self._is_first(turn, now)):
+                return turn
+        return self._from_reserve(capacity, now) if heads and capacity else None
 
-    def _is_first(self, tenant: int, now: float) -> bool:
-        """No other worker has somebody who comes before this tenant."""
-        own, rank = self._rank(tenant), self._table.rank
-        return all((rank(other), since) >= own for other, since in self._table.heads(now))
+    def _is_first(self, turn: EngineTurn, now: float) -> bool:
+        """No other worker has somebody who comes before this one. They say so of short prompts only."""
+        own, rank = self._queues_of(turn).rank(turn.work.tenant), self._table.rank
+        return turn.is_long or all((rank(other), since) >= own for other, since in self._table.heads(now))
 
     def _from_reserve(self, capacity: Capacity, now: float) -> EngineTurn | None:
-        table, reserve = self._table, capacity.reserve
+        table, tenants = self._table, self._short.tenants | self._long.tenants
         room = capacity.most + capacity.on_the_way - table.flight()
-        if room <= 0 or (len(self._queues) == 1 and table.is_alone(next(iter(self._queues)), now)):
+        if room <= 0 or (len(tenants) == 1 and table.is_alone(min(tenants), now)):
             return None
-        heads = (queue[0].work for queue in self._queues.values())
-        few = [w.tenant for w in heads if w.sequences <= min(room, reserve - table.flight(w.tenant))]
-        return self._queues[min(few, key=self._rank)][0] if few else None
+        return self._short.first_of_few(room, capacity.reserve) or self._long.first_of_few(
+            room, min(1, capacity.reserve)
+        )
 
     def _fits(self, turn: EngineTurn, capacity: Capacity, now: float) -> bool:
         work, table = turn.work, self._table
-        flight, unread = table.flight(), table.unread
-        limit = capacity.limit(alone=table.is_alone(work.tenant, now))
-        fits = not flight or flight + work.sequences <= limit
-        return fits and (not unread or unread + work.prompt <= self.prefill.window)
+        flight = table.flight()
+        if flight and flight + work.sequences > capacity.limit(alone=table.is_alone(work.tenant, now)):
+            return False
+        if turn.is_long:
+            return table.unread_long < MOST_LONG
+        unread = table.unread_tokens(with_long=False)
+        return not unread or unread + work.prompt <= self.prefill.window
 
     def _begin(self, turn: EngineTurn, now: float) -> None:
         work, table = turn.work, self._table
-        self._forget(turn)
+        self._queues_of(turn).forget(turn)
         capacity = self._capacity.capacity
         has_room = capacity is None or table.flight() + work.sequences <= capacity.most
         answer = min(work.most, self._mean) if work.most else self._mean
         pledged = work.prompt + work.sequences * answer
-        table.begin(work.tenant, work.sequences, work.prompt, pledged)
-        turn.begin(pledged, table.unread if has_room else 0, now)  # waiting for a place tells nothing about reading
+        table.begin(work.tenant, work.sequences, work.prompt, pledged, is_long=turn.is_long)
+        ahead = table.unread_tokens(with_long=turn.is_long)  # engines read short prompts between parts of long ones
+        turn.begin(pledged, ahead if has_room else 0, now)  # waiting for a place tells nothing about reading
         if not work.streams:
-            asyncio.get_running_loop().call_later(self.prefill.seconds(table.unread), self._assume_read, turn)
+            asyncio.get_running_loop().call_later(self.prefill.seconds(ahead), self._assume_read, turn)
 
     # what a newcomer would meet
     @property
     def waiting_here(self) -> int:
         """Calls that wait in this worker."""
-        return sum(map(len, self._queues.values()))
+        return len(self._short) + len(self._long)
 
     @property
     def waiting(self) -> int:
@@ -226,12 +162,12 @@ class FairScheduler:
         """Predicted time to the first token of ``work``, were it to arrive now; 0 while too little is known."""
         table, capacity, now = self._table, self._capacity.capacity, time.monotonic()
         with table.locked():
-            sharers = len({work.tenant, *self._queues, *(tenant for tenant, _ in table.heads(now))})
-            ahead = table.waiting(work.tenant)
+            sharers = self._short.tenants | self._long.tenants | {tenant for tenant, _ in table.heads(now)}
+            ahead, shared = table.waiting(work.tenant), len(sharers | {work.tenant})
             full = capacity is not None and table.flight() + work.sequences > capacity.most
-            unread = table.unread
+            unread = table.unread_tokens(with_long=work.prompt > self.prefill.long)
             prompts = table.waiting_prompts(work.tenant)
-        read = self.prefill.seconds(unread + work.prompt + sharers * prompts)
+        read = self.prefill.seconds(unread + work.prompt + shared * prompts)
         if not (ahead or full) or not ended_per_second:
             return read
-        return max(read, math.ceil(ahead + work.sequences) * sharers / ended_per_second)
+        return max(read, (ahead + work.sequences) * shared / ended_per_second)

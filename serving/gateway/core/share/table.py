@@ -21,8 +21,8 @@ FRESH_SECONDS = 0.1  # a worker that has not looked for longer than this is not 
 RECENT_SECONDS = 60.0  # for so long a tenant counts as present after its last request
 _VIRTUAL, _LAST, _LAST_AT, _OTHER, _OTHER_AT = range(5)
 _HEADER = 8
-_PID, _FLIGHT, _WAITING, _HEAD, _SINCE, _LOOKED, _PREFILL = range(7)
-_ROW_HEADER = 8
+_PID, _FLIGHT, _WAITING, _HEAD, _SINCE, _LOOKED, _UNREAD, _UNREAD_LONG, _LONG = range(9)
+_ROW_HEADER = 16
 _OF_WAITING, _OF_FLIGHT, _OF_PROMPTS, _OF_PLEDGED = (
     _ROW_HEADER + part * TENANTS for part in range(4)
 )  # then one entry per tenant
@@ -87,11 +87,11 @@ class ShareTable:
     def give_up(self, tenant: int, sequences: int, prompt: int) -> None:
         self._wait(tenant, -sequences, -prompt)
 
-    def begin(self, tenant: int, sequences: int, prompt: int, pledged: float) -> None:
+    def begin(self, tenant: int, sequences: int, prompt: int, pledged: float, *, is_long: bool = False) -> None:
         """Waiting sequences go to the engine: ``prompt`` tokens to read, ``pledged`` in all as far as we know."""
         self._wait(tenant, -sequences, -prompt)
         self._fly(tenant, sequences, pledged)
-        self.prefill(prompt)
+        self.unread(prompt, is_long=is_long)
         self._words[_VIRTUAL] = max(self._words[_VIRTUAL], self.counter(tenant))
 
     def end(self, tenant: int, sequences: int, pledged: float, used: float) -> None:
@@ -99,9 +99,11 @@ class ShareTable:
         self._fly(tenant, -sequences, -pledged)
         self._words[_HEADER + tenant] += used
 
-    def prefill(self, tokens: int) -> None:
-        """Prompt tokens of this worker that the engine has still to read: more, or fewer."""
-        self._words[self._own + _PREFILL] += tokens
+    def unread(self, tokens: int, *, is_long: bool) -> None:
+        """The engine has to read one prompt more; with negative ``tokens`` it has read one."""
+        self._words[self._own + (_UNREAD_LONG if is_long else _UNREAD)] += tokens
+        if is_long:
+            self._words[self._own + _LONG] += 1 if tokens > 0 else -1
 
     def _wait(self, tenant: int, sequences: int, prompt: int) -> None:
         self._words[self._own + _WAITING] += sequences
@@ -127,10 +129,14 @@ class ShareTable:
         """Prompt tokens of the requests that wait."""
         return int(self._sum(_OF_PROMPTS + tenant))
 
+    def unread_tokens(self, *, with_long: bool) -> int:
+        """Of prompts at the engine before their first answer token."""
+        return int(self._sum(_UNREAD) + (self._sum(_UNREAD_LONG) if with_long else 0))
+
     @property
-    def unread(self) -> int:
-        """Prompt tokens at the engine before their first answer token."""
-        return int(self._sum(_PREFILL))
+    def unread_long(self) -> int:
+        """How many long prompts the engine is reading."""
+        return int(self._sum(_LONG))
 
     def is_alone(self, tenant: int, now: float) -> bool:
         """Whether no other tenant has sent a request lately."""

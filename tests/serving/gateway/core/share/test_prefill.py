@@ -9,7 +9,7 @@ from serving.gateway.core.share.prefill import PrefillMeter
 def test_short_prompts_say_nothing() -> None:
     meter = PrefillMeter()
     meter.observe(20, 0.02)
-    assert meter.seconds(1000) == 0 and meter.window == prefill.FIRST_WINDOW
+    assert meter.seconds(1000) == 0 and meter.window == prefill.FIRST_WINDOW == 4 * meter.long
 
 
 def test_the_window_follows_the_best_and_the_prediction_the_mean() -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from serving.gateway.core.share import scheduler as module
 from serving.gateway.core.share.capacity import CapacityMeter
-from serving.gateway.core.share.scheduler import EngineTurn, FairScheduler, Work
+from serving.gateway.core.share.scheduler import FairScheduler
 from serving.gateway.core.share.table import ShareTable
+from serving.gateway.core.share.turn import EngineTurn, Work
 
 A, B, C = 1, 2, 3
 
@@ -98,14 +99,28 @@ async def test_what_was_charged_is_corrected_at_the_end(one: FairScheduler) -> N
 
 async def test_unread_prompts_at_the_engine_are_bounded() -> None:
     scheduler = FairScheduler(ShareTable(None, 1), places(256))
-    turns = ask(scheduler, A, 10, prompt=8000)
-    assert began(turns) == 2, "16,384 tokens while the speed of reading is unknown"
+    turns = ask(scheduler, A, 20, prompt=3000)
+    assert began(turns) == 5, "16,384 tokens while the speed of reading is unknown"
     turns[0].first_token()
-    assert began(turns) > 2
-    whole = FairScheduler(ShareTable(None, 1), places(256))
-    turns = [whole.ask(Work(A, 1, 8000, streams=False)) for _ in range(10)]
+    assert began(turns) > 5
+
+
+async def test_long_prompts_wait_for_each_other_and_short_ones_for_none_of_them() -> None:
+    scheduler = FairScheduler(ShareTable(None, 1), places(256))
+    long = ask(scheduler, A, 10, prompt=100_000)
+    assert began(long) == 2
+    assert began(ask(scheduler, A, 3)) == 3 and began(ask(scheduler, B, 3)) == 3
+    long[0].first_token()
+    assert began(long) == 3
+    long[2].leave(None)
+    assert began(long) == 4
+
+
+async def test_the_first_tokens_of_whole_answers_are_never_seen() -> None:
+    scheduler = FairScheduler(ShareTable(None, 1), places(256))
+    turns = [scheduler.ask(Work(A, 1, 8000, streams=False)) for _ in range(10)]
     await asyncio.sleep(0.05)
-    assert began(turns) == 10, "their first token is never seen"
+    assert began(turns) == 10
 
 
 async def test_a_request_larger_than_the_engine_gets_its_turn(one: FairScheduler) -> None:

@@ -25,13 +25,19 @@ def test_numbers_of_all_workers_are_added_up(two: tuple[ShareTable, ShareTable])
     other.arrive(B, 1, 10, 1.0)
     assert (one.waiting(), one.waiting(A), one.waiting_prompts(A), one.flight()) == (4, 3, 150, 0)
     other.begin(B, 1, 10, 30)
-    one.begin(A, 2, 100, 200)
-    assert (other.waiting(), other.flight(), other.flight(A), other.unread) == (1, 3, 2, 110)
+    one.begin(A, 2, 100, 200, is_long=True)
+    assert (other.waiting(), other.flight(), other.flight(A)) == (1, 3, 2)
+    assert (other.unread_tokens(with_long=False), other.unread_tokens(with_long=True), other.unread_long) == (
+        10,
+        110,
+        1,
+    )
     other.end(B, 1, 30, 25)
     assert (one.counter(B), one.rank(B), one.counter(A), one.rank(A)) == (25, 25, 0, 200)
     other.give_up(A, 1, 50)
-    one.prefill(-100)
-    assert (one.waiting(), one.flight(), one.unread, one.waiting_prompts(A)) == (0, 2, 10, 0)
+    one.unread(-100, is_long=True)
+    assert (one.waiting(), one.flight(), one.waiting_prompts(A)) == (0, 2, 0)
+    assert (one.unread_tokens(with_long=True), one.unread_long) == (10, 0)
 
 
 def test_a_tenant_that_was_away_begins_where_the_others_are(two: tuple[ShareTable, ShareTable]) -> None:
