@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ Row = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 FORBIDDEN = np.float32(-np.inf)
 BLOCK = 128  # entries per maximum
+ROUNDING = 0.999  # sums of float32 weights are exact to much less
 EXPONENTS = 64  # powers of two told apart below the best weight; smaller ones share the last bin
 
 
@@ -136,23 +137,42 @@ def candidates(row: Row, best: np.float32, s: Sampling) -> tuple[Ids, Row]:
 def nucleus(weights: Row, share: float) -> Ids:
     """Indices of the fewest largest weights that make up ``share`` of the sum.
 
-    Sorts only the bin in which the sum is reached, found by a histogram over the weights' binary exponents: sorting
-    150,000 weights takes ten times as long as all the rest of sampling."""
-    goal = share * float(weights.sum(dtype=np.float64))
-    bins = EXPONENTS - np.maximum(np.frexp(weights)[1] + EXPONENTS - 1, 0)  # 0 holds the largest weights
-    heights = np.cumsum(np.bincount(bins, weights, EXPONENTS + 1))
+    Weights below ``(1 - share) / n`` of the sum are less than ``1 - share`` of it all together, so none of them is
+    needed; of a peaked distribution a handful is left. Of those, only the bin in which the sum is reached is sorted,
+    found by a histogram over the weights' binary exponents: sorting 150,000 weights takes ten times as long as all the
+    rest of sampling."""
+    total = float(weights.sum(dtype=np.float64))
+    goal = share * total
+    large = np.flatnonzero(weights >= (1 - share) * total / len(weights) * ROUNDING)
+    kept = weights[large]
+    bins = EXPONENTS - np.maximum(np.frexp(kept)[1] + EXPONENTS - 1, 0)  # 0 holds the largest weights
+    heights = np.cumsum(np.bincount(bins, kept, EXPONENTS + 1))
     last = min(int(np.searchsorted(heights, goal)), EXPONENTS)
     border = np.flatnonzero(bins == last)
-    border = border[np.argsort(-weights[border], kind="stable")]
-    before = np.cumsum(weights[border], dtype=np.float64) - weights[border]
+    border = border[np.argsort(-kept[border], kind="stable")]
+    before = np.cumsum(kept[border], dtype=np.float64) - kept[border]
     reached = border[before < goal - (heights[last - 1] if last else 0.0)]
-    whole: Ids = np.concatenate([np.flatnonzero(bins < last), reached])
-    return whole if len(whole) else border[:1]
+    whole = np.concatenate([np.flatnonzero(bins < last), reached])
+    chosen: Ids = large[whole if len(whole) else border[:1]]
+    return chosen
 
 
 def draw(weights: Row, random: np.random.Generator) -> int:
+    """An index, each with the probability of its weight. A long row is summed by blocks: only one of them matters."""
+    point = random.random()
+    if len(weights) % BLOCK:
+        return _reach(weights, point * float(weights.sum(dtype=np.float64)))[0]
+    blocks = weights.reshape(-1, BLOCK)
+    sums = blocks.sum(1, dtype=np.float64)
+    block, before = _reach(sums, point * float(sums.sum()))
+    return block * BLOCK + _reach(blocks[block], point * float(sums.sum()) - before)[0]
+
+
+def _reach(weights: npt.NDArray[Any], goal: float) -> tuple[int, float]:
+    """Where the running sum exceeds ``goal``, and the sum before that. Rounding never ends on a weight of zero."""
     heights = np.cumsum(weights, dtype=np.float64)
-    return min(int(np.searchsorted(heights, random.random() * heights[-1], side="right")), len(weights) - 1)
+    at = int(np.searchsorted(heights, min(goal, np.nextafter(heights[-1], 0)), side="right"))
+    return at, float(heights[at - 1]) if at else 0.0
 
 
 def top(row: Row, count: int) -> Ids:

@@ -98,6 +98,30 @@ def test_drawing_follows_the_weights() -> None:
     np.testing.assert_allclose(counts, [0.5, 0.3, 0.2], atol=0.015)
 
 
+@pytest.mark.parametrize("size", [1000, 1024])
+def test_drawing_is_one_search_in_the_running_sum(size: int) -> None:
+    """By blocks or not; entries of weight zero, whole blocks of them too, are never drawn."""
+    weights = np.random.default_rng(4).random(size).astype(np.float32)
+    weights[128:400] = weights[-140:] = weights[:3] = 0
+    heights = np.cumsum(weights, dtype=np.float64)
+    drawn = [sampling.draw(weights, np.random.default_rng(seed)) for seed in range(2000)]
+    points = [np.random.default_rng(seed).random() * heights[-1] for seed in range(2000)]
+    assert drawn == np.searchsorted(heights, points, side="right").tolist()
+    assert weights[drawn].min() > 0
+
+
+@pytest.mark.parametrize("point", [0.0, np.nextafter(1.0, 0)])
+def test_the_ends_of_the_unit_interval_draw_possible_tokens(point: float) -> None:
+    class Fixed:
+        def random(self) -> float:
+            return point
+
+    for size in (1000, 1024):
+        weights = np.zeros(size, np.float32)
+        weights[[5, 7]] = 0.1, 0.3
+        assert sampling.draw(weights, Fixed()) == (5 if point == 0 else 7)  # type: ignore[arg-type]
+
+
 def test_penalties() -> None:
     values = np.array([2.0, -1.0, 0.5, 3.0], np.float32)
     s = Sampling(9, temperature=0.0, repetition_penalty=2.0, presence_penalty=0.25, frequency_penalty=0.5)
