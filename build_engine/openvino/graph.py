@@ -55,7 +55,7 @@ class DecoderGraph:
         )
         self._beam = _parameter("beam_idx", [-1], Type.i32)
         # 4-bit rows of the vocabulary tables cost too much accuracy: those stay at 8 bits
-        table = "int8_asym" if self._weights.precision == "int4" else None
+        table = "int8" if self._weights.precision == "int4" else None
         embedding = self._weights.matrix(["model.embed_tokens.weight"], table)
         self._batch = op.gather(op.shape_of(ids), ints(0), integer(0))
         self._cos, self._sin = self._rotation(positions)

@@ -1,4 +1,4 @@
-"""Weights as OpenVINO constants: lossless, INT8 per row, or INT4 in groups.
+"""Weights as OpenVINO constants: lossless, or INT8 or INT4 in groups of columns.
 
 A compressed weight is the subgraph constant -> convert -> (subtract zero point) -> multiply by scale, which the CPU
 plugin folds into its own kernels. Quantizing goes a slice of rows at a time, so that the float32 copy stays small.
@@ -19,7 +19,8 @@ from build_engine.checkpoint import Tensors, float32_to_bf16
 
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 SLICE_BYTES = 64 << 20  # of float32 held while quantizing
-GROUPS = (128, 64, 32, 16)  # INT4: input columns per scale
+# Input columns per scale. INT8: as many as activations have (serving/runtimes/openvino/model.py), llama.cpp's Q8_0.
+GROUPS = {"int8": (32, 16), "int4": (128, 64, 32, 16)}
 SMALLEST = np.float16(6e-8)  # the smallest positive float16: a scale of zero would lose the row
 LOSSLESS = {"BF16": Type.bf16, "F16": Type.f16, "F32": Type.f32}
 
@@ -36,9 +37,9 @@ class Weights:
 
     def matrix(self, names: Sequence[str], precision: str | None = None) -> Any:
         """An f32 [out, in] node: the rows of all ``names``, one below the other. Scales belong to rows, so a merged
-        matrix has the values of its parts. INT4 leaves vocabulary tables at 8 bits: the caller passes ``int8_asym``."""
+        matrix has the values of its parts. INT4 leaves vocabulary tables at 8 bits: the caller passes ``int8``."""
         precision = precision or self.precision
-        quantize = {"int8": self._int8, "int8_asym": self._int8_asymmetric, "int4": self._int4}.get(precision)
+        quantize = {"int8": self._int8, "int4": self._int4}.get(precision)
         if quantize is None:
             return self._lossless(names)
         node = op.convert(quantize(names), "f32")
@@ -83,40 +84,35 @@ class Weights:
                 yield slice(first + start, first + stop), self.checkpoint.float32(name, start, stop)
             first += rows
 
-    def _int8(self, names: Sequence[str]) -> Any:
+    def _grouped(self, names: Sequence[str], precision: str) -> tuple[int, int, int]:
+        """Rows, groups in a row, columns in a group."""
         rows, columns = self._size(names)
-        values, scales = np.empty((rows, columns), np.int8), np.empty((rows, 1), np.float16)
-        for part, weight in self._slices(names):
-            values[part], scales[part] = quantize_int8(weight)
-        return op.multiply(op.convert(self.constant(values), "f16"), self.constant(scales))
+        group = next((g for g in GROUPS[precision] if columns % g == 0), columns)
+        return rows, columns // group, group
 
-    def _int8_asymmetric(self, names: Sequence[str]) -> Any:
-        rows, columns = self._size(names)
-        values, zeros = np.empty((rows, columns), np.uint8), np.empty((rows, 1), np.uint8)
-        scales = np.empty((rows, 1), np.float16)
+    def _int8(self, names: Sequence[str]) -> Any:
+        rows, groups, group = self._grouped(names, "int8")
+        values, scales = np.empty((rows, groups, group), np.int8), np.empty((rows, groups, 1), np.float16)
         for part, weight in self._slices(names):
-            values[part], zeros[part], scales[part] = quantize_unsigned(weight, 255)
-        centred = op.subtract(op.convert(self.constant(values), "f16"), op.convert(self.constant(zeros), "f16"))
-        return op.multiply(centred, self.constant(scales))
+            values[part], scales[part] = quantize_int8(weight.reshape(-1, groups, group))
+        scaled = op.multiply(op.convert(self.constant(values), "f16"), self.constant(scales))
+        return op.reshape(scaled, np.array([rows, groups * group], np.int64), False)
 
     def _int4(self, names: Sequence[str]) -> Any:
-        rows, columns = self._size(names)
-        group = next((g for g in GROUPS if columns % g == 0), columns)
-        shape = (rows, columns // group, group)
-        values, zeros = np.empty((rows, columns), np.uint8), np.empty((rows, shape[1], 1), np.uint8)
-        scales = np.empty((rows, shape[1], 1), np.float16)
+        shape = rows, groups, group = self._grouped(names, "int4")
+        values, zeros = np.empty(shape, np.uint8), np.empty((rows, groups, 1), np.uint8)
+        scales = np.empty((rows, groups, 1), np.float16)
         for part, weight in self._slices(names):
-            grouped, zeros[part], scales[part] = quantize_unsigned(weight.reshape(-1, *shape[1:]), 15)
-            values[part] = grouped.reshape(-1, columns)
+            values[part], zeros[part], scales[part] = quantize_unsigned(weight.reshape(-1, groups, group), 15)
         packed = self.constant(pack_nibbles(values), shape, Type.u4)
-        zero = self.constant(pack_nibbles(zeros), (rows, shape[1], 1), Type.u4)
+        zero = self.constant(pack_nibbles(zeros), (rows, groups, 1), Type.u4)
         centred = op.subtract(op.convert(packed, "f16"), op.convert(zero, "f16"))
         scaled = op.multiply(centred, self.constant(scales))
-        return op.reshape(scaled, np.array([rows, columns], np.int64), False)
+        return op.reshape(scaled, np.array([rows, groups * group], np.int64), False)
 
 
 def quantize_int8(weight: npt.NDArray[np.float32]) -> tuple[Array, Array]:
-    """Symmetric, one scale per row: ``weight ≈ values * scales`` with values in -127…127. [o, i] -> [o, i], [o, 1]."""
+    """Symmetric over the last axis: ``weight ≈ values * scales`` with values in -127…127."""
     scales = np.maximum((np.abs(weight).max(-1, keepdims=True) / 127.0).astype(np.float16), SMALLEST)
     values = np.clip(np.rint(weight / scales.astype(np.float32)), -127, 127).astype(np.int8)
     return values, scales

@@ -50,7 +50,7 @@ OPTIONS = (
         "GPU_MEMORY_FRACTION", float, MEMORY_FRACTION, MEMORY_FRACTIONS,
         "share of GPU memory that the engine may use when KV_CACHE_GB is 0 (default %(default)s)",
     ),
-    Flag("THREADS", int, 0, (0, 4096), "CPU threads of the OpenVINO engine (default 0: one per physical core)"),
+    Flag("THREADS", int, 0, (0, 4096), "CPU threads of the OpenVINO engine (default 0: OpenVINO's choice)"),
     Flag(
         "STEP_SECONDS", float, 0.0, (0, 3600),
         "an engine with work and no step for this long is started again (default 0: 12, on a CPU 120)",

@@ -42,5 +42,4 @@ def test_rounding_costs_little(engines: dict[str, Path]) -> None:
     drift = {precision: perplexity(engines[precision], precision) / exact - 1 for precision in ("bf16", "int8")}
     drift["int8 prefill"] = perplexity(engines["int8"], "int8", prefill=True) / exact - 1
     print(drift)
-    assert abs(drift["int8 prefill"]) < 0.025, drift
-    assert abs(drift["bf16"]) < 0.01 and abs(drift["int8"]) < 0.025, drift
+    assert max(map(abs, drift.values())) < 0.01, drift

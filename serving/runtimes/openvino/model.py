@@ -81,7 +81,8 @@ class PagedModel:
         twice = has_prefill_model(precision, cpu_flags(), path.with_suffix(".bin").stat().st_size)
         kinds = [properties(precision, capabilities, threads, prefill) for prefill in (False, True)[: 1 + twice]]
         compiled = [core.compile_model(model, "CPU", settings) for settings in kinds]
-        log.info("compiled with %s", " and ".join(map(str, kinds)))
+        used = compiled[0].get_property("INFERENCE_NUM_THREADS")
+        log.info("%d threads; compiled with %s", used, " and ".join(map(str, kinds)))
         self._requests = [each.create_infer_request() for each in compiled]
         self._caches = _cache_ports(compiled[0])
         if any(_layout(_cache_ports(each)) != _layout(self._caches) for each in compiled):
