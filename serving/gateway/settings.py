@@ -58,6 +58,11 @@ class GatewaySettings:
         "GATEWAY_MAX_CONNECTIONS", 8192, "all workers together; past it those without a whole request give way"
     )
     max_prompts: int = _var("GATEWAY_MAX_PROMPTS", 256, "prompts in one /v1/completions request")
+    responses_store: int = _var(
+        "GATEWAY_RESPONSES_STORE", 0,
+        "bytes for responses that callers may come back to (`previous_response_id`, `item_reference`); 0: stateless",
+    )  # fmt: skip
+    responses_seconds: float = _var("GATEWAY_RESPONSES_SECONDS", 3600.0, "how long such a response is kept")
     drain_seconds: float = _var("GATEWAY_DRAIN_SECONDS", 10.0, "time open streams have to finish after SIGTERM")
     keepalive_seconds: float = _var(
         "GATEWAY_KEEPALIVE_SECONDS", 10.0, "a stream silent for this long gets a `: keep-alive` comment"

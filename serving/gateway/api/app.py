@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.gateway.api import endpoints, http, openapi, page
 from serving.gateway.api.guard import ErrorBody, Guarded, Handler, response_of
 from serving.gateway.api.operations import Operations
+from serving.gateway.api.stored import StoredResponses
 from serving.gateway.api.tokenize import Tokenize
 from serving.gateway.core.gateway import Gateway
 from serving.gateway.core.render import messages
@@ -77,7 +78,7 @@ def _is_name(host: str) -> bool:
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:
-    operations, tokenize = Operations(gateway), Tokenize(gateway)
+    operations, tokenize, responses = Operations(gateway), Tokenize(gateway), StoredResponses(gateway)
 
     def get(path: str, handler: Handler, *, public: bool = False) -> Route:
         return Route(path, Guarded(gateway, handler, public=public), methods=["GET"])
@@ -95,6 +96,8 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         *generating,
         get("/v1/models", operations.models),
         get("/v1/models/{name:path}", operations.model),
+        get("/v1/responses/{name}", responses.get),
+        Route("/v1/responses/{name}", Guarded(gateway, responses.delete), methods=["DELETE"]),
         post("/tokenize", tokenize.tokenize),
         post("/v1/messages/count_tokens", tokenize.count, error_body=messages.error_body),
         post("/detokenize", tokenize.detokenize),
@@ -140,7 +143,7 @@ def create(settings: GatewaySettings) -> tuple[Starlette, Gateway]:
     if settings.origins:
         middleware.append(
             Middleware(
-                CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST"],
+                CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],  # OpenAI's SDK sends a dozen of its own; the origin is what is checked
                 expose_headers=["x-request-id", "retry-after"],
             )

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from client.errors import ClientError
-from serving.gateway.api import http
+from serving.gateway.api import http, stored
 from serving.gateway.core import translate
 from serving.gateway.core.answer import Answer, AnswerTimes
 from serving.gateway.core.auth import Key
@@ -42,10 +42,10 @@ _TRACE = (  # W3C trace context, which requires malformed values to be ignored
 )
 UNBOUNDED_ANSWER = 512  # tokens reserved for an answer without max_tokens
 CLIENT_GONE = 499  # nginx's number, for the log and the metrics only
-Planner = Callable[[Gateway, bytes], Awaitable[tuple[GenerationPlan, str]]]
+Planner = Callable[[Gateway, bytes, str], Awaitable[tuple[GenerationPlan, str]]]  # the last: whose request it is
 
 
-async def plan_chat(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
+async def plan_chat(gateway: Gateway, body: bytes, _: str) -> tuple[GenerationPlan, str]:
     request = await http.request_of(ChatRequest, body)
     model = gateway.model_name(request.model)
     if request.logprobs or request.prompt_logprobs is not None:
@@ -53,8 +53,8 @@ async def plan_chat(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]
     return await off_loop(len(body), lambda: translate.chat(request)), model
 
 
-async def plan_response(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
-    request = await http.request_of(ResponsesRequest, body)
+async def plan_response(gateway: Gateway, body: bytes, owner: str) -> tuple[GenerationPlan, str]:
+    request = await stored.resolved(gateway.responses, owner, await http.request_of(ResponsesRequest, body))
     model = gateway.model_name(request.model)
     try:
         asked = as_chat(request)
@@ -64,10 +64,11 @@ async def plan_response(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, 
     if asked.logprobs:
         await gateway.tokens.load()
     own = RENAMED | {tensor: RENAMED.get(name, name) for tensor, name in plan.renamed.items()}
-    return replace(plan, request=request, renamed=own | {"max_tokens": "max_output_tokens"}), model
+    keep = stored.keeper(gateway.responses, owner, request)
+    return replace(plan, request=request, keep=keep, renamed=own | {"max_tokens": "max_output_tokens"}), model
 
 
-async def plan_message(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
+async def plan_message(gateway: Gateway, body: bytes, _: str) -> tuple[GenerationPlan, str]:
     request = await http.request_of(messages_protocol.MessagesRequest, body)
     model = gateway.model_name(request.model)
     try:
@@ -78,7 +79,7 @@ async def plan_message(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, s
     return replace(plan, renamed=own), model
 
 
-async def plan_completion(gateway: Gateway, body: bytes) -> tuple[GenerationPlan, str]:
+async def plan_completion(gateway: Gateway, body: bytes, _: str) -> tuple[GenerationPlan, str]:
     request = await http.request_of(CompletionRequest, body)
     model = gateway.model_name(request.model)
     if request.logprobs is not None or request.prompt_logprobs is not None:
@@ -174,7 +175,7 @@ class _Exchange:
         body = await http.read_body(scope, self._receive, gateway.settings.max_body_bytes, held)
         self._take_slot()  # only now: a client that sends half a body must not hold one
         self._timing.read = time.monotonic()
-        plan, self._model = await self._endpoint.planner(gateway, body)
+        plan, self._model = await self._endpoint.planner(gateway, body, self._key.name if self._key else "")
         del body  # the plan has what is needed
         if self._model in gateway.adapters:
             plan = replace(plan, options=replace(plan.options, lora_name=self._model))

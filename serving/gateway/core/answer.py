@@ -120,12 +120,13 @@ class Answer:
         except BaseException as error:
             self.stop(error if isinstance(error, Exception) else Gone())
             raise
-        used = Usage(self.prompt_tokens, self.output_tokens, sum(self._cached_tokens))
-        if isinstance(self.renderer, StreamRenderer):
-            await self.writer.event(self.renderer.end(used))
+        used, renderer = Usage(self.prompt_tokens, self.output_tokens, sum(self._cached_tokens)), self.renderer
+        if self.plan.keep:  # before its end is told: the next request may ask for it
+            await asyncio.to_thread(self.plan.keep, renderer.kept(used))
+        if isinstance(renderer, StreamRenderer):
+            await self.writer.event(renderer.end(used))
             await self.writer.end()
         else:
-            renderer = self.renderer
             await self.writer.whole(await off_loop(self._scored_bytes, lambda: renderer.body(used)))
 
     async def _all(self) -> None:

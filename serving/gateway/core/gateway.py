@@ -23,6 +23,7 @@ from serving.gateway.core import auth
 from serving.gateway.core.answer import Answer, AnswerContext
 from serving.gateway.core.bodies import BODIES, BodyMemory
 from serving.gateway.core.metrics import GatewayMetrics
+from serving.gateway.core.response_store import ResponseStore
 from serving.gateway.core.share.scheduler import FairScheduler
 from serving.gateway.core.share.table import ShareTable
 from serving.gateway.core.share.tenants import TenantSlots
@@ -52,6 +53,10 @@ class Gateway:
         self.triton_metrics = TritonMetrics(settings.triton_metrics, self.names[0])
         run_dir = Path(settings.run_dir) if settings.run_dir else None
         budgets = run_dir / "budgets" if run_dir else None
+        self.responses: ResponseStore | None = None
+        if run_dir and settings.responses_store:
+            most, seconds = settings.responses_store, settings.responses_seconds
+            self.responses = ResponseStore(run_dir / "responses", most, seconds)
         self.keys = auth.Keys(auth.load(settings), budgets)
         shares = ShareTable(run_dir / "shares" if run_dir else None, settings.processes + SPARE_ROWS)
         self.scheduler = FairScheduler(shares, self.triton_metrics.capacity)

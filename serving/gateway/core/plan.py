@@ -43,6 +43,7 @@ class GenerationPlan:
     parser: Callable[[], ToolParser] | None = None
     one_call: bool = False  # parallel_tool_calls: false
     user: str = ""
+    keep: Callable[[dict[str, Any]], None] | None = None  # stores the answer; blocks
     request: BaseModel | None = None  # as it came, for endpoints whose answers repeat it
     renamed: dict[str, str] = field(default_factory=dict)  # Triton's tensor name -> this request's field
 

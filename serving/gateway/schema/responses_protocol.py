@@ -1,12 +1,13 @@
-"""POST /v1/responses, converted to a chat request. The server is stateless: each request carries its whole
-conversation, and fields that would need storage are refused by name.
+"""POST /v1/responses, converted to a chat request. Each request carries its whole conversation, unless the gateway
+keeps responses: then earlier items are put in front first. Without, what would need storage is refused by name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 from serving.gateway.schema.errors import ApiError, bad_request
 from serving.gateway.schema.others import Fixed
@@ -181,9 +182,7 @@ Item = Annotated[
 _FIXED: dict[str, Fixed] = {
     "background": Fixed((False,), True, True, "the server generates only while the caller waits"),
     "service_tier": Fixed(("auto", "default"), True, False, "there is one tier"),
-    "store": Fixed((False,), True, True, "nothing is stored"),
     "truncation": Fixed(("disabled",), True, True, "shorten the input yourself; truncation changes its meaning"),
-    "previous_response_id": Fixed((), True, True, _STORED),
     "conversation": Fixed((), True, False, _STORED),
     "prompt": Fixed((), True, True, _STORED),
     "context_management": Fixed((), True, False, _STORED),
@@ -224,6 +223,8 @@ class ResponsesRequest(Shared):
         "`effort` must be null or `none`: Qwen2.5 has no separate reasoning", openai=True
     )
     parallel_tool_calls: bool | None = note("false: at most one call is passed on", openai=True)
+    store: bool | None = note("true: needs `GATEWAY_RESPONSES_STORE`, with which it is the default", openai=True)
+    previous_response_id: str | None = note("the conversation goes on; needs `GATEWAY_RESPONSES_STORE`", openai=True)
     include: list[Includable] | None = note(
         f"`{LOGPROBS}`; OpenAI's other values are accepted and add nothing", openai=True
     )
@@ -257,6 +258,37 @@ def as_chat(request: ResponsesRequest) -> ChatRequest:
         logprobs=scores,
         top_logprobs=request.top_logprobs if scores else None,
     )
+
+
+def refuse_storage(request: ResponsesRequest) -> None:
+    """Where nothing is kept. Raises ``ApiError``."""
+    for name in ("previous_response_id", "store"):
+        if value := getattr(request, name):
+            problem = f"{value!r:.80} is not supported: {_STORED} (GATEWAY_RESPONSES_STORE makes a server keep them)"
+            raise bad_request(name, problem, "unsupported")
+
+
+def with_items(
+    request: ResponsesRequest, earlier: list[JsonObject], items: Mapping[str, JsonObject]
+) -> ResponsesRequest:
+    """The request behind the items of an earlier response, and with its references replaced by ``items``."""
+    own = input_items(request)
+    whole = [*earlier, *(items[item["id"]] if item.get("type") == "item_reference" else item for item in own)]
+    return request.model_copy(update={"input": _ITEMS.validate_python(whole)})
+
+
+def references(request: ResponsesRequest) -> list[str]:
+    return [item.id for item in request.input if isinstance(item, ItemReference)]
+
+
+def input_items(request: ResponsesRequest) -> list[JsonObject]:
+    """The input as plain JSON."""
+    if isinstance(request.input, str):
+        return [{"type": "message", "role": "user", "content": request.input}]
+    return [item.model_dump() for item in request.input]
+
+
+_ITEMS: TypeAdapter[list[Any]] = TypeAdapter(list[Item])
 
 
 def _tools(given: list[FunctionTool | NamespaceTool]) -> list[Tool]:

@@ -245,3 +245,54 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     web: httpx.Client, change: dict[str, Any], param: str, words: str
 ) -> None:
     refused(web.post(PATH, json={"input": "x"} | change), 400, param, words)
+
+
+def test_without_a_store_everything_is_stateless(web: httpx.Client) -> None:
+    for body in ({"store": True}, {"previous_response_id": "resp_1"}):
+        error = refused(
+            web.post(PATH, json={"input": "SAY x", **body}), 400, next(iter(body)), "GATEWAY_RESPONSES_STORE"
+        )
+        assert error["code"] == "unsupported"
+    assert web.get(f"{PATH}/resp_1").status_code == 404
+    assert web.post(PATH, json={"input": "SAY x", "store": False}).json()["store"] is False
+
+
+def test_a_conversation_goes_on_from_what_is_stored(own_gateway: Any, fake: FakeTriton) -> None:
+    """Over several workers, whole and streamed; and Vercel's AI SDK, which sends references to items."""
+    running = own_gateway(GATEWAY_RESPONSES_STORE="1000000")
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as sdk:
+        first = sdk.responses.create(model="qwen", input="SAY one", instructions="Be brief.")
+        with sdk.responses.stream(model="qwen", input="SAY two", previous_response_id=first.id) as stream:
+            second = stream.get_final_response()
+        for _ in range(6):  # whichever worker answers
+            sdk.responses.create(model="qwen", input="SAY three", previous_response_id=second.id, store=False)
+            assert [m["content"] for m in json.loads(fake.requests[-1]["messages"])] == [
+                "SAY one", "one", "SAY two", "two", "SAY three",
+            ]  # fmt: skip
+            assert sdk.responses.retrieve(first.id).output_text == "one"
+        assert second.previous_response_id == first.id
+        reference: Any = {"type": "item_reference", "id": second.output[0].id}
+        sdk.responses.create(
+            model="qwen", input=[{"role": "user", "content": "a"}, reference, {"role": "user", "content": "SAY b"}]
+        )
+        assert [m["content"] for m in json.loads(fake.requests[-1]["messages"])] == ["a", "two", "SAY b"]
+        unkept = sdk.responses.create(model="qwen", input="SAY x", store=False)
+        sdk.responses.delete(first.id)
+        for gone in (first.id, unkept.id):
+            with pytest.raises(openai.NotFoundError):
+                sdk.responses.retrieve(gone)
+            with pytest.raises(openai.BadRequestError) as caught:
+                sdk.responses.create(model="qwen", input="SAY x", previous_response_id=gone)
+            assert caught.value.code == "previous_response_not_found"
+
+
+def test_a_stored_response_is_its_keys_own(own_gateway: Any) -> None:
+    url = own_gateway(GATEWAY_RESPONSES_STORE="1000000", GATEWAY_API_KEYS="one,two").url
+    with httpx.Client(base_url=url, trust_env=False) as web:
+        mine, other = ({"authorization": f"Bearer {key}"} for key in ("one", "two"))
+        kept = web.post(PATH, json={"input": "SAY x"}, headers=mine).json()
+        assert kept["store"] is True and web.get(f"{PATH}/{kept['id']}", headers=mine).json() == kept
+        assert web.get(f"{PATH}/{kept['id']}", headers=other).status_code == 404
+        assert web.get(f"{PATH}/{kept['id']}").status_code == 401
+        assert web.delete(f"{PATH}/{kept['id']}", headers=other).status_code == 404
+        assert web.delete(f"{PATH}/{kept['id']}", headers=mine).json()["deleted"] is True

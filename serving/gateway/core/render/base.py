@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from serving.gateway.core.choices import ChoiceUpdate
 from serving.gateway.core.plan import GenerationPlan
@@ -33,7 +33,15 @@ class AnswerHeader(NamedTuple):
     created: int
 
 
-class StreamRenderer(ABC):
+class Renderer:
+    """What streams and bodies have in common."""
+
+    def kept(self, used: Usage) -> dict[str, Any]:
+        """What is stored of a finished answer, for endpoints that store any."""
+        raise NotImplementedError
+
+
+class StreamRenderer(Renderer, ABC):
     """The server-sent events of one streamed answer. Each method returns complete events, or ``b""`` for none.
 
     ``plain`` (index, text, finish reason), where present, replaces ``update`` for answers of text without extras: no
@@ -55,7 +63,7 @@ class StreamRenderer(ABC):
     def error(self, error: ApiError) -> bytes: ...
 
 
-class BodyRenderer(ABC):
+class BodyRenderer(Renderer, ABC):
     """The body of an answer that is not streamed."""
 
     @abstractmethod

@@ -143,9 +143,10 @@ class _Response:
             "id": header.id, "object": "response", "created_at": header.created, "background": False,
             "instructions": request.instructions, "max_output_tokens": request.max_output_tokens,
             "max_tool_calls": None, "metadata": request.metadata or {}, "model": header.model,
-            "parallel_tool_calls": request.parallel_tool_calls is not False, "previous_response_id": None,
+            "parallel_tool_calls": request.parallel_tool_calls is not False,
+            "previous_response_id": request.previous_response_id,
             "prompt_cache_key": request.prompt_cache_key, "reasoning": {"effort": None, "summary": None},
-            "safety_identifier": request.safety_identifier, "service_tier": "default", "store": False,
+            "safety_identifier": request.safety_identifier, "service_tier": "default", "store": bool(request.store),
             "temperature": request.temperature, "text": text, "tool_choice": given.get("tool_choice") or "auto",
             "tools": given.get("tools") or [], "top_logprobs": request.top_logprobs or 0, "top_p": request.top_p,
             "truncation": "disabled", "user": request.user,
@@ -175,6 +176,9 @@ class ResponsesStream(StreamRenderer):
             steps = [("created", {"response": opening}), ("in_progress", {"response": opening}), *steps]
         return b"".join(self._event(f"response.{kind}", fields) for kind, fields in steps)
 
+    def kept(self, used: Usage) -> JsonObject:
+        return self._response.object(used)
+
     def end(self, used: Usage) -> bytes:
         last = self._response.object(used)
         return self._event(f"response.{last['status']}", {"response": last})
@@ -199,6 +203,9 @@ class ResponsesBody(BodyRenderer):
 
     def update(self, index: int, update: ChoiceUpdate) -> None:
         self._response.items.add(update)
+
+    def kept(self, used: Usage) -> JsonObject:
+        return self._response.object(used)
 
     def body(self, used: Usage) -> bytes:
         return orjson.dumps(self._response.object(used))
