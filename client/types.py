@@ -49,6 +49,7 @@ class Options:
     return_prompt_ids: bool = False
     guide_type: str = ""
     guide: str = ""
+    guide_optional: bool = False
     tools: Sequence[Mapping[str, Any]] = ()
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False

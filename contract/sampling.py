@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-GuideType = Literal["json", "json_schema", "regex", "ebnf_grammar"]
+GuideType = Literal["json", "json_schema", "regex", "ebnf_grammar", "structural_tag"]
 
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """Constrained decoding. ``type="json"`` means any JSON value; its ``guide`` is empty."""
+    """Constrained decoding. ``type="json"`` means any JSON value; its ``guide`` is empty.
+
+    ``optional``: an engine that lacks the type, or cannot compile the guide, answers without it.
+    """
 
     type: GuideType
     guide: str
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from contract import byte_alphabet
 from serving.detokenizer.stops import StopMatcher
@@ -25,7 +26,11 @@ class TokenBytes:
 
     @classmethod
     def load(cls, tokenizer_json: Path) -> TokenBytes:
-        data = json.loads(tokenizer_json.read_text(encoding="utf-8"))
+        return cls.of(json.loads(tokenizer_json.read_text(encoding="utf-8")))
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> TokenBytes:
+        """From what ``tokenizer.json`` holds."""
         vocab: dict[str, int] = data["model"]["vocab"]
         added: list[dict[str, object]] = data.get("added_tokens", [])
         size = 1 + max([*vocab.values(), *(int(str(token["id"])) for token in added)])

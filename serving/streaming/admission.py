@@ -27,6 +27,9 @@ def fit(job: Job, ids: Sequence[int], runtime: Runtime) -> Sampling:
 
 def _supported(job: Job, runtime: Runtime) -> Sampling:
     sampling = job.sampling
+    guide = sampling.guide
+    if guide and guide.optional and f"guide:{guide.type}" not in runtime.capabilities:
+        sampling = replace(sampling, guide=None)
     wanted = set(job.explicit)
     if sampling.guide:
         wanted.add(f"guide:{sampling.guide.type}")

@@ -7,10 +7,13 @@ from typing import Any
 
 import orjson
 
+from serving import structural_tag
+from serving.gateway.core.tools import CLOSE, OPEN
 from serving.gateway.schema.errors import bad_request
 from serving.gateway.schema.protocol import Common, Structured, Tool
 
 ANY_OBJECT = ("json_schema", '{"type":"object"}')  # the engines' own "json" takes a bare string for JSON too
+NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}  # of a function that lists none
 Guided = tuple[str, str, str]  # guide type, guide, the request's field
 
 
@@ -77,11 +80,47 @@ def _moved(schema: Any, root: str) -> Any:
     return moved
 
 
+def tool_tags(tools: list[Tool], answer: Guided, *, one: bool) -> str:
+    """The structural tag of ``tool_choice: auto``: text in which each ``<tool_call>`` begins a call of ``tools``, with
+    arguments by its schema. With a grammar of the ``answer``: the answer or calls, and no other text. ``one``: at most
+    one call."""
+    tags = [
+        structural_tag.tag(
+            f'{OPEN}\n{{"name": "{tool.function.name}", "arguments": ',
+            {"type": "json_schema", "json_schema": tool.function.parameters or NO_PARAMETERS},
+            "}\n" + CLOSE,
+        )
+        for tool in tools
+    ]
+    kind, guide, field = answer
+    if not kind:
+        tree = {"type": "triggered_tags", "triggers": [OPEN], "tags": tags, "stop_after_first": one}
+    else:
+        calls = {"type": "tags_with_separator", "tags": tags, "separator": "\n", "at_least_one": True,
+                 "stop_after_first": one}  # fmt: skip
+        tree = {"type": "or", "elements": [_format(kind, guide, field), calls]}
+    return dumped({"type": "structural_tag", "format": tree}, field or "tools")
+
+
+def _format(kind: str, guide: str, field: str) -> dict[str, Any]:
+    """A guide of the request's ``field`` as a format of structural tags."""
+    if kind == "json_schema":
+        return {"type": "json_schema", "json_schema": _loaded(guide, field)}
+    return {"type": "regex", "pattern": guide} if kind == "regex" else {"type": "grammar", "grammar": guide}
+
+
+def _loaded(schema: str, field: str) -> Any:
+    try:
+        return orjson.loads(schema)
+    except orjson.JSONDecodeError as error:
+        raise bad_request(field, f"not JSON ({error}); send a JSON schema") from None
+
+
 def required_calls(tools: list[Tool], *, one: bool) -> dict[str, Any]:
     """What ``tool_choice: required`` makes the answer: a list of calls of ``tools``, or of ``one`` call."""
     calls, definitions = [], {}
     for at, tool in enumerate(tools):
-        arguments = tool.function.parameters or {"type": "object"}
+        arguments = tool.function.parameters or NO_PARAMETERS
         if '"$ref"' in dumped(arguments):  # its pointers start at its own top: give it a place of its own
             root = f"#/$defs/tool{at}"
             definitions[f"tool{at}"] = _moved(arguments, root)

@@ -8,8 +8,8 @@ from typing import Any
 
 from client.types import Options, Prompt
 from contract.chunks import REPETITION
-from contract.fields import FIELDS
-from serving.gateway.core.guides import dumped, required_calls, response_guide
+from contract.fields import BY_NAME, FIELDS
+from serving.gateway.core.guides import NO_PARAMETERS, Guided, dumped, required_calls, response_guide, tool_tags
 from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.tools import ToolParser
 from serving.gateway.schema.errors import bad_request
@@ -193,19 +193,30 @@ def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[]
     if choice == "none":
         return options, None, ""
     options = replace(options, tools=tuple(tool.model_dump(exclude_none=True) for tool in tools))
+    one = request.parallel_tool_calls is False
     if choice in (None, "auto"):
+        options = _calls_in_text(tools, options, response_guide(request), one=one)
         return options, (lambda: ToolParser("hermes")), ""
     if isinstance(choice, NamedTool):  # like `required`, it wins over a response format: the answer is a call
         name = choice.function.name
-        schema = _known(tools, name).function.parameters or {"type": "object"}
+        schema = _known(tools, name).function.parameters or NO_PARAMETERS
         parser: Callable[[], ToolParser] = lambda: ToolParser("named", name)  # noqa: E731  # typed
         return replace(options, guide_type="json_schema", guide=dumped(schema)), parser, "tool_choice"
-    schema = required_calls(tools, one=request.parallel_tool_calls is False)
+    schema = required_calls(tools, one=one)
     return (
         replace(options, guide_type="json_schema", guide=dumped(schema)),
         (lambda: ToolParser("array")),
         "tool_choice",
     )
+
+
+def _calls_in_text(tools: list[Tool], options: Options, answer: Guided, *, one: bool) -> Options:
+    """``tool_choice: auto``. Without a grammar for the ``answer`` the request asked for none: where the engine has
+    none, or the schemas are too much for it, the answer comes without."""
+    guide, optional = tool_tags(tools, answer, one=one), not answer[0]
+    if optional and len(guide) > (BY_NAME["guided_decoding_guide"].longest or 0):
+        return options
+    return replace(options, guide_type="structural_tag", guide=guide, guide_optional=optional)
 
 
 def _known(tools: list[Tool], name: str) -> Tool:

@@ -221,13 +221,13 @@ class ChatRequest(Common):
     )
     max_completion_tokens: int | None = note("the newer name of `max_tokens`", openai=True)
     tools: list[Tool] | None = note(
-        "Hermes format of Qwen2.5; `strict` is enforced with `required` or a name", openai=True
+        "Hermes format of Qwen2.5; calls obey their schemas where the engine has grammars", openai=True
     )
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = note(
         "`required` and a name need an engine with guided decoding; `allowed_tools` hides the others", openai=True
     )
     parallel_tool_calls: bool | None = note("false: at most one call is passed on", openai=True)
-    response_format: ResponseFormat | None = note("`json_object` and `json_schema`, enforced or refused", openai=True)
+    response_format: ResponseFormat | None = note("`json_object` and `json_schema`, enforced or refused; with `tools`: that or calls", openai=True)
     # chat fields: begin
     add_generation_prompt: bool | None = note("default: true unless `continue_final_message`")
     continue_final_message: bool | None = note("the answer goes on where the last (assistant) message ends")

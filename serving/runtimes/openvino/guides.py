@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,33 +13,41 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer, gbnf_to_lark
 
-from contract.errors import InvalidRequest, shown
+from contract.errors import shown
 from contract.sampling import Guide
+from serving import structural_tag
+from serving.detokenizer.text import TokenBytes
 from serving.json_schema import prepared
+from serving.runtimes.openvino.sampling import GrammarState
+from serving.runtimes.openvino.tags import Lark, Quoted, TaggedText, Trigger, Vocabulary, quoted, triggered
+from serving.structural_tag import Format
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 MASK_SECONDS = 0.05  # processor time for one token's mask: all sequences of the step wait for it
-TOO_SLOW = "the grammar takes too long for each token; use fewer or smaller repetitions"
 UNSATISFIABLE = "no text satisfies it, perhaps because a rule or reference leads only to itself; correct it"
 KEPT = 32  # compiled grammars
-FIELD = "guided_decoding_guide"
 # Bounded, or a model that likes blanks would never close an object.
 # oneOf is enforced as anyOf: an answer that fits two branches at once is not ruled out.
 JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"\n? {0,16}", "coerce_one_of": True}
 
 
 def grammar_of(guide: Guide) -> str:
-    """llguidance's grammar text. Raises ``InvalidRequest`` when the guide does not compile."""
-    try:
-        grammar = _translate(guide)
-    except ValueError as error:
-        raise _invalid(guide, str(error)) from error
+    """llguidance's grammar text. Raises ``ValueError`` when the guide does not compile."""
+    return _checked(_translate(guide))
+
+
+def _checked(grammar: str) -> str:
     problem = LLMatcher.validate_grammar(grammar)
     if problem and not problem.startswith("WARNING"):
-        raise _invalid(guide, problem)
+        raise ValueError(problem)
     return grammar
+
+
+def tag_grammar(tree: Format, literal: Quoted) -> str:
+    """The grammar text of a structural tag. Raises ``ValueError`` when it does not compile."""
+    return _checked(LLMatcher.grammar_from_lark(Lark(tree, literal, dict(JSON_OPTIONS), _lark).text()))
 
 
 def _translate(guide: Guide) -> str:
@@ -63,11 +72,6 @@ def _lark(text: str) -> str:
         raise ValueError(str(error)) from error
 
 
-def _invalid(guide: Guide, reason: str) -> InvalidRequest:
-    first = " ".join(reason.split())[:200]
-    return InvalidRequest(FIELD, f"{shown(guide.guide)} is not a valid {guide.type} ({first}): correct it")
-
-
 class Grammars:
     """Makes grammar states for one tokenizer. Building the token trie takes about a second: do it ahead of need.
 
@@ -79,28 +83,75 @@ class Grammars:
         self.vocab_size = vocab_size
         self.end_ids = frozenset(end_ids)
         text = tokenizer_json.read_text(encoding="utf-8")
-        self._compiled: dict[str, LLMatcher | str] = {}
+        data = json.loads(text)
+        self._compiled: dict[Guide, LLGuidanceState | TaggedText | ValueError] = {}
         self._tokenizer = LLTokenizer(text, n_vocab=vocab_size, eos_token=end_ids)
+        self._added = [str(token["content"]) for token in data.get("added_tokens", [])]
+        known = TokenBytes.of(data)
+        self._vocabulary = Vocabulary([known.join((token,)) for token in range(vocab_size)])
 
-    def start(self, grammar: str) -> LLGuidanceState:
-        """Raises ``ValueError`` when the grammar cannot be used with this tokenizer, or would hold up every step."""
-        found = self._compiled.pop(grammar, None) or self._compile(grammar)
-        self._compiled[grammar] = found  # the last one used is the last one forgotten
+    def start(self, guide: Guide) -> GrammarState:
+        """Raises ``ValueError`` when the guide does not compile, or would hold up every step."""
+        found = self._compiled.pop(guide, None) or self._made(guide)
+        self._compiled[guide] = found  # the last one used is the last one forgotten
         while len(self._compiled) > KEPT:
             del self._compiled[next(iter(self._compiled))]
-        if isinstance(found, str):
-            raise ValueError(found)
-        return LLGuidanceState(found.deep_copy(), self.vocab_size)
+        if isinstance(found, ValueError):
+            raise ValueError(str(found))
+        return found.copy()
 
-    def _compile(self, grammar: str) -> LLMatcher | str:
-        """The matcher, or why there is none."""
+    def _made(self, guide: Guide) -> LLGuidanceState | TaggedText | ValueError:
+        try:
+            return self._tagged(guide) if guide.type == "structural_tag" else self._compile(grammar_of(guide))
+        except TooSlow as error:
+            return error
+        except ValueError as error:
+            first = " ".join(str(error).split())[:200]
+            return ValueError(f"{shown(guide.guide)} is not a valid {guide.type} ({first}): correct it")
+
+    def _tagged(self, guide: Guide) -> LLGuidanceState | TaggedText:
+        """Where text may come between tags, masks begin with a tag's trigger; of an optional guide they end where the
+        grammar gives up."""
+        tree = structural_tag.parsed(guide.guide)
+        parts = triggered(tree)
+        if parts is None:
+            return self._compile(tag_grammar(tree, self._literal))
+        triggers = [
+            Trigger(text, self._compile(tag_grammar(tags, self._literal)).copy, self._vocabulary)
+            for text, tags in parts.items()
+        ]
+        once = bool(tree.get("stop_after_first"))
+        return TaggedText(triggers, self._vocabulary, self.vocab_size, once=once, optional=guide.optional)
+
+    @cached_property
+    def _special(self) -> dict[str, int]:
+        """The tokens that llguidance never takes for their text, ``<tool_call>`` of Qwen among them."""
+        ids = {text: self._tokenizer.tokenize_str(text, parse_special=True) for text in self._added}
+        return {
+            t: found[0] for t, found in ids.items() if len(found) == 1 and self._tokenizer.is_special_token(found[0])
+        }
+
+    def _literal(self, text: str) -> str:
+        """A text as Lark terminals: special tokens as such, all else quoted."""
+        special = "|".join(re.escape(token) for token in sorted(self._special, key=len, reverse=True))
+        parts = re.split(f"({special})", text) if special else [text]
+        return " ".join(f"<[{self._special[p]}]>" if p in self._special else quoted(p) for p in parts if p)
+
+    def _compile(self, grammar: str) -> LLGuidanceState:
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         matcher.compute_bitmask()  # builds most of the automaton, in this thread instead of a step's
         began = time.thread_time()
         matcher.compute_bitmask()
         if matcher.is_error():
-            return _problem(matcher)
-        return TOO_SLOW if time.thread_time() - began > MASK_SECONDS else matcher
+            raise ValueError(_problem(matcher))
+        if time.thread_time() - began > MASK_SECONDS:
+            raise TooSlow
+        return LLGuidanceState(matcher, self.vocab_size, self._tokenizer)
+
+
+class TooSlow(ValueError):
+    def __init__(self) -> None:
+        super().__init__("the grammar takes too long for each token; use fewer or smaller repetitions")
 
 
 def _problem(matcher: LLMatcher) -> str:
@@ -112,15 +163,15 @@ def _problem(matcher: LLMatcher) -> str:
 class LLGuidanceState:
     """One sequence's place in its grammar; see ``GrammarState``."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: LLMatcher, vocab_size: int, tokenizer: LLTokenizer) -> None:
+        self._matcher, self._tokenizer = matcher, tokenizer
         self._vocab_size = vocab_size
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         began = time.thread_time()
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         if time.thread_time() - began > MASK_SECONDS:
-            raise ValueError(TOO_SLOW)
+            raise TooSlow
         if self._matcher.is_error():
             raise ValueError(_problem(self._matcher))
         return np.unpackbits(packed, count=self._vocab_size, bitorder="little").view(np.bool_)
@@ -128,6 +179,14 @@ class LLGuidanceState:
     def accept(self, token: int) -> None:
         if not self._matcher.consume_token(token):
             raise ValueError(f"the grammar does not allow token {token}")
+
+    def copy(self) -> LLGuidanceState:
+        return LLGuidanceState(self._matcher.deep_copy(), self._vocab_size, self._tokenizer)
+
+    def reaches(self, text: bytes) -> bool:
+        """Whether ``text`` may come next; it has come then."""
+        tokens = self._tokenizer.tokenize_bytes(text)
+        return not tokens or self._matcher.try_consume_tokens(tokens) == len(tokens)
 
     @property
     def finished(self) -> bool:

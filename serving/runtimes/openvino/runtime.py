@@ -1,7 +1,7 @@
 """CPU runtime: the parent's side. The engine lives in a process of its own (``worker.py``).
 
 A separate process leaves the GIL of the serving process free, and a crash in native code ends the running requests
-instead of the server. The parent checks grammars, forwards requests and passes the worker's steps on; everything else
+instead of the server. The parent forwards requests and passes the worker's steps on; everything else
 happens in the worker.
 """
 
@@ -29,7 +29,6 @@ from serving.runtimes.base import (
     RuntimeOptions,
     RuntimeStats,
 )
-from serving.runtimes.openvino.guides import grammar_of
 
 HONOURED = GUIDES | {  # by ``sampling.Sampler`` and the worker's scheduler
     "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
@@ -70,8 +69,7 @@ class OpenVinoRuntime:
         return self._process.pid
 
     def submit(self, request: EngineRequest) -> None:
-        guide = request.sampling.guide
-        self._send(("submit", request, grammar_of(guide) if guide else None))
+        self._send(("submit", request))
 
     def abort(self, sequence_id: int) -> None:
         try:

@@ -27,7 +27,8 @@ EXPONENTS = 64  # powers of two told apart below the best weight; smaller ones s
 class GrammarState(Protocol):
     """Where a sequence stands in its grammar."""
 
-    def allowed(self) -> npt.NDArray[np.bool_]: ...
+    def allowed(self) -> npt.NDArray[np.bool_] | None:
+        """By token; ``None``: all."""
 
     def accept(self, token: int) -> None:
         """Raises ``ValueError`` when the grammar engine gives up."""
@@ -92,8 +93,9 @@ class Sampler:
             before = len(words) - 1
             if not before or tuple(self.output[-before:]) == words[:-1]:
                 row[words[-1]] = FORBIDDEN
-        if self.grammar:
-            row[~self.grammar.allowed()[: len(row)]] = FORBIDDEN
+        allowed = self.grammar.allowed() if self.grammar else None
+        if allowed is not None:
+            row[~allowed[: len(row)]] = FORBIDDEN
 
     def _pick(self, row: Row) -> int:
         best = int(row.argmax())

@@ -1,7 +1,7 @@
 """The process that owns the CPU engine: ``python -m serving.runtimes.openvino.worker FD``.
 
 Messages are pickled tuples over a socket pair, both ends being this program's own. To the worker: ``("start", engine,
-options)`` once, then ``("submit", request, grammar)``, ``("abort", sequence_id)``, ``("close",)``. From it:
+options)`` once, then ``("submit", request)``, ``("abort", sequence_id)``, ``("close",)``. From it:
 ``("ready", limits)`` or ``("failed", reason)``, then one ``("step", deltas, stats)`` per engine step.
 End of file on the socket means that the parent is gone: the worker leaves at once, in the middle of a step too.
 (PR_SET_PDEATHSIG would do it as well, but fires when the parent's *thread* that started the worker ends.)
@@ -29,13 +29,14 @@ from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from serving.runtimes.openvino.engine import Engine
-from serving.runtimes.openvino.guides import FIELD, Grammars
+from serving.runtimes.openvino.guides import Grammars
 from serving.runtimes.openvino.model import PagedModel
 
 DEFAULT_KV_BYTES = 1 << 30
 WARM_UP_PROMPT = 24  # tokens: less than a KV block
 KV_CONTEXTS = 2  # default KV memory: at least this many longest streams …
 KV_FRACTION = 0.4  # … but no more of the free memory than this
+FIELD = "guided_decoding_guide"
 log = logging.getLogger("openvino")
 
 
@@ -43,7 +44,7 @@ class EngineWorker:
     def __init__(self, connection: Connection, engine: EngineInfo, options: RuntimeOptions) -> None:
         self._connection = connection
         self._inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
-        self._guided: queue.SimpleQueue[tuple[EngineRequest, str]] = queue.SimpleQueue()
+        self._guided: queue.SimpleQueue[EngineRequest] = queue.SimpleQueue()
         self._handing_over = threading.Lock()  # an abort must not overtake its sequence
         self._compiling: set[int] = set()
         self._given_up: set[int] = set()  # aborted while their grammar compiles
@@ -93,9 +94,9 @@ class EngineWorker:
             while True:
                 message = self._connection.recv()
                 with self._handing_over:
-                    if message[0] == "submit" and message[2]:
+                    if message[0] == "submit" and message[1].sampling.guide:
                         self._compiling.add(message[1].sequence_id)
-                        self._guided.put(message[1:])
+                        self._guided.put(message[1])
                     elif message[0] == "abort" and message[1] in self._compiling:
                         self._given_up.add(message[1])
                     else:
@@ -106,8 +107,8 @@ class EngineWorker:
     def _compile(self) -> None:
         """The grammar thread. An abort that comes while a grammar compiles is kept until the sequence is known."""
         while True:
-            request, grammar = self._guided.get()
-            message = self._with_grammar(request, grammar)
+            request = self._guided.get()
+            message = self._with_grammar(request)
             with self._handing_over:
                 self._compiling.discard(request.sequence_id)
                 self._inbox.put(message)
@@ -115,10 +116,15 @@ class EngineWorker:
                     self._given_up.discard(request.sequence_id)
                     self._inbox.put(("abort", request.sequence_id))
 
-    def _with_grammar(self, request: Any, grammar: str) -> tuple[Any, ...]:
+    def _with_grammar(self, request: EngineRequest) -> tuple[Any, ...]:
+        guide = request.sampling.guide
+        assert guide is not None
         try:
-            return "submit", request, self._grammars.start(grammar)
+            return "submit", request, self._grammars.start(guide)
         except ValueError as error:
+            if guide.optional:
+                log.info("sequence %d goes without its optional guide: %s", request.sequence_id, error)
+                return "submit", request
             refusal = to_wire(InvalidRequest(FIELD, str(error)))
             return "refuse", SequenceDelta(request.sequence_id, (), 0, "error", error=refusal)
 
@@ -128,7 +134,7 @@ class EngineWorker:
             message = self._inbox.get()
             wait = False
             if message[0] == "submit":
-                self._engine.submit(message[1], message[2])
+                self._engine.submit(*message[1:])
             elif message[0] == "abort":
                 ended = self._engine.abort(message[1])
                 deltas += [ended] if ended else []

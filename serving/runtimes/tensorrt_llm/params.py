@@ -7,6 +7,7 @@ from typing import Any
 
 from contract.fields import BY_NAME
 from contract.sampling import Guide, Sampling
+from serving import structural_tag
 from serving.json_schema import prepared
 
 UNUSED = "\u0000"  # a bad word's text, which the internals require and never look at beside ``_bad_word_ids``
@@ -58,18 +59,22 @@ def _penalties(sampling: Sampling) -> dict[str, Any]:
 
 
 def guide_arguments(guide: Guide) -> dict[str, Any]:
-    """Keywords of ``GuidedDecodingParams``: exactly one kind."""
+    """Keywords of ``GuidedDecodingParams``: exactly one kind. Raises ``ValueError``."""
     if guide.type == "json":
         return {"json_object": True}
     if guide.type == "json_schema":
         return {"json": prepared(guide.guide)}
+    if guide.type == "structural_tag":
+        return {"structural_tag": structural_tag.dumped(structural_tag.parsed(guide.guide))}
     return {{"regex": "regex", "ebnf_grammar": "grammar"}[guide.type]: guide.guide}
 
 
 def build(module: Any, sampling: Sampling, eos: int) -> Any:
     """A ``SamplingParams`` of the module ``tensorrt_llm.sampling_params``; its own checks raise ``ValueError``."""
     extra = {}
-    if sampling.guide:
+    # A grammar that does not compile ends the executor's loop with all its requests (guided_decoder.py, ``_build``), so
+    # only what a caller asked for is passed on.
+    if sampling.guide and not sampling.guide.optional:
         extra["guided_decoding"] = module.GuidedDecodingParams(**guide_arguments(sampling.guide))
     longer = [list(word) for word in sampling.bad_words if len(word) > 1]
     if longer:

@@ -15,6 +15,7 @@ from contract import engine_dir
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
 from contract.sampling import Guide, Sampling
+from serving import structural_tag
 from serving.json_schema import prepared
 from serving.runtimes.base import GUIDES, RuntimeOptions
 
@@ -148,7 +149,9 @@ def sampling_args(sampling: Sampling, end_ids: tuple[int, ...], *, seeded: bool 
 
 
 def guide_args(guide: Guide) -> dict[str, Any]:
-    """Keyword arguments of ``StructuredOutputsParams``."""
+    """Keyword arguments of ``StructuredOutputsParams``. Raises ``ValueError``."""
+    if guide.type == "structural_tag":
+        return {"structural_tag": structural_tag.dumped(structural_tag.parsed(guide.guide))}
     args: dict[str, dict[str, Any]] = {
         "json": {"json_object": True},
         "json_schema": {"json": prepared(guide.guide)},

@@ -92,7 +92,7 @@ class Core:
                 lora_request=self._lora(request.lora_name),
                 priority=-request.priority,  # vLLM: lower is sooner
             )
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError) as error:  # KeyError: its second grammar engine, of newer tags
             field = getattr(error, "parameter", None) or ("guided_decoding_guide" if sampling.guide else "request")
             raise InvalidRequest(str(field), " ".join(str(error).split())) from error
         prepared.external_req_id = request_id

@@ -76,7 +76,8 @@ def test_allowed_tools_hide_the_others(web: httpx.Client, fake: FakeTriton, mode
     assert web.post(RESPONSES, json={"input": "SAY []", "tools": tools, "tool_choice": flat}).status_code == 200
     for sent in fake.requests:
         assert [tool["function"]["name"] for tool in json.loads(sent["tools"])] == ["weather"]
-        assert ("guided_decoding_guide" in sent) == (mode == "required")
+        assert "weather" in sent["guided_decoding_guide"] and "time" not in sent["guided_decoding_guide"]
+        assert sent["guided_decoding_guide_type"] == ("structural_tag" if mode == "auto" else "json_schema")
     missing = web.post(CHAT, json=ask("x", tools=[OTHER], tool_choice=choice)).json()["error"]
     assert "'weather' is not among tools (time)" in missing["message"]
 

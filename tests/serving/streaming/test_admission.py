@@ -26,6 +26,13 @@ class Limits:
 PLAIN = Job(Sampling(max_tokens=10))
 
 
+def test_an_optional_guide_that_the_engine_lacks_is_left_out() -> None:
+    guide = Guide("structural_tag", "{}", optional=True)
+    job = Job(Sampling(max_tokens=1, guide=guide))
+    assert fit(job, [1], Limits()).guide is None  # type: ignore[arg-type]
+    assert fit(job, [1], Limits(frozenset({"guide:structural_tag"}))).guide is guide  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("sampling", "default"),
     [

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
+from client.types import Options
+from contract.fields import BY_NAME
 from contract.sampling import Guide
 from serving.gateway.core import translate
 from serving.gateway.core.guides import dumped, required_calls
+from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.protocol import ChatRequest
 from serving.runtimes.openvino.guides import grammar_of
 
@@ -40,3 +45,52 @@ def test_json_object_is_an_object() -> None:
     wanted = {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_object"}}
     options = translate.chat(ChatRequest.model_validate(wanted)).options
     assert (options.guide_type, json.loads(options.guide)) == ("json_schema", {"type": "object"})
+
+
+def auto(**more: Any) -> Options:
+    tools = [tool("f", {"type": "object"}), {"type": "function", "function": {"name": "now"}}]
+    body = {"messages": [{"role": "user", "content": "x"}], "tools": tools, **more}
+    return translate.chat(ChatRequest.model_validate(body)).options
+
+
+def test_auto_is_text_with_calls_where_the_engine_can() -> None:
+    options = auto()
+    tree = json.loads(options.guide)["format"]
+    assert (options.guide_type, options.guide_optional) == ("structural_tag", True)
+    assert (tree["type"], tree["triggers"], tree["stop_after_first"]) == ("triggered_tags", ["<tool_call>"], False)
+    first, second = tree["tags"]
+    assert (first["begin"], first["end"]) == ('<tool_call>\n{"name": "f", "arguments": ', "}\n</tool_call>")
+    assert first["content"] == {"type": "json_schema", "json_schema": {"type": "object"}}
+    assert second["content"]["json_schema"]["additionalProperties"] is False, "a function that lists no parameters"
+    assert json.loads(auto(parallel_tool_calls=False).guide)["format"]["stop_after_first"] is True
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"response_format": {"type": "json_object"}}, {"type": "json_schema", "json_schema": {"type": "object"}}),
+        ({"guided_json": '{"enum": [1]}'}, {"type": "json_schema", "json_schema": {"enum": [1]}}),
+        ({"guided_choice": ["a", "b"]}, {"type": "regex", "pattern": "(a|b)"}),
+        ({"guided_grammar": 'root ::= "a"'}, {"type": "grammar", "grammar": 'root ::= "a"'}),
+    ],
+)
+def test_a_grammar_and_tools_are_one_or_the_other(asked: dict[str, Any], expected: dict[str, Any]) -> None:
+    options = auto(**asked)
+    tree = json.loads(options.guide)["format"]
+    assert (options.guide_type, options.guide_optional, tree["type"]) == ("structural_tag", False, "or")
+    assert tree["elements"][0] == expected and tree["elements"][1]["type"] == "tags_with_separator"
+    assert tree["elements"][1]["at_least_one"] is True
+
+
+def test_a_schema_that_is_no_json_is_named() -> None:
+    with pytest.raises(ApiError, match="guided_json: not JSON"):
+        auto(guided_json="{")
+
+
+def test_schemas_too_large_for_a_guide_are_left_out_under_auto() -> None:
+    """128 tools of a usual size fit."""
+    usual = {"type": "object", "properties": {f"p{n}": {"type": "string", "description": "x" * 100} for n in range(12)}}
+    fits = auto(tools=[tool(f"tool{n}", usual) for n in range(128)])
+    assert fits.guide and len(fits.guide) < (BY_NAME["guided_decoding_guide"].longest or 0)
+    large = auto(tools=[tool("f", {"type": "object", "description": "x" * 300_000})])
+    assert (large.guide_type, large.guide) == ("", "") and large.tools

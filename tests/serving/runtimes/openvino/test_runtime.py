@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from tokenizers import Tokenizer
 from build_engine.openvino import build as openvino_build
 from build_engine.spec import BuildSpec
 from contract import engine_dir
-from contract.errors import EngineDirectoryError, EngineUnavailable, InvalidRequest
+from contract.errors import EngineDirectoryError, EngineUnavailable, InvalidRequest, from_wire
 from contract.paths import ROOT
 from contract.sampling import Guide, Sampling
 from serving import runtimes
@@ -123,6 +124,12 @@ def test_a_stream_comes_token_by_token(loaded: Loaded) -> None:
         ("json", "", lambda text: text.lstrip()[0] in '{["-0123456789tfn'),
         ("regex", "(yes|no) [0-9]{3}", lambda text: text[:2] in ("ye", "no") and text[-3:].isdigit()),
         ("ebnf_grammar", 'root ::= "a" [b-d] "é"', lambda text: text[0] == "a" and text[2:] == "é"),
+        (
+            "structural_tag",
+            '{"format":{"type":"sequence","elements":[{"type":"const_string","value":"<b>"},'
+            '{"type":"json_schema","json_schema":{"enum":[1,"x"]}}]}}',
+            lambda text: text in ("<b>1", '<b>"x"'),
+        ),
     ],
 )
 def test_guided_answers_obey(loaded: Loaded, directory: Path, kind: str, guide: str, check: object) -> None:
@@ -137,13 +144,17 @@ def test_guided_answers_obey(loaded: Loaded, directory: Path, kind: str, guide: 
     ("kind", "guide"),
     [
         ("json_schema", "{"), ("json_schema", "[]"), ("json_schema", '{"type": "objct"}'), ("regex", "[a-"),
-        ("ebnf_grammar", "root ::= foo"), ("ebnf_grammar", ""),
+        ("ebnf_grammar", "root ::= foo"), ("ebnf_grammar", ""), ("structural_tag", "[]"),
+        ("structural_tag", '{"format": {"type": "any_text"}}'),
     ],
 )  # fmt: skip
 def test_a_bad_guide_is_refused_and_the_next_request_unharmed(loaded: Loaded, kind: str, guide: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"^guided_decoding_guide: .*is not a valid {kind}"):
-        ask(loaded, guide=Guide(kind, guide))  # type: ignore[arg-type]
-    loaded[1].wait(ask(loaded))
+    refused, optional = (ask(loaded, guide=Guide(kind, guide, skip)) for skip in (False, True))  # type: ignore[arg-type]
+    loaded[1].wait(refused, optional, ask(loaded))
+    error = from_wire(loaded[1].deltas[refused][-1].error)
+    assert isinstance(error, InvalidRequest)
+    assert re.match(f"guided_decoding_guide: .*is not a valid {kind}", str(error)), error
+    assert loaded[1].deltas[optional][-1].finish_reason == "length", "an optional one is left out"
 
 
 def test_a_guide_that_would_slow_every_step_delays_nobody(loaded: Loaded) -> None:

@@ -50,7 +50,11 @@ SAMPLINGS = {
     "own end id": Sampling(64, temperature=0.0, stop_token_ids=(99,)),
     "chosen log probability only": Sampling(64, temperature=0.0, stop_token_ids=(151645,), logprobs=1),
 }
-GUIDES = [Guide("json", ""), Guide("json_schema", "{}"), Guide("regex", "a+"), Guide("ebnf_grammar", 'root ::= "a"')]
+TAG = '{"type": "structural_tag", "format": {"type": "const_string", "value": "a"}}'
+GUIDES = [
+    Guide("json", ""), Guide("json_schema", "{}"), Guide("regex", "a+"), Guide("ebnf_grammar", 'root ::= "a"'),
+    Guide("structural_tag", TAG),
+]  # fmt: skip
 
 
 def names(version: str, section: str) -> set[str]:

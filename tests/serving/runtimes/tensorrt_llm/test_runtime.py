@@ -358,11 +358,13 @@ def test_log_probabilities_match_the_tokens(start):
     assert len(tops) == 2 and all(len(top) == 3 and top[0][1] >= top[1][1] for top in tops)
 
 
+TAG = '{"type": "structural_tag", "format": {"type": "const_string", "value": "a"}}'
+SERVED = CAPABILITIES - {"return_prompt_log_probs"}
 CAPABLE = {
-    ENGINE: CAPABILITIES - {"logprobs", "top_logprobs", "priority", "lora", "logit_bias"},
-    TORCH: {name for name in CAPABILITIES if not name.startswith("guide")}
+    ENGINE: SERVED - {"logprobs", "top_logprobs", "priority", "lora", "logit_bias"},
+    TORCH: {name for name in SERVED if not name.startswith("guide")}
     - {"priority", "lora", "logit_bias", "top_logprobs"},
-    TORCH_14: CAPABILITIES - {"lora", "logit_bias"},
+    TORCH_14: SERVED - {"lora", "logit_bias"},
 }
 
 
@@ -429,6 +431,7 @@ def test_priority_reaches_1_4_higher_first(start):
         (Guide("json_schema", '{"type":"object"}'), "json", '{"type":"object"}'),
         (Guide("regex", "[0-9]+"), "regex", "[0-9]+"),
         (Guide("ebnf_grammar", 'root ::= "a"'), "grammar", 'root ::= "a"'),
+        (Guide("structural_tag", TAG), "structural_tag", TAG),
     ],
 )
 def test_guides(start, guide, field, value):
@@ -438,6 +441,14 @@ def test_guides(start, guide, field, value):
     assert harness.deltas(1)[-1].finish_reason == "length"
     assert getattr(harness.control.requests[0]["sampling_params"].guided_decoding, field) == value
     assert harness.llm.args.tokenizer == str(harness.llm.args.model).removesuffix("/engine")
+
+
+def test_an_optional_guide_is_left_out(start):
+    """One that does not compile would end all requests."""
+    harness = start("engine")
+    harness.submit(1, [1], guide=Guide("structural_tag", TAG, optional=True))
+    harness.wait(1)
+    assert harness.control.requests[0]["sampling_params"].guided_decoding is None
 
 
 def test_an_engine_of_another_version_is_refused_in_one_line(monkeypatch, tmp_path):

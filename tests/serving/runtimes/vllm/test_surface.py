@@ -55,6 +55,8 @@ def test_sampling_and_guides_are_fields(names):
     guides = names["vllm.sampling_params.StructuredOutputsParams"]["fields"]
     for kind in ("json", "json_schema", "regex", "ebnf_grammar"):
         assert set(vllm_args.guide_args(Guide(kind, "x"))) <= set(guides)
+    tag = vllm_args.guide_args(Guide("structural_tag", '{"structures": [], "triggers": []}'))
+    assert set(tag) <= set(guides) and '"format"' in tag["structural_tag"]
 
 
 def test_methods_and_attributes_beneath_the_public_interface(names):
@@ -93,5 +95,5 @@ def test_what_is_read_of_a_step(names):
 def test_finish_reasons_are_in_vllms_order(names):
     order = names["vllm.v1.engine.FinishReason"]["members"]
     assert [vllm.FINISH[order[name]] for name in ("STOP", "LENGTH", "ABORT", "ERROR", "REPETITION")] == [
-        "stop", "length", "cancelled", "error", "stop",
+        "stop", "length", "cancelled", "error", "repetition",
     ]  # fmt: skip

@@ -1,0 +1,235 @@
+"""Structural tags on the CPU engine: text without a mask until a trigger, then what the tag's grammar allows.
+
+A mask of free text forbids next to nothing and costs up to a millisecond per token of a large vocabulary. So free text
+has none: only where the text ends with the beginning of a trigger are those tokens forbidden that would complete it
+and go on with something else than the tag does.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from serving import structural_tag
+from serving.structural_tag import Format
+
+Mask = npt.NDArray[np.bool_]
+Quoted = Callable[[str], str]  # a text as Lark terminals
+
+
+def quoted(text: str) -> str:
+    """A text as a Lark terminal, for a tokenizer without special tokens."""
+    return json.dumps(text, ensure_ascii=False) if text else ""
+
+
+class Lark:
+    """A format tree as one llguidance grammar. Raises ``ValueError`` for a format that it does not have."""
+
+    def __init__(
+        self, tree: Format, literal: Quoted, json_options: dict[str, Any], other: Callable[[str], str]
+    ) -> None:
+        self._literal, self._options, self._other = literal, json_options, other
+        self._rules: list[str] = []
+        self._others: list[dict[str, str]] = []
+        self._start = self._of(tree)
+
+    def text(self) -> str:
+        """What ``LLMatcher`` takes."""
+        lark = "\n".join(["%llguidance {}", f"start: {self._start}", *self._rules])
+        if not self._others:
+            return lark
+        return json.dumps({"grammars": [{"name": "tags", "lark_grammar": lark}, *self._others]})
+
+    def _rule(self, body: str) -> str:
+        name = f"r{len(self._rules)}"
+        self._rules.append(f"{name}: {body}")
+        return name
+
+    def _of(self, tree: Format) -> str:
+        kind = tree.get("type")
+        make = getattr(self, f"_{kind}", None) if kind in KINDS else None
+        if make is None:
+            raise ValueError(f"the format {str(kind)[:40]!r} is not among {', '.join(KINDS)}")
+        try:
+            return str(make(tree))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a {kind} lacks a part or has a wrong one ({error})") from error
+
+    def _const_string(self, tree: Format) -> str:
+        return self._literal(tree["value"]) or '""'
+
+    def _json_schema(self, tree: Format) -> str:
+        schema = tree["json_schema"]
+        if isinstance(schema, bool):
+            schema = {} if schema else {"not": {}}
+        options = self._options | schema.get("x-guidance", {})
+        return self._rule("%json " + json.dumps(schema | {"x-guidance": options}))
+
+    def _regex(self, tree: Format) -> str:
+        name = f"R{len(self._rules)}"
+        self._rules.append(f"{name}: /{_slashed(tree['pattern'])}/")
+        return name
+
+    def _grammar(self, tree: Format) -> str:
+        self._others.append({"name": f"g{len(self._others)}", "lark_grammar": self._other(tree["grammar"])})
+        return "@" + self._others[-1]["name"]
+
+    def _sequence(self, tree: Format) -> str:
+        return self._rule(" ".join(map(self._of, tree["elements"])))
+
+    def _or(self, tree: Format) -> str:
+        return self._rule(" | ".join(map(self._of, tree["elements"])))
+
+    def _tag(self, tree: Format) -> str:
+        return self._rule(f"{self._literal(tree['begin'])} {self._of(tree['content'])} {self._literal(tree['end'])}")
+
+    def _tags_with_separator(self, tree: Format) -> str:
+        one = self._or({"elements": tree["tags"]})
+        more = "" if tree.get("stop_after_first") else f" ({self._literal(tree['separator'])} {one})*"
+        return self._rule(one + more if tree.get("at_least_one") else f"({one}{more})?")
+
+
+KINDS = ("const_string", "json_schema", "regex", "grammar", "sequence", "or", "tag", "tags_with_separator")
+
+
+def _slashed(pattern: str) -> str:
+    """A regular expression between slashes, where an unescaped one ends it."""
+    out, escaped = [], False
+    for char in pattern:
+        out.append("\\/" if char == "/" and not escaped else char)
+        escaped = char == "\\" and not escaped
+    return "".join(out)
+
+
+def triggered(tree: Format) -> dict[str, Format] | None:
+    """For text with tags in it: trigger -> what follows it. ``None`` for a tree that constrains all of the text."""
+    if tree["type"] != "triggered_tags":
+        return None
+    if tree.get("at_least_one"):
+        raise ValueError("triggered_tags with at_least_one are not among the formats; use tags_with_separator")
+    try:
+        found: dict[str, list[Format]] = {trigger: [] for trigger in tree["triggers"]}
+        for tag in tree["tags"]:
+            trigger = next((t for t in found if t and tag["begin"].startswith(t)), None)
+            if trigger is None:
+                raise ValueError(f"the tag {tag['begin'][:40]!r} begins with none of the triggers")
+            rest = tag["begin"].removeprefix(trigger)
+            found[trigger].append(structural_tag.tag(rest, tag["content"], tag["end"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"triggered_tags lack a part or have a wrong one ({error})") from error
+    return {trigger: {"type": "or", "elements": tags} for trigger, tags in found.items() if tags}
+
+
+class TagState(Protocol):
+    """A place in the grammar of one tag; ``LLGuidanceState``."""
+
+    def allowed(self) -> Mask: ...
+
+    def accept(self, token: int) -> None: ...
+
+    def reaches(self, text: bytes) -> bool:
+        """Whether ``text`` may come next; it has come then."""
+
+    @property
+    def finished(self) -> bool: ...
+
+
+@dataclass(slots=True)
+class Vocabulary:
+    """Every token's bytes, and the tokens by them."""
+
+    table: list[bytes]
+    _sorted: list[tuple[bytes, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sorted = sorted((text, token) for token, text in enumerate(self.table))
+
+    def beginning(self, start: bytes) -> Iterator[tuple[bytes, int]]:
+        """The tokens that begin with ``start`` and go on."""
+        for at in range(bisect_left(self._sorted, (start,)), len(self._sorted)):
+            text, token = self._sorted[at]
+            if not text.startswith(start):
+                return
+            if len(text) > len(start):
+                yield text, token
+
+
+class Trigger:
+    """One trigger, and where its tags begin. ``forbidden``: what may not follow the trigger's first so many bytes."""
+
+    def __init__(self, text: str, start: Callable[[], TagState], vocabulary: Vocabulary) -> None:
+        self.text, self.start = text.encode(), start
+        self.forbidden = {
+            done: np.array([
+                token
+                for token_text, token in vocabulary.beginning(self.text[done:])
+                if not start().reaches(token_text[len(self.text) - done :])
+            ], np.int64)
+            for done in range(1, len(self.text))
+        }  # fmt: skip
+
+    def begun(self, tail: bytes) -> int:
+        """How much of the trigger the text ends with, but not all of it."""
+        sizes = range(min(len(tail), len(self.text) - 1), 0, -1)
+        return next((size for size in sizes if tail.endswith(self.text[:size])), 0)
+
+
+class TaggedText:
+    """One sequence's place in a text with tags; a ``GrammarState`` that mostly has no mask."""
+
+    def __init__(
+        self, triggers: list[Trigger], vocabulary: Vocabulary, vocab_size: int, *, once: bool, optional: bool = False
+    ) -> None:
+        self._triggers, self._vocabulary, self._size, self._once = triggers, vocabulary, vocab_size, once
+        self._optional = optional
+        self._longest = max(len(trigger.text) for trigger in triggers)
+        self._tail = b""
+        self._tag: TagState | None = None
+        self.finished = False
+
+    def copy(self) -> TaggedText:
+        """A new sequence's, at its beginning."""
+        return TaggedText(self._triggers, self._vocabulary, self._size, once=self._once, optional=self._optional)
+
+    def allowed(self) -> Mask | None:
+        if self._tag is not None:
+            try:
+                return self._tag.allowed()
+            except ValueError:
+                if not self._optional:
+                    raise
+                self._tag = None  # the rest of this tag is free
+        mask = None
+        for trigger in self._triggers:
+            forbidden = trigger.forbidden.get(trigger.begun(self._tail), ())
+            if len(forbidden):
+                mask = np.ones(self._size, np.bool_) if mask is None else mask
+                mask[forbidden] = False
+        return mask
+
+    def accept(self, token: int) -> None:
+        if self._tag is None:
+            self._free(token)
+            return
+        self._tag.accept(token)
+        if self._tag.finished:
+            self._tag, self._tail = None, b""
+            self.finished = self._once
+
+    def _free(self, token: int) -> None:
+        text = self._tail + (self._vocabulary.table[token] if token < len(self._vocabulary.table) else b"")
+        for trigger in self._triggers:
+            at = text.find(trigger.text)
+            if at < 0:
+                continue
+            tag, text = trigger.start(), text[at + len(trigger.text) :]
+            if tag.reaches(text):
+                self._tag, self._tail = tag, b""
+                return
+        self._tail = text[-self._longest :]

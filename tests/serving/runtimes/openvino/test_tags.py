@@ -1,0 +1,218 @@
+"""Structural tags with llguidance: free text without masks, calls that are always whole, on vocabularies with and
+without a token for ``<tool_call>``."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from contract.sampling import Guide
+from serving import structural_tag
+from serving.gateway.core.guides import tool_tags
+from serving.gateway.core.tools import CallArguments, CallStart, Content, ToolParser
+from serving.gateway.schema.protocol import Tool
+from serving.runtimes.openvino.guides import Grammars
+from serving.runtimes.openvino.sampling import GrammarState
+
+PIECES = [
+    "<", "tool", "_", "call", ">", "</", ">{", ">\n", "tool_c", '{"', "name", '":', ' "', "weather", '",', "arguments",
+    ' {"', "city", '"}}', "}\n", "Köln", "yes", " and", "time", "{}",
+]  # fmt: skip
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 5}}, "required": ["city"]}
+TOOLS = [
+    Tool.model_validate({"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}),
+    Tool.model_validate({"type": "function", "function": {"name": "time"}}),
+]
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'
+
+
+class Rig:
+    """A byte-level vocabulary with some longer tokens; ``special``: with Qwen's tokens for the tags."""
+
+    def __init__(self, directory: Path, special: bool) -> None:
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        encode = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        longer = [encode.pre_tokenize_str(p)[0][0] for p in PIECES]
+        vocab = {text: at for at, text in enumerate(dict.fromkeys([*alphabet, *longer]))}
+        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+        tokenizer.pre_tokenizer, tokenizer.decoder = encode, decoders.ByteLevel()
+        tokenizer.add_special_tokens([AddedToken("<|im_end|>", special=True)])
+        if special:
+            tokenizer.add_tokens([AddedToken(t, special=False) for t in ("<tool_call>", "</tool_call>")])
+        tokenizer.save(str(directory / "tokenizer.json"))
+        self.tokenizer, self.size = tokenizer, tokenizer.get_vocab_size()
+        self.end = tokenizer.token_to_id("<|im_end|>")
+        self.grammars = Grammars(directory / "tokenizer.json", self.size + 8, [self.end])  # padded, as Qwen's is
+
+    def start(self, guide: str, *, optional: bool = False) -> GrammarState:
+        return self.grammars.start(Guide("structural_tag", guide, optional))
+
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text).ids
+
+    def takes(self, state: GrammarState, text: str) -> int:
+        """How many tokens of ``text`` had a mask. Fails when one forbids its token."""
+        masked = 0
+        for token in self.ids(text):
+            mask = state.allowed()
+            assert mask is None or mask[token], (text, self.tokenizer.decode([token]))
+            masked += mask is not None
+            state.accept(token)
+        return masked
+
+    def refuses(self, state: GrammarState, text: str) -> bool:
+        first = self.ids(text)[0]
+        mask = state.allowed()
+        return mask is not None and not mask[first]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["text", "special"])
+def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rig:
+    return Rig(tmp_path_factory.mktemp("tags"), request.param)
+
+
+AUTO = tool_tags(TOOLS, ("", "", ""), one=False)
+
+
+def test_free_text_has_no_mask_and_calls_are_the_tools(rig: Rig) -> None:
+    state = rig.start(AUTO)
+    assert rig.takes(state, "Let me see: 1 < 2, <b>bold</b> and \x00 é") == 0
+    assert rig.takes(state, CALL) > 10
+    assert rig.takes(state, "\nand\n") == 0 and not state.finished
+    assert rig.takes(state, CALL[: CALL.index("weather")]) > 0
+    assert rig.refuses(state, "x") and rig.refuses(state, "}") and not rig.refuses(state, "t")
+    mask = state.allowed()
+    assert mask is not None and not mask[rig.end], "an answer cannot end within a call"
+
+
+def test_a_function_without_parameters_gets_an_empty_object(rig: Rig) -> None:
+    state = rig.start(AUTO)
+    rig.takes(state, '<tool_call>\n{"name": "time", "arguments": {')
+    assert rig.refuses(state, '"') and not rig.refuses(state, "}")
+
+
+def test_one_call_ends_the_answer(rig: Rig) -> None:
+    state = rig.start(tool_tags(TOOLS, ("", "", ""), one=True))
+    rig.takes(state, "Yes. " + CALL)
+    assert state.finished
+
+
+def test_a_token_may_not_complete_the_trigger_and_go_on_otherwise(rig: Rig) -> None:
+    """``>{`` would begin a call outside its grammar; ``>`` and a line break may."""
+    state = rig.start(AUTO)
+    assert rig.takes(state, "<tool_call") == 0
+    mask = state.allowed()
+    assert mask is not None
+    vocab = rig.tokenizer.get_vocab()
+    assert not mask[vocab[">{"]] and mask[vocab[">"]] and mask[vocab[">Ċ"]] and mask[vocab["a"]]
+    state.accept(vocab[">Ċ"])
+    assert rig.takes(state, CALL[len("<tool_call>\n") :]) > 10
+
+
+def test_the_schema_or_calls(rig: Rig) -> None:
+    answer = ("json_schema", json.dumps({"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]}), "f")
+    guide = tool_tags(TOOLS, answer, one=False)
+    state = rig.start(guide)
+    assert rig.refuses(state, "Hello") and not rig.refuses(state, "{") and not rig.refuses(state, "<tool_call>")
+    rig.takes(state, '{"a":1}')
+    assert state.finished
+    state = rig.start(guide)
+    rig.takes(state, CALL + "\n" + CALL)
+    mask = state.allowed()
+    assert mask is not None and mask[rig.end] and rig.refuses(state, "x")
+
+
+@pytest.mark.parametrize(("kind", "guide", "text"), [
+    ("regex", "(yes|no)/?", "yes/"), ("ebnf_grammar", 'root ::= "yes" | "no"', "no"),
+])  # fmt: skip
+def test_other_grammars_or_calls(rig: Rig, kind: str, guide: str, text: str) -> None:
+    state = rig.start(tool_tags(TOOLS, (kind, guide, "f"), one=True))
+    rig.takes(state, text)
+    assert state.finished or state.allowed()[rig.end]  # type: ignore[index]
+    assert rig.refuses(rig.start(tool_tags(TOOLS, (kind, guide, "f"), one=True)), "maybe")
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"type": "any_text"}, "'any_text' is not among const_string"),
+        ({"type": "triggered_tags", "triggers": ["<a>"], "tags": [structural_tag.tag("<b>", {}, "")]}, "<b>"),
+        ({"type": "triggered_tags", "triggers": ["<a>"], "tags": [], "at_least_one": True}, "at_least_one"),
+        ({"type": "tag", "begin": "a", "end": "b"}, "a tag lacks a part"),
+        ({"type": "regex", "pattern": "[a-"}, "is not a valid structural_tag"),
+    ],
+)
+def test_what_is_not_served_is_told(rig: Rig, tree: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        rig.start(structural_tag.dumped(tree))
+
+
+def test_an_optional_tag_goes_on_without_masks_where_the_grammar_gives_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    required, optional = rig.start(AUTO), rig.start(AUTO, optional=True)
+    for state in (required, optional):
+        rig.takes(state, '<tool_call>\n{"')
+    monkeypatch.setattr("serving.runtimes.openvino.guides.MASK_SECONDS", -1.0)
+    with pytest.raises(ValueError, match="too long"):
+        required.allowed()
+    assert optional.allowed() is None
+    rig.takes(optional, "anything")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_a_model_writes_its_calls_are_whole(rig: Rig, seed: int) -> None:
+    """A model that throws dice, drawn to the trigger: what the parser makes of it are calls of the tools, by schema."""
+    rng, state = random.Random(seed), rig.start(AUTO)
+    tempting = rig.ids("<tool_call>")
+    ids: list[int] = []
+    while len(ids) < 400 and not state.finished:
+        mask = state.allowed()
+        if mask is None or (mask.sum() > 1 and rng.random() < 0.3):
+            wanted = (
+                [tempting[0], rng.randrange(rig.size)] if not _begun(rig, ids, tempting) else _next(rig, ids, tempting)
+            )
+            token = rng.choice(wanted)
+            if mask is not None and not mask[token]:
+                continue
+        else:
+            token = int(rng.choice(np.flatnonzero(mask)))
+        if token == rig.end:
+            break
+        ids.append(token)
+        state.accept(token)
+    text = rig.tokenizer.decode(ids, skip_special_tokens=True)
+    parser = ToolParser("hermes")
+    calls: dict[int, tuple[str, list[str]]] = {}
+    for event in parser.feed(text) + ([] if len(ids) == 400 else parser.finish()):
+        if isinstance(event, CallStart):
+            calls[event.index] = (event.name, [])
+        elif isinstance(event, CallArguments):
+            calls[event.index][1].append(event.text)
+        else:
+            assert isinstance(event, Content)
+    mask = state.allowed()
+    if mask is not None and not mask[rig.end]:
+        calls.popitem()  # cut off within it
+    assert len(ids) < 100 or calls
+    for name, parts in calls.values():
+        arguments = json.loads("".join(parts))
+        assert name in ("weather", "time") and set(arguments) == ({"city"} if name == "weather" else set())
+
+
+def _begun(rig: Rig, ids: list[int], tempting: list[int]) -> bool:
+    return bool(_next(rig, ids, tempting))
+
+
+def _next(rig: Rig, ids: list[int], tempting: list[int]) -> list[int]:
+    """The token that goes on with a trigger, when the text ends within one."""
+    for done in range(len(tempting) - 1, 0, -1):
+        if ids[-done:] == tempting[:done]:
+            return [tempting[done]]
+    return []
