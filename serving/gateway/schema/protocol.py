@@ -227,7 +227,9 @@ class ChatRequest(Common):
         "`required` and a name need an engine with guided decoding; `allowed_tools` hides the others", openai=True
     )
     parallel_tool_calls: bool | None = note("false: at most one call is passed on", openai=True)
-    response_format: ResponseFormat | None = note("`json_object` and `json_schema`, enforced or refused; with `tools`: that or calls", openai=True)
+    response_format: ResponseFormat | None = note(
+        "`json_object`, `json_schema`: enforced or refused; with `tools`: that or calls", openai=True
+    )
     # chat fields: begin
     add_generation_prompt: bool | None = note("default: true unless `continue_final_message`")
     continue_final_message: bool | None = note("the answer goes on where the last (assistant) message ends")
