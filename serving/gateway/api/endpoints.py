@@ -47,6 +47,7 @@ Planner = Callable[[Gateway, bytes, str], Awaitable[tuple[GenerationPlan, str]]]
 
 async def plan_chat(gateway: Gateway, body: bytes, _: str) -> tuple[GenerationPlan, str]:
     request = await http.request_of(ChatRequest, body)
+    gateway.check_template(request.chat_template_kwargs)
     model = gateway.model_name(request.model)
     if request.logprobs or request.prompt_logprobs is not None:
         await gateway.tokens.load()
@@ -55,6 +56,7 @@ async def plan_chat(gateway: Gateway, body: bytes, _: str) -> tuple[GenerationPl
 
 async def plan_response(gateway: Gateway, body: bytes, owner: str) -> tuple[GenerationPlan, str]:
     request = await stored.resolved(gateway.responses, owner, await http.request_of(ResponsesRequest, body))
+    gateway.check_template(request.chat_template_kwargs)
     model = gateway.model_name(request.model)
     try:
         asked = as_chat(request)
@@ -81,6 +83,7 @@ async def plan_message(gateway: Gateway, body: bytes, _: str) -> tuple[Generatio
 
 async def plan_completion(gateway: Gateway, body: bytes, _: str) -> tuple[GenerationPlan, str]:
     request = await http.request_of(CompletionRequest, body)
+    gateway.check_template(request.chat_template_kwargs)
     model = gateway.model_name(request.model)
     if request.logprobs is not None or request.prompt_logprobs is not None:
         await gateway.tokens.load()

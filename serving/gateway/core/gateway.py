@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from serving.gateway.core.share.turn import Work
 from serving.gateway.core.tokens import Tokens
 from serving.gateway.core.triton_metrics import TritonMetrics
 from serving.gateway.core.writer import Gone
-from serving.gateway.schema.errors import ApiError
+from serving.gateway.schema.errors import ApiError, bad_request
 from serving.gateway.settings import GatewaySettings
 
 log = logging.getLogger("serving.gateway")
@@ -125,6 +126,14 @@ class Gateway:
             404, f"model: {asked[:100]!r} is not served here; use {' or '.join(served)}", param="model",
             code="model_not_found",
         )  # fmt: skip
+
+    def check_template(self, arguments: Mapping[str, Any] | None) -> None:
+        """Raises ``ApiError`` for what would change a prompt: clients send ``enable_thinking: false`` to any model."""
+        template = str(self.tokens.info.get("chat_template", "")) if arguments and self.settings.engine_path else ""
+        for name, value in (arguments or {}).items():
+            if value or name in template:
+                problem = f"{name[:80]!r} cannot be set here; use /v1/completions with your own template"
+                raise bad_request("chat_template_kwargs", problem, "unsupported")
 
     # supervision of open answers
     async def _watch(self) -> None:

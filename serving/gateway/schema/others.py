@@ -52,7 +52,6 @@ REFUSED: dict[str, Fixed] = {
         ("web_search_options", True, False, _NO_SUCH_FEATURE),
         ("truncate_prompt_tokens", False, True, "shorten the prompt yourself; truncation changes its meaning"),
         ("chat_template", False, True, "use /v1/completions with your own template"),
-        ("chat_template_kwargs", False, True, "use /v1/completions with your own template"),
         ("documents", False, True, "put them in a message"),
         ("logits_processors", False, True, _NO_SUCH_FEATURE),
         ("allowed_token_ids", False, True, _NO_SUCH_FEATURE),

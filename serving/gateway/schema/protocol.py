@@ -181,6 +181,7 @@ class Shared(BaseModel):
     prompt_cache_key: str | None = note("accepted: the prefix cache needs no hint", openai=True, vllm=False)
     prompt_cache_retention: str | None = note("accepted, no effect", openai=True, vllm=False)
     prompt_cache_options: JsonObject | None = note("accepted, no effect", openai=True, vllm=False)
+    chat_template_kwargs: JsonObject | None = note("false, empty or null, and only for names that the template lacks")
     structured_outputs: Structured | None = note("vLLM's newer form of `guided_*`")
 
     @field_validator("*", mode="before")

@@ -23,6 +23,7 @@ def ask(text: str, **more: Any) -> dict[str, Any]:
 
 NEUTRAL: list[dict[str, Any]] = [
     {"reasoning_effort": "none"}, {"verbosity": "medium"}, {"chat_template_kwargs": {}}, {"documents": []},
+    {"chat_template_kwargs": {"enable_thinking": False, "x": None}},
     {"include_reasoning": False}, {"skip_special_tokens": True}, {"max_tokens": 4.0}, {"logits_processors": []},
     {"guided_decoding_backend": "xgrammar"}, {"return_tokens_as_token_ids": False}, {"tools": []},
 ]  # fmt: skip
@@ -36,7 +37,13 @@ def test_a_value_that_changes_nothing_is_accepted(web: httpx.Client, field: dict
         assert web.post(RESPONSES, json={"input": "SAY x", **field}).status_code == 200
 
 
-@pytest.mark.parametrize("field", [{"reasoning_effort": "high"}, {"documents": [{}]}, {"max_tokens": 4.5}])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"reasoning_effort": "high"}, {"documents": [{}]}, {"max_tokens": 4.5},
+        {"chat_template_kwargs": {"enable_thinking": True}}, {"chat_template_kwargs": {"messages": False}},
+    ],
+)  # fmt: skip
 def test_a_value_that_changes_something_is_refused_by_name(web: httpx.Client, field: dict[str, Any]) -> None:
     error = web.post(CHAT, json=ask("x", **field)).json()["error"]
     assert error["param"] == next(iter(field))
