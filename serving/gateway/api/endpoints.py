@@ -187,7 +187,7 @@ class _Exchange:
         metadata = [(n, v) for n, form in _TRACE if form.fullmatch(v := http.header(scope, n.encode()))]
         renderer = self._endpoint.renderer(plan, answer_id, self._model)
         tenant = tenant_of(self._key, plan.user, http.address(scope))
-        gateway.slots.take(tenant, gateway.retry_after())
+        gateway.slots.take(tenant, gateway.retry_after)
         self._tenant = tenant
         answer = Answer(gateway.answer_context, plan, answer_id, renderer, self._writer, self._timing, metadata, tenant)
         gateway.promise(answer.work(0))

@@ -102,14 +102,14 @@ class Gateway:
 
     def retry_after(self) -> int:
         """Seconds until what waits here and in the engine is served."""
-        return self.triton_metrics.retry_after(self.scheduler.waiting)
+        return self.triton_metrics.retry_after(self.scheduler.waiting, self.scheduler.places_per_second)
 
     def promise(self, work: Work) -> None:
         """Raises ``ApiError`` 429 for a request that would wait longer for its first token than ``ttft_limit``."""
         limit = self.settings.ttft_limit
         if not limit:
             return
-        predicted = self.scheduler.first_token_seconds(work, self.triton_metrics.finished_per_second)
+        predicted = self.scheduler.first_token_seconds(work)
         if predicted > limit:
             wait = max(1, math.ceil(predicted - limit))
             raise ApiError(

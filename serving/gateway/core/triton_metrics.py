@@ -101,11 +101,11 @@ class TritonMetrics:
         (then, before), (now, latest) = self._samples[0], self._samples[-1]
         return (latest[FINISHED] - before[FINISHED]) / (now - then)
 
-    def retry_after(self, waiting: int = 0) -> int:
-        """Seconds until the engine's queue and ``waiting`` more are served, at the present rate."""
-        if not (rate := self.finished_per_second):
-            return UNKNOWN_RATE
-        return wait_seconds(self._samples[-1][1][WAITING] + waiting, rate)
+    def retry_after(self, waiting: int, places_per_second: float) -> int:
+        """Seconds until the engine's queue and ``waiting`` more are served, at the rate of the last half minute, or at
+        ``places_per_second`` where that is higher: an engine that had little to do ended little."""
+        ahead = self._samples[-1][1][WAITING] if self._samples else 0.0
+        return wait_seconds(ahead + waiting, max(self.finished_per_second, places_per_second))
 
     async def close(self) -> None:
         await self._http.aclose()

@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.005  # between looks at the other workers' places while request
 RANK_LOOKS = 10  # after so many of them the order is found anew, for other workers change it too
 FIRST_MEAN = 128.0  # tokens of an answer, until some have been seen
 MOST_LONG = 2  # long prompts that the engine reads at a time
-MEMORY = 50  # answers over which their mean length is taken
+MEMORY = 50  # answers over which their mean length and time are taken
 
 
 class FairScheduler:
@@ -35,6 +35,7 @@ class FairScheduler:
         self._is_published = False  # to the other workers
         self._looks = 0
         self._mean = FIRST_MEAN
+        self._seconds, self._ended = 0.0, 0  # mean time of a sequence at the engine; how many have been seen
         self.prefill = PrefillMeter()
 
     def ask(self, work: Work) -> EngineTurn:
@@ -67,6 +68,8 @@ class FairScheduler:
         work, table = turn.work, self._table
         for tokens in answers:
             self._mean += (tokens - self._mean) / MEMORY
+            self._ended += 1
+            self._seconds += (time.monotonic() - turn.began - self._seconds) / min(self._ended, MEMORY)
         with table.locked():
             if turn.began:
                 table.end(work.tenant, work.sequences, turn.pledged, used)
@@ -158,7 +161,13 @@ class FairScheduler:
         with self._table.locked():
             return self._table.waiting()
 
-    def first_token_seconds(self, work: Work, ended_per_second: float) -> float:
+    @property
+    def places_per_second(self) -> float:
+        """How many places come free per second while all are taken; 0 while unknown."""
+        capacity = self._capacity.capacity
+        return capacity.most / self._seconds if capacity and self._seconds else 0.0
+
+    def first_token_seconds(self, work: Work) -> float:
         """Predicted time to the first token of ``work``, were it to arrive now; 0 while too little is known."""
         table, capacity, now = self._table, self._capacity.capacity, time.monotonic()
         with table.locked():
@@ -168,6 +177,6 @@ class FairScheduler:
             unread = table.unread_tokens(with_long=work.prompt > self.prefill.long)
             prompts = table.waiting_prompts(work.tenant)
         read = self.prefill.seconds(unread + work.prompt + shared * prompts)
-        if not (ahead or full) or not ended_per_second:
+        if not (ahead or full) or not self.places_per_second:
             return read
-        return max(read, (ahead + work.sequences) * shared / ended_per_second)
+        return max(read, (ahead + work.sequences) * shared / self.places_per_second)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import zlib
+from collections.abc import Callable
 
 from serving.gateway.core.auth import Key
 from serving.gateway.core.share.table import TENANTS
@@ -28,13 +29,13 @@ class TenantSlots:
         self._most = most
         self._taken: collections.Counter[int] = collections.Counter()
 
-    def take(self, tenant: int, retry_after: int) -> None:
+    def take(self, tenant: int, retry_after: Callable[[], int]) -> None:
         """Raises ``ApiError`` 429."""
         taken, free = self._taken[tenant], self._most - self._taken.total()
         if taken and taken >= OF_THE_FREE * free:
             raise ApiError(
                 429, f"{taken} of your requests are already in progress, and the others need the rest; try again later",
-                code="too_many_requests", retry_after=retry_after,
+                code="too_many_requests", retry_after=retry_after(),
             )  # fmt: skip
         self._taken[tenant] += 1
 

@@ -21,7 +21,7 @@ def filled(slots: TenantSlots, tenant: int) -> int:
     taken = 0
     with pytest.raises(ApiError) as refused:
         while True:
-            slots.take(tenant, 3)
+            slots.take(tenant, lambda: 3)
             taken += 1
     assert refused.value.status == 429 and refused.value.retry_after == 3
     return taken
@@ -39,4 +39,4 @@ def test_nobody_takes_the_last_slots_from_the_others() -> None:
 def test_a_newcomer_always_gets_one() -> None:
     slots = TenantSlots(2)
     assert filled(slots, 1) == 2
-    slots.take(2, 3)
+    slots.take(2, lambda: 3)
