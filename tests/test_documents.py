@@ -60,6 +60,12 @@ def test_the_readme_stays_short() -> None:
     assert len(text("README.md").split()) < 1200
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_no_document_installs_a_version_of_its_own(name: str) -> None:
+    """Pins stand in pyproject.toml; a command in a document that repeats one goes stale."""
+    assert re.findall(r"pip install [^`\n]*==", text(name)) == []
+
+
 def test_the_checks_above_look_at_something() -> None:
     assert {"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/decisions.md"} <= set(DOCUMENTS)
     assert len(re.findall(rf"`(?:{TOP})/[\w./-]+`", text("docs/architecture.md"))) > 20

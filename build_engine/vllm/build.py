@@ -125,7 +125,7 @@ def _config(source: Path, context: int | None) -> dict[str, Any]:
 
 def _say_where_it_cannot_be_served() -> None:
     missing = [] if gpus.detect() else ["NVIDIA GPU"]
-    missing += [] if importlib.util.find_spec("vllm") else [f"vLLM (`pip install vllm=={pinned('vllm')}`)"]
+    missing += [] if importlib.util.find_spec("vllm") else ["vLLM (`make setup-vllm`)"]
     if missing:
         log.warning("this machine has no %s: the engine can be built here, not served", " and no ".join(missing))
 
@@ -171,7 +171,9 @@ def _write(spec: BuildSpec, source: Path, directory: Path, backend: str, *, synt
                 int8.export(source, directory)
     else:
         if backend:
-            log.info("modelopt is not installed: vLLM will quantize to FP8 while it loads (same speed, BF16 on disk)")
+            log.info(
+                "modelopt is not installed: vLLM will quantize while it loads (BF16 on disk, 8 % slower per token)"
+            )
         _link(source, directory)
     modelopt_export.copy_tokenizer(source, directory)
     if not (directory / "tokenizer.json").is_file():

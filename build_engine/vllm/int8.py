@@ -1,4 +1,4 @@
-"""BF16 checkpoint -> INT8 W8A8 checkpoint (compressed-tensors) for vLLM, without calibration: a minute for 7B on a CPU.
+"""BF16 checkpoint -> INT8 W8A8 checkpoint (compressed-tensors) for vLLM, without calibration.
 
 Weights are rounded to the nearest of 255 levels per output row; vLLM scales activations per token while it runs.
 ``llmcompressor_export`` does more (SmoothQuant, GPTQ) and takes a GPU and a quarter of an hour; the accuracy gate says

@@ -201,7 +201,8 @@ def main(extras: list[str]) -> None:
         return
     make_venv()
     library = libpython()
-    say(f"installing the pinned packages{f' and [{wanted}]' if wanted else ''} (about 400 MB at the first time)")
+    size = "several GB" if "vllm" in extras else "about 400 MB"
+    say(f"installing the pinned packages{f' and [{wanted}]' if wanted else ''} ({size} at the first time)")
     # The lock is the whole closure: nothing is left to resolve, and vLLM's would ask for another numpy than Triton's.
     pip(
         "--quiet", "--progress-bar", "on", "--no-deps", "--require-hashes", *(f"--requirement={path}" for path in files)

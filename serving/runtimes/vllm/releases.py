@@ -24,7 +24,7 @@ MARLIN_SWITCH = "VLLM_TEST_FORCE_FP8_MARLIN"
 
 def check() -> tuple[int, ...]:
     """The installed release. Raises ``EngineDirectoryError`` with one line when it is missing or out of range."""
-    install = f"`pip install vllm=={pinned('vllm')}`"
+    install = "`make setup-vllm`"
     try:
         import vllm
     except ImportError as error:
