@@ -20,6 +20,7 @@ DRAIN ?= 10
 KV_CACHE_GB ?= 0
 GPU_MEMORY_FRACTION ?=
 THREADS ?= 0
+EXACT ?= 0
 STEP_SECONDS ?= 0
 MAX_RESTARTS ?= 0
 MODEL ?= Qwen/Qwen2.5-7B-Instruct
@@ -53,7 +54,7 @@ setup-vllm:  ## vLLM beside Triton, on a GPU host: several GB, from the lock (pl
 
 serve: setup  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
 	@exec $(PY) -m serving --host $(HOST) --triton-host $(TRITON_HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
-	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --max-restarts $(MAX_RESTARTS) --step-seconds $(STEP_SECONDS) --kv-cache-gb $(KV_CACHE_GB) --threads $(THREADS) $(if $(GPU_MEMORY_FRACTION),--gpu-memory-fraction $(GPU_MEMORY_FRACTION)) --step-ms $(STEP_MS) --fault "$(FAULT)" \
+	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --max-restarts $(MAX_RESTARTS) --step-seconds $(STEP_SECONDS) --kv-cache-gb $(KV_CACHE_GB) --threads $(THREADS) --exact $(EXACT) $(if $(GPU_MEMORY_FRACTION),--gpu-memory-fraction $(GPU_MEMORY_FRACTION)) --step-ms $(STEP_MS) --fault "$(FAULT)" \
 	  --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$(ENGINE)") \
 	  $(if $(filter command,$(origin MODEL)),--model "$(MODEL)")
 

@@ -51,6 +51,7 @@ OPTIONS = (
         "share of GPU memory that the engine may use when KV_CACHE_GB is 0 (default %(default)s)",
     ),
     Flag("THREADS", int, 0, (0, 4096), "CPU threads of the OpenVINO engine (default 0: OpenVINO's choice)"),
+    Flag("EXACT", int, 0, (0, 1), "1: OpenVINO computes in FP32, KV too: answers are the same in any company (slower)"),
     Flag(
         "STEP_SECONDS", float, 0.0, (0, 3600),
         "an engine with work and no step for this long is started again (default 0: 12, on a CPU 120)",

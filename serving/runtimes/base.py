@@ -76,6 +76,7 @@ class RuntimeOptions:
     prefill_ms_per_token: float = 0.0  # simulated only
     fault: str = ""  # simulated only: see serving/runtimes/simulated.py
     threads: int = 0  # CPU runtimes: 0 leaves it to the library
+    exact: bool = False  # CPU runtimes: FP32 arithmetic and KV, so that an answer depends on its request alone
 
 
 @dataclass(frozen=True, slots=True)

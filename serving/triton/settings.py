@@ -40,6 +40,7 @@ class StepSettings:
                 prefill_ms_per_token=float(get("PREFILL_MS_PER_TOKEN") or 0),
                 fault=get("FAULT", ""),
                 threads=int(get("THREADS") or 0),
+                exact=bool(int(get("EXACT") or 0)),
             ),
         )
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from build_engine.openvino.build import MODEL_FILE
 from contract.paths import ROOT
-from serving.runtimes.openvino.model import properties
+from serving.runtimes.openvino.model import cpu_flags, properties
 
 TOKENS, WINDOW = 2048, 512
 REFERENCE = 17.9  # perplexity in FP32; a wrong weight or rotation makes it hundreds
@@ -21,7 +21,9 @@ def perplexity(engine: Path, precision: str, prefill: bool = False) -> float:
     tokenizer = Tokenizer.from_file(str(engine / "tokenizer.json"))
     ids = tokenizer.encode((ROOT / "LICENSE").read_text(), add_special_tokens=False).ids[: TOKENS + 1]
     core = ov.Core()
-    settings = properties(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), prefill=prefill)
+    settings = properties(
+        precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), cpu_flags(), prefill=prefill
+    )
     del settings["KV_CACHE_PRECISION"]  # nothing is read back from a cache here
     model = core.compile_model(str(engine / MODEL_FILE), "CPU", settings)
     losses = []

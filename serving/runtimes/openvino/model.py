@@ -25,25 +25,30 @@ SAMPLED = "sampled_tokens_indices"
 PREFILL_ROWS = 32  # with AMX, steps of so many tokens are faster in BF16 than with quantized activations
 TWICE_BYTES = 1 << 30  # weights up to this size are held twice, once per kind of step
 QUANTIZED_COLUMNS = 32  # activations per scale: 128 is a little faster and costs twice the accuracy (docs/cpu.md)
+VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 INT32, INT64 = np.int32, np.int64
 log = logging.getLogger(__name__)
 
 
-def properties(precision: str, capabilities: Sequence[str], threads: int = 0, prefill: bool = False) -> dict[str, Any]:
+def properties(
+    precision: str, capabilities: Sequence[str], flags: frozenset[str], threads: int = 0, prefill: bool = False
+) -> dict[str, Any]:
     """CPU plugin settings. All explicit: the plugin's own defaults differ from one CPU model to the next.
 
     fp32 is exact everywhere. bf16 computes in BF16 where the CPU has it, else in FP32, and keeps KV in 16 bits (as
     float16 where the CPU lacks BF16: the plugin then refuses BF16 tensors). INT8 and INT4 keep KV in 8 bits, and round
-    activations to 8 bits in groups; with ``prefill`` they compute in BF16 instead, for which the CPU must have it.
+    activations to 8 bits in groups, which needs VNNI: older CPUs compute with 8-bit weights in FP32. With ``prefill``
+    they compute in BF16, for which the CPU must have it. ``capabilities``: OpenVINO's; ``flags``: ``cpu_flags()``.
     """
     has_bf16 = "BF16" in capabilities
     quantized = precision not in ("fp32", "bf16")
     bf16 = has_bf16 and (prefill if quantized else precision == "bf16")
+    narrow = quantized and not bf16 and (not flags or bool(flags & VNNI))
     kv = {"fp32": "f32", "bf16": "bf16" if has_bf16 else "f16"}.get(precision, "u8")
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
         "KV_CACHE_PRECISION": kv,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": QUANTIZED_COLUMNS if quantized and not bf16 else 0,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": QUANTIZED_COLUMNS if narrow else 0,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
@@ -78,8 +83,9 @@ class PagedModel:
         paged_attention_transformation(model)
         _sample_before_head(model)
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        twice = has_prefill_model(precision, cpu_flags(), path.with_suffix(".bin").stat().st_size)
-        kinds = [properties(precision, capabilities, threads, prefill) for prefill in (False, True)[: 1 + twice]]
+        flags = cpu_flags()
+        twice = has_prefill_model(precision, flags, path.with_suffix(".bin").stat().st_size)
+        kinds = [properties(precision, capabilities, flags, threads, prefill) for prefill in (False, True)[: 1 + twice]]
         compiled = [core.compile_model(model, "CPU", settings) for settings in kinds]
         used = compiled[0].get_property("INFERENCE_NUM_THREADS")
         log.info("%d threads; compiled with %s", used, " and ".join(map(str, kinds)))

@@ -50,7 +50,8 @@ class EngineWorker:
         self._given_up: set[int] = set()  # aborted while their grammar compiles
         with ThreadPoolExecutor(1) as pool:  # the token trie holds the GIL, compiling does not: side by side
             grammars: Future[Grammars] = pool.submit(_grammars, engine)
-            model = PagedModel(engine.path / "openvino_model.xml", engine.precision, options.threads)
+            precision = "fp32" if options.exact else engine.precision  # of the arithmetic: weights are what they are
+            model = PagedModel(engine.path / "openvino_model.xml", precision, options.threads)
             self._grammars = grammars.result()
         blocks = kv_blocks(model.block_bytes, engine.limits.max_seq_len, options.kv_cache_bytes)
         model.allocate(blocks)

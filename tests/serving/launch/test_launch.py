@@ -94,11 +94,14 @@ def test_a_value_that_is_none_ends_with_argparses_line(capsys: pytest.CaptureFix
 
 def test_every_option_reaches_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--max-streams=7", "--queue-limit=3", "--kv-cache-gb=2", "--gpu-memory-fraction=0.5", "--threads=3"]
+    flags += ["--exact=1"]
     config = parse([*flags, "--step-ms=4", "--prefill-ms-per-token=0.5", "--fault=die@3"])
     for name, value in (config.environment | {"ENGINE_DIR": "/e", "RUN_DIR": "/r"}).items():
         monkeypatch.setenv(name, value)
     settings = StepSettings.from_environment()
-    wanted = RuntimeOptions(7, 2 * 2**30, 0.5, step_ms=4, prefill_ms_per_token=0.5, fault="die@3", threads=3)
+    wanted = RuntimeOptions(
+        7, 2 * 2**30, 0.5, step_ms=4, prefill_ms_per_token=0.5, fault="die@3", threads=3, exact=True
+    )
     assert (settings.queue_limit, settings.runtime) == (3, wanted)
 
 

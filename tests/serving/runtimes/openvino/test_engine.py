@@ -221,18 +221,47 @@ def test_sampled_answers_depend_on_the_seed_not_on_company(exact: PagedModel, pr
     assert answer(False, 5) == answer(True, 5) != answer(False, 6)
 
 
+def test_exact_arithmetic_on_int8_weights_does_not_depend_on_company(
+    checkpoint: Path, tmp_path: Path, prompts: list[list[int]]
+) -> None:
+    """What EXACT=1 is for: alone, together, in chunks, preempted, from the prefix cache."""
+    rounded = load(checkpoint, tmp_path, "int8")
+    exact = PagedModel(tmp_path / "int8" / openvino_build.MODEL_FILE, "fp32")
+    exact.allocate(BLOCKS)
+
+    def log_probs(model: PagedModel, blocks: int, streams: int, step: int) -> npt.NDArray[np.float64]:
+        engine = Engine(model, BlockPool(blocks), streams, 256, step_tokens=step)
+        for number, prompt in enumerate(prompts):
+            engine.submit(greedy(number, prompt, logprobs=1))
+        got = finish(engine)
+        return np.array([[x for delta in got[n] for x in delta.logprobs] for n in range(len(prompts))])
+
+    def spread(model: PagedModel) -> float:
+        alone = log_probs(model, BLOCKS, 1, 128)
+        return max(
+            np.abs(log_probs(model, *how) - alone).max() for how in ((BLOCKS, 8, 128), (BLOCKS, 8, 33), (8, 8, 48))
+        )
+
+    assert spread(exact) < 1e-4 < spread(rounded)
+
+
 def test_properties_are_explicit() -> None:
-    assert properties("fp32", ["FP32", "BF16"])["INFERENCE_PRECISION_HINT"] == "f32"
-    assert properties("fp32", ["BF16"])["KV_CACHE_PRECISION"] == "f32"
-    assert properties("bf16", ["FP32"])["KV_CACHE_PRECISION"] == "f16"
-    assert properties("bf16", ["BF16"])["INFERENCE_PRECISION_HINT"] == "bf16"
-    for capabilities in (["FP32"], ["FP32", "BF16"]):  # short steps take one path on every CPU
-        short = properties("int8", capabilities)
+    old, new = frozenset({"avx2"}), frozenset({"avx2", "avx_vnni"})
+    assert properties("fp32", ["FP32", "BF16"], new)["INFERENCE_PRECISION_HINT"] == "f32"
+    assert properties("fp32", ["BF16"], new)["KV_CACHE_PRECISION"] == "f32"
+    assert properties("bf16", ["FP32"], new)["KV_CACHE_PRECISION"] == "f16"
+    assert properties("bf16", ["BF16"], new)["INFERENCE_PRECISION_HINT"] == "bf16"
+    for capabilities in (["FP32"], ["FP32", "BF16"]):  # short steps take one path on every CPU with VNNI
+        short = properties("int8", capabilities, new)
         assert (short["INFERENCE_PRECISION_HINT"], short["DYNAMIC_QUANTIZATION_GROUP_SIZE"]) == ("f32", 32)
-    long = properties("int8", ["FP32", "BF16"], prefill=True)
+    long = properties("int8", ["FP32", "BF16"], new, prefill=True)
     assert (long["INFERENCE_PRECISION_HINT"], long["DYNAMIC_QUANTIZATION_GROUP_SIZE"]) == ("bf16", 0)
-    int8 = properties("int8", ["FP32"], threads=3)
+    int8 = properties("int8", ["FP32"], old, threads=3)
     assert (int8["KV_CACHE_PRECISION"], int8["INFERENCE_NUM_THREADS"]) == ("u8", 3)
+    assert int8["DYNAMIC_QUANTIZATION_GROUP_SIZE"] == 0
+    assert properties("int8", ["FP32"], frozenset())["DYNAMIC_QUANTIZATION_GROUP_SIZE"] == 32, (
+        "unknown: the plugin asks"
+    )
 
 
 def test_a_second_model_only_where_it_pays() -> None:
