@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from contract import byte_alphabet
 from serving.detokenizer.stops import StopMatcher
@@ -26,20 +25,7 @@ class TokenBytes:
 
     @classmethod
     def load(cls, tokenizer_json: Path) -> TokenBytes:
-        return cls.of(json.loads(tokenizer_json.read_text(encoding="utf-8")))
-
-    @classmethod
-    def of(cls, data: Mapping[str, Any]) -> TokenBytes:
-        """From what ``tokenizer.json`` holds."""
-        vocab: dict[str, int] = data["model"]["vocab"]
-        added: list[dict[str, object]] = data.get("added_tokens", [])
-        size = 1 + max([*vocab.values(), *(int(str(token["id"])) for token in added)])
-        table = [b""] * size
-        for text, index in vocab.items():
-            table[index] = bytes(byte_alphabet.BYTES[char] for char in text)
-        for token in added:
-            table[int(str(token["id"]))] = b"" if token["special"] else str(token["content"]).encode()
-        return cls(table)
+        return cls(byte_alphabet.token_bytes(json.loads(tokenizer_json.read_text(encoding="utf-8"))))
 
     def join(self, ids: Iterable[int]) -> bytes:
         table, size = self._table, len(self._table)

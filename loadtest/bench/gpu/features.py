@@ -35,6 +35,8 @@ from serving.runtimes.base import EngineRequest, RuntimeOptions, SequenceDelta
 
 GREEDY = Sampling(max_tokens=24, temperature=0.0, ignore_eos=True)
 PROMPTS = 8
+TAG = json.dumps({"format": {"type": "tag", "begin": "<b>", "end": "</b>",
+                             "content": {"type": "json_schema", "json_schema": {"enum": [1, "x"]}}}})  # fmt: skip
 DRAWS = 2048  # of one token, for the test of the distribution
 WAIT_SECONDS = 300.0
 
@@ -192,6 +194,7 @@ def _guides(engine: ProbedEngine) -> Iterator[tuple[str, bool, str]]:
         ("regex", Guide("regex", "[a-c]{3}-[0-9]{2}"), lambda text: re.fullmatch("[a-c]{3}-[0-9]{2}", text)),
         ("json_schema", Guide("json_schema", schema), lambda text: json.loads(text)["n"] in (1, 2)),
         ("ebnf_grammar", Guide("ebnf_grammar", 'root ::= "yes" | "no"'), lambda text: text in ("yes", "no")),
+        ("structural_tag", Guide("structural_tag", TAG), lambda text: text in ("<b>1</b>", '<b>"x"</b>')),
     ]
     for name, guide, valid in cases:
         sampling = Sampling(max_tokens=64, temperature=1.0, guide=guide, stop_token_ids=engine.end_ids)

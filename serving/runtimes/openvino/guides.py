@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer, gbnf_to_lark
 
+from contract import byte_alphabet
 from contract.errors import shown
 from contract.sampling import Guide
 from serving import structural_tag
-from serving.detokenizer.text import TokenBytes
 from serving.json_schema import prepared
 from serving.runtimes.openvino.sampling import GrammarState
 from serving.runtimes.openvino.tags import Lark, Quoted, TaggedText, Trigger, Vocabulary, quoted, triggered
@@ -87,8 +87,7 @@ class Grammars:
         self._compiled: dict[Guide, LLGuidanceState | TaggedText | ValueError] = {}
         self._tokenizer = LLTokenizer(text, n_vocab=vocab_size, eos_token=end_ids)
         self._added = [str(token["content"]) for token in data.get("added_tokens", [])]
-        known = TokenBytes.of(data)
-        self._vocabulary = Vocabulary([known.join((token,)) for token in range(vocab_size)])
+        self._vocabulary = Vocabulary(byte_alphabet.token_bytes(data)[:vocab_size])
 
     def start(self, guide: Guide) -> GrammarState:
         """Raises ``ValueError`` when the guide does not compile, or would hold up every step."""
