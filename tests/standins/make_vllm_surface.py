@@ -12,6 +12,7 @@ from pathlib import Path
 
 NAMES = {
     "vllm.engine.arg_utils": ["AsyncEngineArgs", "EngineArgs"],
+    "vllm.exceptions": ["VLLMValidationError"],
     "vllm.inputs.engine": ["tokens_input"],
     "vllm.lora.request": ["LoRARequest"],
     "vllm.renderers": ["renderer_from_config"],

@@ -227,7 +227,7 @@ class ChatRequest(Common):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = note(
         "`required` and a name need an engine with guided decoding; `allowed_tools` hides the others", openai=True
     )
-    parallel_tool_calls: bool | None = note("false: at most one call is passed on", openai=True)
+    parallel_tool_calls: bool | None = note("false: at most one call", openai=True)
     response_format: ResponseFormat | None = note(
         "`json_object`, `json_schema`: enforced or refused; with `tools`: that or calls", openai=True
     )

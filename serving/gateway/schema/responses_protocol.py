@@ -222,7 +222,7 @@ class ResponsesRequest(Shared):
     reasoning: Reasoning | None = note(
         "`effort` must be null or `none`: Qwen2.5 has no separate reasoning", openai=True
     )
-    parallel_tool_calls: bool | None = note("false: at most one call is passed on", openai=True)
+    parallel_tool_calls: bool | None = note("false: at most one call", openai=True)
     store: bool | None = note("true: needs `GATEWAY_RESPONSES_STORE`, with which it is the default", openai=True)
     previous_response_id: str | None = note("the conversation goes on; needs `GATEWAY_RESPONSES_STORE`", openai=True)
     include: list[Includable] | None = note(

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMValidationError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.renderers import renderer_from_config
@@ -92,7 +93,12 @@ class Core:
                 lora_request=self._lora(request.lora_name),
                 priority=-request.priority,  # vLLM: lower is sooner
             )
-        except (ValueError, TypeError, KeyError) as error:  # KeyError: its second grammar engine, of newer tags
+        except (
+            VLLMValidationError,
+            ValueError,
+            TypeError,
+            KeyError,
+        ) as error:  # the first is no ValueError from 0.28 on
             field = getattr(error, "parameter", None) or ("guided_decoding_guide" if sampling.guide else "request")
             raise InvalidRequest(str(field), " ".join(str(error).split())) from error
         prepared.external_req_id = request_id

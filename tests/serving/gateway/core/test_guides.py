@@ -94,3 +94,4 @@ def test_schemas_too_large_for_a_guide_are_left_out_under_auto() -> None:
     assert fits.guide and len(fits.guide) < (BY_NAME["guided_decoding_guide"].longest or 0)
     large = auto(tools=[tool("f", {"type": "object", "description": "x" * 300_000})])
     assert (large.guide_type, large.guide) == ("", "") and large.tools
+    assert auto(ignore_eos=True).guide == "", "it goes on until max_tokens"
