@@ -254,6 +254,17 @@ setup-router: .venv-router/.ready
 	@.venv-router/bin/python -m pip install --quiet $$(sed -n 's/^router = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
 	@touch $@
 
+manifests: setup  ## after a change of the alerts or of deploy/envoy.py: the parts of deploy/kubernetes that repeat them
+	@$(PY) -m deploy.generate
+
+.venv-manifests/.ready: pyproject.toml
+	@$(PYTHON) -m venv .venv-manifests
+	@.venv-manifests/bin/python -m pip install --quiet --disable-pip-version-check $$(sed -n 's/^manifests = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
+	@touch $@
+
+check-manifests: setup .venv-manifests/.ready  ## deploy/: Kubernetes objects, Dockerfiles and compose files against their schemas
+	@$(PY) -m deploy.check $(ARGS)
+
 cluster: setup setup-router  ## REPLICAS=3 servers here, or REPLICAS=http://a:8080,http://b:8080, behind smg (HTTP) and Envoy (gRPC)
 	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host $(HOST) --port $(GATEWAY_PORT) --grpc-port $(GRPC_PORT) -- \
 	  --drain $(DRAIN) --step-ms $(STEP_MS) --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$(ENGINE)") \
