@@ -29,7 +29,10 @@ from serving.gateway.schema.protocol import (
 )
 
 LOGPROBS = "message.output_text.logprobs"
-_NO_ITEMS = "nothing is stored: send items whole (Vercel AI SDK: providerOptions: {openai: {store: false}})"
+_NO_ITEMS = (
+    "nothing is stored: send items whole (Vercel AI SDK: providerOptions: {openai: {store: false}}), or set "
+    "GATEWAY_RESPONSES_STORE on the server"
+)
 _STORED = "nothing is stored: send the whole conversation as input"
 
 
