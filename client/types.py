@@ -54,6 +54,7 @@ class Options:
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     parse_special: bool = False
+    resume_ids: Sequence[int] = ()
     priority: int | None = None
     lora_name: str = ""
     cache_salt: str = ""

@@ -34,6 +34,7 @@ class TextOptions:
     prompt_ids: bool = False  # the prompt's token ids in the first response
     silent: bool = False  # max_tokens = 0: the engine's one token is not shown
     packed: bool = False  # answer in one tensor (contract/packed.py)
+    resume_ids: tuple[int, ...] = ()  # the answer's first ids, which the caller has; their text is not sent again
 
 
 # The three values of the field ``repetition_detection``, under vLLM's names.
@@ -72,7 +73,7 @@ class Job:
         for name in ("bad_words", "logit_bias"):
             sampling[name] = tuple(map(tuple, sampling[name]))
         text = raw.pop("text")
-        text["stops"] = tuple(text["stops"])
+        _tuples(text)
         raw["explicit"], raw["repetition"] = tuple(raw["explicit"]), tuple(raw["repetition"])
         return cls(sampling=Sampling(**sampling), text=TextOptions(**text), **raw)
 
@@ -171,5 +172,10 @@ def _check(header: list[int], left: int) -> None:
 
 def _text_options(data: bytes) -> TextOptions:
     raw = orjson.loads(data)
-    raw["stops"] = tuple(raw["stops"])
+    _tuples(raw)
     return TextOptions(**raw)
+
+
+def _tuples(text: dict[str, Any]) -> None:
+    """JSON has only lists."""
+    text["stops"], text["resume_ids"] = tuple(text["stops"]), tuple(text["resume_ids"])

@@ -65,7 +65,10 @@ class Detokenizer:
         if state is None or state.generation != chunk.generation:
             self._check_owner(chunk)
             state = self._states[chunk.slot] = _State(chunk.generation, self._token_bytes, chunk.options)
-            chunk.text = chunk.options.echo
+            if chunk.options.resume_ids:
+                self._replay(state, chunk)
+            else:
+                chunk.text = chunk.options.echo
         else:
             if chunk.seq != state.seq + 1:
                 raise ValueError(f"chunk {chunk.seq} of slot {chunk.slot} came where {state.seq + 1} was due")
@@ -92,6 +95,11 @@ class Detokenizer:
         if chunk.slot >= self.ack_table.slots:
             raise ValueError(f"slot {chunk.slot} of {self.ack_table.slots}")
         self._owners[chunk.slot] = chunk.generation
+
+    def _replay(self, state: _State, chunk: Chunk) -> None:
+        """What the caller has is not sent again, but half a character or half a stop string may go on."""
+        state.text.push(chunk.options.resume_ids)
+        self._cut(state, chunk, 0)
 
     def _decode(self, state: _State, chunk: Chunk) -> None:
         stream, before = state.text, state.text.tokens

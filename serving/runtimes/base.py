@@ -22,7 +22,10 @@ from contract.sampling import GuideType, Sampling
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """One sequence for a runtime. ``sequence_id`` is unique among the running sequences of this process."""
+    """One sequence for a runtime. ``sequence_id`` is unique among the running sequences of this process.
+
+    ``resume_ids`` are output of an earlier attempt, here or elsewhere. They count as output everywhere (``max_tokens``
+    and ``min_tokens``, penalties, grammar, the position of the seed), and the deltas bring only what follows them."""
 
     sequence_id: int
     input_ids: Sequence[int]
@@ -31,6 +34,7 @@ class EngineRequest:
     lora_name: str = ""
     cache_salt: str = ""  # cached prefixes are shared among equal ones only
     seeded: bool = True  # by the caller; a seed that we drew need not be repeatable
+    resume_ids: Sequence[int] = ()
 
 
 class SequenceDelta(NamedTuple):

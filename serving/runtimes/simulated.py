@@ -45,7 +45,7 @@ LATE_SECONDS = 0.1  # a step clock that is further behind starts anew instead of
 HONOURED = frozenset(
     {
         "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
-        "logprobs", "return_prompt_log_probs", "priority", "cache_salt",
+        "logprobs", "return_prompt_log_probs", "priority", "cache_salt", "resume_ids",
     }
 )  # fmt: skip
 
@@ -94,7 +94,7 @@ class _Live:
 
     def __init__(self, request: EngineRequest, due: float) -> None:
         self.request = request
-        self.made = 0
+        self.made = len(request.resume_ids)
         self.due = due  # when its simulated prefill is over
         self.start = zlib.crc32(
             np.asarray(request.input_ids, dtype=np.int32).tobytes(), request.sampling.seed & 0xFFFFFFFF
@@ -203,7 +203,9 @@ class SimulatedRuntime:
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self.limits.max_streams:
             request = self._waiting.popleft()
-            live = _Live(request, time.perf_counter() + self._prefill * len(request.input_ids))
+            live = _Live(
+                request, time.perf_counter() + self._prefill * (len(request.input_ids) + len(request.resume_ids))
+            )
             self._running[request.sequence_id] = live
             self._count["blocks"] += live.blocks
             self._count["prompt"] += len(request.input_ids)
@@ -234,7 +236,8 @@ class SimulatedRuntime:
             return SequenceDelta(live.request.sequence_id, (), 1, "stop")
         reason: FinishReason | None = "length" if live.made >= sampling.max_tokens else None
         log_probs = (-0.5,) if sampling.logprobs else ()
-        prompt = prompt_scores(live.request) if live.made == 1 and sampling.prompt_logprobs else None
+        is_first = live.made == len(live.request.resume_ids) + 1
+        prompt = prompt_scores(live.request) if is_first and sampling.prompt_logprobs else None
         return SequenceDelta(live.request.sequence_id, (token,), 1, reason, log_probs, prompt=prompt)
 
 

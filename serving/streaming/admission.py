@@ -22,7 +22,9 @@ _NEUTRAL = {
 
 def fit(job: Job, ids: Sequence[int], runtime: Runtime) -> Sampling:
     """The sampling settings to submit. Raises ``InvalidRequest``/``Unsupported`` naming the field."""
-    return _within_context(_supported(job, runtime), ids, runtime)
+    sampling = _within_context(_supported(job, runtime), ids, runtime)
+    _check_resumed(job.text.resume_ids, sampling.max_tokens, runtime)
+    return sampling
 
 
 def _supported(job: Job, runtime: Runtime) -> Sampling:
@@ -56,6 +58,16 @@ def _within_context(sampling: Sampling, ids: Sequence[int], runtime: Runtime) ->
     if ids and not 0 <= min(ids) <= max(ids) < limits.vocab_size:
         raise InvalidRequest("input_ids", f"ids must be between 0 and {limits.vocab_size - 1}; got {max(ids, key=abs)}")
     return sampling if sampling.max_tokens else replace(sampling, max_tokens=left)
+
+
+def _check_resumed(ids: Sequence[int], max_tokens: int, runtime: Runtime) -> None:
+    if not ids:
+        return
+    if len(ids) >= max_tokens:
+        raise InvalidRequest("resume_ids", f"{len(ids)} tokens leave nothing of max_tokens = {max_tokens}")
+    if not 0 <= min(ids) <= max(ids) < runtime.limits.vocab_size:
+        last = runtime.limits.vocab_size - 1
+        raise InvalidRequest("resume_ids", f"ids must be between 0 and {last}; got {max(ids, key=abs)}")
 
 
 def reseeded(sampling: Sampling, index: int) -> Sampling:

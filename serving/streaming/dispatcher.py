@@ -98,7 +98,9 @@ class Dispatcher:
                 seeded = "seed" in job.explicit
                 submit(
                     runtime,
-                    EngineRequest(sequence.id, ids, one, job.priority, job.lora_name, job.cache_salt, seeded),
+                    EngineRequest(
+                        sequence.id, ids, one, job.priority, job.lora_name, job.cache_salt, seeded, job.text.resume_ids
+                    ),
                 )
                 if sequence.aborted:  # its client went away just before the runtime knew it
                     runtime.abort(sequence.id)

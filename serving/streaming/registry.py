@@ -50,10 +50,13 @@ class RequestRegistry:
         generation = number % MAX_GENERATION + 1
         sequence = ActiveSequence(number, request, index, self.slots.popleft(), generation, prompt_tokens)
         text = request.job.text
+        sequence.completion_tokens = len(text.resume_ids)
         if text.stops and not request.job.stream:
             sequence.text = TextStream(self._token_bytes, text.stops, text.include_stop, text.min_tokens)
+            sequence.text.push(text.resume_ids)
         if request.job.repetition:
             sequence.repetition = RepetitionDetector(*request.job.repetition, min_tokens=text.min_tokens)
+            sequence.repetition.replay(text.resume_ids)
         request.sequences.append(sequence)
         self.sequences[number] = sequence
 

@@ -6,6 +6,8 @@ The rule is vLLM's ``check_sequence_repetition`` (v0.33.0, vllm/v1/core/sched/ut
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from serving.runtimes.base import SequenceDelta
@@ -26,6 +28,10 @@ class RepetitionDetector:
         self._runs = np.zeros(max_pattern_size, np.int64)
         self._tokens = np.full(4 * max_pattern_size, -1)
         self._at = max_pattern_size
+
+    def replay(self, ids: Sequence[int]) -> None:
+        """Tokens that an earlier attempt made."""
+        self.found = any(map(self._repeats, ids))
 
     def cut(self, delta: SequenceDelta) -> SequenceDelta:
         """``delta`` without what follows the repetition. Its end, whatever the reason, then says ``repetition``."""

@@ -53,6 +53,9 @@ class PromptBuilder:
                 raise InvalidRequest(name, f"{length} bytes of JSON are too many; send at most {MAX_JSON}")
         if (ids := len(tensors.get("input_ids", ()))) > self._limits.max_input_len:
             raise context.too_long(self._limits, "input_ids", str(ids))
+        if (ids := len(tensors.get("resume_ids", ()))) > self._limits.max_seq_len:
+            problem = f"{ids} tokens exceed the context of {self._limits.max_seq_len}; send what the answer had"
+            raise InvalidRequest("resume_ids", problem)
 
     def _check_length(self, text: bytes, field: str) -> None:
         """Raises ``ContextTooLong`` for a text that exceeds the context however well it compresses: no token stands

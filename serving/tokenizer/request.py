@@ -35,10 +35,14 @@ def job(inputs: Inputs, checkpoint: CheckpointDefaults) -> Job:
         prompt_ids=inputs.flag("return_prompt_ids"),
         silent=_is_silent(inputs),
         packed=inputs.flag("packed_output"),
+        resume_ids=inputs.integers("resume_ids"),
     )
+    n = inputs.integer("num_return_sequences")
+    if text.resume_ids and n > 1:
+        raise InvalidRequest("resume_ids", f"they belong to one sequence; send num_return_sequences = 1, not {n}")
     return Job(
         sampling,
-        n=inputs.integer("num_return_sequences"),
+        n=n,
         stream=inputs.flag("stream"),
         text=text,
         priority=inputs.integer("priority"),

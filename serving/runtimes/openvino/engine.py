@@ -49,11 +49,14 @@ class Engine:
         return bool(self._scheduler.running or self._scheduler.waiting)
 
     def submit(self, request: EngineRequest, grammar: GrammarState | None = None) -> None:
+        """Raises ``ValueError`` for ``resume_ids`` that do not follow the grammar."""
         prompt = [int(token) for token in request.input_ids]
         sampler = Sampler(request.sampling, prompt, grammar)
         self._arrivals += 1
         to_score = len(prompt) - 1 if request.sampling.prompt_logprobs else 0
-        self._scheduler.add(ScheduledSequence(request, sampler, self._arrivals, prompt, to_score=to_score))
+        resumed = [int(token) for token in request.resume_ids]
+        sampler.resume(resumed)
+        self._scheduler.add(ScheduledSequence(request, sampler, self._arrivals, prompt + resumed, to_score=to_score))
 
     def abort(self, sequence_id: int) -> SequenceDelta | None:
         """The sequence's last delta, or None when it has already ended."""
@@ -98,7 +101,7 @@ class Engine:
         )
 
     def _sample(self, sequence: ScheduledSequence, row: npt.NDArray[np.float32]) -> SequenceDelta:
-        if not sequence.sampler.output:
+        if len(sequence.sampler.output) == len(sequence.request.resume_ids):
             self._prompt_tokens += len(sequence.request.input_ids)
             self._cached_tokens += sequence.cached
         sequence_id = sequence.request.sequence_id

@@ -58,6 +58,17 @@ class Sampler:
         self._biases = np.array([bias for _, bias in sampling.logit_bias], np.float32)
         self._random = np.random.Generator(np.random.PCG64(sampling.seed)) if sampling.temperature > 0 else None
 
+    def resume(self, ids: list[int]) -> None:
+        """Tokens that an earlier attempt chose. Raises ``ValueError`` when they do not follow the grammar."""
+        self.output += ids
+        self._counts.update(ids)
+        self._seen = np.fromiter(self._prompt.union(ids), np.int64)
+        if self.grammar:
+            for token in ids:
+                self.grammar.accept(token)
+        if self._random is not None:  # one number per token: a seeded answer goes on as if nothing had happened
+            self._random.bit_generator.advance(len(ids))  # type: ignore[attr-defined]  # PCG64 has it
+
     def choose(self, row: Row) -> SampledToken:
         """Pick the next token; ``row`` [vocab] is changed. Raises ``ValueError`` when no token can be chosen."""
         count = self.sampling.logprobs

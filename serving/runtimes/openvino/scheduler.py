@@ -181,7 +181,7 @@ class Scheduler:
             sequence.blocks = prefix + [self.pool.allocate() for _ in range(fresh)]
             sequence.computed = len(prefix) * BLOCK_TOKENS
             if sequence.cached < 0:
-                sequence.cached = sequence.computed
+                sequence.cached = min(sequence.computed, len(sequence.request.input_ids))
             self._running[sequence.request.sequence_id] = sequence
 
 

@@ -31,6 +31,7 @@ from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from serving.runtimes.openvino.engine import Engine
 from serving.runtimes.openvino.guides import Grammars
 from serving.runtimes.openvino.model import PagedModel
+from serving.runtimes.openvino.sampling import GrammarState
 
 DEFAULT_KV_BYTES = 1 << 30
 WARM_UP_PROMPT = 24  # tokens: less than a KV block
@@ -135,7 +136,7 @@ class EngineWorker:
             message = self._inbox.get()
             wait = False
             if message[0] == "submit":
-                self._engine.submit(*message[1:])
+                deltas += self._submit(*message[1:])
             elif message[0] == "abort":
                 ended = self._engine.abort(message[1])
                 deltas += [ended] if ended else []
@@ -144,6 +145,14 @@ class EngineWorker:
             elif message[0] == "close":
                 return None
         return deltas
+
+    def _submit(self, request: EngineRequest, grammar: GrammarState | None = None) -> list[SequenceDelta]:
+        try:
+            self._engine.submit(request, grammar)
+        except ValueError as error:
+            refusal = to_wire(InvalidRequest("resume_ids", f"{error}; send what the first attempt made"))
+            return [SequenceDelta(request.sequence_id, (), 0, "error", error=refusal)]
+        return []
 
 
 def kv_blocks(block_bytes: int, max_seq_len: int, wanted: int | None) -> int:

@@ -163,3 +163,29 @@ def test_nothing_is_kept_of_finished_streams(detokenizer: Detokenizer, tokenizer
     for number in range(1, 200):
         one(detokenizer, chunk(letters(tokenizer, "a"), slot=number % 64, generation=number, finish=LENGTH))
     assert not detokenizer._states
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_a_resumed_sequence_sends_what_the_first_attempt_did_not(
+    data: st.DataObject, token_bytes: TokenBytes, tokenizer: Tokenizer, ack_table: AckTable
+) -> None:
+    """Half a character, half a stop string and the stop string itself may lie on the break."""
+    ids = data.draw(token_ids(tokenizer).filter(lambda ids: len(ids) > 1))
+    at = data.draw(st.integers(1, len(ids) - 1))
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    begin = data.draw(st.integers(0, len(text)))
+    stops = tuple(filter(None, [text[begin : begin + 3].replace("\ufffd", "")]))
+    options = TextOptions(stops=stops, echo="the prompt")
+
+    def run(first: list[int], rest: list[int], options: TextOptions) -> tuple[list[Chunk], Chunk]:
+        detokenizer = Detokenizer(token_bytes, lambda: ack_table)
+        parts = [one(detokenizer, chunk(first, options=options, total=len(options.resume_ids) + len(first)))]
+        last = one(detokenizer, chunk(rest, 2, finish=LENGTH, total=len(ids)))
+        return parts, last
+
+    (head,), tail = run(ids[:at], ids[at:], options)
+    resumed = TextOptions(stops=stops, echo="the prompt", resume_ids=tuple(ids[:at]))
+    (nothing,), again = run([], ids[at:], resumed)
+    assert nothing.text + again.text == tail.text and head.text.startswith("the prompt")
+    assert (again.ids, again.finish, again.completion_tokens) == (tail.ids, tail.finish, tail.completion_tokens)

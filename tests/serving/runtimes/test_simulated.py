@@ -127,3 +127,11 @@ def test_an_error_in_the_loop_is_a_death_not_a_silence(
 def test_faults_parse() -> None:
     assert Faults.parse("die@3,stall@4:0.5,eos@2") == Faults(die=3, eos=2, stall=4, stall_seconds=0.5)
     assert Faults.parse("") == Faults()
+
+
+def test_a_resumed_stream_goes_on_where_it_was(start: Callable[..., Rig]) -> None:
+    rig, whole = start(), tokens([1, 2, 3], 5, 10)
+    rig.runtime.submit(EngineRequest(1, [1, 2, 3], Sampling(10, seed=5), resume_ids=whole[:7]))
+    until(lambda: rig.ended(1))
+    assert [i for delta in rig.of(1) for i in delta.token_ids] == whole[7:]
+    assert sum(delta.counted for delta in rig.of(1)) == 3

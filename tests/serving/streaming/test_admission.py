@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from contract.chunks import Job
+from contract.chunks import Job, TextOptions
 from contract.errors import InvalidRequest, Unsupported
 from contract.sampling import Guide, Sampling
 from serving.runtimes.base import CAPABILITIES, RuntimeLimits
@@ -103,3 +103,13 @@ def test_sequences_differ_by_their_seed_alone() -> None:
     sampling = Sampling(max_tokens=5, seed=2**64 - 1)
     assert reseeded(sampling, 0) == sampling
     assert reseeded(sampling, 1) == replace(sampling, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "max_tokens", "problem"),
+    [((1,) * 10, 10, "leave nothing of max_tokens = 10"), ((1,) * 99, 0, "max_tokens = 99"), ((5, 1000), 10, "1000")],
+)
+def test_ids_to_resume_leave_room_and_are_ids(ids: tuple[int, ...], max_tokens: int, problem: str) -> None:
+    job = Job(Sampling(max_tokens), text=TextOptions(resume_ids=ids))
+    with pytest.raises(InvalidRequest, match=f"^resume_ids: .*{problem}"):
+        fit(job, [1], Limits(CAPABILITIES))

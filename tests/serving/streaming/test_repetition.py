@@ -110,3 +110,11 @@ def _seconds(detector: RepetitionDetector, delta: SequenceDelta) -> float:
     began = time.thread_time()
     detector.cut(delta)
     return time.thread_time() - began
+
+
+@pytest.mark.parametrize("cut", range(6))
+def test_tokens_of_an_earlier_attempt_count(cut: int) -> None:
+    detector, ids = RepetitionDetector(2, 1, 3), [7, 1, 2, 1, 2, 1, 2, 9]
+    detector.replay(ids[:cut])
+    assert not detector.found
+    assert list(detector.cut(SequenceDelta(1, ids[cut:], len(ids) - cut)).token_ids) == ids[cut:7]

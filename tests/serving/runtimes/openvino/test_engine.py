@@ -296,3 +296,30 @@ def test_long_and_short_steps_share_one_kv_cache(
     after = [logits(model, PREFILL_ROWS, 1) for model in (one, two)]
     two.allocate(BLOCKS)  # an empty cache: what the step would answer if it did not see the long step's keys and values
     assert alike(*after) > 0.99 > alike(after[1], logits(two, PREFILL_ROWS, 1)) + 0.005
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.0, "repetition_penalty": 1.3, "frequency_penalty": 0.5},
+        {"temperature": 0.9, "seed": 11, "top_p": 0.95, "presence_penalty": 0.4, "min_tokens": 9, "logprobs": 1},
+        {"temperature": 1.5, "seed": 3, "top_k": 40, "bad_words": ((5, 6),)},
+    ],
+)
+def test_a_resumed_answer_is_the_undisturbed_one(
+    exact: PagedModel, prompts: list[list[int]], settings: dict[str, object]
+) -> None:
+    sampling = Sampling(COUNT, **settings)  # type: ignore[arg-type]
+    engine = Engine(exact, BlockPool(BLOCKS), 8, 256)
+    for number, prompt in enumerate(prompts):
+        engine.submit(EngineRequest(number, prompt, sampling))
+    whole = {number: ids(deltas) for number, deltas in finish(engine).items()}
+    engine = Engine(exact, BlockPool(BLOCKS), 8, 256)
+    for number, prompt in enumerate(prompts):
+        cut = 1 + 3 * number
+        engine.submit(EngineRequest(number, prompt, sampling, resume_ids=whole[number][:cut]))
+    for number, deltas in finish(engine).items():
+        cut = 1 + 3 * number
+        assert ids(deltas) == whole[number][cut:]
+        assert deltas[-1].finish_reason == "length" and deltas[0].cached_tokens <= len(prompts[number])
+    assert engine.stats().prompt_tokens == sum(map(len, prompts))
