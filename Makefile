@@ -202,7 +202,7 @@ bench-gateway: setup-loadtest  ## web path against gRPC, simulated engine, 1/32/
 # --- load tests ---------------------------------------------------------------------------------------------------------
 # HOST and the ports are those of `make serve`. ARGS takes what else `python -m loadtest run --help` lists.
 
-.PHONY: loadtest loadtest-ui loadtest-sweep loadtest-compare loadtest-calibrate strategies
+.PHONY: capacity loadtest loadtest-ui loadtest-sweep loadtest-compare loadtest-calibrate strategies
 
 SCENARIO ?= chat
 TRANSPORT ?= grpc
@@ -228,6 +228,9 @@ loadtest-sweep: setup-loadtest  ## raise the rate until SLO= breaks: the highest
 
 loadtest-compare: setup-loadtest  ## two runs side by side: A=reports/… B=reports/…
 	@$(PY) -m loadtest compare "$(A)" "$(B)"
+
+capacity: setup-loadtest  ## how many replicas take RATE=200 requests/s, from the newest loadtest-sweep of one (SWEEP= another)
+	@$(PY) -m loadtest capacity $(if $(RATE),--rate $(RATE)) $(if $(SWEEP),--sweep "$(SWEEP)")
 
 loadtest-calibrate: setup-dev  ## is the load generator right? against a server whose latencies are known
 	@$(PY) -m tests.loadtest.calibrate

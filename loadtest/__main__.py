@@ -1,4 +1,4 @@
-"""``python -m loadtest run | sweep | compare``: checks everything first, then hands over to Locust.
+"""``python -m loadtest run | sweep | compare | capacity``: checks everything first, then hands over to Locust.
 
 Exit code: 0 limits met, 1 limits missed or requests failed, 2 the command or the target is wrong, 3 INVALID.
 """
@@ -40,9 +40,15 @@ def _compare(options: argparse.Namespace) -> int:
     return compare(Path(options.a), Path(options.b), Path(options.out))
 
 
+def _capacity(options: argparse.Namespace) -> int:
+    from loadtest.capacity import capacity
+
+    return capacity(options.rate, options.sweep, options.risk / 100)
+
+
 def parser() -> argparse.ArgumentParser:
     top = Arguments(prog="python -m loadtest", description=__doc__.splitlines()[0])
-    commands = top.add_subparsers(required=True, dest="command", metavar="run | sweep | compare")
+    commands = top.add_subparsers(required=True, dest="command", metavar="run | sweep | compare | capacity")
     run = commands.add_parser("run", help="one run, or with --ui the web UI")
     run_parser(run)
     run.set_defaults(action=_run)
@@ -55,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("b", help="directory of the second run")
     compare.add_argument("--out", default="reports/compare.html")
     compare.set_defaults(action=_compare)
+    capacity = commands.add_parser("capacity", help="how many replicas a rate needs, from one replica's sweep")
+    capacity.add_argument("--rate", type=positive, required=True, help="arrivals, requests per second")
+    capacity.add_argument("--sweep", default="", help="sweep.json of one replica (default: the newest in reports/)")
+    capacity.add_argument("--risk", type=positive, default=1.0, help="percent of the time over the limit (default: 1)")
+    capacity.set_defaults(action=_capacity)
     return top
 
 

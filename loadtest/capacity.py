@@ -1,0 +1,110 @@
+"""From one replica's sweep to the number of replicas for a rate of arrivals.
+
+A sweep finds the highest rate that one replica takes within the limits; Little's law turns it into streams:
+``streams = rate × mean time of an answer``. Arrivals that do not wait for each other make the number of open streams
+of a pool Poisson with mean ``rate × time`` whatever the distribution of lengths (M/G/∞), so the pool misses its limits
+when more streams are open than its replicas take together, assuming that routers spread them evenly. The answer is the
+smallest pool for which that happens in less than ``risk`` of the time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtest import console
+from loadtest.errors import EXIT_OK, LoadtestError
+
+STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # replicas of the table
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLimit:
+    """What one replica takes within the limits: requests per second, and the mean seconds of an answer at that rate."""
+
+    rate: float
+    seconds: float
+
+    @property
+    def streams(self) -> float:
+        return self.rate * self.seconds
+
+
+def overload(rate: float, replicas: int, limit: ReplicaLimit) -> float:
+    """The share of time in which more streams are open than ``replicas`` take."""
+    return _poisson_above(math.floor(replicas * limit.streams + 1e-9), rate * limit.seconds)
+
+
+def replicas_for(rate: float, limit: ReplicaLimit, risk: float) -> int:
+    low, high = 0, 1
+    while overload(rate, high, limit) > risk:
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if overload(rate, middle, limit) > risk else (low, middle)
+    return high
+
+
+def rate_of(replicas: int, limit: ReplicaLimit, risk: float) -> float:
+    """The highest rate that ``replicas`` take, requests per second."""
+    low, high = 0.0, replicas * limit.rate
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if overload(middle, replicas, limit) <= risk else (low, middle)
+    return low
+
+
+def _poisson_above(count: int, mean: float) -> float:
+    """P(X > count). Terms are summed in logarithms from the far side, so that thousands of streams do not underflow."""
+    if mean <= 0:
+        return 0.0
+    total, k = 0.0, count + 1
+    term = math.exp(k * math.log(mean) - mean - math.lgamma(k + 1))
+    while k < mean or term > 1e-18:
+        total += term
+        k += 1
+        term *= mean / k
+    return min(total, 1.0)
+
+
+def limit_of(path: Path) -> tuple[ReplicaLimit, str]:
+    """The replica's limit and the sweep's SLO. Raises ``LoadtestError`` for what is no sweep that met its limits."""
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        met = [step for step in data["steps"] if step["met"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoadtestError(
+            f"capacity: {path} is not a sweep ({error}): run `make loadtest-sweep SLO=…` against one replica first"
+        ) from None
+    if not met:
+        raise LoadtestError(f"capacity: no rate of {path} met {data['slo']}: one replica alone is too slow for it")
+    best = max(met, key=lambda step: step["rate"])
+    return ReplicaLimit(best["rate"], best["total"]["latency"]["e2e"]["mean"]), data["slo"]
+
+
+def newest(reports: Path) -> Path:
+    found = sorted(reports.glob("sweep-*/sweep.json"))
+    if not found:
+        raise LoadtestError(f"capacity: no sweep in {reports}/: run `make loadtest-sweep SLO=ttft=500ms` first")
+    return found[-1]
+
+
+def capacity(rate: float, sweep: str, risk: float) -> int:
+    path = Path(sweep) if sweep else newest(Path("reports"))
+    limit, slo = limit_of(path)
+    needed = replicas_for(rate, limit, risk)
+    busy = rate * limit.seconds / (needed * limit.streams)
+    console.show(
+        f"{path}: one replica takes {limit.rate:g} requests/s within {slo}, {limit.streams:.1f} streams of "
+        f"{limit.seconds:.2f} s\n"
+        f"{rate:g} requests/s: {needed} replicas, {busy:.0%} busy on average, over their limit "
+        f"{overload(rate, needed, limit):.2%} of the time (at most {risk:.2%}); one more to roll or lose one\n\n"
+        f"{'replicas':>10s}{'requests/s':>12s}{'each':>8s}"
+    )
+    for count in STEPS:
+        most = rate_of(count, limit, risk)
+        console.show(f"{count:10d}{most:12.1f}{most / count:8.2f}")
+    return EXIT_OK
