@@ -55,6 +55,8 @@ def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[
 def _guide(kind: str, guide: str) -> dict[str, Any]:
     if kind == "json":
         return {"response_format": {"type": "json_object"}}
+    if kind == "structural_tag":
+        return {"structured_outputs": {kind: guide}}
     return {_GUIDES[kind]: guide} if kind else {}
 
 

@@ -32,6 +32,9 @@ def _response_format(request: Common) -> list[Guided]:
         return []
     if wanted.type == "json_object":
         return [(*ANY_OBJECT, "response_format")]
+    if wanted.type == "structural_tag":
+        tag = wanted.model_dump(include={"format", "structures", "triggers"}, exclude_none=True)
+        return [("structural_tag", dumped(tag, "response_format"), "response_format")]
     if wanted.json_schema is None:
         raise bad_request("response_format.json_schema", "missing; it is required with type json_schema")
     return [("json_schema", dumped(wanted.json_schema.schema_, "response_format"), "response_format")]
@@ -46,6 +49,7 @@ def _guided_fields(request: Common) -> list[Guided]:
         ("json_schema", spec.json_, "structured_outputs"), ("regex", spec.regex, "structured_outputs"),
         ("regex", _choice(spec.choice, "structured_outputs.choice"), "structured_outputs"),
         ("ebnf_grammar", spec.grammar, "structured_outputs"),
+        ("structural_tag", spec.structural_tag, "structured_outputs"),
     )  # fmt: skip
     found = [(k, v if isinstance(v, str) else dumped(v, source), source) for k, v, source in named if v is not None]
     return found + ([(*ANY_OBJECT, "structured_outputs")] if spec.json_object else [])

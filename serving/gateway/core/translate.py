@@ -213,6 +213,8 @@ def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[]
 def _calls_in_text(tools: list[Tool], options: Options, answer: Guided, *, one: bool) -> Options:
     """``tool_choice: auto``. Without a grammar for the ``answer`` the request asked for none: where the engine has
     none, or the schemas are too much for it, the answer comes without; and a grammar lets no answer go on for ever."""
+    if answer[0] == "structural_tag":
+        return options  # the caller's own says where calls are
     guide, optional = tool_tags(tools, answer, one=one), not answer[0]
     if optional and (options.ignore_eos or len(guide) > (BY_NAME["guided_decoding_guide"].longest or 0)):
         return options

@@ -85,8 +85,11 @@ class JsonSchemaSpec(BaseModel):
 
 class ResponseFormat(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaSpec | None = None
+    format: JsonObject | None = None  # of structural tags; the older notation has the other two
+    structures: list[JsonObject] | None = None
+    triggers: list[str] | None = None
 
 
 class AllowedTools(BaseModel):
@@ -122,6 +125,7 @@ class Structured(BaseModel):
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+    structural_tag: str | None = None
 
 
 class RepetitionDetection(BaseModel):
@@ -229,7 +233,7 @@ class ChatRequest(Common):
     )
     parallel_tool_calls: bool | None = note("false: at most one call", openai=True)
     response_format: ResponseFormat | None = note(
-        "`json_object`, `json_schema`: enforced or refused; with `tools`: that or calls", openai=True
+        "`json_object`, `json_schema`, `structural_tag`: enforced or refused; with `tools`: it or calls", openai=True
     )
     # chat fields: begin
     add_generation_prompt: bool | None = note("default: true unless `continue_final_message`")
@@ -250,4 +254,4 @@ class CompletionRequest(Common):
     logprobs: int | None = note(
         "0 to 20; with `echo` of the prompt too; refused where the engine lacks it", openai=True
     )
-    response_format: ResponseFormat | None = note("`json_object` and `json_schema`, enforced or refused")
+    response_format: ResponseFormat | None = note("`json_object`, `json_schema`, `structural_tag`: enforced or refused")

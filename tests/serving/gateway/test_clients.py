@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from client import Client, Options
 from tests.client.fake_triton import FakeTriton
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
@@ -261,3 +262,16 @@ def test_lm_evals_remote_tokenizer(web: httpx.Client) -> None:
 def _events(web: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     lines = web.post(path, json={**body, "stream": True}).text.splitlines()
     return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+
+def test_structural_tags_reach_the_engine_from_each_place(web: httpx.Client, fake: FakeTriton) -> None:
+    tag = {"format": {"type": "const_string", "value": "a"}}
+    asked = [{"response_format": {"type": "structural_tag", **tag}},
+             {"structured_outputs": {"structural_tag": json.dumps(tag)}}]  # fmt: skip
+    for more in asked:
+        assert web.post(CHAT, json=ask("SAY a", **more)).status_code == 200
+    with Client(str(web.base_url)) as client:
+        client.generate("SAY a", Options(guide_type="structural_tag", guide=json.dumps(tag)))
+    for sent in fake.requests:
+        assert sent["guided_decoding_guide_type"] == "structural_tag" and "guided_decoding_optional" not in sent
+        assert json.loads(sent["guided_decoding_guide"]) == tag

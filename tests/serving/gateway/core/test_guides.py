@@ -82,6 +82,25 @@ def test_a_grammar_and_tools_are_one_or_the_other(asked: dict[str, Any], expecte
     assert tree["elements"][1]["at_least_one"] is True
 
 
+TAG = {"format": {"type": "tag", "begin": "<a>", "content": {"type": "json_schema", "json_schema": {}}, "end": "</a>"}}
+OLDER = {"structures": [{"begin": "<a>", "schema": {}, "end": "</a>"}], "triggers": ["<a>"]}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"response_format": {"type": "structural_tag", **TAG}},
+        {"response_format": {"type": "structural_tag", **OLDER}},
+        {"structured_outputs": {"structural_tag": json.dumps(TAG)}},
+    ],
+)
+@pytest.mark.parametrize("tools", [[], [tool("f", {"type": "object"})]])
+def test_a_callers_own_structural_tag_stays(asked: dict[str, Any], tools: list[dict[str, Any]]) -> None:
+    options = auto(tools=tools, **asked)
+    assert (options.guide_type, options.guide_optional) == ("structural_tag", False)
+    assert json.loads(options.guide) in (TAG, OLDER)
+
+
 def test_a_schema_that_is_no_json_is_named() -> None:
     with pytest.raises(ApiError, match="guided_json: not JSON"):
         auto(guided_json="{")
