@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-DOCUMENTS = sorted(name for name in TRACKED if re.fullmatch(r"[A-Z]+\.md|docs/\w+\.md", name))
+DOCUMENTS = sorted(name for name in TRACKED if re.fullmatch(r"[A-Z]+(\.zh)?\.md|docs/\w+\.md", name))
 TOP = "contract|client|serving|build_engine|loadtest|model_repository|tests|docs|examples"
 
 
@@ -64,6 +64,25 @@ def test_the_readme_stays_short() -> None:
 def test_no_document_installs_a_version_of_its_own(name: str) -> None:
     """Pins stand in pyproject.toml; a command in a document that repeats one goes stale."""
     assert re.findall(r"pip install [^`\n]*==", text(name)) == []
+
+
+def commands(markdown: str) -> list[str]:
+    """Lines of code blocks without their comments; a picture drawn in characters is none."""
+    blocks = re.findall(r"^```\w+\n(.*?)^```", markdown, flags=re.MULTILINE | re.DOTALL)
+    lines = [re.sub(r"\s*(^|  )#.*| # .*", "", line).rstrip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def figures(markdown: str) -> list[tuple[str, set[str]]]:
+    """Of each row of the last table: the command, and the numbers beside it."""
+    rows = re.findall(r"^\|(.*)\| `(make [a-z-]+)` \|$", markdown, flags=re.MULTILINE)
+    return [(command, set(re.findall(r"\d+(?:[,.]\d+)*", text))) for text, command in rows]
+
+
+def test_the_chinese_readme_has_the_same_commands_and_figures() -> None:
+    english, chinese = text("README.md"), text("README.zh.md")
+    assert commands(chinese) == commands(english)
+    assert figures(chinese) == figures(english) and len(figures(english)) == 3
 
 
 def test_the_checks_above_look_at_something() -> None:
