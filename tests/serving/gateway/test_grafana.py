@@ -102,7 +102,7 @@ def test_every_panel_shows_something(server: Server, prometheus: httpx.Client) -
 @pytest.mark.triton
 def test_no_alert_fires_on_a_healthy_server(server: Server, prometheus: httpx.Client) -> None:
     rules = prometheus.get("/api/v1/rules").json()["data"]["groups"][0]["rules"]
-    assert len(rules) == 6
+    assert len(rules) == 7
     for rule in rules:
         assert query(prometheus, rule["query"]) == [], rule["name"]
 
