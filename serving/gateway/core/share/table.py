@@ -39,7 +39,7 @@ class ShareTable:
         self._file = -1
         if path is not None:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            os.ftruncate(self._file, size)
+            os.posix_fallocate(self._file, 0, size)  # a disk that fills up later must not kill who writes to the map
         self._words = memoryview(mmap.mmap(self._file, size)).cast("d")
         with self.locked():
             self._own = self._claim()
