@@ -18,6 +18,7 @@ TINY = 1e-9
 CONFIDENT_NATS = 1.0  # the reference's first token leads the second by this much
 RUN = 16  # the same token this many times in a row is a loop
 LONGEST_CYCLE = 16  # tokens
+MISJUDGED = 0.05  # a model that loops no more than its reference seems to with this probability
 CYCLE_COVERS = 48  # tokens at the end of an answer that one cycle fills
 
 
@@ -28,7 +29,9 @@ class Accuracy:
     confident_agreement: float
     mean_kl: float | None  # None when a side gives no probabilities, or only the chosen token's
     perplexity_drift: float | None
-    new_repetitions: int
+    new_repetitions: int  # answers that loop where the reference's do not
+    gone_repetitions: int  # and the other way round
+    repetition_rise: float  # share of answers that loop: its rise, at the lower end of the interval
 
 
 def compare(
@@ -44,6 +47,8 @@ def compare(
         raise ValueError(f"{len(reference)}, {len(candidate)} and {len(targets)} positions cannot be compared")
     same = [ours[0][0] == theirs[0][0] for theirs, ours in zip(reference, candidate, strict=True)]
     sure = [agreed for agreed, position in zip(same, reference, strict=True) if _lead(position) >= CONFIDENT_NATS]
+    loops = [(repeats(theirs), repeats(ours)) for theirs, ours in answers]
+    new, gone = loops.count((False, True)), loops.count((True, False))
     known = all(_comparable(position) for position in (*reference, *candidate))
     return Accuracy(
         positions=len(reference),
@@ -51,7 +56,9 @@ def compare(
         confident_agreement=sum(sure) / len(sure) if sure else 1.0,
         mean_kl=_mean([kl(p, q) for p, q in zip(reference, candidate, strict=True)]) if known else None,
         perplexity_drift=_drift(reference, candidate, targets) if known else None,
-        new_repetitions=sum(repeats(ours) and not repeats(theirs) for theirs, ours in answers),
+        new_repetitions=new,
+        gone_repetitions=gone,
+        repetition_rise=rise(new, gone, len(answers)),
     )
 
 
@@ -102,6 +109,27 @@ def repeats(tokens: Sequence[int]) -> bool:
     return len(tail) == CYCLE_COVERS and any(tail[period:] == tail[:-period] for period in range(2, LONGEST_CYCLE + 1))
 
 
+def rise(new: int, gone: int, answers: int) -> float:
+    """By how much the share of answers that loop rose, at least: the lower end of a one-sided 95 % interval.
+
+    A trained model loops now and then, and any rounding makes some loops appear and others go: only a surplus says
+    anything. Of the ``new + gone`` answers that changed, half are new ones by chance; the interval is Clopper and
+    Pearson's (Biometrika 26, 1934) of that share, so above 0 means what an exact sign test rejects at 5 %. Fewer than
+    five changed answers never do."""
+    changed = new + gone
+    return (2 * _least_share(new, changed) - 1) * changed / answers if changed else 0.0
+
+
+def _least_share(hits: int, trials: int) -> float:
+    """The smallest share under which ``hits`` or more of ``trials`` still have a chance of ``MISJUDGED``."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        share = (low + high) / 2
+        chance = sum(math.comb(trials, k) * share**k * (1 - share) ** (trials - k) for k in range(hits, trials + 1))
+        low, high = (low, share) if chance > MISJUDGED else (share, high)
+    return low
+
+
 def failures(accuracy: Accuracy, limits: Mapping[str, float]) -> list[str]:
     """What missed its limit, one readable entry each."""
     found = []
@@ -109,7 +137,7 @@ def failures(accuracy: Accuracy, limits: Mapping[str, float]) -> list[str]:
         value = getattr(accuracy, name)
         if value < limits[name]:
             found.append(f"{name} {value:.4f} is below {limits[name]:g}")
-    for name in ("mean_kl", "perplexity_drift", "new_repetitions"):
+    for name in ("mean_kl", "perplexity_drift", "repetition_rise"):
         value = getattr(accuracy, name)
         if value is None:
             found.append(f"{name} was not measured: the runtime gave no probabilities beside the chosen token's")

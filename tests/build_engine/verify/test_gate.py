@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from build_engine.__main__ import main
 from build_engine.verify import gate as verify
 from build_engine.verify import session as verify_session
-from build_engine.verify.metrics import Accuracy, compare, failures, kl, repeats
+from build_engine.verify.metrics import Accuracy, compare, failures, kl, repeats, rise
 from build_engine.verify.session import EngineScorer, Sample
 from contract import engine_dir
 from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
@@ -36,7 +36,7 @@ def top(logits: np.ndarray, k: int = 20) -> list[tuple[int, float]]:
 def test_a_model_agrees_with_itself():
     positions = [top(np.random.default_rng(seed).normal(0, 3, VOCAB)) for seed in range(30)]
     found = compare(positions, positions, [p[0][0] for p in positions], [([1, 2], [1, 2])])
-    assert (found.greedy_agreement, found.confident_agreement, found.mean_kl, found.new_repetitions) == (1, 1, 0, 0)
+    assert (found.greedy_agreement, found.confident_agreement, found.mean_kl, found.repetition_rise) == (1, 1, 0, 0)
     assert found.perplexity_drift == 0
 
 
@@ -100,16 +100,29 @@ def test_loops_are_found(tokens, loop):
     assert repeats(tokens) is loop
 
 
-def test_only_loops_that_the_reference_does_not_make_count():
+def test_loops_that_appear_and_loops_that_go_are_both_counted():
     looping, text = [0] * 30, list(range(30))
     positions = [[(1, -0.1), (2, -3.0)]]
-    found = compare(positions, positions, [1], [(text, looping), (looping, looping), (looping, text)])
-    assert found.new_repetitions == 1
+    answers = [(text, looping), (looping, looping), (looping, text), (text, text), (text, looping)]
+    found = compare(positions, positions, [1], answers)
+    assert (found.new_repetitions, found.gone_repetitions) == (2, 1) and found.repetition_rise < 0
 
 
-GOOD = Accuracy(100, 0.99, 1.0, 0.001, 0.0, 0)
+@pytest.mark.parametrize(
+    ("new", "gone", "more"),
+    [(0, 0, False), (1, 0, False), (4, 0, False), (5, 0, True), (6, 6, False), (7, 1, True), (9, 3, False),
+     (10, 2, True), (0, 20, False), (44, 0, True)],
+)  # fmt: skip
+def test_more_loops_are_a_rise_exactly_when_a_sign_test_rejects_chance(new, gone, more):
+    changed = new + gone
+    by_chance = sum(math.comb(changed, k) for k in range(new, changed + 1)) / 2**changed
+    assert (rise(new, gone, 44) > 0) is more is (by_chance < 0.05)
+    assert rise(new, gone, 44) <= (new - gone) / 44
+
+
+GOOD = Accuracy(100, 0.99, 1.0, 0.001, 0.0, 2, 1, -0.01)
 LIMITS = {"greedy_agreement": 0.9, "confident_agreement": 0.98, "mean_kl": 0.05, "perplexity_drift": 0.05,
-          "new_repetitions": 0}  # fmt: skip
+          "repetition_rise": 0}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -120,7 +133,7 @@ LIMITS = {"greedy_agreement": 0.9, "confident_agreement": 0.98, "mean_kl": 0.05,
         ({"mean_kl": 0.06}, "mean_kl"),
         ({"mean_kl": None}, "mean_kl"),
         ({"perplexity_drift": 0.2}, "perplexity_drift"),
-        ({"new_repetitions": 1}, "new_repetitions"),
+        ({"repetition_rise": 0.01}, "repetition_rise"),
     ],
 )
 def test_each_limit_can_fail_the_gate(change, name):
@@ -205,7 +218,7 @@ def test_a_damaged_model_fails(use):
 
 
 def test_an_engine_that_writes_exclamation_marks_fails(use):
-    assert any("new_repetitions" in text for text in failures(measured(use, loops=True), LIMITS))
+    assert any("repetition_rise" in text for text in failures(measured(use, loops=True), LIMITS))
 
 
 def test_a_reference_path_with_spaces_is_recorded_whole_and_used_again(use, tmp_path):
