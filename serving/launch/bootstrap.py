@@ -7,6 +7,7 @@ What is installed is what locks/ lists for this Python, and every file is compar
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import hashlib
 import json
@@ -17,12 +18,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 LOWEST, HIGHEST = (3, 10), (3, 12)
+LAST_LINES = 20  # of pip's output, shown when it fails
 GLIBC = (2, 35)  # the wheel of nvidia-pytriton is manylinux_2_35
 
 
@@ -88,10 +91,45 @@ def say(line: str) -> None:
     print(f"setup: {line}", flush=True)
 
 
-def pip(*arguments: str) -> None:
+def pip(packages: int, *arguments: str) -> None:
+    """``pip install``, which tells of its own progress only per file and falls silent for half the time."""
     command = [str(VENV / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode:
-        fail(f"pip failed (see above); is PyPI reachable? The command was: {' '.join(command)}")
+    with tempfile.NamedTemporaryFile("w") as output:
+        log = Path(output.name)
+        with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT) as process:
+            show_progress(process, log, packages)
+        if not process.returncode:
+            return
+        print(*log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:], sep="\n", flush=True)
+    fail(f"pip failed (see above); is PyPI reachable? The command was: {' '.join(command)}")
+
+
+def show_progress(process: subprocess.Popen[bytes], log: Path, packages: int) -> None:
+    """A counter in place on a terminal, else a line every few seconds, until ``process`` ends."""
+    terminal, began, shown = sys.stdout.isatty(), installed(), ""
+    pause = 0.2 if terminal else 5.0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(pause)
+        line = progress(log.read_text(encoding="utf-8", errors="replace"), len(installed() - began), packages)
+        if line != shown:
+            print(f"\r{line:<{len(shown)}}" if terminal else line, end="" if terminal else "\n", flush=True)
+            shown = line
+        if process.returncode is not None:
+            print("\n" if terminal else "", end="", flush=True)
+            return
+
+
+def progress(printed: str, unpacked: int, packages: int) -> str:
+    """What pip is at, from what it printed so far and how many distributions lie in .venv since."""
+    if "\nInstalling collected packages" in printed:
+        return f"setup: {unpacked} of {packages} packages installed"
+    found = re.findall(r"^(?:Collecting|Requirement already satisfied:) ([\w.-]+)", printed, re.MULTILINE)
+    return f"setup: fetching {len(found)} of {packages} packages: {found[-1]}" if found else "setup: pip starts"
+
+
+def installed() -> set[str]:
+    return {path.name for path in VENV.glob("lib/python3.*/site-packages/*.dist-info")}
 
 
 def has_pip() -> bool:
@@ -164,14 +202,19 @@ def locks(extras: list[str], minor: int) -> list[Path]:
     for path in files:
         if not path.is_file():
             fail(f"{path.relative_to(ROOT)} is missing: run `make lock`")
-    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
-    locked = {(normal(name), version) for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
+    locked = pins(files)
     for pin in requirements(extras):
         requirement, _, marker = pin.partition(";")
         name, _, version = requirement.strip().partition("==")
         if fits(marker, minor) and (normal(name), version) not in locked:
             fail(f"locks/ is stale, it lacks {name}=={version} for Python 3.{minor}: run `make lock` and commit it")
     return files
+
+
+def pins(files: list[Path]) -> set[tuple[str, str]]:
+    """Name and version of every package that lock files list."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    return {(normal(name), version) for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
 
 
 def use_venvs_python() -> None:
@@ -204,9 +247,8 @@ def main(extras: list[str]) -> None:
     size = "several GB" if "vllm" in extras else "about 400 MB"
     say(f"installing the pinned packages{f' and [{wanted}]' if wanted else ''} ({size} at the first time)")
     # The lock is the whole closure: nothing is left to resolve, and vLLM's would ask for another numpy than Triton's.
-    pip(
-        "--quiet", "--progress-bar", "on", "--no-deps", "--require-hashes", *(f"--requirement={path}" for path in files)
-    )
+    listed = [f"--requirement={path}" for path in files]
+    pip(len(pins(files)), "--progress-bar", "off", "--no-deps", "--require-hashes", *listed)
     place_stub()
     site = VENV / f"lib/python3.{sys.version_info[1]}/site-packages"
     (site / "qwen_triton.pth").write_text(f"{ROOT}\n")  # examples/ and .venv/bin/python -m client from anywhere
@@ -216,4 +258,8 @@ def main(extras: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:  # pip and venv got it too: they are in the terminal's foreground with this
+        print("\nsetup: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import subprocess
 import sys
 import venv
@@ -129,4 +131,31 @@ def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
     assert "pip failed (see above)" in (printed := set_up(script)) and "HASH" in printed.upper()
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     lock.write_text(f"{index}\ndemo==1.0 --hash=sha256:{digest}\n")
-    assert "pip failed" not in set_up(script), "only Triton's stub is missing here"
+    printed = set_up(script)
+    assert "pip failed" not in printed, "only Triton's stub is missing here"
+    assert "setup: 1 of 1 packages installed\n" in printed
+
+
+def test_progress_is_a_count_with_the_newest_name() -> None:
+    printed = "Collecting numpy==2.2.6 (from -r locks/server-3.11.txt (line 9))\n  Downloading numpy.whl (16 MB)\n"
+    assert bootstrap.progress("", 0, 3) == "setup: pip starts"
+    assert bootstrap.progress(printed, 0, 3) == "setup: fetching 1 of 3 packages: numpy"
+    printed += "Requirement already satisfied: grpcio==1.80.0 in ./.venv (from -r locks/server-3.11.txt (line 2))\n"
+    assert bootstrap.progress(printed, 0, 3) == "setup: fetching 2 of 3 packages: grpcio"
+    printed += "Installing collected packages: numpy, pytz\n"
+    assert bootstrap.progress(printed, 1, 3) == "setup: 1 of 3 packages installed"
+
+
+@pytest.mark.parametrize("awaited", ["setup: making", "setup: installing"])
+def test_an_interrupt_is_one_line(tmp_path: Path, awaited: str) -> None:
+    """As Ctrl-C in a terminal: pip and venv get the signal too."""
+    script = repository(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, str(script)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout and process.stderr
+    while not (line := process.stdout.readline()).startswith(awaited):
+        assert line, process.stderr.read()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.stderr.read().strip() == "setup: interrupted; the same command goes on from here"
+    assert process.wait(60) == 130
