@@ -135,7 +135,7 @@ test-oracle: setup-oracle  ## the CPU engine against transformers: exact FP32 to
 
 test-real: setup-dev setup-oracle  ## the default model on real text, and against transformers token by token (minutes)
 	@$(PY) -m pytest tests/real $(ARGS)
-	@$(ORACLE) -m pytest tests/oracle/test_smollm2.py -m oracle -s --timeout=3600 $(ARGS)
+	@$(ORACLE) -m pytest tests/oracle/test_smollm2*.py -m oracle -s --timeout=3600 $(ARGS)
 
 bench-cpu: setup-loadtest  ## CPU engine against llama.cpp, openvino-genai, transformers, 1/8/16 streams -> results/bench_cpu.json
 	@$(PY) -m loadtest.bench.cpu $(ARGS)

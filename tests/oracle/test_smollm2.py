@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from build_engine import smollm2
 from build_engine.gguf.source import GgufSource
 from build_engine.openvino import build as openvino_build
-from build_engine.spec import SMOLLM2, BuildSpec
 from contract.paths import ROOT
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, SequenceDelta
@@ -29,20 +28,6 @@ QUESTIONS = (
     "What is 12 + 7?", "Give me a recipe for pancakes.", "Who wrote Hamlet?", "Describe the sea in winter.",
 )  # fmt: skip
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-
-
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    path = smollm2.cached()
-    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
-
-
-@pytest.fixture(scope="module")
-def engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return openvino_build.build(BuildSpec(SMOLLM2, "fp32", "openvino", tmp_path_factory.mktemp("smollm2") / "fp32"))
 
 
 @pytest.fixture(scope="module")
