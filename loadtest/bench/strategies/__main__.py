@@ -28,7 +28,9 @@ HEAD = ("mitigation", "measure", "before", "after", "times better", "claim", "no
 
 def main() -> int:
     parser = Arguments(prog="strategies", description=__doc__)
-    parser.add_argument("--model", default="synthetic-0.5b", help="checkpoint directory, hub id or synthetic shape")
+    parser.add_argument(
+        "--model", default="synthetic-0.5b", help="checkpoint directory, GGUF file, smollm2 or a synthetic shape"
+    )
     parser.add_argument("--engines", default="engines/strategies", help="where the engines are built")
     args = parser.parse_args()
     engines = default_engines(args.model, Path(args.engines))

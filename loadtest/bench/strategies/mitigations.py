@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from build_engine import smollm2
+from build_engine.spec import SMOLLM2
 from contract.paths import ROOT
 from loadtest.bench.process import Server, as_typed, started
 from loadtest.bench.strategies.commands import build_engine, load_test, run_json
@@ -141,9 +143,11 @@ def batching(engines: EngineSet, plain: EngineFigures, small: EngineFigures) -> 
 
 
 def checkpoint(model: str) -> str:
-    """A directory with safetensors: ``model`` itself, or where the builder keeps the synthetic one."""
-    if Path(model).is_dir():
+    """A directory with safetensors or a GGUF file: ``model`` itself, or where the builder keeps its own."""
+    if Path(model).exists():
         return model
+    if model == SMOLLM2:
+        return str(smollm2.cached())
     from build_engine.synthetic import checkpoint as synthetic
 
     return str(synthetic.cached(model))

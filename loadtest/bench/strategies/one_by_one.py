@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from loadtest.arguments import Arguments, count
+from loadtest.bench.strategies import reference
 
 
 def main() -> None:
@@ -28,12 +29,10 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     import torch
-    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(device).eval()
-    prompts = torch.randint(0, 100_000, (args.users, args.prompt), device=device)
+    model, device = reference.load(args.model, dtype=getattr(torch, args.dtype))
+    prompts = torch.randint(0, model.config.vocab_size, (args.users, args.prompt), device=device)
 
     def answer(k: int, tokens: int) -> None:
         ids = prompts[k : k + 1]

@@ -12,6 +12,7 @@ import statistics
 import time
 
 from loadtest.arguments import Arguments, count
+from loadtest.bench.strategies import reference
 
 
 def main() -> None:
@@ -25,12 +26,9 @@ def main() -> None:
 
 def measure(directory: str, attention: str, prompt: int) -> float:
     import torch
-    from transformers import AutoModelForCausalLM
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation=attention)
-    model = model.to(device).eval()
-    ids = torch.randint(0, 100_000, (1, prompt), device=device)
+    model, device = reference.load(directory, dtype=torch.bfloat16, attn_implementation=attention)
+    ids = torch.randint(0, model.config.vocab_size, (1, prompt), device=device)
     seconds = []
     for _ in range(4):  # the first compiles kernels
         started = time.perf_counter()
