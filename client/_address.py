@@ -14,6 +14,14 @@ class Address(NamedTuple):
     secure: bool
 
 
+def parse_all(urls: str) -> tuple[Address, ...]:
+    """One address, or several of Tritons separated by commas. Raises ``ValueError`` with one clear sentence."""
+    addresses = tuple(parse(url.strip()) for url in urls.split(","))
+    if len(addresses) > 1 and any(address.transport != "grpc" for address in addresses):
+        raise ValueError(f"address {urls!r}: several addresses are for gRPC; put a router in front of gateways")
+    return addresses
+
+
 def parse(url: str) -> Address:
     """Raises ``ValueError`` with one clear sentence."""
     parts = urlsplit(url if "://" in url else f"grpc://{url}")

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from client import _address, errors, refusals
+from client.channels import Channels
 from client.grpc_aio import AioChannel, AsyncGrpcStream
 from client.grpc_sync import GrpcStream, SyncChannel
 from client.openai_http import AsyncHttpStream, HttpStream, HttpTarget
@@ -35,8 +36,12 @@ class _Settings:
     ) -> None:  # fmt: skip
         """``address``: ``host:port`` of Triton's gRPC (default 127.0.0.1:8001) or the gateway's ``http://host:port``.
 
+        ``a:8001,b:8001``: the one with the fewest open requests gets the next one, and a stream whose server dies goes
+        on at another one.
+
         Raises ``ValueError`` for an address that is neither."""
-        self.address = _address.parse(address)
+        self.addresses = _address.parse_all(address)
+        self.address = self.addresses[0]
         self.timeouts, self.retry = timeouts, retry
         self._new_id = request_ids()
         self._target = HttpTarget(self.address.target, model=model, api_key=api_key)
@@ -66,10 +71,12 @@ class Client(_Settings):
         except OSError as error:
             raise refusals.unreachable(self.address.target, error.strerror or str(error)) from None
 
-    def _channel(self) -> SyncChannel:
+    def _channels(self) -> Channels[SyncChannel]:
         with self._opening:
             if not hasattr(self, "_grpc"):
-                self._grpc = SyncChannel(self.address.target, secure=self.address.secure, model=self._model)
+                self._grpc = Channels(
+                    [SyncChannel(each.target, secure=each.secure, model=self._model) for each in self.addresses]
+                )
             return self._grpc
 
     def _http(self) -> httpx.Client:
@@ -80,7 +87,7 @@ class Client(_Settings):
 
     def _open(self, ask: Ask) -> Stream:
         if self.address.transport == "grpc":
-            return GrpcStream(self._channel(), self._new_id, ask)
+            return GrpcStream(self._channels(), self._new_id, ask)
         return HttpStream(self._http(), self._target, self._new_id, ask)
 
     def stream(
@@ -115,7 +122,8 @@ class Client(_Settings):
 
     def close(self) -> None:
         if hasattr(self, "_grpc"):
-            self._grpc.close()
+            for channel in self._grpc.all:
+                channel.close()
         if hasattr(self, "_web"):
             self._web.close()
 
@@ -134,9 +142,11 @@ class AsyncClient(_Settings):
     ...         print(chunk.text, end="", flush=True)
     """
 
-    def _channel(self) -> AioChannel:
+    def _channels(self) -> Channels[AioChannel]:
         if not hasattr(self, "_grpc"):
-            self._grpc = AioChannel(self.address.target, secure=self.address.secure, model=self._model)
+            self._grpc = Channels(
+                [AioChannel(each.target, secure=each.secure, model=self._model) for each in self.addresses]
+            )
         return self._grpc
 
     def _http(self) -> httpx.AsyncClient:
@@ -146,7 +156,7 @@ class AsyncClient(_Settings):
 
     def _open(self, ask: Ask) -> AsyncStream:
         if self.address.transport == "grpc":
-            return AsyncGrpcStream(self._channel(), self._new_id, ask)
+            return AsyncGrpcStream(self._channels(), self._new_id, ask)
         return AsyncHttpStream(self._http(), self._target, self._new_id, ask)
 
     def stream(
@@ -182,7 +192,8 @@ class AsyncClient(_Settings):
 
     async def close(self) -> None:
         if hasattr(self, "_grpc"):
-            await self._grpc.close()
+            for channel in self._grpc.all:
+                await channel.close()
         if hasattr(self, "_web"):
             await self._web.aclose()
 

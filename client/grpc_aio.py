@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from client import errors, kserve, refusals
 from client._call import AioCall
+from client.channels import Channels
 from client.request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 
@@ -101,10 +102,8 @@ def _watch(loop: asyncio.AbstractEventLoop, deadline: Deadline, shortest: float)
 class AsyncGrpcStream(RunningRequest, AsyncIterator[StreamChunk]):
     """Chunks of one request. Dropping it, ``aclose()``, ``cancel()`` or leaving ``async with`` frees the slot."""
 
-    _channel: AioChannel
-
-    def __init__(self, channel: AioChannel, new_id: Callable[[], str], ask: Ask) -> None:
-        super().__init__(channel, new_id, ask)
+    def __init__(self, channels: Channels[AioChannel], new_id: Callable[[], str], ask: Ask) -> None:
+        super().__init__(channels, new_id, ask)
         self._loop = asyncio.get_running_loop()
 
     def __aiter__(self) -> AsyncGrpcStream:
@@ -128,7 +127,7 @@ class AsyncGrpcStream(RunningRequest, AsyncIterator[StreamChunk]):
     async def _next(self) -> StreamChunk | None:
         """The next chunk, or ``None`` when the stream has ended."""
         if self._call is None:
-            await self._channel.connect(self._ask.timeouts.connect)
+            await self._choose().connect(self._ask.timeouts.connect)
             deadline, limits = self._begin(self._loop.time()), self._ask.timeouts
             shortest = min((s for s in (limits.first_token, limits.between_chunks) if s is not None), default=None)
             if shortest is not None:
@@ -156,6 +155,8 @@ class AsyncGrpcStream(RunningRequest, AsyncIterator[StreamChunk]):
         self.cancel()
 
     def __del__(self) -> None:
+        if self._leased:
+            self._channels.left(self._channel)
         if not self._done and self._call is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_stop_dropped, self._channel, self.request_id, self._call)
 

@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from client import errors, kserve, refusals
 from client._call import SyncCall
+from client.channels import Channels
 from client.request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 
@@ -106,10 +107,8 @@ class SyncChannel:
 class GrpcStream(RunningRequest, Iterator[StreamChunk]):
     """Chunks of one request. Dropping it, ``close()``, ``cancel()`` or leaving ``with`` frees the engine's slot."""
 
-    _channel: SyncChannel
-
-    def __init__(self, channel: SyncChannel, new_id: Callable[[], str], ask: Ask) -> None:
-        super().__init__(channel, new_id, ask)
+    def __init__(self, channels: Channels[SyncChannel], new_id: Callable[[], str], ask: Ask) -> None:
+        super().__init__(channels, new_id, ask)
 
     def __iter__(self) -> GrpcStream:
         return self
@@ -131,7 +130,7 @@ class GrpcStream(RunningRequest, Iterator[StreamChunk]):
     def _next(self) -> StreamChunk | None:
         """The next chunk, or ``None`` when the stream has ended."""
         if self._call is None:
-            self._channel.connect(self._ask.timeouts.connect)
+            self._choose().connect(self._ask.timeouts.connect)
             self._channel.watchdog.watch(self._begin(time.monotonic()))
         try:
             for message in self._call:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import grpc
 
 from client import errors, kserve
-from client.sequences import Order, retry_delay
+from client.channels import Channels
+from client.sequences import Order, breaks_off, resume_delay, resumed, retry_delay
 from client.types import Options, Prompt, Retry, StreamChunk, Timeouts
 
 Metadata = Sequence[tuple[str, str]]
@@ -72,21 +73,39 @@ class Ask:
 
 
 class RunningRequest:
-    """Base of the two streams: start, end, stop, and what an error means."""
+    """Base of the two streams: start, end, stop, and what an error means.
+
+    A stream that breaks off goes on behind the tokens it has, on another server where there are several. The caller
+    sees one stream: no token comes twice, and ``chunk_index`` counts on.
+    """
 
     _call: Any
+    _channel: Any  # of the attempt under way
     _deadline: Deadline | None
 
-    def __init__(self, channel: Channel, new_id: Callable[[], str], ask: Ask) -> None:
+    def __init__(self, channels: Channels[Any], new_id: Callable[[], str], ask: Ask) -> None:
         self._done, self._call, self._deadline = True, None, None  # what __del__ sees when the next lines raise
+        self._leased = False
         self.request_id = new_id()
-        self._channel, self._new_id, self._ask = channel, new_id, ask
-        self._request = kserve.infer_request(
-            self.request_id, ask.prompt, ask.options, stream=ask.stream, model=channel.model
-        )
+        self._channels, self._new_id, self._ask = channels, new_id, ask
+        self._channel = channels.all[0]
+        self._request = self._written(ask.options)
         self._order = Order(ask.options.n)
         self._attempt = 0
+        self._ids: list[int] = []  # of the answer so far
+        self._skipped = 0  # chunks of earlier attempts
+        self._broken: errors.ClientError | None = None  # why the answer has to be resumed
         self._done = False
+
+    def _written(self, options: Options) -> Any:
+        ask, model = self._ask, self._channel.model
+        return kserve.infer_request(self.request_id, ask.prompt, options, stream=ask.stream, model=model)
+
+    def _choose(self) -> Any:
+        """The channel of the next attempt."""
+        self._channel = self._channels.pick()
+        self._leased = True
+        return self._channel
 
     def _begin(self, now: float) -> Deadline:
         """Send the request. The caller watches the deadline."""
@@ -110,11 +129,18 @@ class RunningRequest:
             return None
         if self._deadline:
             self._deadline.chunk(now, self._ask.timeouts.between_chunks)
+        chunk = kserve.stream_chunk(got)
+        if self._skipped:
+            chunk = replace(chunk, chunk_index=chunk.chunk_index + self._skipped)
         try:
-            return self._order.check(kserve.stream_chunk(got))
+            self._order.check(chunk)
         except errors.StreamBroken:
             self._channel.stop(self.request_id)
             raise
+        if chunk.token_ids:
+            self._ids += chunk.token_ids
+            self._attempt = 1
+        return chunk
 
     def _failure(self, error: grpc.RpcError) -> errors.ClientError:
         if self._deadline and self._deadline.expired:
@@ -122,28 +148,44 @@ class RunningRequest:
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             self._channel.stop(self.request_id)
             return errors.RequestTimeout("total", self._ask.timeouts.total or 0.0)
-        return self._channel.error(error)
+        meant: errors.ClientError = self._channel.error(error)
+        return meant
 
     def _again_in(self, error: errors.ClientError) -> float:
         """Seconds until the next attempt. Raises ``error`` when there must be none."""
         if self._done:  # ``cancel()`` came from another thread or task: the iteration simply ends
             return 0.0
-        self._end()
-        delay = retry_delay(error, self._attempt, self._ask.retry, self._order.started)
+        self._end(failed=breaks_off(error))
+        delay = self._delay(error)
         if delay is None:
             self._done = True
+            if self._broken and "resume_ids" in str(error):  # this server cannot go on with it
+                raise self._broken from error
             raise error
         self.request_id = self._request.id = self._new_id()  # the old id may still be known to the server
+        if self._ids:
+            self._broken = self._broken or error
+            self._skipped = self._order.chunks
+            self._request = self._written(resumed(self._ask.options, self._ids))
         return delay
+
+    def _delay(self, error: errors.ClientError) -> float | None:
+        ask, order = self._ask, self._order
+        if self._ids and ask.options.n == 1 and not order.complete:
+            return resume_delay(error, self._attempt, ask.retry, len(self._channels.all) > 1)
+        return retry_delay(error, self._attempt, ask.retry, order.started)
 
     def _finish(self) -> None:
         """The server has closed the stream. Raises ``StreamCut`` when sequences are missing their end."""
-        self._end()
         self._order.ended()
+        self._end()
         self._done = True
 
-    def _end(self) -> None:
+    def _end(self, *, failed: bool = False) -> None:
         call, self._call = self._call, None
+        if self._leased:
+            self._leased = False
+            self._channels.left(self._channel, failed=failed)
         if self._deadline:
             self._deadline.over = True
         if call is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import random
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from client.errors import ChunkMissing, ClientError, ConnectError, EngineUnavailable, Overloaded, StreamCut
 from client.types import Completion, Options, Result, Retry, StreamChunk, TopLogprobs
@@ -35,6 +36,10 @@ class Order:
         self._next[chunk.sequence_index] = expected + 1
         self._open -= chunk.finish_reason is not None
         return chunk
+
+    @property
+    def chunks(self) -> int:
+        return sum(self._next)
 
     @property
     def started(self) -> bool:
@@ -111,7 +116,8 @@ def collect(request_id: str, options: Options, chunks: Iterable[StreamChunk]) ->
 def retry_delay(error: ClientError, attempt: int, retry: Retry, started: bool) -> float | None:
     """Seconds to wait before try number ``attempt + 1``; ``None`` when it must not be repeated.
 
-    A request that has shown text is never repeated: the caller would see two answers spliced together.
+    A request that has shown text is never repeated: the caller would see two answers spliced together. It goes on
+    (``resume_delay``) where the server takes ``resume_ids``.
     """
     if started or attempt >= retry.attempts or not isinstance(error, (ConnectError, Overloaded, EngineUnavailable)):
         return None
@@ -120,3 +126,24 @@ def retry_delay(error: ClientError, attempt: int, retry: Retry, started: bool) -
     if asked is None:
         return wait
     return max(wait, float(asked)) if asked <= retry.longest else None
+
+
+def breaks_off(error: Exception) -> bool:
+    """Whether another server, or this one after its restart, could go on with the answer."""
+    return isinstance(error, (ConnectError, EngineUnavailable, StreamCut))
+
+
+def resume_delay(error: ClientError, attempt: int, retry: Retry, elsewhere: bool) -> float | None:
+    """As ``retry_delay``, for an answer that goes on behind the tokens it has. ``attempt`` counts from the last token
+    on; ``elsewhere``: the next one goes to another server, which need not recover from anything."""
+    if attempt == 1 and elsewhere and breaks_off(error) and retry.attempts > 1:
+        return 0.0
+    return retry_delay(EngineUnavailable(str(error)) if breaks_off(error) else error, attempt, retry, False)
+
+
+def resumed(options: Options, ids: Sequence[int]) -> Options:
+    """The options of an attempt that goes on behind ``ids``. What was to be said about the prompt has been said."""
+    return replace(
+        options, resume_ids=(*options.resume_ids, *ids), prompt_logprobs=False, prompt_top_logprobs=0,
+        return_prompt_ids=False,
+    )  # fmt: skip

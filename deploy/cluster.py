@@ -85,6 +85,7 @@ class Replica:
     options: list[str]
     gpu: int | None
     log: Path
+    peers: str = ""  # gRPC addresses of the others, which go on with the answers of a Triton that dies
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -94,7 +95,9 @@ class Replica:
     def start(self) -> None:
         names = ("--gateway-port", "--grpc-port", "--http-port", "--metrics-port")
         ports = [text for name, port in zip(names, self.ports, strict=True) for text in (name, str(port))]
-        visible = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": str(self.gpu)}
+        visible = {"GATEWAY_PEERS": self.peers}
+        if self.gpu is not None:
+            visible["CUDA_VISIBLE_DEVICES"] = str(self.gpu)
         self.process = spawn([sys.executable, "-m", "serving", *ports, *self.options], self.log, visible)
 
     def wait(self) -> None:
@@ -187,6 +190,8 @@ class Cluster:
             gpu = i % cards if cards else None
             own = ports[2 + 4 * i : 6 + 4 * i]
             self._replicas.append(Replica(i, own, chosen.serving, gpu, self._run / f"replica{i}.log"))
+        for replica in self._replicas:
+            replica.peers = ",".join(f"127.0.0.1:{r.ports[1]}" for r in self._replicas if r is not replica)
         self._routers: list[subprocess.Popen[bytes]] = []
         self._roll = False
 

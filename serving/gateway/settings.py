@@ -27,6 +27,10 @@ class GatewaySettings:
     port: int = _var("GATEWAY_PORT", 8080, "TCP port; 0 picks a free one")
     workers: int = _var("GATEWAY_WORKERS", 0, "processes that share the port; 0: one per core, four at most")
     triton_grpc: str = _var("TRITON_GRPC", "127.0.0.1:8001", "Triton's gRPC address")
+    peers: str = _var(
+        "GATEWAY_PEERS", "", "gRPC addresses of other Tritons with the same engine (comma-separated): they go on with "
+        "the answers of one that died"
+    )  # fmt: skip
     triton_metrics: str = _var("TRITON_METRICS", "http://127.0.0.1:8002/metrics", "URL of Triton's metrics")
     engine_dir: str = _var("ENGINE_DIR", "", "engine directory: tokenizer, model name, context length")
     model_names: str = _var(
@@ -114,6 +118,10 @@ class GatewaySettings:
     @property
     def processes(self) -> int:
         return self.workers or min(4, len(os.sched_getaffinity(0)))
+
+    @property
+    def tritons(self) -> tuple[str, ...]:
+        return (self.triton_grpc, *_list(self.peers))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ LISTS = (
     "logit_bias_ids",
     "logit_bias_values",
     "input_ids",
+    "resume_ids",
 )
 PROMPT_IDS = [5, 6, 7]  # of any prompt that does not come as ids
 READERS = {"INT32": "i", "FP32": "f", "UINT64": "Q"}
@@ -83,6 +84,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.metadata: list[dict[str, str]] = []
         self.busy = 0
         self.salted = 0
+        self.refuses = ""  # every new request, with this
+        self.dies_at = 0  # every answer breaks off before this piece; 0: none
         self.places, self.waiting = 0, 12  # gauges of the engine; 0 places: it does not say
         self.ready = True
         self.finished_total = 0
@@ -171,6 +174,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         else:
             prompt = inputs.get("text_input", "ids")
         word, _, rest = str(prompt).partition(" ")
+        if self.refuses:
+            await context.write(pb.ModelStreamInferResponse(error_message=self.refuses))
+            return "error"
         if self.busy:
             self.busy -= 1
             return await self._refuse(context, "queue_full", "queue: 64 requests are waiting; try later")
@@ -194,9 +200,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         ahead = int(bool(inputs.get("return_prompt_log_probs")))
         for sequence in range(n * ahead):  # a prompt that is read in two pieces
             await context.write(self._response(rid, "", "", [], 0, 0, inputs, sequence))
+        skipped = len(inputs.get("resume_ids", ()))
         for at, piece in enumerate(pieces):
+            if at < skipped:
+                continue
             if live.stopped.is_set():
                 break
+            if self.dies_at and at == self.dies_at:
+                return await self._refuse(context, "engine_unavailable", "engine: it died")
             if at == 2 and word == "MID":
                 code, _, message = rest.partition(" ")
                 return await self._refuse(context, code, message)
@@ -207,7 +218,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             last = at == len(pieces) - 1
             finish = self._finish(word, pieces, inputs, live) if last else ""
             for sequence in range(n):
-                index = at + ahead + (word == "GAP" and at >= 1)
+                index = at - skipped + ahead + (word == "GAP" and at >= 1)
                 await context.write(self._response(rid, piece, finish, [at], index, at + 1, inputs, sequence))
             await self._sleep(self.step_ms / 1000, live)
         if live.stopped.is_set():

@@ -17,7 +17,7 @@ THREADS = 32
 
 @pytest.mark.parametrize(
     ("address", "owner", "name", "first_call"),
-    [("127.0.0.1:1", _clients, "SyncChannel", "_channel"), ("http://127.0.0.1:1", httpx, "Client", "_http")],
+    [("127.0.0.1:1", _clients, "SyncChannel", "_channels"), ("http://127.0.0.1:1", httpx, "Client", "_http")],
 )
 def test_threads_that_start_together_share_one_connection(
     monkeypatch: pytest.MonkeyPatch, address: str, owner: Any, name: str, first_call: str

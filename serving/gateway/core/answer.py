@@ -8,6 +8,7 @@ slots at once.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,10 @@ from typing import Any
 import grpc
 
 from client import kserve
+from client.channels import Channels
 from client.errors import ClientError, StreamCut
 from client.grpc_aio import AioChannel
+from client.sequences import breaks_off
 from contract.packed import SequenceOutput
 from serving.gateway.core.choices import ChoiceState, TokenText
 from serving.gateway.core.metrics import GatewayMetrics
@@ -29,6 +32,7 @@ from serving.gateway.core.share.scheduler import FairScheduler
 from serving.gateway.core.share.turn import EngineTurn, Work
 from serving.gateway.core.writer import Gone, Writer
 
+log = logging.getLogger("serving.gateway")
 SCORE_BYTES = 8  # of JSON and Python objects for each byte that says something of a prompt
 
 
@@ -36,7 +40,7 @@ SCORE_BYTES = 8  # of JSON and Python objects for each byte that says something 
 class AnswerContext:
     """What an answer needs from its worker process."""
 
-    channel: AioChannel
+    channels: Channels[AioChannel]
     metrics: GatewayMetrics
     token_text: TokenText
     request_seconds: float
@@ -77,7 +81,7 @@ class Answer:
         self._tenant = tenant
         self._turns: set[EngineTurn] = set()
         self._sent: set[int] = set()  # prompts that have reached the engine
-        self._calls: dict[str, Any] = {}
+        self._calls: dict[str, tuple[AioChannel, Any]] = {}
         self._stopped: Exception | None = None
         self._prompt_tokens = [0] * len(plan.prompts)
         self._cached_tokens = [0] * len(plan.prompts)
@@ -169,17 +173,46 @@ class Answer:
         return self._prompt_tokens[prompt] - self._cached_tokens[prompt] + made
 
     async def _generate(self, prompt: int, turn: EngineTurn) -> None:
+        """Until the answer ends. When its Triton dies the next one goes on behind the tokens that have come."""
         request_id = self.id if len(self.plan.prompts) == 1 else f"{self.id}-{prompt}"
-        channel = self._context.channel
-        size = BYTES_PER_TOKEN * turn.work.prompt
-        request = await off_loop(size, partial(self.plan.infer_request, request_id, prompt, channel.model))
+        ids, left, number = list[int](), len(self._context.channels.all) - 1, 0
+        while True:
+            channel, failed = self._context.channels.pick(), False
+            try:
+                await self._attempt(channel, f"{request_id}+{number}" if number else request_id, prompt, turn, ids)
+            except ClientError as error:
+                failed = breaks_off(error)
+                before, ids, left = len(ids), self._ids_to_resume(prompt), left - 1
+                if len(ids) > before:
+                    left = len(self._context.channels.all) - 2
+                if not failed or left < 0 or self._stopped or not self._can_go_on(prompt):
+                    raise
+                number += 1
+                log.warning("answer goes on at another Triton", extra={"request_id": self.id, "tokens": len(ids)})
+            else:
+                return
+            finally:
+                self._context.channels.left(channel, failed=failed)
+
+    def _can_go_on(self, prompt: int) -> bool:
+        return self.plan.options.n == 1 and self._choices_of(prompt)[0].can_go_on
+
+    def _ids_to_resume(self, prompt: int) -> list[int]:
+        return self._choices_of(prompt)[0].resume() if self._can_go_on(prompt) else []
+
+    async def _attempt(
+        self, channel: AioChannel, request_id: str, prompt: int, turn: EngineTurn, ids: Sequence[int]
+    ) -> None:
+        size = BYTES_PER_TOKEN * (turn.work.prompt + len(ids))
+        request = await off_loop(size, partial(self.plan.infer_request, request_id, prompt, channel.model, ids))
         if self._stopped:
             raise self._stopped
         self._sent.add(prompt)
         if not self.timing.sent:
             self.timing.sent = time.monotonic()
             self._context.metrics.queue.observe(self.timing.sent - self.timing.arrived)
-        call = self._calls[request_id] = channel.call(request, self._context.request_seconds, self._metadata)
+        call = channel.call(request, self._context.request_seconds, self._metadata)
+        self._calls[request_id] = channel, call
         try:
             await self._read(call, prompt, turn)
         except grpc.RpcError as error:
@@ -189,7 +222,7 @@ class Answer:
                 raise self._stopped from None
             raise
         finally:
-            if all(c.finish for c in self._choices_of(prompt)):
+            if call.done() or all(c.finish for c in self._choices_of(prompt)):
                 self._calls.pop(request_id, None)
         if not all(c.finish for c in self._choices_of(prompt)):
             raise self._stopped or StreamCut("engine: the answer ended without a finish reason; try again")
@@ -255,9 +288,9 @@ class Answer:
         for turn in self._turns:
             turn.cancel(reason)
         calls, self._calls = self._calls, {}
-        for request_id, call in calls.items():
+        for request_id, (channel, call) in calls.items():
             if not call.done() or not isinstance(reason, ClientError):  # else it already failed in the engine
-                self._context.channel.stop(request_id)
+                channel.stop(request_id)
             call.cancel()
 
     async def keep_alive(self) -> None:

@@ -37,6 +37,7 @@ class ChoiceState:
 
     __slots__ = (
         "_chat",
+        "_first",
         "_next",
         "_parser",
         "_prompt_alternatives",
@@ -46,6 +47,7 @@ class ChoiceState:
         "_token_text",
         "_want_logprobs",
         "finish",
+        "ids",
         "index",
         "offset",
         "tokens",
@@ -68,15 +70,16 @@ class ChoiceState:
         self.index, self.tokens, self.offset = index, 0, 0
         self.finish: str | None = None
         self._chat, self._parser, self._token_text, self._want_logprobs = chat, parser, token_text, logprobs
-        self._next = 0
+        self._next = self._first = 0
+        self.ids = bytearray()  # INT32 each
         self._prompt_scores = PromptScores()
         self._prompt_tops, self._prompt_alternatives = echoed_tops, prompt_logprobs
         self._stops = sorted(stops, key=len, reverse=True)  # of several with the same end the engine takes the longest
 
     def check(self, got: SequenceOutput) -> str | None:
         """Check a chunk's order and finish reason, and return the latter. Raises ``ClientError``."""
-        if got.chunk_index != self._next:
-            raise ChunkMissing(f"engine: chunk {got.chunk_index} came where {self._next} was due")
+        if got.chunk_index != self._next - self._first:
+            raise ChunkMissing(f"engine: chunk {got.chunk_index} came where {self._next - self._first} was due")
         self._next += 1
         self.tokens = got.completion_tokens
         if got.finish == "cancelled":
@@ -84,7 +87,18 @@ class ChoiceState:
         if got.finish == "error":
             raise EngineUnavailable("engine: generation failed; try again")
         self.finish = got.finish
+        self.ids += got.ids
         return self.finish
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether another engine can take over: from the start, or behind the tokens that have come."""
+        return not self.finish and (self._next == 0 or bool(self.ids))
+
+    def resume(self) -> list[int]:
+        """The ids behind which a new attempt goes on; its chunks count from 0."""
+        self._first = self._next
+        return memoryview(self.ids).cast("i").tolist()
 
     def update(self, got: SequenceOutput) -> ChoiceUpdate:
         finish = self.check(got)

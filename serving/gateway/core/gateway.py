@@ -14,6 +14,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 
 from client import errors as library
+from client.channels import Channels
 from client.grpc_aio import AioChannel, AsyncGrpcStream
 from client.request import Ask
 from client.sequences import request_ids
@@ -71,9 +72,10 @@ class Gateway:
         self._canary: asyncio.Task[float] | None = None
 
     async def start(self) -> None:
-        self.channel = AioChannel(self.settings.triton_grpc, model=MODEL)
+        self.channels = Channels([AioChannel(each, model=MODEL) for each in self.settings.tritons], home=True)
+        self.channel = self.channels.all[0]
         self.answer_context = AnswerContext(
-            self.channel, self.metrics, self.tokens.text, self.settings.request_seconds, self.scheduler
+            self.channels, self.metrics, self.tokens.text, self.settings.request_seconds, self.scheduler
         )
         self._model_ready = self.channel.raw.unary_unary(
             "/inference.GRPCInferenceService/ModelReady",
@@ -87,7 +89,8 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.triton_metrics.close()
-        await self.channel.close()
+        for channel in self.channels.all:
+            await channel.close()
 
     # admission
     def admit(self) -> None:
@@ -219,7 +222,7 @@ class Gateway:
         begin = time.monotonic()
         options, timeouts = Options(max_tokens=1, temperature=0.0), Timeouts(first_token=10.0, total=15.0)
         ask = Ask("Hello", options, stream=False, timeouts=timeouts, retry=NO_RETRY)
-        async with AsyncGrpcStream(self.channel, request_ids(), ask) as stream:
+        async with AsyncGrpcStream(Channels([self.channel]), request_ids(), ask) as stream:
             async for chunk in stream:
                 if chunk.finish_reason in ("stop", "length"):
                     return time.monotonic() - begin

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from client import kserve
 from client.errors import InvalidRequest
+from client.sequences import resumed
 from client.types import Options, Prompt
 from serving.gateway.core.tools import ToolParser
 from serving.gateway.schema.errors import ApiError
@@ -69,9 +70,10 @@ class GenerationPlan:
         """Whether log probabilities begin with the prompt's."""
         return self.echo and self.options.logprobs
 
-    def infer_request(self, request_id: str, index: int, model: str) -> Any:
-        """Raises ``ApiError`` for a value that fits no tensor."""
+    def infer_request(self, request_id: str, index: int, model: str, ids: Sequence[int] = ()) -> Any:
+        """``ids``: of an answer that broke off. Raises ``ApiError`` for a value that fits no tensor."""
         options = replace(self.options, include_stop=True) if self.names_stop else self.options
+        options = resumed(options, ids) if ids else options
         try:
             request = kserve.infer_request(request_id, self.prompts[index], options, stream=self.in_pieces, model=model)
         except InvalidRequest as error:

@@ -1,0 +1,41 @@
+"""Which of several Tritons gets the next attempt of a request."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+AVOID_SECONDS = 2.0  # after a failure, while another one is there
+
+C = TypeVar("C")
+
+
+class Channels(Generic[C]):
+    """Connections to Tritons that serve the same engine. Picks the one with the fewest open requests; with ``home`` the
+    first one as long as it works, because a conversation's cache is there. Safe to share by threads."""
+
+    def __init__(self, channels: Sequence[C], *, home: bool = False) -> None:
+        self.all, self._home = tuple(channels), home
+        self._open = [0] * len(channels)
+        self._avoid_until = [0.0] * len(channels)
+        self._lock = threading.RLock()  # a stream that is dropped may be collected while its thread holds the lock
+
+    def pick(self) -> C:
+        """The caller says ``left`` when its attempt is over."""
+        with self._lock:
+            now = time.monotonic()
+            best = min(range(len(self.all)), key=lambda i: (self._avoid_until[i] > now, *self._rank(i), i))
+            self._open[best] += 1
+        return self.all[best]
+
+    def _rank(self, index: int) -> tuple[bool, int]:
+        return (self._home and index > 0, self._open[index])
+
+    def left(self, channel: C, *, failed: bool = False) -> None:
+        with self._lock:
+            index = self.all.index(channel)
+            self._open[index] -= 1
+            if failed:
+                self._avoid_until[index] = time.monotonic() + AVOID_SECONDS

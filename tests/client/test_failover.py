@@ -1,0 +1,101 @@
+"""A stream whose server dies goes on at another one: every token once, in order, counted through."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from client import AsyncClient, Client, Options, Retry, errors
+from client.channels import Channels
+from tests.client.fake_triton import FakeTriton
+
+TOKENS = 60
+WORDS = " ".join(f"w{i}" for i in range(TOKENS))
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[FakeTriton, FakeTriton]]:
+    both = FakeTriton().start(), FakeTriton().start()
+    yield both
+    for fake in both:
+        fake.stop()
+
+
+def of(pair: tuple[FakeTriton, FakeTriton]) -> str:
+    return ",".join(fake.grpc for fake in pair)
+
+
+@pytest.mark.parametrize("dies_at", [1, 20, TOKENS - 1])
+def test_a_stream_goes_on_where_it_broke(pair: tuple[FakeTriton, FakeTriton], dies_at: int) -> None:
+    pair[0].dies_at = dies_at
+    options = Options(max_tokens=TOKENS, seed=5, return_prompt_ids=True)
+    with Client(of(pair)) as client:
+        chunks = list(client.stream("Hi", options))
+    assert "".join(chunk.text for chunk in chunks) == WORDS
+    assert [i for chunk in chunks for i in chunk.token_ids] == list(range(TOKENS))
+    assert [chunk.chunk_index for chunk in chunks] == list(range(TOKENS))
+    assert [i for chunk in chunks for i in chunk.prompt_ids] == [5, 6, 7]
+    assert (chunks[-1].finish_reason, chunks[-1].completion_tokens) == ("length", TOKENS)
+    (resumed,) = pair[1].requests
+    assert resumed["resume_ids"] == list(range(dies_at)) and "return_prompt_ids" not in resumed
+    assert (resumed["seed"], resumed["max_tokens"], resumed["text_input"]) == (5, TOKENS, "Hi")
+
+
+async def test_the_same_with_asyncio_and_ids_of_the_caller(pair: tuple[FakeTriton, FakeTriton]) -> None:
+    pair[0].dies_at = 20
+    async with AsyncClient(of(pair)) as client:
+        got = [c async for c in client.stream("Hi", Options(max_tokens=TOKENS, resume_ids=range(7)))]
+    assert [i for chunk in got for i in chunk.token_ids] == list(range(7, TOKENS))
+    assert [chunk.chunk_index for chunk in got] == list(range(TOKENS - 7))
+    assert pair[1].requests[0]["resume_ids"] == list(range(20))
+
+
+def test_two_sequences_are_not_spliced(pair: tuple[FakeTriton, FakeTriton]) -> None:
+    pair[0].dies_at = 3
+    with Client(of(pair)) as client, pytest.raises(errors.EngineUnavailable, match="it died"):
+        list(client.stream("Hi", Options(max_tokens=TOKENS, n=2)))
+    assert not pair[1].requests
+
+
+def test_no_retry_means_no_resuming_either(pair: tuple[FakeTriton, FakeTriton]) -> None:
+    pair[0].dies_at = 3
+    with Client(of(pair), retry=Retry(attempts=1)) as client, pytest.raises(errors.EngineUnavailable):
+        list(client.stream("Hi", Options(max_tokens=TOKENS)))
+
+
+def test_an_engine_that_cannot_go_on_leaves_the_first_error(fake: FakeTriton) -> None:
+    fake.dies_at = 3
+    with Client(fake.grpc) as client, pytest.raises(errors.EngineUnavailable, match="it died"):
+        for chunk in client.stream("Hi", Options(max_tokens=TOKENS)):
+            if chunk.chunk_index == 1:
+                fake.refuses = "[unsupported] resume_ids: the loaded engine cannot honour it"
+
+
+def test_the_fewest_open_requests_come_first_and_a_failed_one_last() -> None:
+    channels = Channels(["a", "b", "c"])
+    assert [channels.pick() for _ in range(4)] == ["a", "b", "c", "a"]
+    channels.left("b", failed=True)
+    assert channels.pick() == "c"
+    home = Channels(["a", "b"], home=True)
+    assert [home.pick(), home.pick()] == ["a", "a"]
+    home.left("a", failed=True)
+    assert home.pick() == "b"
+
+
+def test_load_is_spread(pair: tuple[FakeTriton, FakeTriton]) -> None:
+    with Client(of(pair)) as client:
+        streams = [threading.Thread(target=list, args=(client.stream("Hi", Options(max_tokens=TOKENS)),))
+                   for _ in range(10)]  # fmt: skip
+        for stream in streams:
+            stream.start()
+        for stream in streams:
+            stream.join()
+    assert [len(fake.requests) for fake in pair] == [5, 5]
+
+
+@pytest.mark.parametrize("address", ["a:1,http://b:2", "http://a:1,http://b:2"])
+def test_several_addresses_are_tritons(address: str) -> None:
+    with pytest.raises(ValueError, match="several addresses are for gRPC"):
+        Client(address)
