@@ -36,10 +36,10 @@ _TRITON_TEXTS = (  # in a stream, where Triton's own errors have no status
     ("unknown model", "model_not_found"), ("has no available versions", "model_not_found"),
     ("inference input", "invalid_request"), ("inputs but got", "invalid_request"), ("batch-size", "invalid_request"),
 )  # fmt: skip
-_CONNECTION_TEXTS = (  # gRPC's, with status UNAVAILABLE
+_CONNECTION_TEXTS = (  # gRPC's, with status UNAVAILABLE; through a proxy a lost server is a reset stream, UNKNOWN
     "failed to connect", "connection refused", "connection reset", "socket closed", "connection timed out",
     "broken pipe", "name resolution", "dns resolution", "network is unreachable", "goaway", "transport closed",
-    "endpoint closing", "no route to host",
+    "endpoint closing", "no route to host", "stream removed", "rst_stream",
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def from_grpc(status: str, details: str, address: str) -> ClientError:
         return RequestTimeout("total", 0.0)
     if error := from_wire(details):
         return error
-    if status == "UNAVAILABLE" and any(sign in message.lower() for sign in _CONNECTION_TEXTS):
+    if status in ("UNAVAILABLE", "UNKNOWN", "INTERNAL") and any(sign in message.lower() for sign in _CONNECTION_TEXTS):
         return unreachable(address, message.rsplit(": ", 1)[-1])
     return answered(_BY_GRPC.get(status, "internal_error"), message)
 

@@ -250,6 +250,9 @@ class Cluster:
         while True:
             if self._roll:
                 self._roll = False
+                if len(self._replicas) == 1:
+                    say("a roll needs two replicas or more: one that drains answers nobody; use REPLICAS=2")
+                    continue
                 for replica in self._replicas:
                     say(f"replica {replica.number} drains")
                     replica.replace()

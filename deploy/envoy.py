@@ -26,7 +26,7 @@ def _address(host: str, port: int) -> dict[str, Any]:
 
 def _listener(host: str, port: int) -> dict[str, Any]:
     # Without these two an answer is cut after 15 s, or after 5 minutes of silence.
-    route = {"cluster": "replicas", "timeout": "0s", "idle_timeout": "0s"}
+    route = {"cluster": "replicas", "timeout": "0s", "idle_timeout": "0s", "retry_policy": _retries()}
     router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
     http = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
     manager = {
@@ -41,6 +41,19 @@ def _listener(host: str, port: int) -> dict[str, Any]:
     }
     chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
     return {"name": "grpc", "address": _address(host, port), "filter_chains": [chain]}
+
+
+def _retries() -> dict[str, Any]:
+    """Of requests that no replica has seen: a dead one has the fewest requests until its health check fails."""
+    previous = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    return {
+        "retry_on": "connect-failure,refused-stream",
+        "num_retries": 3,
+        "retry_host_predicate": [
+            {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": previous}}
+        ],
+        "host_selection_retry_max_attempts": 5,
+    }
 
 
 def _cluster(replicas: list[tuple[str, int]]) -> dict[str, Any]:

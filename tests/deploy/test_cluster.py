@@ -1,4 +1,4 @@
-"""Replicas behind the real smg and Envoy: a roll loses nothing, a killed replica takes only its own answers along."""
+"""Replicas behind the real smg and Envoy: a roll loses nothing, a killed Triton neither."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from client import Client, Options
@@ -23,15 +24,19 @@ from loadtest.bench.process import free_ports
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 TOKENS = 64
+LONG = 200  # tokens: six seconds, in which something is killed
+STEP_MS = "30"
+STREAMS = 24
 
 
 class Running:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, replicas: int) -> None:
         self.port, self.grpc = free_ports(2)
         self.log = folder / "cluster.log"
         command = [
-            sys.executable, "-m", "deploy.cluster", "--replicas", "2", "--port", str(self.port), "--grpc-port",
-            str(self.grpc), "--run", str(folder), "--", "--runtime", "simulated", "--step-ms", "15", "--drain", "20",
+            sys.executable, "-m", "deploy.cluster", "--replicas", str(replicas), "--port", str(self.port),
+            "--grpc-port", str(self.grpc), "--run", str(folder), "--",
+            "--runtime", "simulated", "--step-ms", STEP_MS, "--drain", "20",
         ]  # fmt: skip
         with self.log.open("w") as file:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
@@ -42,6 +47,31 @@ class Running:
         while self.log.read_text().count(words) < count:
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.1)
+
+    @property
+    def replicas(self) -> list[tuple[str, psutil.Process]]:
+        """URL of the gateway and process of each, in the order of their numbers."""
+        found = re.findall(r"replica (\d) ready .*? (http://[\d.:]+).*, pid (\d+)", self.log.read_text())
+        return [(url, psutil.Process(int(pid))) for _, url, pid in sorted(found)]
+
+    def grpc_stream(self, number: int) -> tuple[str, int]:
+        """Text and count of tokens, through Envoy."""
+        with Client(f"127.0.0.1:{self.grpc}") as client:
+            answer = list(client.stream(f"Story {number}", Options(max_tokens=LONG, seed=number)))
+        assert [chunk.chunk_index for chunk in answer] == list(range(len(answer)))
+        return "".join(chunk.text for chunk in answer), answer[-1].completion_tokens
+
+    def http_stream(self, number: int) -> tuple[str, int]:
+        """The same through smg. Raises ``AssertionError`` or ``httpx.HTTPError`` for an answer that is not whole."""
+        body = {
+            "model": "qwen2.5-simulated", "prompt": f"Story {number}", "max_tokens": LONG, "seed": number,
+            "stream": True, "stream_options": {"include_usage": True},
+        }  # fmt: skip
+        answer = httpx.post(f"http://127.0.0.1:{self.port}/v1/completions", json=body, timeout=60)
+        events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+        assert answer.status_code == 200 and not any("error" in event for event in events), answer.text[-300:]
+        text = "".join(choice["text"] for event in events for choice in event["choices"])
+        return text, events[-1]["usage"]["completion_tokens"]
 
     def over_http(self, model: str = "qwen2.5-simulated") -> bool:
         """Whether a streamed answer came whole."""
@@ -61,8 +91,8 @@ class Running:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Running]:
-    running = Running(tmp_path)
+def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
+    running = Running(tmp_path, getattr(request, "param", 2))
     yield running
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(60) == 0, running.log.read_text()
@@ -93,6 +123,30 @@ def test_a_roll_under_load_loses_no_answer(cluster: Running) -> None:
     failed = [str(a.exception() or "incomplete") for a in answers if a.exception() or not a.result()]
     print(f"{len(answers)} answers, {len(failed)} failed")
     assert len(answers) > 50 and failed == []
+
+
+@pytest.mark.parametrize("cluster", [3], indirect=True)
+def test_a_killed_triton_breaks_no_answer(cluster: Running) -> None:
+    """Half over HTTP, half over gRPC; each is what it is when nothing is killed."""
+    with ThreadPoolExecutor(STREAMS) as pool:
+        kinds = [cluster.http_stream, cluster.grpc_stream]
+        calm = list(pool.map(lambda i: kinds[i % 2](i // 2), range(STREAMS)))
+        again = [pool.submit(kinds[i % 2], i // 2) for i in range(STREAMS)]
+        time.sleep(2.5)
+        for _, replica in cluster.replicas[:1]:
+            (triton,) = [each for each in replica.children(recursive=True) if each.name() == "tritonserver"]
+            triton.kill()
+        assert not any(answer.done() for answer in again)
+        assert [answer.result() for answer in again] == calm
+    assert {count for _, count in calm} == {LONG} and calm[::2] == calm[1::2]
+
+
+@pytest.mark.parametrize("cluster", [1], indirect=True)
+def test_one_replica_is_not_rolled(cluster: Running) -> None:
+    ((_, replica),) = cluster.replicas
+    cluster.process.send_signal(signal.SIGHUP)
+    cluster.wait_for("a roll needs two replicas or more")
+    assert replica.is_running() and cluster.over_http()
 
 
 def test_all_model_names_and_a_killed_replica(cluster: Running) -> None:
