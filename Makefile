@@ -26,6 +26,7 @@ MAX_RESTARTS ?= 0
 MODEL ?= Qwen/Qwen2.5-7B-Instruct
 PRECISION ?=
 CONTEXT ?=
+export ENGINE MODEL  # paths: recipes read them as $$ENGINE, for make would not quote a quote
 
 RUNTIMES := openvino tensorrt_llm vllm simulated
 ifneq ($(filter-out $(RUNTIMES),$(RUNTIME)),)
@@ -55,14 +56,14 @@ setup-vllm:  ## vLLM beside Triton, on a GPU host: several GB, from the lock (pl
 serve: setup  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
 	@exec $(PY) -m serving --host $(HOST) --triton-host $(TRITON_HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
 	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --max-restarts $(MAX_RESTARTS) --step-seconds $(STEP_SECONDS) --kv-cache-gb $(KV_CACHE_GB) --threads $(THREADS) --exact $(EXACT) $(if $(GPU_MEMORY_FRACTION),--gpu-memory-fraction $(GPU_MEMORY_FRACTION)) --step-ms $(STEP_MS) --fault "$(FAULT)" \
-	  --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$(ENGINE)") \
-	  $(if $(filter command,$(origin MODEL)),--model "$(MODEL)")
+	  --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$$ENGINE") \
+	  $(if $(filter command,$(origin MODEL)),--model "$$MODEL")
 
 chat: setup  ## talk to the running server in the terminal
 	@$(PY) -m client --address $(HOST):$(GRPC_PORT)
 
 engine: setup  ## checkpoint to engine: MODEL=<dir|file.gguf|hub id|smollm2|synthetic> PRECISION=<int8|int4|bf16|fp32|fp8|…>
-	@$(PY) -m build_engine build --model "$(MODEL)" --out "$(or $(ENGINE),engines/default)" \
+	@$(PY) -m build_engine build --model "$$MODEL" --out "$${ENGINE:-engines/default}" \
 	  $(if $(PRECISION),--precision $(PRECISION)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(CONTEXT),--context $(CONTEXT)) $(BUILD_OPTIONS)
 
 # uv has an environment of its own: set-up refuses a stale lock, and this is what renews it.
@@ -165,12 +166,12 @@ export DRY_RUN
 
 .PHONY: plan preflight probe facts verify
 plan: setup  ## what fits: MODEL=… GPU=h200|h100|l40s|a100-80|4090|… PRECISION=… CONTEXT=chat|summary|audit|book|N RUNTIME=…
-	@$(PY) -m build_engine plan --model "$(MODEL)" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
+	@$(PY) -m build_engine plan --model "$$MODEL" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
 	  $(if $(CONTEXT),--context $(CONTEXT)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(ARGS)
 
 preflight: setup  ## can this machine build a TensorRT-LLM engine? every fault with its remedy
-	@$(PY) -m build_engine preflight --model "$(MODEL)" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
-	  $(if $(CONTEXT),--context $(CONTEXT)) --out "$(or $(ENGINE),engines/default)"
+	@$(PY) -m build_engine preflight --model "$$MODEL" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
+	  $(if $(CONTEXT),--context $(CONTEXT)) --out "$${ENGINE:-engines/default}"
 
 probe: setup  ## first on a GPU host: ten minutes, a tiny model, everything TensorRT-LLM must do -> probe/probe.json
 	@$(PY) -m build_engine.tensorrt_llm.probe $(ARGS)
@@ -179,7 +180,7 @@ facts:  ## inside NVIDIA's container: record the installed TensorRT-LLM's names 
 	@python3 -m build_engine.tensorrt_llm.probe.surface --output $(or $(OUT),facts)
 
 verify: setup  ## accuracy gate: compare ENGINE=<dir> with its unquantized REFERENCE=<engine, or checkpoint: needs torch>
-	@$(if $(and $(REFERENCE),$(wildcard .venv-oracle/.ready)),$(ORACLE),$(PY)) -m build_engine verify --engine "$(or $(ENGINE),engines/default)" $(if $(REFERENCE),--reference "$(REFERENCE)") $(ARGS)
+	@$(if $(and $(REFERENCE),$(wildcard .venv-oracle/.ready)),$(ORACLE),$(PY)) -m build_engine verify --engine "$${ENGINE:-engines/default}" $(if $(REFERENCE),--reference "$(REFERENCE)") $(ARGS)
 
 # --- gateway and page ---------------------------------------------------------------------------------------------------
 
@@ -270,8 +271,8 @@ check-manifests: setup .venv-manifests/.ready  ## deploy/: Kubernetes objects, D
 
 cluster: setup setup-router  ## REPLICAS=3 servers here, or REPLICAS=http://a:8080,http://b:8080, behind smg (HTTP) and Envoy (gRPC)
 	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host $(HOST) --port $(GATEWAY_PORT) --grpc-port $(GRPC_PORT) -- \
-	  --drain $(DRAIN) --step-ms $(STEP_MS) --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$(ENGINE)") \
-	  $(if $(filter command,$(origin MODEL)),--model "$(MODEL)") $(ARGS)
+	  --drain $(DRAIN) --step-ms $(STEP_MS) --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$$ENGINE") \
+	  $(if $(filter command,$(origin MODEL)),--model "$$MODEL") $(ARGS)
 
 cluster-roll:  ## replace the replicas of `make cluster` one by one
 	@test -f .run/cluster/pid || { echo "no cluster runs here: make cluster REPLICAS=3"; exit 1; }

@@ -251,7 +251,8 @@ def main(extras: list[str]) -> None:
     pip(len(pins(files)), "--progress-bar", "off", "--no-deps", "--require-hashes", *listed)
     place_stub()
     site = VENV / f"lib/python3.{sys.version_info[1]}/site-packages"
-    (site / "qwen_triton.pth").write_text(f"{ROOT}\n")  # examples/ and .venv/bin/python -m client from anywhere
+    # examples/ and .venv/bin/python -m client from anywhere. The Python in Triton's stub reads this file as ASCII.
+    (site / "qwen_triton.pth").write_text("import os, sys; sys.path.append(os.path.dirname(sys.prefix))\n")
     (VENV / "libpython.path").write_text(str(library.parent))
     stamp.write_text(state)
     say("ready")

@@ -68,8 +68,18 @@ def cause(returncode: int) -> str:
 
 def is_alive(pid: int) -> bool:
     """Neither gone nor a zombie."""
+    return _state_and_parent(pid)[0] not in "ZX"
+
+
+def has_dead_child(pid: int) -> bool:
+    """A child of ``pid`` has ended, and ``pid`` has not asked for its exit code."""
+    processes = (int(process.name) for process in Path("/proc").glob("[0-9]*"))
+    return any(_state_and_parent(process) == ("Z", pid) for process in processes)
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except OSError:
-        return False
-    return state not in "ZX"
+        return "X", 0
+    return state, int(parent)

@@ -33,5 +33,7 @@ def error_line(path: Path, returncode: int | None, start: int = 0) -> str:
             return line.strip()
     if returncode is not None and returncode < 0:
         return f"tritonserver was ended by {signal.Signals(-returncode).name}"
-    errors = [line for line in lines if line.startswith("E")]
-    return errors[-1].strip() if errors else "it ended without a message"
+    errors = [line for line in lines if line.startswith(("E", "bash:"))]
+    if errors:
+        return errors[-1].strip()
+    return "a model process ended" if returncode is None else "it ended without a message"

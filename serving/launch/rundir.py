@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -20,12 +21,27 @@ from serving.launch import child
 PREFIX, LOCK = "qwen-serve-", "lock"
 SHM = Path("/dev/shm")
 ENDING_SECONDS = 20.0  # a dead launcher's Triton drains and ends in this time
+# Triton's Python backend starts its stubs with a line of bash that has no quotes, and the Python in them decodes paths
+# as ASCII.
+PLAIN = re.compile(r"[\w./+,@%=-]+", re.ASCII)
 
 
 def parent() -> Path:
-    private = os.environ.get("XDG_RUNTIME_DIR", "")
-    usable = os.access(private, os.W_OK)  # after su it may be another user's, or gone
-    return Path(private if usable else tempfile.gettempdir())
+    """The first plain one that can be written to; after su XDG_RUNTIME_DIR may be another user's, or gone."""
+    for directory in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir()):
+        if PLAIN.fullmatch(directory) and os.access(directory, os.W_OK):
+            return Path(directory)
+    return Path("/tmp")
+
+
+def plain(path: Path, directory: Path, name: str) -> Path:
+    """``path``; if Triton could not bear its characters, a link to it in the run directory."""
+    if PLAIN.fullmatch(str(path)):
+        return path
+    link = directory / name
+    if not link.is_symlink():
+        link.symlink_to(path)
+    return link
 
 
 def create(shm_prefix: str) -> tuple[Path, IO[str]]:

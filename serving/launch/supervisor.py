@@ -24,6 +24,9 @@ from serving.launch.vitals import Vitals
 WATCH_SECONDS = 0.1
 CANARY_SECONDS = 120.0
 FLUSH_SECONDS = 1.0  # a dead engine's last errors get this long to reach their clients
+STUBLESS_SECONDS = (
+    1.0  # a model that raises says so in this time and Triton ends; of one that just ends it knows nothing
+)
 UNLOAD_SECONDS = 3.0  # from the last stream's end to a killed Triton: engines close their workers in this time
 AT_ONCE, RESTART_WINDOW = 3, 600.0  # so many deaths within so many seconds are answered at once
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
@@ -75,9 +78,11 @@ class Supervisor:
     def _start_triton(self) -> None:
         """Until it generates. A crash on the way (a starved host can lose a stub's lock) is tried again."""
         self._launch_triton()
+        stubless = 0.0
         while not health.is_ready(self._base):
             self._give_up_if_signalled()
-            if self._broken():
+            stubless = stubless + WATCH_SECONDS if child.has_dead_child(self._children["triton"].pid) else 0.0
+            if self._broken() or stubless > STUBLESS_SECONDS:
                 if (self._children["triton"].poll() or 0) >= 0:
                     raise LaunchError(f"Triton did not start: {self._why()} (log: {self._log('triton')})")
                 print(f"starting again: {self._why()}", flush=True)
@@ -98,7 +103,7 @@ class Supervisor:
         for file in self._run_dir.iterdir():
             if file.is_file() and file.name not in (READINESS, rundir.LOCK):
                 file.unlink()
-        command = triton.command(self._config, self._shm)
+        command = triton.command(self._config, self._run_dir, self._shm)
         env = triton.environment(self._config, self._run_dir)
         with logs.open_private(self._log("triton"), "ab" if self._deaths else "wb") as log:
             self._log_start = log.tell()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from contract.paths import ROOT
 from serving.launch.config import Config, LaunchError
+from serving.launch.rundir import plain
 
 OTHERS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "GATEWAY_", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 REPOSITORY = ROOT / "model_repository"
@@ -35,12 +36,14 @@ def binary() -> tuple[Path, Path | None]:
     raise LaunchError("no tritonserver here: run `make setup`, or set TRITON to its path")
 
 
-def command(config: Config, shm_prefix: str) -> list[str]:
+def command(config: Config, run_dir: Path, shm_prefix: str) -> list[str]:
+    """``run_dir`` gets links to what lies under a path that Triton cannot bear."""
     server, backends = binary()
+    backends = backends and plain(backends, run_dir, "backends")
     key = secrets.token_hex(16)
     return [
         str(server),
-        f"--model-repository={REPOSITORY}",
+        f"--model-repository={plain(REPOSITORY, run_dir, 'model_repository')}",
         *([f"--backend-directory={backends}"] if backends else []),
         "--disable-auto-complete-config",
         "--model-control-mode=none",
@@ -71,12 +74,15 @@ def environment(config: Config, run_dir: Path) -> dict[str, str]:
     pointer = Path(sys.prefix) / "libpython.path"
     if pointer.is_file() and pointer.read_text():
         libraries.insert(0, pointer.read_text())
+    python = Path(sys.executable)
+    if python.is_relative_to(sys.prefix):
+        python = plain(Path(sys.prefix), run_dir, "python") / python.relative_to(sys.prefix)
     return env | config.environment | {
-        "PATH": f"{Path(sys.executable).parent}:{env.get('PATH', '/usr/bin:/bin')}",
+        "PATH": f"{python.parent}:{env.get('PATH', '/usr/bin:/bin')}",
         "LD_LIBRARY_PATH": ":".join(libraries),
-        "PYTHON_EXECUTABLE": sys.executable,
+        "PYTHON_EXECUTABLE": str(python),
         "PYTHONUNBUFFERED": "1",
-        "ENGINE_DIR": str(config.engine),
+        "ENGINE_DIR": str(plain(config.engine, run_dir, "engine")),
         "RUN_DIR": str(run_dir),
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_OFFLINE": "1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import pytest
 
 from loadtest.bench.process import free_ports
 from serving.launch.config import SIMULATED_ENGINE
+from serving.launch.triton import binary
 from tests.conftest import ROOT, Server
 from tests.triton.calls import Stream, ask
 from tests.triton.processes import alive, family, is_ready, run_dir, shared_memory
@@ -124,21 +126,62 @@ def test_a_killed_launcher_leaves_no_process(own_server: Callable[..., Server]) 
     assert not is_ready(server)
 
 
-def test_ctrl_c_while_the_first_token_is_awaited(tmp_path: Path) -> None:
-    """The engine takes a minute for it; the terminal does not."""
+def launched(log: Path, *arguments: str, cwd: Path = ROOT, **env: str) -> Server:
+    """A launcher that is not waited for."""
     ports = free_ports(3)
     flags = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
-    log = tmp_path / "log"
+    python = cwd / Path(sys.executable).relative_to(ROOT) if sys.executable.startswith(str(ROOT)) else sys.executable
     with log.open("w") as file:
         launcher = subprocess.Popen(
-            [sys.executable, "-m", "serving", *flags, "--gateway-port=0", *SIMULATED, "--fault=stall@1:60"],
-            cwd=ROOT, stdout=file, stderr=file,
+            [python, "-m", "serving", *flags, "--gateway-port=0", *arguments],
+            cwd=cwd, stdout=file, stderr=file, env=os.environ | env,
         )  # fmt: skip
-    server = Server(launcher, *ports, 0, log)
+    return Server(launcher, *ports, 0, log)
+
+
+def test_ctrl_c_while_the_first_token_is_awaited(tmp_path: Path) -> None:
+    """The engine takes a minute for it; the terminal does not."""
+    server = launched(tmp_path / "log", *SIMULATED, "--fault=stall@1:60")
     server.wait_for(lambda: is_ready(server), 120)
     time.sleep(0.5)
     processes = family(server)
-    launcher.send_signal(signal.SIGINT)
-    assert launcher.wait(20) == 1
-    assert log.read_text().splitlines()[-1] == "serve: stopped while starting"
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(20) == 1
+    assert server.log.read_text().splitlines()[-1] == "serve: stopped while starting"
     assert not alive(processes) and not shared_memory(server)
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_a_checkout_and_an_engine_under_any_path(tmp_path: Path, locale: str) -> None:
+    odd = tmp_path / 'd\'un "été" & $x'
+    for name in ("contract", "client", "serving", "model_repository", "build_engine"):
+        shutil.copytree(ROOT / name, odd / name)
+    (odd / "versions.toml").symlink_to(ROOT / "versions.toml")
+    if (ROOT / ".venv").exists():
+        (odd / ".venv").symlink_to(ROOT / ".venv")
+    shutil.copytree(SIMULATED_ENGINE, odd / "my engine")
+    places = {name: str(odd) for name in ("HOME", "TMPDIR", "XDG_RUNTIME_DIR")}
+    server = launched(tmp_path / "log", f"--engine={odd / 'my engine'}", cwd=odd, LC_ALL=locale, **places)
+    try:
+        server.wait_for(lambda: "Ctrl-C" in server.log.read_text() or server.process.poll() is not None, 120)
+        assert server.process.poll() is None, server.log.read_text()
+        assert ask(server.grpc, text_input="Hi", max_tokens=2).completion_tokens == 2
+        processes = family(server)
+    finally:
+        server.process.terminate()
+        server.process.wait(30)
+    assert not alive(processes) and not list(odd.glob("qwen-serve-*"))
+
+
+def test_a_model_process_that_ends_while_it_loads_is_noticed_at_once(server: Server, tmp_path: Path) -> None:
+    triton, backends = binary()
+    if backends is None:
+        pytest.skip("Triton's own backends are used here")
+    shutil.copytree(backends / "python", tmp_path / "python")
+    stub = tmp_path / "python/triton_python_backend_stub"
+    stub.write_text("#!/bin/sh\nexit 3\n")
+    began = time.monotonic()
+    dying = launched(tmp_path / "log", *SIMULATED, TRITON=str(triton), TRITON_BACKENDS=str(tmp_path))
+    assert dying.process.wait(60) == 1
+    assert dying.log.read_text().splitlines()[-1].startswith("serve: Triton did not start: a model process ended (log:")
+    assert time.monotonic() - began < 25  # Triton's own time-out is 30 s a model

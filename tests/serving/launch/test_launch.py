@@ -66,7 +66,7 @@ def test_triton_stays_on_localhost_and_gets_no_keys(monkeypatch: pytest.MonkeyPa
     for name in ("GATEWAY_API_KEYS", "GATEWAY_API_KEYS_FILE", "HF_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, "secret")
     config = parse(["--host=0.0.0.0"])
-    addresses = [part for part in triton.command(config, "x_") if "-address=" in part]
+    addresses = [part for part in triton.command(config, tmp_path, "x_") if "-address=" in part]
     assert len(addresses) == 3 and all(part.endswith("=127.0.0.1") for part in addresses)
     assert "secret" not in triton.environment(config, tmp_path).values()
 
