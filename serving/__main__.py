@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 
 from serving.launch import docker, rundir
 from serving.launch.config import LaunchError, check_ports, parse
 from serving.launch.engine import prepare
 from serving.launch.supervisor import Supervisor
+
+FEWEST_FILES = 4096
 
 
 def main() -> int:
@@ -20,6 +23,7 @@ def main() -> int:
         docker.require_fit(engine)
         if docker.needed(engine):
             docker.replace_process(config)
+        _allow_files()
         os.umask(0o077)  # logs, run directory and Triton's shared memory hold what users write
         return Supervisor(config, engine).run()
     except LaunchError as error:
@@ -28,6 +32,17 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nserve: stopped", file=sys.stderr)
         return 130
+
+
+def _allow_files() -> None:
+    """Every stream is a file or two, and a shell's soft limit may be small: use what the hard one allows."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if 0 <= hard < FEWEST_FILES:  # RLIM_INFINITY is -1
+        print(
+            f"warning: ulimit -Hn is {hard}: connections beyond it are refused; raise it to {FEWEST_FILES} or more",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ name in ``ATTACKS``.
 from __future__ import annotations
 
 import collections
+import json
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+import httpx
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
@@ -26,6 +30,7 @@ from client.types import NO_RETRY
 from contract.errors import from_wire
 
 MOST_TOKENS = 32
+HELD_S = 10.0  # half-sent bodies are held open for this long
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +135,118 @@ def hand_made_jobs(doors: Doors) -> str:
     return counted(_inference(doors, request) for _ in range(20))
 
 
+# --- the gateway: bodies of at most 8 MiB, its own bound
+
+
+def posts(doors: Doors, path: str, body: str, count: int = 2) -> str:
+    """``count`` times the same body at once."""
+    url, content = f"http://127.0.0.1:{doors.gateway}{path}", body.encode()
+    headers = {"content-type": "application/json"}
+
+    def post(_: int) -> str:
+        try:
+            answer = httpx.post(url, content=content, headers=headers, timeout=90, trust_env=False)
+        except httpx.HTTPError as error:
+            return f"{type(error).__name__}: {error}"
+        return str(answer.status_code) if answer.is_success else f"{answer.status_code}: {_said(answer)[:80]}"
+
+    with ThreadPoolExecutor(count) as pool:
+        return counted(pool.map(post, range(count)))
+
+
+def _said(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text
+
+
+def chat(messages: str = '[{"role":"user","content":"Hi"}]', more: str = "") -> str:
+    return f'{{"model":"qwen","max_tokens":1,"messages":{messages}{more}}}'
+
+
+def listed(element: str, count: int) -> str:
+    return "[" + ",".join([element] * count) + "]"
+
+
+def keyed(key: str, count: int) -> str:
+    """``count`` different keys, each with the value 1; ``key`` is a format of a number."""
+    return ",".join(f'"{key.format(number)}":1' for number in range(count))
+
+
+def http_tools(doors: Doors) -> str:
+    tools = listed('{"type":"function","function":{"name":"f","description":"does so"}}', 90_000)
+    return posts(doors, "/v1/chat/completions", chat(more=f',"tools":{tools}'))
+
+
+def http_messages(doors: Doors) -> str:
+    return posts(doors, "/v1/chat/completions", chat(listed('{"role":"user","content":"a"}', 230_000)))
+
+
+def http_content_parts(doors: Doors) -> str:
+    parts = listed('{"type":"text","text":"a"}', 240_000)
+    return posts(doors, "/v1/chat/completions", chat(f'[{{"role":"user","content":{parts}}}]'))
+
+
+def http_logit_bias(doors: Doors) -> str:
+    return posts(doors, "/v1/chat/completions", chat(more=f',"logit_bias":{{{keyed("{}", 500_000)}}}'))
+
+
+def http_prompt_ids(doors: Doors) -> str:
+    return posts(doors, "/v1/completions", f'{{"model":"qwen","max_tokens":1,"prompt":{listed("1", 2_000_000)}}}')
+
+
+def http_unknown_fields(doors: Doors) -> str:
+    return posts(doors, "/v1/chat/completions", chat(more="," + keyed("f{}", 500_000)))
+
+
+def http_long_text(doors: Doors) -> str:
+    return posts(doors, "/v1/chat/completions", chat(json.dumps(said("word " * 1_600_000))))
+
+
+def http_equals_signs(doors: Doors) -> str:
+    return posts(doors, "/v1/chat/completions", chat(json.dumps(said("=" * 8_000_000))))
+
+
+def http_tokenize(doors: Doors) -> str:
+    return posts(doors, "/tokenize", json.dumps({"model": "qwen", "prompt": "word " * 1_600_000}))
+
+
+def http_half_sent(doors: Doors) -> str:
+    """2,100 bodies that never end, held for ``HELD_S``; then, beside them, an ordinary request."""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    connections = []
+    for _ in range(2100):
+        connection = socket.create_connection(("127.0.0.1", doors.gateway), timeout=10)
+        connection.sendall(head + b'Content-Length: 100\r\n\r\n{"model":')
+        connections.append(connection)
+    time.sleep(HELD_S)
+    answer = posts(doors, "/v1/chat/completions", chat(), 1)
+    for connection in connections:
+        connection.close()
+    return f"2100 held; then {answer}"
+
+
+def guided(doors: Doors, pattern: str) -> str:
+    return posts(doors, "/v1/chat/completions", chat(more=f',"guided_regex":{json.dumps(pattern)}'), 4)
+
+
+def http_choices(doors: Doors) -> str:
+    """An alternation of 5,000 words, none of which another one starts with."""
+    return guided(doors, "|".join(f"w{number:05}x" for number in range(5000)))
+
+
+def http_long_repeat(doors: Doors) -> str:
+    return guided(doors, "(?:[a-z]{1,3000} ){1,3000}")
+
+
 ATTACKS: dict[str, Callable[[Doors], str]] = {
     each.__name__: each
     for each in (
         stop_words, equals_signs, blanks, dashes, many_messages, many_tools, slow_regex, wide_schema, gzip_bomb,
-        hand_made_chunks, hand_made_jobs,
+        hand_made_chunks, hand_made_jobs, http_tools, http_messages, http_content_parts, http_logit_bias,
+        http_prompt_ids, http_unknown_fields, http_long_text, http_equals_signs, http_tokenize, http_half_sent,
+        http_choices, http_long_repeat,
     )
 }  # fmt: skip
 

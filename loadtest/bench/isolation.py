@@ -1,7 +1,7 @@
 """`make bench-isolation`: what the others notice while one client attacks.
 
-12 streams run without a pause, and one small request is sent per second, first alone and then during each attack of
-``loadtest/bench/attacks.py``. Columns:
+12 streams run without a pause, half of them over gRPC and half through the gateway, and one small request per second
+is sent to each of the two doors; first alone and then during each attack of ``loadtest/bench/attacks.py``. Columns:
 
     gap_ms       the largest time between two messages of a stream (promise: 250 more than alone)
     small_ms     the slowest small request, from sending to its answer (promise: 500 more than alone)
@@ -16,12 +16,16 @@ import argparse
 import asyncio
 import sys
 import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from client import AsyncClient, ClientError, Options
 from client.types import NO_RETRY
+from contract.paths import ROOT
 from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
 from loadtest.bench.attacks import ATTACKS
@@ -29,8 +33,10 @@ from loadtest.bench.process import Server, started
 from loadtest.errors import EXIT_OK, EXIT_USAGE, LoadtestError
 
 ENGINES = {"simulated": ("--runtime", "simulated", "--step-ms", "15"), "cpu": ("--model", "smollm2")}
-ATTACK_S = 120.0
+ATTACK_S = 60.0
 GAP_MS, SMALL_MS = 250, 500  # the promises
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+OPENS, CLOSES = "<!-- bench-isolation -->\n", "<!-- /bench-isolation -->"
 
 
 @dataclass
@@ -42,47 +48,102 @@ class Noticed:
     failures: list[str] = field(default_factory=list)
 
 
+@dataclass
+class GrpcDoor:
+    """Triton's gRPC, by our own client."""
+
+    client: AsyncClient
+    tokens: int
+
+    async def stream(self, number: int) -> AsyncIterator[object]:
+        async for message in self.client.stream(
+            f"Tell me story {number}.", Options(max_tokens=self.tokens, ignore_eos=True, seed=number)
+        ):
+            yield message
+
+    async def small(self) -> None:
+        await self.client.generate("Hi", Options(max_tokens=1))
+
+
+@dataclass
+class HttpDoor:
+    """The gateway. ``user`` makes it another tenant than the attacker, who has the same address."""
+
+    client: httpx.AsyncClient
+    tokens: int
+
+    async def stream(self, number: int) -> AsyncIterator[object]:
+        body = self._body(f"Tell me story {number}.", self.tokens) | {"stream": True, "ignore_eos": True}
+        async with self.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            if not answer.is_success:
+                raise Refused(answer.status_code, (await answer.aread()).decode()[:80])
+            async for line in answer.aiter_lines():
+                if line.startswith('data: {"error'):
+                    raise Refused(200, line[:80])
+                if line:
+                    yield line
+
+    async def small(self) -> None:
+        answer = await self.client.post("/v1/chat/completions", json=self._body("Hi", 1))
+        if not answer.is_success:
+            raise Refused(answer.status_code, answer.text[:80])
+
+    def _body(self, content: str, tokens: int) -> dict[str, Any]:
+        return {"model": "qwen", "user": "others", "max_tokens": tokens,
+                "messages": [{"role": "user", "content": content}]}  # fmt: skip
+
+
+class Refused(Exception):
+    """The gateway's answer to a request of the others."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status} {text}")
+
+
 class Others:
     """Streams that never pause, and a small request every second. ``noticed`` may be replaced while they run."""
 
-    def __init__(self, client: AsyncClient, streams: int, tokens: int) -> None:
+    def __init__(self, doors: Sequence[GrpcDoor | HttpDoor], streams: int) -> None:
         self.noticed = Noticed()
-        self._client, self._tokens = client, tokens
-        self._tasks = [asyncio.create_task(self._stream(number)) for number in range(streams)]
-        self._tasks.append(asyncio.create_task(self._small()))
+        self._tasks = [
+            asyncio.create_task(self._stream(doors[number % len(doors)], number)) for number in range(streams)
+        ]
+        self._tasks += [asyncio.create_task(self._small(door)) for door in doors]
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _stream(self, number: int) -> None:
-        options = Options(max_tokens=self._tokens, ignore_eos=True, seed=number)
+    async def _stream(self, door: GrpcDoor | HttpDoor, number: int) -> None:
         while True:
             last = 0.0
             try:
-                async for _ in self._client.stream(f"Tell me story {number}.", options):
+                async for _ in door.stream(number):
                     now = time.monotonic()
                     self.noticed.gap = max(self.noticed.gap, now - last if last else 0.0)
                     last = now
-            except ClientError as error:
-                self.noticed.failures.append(f"stream: {error}")
+            except FAILURES as error:
+                self.noticed.failures.append(f"stream: {error!r}")
                 await asyncio.sleep(0.5)
 
-    async def _small(self) -> None:
+    async def _small(self, door: GrpcDoor | HttpDoor) -> None:
         pending: set[asyncio.Task[None]] = set()
         while True:
             pending = {task for task in pending if not task.done()}
-            pending.add(asyncio.create_task(self._one_small()))
+            pending.add(asyncio.create_task(self._one_small(door)))
             await asyncio.sleep(1)
 
-    async def _one_small(self) -> None:
+    async def _one_small(self, door: GrpcDoor | HttpDoor) -> None:
         began = time.monotonic()
         try:
-            await self._client.generate("Hi", Options(max_tokens=1))
-        except ClientError as error:
-            self.noticed.failures.append(f"small request: {error}")
+            await door.small()
+        except FAILURES as error:
+            self.noticed.failures.append(f"small request: {error!r}")
         self.noticed.small = max(self.noticed.small, time.monotonic() - began)
+
+
+FAILURES = (ClientError, httpx.HTTPError, Refused)
 
 
 async def attacked(server: Server, name: str) -> str:
@@ -108,8 +169,11 @@ def growth(before: dict[str, float], after: dict[str, float]) -> float:
 
 async def run_engine(server: Server, engine: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    async with AsyncClient(f"127.0.0.1:{server.ports['grpc']}", retry=NO_RETRY) as client:
-        others = Others(client, arguments.streams, arguments.tokens)
+    async with (
+        AsyncClient(f"127.0.0.1:{server.ports['grpc']}", retry=NO_RETRY) as grpc,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.ports['gateway']}", timeout=90, trust_env=False) as http,
+    ):
+        others = Others((GrpcDoor(grpc, arguments.tokens), HttpDoor(http, arguments.tokens)), arguments.streams)
         await asyncio.sleep(arguments.settle)
         for name in ("", *arguments.attacks):
             others.noticed, memory, began = Noticed(), server.memory_mib(), time.monotonic()
@@ -146,6 +210,20 @@ def broken(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def document(rows: list[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
+    """Replace the table between ``OPENS`` and ``CLOSES``."""
+    names = ("engine", "attack", "gap_ms", "small_ms", "took_s", "memory_mib", "attacker")
+    lines = [f"`{about['command']}`, {about['date']}, load before {about['load_average_before']:g}", ""]
+    lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for row in rows:
+        cells = ["" if name == "attacker" and row[name] == "-" else str(row[name]) for name in names]
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    lines += ["", f"Promises broken: {', '.join(broken(rows)) or 'none'}.", ""]
+    before, _, rest = path.read_text(encoding="utf-8").partition(OPENS)
+    _, _, after = rest.partition(CLOSES)
+    path.write_text(before + OPENS + "\n".join(lines) + CLOSES + after, encoding="utf-8")
+
+
 def main() -> int:
     parser = Arguments(
         prog="bench-isolation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -154,7 +232,8 @@ def main() -> int:
     parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS))
     parser.add_argument("--streams", type=count, default=12)
     parser.add_argument("--tokens", type=count, default=200, help="per stream")
-    parser.add_argument("--settle", type=positive, default=5.0, help="seconds before, between and after attacks")
+    parser.add_argument("--settle", type=positive, default=3.0, help="seconds before, between and after attacks")
+    parser.add_argument("--document", action="store_true", help=f"write the table into {DOCUMENT.name} too")
     parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_isolation.json")
     arguments = parser.parse_args()
     about = result.environment("bench-isolation", arguments)
@@ -166,6 +245,8 @@ def main() -> int:
     except LoadtestError as error:
         sys.stderr.write(f"bench-isolation: {error}\n")
         return EXIT_USAGE
+    if arguments.document:
+        document(rows, about, DOCUMENT)
     shown = [name for name in rows[0] if name != "first_failure"]
     result.show_table("one client attacks", shown, [[row[name] for name in shown] for row in rows])
     print(f"promises broken: {', '.join(broken(rows)) or 'none'}")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from contract import engine_dir
+from contract import engine_dir, gpus
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
+from contract.model_shape import GIB
 from contract.paths import ROOT
 from serving.launch import child
 from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, Config, LaunchError, engine_of
@@ -40,6 +42,7 @@ def prepare(config: Config) -> tuple[Config, EngineInfo]:
             f"{config.engine} is an engine for {engine.runtime.name}, RUNTIME={config.runtime} was asked for: leave "
             f"RUNTIME= out, or build one with `make engine RUNTIME={config.runtime} ENGINE=another/directory`"
         )
+    _require_memory(float(config.environment["KV_CACHE_GB"]), engine)
     return config, engine
 
 
@@ -48,6 +51,18 @@ def note(engine: EngineInfo) -> str:
     if engine.model.synthetic:
         return NOISE
     return SMALL if engine.model.source == FIRST else ""
+
+
+def _require_memory(gigabytes: float, engine: EngineInfo) -> None:
+    """Refuse a KV cache that the machine has no memory for, before anything loads. In GiB."""
+    if engine.runtime.name == "simulated" or not gigabytes:
+        return
+    if engine.runtime.name == "openvino":
+        has, what = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, "this machine has"
+    else:
+        has, what = min((found.gpu.memory_mib / 1024 for found in gpus.detect()), default=math.inf), "a GPU here has"
+    if gigabytes >= has:
+        raise LaunchError(f"KV_CACHE_GB={gigabytes:g} is too much: {what} {has:.0f} GiB; give less, or leave it out")
 
 
 def _named(config: Config) -> Config:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loadtest.bench.isolation import broken, growth
+from loadtest.bench import attacks
+from loadtest.bench.isolation import CLOSES, DOCUMENT, OPENS, broken, document, growth
+from serving.gateway.settings import GatewaySettings
 
 
 def row(attack: str, gap: int, small: int, failures: int = 0, engine: str = "simulated") -> dict[str, Any]:
@@ -24,3 +27,35 @@ def test_a_broken_promise_is_named(seen: tuple[int, int, int], verdict: list[str
 
 def test_growth_is_that_of_the_process_that_grew_most() -> None:
     assert growth({"a 1": 10.0, "b 2": 20.0}, {"a 1": 15.0, "b 2": 18.0, "new 3": 500.0}) == 5.0
+
+
+def test_the_table_in_the_document_is_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n\n{OPENS}old\n{CLOSES}\nafter\n")
+    about = {"command": "make bench-isolation", "date": "2026-01-01", "load_average_before": 0.5}
+    rows = [
+        row(name, 20, 30) | {"took_s": 1.0, "memory_mib": 2.0, "attacker": got}
+        for name, got in (("none", "-"), ("a", "x|y"))
+    ]
+    for _ in range(2):
+        document(rows, about, page)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith(f"{CLOSES}\nafter\n") and "old" not in text
+    assert text.count("| simulated | a | 20 | 30 | 1.0 | 2.0 | x\\|y |") == 1
+    assert OPENS in DOCUMENT.read_text() and CLOSES in DOCUMENT.read_text()
+
+
+def test_attacks_stay_within_the_gateways_bound_of_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Larger ones would be refused by their length alone."""
+    sizes: dict[str, int] = {}
+
+    def post(doors: attacks.Doors, path: str, body: str, count: int = 2) -> str:
+        sizes[path] = max(sizes.get(path, 0), len(body))
+        return "ok"
+
+    monkeypatch.setattr(attacks, "posts", post)
+    for name, attack in attacks.ATTACKS.items():
+        if name.startswith("http_") and name != "http_half_sent":
+            attack(attacks.Doors(1, 1))
+    assert set(sizes) == {"/v1/chat/completions", "/v1/completions", "/tokenize"}
+    assert min(sizes.values()) > 2**20 and max(sizes.values()) <= GatewaySettings().max_body_bytes

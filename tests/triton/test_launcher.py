@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -126,14 +127,15 @@ def test_a_killed_launcher_leaves_no_process(own_server: Callable[..., Server]) 
     assert not is_ready(server)
 
 
-def launched(log: Path, *arguments: str, cwd: Path = ROOT, **env: str) -> Server:
+def launched(log: Path, *arguments: str, cwd: Path = ROOT, ulimit: int = 0, **env: str) -> Server:
     """A launcher that is not waited for."""
     ports = free_ports(3)
     flags = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
+    limit = ["prlimit", f"--nofile={ulimit}:", "--"] if ulimit else []  # the soft one
     python = cwd / Path(sys.executable).relative_to(ROOT) if sys.executable.startswith(str(ROOT)) else sys.executable
     with log.open("w") as file:
         launcher = subprocess.Popen(
-            [python, "-m", "serving", *flags, "--gateway-port=0", *arguments],
+            [*limit, python, "-m", "serving", *flags, "--gateway-port=0", *arguments],
             cwd=cwd, stdout=file, stderr=file, env=os.environ | env,
         )  # fmt: skip
     return Server(launcher, *ports, 0, log)
@@ -185,3 +187,15 @@ def test_a_model_process_that_ends_while_it_loads_is_noticed_at_once(server: Ser
     assert dying.process.wait(60) == 1
     assert dying.log.read_text().splitlines()[-1].startswith("serve: Triton did not start: a model process ended (log:")
     assert time.monotonic() - began < 25  # Triton's own time-out is 30 s a model
+
+
+def test_a_small_soft_limit_of_open_files_is_raised(tmp_path: Path) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    server = launched(tmp_path / "log", *SIMULATED, ulimit=256)
+    try:
+        server.wait_for(lambda: is_ready(server), 120)
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+        assert f"Max open files            {hard}" in limits
+    finally:
+        server.process.terminate()
+        server.process.wait(30)

@@ -110,3 +110,10 @@ def test_what_cannot_be_built(builder: Builder, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(launch_engine.shutil, "which", lambda name: f"/usr/bin/{name}")
     with pytest.raises(LaunchError, match="has an NVIDIA GPU, run `make engine` first"):
         served()
+
+
+def test_a_kv_cache_that_no_memory_holds_is_refused_before_anything_loads(builder: Builder, tmp_path: Path) -> None:
+    write(tmp_path / "default", "x")
+    assert served("--kv-cache-gb", "0.5")[0] == "default"
+    with pytest.raises(LaunchError, match=r"KV_CACHE_GB=90000 is too much: this machine has \d+ GiB; give less"):
+        served("--kv-cache-gb", "90000")
