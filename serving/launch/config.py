@@ -195,3 +195,8 @@ def _is_free(variable: str, host: str, port: int) -> bool:
             remedy = "ports below 1024 are root's" if error.errno == errno.EACCES else "give an address of this machine"
             raise LaunchError(f"{variable}={host} port {port} cannot be bound ({error.strerror}); {remedy}") from None
     return True
+
+
+def connectable(host: str) -> str:
+    """The address under which this machine reaches what listens on ``host``."""
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host

@@ -9,27 +9,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from types import FrameType
 
-from contract.ack_table import END, REFUSE, AckTable
 from contract.engine_dir import EngineInfo
 from contract.paths import ROOT
-from serving.launch import child, health, logs, rundir, triton
-from serving.launch.config import LOCAL, Config, LaunchError
-from serving.launch.engine import note
+from serving.launch import announcement, child, gateway, health, logs, rundir, triton
+from serving.launch.config import Config, LaunchError, connectable
+from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
+from serving.launch.drain import FLUSH_SECONDS, drain
 from serving.launch.vitals import Vitals
 
 WATCH_SECONDS = 0.1
 CANARY_SECONDS = 120.0
-FLUSH_SECONDS = 1.0  # a dead engine's last errors get this long to reach their clients
 STUBLESS_SECONDS = (
     1.0  # a model that raises says so in this time and Triton ends; of one that just ends it knows nothing
 )
 UNLOAD_SECONDS = 3.0  # from the last stream's end to a killed Triton: engines close their workers in this time
-AT_ONCE, RESTART_WINDOW = 3, 600.0  # so many deaths within so many seconds are answered at once
-FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 MODELS = ("tokenizer", "engine", "detokenizer")
 LOGS = ROOT / ".run"
 READINESS = "readiness"  # in the run directory
@@ -41,10 +37,10 @@ class Supervisor:
     def __init__(self, config: Config, engine: EngineInfo) -> None:
         self._config = config
         self._engine = engine
-        self._base = f"http://{_connectable(config.triton_host)}:{config.http_port}"
+        self._base = f"http://{connectable(config.triton_host)}:{config.http_port}"
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._deaths: deque[float] = deque()
-        self._gateway_deaths: deque[float] = deque()
+        self._deaths = Deaths()
+        self._gateway_deaths = Deaths()
         self._gateway_due = 0.0
         self._vitals: Vitals | None = None
         self._looked = 0.0
@@ -95,7 +91,7 @@ class Supervisor:
         self._in_canary = False
         if problem:
             raise LaunchError(f"the server is up but cannot generate: {problem} (log: {self._log('triton')})")
-        self._vitals = Vitals(self._run_dir, _connectable(self._config.triton_host), self._config.http_port)
+        self._vitals = Vitals(self._run_dir, connectable(self._config.triton_host), self._config.http_port)
         self._looked = time.monotonic()
         self._say_ready("")
 
@@ -122,24 +118,13 @@ class Supervisor:
         config = self._config
         if not config.gateway_port:
             return
-        env = dict(os.environ) | {
-            "ENGINE_DIR": str(config.engine),
-            "TRANSFORMERS_VERBOSITY": "error",
-            "HF_HUB_OFFLINE": "1",
-            "GATEWAY_PORT": str(config.gateway_port),
-            "HOST": config.host,
-            "RUN_DIR": str(self._run_dir),
-            "GATEWAY_READINESS_FILE": str(self._readiness),
-            "GATEWAY_DRAIN_SECONDS": str(config.drain),
-            "TRITON_GRPC": f"{_connectable(config.triton_host)}:{config.grpc_port}",
-            "TRITON_METRICS": f"http://{_connectable(config.triton_host)}:{config.metrics_port}/metrics",
-        }
+        env = gateway.environment(config, self._run_dir, self._readiness)
         with logs.open_private(self._log("gateway"), "ab" if self._is_serving else "wb") as log:
             process = child.start([sys.executable, "-m", "serving.gateway"], env, log, ROOT)
         self._children["gateway"] = process
         if self._is_serving:
             return  # a restarted one is watched like Triton, not waited for
-        base = f"http://{_connectable(config.host)}:{config.gateway_port}"
+        base = f"http://{connectable(config.host)}:{config.gateway_port}"
         while not health.answers(f"{base}/health/ready"):
             self._give_up_if_signalled()
             if self._broken():  # it waits for Triton, and the watch restarts that
@@ -150,20 +135,7 @@ class Supervisor:
 
     def _announce(self) -> None:
         self._is_serving = True
-        config, host = self._config, _connectable(self._config.triton_host)
-        print(f"\n  Triton HTTP   {self._base}    gRPC {host}:{config.grpc_port}"
-              f"    metrics http://{host}:{config.metrics_port}/metrics")  # fmt: skip
-        if config.gateway_port:
-            base = f"http://{_connectable(config.host)}:{config.gateway_port}"
-            print(f"  OpenAI API    {base}/v1    chat page {base}/")
-        print(f"\n  curl -X POST {self._base}/v2/models/qwen/generate -d "
-              """'{"text_input": "Hello", "max_tokens": 16}'""")  # fmt: skip
-        if about := note(self._engine):
-            print(f"\n  note: {about}")
-        if config.triton_host not in LOCAL:
-            print(f"\n  warning: TRITON_HOST={config.triton_host} opens Triton, which asks nobody for a key and has "
-                  "published holes (SECURITY.md), to the network; publish only the gateway")  # fmt: skip
-        print(f"\n  logs: {self._log('triton')}    Ctrl-C drains and stops", flush=True)
+        print(announcement.text(self._config, self._engine, self._log("triton")), flush=True)
 
     # --- watch -----------------------------------------------------------------------------------------------------
 
@@ -206,14 +178,14 @@ class Supervisor:
 
     def _watch_gateway(self) -> None:
         """It comes back for as long as Triton is well."""
-        gateway = self._children.get("gateway")
-        if gateway is None or gateway.poll() is None:
+        process = self._children.get("gateway")
+        if process is None or process.poll() is None:
             return
         now = time.monotonic()
         if not self._gateway_due:
-            pause = _pause(self._gateway_deaths, now)
+            pause = self._gateway_deaths.add(now)
             self._gateway_due = now + pause
-            print(f"the gateway ended ({child.cause(gateway.returncode)}; log: {self._log('gateway')}); "
+            print(f"the gateway ended ({child.cause(process.returncode)}; log: {self._log('gateway')}); "
                   f"restarting it{f' in {pause:.0f} s' if pause else ''}", flush=True)  # fmt: skip
         if now >= self._gateway_due:
             self._gateway_due = 0.0
@@ -221,11 +193,9 @@ class Supervisor:
 
     def _await_turn(self) -> None:
         """Count a death; from the fourth in ten minutes on, wait before the next start, or give up if so asked."""
-        pause = _pause(self._deaths, time.monotonic())
+        pause = self._deaths.add(time.monotonic())
         if self._has_died_too_often():
-            raise LaunchError(
-                f"{len(self._deaths)} deaths in {RESTART_WINDOW:.0f} s, giving up (log: {self._log('triton')})"
-            )
+            raise LaunchError(f"{len(self._deaths)} deaths in {WINDOW:.0f} s, giving up (log: {self._log('triton')})")
         if pause:
             print(f"{len(self._deaths)} deaths in ten minutes: the next start is in {pause:.0f} s", flush=True)
         until = time.monotonic() + pause
@@ -292,7 +262,7 @@ class Supervisor:
         if "gateway" in self._children:
             self._stop(self._children.pop("gateway"), deadline)
         if "triton" in self._children:
-            self._drain(deadline)
+            drain(self._run_dir, deadline, lambda: self._signals < 2 and not self._broken())
             self._stop(self._children.pop("triton"), time.monotonic() + UNLOAD_SECONDS)
         rundir.remove_shm(self._shm)
         shutil.rmtree(self._run_dir, ignore_errors=True)
@@ -305,39 +275,3 @@ class Supervisor:
         while process.poll() is None and time.monotonic() < deadline and self._signals < 2:
             time.sleep(0.05)
         child.stop(process, 0)
-
-    def _drain(self, deadline: float) -> None:
-        """Nothing new, and the open streams get their time, before Triton hears of it.
-
-        Triton 2.51 that got a SIGTERM refuses the ensemble's own inner requests too, so every gRPC stream would stall;
-        and it counts a stream whose client went away as in flight for ever. The ack table knows better.
-        """
-        try:
-            ack_table = AckTable(self._run_dir / "ack_table")
-        except (OSError, ValueError):
-            return
-        ack_table.closing = REFUSE
-        self._await_streams(ack_table, deadline)
-        ack_table.closing = END
-        self._await_streams(ack_table, time.monotonic() + FLUSH_SECONDS)
-        ack_table.close()
-
-    def _await_streams(self, ack_table: AckTable, deadline: float) -> None:
-        """Until no stream is open; the engine counts ten times a second, so one look is not enough."""
-        zeros = 0
-        while zeros < 5 and time.monotonic() < deadline and self._signals < 2 and not self._broken():
-            time.sleep(0.05)
-            zeros = 0 if ack_table.open_sequences else zeros + 1
-
-
-def _pause(deaths: deque[float], now: float) -> float:
-    """Count a death; seconds to wait before the next start."""
-    deaths.append(now)
-    while now - deaths[0] > RESTART_WINDOW:
-        deaths.popleft()
-    extra = len(deaths) - AT_ONCE
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (extra - 1)) if extra > 0 else 0.0
-
-
-def _connectable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host
