@@ -197,8 +197,8 @@ def test_mistakes_are_one_clear_line(options: list[str], says: str, tmp_path: Pa
         (["run", "--web-port", "99999"], "--web-port: '99999' is not a port"),
         (["run", "--tranport", "grpc"], "unrecognized arguments: --tranport grpc"),
         (["sweep", "--max-rate", "fast"], "--max-rate: 'fast' is not a number above 0"),
-        (["start"], "run | sweep | compare: invalid choice: 'start'"),
-        ([], "the following arguments are required: run | sweep | compare"),
+        (["start"], "run | sweep | compare | capacity: invalid choice: 'start'"),
+        ([], "the following arguments are required: run | sweep | compare | capacity"),
     ],
 )
 def test_wrong_flags_are_one_line_each(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
