@@ -24,6 +24,11 @@ PERSON = {
     "required": ["name", "age", "married"],
     "additionalProperties": False,
 }  # fmt: skip
+PEOPLE = (
+    "a teacher in Rome", "an old sailor", "a young queen", "a baker", "the mayor of Lyon", "a shy poet", "a nurse",
+    "a retired pilot", "my neighbour", "a student of law", "a chess champion", "a farmer's son", "an opera singer",
+    "a blacksmith", "an astronaut", "the last emperor", "a beekeeper", "a night guard", "a clockmaker", "a shepherd",
+)  # fmt: skip
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -95,19 +100,26 @@ def test_a_seed_repeats_alone_and_in_company(openai: OpenAI) -> None:
     assert together[0] == together[2] == alone and len(set(together)) == 3
 
 
-@pytest.mark.parametrize("who", ["a teacher in Rome", "an old sailor", "a young queen"])
-def test_json_schema(openai: OpenAI, who: str) -> None:
+def together(openai: OpenAI, prompts: tuple[str, ...], **more: Any) -> list[str]:
+    """The answers to all ``prompts`` at once: each follows its guide in company."""
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        return list(pool.map(lambda prompt: text(openai, [{"role": "user", "content": prompt}], **more), prompts))
+
+
+def test_json_schema_holds_on_twenty_prompts(openai: OpenAI) -> None:
     schema = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
-    made = text(
-        openai, [{"role": "user", "content": f"Describe {who} as JSON."}], response_format=schema, max_tokens=100
-    )
-    jsonschema.validate(json.loads(made), PERSON)
+    prompts = tuple(f"Describe {who} as JSON." for who in PEOPLE)
+    made = together(openai, prompts, response_format=schema, max_tokens=100)
+    for answer in made:
+        jsonschema.validate(json.loads(answer), PERSON)
+    assert len(set(made)) > 10, "the answers come from the prompts, not from the schema alone"
 
 
-def test_regex(openai: OpenAI) -> None:
+def test_regex_holds_on_twenty_prompts(openai: OpenAI) -> None:
     pattern = r"(19|20)\d\d-(0[1-9]|1[0-2])-[0-3]\d"
-    made = text(openai, [{"role": "user", "content": "When was that?"}], extra_body={"guided_regex": pattern})
-    assert re.fullmatch(pattern, made)
+    prompts = tuple(f"When was {who} born?" for who in PEOPLE)
+    made = together(openai, prompts, extra_body={"guided_regex": pattern})
+    assert all(re.fullmatch(pattern, answer) for answer in made), made
 
 
 def test_log_probabilities_add_up(openai: OpenAI) -> None:
