@@ -32,6 +32,7 @@ class _WorkerServer(uvicorn.Server):
 
 async def serve(settings: GatewaySettings) -> None:
     application, gateway = app.create(settings)
+    gateway.tokens.prepare()
     most = most_connections(-(-settings.max_connections // settings.processes))
     config = uvicorn.Config(
         application, loop="uvloop", http=bounded(most, settings.write_seconds), ws="none", lifespan="on",
