@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from build_engine.synthetic import checkpoint
-from build_engine.tensorrt_llm.probe import findings, surface
+from build_engine.tensorrt_llm.probe import environment, findings, surface
 from build_engine.tensorrt_llm.probe.findings import ProbeResult
 from contract import gpus
 from contract.errors import BuildError
@@ -83,11 +83,14 @@ def probe(work: Path) -> Iterator[ProbeResult]:
     yield findings.judged(
         "version", version == wanted, version or "none", f"use {container.image()}, which has {wanted}"
     )
-    yield from surface.examine()
+    yield environment.packages(work)
+    yield from environment.imports()
+    yield from examined()
     detected = gpus.detect()
     if not detected:
         yield ProbeResult("GPU", "fail", "none visible", "install NVIDIA's driver and container toolkit")
         return
+    before = environment.used_memory()
     model = work / "tiny-random"
     checkpoint.write(checkpoint.SHAPES["synthetic"], model)
     for precision, backend in kinds(detected[0].gpu):
@@ -101,6 +104,16 @@ def probe(work: Path) -> Iterator[ProbeResult]:
     for part in ("death-idle", "death-busy"):
         yield from ask(first, part, first.name)
     yield from ask(first, "answers", "single process", **SINGLE)
+    yield environment.freed(before, environment.used_memory())
+
+
+def examined() -> Iterator[ProbeResult]:
+    """The declared names; a package or tool that is missing is a finding, not a traceback."""
+    try:
+        yield from surface.examine()
+    except (ImportError, AttributeError, OSError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        yield ProbeResult("surface", "fail", reason, f"use {container.image()}, which has all of it")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
