@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -259,6 +260,8 @@ def main(extras: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # A parent that started us in the background leaves SIGINT ignored, and Ctrl-C would stop pip alone.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:  # pip and venv got it too: they are in the terminal's foreground with this

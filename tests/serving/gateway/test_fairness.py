@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,11 +64,18 @@ def test_a_request_that_gets_no_place_is_told_when_to_come_again(own_gateway: St
 
 def test_a_promise_that_cannot_be_kept_is_not_made(own_gateway: Start, places: FakeTriton) -> None:
     gateway = own_gateway(GATEWAY_TTFT_LIMIT="2", GATEWAY_WORKERS="1")
+    enough = threading.Event()
+
+    def keep_asking() -> None:
+        while not enough.wait(0.05):
+            post(gateway, "SLOW 1", max_tokens=1, user="flood")
+
     with concurrent.futures.ThreadPoolExecutor(40) as pool:
-        flood = [pool.submit(post, gateway, "SLOW 1", max_tokens=1, user="flood") for _ in range(40)]
-        until = time.monotonic() + 20
+        flood = [pool.submit(keep_asking) for _ in range(40)]
+        until = time.monotonic() + 60
         while (refused := post(gateway, "SLOW 1", max_tokens=1, user="flood")).status_code == 200:
             assert time.monotonic() < until
+        enough.set()
         begin, error = time.monotonic(), refused.json()["error"]
         predicted = float(error["message"].split("about ")[1].split(" s")[0])
         assert refused.status_code == 429 and error["code"] == "ttft_limit" and predicted > 2
