@@ -171,9 +171,7 @@ def _write(spec: BuildSpec, source: Path, directory: Path, backend: str, *, synt
                 int8.export(source, directory)
     else:
         if backend:
-            log.info(
-                "modelopt is not installed: vLLM will quantize while it loads (BF16 on disk, 8 % slower per token)"
-            )
+            log.info("modelopt is not installed: vLLM will quantize while it loads (BF16 on disk; docs/benchmarks.md)")
         _link(source, directory)
     modelopt_export.copy_tokenizer(source, directory)
     if not (directory / "tokenizer.json").is_file():

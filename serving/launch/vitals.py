@@ -22,7 +22,7 @@ from contract.heartbeat import SUFFIX, Heartbeat
 from serving.launch import health
 
 UNREADY_SECONDS = 3.0  # silent for this long: not ready, but perhaps it comes back
-HANG_SECONDS = 8.0  # silent for this long: hung; with a start of five seconds it serves again within 15
+HANG_SECONDS = 8.0  # silent for this long: hung, and started again
 MOST_PER_TURN = 0.25
 LIVE_SECONDS = 1.0  # between two looks at tritonserver
 CANARY_SECONDS = 10.0  # of idleness between two generations
