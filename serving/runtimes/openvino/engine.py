@@ -9,14 +9,16 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from contract.errors import InvalidRequest, to_wire
 from contract.finish import FinishReason
 from contract.prompt_part import PromptPart
 from serving.runtimes.base import EngineRequest, RuntimeStats, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool
-from serving.runtimes.openvino.sampling import GrammarState, SampledToken, Sampler
+from serving.runtimes.openvino.sampling import GrammarError, GrammarState, SampledToken, Sampler
 from serving.runtimes.openvino.scheduler import ScheduledChunk, ScheduledSequence, Scheduler
 from serving.runtimes.openvino.scoring import score
 
+GUIDE = "guided_decoding_guide"  # the field that a grammar's failure is blamed on
 STEP_TOKENS = 128  # longer steps stall the decoders, shorter ones slow prompts down (cpu: 64-128 is best on 2 cores)
 log = logging.getLogger(__name__)
 
@@ -111,7 +113,8 @@ class Engine:
         except (ValueError, IndexError) as error:  # only this sequence is at fault: the others go on
             log.warning("sequence %d: %s", sequence_id, error)
             self._scheduler.remove(sequence_id)
-            return SequenceDelta(sequence_id, (), 0, "error", error=str(error))
+            problem = to_wire(InvalidRequest(GUIDE, str(error))) if isinstance(error, GrammarError) else str(error)
+            return SequenceDelta(sequence_id, (), 0, "error", error=problem)
         sequence.tokens.append(choice.token)
         self._generated += 1
         reason, shown = self._verdict(sequence, choice.token)

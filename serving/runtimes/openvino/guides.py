@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from llguidance import LLMatcher, LLTokenizer, gbnf_to_lark
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, gbnf_to_lark
 
 from contract import byte_alphabet
 from contract.errors import shown
 from contract.sampling import Guide
 from serving import structural_tag
 from serving.json_schema import prepared
-from serving.runtimes.openvino.sampling import GrammarState
+from serving.runtimes.openvino.sampling import GrammarError, GrammarState
 from serving.runtimes.openvino.tags import Lark, Quoted, TaggedText, Trigger, Vocabulary, quoted, triggered
 from serving.structural_tag import Format
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MASK_SECONDS = 0.05  # processor time for one token's mask: all sequences of the step wait for it
 UNSATISFIABLE = "no text satisfies it, perhaps because a rule or reference leads only to itself; correct it"
 KEPT = 32  # compiled grammars
+# One Earley item and more per optional property of a schema; 2,000 by default. MASK_SECONDS bounds the time instead.
+LIMITS = LLParserLimits(max_items_in_row=50_000, step_max_items=500_000)
 # Bounded, or a model that likes blanks would never close an object.
 # oneOf is enforced as anyOf: an answer that fits two branches at once is not ruled out.
 JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"\n? {0,16}", "coerce_one_of": True}
@@ -137,7 +139,7 @@ class Grammars:
         return " ".join(f"<[{self._special[p]}]>" if p in self._special else quoted(p) for p in parts if p)
 
     def _compile(self, grammar: str) -> LLGuidanceState:
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         matcher.compute_bitmask()  # builds most of the automaton, in this thread instead of a step's
         began = time.thread_time()
         matcher.compute_bitmask()
@@ -148,7 +150,7 @@ class Grammars:
         return LLGuidanceState(matcher, self.vocab_size, self._tokenizer)
 
 
-class TooSlow(ValueError):
+class TooSlow(GrammarError):
     def __init__(self) -> None:
         super().__init__("the grammar takes too long for each token; use fewer or smaller repetitions")
 
@@ -172,12 +174,13 @@ class LLGuidanceState:
         if time.thread_time() - began > MASK_SECONDS:
             raise TooSlow
         if self._matcher.is_error():
-            raise ValueError(_problem(self._matcher))
+            raise GrammarError(_problem(self._matcher))
         return np.unpackbits(packed, count=self._vocab_size, bitorder="little").view(np.bool_)
 
     def accept(self, token: int) -> None:
         if not self._matcher.consume_token(token):
-            raise ValueError(f"the grammar does not allow token {token}")
+            failed = _problem(self._matcher) if self._matcher.is_error() else f"it does not allow token {token}"
+            raise GrammarError(failed)
 
     def copy(self) -> LLGuidanceState:
         return LLGuidanceState(self._matcher.deep_copy(), self._vocab_size, self._tokenizer)

@@ -24,14 +24,17 @@ ROUNDING = 0.999  # sums of float32 weights are exact to much less
 EXPONENTS = 64  # powers of two told apart below the best weight; smaller ones share the last bin
 
 
+class GrammarError(ValueError):
+    """The guide cannot be followed any further; its request is at fault."""
+
+
 class GrammarState(Protocol):
-    """Where a sequence stands in its grammar."""
+    """Where a sequence stands in its grammar. Both methods raise ``GrammarError`` when the grammar engine gives up."""
 
     def allowed(self) -> npt.NDArray[np.bool_] | None:
         """By token; ``None``: all."""
 
-    def accept(self, token: int) -> None:
-        """Raises ``ValueError`` when the grammar engine gives up."""
+    def accept(self, token: int) -> None: ...
 
     @property
     def finished(self) -> bool: ...

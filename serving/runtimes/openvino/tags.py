@@ -217,7 +217,13 @@ class TaggedText:
         if self._tag is None:
             self._free(token)
             return
-        self._tag.accept(token)
+        try:
+            self._tag.accept(token)
+        except ValueError:
+            if not self._optional:
+                raise
+            self._tag = None  # the rest of this tag is free
+            return
         if self._tag.finished:
             self._tag, self._tail = None, b""
             self.finished = self._once

@@ -28,7 +28,7 @@ from contract.errors import InvalidRequest, to_wire
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
-from serving.runtimes.openvino.engine import Engine
+from serving.runtimes.openvino.engine import GUIDE, Engine
 from serving.runtimes.openvino.guides import Grammars
 from serving.runtimes.openvino.model import PagedModel
 from serving.runtimes.openvino.sampling import GrammarState
@@ -37,7 +37,7 @@ DEFAULT_KV_BYTES = 1 << 30
 WARM_UP_PROMPT = 24  # tokens: less than a KV block
 KV_CONTEXTS = 2  # default KV memory: at least this many longest streams …
 KV_FRACTION = 0.4  # … but no more of the free memory than this
-FIELD = "guided_decoding_guide"
+
 log = logging.getLogger("openvino")
 
 
@@ -127,7 +127,7 @@ class EngineWorker:
             if guide.optional:
                 log.info("sequence %d goes without its optional guide: %s", request.sequence_id, error)
                 return "submit", request
-            refusal = to_wire(InvalidRequest(FIELD, str(error)))
+            refusal = to_wire(InvalidRequest(GUIDE, str(error)))
             return "refuse", SequenceDelta(request.sequence_id, (), 0, "error", error=refusal)
 
     def _take_messages(self, wait: bool) -> list[SequenceDelta] | None:

@@ -45,6 +45,11 @@ def test_a_body_that_is_no_json_object(web: httpx.Client, body: bytes, words: st
     assert web.post(CHAT, json=GOOD).status_code == 200
 
 
+def test_a_text_too_long_to_tokenize_beside_streams(web: httpx.Client) -> None:
+    for path, body in (("/tokenize", {"prompt": "a " * (1 << 20)}), ("/detokenize", {"tokens": [1] * (1 << 20)})):
+        refused(web.post(path, json=body), 413, None, "2097152 bytes")
+
+
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
