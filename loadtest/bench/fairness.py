@@ -28,7 +28,6 @@ from loadtest.bench import result
 from loadtest.bench.gateway import Round, SseTap
 from loadtest.bench.process import started
 from loadtest.bench.streams import PROMPT
-from loadtest.errors import EXIT_OK, EXIT_USAGE, LoadtestError
 from loadtest.stats import percentiles_ms
 
 FLOODER, OTHER = "flooder", "other"
@@ -95,18 +94,13 @@ def main() -> int:
     parser.add_argument("--settle", type=positive, default=3.0, help="seconds before the flood")
     parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_fairness.json")
     arguments = parser.parse_args()
-    about = result.environment("bench-fairness", arguments)
     engine = ("--runtime", "simulated", "--step-ms", str(arguments.step_ms), "--max-streams", str(arguments.places))
-    try:
+
+    def take() -> list[result.Row]:
         with started(*engine, gateway=True) as server:
-            port = server.ports["gateway"]
-            rows = [uvloop.run(measure(port, *row, arguments)) for row in ROWS]
-    except LoadtestError as error:
-        sys.stderr.write(f"bench-fairness: {error}\n")
-        return EXIT_USAGE
-    result.show_table("one tenant floods", list(rows[0]), [list(row.values()) for row in rows])
-    print(f"written to {result.write(arguments.out, about, rows)}")
-    return EXIT_OK
+            return [uvloop.run(measure(server.ports["gateway"], *row, arguments)) for row in ROWS]
+
+    return result.run("bench-fairness", arguments, "one tenant floods", take)
 
 
 if __name__ == "__main__":

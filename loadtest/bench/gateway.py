@@ -34,7 +34,6 @@ from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
 from loadtest.bench.process import Server, started
 from loadtest.bench.streams import PROMPT
-from loadtest.errors import EXIT_OK, EXIT_USAGE, LoadtestError
 from loadtest.stats import percentiles_ms
 
 LOADS = {1: (20, 24), 32: (2, 192), 128: (2, 192)}  # streams: requests per worker, tokens per request
@@ -196,17 +195,13 @@ def main() -> int:
     parser.add_argument("--step-ms", type=positive, default=10.0)
     parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_gateway.json")
     arguments = parser.parse_args()
-    about = result.environment("bench-gateway", arguments, engine="simulated")
-    try:
+
+    def take() -> list[result.Row]:
         with started("--runtime", "simulated", "--step-ms", str(arguments.step_ms), gateway=True) as server:
-            rows = uvloop.run(measure(arguments, server))
-    except LoadtestError as error:
-        sys.stderr.write(f"bench-gateway: {error}\n")
-        return EXIT_USAGE
+            return uvloop.run(measure(arguments, server))
+
     title = "gRPC direct against SSE through the gateway (medians)"
-    result.show_table(title, list(COLUMNS.values()), [[each.get(name) for name in COLUMNS] for each in rows])
-    print(f"written to {result.write(arguments.out, about, rows)}")
-    return EXIT_OK
+    return result.run("bench-gateway", arguments, title, take, columns=COLUMNS, engine="simulated")
 
 
 if __name__ == "__main__":

@@ -30,11 +30,12 @@ from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
 from loadtest.bench.attacks import ATTACKS
 from loadtest.bench.process import Server, started
-from loadtest.errors import EXIT_OK, EXIT_USAGE, LoadtestError
 
 ENGINES = {"simulated": ("--runtime", "simulated", "--step-ms", "15"), "cpu": ("--model", "smollm2")}
 ATTACK_S = 60.0
 GAP_MS, SMALL_MS = 250, 500  # the promises
+DOCUMENTED = ("engine", "attack", "gap_ms", "small_ms", "took_s", "memory_mib", "attacker")
+SHOWN = (*DOCUMENTED[:-1], "failures", "attacker")
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 OPENS, CLOSES = "<!-- bench-isolation -->\n", "<!-- /bench-isolation -->"
 
@@ -212,11 +213,10 @@ def broken(rows: list[dict[str, Any]]) -> list[str]:
 
 def document(rows: list[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
     """Replace the table between ``OPENS`` and ``CLOSES``."""
-    names = ("engine", "attack", "gap_ms", "small_ms", "took_s", "memory_mib", "attacker")
     lines = [f"`{about['command']}`, {about['date']}, load before {about['load_average_before']:g}", ""]
-    lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    lines += [f"| {' | '.join(DOCUMENTED)} |", "|---" * len(DOCUMENTED) + "|"]
     for row in rows:
-        cells = ["" if name == "attacker" and row[name] == "-" else str(row[name]) for name in names]
+        cells = ["" if name == "attacker" and row[name] == "-" else str(row[name]) for name in DOCUMENTED]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     lines += ["", f"Promises broken: {', '.join(broken(rows)) or 'none'}.", ""]
     before, _, rest = path.read_text(encoding="utf-8").partition(OPENS)
@@ -236,22 +236,21 @@ def main() -> int:
     parser.add_argument("--document", action="store_true", help=f"write the table into {DOCUMENT.name} too")
     parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_isolation.json")
     arguments = parser.parse_args()
-    about = result.environment("bench-isolation", arguments)
-    rows: list[dict[str, Any]] = []
-    try:
+
+    def take() -> list[result.Row]:
+        rows: list[result.Row] = []
         for engine in arguments.engines:
             with started(*ENGINES[engine], gateway=True) as server:
                 rows += asyncio.run(run_engine(server, engine, arguments))
-    except LoadtestError as error:
-        sys.stderr.write(f"bench-isolation: {error}\n")
-        return EXIT_USAGE
-    if arguments.document:
-        document(rows, about, DOCUMENT)
-    shown = [name for name in rows[0] if name != "first_failure"]
-    result.show_table("one client attacks", shown, [[row[name] for name in shown] for row in rows])
-    print(f"promises broken: {', '.join(broken(rows)) or 'none'}")
-    print(f"written to {result.write(arguments.out, about, rows, broken=broken(rows))}")
-    return EXIT_OK
+        return rows
+
+    def verdict(rows: list[result.Row], about: dict[str, Any]) -> dict[str, Any]:
+        if arguments.document:
+            document(rows, about, DOCUMENT)
+        return {"promises broken": broken(rows)}
+
+    columns = {name: name for name in SHOWN}
+    return result.run("bench-isolation", arguments, "one client attacks", take, columns=columns, verdict=verdict)
 
 
 if __name__ == "__main__":

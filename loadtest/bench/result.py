@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,37 @@ from rich.table import Table
 
 from contract.paths import ROOT
 from loadtest.environment import describe
+from loadtest.errors import EXIT_OK, EXIT_USAGE, LoadtestError
 
 RESULTS = ROOT / "results"
+Row = dict[str, Any]
+
+
+def run(
+    target: str,
+    arguments: argparse.Namespace,
+    title: str,
+    take: Callable[[], list[Row]],
+    *,
+    columns: Mapping[str, str] | None = None,
+    verdict: Callable[[list[Row], dict[str, Any]], dict[str, Any]] | None = None,
+    **facts: Any,
+) -> int:
+    """Take the figures, show ``columns`` (name -> heading; default: all) and write ``arguments.out``. ``verdict`` sees
+    the rows and the environment; what it returns is shown and written beside them. Returns the exit code."""
+    about = environment(target, arguments, **facts)
+    try:
+        rows = take()
+    except LoadtestError as error:
+        sys.stderr.write(f"{target}: {error}\n")
+        return EXIT_USAGE
+    columns = columns or {name: name for name in rows[0]}
+    show_table(title, list(columns.values()), [[row.get(name) for name in columns] for row in rows])
+    more = verdict(rows, about) if verdict else {}
+    for name, value in more.items():
+        print(f"{name}: {', '.join(value) or 'none'}")
+    print(f"written to {write(arguments.out, about, rows, **more)}")
+    return EXIT_OK
 
 
 def environment(target: str, arguments: argparse.Namespace | None = None, **facts: Any) -> dict[str, Any]:

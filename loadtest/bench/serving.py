@@ -28,7 +28,7 @@ from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
 from loadtest.bench.process import Server, started
 from loadtest.bench.streams import StreamFigures, StreamShape, measure
-from loadtest.errors import EXIT_OK, EXIT_USAGE, LoadtestError
+from loadtest.errors import LoadtestError
 from loadtest.stats import percentiles_ms
 
 
@@ -99,15 +99,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=positive, default=10.0)
     parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_serving.json")
     arguments = parser.parse_args()
-    about = result.environment("bench-serving", arguments, engine="simulated")
-    try:
-        rows = run(arguments)
-    except LoadtestError as error:
-        sys.stderr.write(f"bench-serving: {error}\n")
-        return EXIT_USAGE
-    result.show_table("serving layer, simulated engine", list(rows[0]), [list(each.values()) for each in rows])
-    print(f"written to {result.write(arguments.out, about, rows)}")
-    return EXIT_OK
+    title = "serving layer, simulated engine"
+    return result.run("bench-serving", arguments, title, lambda: run(arguments), engine="simulated")
 
 
 if __name__ == "__main__":
