@@ -10,7 +10,7 @@ import grpc
 
 from client import errors, kserve
 from client.channels import Channels
-from client.sequences import Order, breaks_off, resume_delay, resumed, retry_delay
+from client.sequences import ONE_SEQUENCE, Order, breaks_off, resume_delay, resumed, retry_delay, unresumed
 from client.types import Options, Prompt, Retry, StreamChunk, Timeouts
 
 Metadata = Sequence[tuple[str, str]]
@@ -160,7 +160,9 @@ class RunningRequest:
         if delay is None:
             self._done = True
             if self._broken and "resume_ids" in str(error):  # this server cannot go on with it
-                raise self._broken from error
+                raise unresumed(self._broken, str(error)) from error
+            if self._ids and self._ask.options.n > 1 and breaks_off(error):
+                raise unresumed(error, ONE_SEQUENCE)
             raise error
         self.request_id = self._request.id = self._new_id()  # the old id may still be known to the server
         if self._ids:

@@ -133,6 +133,15 @@ def breaks_off(error: Exception) -> bool:
     return isinstance(error, (ConnectError, EngineUnavailable, StreamCut))
 
 
+ONE_SEQUENCE = "only answers with n = 1 do"
+
+
+def unresumed(broken: ClientError, why: str) -> ClientError:
+    """``broken``, the error that ended an answer, with the reason why nobody goes on with it."""
+    text = f"{broken}; the answer does not go on elsewhere: {why}"
+    return EngineUnavailable(text) if isinstance(broken, EngineUnavailable) else type(broken)(text)
+
+
 def resume_delay(error: ClientError, attempt: int, retry: Retry, elsewhere: bool) -> float | None:
     """As ``retry_delay``, for an answer that goes on behind the tokens it has. ``attempt`` counts from the last token
     on; ``elsewhere``: the next one goes to another server, which need not recover from anything."""

@@ -45,12 +45,15 @@ def worker_path(run_dir: Path, pid: int) -> Path:
 
 
 def start(path: Path) -> None:
-    """Beat from a thread of its own for as long as this process runs, whatever its other threads wait for."""
-    heartbeat = Heartbeat.create(path)
+    """Beat from a thread of its own for as long as this process runs, whatever its other threads wait for.
+
+    The process ends when its parent is gone: a stub of a Triton that was killed does not always notice by itself."""
+    heartbeat, parent = Heartbeat.create(path), os.getppid()
 
     def run() -> None:
-        while True:
+        while os.getppid() == parent:
             heartbeat.beat()
             time.sleep(BEAT_SECONDS)
+        os._exit(1)
 
     threading.Thread(target=run, name="heartbeat", daemon=True).start()

@@ -148,9 +148,9 @@ def aliases(url: str) -> list[str]:
     return [text for name in others for text in ("--model-alias", f"{name}={first}")]
 
 
-def smg(urls: list[str], host: str, port: int, metrics_port: int) -> list[str]:
+def smg(urls: list[str], host: str, port: int, metrics_port: int, policy: str) -> list[str]:
     return [
-        str(ROUTERS / "smg"), "launch", "--host", host, "--port", str(port), "--policy", "cache_aware",
+        str(ROUTERS / "smg"), "launch", "--host", host, "--port", str(port), "--policy", policy,
         "--disable-tokenizer-autoload", "--health-check-endpoint", "/health/ready", "--health-check-interval-secs", "1",
         "--health-failure-threshold", "1", "--health-success-threshold", "1", "--shutdown-grace-period-secs",
         str(DRAIN_SECONDS), "--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port),
@@ -166,7 +166,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--host", default="127.0.0.1", help="address of both routers (default: 127.0.0.1)")
     add("--port", type=int, default=8080, help="HTTP, OpenAI's API (default: 8080)")
     add("--grpc-port", type=int, default=8001, help="gRPC (default: 8001)")
-    add("--replica-grpc-port", type=int, default=8001, help="gRPC port of replicas given as URLs (default: 8001)")
+    add(
+        "--replica-grpc-port",
+        default="8001",
+        help="gRPC port of replicas given as URLs, or one for each (default: 8001)",
+    )
+    add("--policy", default="cache_aware", help="how smg chooses a replica (default: cache_aware)")
     add("--run", type=Path, default=ROOT / ".run/cluster", help="logs and process id (default: .run/cluster)")
     add("serving", nargs="*", help="after --: options of python -m serving")
     chosen = parser.parse_args(arguments)
@@ -174,7 +179,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     count = int(chosen.replicas) if chosen.replicas.isdecimal() else 0
     if not count and not all(urlsplit(url).scheme == "http" and urlsplit(url).hostname for url in urls):
         parser.error(f"REPLICAS={chosen.replicas!r}: give a number from 1, or URLs such as http://a:8080,http://b:8080")
+    ports = [int(port) if port.isdecimal() else 0 for port in chosen.replica_grpc_port.split(",")]
+    if not count and (len(ports) not in (1, len(urls)) or not all(0 < port < 65536 for port in ports)):
+        parser.error(f"--replica-grpc-port {chosen.replica_grpc_port!r}: give one port for all, or one for each URL")
     chosen.count, chosen.urls = count, [] if count else urls
+    chosen.grpc_ports = ports * len(urls) if len(ports) == 1 else ports
     return chosen
 
 
@@ -228,13 +237,14 @@ class Cluster:
             replica.start()
         for replica in self._replicas:
             replica.wait()
-        pairs = [(r.url, r.ports[1]) for r in self._replicas] or [(u, chosen.replica_grpc_port) for u in chosen.urls]
+        pairs = [(r.url, r.ports[1]) for r in self._replicas] or list(zip(chosen.urls, chosen.grpc_ports, strict=True))
         (self._run / "envoy.json").write_text(
             json.dumps(configuration(pairs, chosen.host, chosen.grpc_port, self._admin), indent=1)
         )
         self._routers = [
-            spawn(smg([url for url, _ in pairs], chosen.host, chosen.port, self._metrics), self._run / "smg.log"),
-            spawn([str(ROUTERS / "envoy"), "-c", str(self._run / "envoy.json"), "--use-dynamic-base-id",
+            spawn(smg([url for url, _ in pairs], chosen.host, chosen.port, self._metrics, chosen.policy),
+                  self._run / "smg.log"),
+            spawn([str(ROUTERS / "envoy"), "-c", str(self._run / "envoy.json"), "--disable-hot-restart",
                    "--drain-time-s", str(DRAIN_SECONDS)], self._run / "envoy.log"),
         ]  # fmt: skip
         begin = time.monotonic()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+# A host that is gone sends no reset: its streams are broken off when a ping stays unanswered; clients go on elsewhere.
+PINGS = {"interval": "2s", "timeout": "5s"}
 LIMIT = 65_536  # requests and connections in all; Envoy's own limit of 1,024 refuses the rest
 
 
@@ -67,7 +69,7 @@ def _cluster(replicas: list[tuple[str, int]]) -> dict[str, Any]:
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": options,
-                "explicit_http_config": {"http2_protocol_options": {}},
+                "explicit_http_config": {"http2_protocol_options": {"connection_keepalive": PINGS}},
             }
         },
         "circuit_breakers": {

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -16,16 +17,20 @@ PR_SET_PDEATHSIG = 1
 SEGMENT = re.compile(r"(/dev/shm/psm_\w+)$", re.MULTILINE)
 
 
-def die_with_parent() -> None:
-    """For ``preexec_fn``."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def die_with_parent(number: int = signal.SIGTERM) -> None:
+    """For ``preexec_fn``: the signal that the child gets when its parent is gone."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-def start(command: list[str], env: dict[str, str], log: IO[bytes], cwd: Path) -> subprocess.Popen[bytes]:
-    """Start in a session of its own, so that a terminal's Ctrl-C reaches the launcher alone."""
+def start(
+    command: list[str], env: dict[str, str], log: IO[bytes], cwd: Path, orphaned: int = signal.SIGTERM
+) -> subprocess.Popen[bytes]:
+    """Start in a session of its own, so that a terminal's Ctrl-C reaches the launcher alone.
+
+    ``orphaned``: the signal it gets when the launcher was killed."""
     return subprocess.Popen(
         command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, start_new_session=True,
-        preexec_fn=die_with_parent,  # safe: the launcher has one thread
+        preexec_fn=partial(die_with_parent, orphaned),  # safe: the launcher has one thread
     )  # fmt: skip
 
 

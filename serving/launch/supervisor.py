@@ -103,7 +103,9 @@ class Supervisor:
         env = triton.environment(self._config, self._run_dir)
         with logs.open_private(self._log("triton"), "ab" if self._deaths else "wb") as log:
             self._log_start = log.tell()
-            self._children["triton"] = child.start(command, env, log, ROOT)
+            # SIGKILL: without its launcher nobody empties the engine first, and a Triton that got SIGTERM leaves its
+            # open streams silent until their clients' time-outs. A broken connection they notice, and go on elsewhere.
+            self._children["triton"] = child.start(command, env, log, ROOT, signal.SIGKILL)
         print(f"starting Triton on {self._engine.model.name} ({self._engine.runtime.name}, {self._engine.precision}) …",
               flush=True)  # fmt: skip
 

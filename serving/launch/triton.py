@@ -20,6 +20,12 @@ REPOSITORY = ROOT / "model_repository"
 IN_CONTAINER = Path("/opt/tritonserver/bin/tritonserver")
 # Reachable without the key, these let a client read or replace what others use (CVE-2025-23319 and its kin).
 RESTRICTED = "model-repository,shared-memory,trace,logging"
+# Routers and clients ping every few seconds to notice a host that is gone. By default gRPC's server takes three pings
+# within five minutes for an attack and closes the connection with all its streams.
+PINGS = (
+    "--grpc-http2-min-recv-ping-interval-without-data=1000",  # milliseconds
+    "--grpc-keepalive-permit-without-calls=1",
+)
 
 
 def binary() -> tuple[Path, Path | None]:
@@ -57,6 +63,7 @@ def command(config: Config, run_dir: Path, shm_prefix: str) -> list[str]:
         f"--grpc-address={config.triton_host}",
         f"--grpc-port={config.grpc_port}",
         f"--grpc-restricted-protocol={RESTRICTED}:key={key}",
+        *PINGS,
         f"--metrics-address={config.triton_host}",
         f"--metrics-port={config.metrics_port}",
         "--metrics-interval-ms=500",

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -125,20 +125,53 @@ def test_a_roll_under_load_loses_no_answer(cluster: Running) -> None:
     assert len(answers) > 50 and failed == []
 
 
+def kill_triton(replica: psutil.Process) -> None:
+    (triton,) = [each for each in replica.children(recursive=True) if each.name() == "tritonserver"]
+    triton.kill()
+
+
+def kill_launcher(replica: psutil.Process) -> None:
+    """Its gateway drains, and goes on with its answers at other Tritons."""
+    replica.kill()
+
+
+def kill_all(replica: psutil.Process) -> None:
+    for each in [replica, *replica.children(recursive=True)]:
+        each.kill()
+
+
+def freeze_all(replica: psutil.Process) -> None:
+    """As near as one host comes to a machine that is gone: connections stay open, and nothing comes."""
+    for each in [replica, *replica.children(recursive=True)]:
+        each.suspend()
+
+
 @pytest.mark.parametrize("cluster", [3], indirect=True)
-def test_a_killed_triton_breaks_no_answer(cluster: Running) -> None:
-    """Half over HTTP, half over gRPC; each is what it is when nothing is killed."""
+@pytest.mark.parametrize(
+    ("strike", "survive"),
+    [(kill_triton, "both"), (kill_launcher, "both"), (kill_all, "grpc"), (freeze_all, "grpc")],
+)
+def test_answers_survive_a_replica(cluster: Running, strike: Callable[[psutil.Process], None], survive: str) -> None:
+    """Each is what it is when nothing happens. With a whole replica go the HTTP answers that its gateway sends."""
+    kinds = [cluster.http_stream, cluster.grpc_stream] if survive == "both" else [cluster.grpc_stream] * 2
     with ThreadPoolExecutor(STREAMS) as pool:
-        kinds = [cluster.http_stream, cluster.grpc_stream]
         calm = list(pool.map(lambda i: kinds[i % 2](i // 2), range(STREAMS)))
         again = [pool.submit(kinds[i % 2], i // 2) for i in range(STREAMS)]
         time.sleep(2.5)
-        for _, replica in cluster.replicas[:1]:
-            (triton,) = [each for each in replica.children(recursive=True) if each.name() == "tritonserver"]
-            triton.kill()
+        _, replica = cluster.replicas[0]
+        family = [replica, *replica.children(recursive=True)]
+        strike(replica)
+        struck = time.monotonic()
         assert not any(answer.done() for answer in again)
-        assert [answer.result() for answer in again] == calm
+        try:
+            assert [answer.result() for answer in again] == calm
+            assert time.monotonic() - struck < 30, "an answer waited for a time-out"
+        finally:
+            if strike is freeze_all:
+                kill_all(replica)
     assert {count for _, count in calm} == {LONG} and calm[::2] == calm[1::2]
+    if strike is not kill_triton:
+        assert psutil.wait_procs(family, 20)[1] == [], "processes of the dead replica live on"
 
 
 @pytest.mark.parametrize("cluster", [1], indirect=True)

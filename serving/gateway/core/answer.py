@@ -21,7 +21,7 @@ from client import kserve
 from client.channels import Channels
 from client.errors import ClientError, StreamCut
 from client.grpc_aio import AioChannel
-from client.sequences import breaks_off
+from client.sequences import ONE_SEQUENCE, breaks_off, unresumed
 from contract.packed import SequenceOutput
 from serving.gateway.core.choices import ChoiceState, TokenText
 from serving.gateway.core.metrics import GatewayMetrics
@@ -175,19 +175,23 @@ class Answer:
     async def _generate(self, prompt: int, turn: EngineTurn) -> None:
         """Until the answer ends. When its Triton dies the next one goes on behind the tokens that have come."""
         request_id = self.id if len(self.plan.prompts) == 1 else f"{self.id}-{prompt}"
-        ids, left, number = list[int](), len(self._context.channels.all) - 1, 0
+        ids, left, number, broken = list[int](), len(self._context.channels.all) - 1, 0, None
         while True:
             channel, failed = self._context.channels.pick(), False
             try:
                 await self._attempt(channel, f"{request_id}+{number}" if number else request_id, prompt, turn, ids)
             except ClientError as error:
                 failed = breaks_off(error)
+                if broken and "resume_ids" in str(error):  # this engine cannot go on with it
+                    raise unresumed(broken, str(error)) from error
                 before, ids, left = len(ids), self._ids_to_resume(prompt), left - 1
                 if len(ids) > before:
                     left = len(self._context.channels.all) - 2
+                if failed and self.plan.options.n > 1 and self.output_tokens:
+                    raise unresumed(error, ONE_SEQUENCE) from error
                 if not failed or left < 0 or self._stopped or not self._can_go_on(prompt):
                     raise
-                number += 1
+                number, broken = number + 1, broken or error
                 log.warning("answer goes on at another Triton", extra={"request_id": self.id, "tokens": len(ids)})
             else:
                 return

@@ -93,6 +93,7 @@ def capabilities(backend: str, surface: Surface, scoring: bool) -> frozenset[str
         found = LOGPROBS | {"min_tokens"}
     else:
         found = PENALTIES | {"logprobs", "min_tokens"}
+    found |= {"resume_ids"}  # as part of the prompt
     found |= {"priority"} if surface.has_priority else set()
     return frozenset(found | ({"cache_salt"} & surface.generate))
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineUnavailable
-from serving.runtimes import guard
+from serving.runtimes import guard, resume
 from serving.runtimes.base import EngineRequest, OnDeath, OnStep, RuntimeLimits, RuntimeStats, SequenceDelta
 from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
 from serving.runtimes.tensorrt_llm import params as tensorrt_llm_params
@@ -99,7 +99,7 @@ class TensorRtLlm:
         return self._loaded.children
 
     def submit(self, request: EngineRequest) -> None:
-        self._post(self._start, request)
+        self._post(self._start, resume.as_prompt(request, self._limits.max_input_len))
 
     def abort(self, sequence_id: int) -> None:
         if not self._dead and not self._closed:
@@ -219,7 +219,7 @@ class TensorRtLlm:
             arguments["priority"] = tensorrt_llm_params.priority(request.priority)
         if request.cache_salt:  # admitted only where the release has it
             arguments["cache_salt"] = request.cache_salt
-        self._totals["prompt"] += len(request.input_ids)
+        self._totals["prompt"] += len(request.input_ids) - len(request.resume_ids)
         return self._llm.generate_async(**arguments)
 
     def _emit(self, sequence: LiveSequence, delta: SequenceDelta) -> None:

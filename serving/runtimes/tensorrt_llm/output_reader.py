@@ -11,6 +11,7 @@ from typing import Any
 
 from contract.finish import FinishReason
 from serving.runtimes.base import EngineRequest, SequenceDelta
+from serving.runtimes.resume import prompt_cached
 
 REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -24,7 +25,7 @@ class OutputReader:
     """``take`` turns the result object, as it is now, into the delta since the last call."""
 
     def __init__(self, request: EngineRequest) -> None:
-        self.sequence_id = request.sequence_id
+        self.sequence_id, self._request = request.sequence_id, request
         self._ends = frozenset(request.sampling.stop_token_ids)
         self._logprobs = request.sampling.logprobs
         self._cursor = 0
@@ -50,7 +51,7 @@ class OutputReader:
             else:
                 counted += 1  # dropped by the engine or trimmed as a stop id
         logprobs, top = self._probabilities(output, start, new)
-        cached = int(result.cached_tokens or 0) if self._first else 0
+        cached = prompt_cached(self._request, int(result.cached_tokens or 0)) if self._first else 0
         self._first = False
         return SequenceDelta(self.sequence_id, new, counted, reason, logprobs, top, cached_tokens=cached)
 

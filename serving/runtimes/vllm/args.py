@@ -22,6 +22,7 @@ from serving.runtimes.base import GUIDES, RuntimeOptions
 HONOURED = GUIDES | {
     "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
     "logit_bias", "logprobs", "top_logprobs", "return_prompt_log_probs", "priority", "cache_salt",
+    "resume_ids",
 }  # fmt: skip
 # vLLM refuses them beside speculative decoding (``SamplingParams._validate_spec_decode``, 0.24 to 0.33).
 NOT_SPECULATED = frozenset({"min_p", "logit_bias"})

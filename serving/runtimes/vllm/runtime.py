@@ -35,6 +35,7 @@ from serving.runtimes.base import (
     RuntimeStats,
     SequenceDelta,
 )
+from serving.runtimes.resume import as_prompt, prompt_cached
 from serving.runtimes.vllm import args as vllm_args
 from serving.runtimes.vllm import releases
 
@@ -80,11 +81,13 @@ def use_interpreter(python: str) -> None:
 
 @dataclass(slots=True)
 class _VllmSequence:
-    sequence_id: int
+    request: EngineRequest
     stops: frozenset[int]
-    logprobs: int  # as in Sampling, and the next
-    prompt_logprobs: int = 0
     begun: bool = False
+
+    @property
+    def sequence_id(self) -> int:
+        return self.request.sequence_id
 
 
 class VllmRuntime:
@@ -124,12 +127,11 @@ class VllmRuntime:
     def submit(self, request: EngineRequest) -> None:
         if self._dead:
             raise EngineUnavailable(f"engine: {self._dead}")
+        request = as_prompt(request, self._limits.max_input_len)
         request_id = f"{request.sequence_id}-{next(self._serial)}"
         with self._lock:
             prepared, stops = self._core.prepare(request_id, request)
-            self._sequences[request_id] = _VllmSequence(
-                request.sequence_id, stops, request.sampling.logprobs, request.sampling.prompt_logprobs
-            )
+            self._sequences[request_id] = _VllmSequence(request, stops)
             self._request_ids[request.sequence_id] = request_id
             try:
                 self._core.send(prepared)
@@ -190,23 +192,24 @@ class VllmRuntime:
         cached = 0
         if not sequence.begun and output.prefill_stats is not None:
             sequence.begun = True
-            cached = output.prefill_stats.num_cached_tokens
+            cached = prompt_cached(sequence.request, output.prefill_stats.num_cached_tokens)
             self._counters.begin(output.prefill_stats)
-        if output.finish_reason is None and not (sequence.logprobs or sequence.prompt_logprobs):
+        sampling = sequence.request.sampling
+        if output.finish_reason is None and not (sampling.logprobs or sampling.prompt_logprobs):
             return SequenceDelta(sequence.sequence_id, ids, len(ids), cached_tokens=cached)
         return self._full_delta(sequence, output, cached)
 
     def _full_delta(self, sequence: _VllmSequence, output: Any, cached: int) -> SequenceDelta:
         """A last delta, or one with log probabilities. vLLM keeps the stop token in the ids, where it only counts."""
-        ids = output.new_token_ids
+        ids, sampling = output.new_token_ids, sequence.request.sampling
         counted = len(ids)
         finish = None if output.finish_reason is None else FINISH[output.finish_reason]
         if finish:
             self._forget(output.request_id)
             if finish == "stop" and ids and ids[-1] in sequence.stops:
                 ids = ids[:-1]
-        chosen, top = log_probs(output.new_logprobs, len(ids), sequence.logprobs)
-        prompt = prompt_scores(output.new_prompt_logprobs_tensors, sequence.prompt_logprobs)
+        chosen, top = log_probs(output.new_logprobs, len(ids), sampling.logprobs)
+        prompt = prompt_scores(output.new_prompt_logprobs_tensors, sampling.prompt_logprobs)
         error = "engine: vLLM failed on this request; its log says why" if finish == "error" else ""
         return SequenceDelta(sequence.sequence_id, ids, counted, finish, chosen, top, cached, error, prompt)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from client.channels import AVOID_SECONDS
 from tests.client.fake_triton import FakeTriton
 from tests.serving.gateway.conftest import start_gateway, tiny_engine
 
@@ -55,3 +57,22 @@ def test_a_stream_goes_on_at_a_peer(
     assert broken == undisturbed and broken[0] == WORDS and broken[1]["completion_tokens"] == TOKENS
     if home.requests:  # else the home was still avoided after the case before
         assert peer.requests[0]["resume_ids"] == list(range(dies_at))
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"), [({}, "resume_ids: the loaded engine cannot"), ({"n": 2}, "only answers with n = 1 do")]
+)
+def test_an_answer_that_cannot_go_on_says_why(
+    served: tuple[str, FakeTriton, FakeTriton], more: dict[str, Any], reason: str
+) -> None:
+    url, home, peer = served
+    home.dies_at, peer.dies_at = 3, 0
+    peer.refuses = "[unsupported] resume_ids: the loaded engine cannot honour it"
+    try:
+        time.sleep(AVOID_SECONDS)  # since the tests before
+        answer = httpx.post(f"{url}/v1/chat/completions", json=BODY | {"stream": True} | more, timeout=30)
+    finally:
+        home.dies_at, peer.refuses = 0, ""
+    error = json.loads(answer.text.rstrip().splitlines()[-1].removeprefix("data: "))["error"]
+    assert "it died; the answer does not go on elsewhere" in error["message"] and reason in error["message"]
+    assert error["code"] == "engine_unavailable"

@@ -20,7 +20,7 @@ def test_runtimes_list_known_capabilities_only() -> None:
 
 def test_the_cpu_engine_and_vllm_honour_everything_but_adapters(tmp_path: Path) -> None:
     assert CAPABILITIES - {"lora"} == openvino.HONOURED
-    assert vllm.capabilities(engine(tmp_path)) == CAPABILITIES - {"lora", "resume_ids"}
+    assert vllm.capabilities(engine(tmp_path)) == CAPABILITIES - {"lora"}
 
 
 def test_every_setting_is_honoured_by_some_runtime() -> None:

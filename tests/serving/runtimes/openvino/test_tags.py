@@ -91,6 +91,21 @@ def test_free_text_has_no_mask_and_calls_are_the_tools(rig: Rig) -> None:
     assert mask is not None and not mask[rig.end], "an answer cannot end within a call"
 
 
+def test_a_replayed_state_is_where_the_first_one_was(rig: Rig) -> None:
+    """An answer that broke off: its tokens are accepted without asking for masks, in text, in a tag, between tags."""
+    ids = rig.ids("Yes <b> " + CALL + "\nand " + CALL[:50])
+    first = rig.start(AUTO)
+    for cut, token in enumerate(ids):
+        replayed = rig.start(AUTO)
+        for done in ids[:cut]:
+            replayed.accept(done)
+        masks = first.allowed(), replayed.allowed()
+        assert [m is None for m in masks] in ([True] * 2, [False] * 2) and (
+            masks[0] is None or np.array_equal(*masks)  # type: ignore[arg-type]
+        ), cut
+        first.accept(token)
+
+
 def test_a_function_without_parameters_gets_an_empty_object(rig: Rig) -> None:
     state = rig.start(AUTO)
     rig.takes(state, '<tool_call>\n{"name": "time", "arguments": {')

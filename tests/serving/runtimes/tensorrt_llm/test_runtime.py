@@ -359,7 +359,7 @@ def test_log_probabilities_match_the_tokens(start):
 
 
 TAG = '{"type": "structural_tag", "format": {"type": "const_string", "value": "a"}}'
-SERVED = CAPABILITIES - {"return_prompt_log_probs", "resume_ids"}
+SERVED = CAPABILITIES - {"return_prompt_log_probs"}
 CAPABLE = {
     ENGINE: SERVED - {"logprobs", "top_logprobs", "priority", "lora", "logit_bias"},
     TORCH: {name for name in SERVED if not name.startswith("guide")}

@@ -71,6 +71,7 @@ class FakeCore:
     lacking: frozenset[str] = frozenset()
     outputs: queue.Queue[Any] = field(default_factory=queue.Queue)
     sent: list[str] = field(default_factory=list)
+    requests: list[EngineRequest] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     shutdowns: int = 0
     broken: bool = False
@@ -78,6 +79,7 @@ class FakeCore:
     def prepare(self, request_id: str, request: EngineRequest) -> tuple[str, frozenset[int]]:
         if request.sampling.guide:
             raise InvalidRequest("guided_decoding_guide", "does not compile")
+        self.requests.append(request)
         return request_id, frozenset(request.sampling.stop_token_ids)
 
     def send(self, prepared: str) -> None:

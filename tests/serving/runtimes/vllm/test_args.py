@@ -72,11 +72,11 @@ def test_seeds_fit_torch():
 
 
 def test_lora_is_there_when_adapters_are(tmp_path):
-    assert vllm_args.capabilities(engine(tmp_path)) == CAPABILITIES - {"lora", "resume_ids"}
+    assert vllm_args.capabilities(engine(tmp_path)) == CAPABILITIES - {"lora"}
     adapter = tmp_path / "lora/poet"
     adapter.mkdir(parents=True)
     (adapter / "adapter_config.json").write_text('{"r": 12}')
-    assert vllm_args.capabilities(engine(tmp_path)) == CAPABILITIES - {"resume_ids"}
+    assert vllm_args.capabilities(engine(tmp_path)) == CAPABILITIES
     assert vllm_args.engine_args(engine(tmp_path), RuntimeOptions())["max_lora_rank"] == 16
     (adapter / "adapter_config.json").write_text("{}")
     with pytest.raises(EngineDirectoryError, match="no rank"):
@@ -85,7 +85,7 @@ def test_lora_is_there_when_adapters_are(tmp_path):
 
 def test_a_speculating_engine_lacks_what_vllm_refuses_beside_it(tmp_path):
     info = engine(tmp_path, runtime=RuntimeInfo("vllm", options={"speculative_config": {"method": "ngram"}}))
-    assert vllm_args.capabilities(info) == CAPABILITIES - {"lora", "resume_ids", "min_p", "logit_bias"}
+    assert vllm_args.capabilities(info) == CAPABILITIES - {"lora", "min_p", "logit_bias"}
     assert vllm_args.engine_args(info, RuntimeOptions())["speculative_config"] == {"method": "ngram"}
 
 

@@ -81,6 +81,15 @@ def test_scores_of_the_prompt_come_with_its_first_token(served):
     assert delta.prompt == ((), [-4.0, -0.25], [5, 1], b"[[[7,-0.5]],[[3,-0.25]]]") and delta.logprobs == []
 
 
+def test_output_of_an_earlier_attempt_is_read_as_prompt(served):
+    served.runtime.submit(EngineRequest(1, [1, 2, 3], Sampling(8), seeded=False, resume_ids=[4, 5]))
+    (asked,) = served.core.requests
+    assert (asked.input_ids, asked.sampling.max_tokens) == ([1, 2, 3, 4, 5], 6)
+    say(served, Output(served.core.sent[0], [6], prefill_stats=Prefill(5, 4)))
+    (delta,) = served.step()
+    assert (delta.token_ids, delta.counted, delta.cached_tokens) == ([6], 1, 3), "the caller's prompt has three"
+
+
 def test_an_abort_ends_the_stream_once_and_frees_its_id(served):
     served.runtime.submit(request(1))
     old = served.core.sent[0]
