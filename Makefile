@@ -246,7 +246,7 @@ bench-gpu: $(if $(PYTHON_EXECUTABLE),,setup)  ## on a GPU host: transformers, vL
 
 # --- replicas -----------------------------------------------------------------------------------------------------------
 
-.PHONY: setup-router cluster cluster-roll test-cluster
+.PHONY: setup-router cluster cluster-roll test-cluster bench-cluster
 
 REPLICAS ?= 2
 
@@ -280,3 +280,6 @@ cluster-roll:  ## replace the replicas of `make cluster` one by one
 
 test-cluster: setup-dev setup-router  ## rolling drain and a killed replica behind the real routers
 	@$(PY) -m pytest -m cluster tests/deploy $(ARGS)
+
+bench-cluster: setup-loadtest setup-router  ## affinity, a slow, dead, draining, full replica, cost of the routers, simulated -> results/bench_cluster.{json,md}
+	@$(PY) -m loadtest.bench.cluster $(ARGS)

@@ -1,7 +1,8 @@
 """A runtime without a model: a step clock and deterministic tokens, for tests and serving-layer benchmarks.
 
 Every ``STEP_MS`` one step gives one token to each running stream; an idle engine starts a step when a request arrives,
-so one lone stream sees its first token after exactly one step (plus ``prefill_ms_per_token`` times its prompt).
+so one lone stream sees its first token after exactly one step, plus ``prefill_ms_per_token`` for each token of its
+prompt; with that, prompts are cached, and what was read before costs nothing.
 Token ``i`` of a stream depends on the prompt and the seed alone. ``FAULT`` (comma-separated) breaks things on purpose:
 
     die@N        the engine dies at step N          stall@N:S    step N takes S seconds longer
@@ -34,6 +35,7 @@ from serving.runtimes.base import (
     RuntimeStats,
     SequenceDelta,
 )
+from serving.runtimes.simulated_prefix import PrefixCache
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +92,11 @@ class Faults:
 
 
 class _Live:
-    __slots__ = ("blocks", "due", "made", "request", "start")
+    __slots__ = ("blocks", "cached", "due", "made", "request", "start")
 
-    def __init__(self, request: EngineRequest, due: float) -> None:
+    def __init__(self, request: EngineRequest, cached: int, due: float) -> None:
         self.request = request
+        self.cached = cached
         self.made = len(request.resume_ids)
         self.due = due  # when its simulated prefill is over
         self.start = zlib.crc32(
@@ -121,7 +124,8 @@ class SimulatedRuntime:
         self._running: dict[int, _Live] = {}
         self._work = threading.Event()
         self._closed = False
-        self._count = {"prompt": 0, "generated": 0, "steps": 0, "blocks": 0, "requests": 0}
+        self._prefixes = PrefixCache(KV_BLOCKS, BLOCK_TOKENS) if options.prefill_ms_per_token else None
+        self._count = {"prompt": 0, "cached": 0, "generated": 0, "steps": 0, "blocks": 0, "requests": 0}
         self._thread = threading.Thread(target=self._run, name="simulated-engine", daemon=True)
         self._thread.start()
 
@@ -138,8 +142,8 @@ class SimulatedRuntime:
     def stats(self) -> RuntimeStats:
         count = self._count
         return RuntimeStats(
-            len(self._running), len(self._waiting), count["blocks"], KV_BLOCKS, count["prompt"], 0,
-            count["generated"], count["steps"], kv_block_tokens=BLOCK_TOKENS,
+            len(self._running), len(self._waiting), count["blocks"], KV_BLOCKS, count["prompt"],
+            count["cached"], count["generated"], count["steps"], kv_block_tokens=BLOCK_TOKENS,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -203,12 +207,13 @@ class SimulatedRuntime:
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self.limits.max_streams:
             request = self._waiting.popleft()
-            live = _Live(
-                request, time.perf_counter() + self._prefill * (len(request.input_ids) + len(request.resume_ids))
-            )
+            cached = self._prefixes.read(request.input_ids, request.cache_salt) if self._prefixes else 0
+            to_read = len(request.input_ids) + len(request.resume_ids) - cached
+            live = _Live(request, cached, time.perf_counter() + self._prefill * to_read)
             self._running[request.sequence_id] = live
             self._count["blocks"] += live.blocks
             self._count["prompt"] += len(request.input_ids)
+            self._count["cached"] += cached
             self._count["requests"] += 1
             if self._faults.error and self._count["requests"] % self._faults.error == 0:
                 del self._running[request.sequence_id]
@@ -238,7 +243,8 @@ class SimulatedRuntime:
         log_probs = (-0.5,) if sampling.logprobs else ()
         is_first = live.made == len(live.request.resume_ids) + 1
         prompt = prompt_scores(live.request) if is_first and sampling.prompt_logprobs else None
-        return SequenceDelta(live.request.sequence_id, (token,), 1, reason, log_probs, prompt=prompt)
+        cached = live.cached if is_first else 0
+        return SequenceDelta(live.request.sequence_id, (token,), 1, reason, log_probs, (), cached, prompt=prompt)
 
 
 def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:
