@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from build_engine.plan import profiles
+from build_engine.plan.fit import PRECISIONS, PlanRequest
 from build_engine.plan.model import DEFAULT_MODEL, load
-from build_engine.plan.planner import PRECISIONS, EnginePlan, PlanRequest, plan
+from build_engine.plan.planner import EnginePlan, plan
 from contract import gpus
 from contract.errors import BuildError
 from contract.model_shape import GIB

@@ -1,42 +1,24 @@
-"""Will it fit, how many streams, how fast at best: pure arithmetic before anything is downloaded.
+"""What an engine can do on a GPU: streams, limits, the speed that memory bandwidth allows. Pure arithmetic.
 
-Memory of one GPU = weights + the runtime's own use + the KV pool. The runtime's own use is modelled as a base (CUDA
-context, kernels, graphs) plus the activations of one step plus the logits; tests check the figures against what vLLM
-0.24 reported on one H200 (docs/building.md). vLLM takes its fraction of the whole memory, TensorRT-LLM its fraction of
-what is free once the weights are loaded (docs/tensorrt_llm_facts.md, "LLM API").
+``fit`` says whether it can be built at all; this is about what it then holds. Tests check the figures against what vLLM
+0.24 reported on one H200 (docs/building.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from build_engine.plan.profiles import PROFILES, SPEEDS, Profile, Speed, rope_scaling
+from build_engine.plan import fit
+from build_engine.plan.fit import PlanRequest, kv_dtype_of, kv_pool_bytes, max_num_tokens, overhead_bytes, precision_of
+from build_engine.plan.profiles import rope_scaling
 from contract.errors import BuildError
-from contract.gpus import GPUS, MEMORY_FRACTION, Gpu
-from contract.model_shape import GIB, ModelShape
+from contract.gpus import Gpu
+from contract.model_shape import ModelShape
 
-RUNTIME_BASE_BYTES = int(0.9 * GIB)
 TOKENS_PER_BLOCK = {"tensorrt_llm": 32, "vllm": 16}
 STREAM_CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
-PRECISIONS = ("fp8", "int8_sq", "int8_wo", "bf16")  # of TensorRT-LLM
-VLLM_PRECISIONS = ("fp8", "int8", "bf16")  # INT8 as compressed tensors
-
-
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
-    """What the user asked for. ``precision`` and ``kv_dtype`` may be ``auto``."""
-
-    gpu: Gpu
-    profile: Profile
-    precision: str = "auto"
-    kv_dtype: str = "auto"
-    runtime: str = "tensorrt_llm"
-    backend: str = "engine"  # tensorrt_llm only
-    tensor_parallel: int = 1
-    speed: Speed = SPEEDS["balanced"]  # tensorrt_llm only
-    memory_fraction: float = MEMORY_FRACTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,133 +61,14 @@ class EnginePlan:
 
 def plan(shape: ModelShape, request: PlanRequest) -> EnginePlan:
     """The plan for ``request``. Raises ``BuildError`` when it cannot be built or does not fit, naming what would."""
-    problem = unsupported(shape, request) or _too_large(shape, request)
+    problem = fit.unsupported(shape, request) or fit.too_large(shape, request)
     if problem:
-        raise BuildError(f"{problem}. {_nearest_text(shape, request)}")
+        raise BuildError(f"{problem}. {fit.nearest_text(shape, request)}")
     return _calculate(shape, request)
 
 
-def auto_precision(request: PlanRequest) -> str:
-    """FP8 where the GPU has it, else INT8; TensorRT-LLM's PyTorch backend reads no INT8, so BF16 there."""
-    if request.gpu.has_fp8:
-        return "fp8"
-    if request.runtime == "vllm":
-        return "int8"
-    return "int8_sq" if request.backend == "engine" else "bf16"
-
-
-def precisions(runtime: str) -> tuple[str, ...]:
-    return VLLM_PRECISIONS if runtime == "vllm" else PRECISIONS
-
-
-def unsupported(shape: ModelShape, request: PlanRequest) -> str:
-    """Why this combination cannot be built whatever the memory, or an empty string."""
-    gpu, precision, kv_dtype, tp = request.gpu, _precision(request), _kv_dtype(request), request.tensor_parallel
-    where = f"on {gpu.name} (SM{gpu.sm})"
-    if gpu.sm < 80:
-        return f"{gpu.name} has SM{gpu.sm}, BF16 needs SM80 or newer, and FP16 overflows on Qwen2.5"
-    if precision not in precisions(request.runtime):
-        return f"{request.runtime} precision {precision!r} is not one of auto, {', '.join(precisions(request.runtime))}"
-    if precision == "fp8" and not gpu.has_fp8:
-        return f"fp8 cannot run {where}: it needs SM89 or newer"
-    if precision.startswith("int8") and request.runtime == "tensorrt_llm":
-        if request.backend == "pytorch":
-            return f"{precision} is engine-only: TensorRT-LLM's PyTorch backend reads no INT8 checkpoint"
-        if not gpu.has_int8_engine:
-            return f"{precision} cannot be built {where}: TensorRT-LLM refuses INT8 beyond SM90"
-    if kv_dtype == "fp8" and precision != "fp8":
-        return f"an FP8 KV cache needs precision fp8, not {precision}"
-    if kv_dtype == "int8" and not (precision.startswith("int8") and request.runtime == "tensorrt_llm"):
-        return f"an INT8 KV cache needs a TensorRT engine of precision int8_sq or int8_wo, not {precision}"
-    if request.speed.name != "balanced" and request.runtime != "tensorrt_llm":
-        return f"profile {request.speed.name} is of tensorrt_llm alone: {request.runtime} has one setting for all loads"
-    if kv_dtype not in ("bf16", "fp8", "int8"):
-        return f"KV type {kv_dtype!r} is not one of auto, bf16, fp8, int8"
-    if tp not in (1, 2, 4, 8) or shape.heads % tp or shape.kv_heads % tp:
-        return f"tensor parallel size {tp} does not divide {shape.heads} heads and {shape.kv_heads} KV heads"
-    return ""
-
-
-def _precision(request: PlanRequest) -> str:
-    return auto_precision(request) if request.precision == "auto" else request.precision
-
-
-def uses_plugins(request: PlanRequest, precision: str) -> bool:
-    return precision == "fp8" and request.backend == "engine" and request.gpu.sm == 90
-
-
-def _kv_dtype(request: PlanRequest) -> str:
-    return "bf16" if request.kv_dtype == "auto" else request.kv_dtype
-
-
-def max_num_tokens(gpu: Gpu, speed: Speed = SPEEDS["balanced"]) -> int:
-    """Tokens of one step: 8192 feeds a large GPU; a small one needs the activation memory for KV."""
-    if gpu.memory_mib < 40_000:
-        return 4096
-    return speed.max_num_tokens or 8192
-
-
-def overhead_bytes(shape: ModelShape, num_tokens: int, batch: int) -> int:
-    """Base, a step's activations (gate, up, their product, four hidden vectors; BF16), and FP32 logits twice."""
-    activations = num_tokens * 2 * (3 * shape.intermediate + 4 * shape.hidden)
-    return RUNTIME_BASE_BYTES + activations + batch * shape.vocab * 4 * 2
-
-
-def kv_pool_bytes(shape: ModelShape, request: PlanRequest, batch: int) -> int:
-    """May be negative: then not even the weights fit."""
-    weights = shape.weight_bytes(_precision(request)) // request.tensor_parallel
-    overhead = overhead_bytes(shape, max_num_tokens(request.gpu, request.speed), batch)
-    total = request.gpu.memory_mib * 1024**2
-    if request.runtime == "vllm":
-        return int(total * request.memory_fraction) - weights - overhead
-    return int((total - weights - overhead) * request.memory_fraction)
-
-
-def _too_large(shape: ModelShape, request: PlanRequest) -> str:
-    pool = kv_pool_bytes(shape, request, batch=1)
-    need = request.profile.max_seq_len * shape.kv_bytes_per_token(_kv_dtype(request)) // request.tensor_parallel
-    if pool >= need:
-        return ""
-    weights = shape.weight_bytes(_precision(request)) / request.tensor_parallel / GIB
-    return (
-        f"{shape.name} in {_precision(request)} does not fit {request.gpu.name}: {weights:.1f} GiB of weights leave "
-        f"{max(pool, 0) / GIB:.1f} GiB for KV, one of {request.profile.max_seq_len} tokens needs {need / GIB:.1f} GiB"
-    )
-
-
-def nearest(shape: ModelShape, request: PlanRequest) -> PlanRequest | None:
-    """The first thing that works, changing as little as possible: precision, context, both, more GPUs, a larger GPU."""
-    for candidate in _alternatives(request):
-        if not unsupported(shape, candidate) and not _too_large(shape, candidate):
-            return candidate
-    return None
-
-
-def _alternatives(request: PlanRequest) -> Iterator[PlanRequest]:
-    kinds = [_precision(replace(request, precision="auto")), *precisions(request.runtime)]
-    shorter = [p for p in reversed(PROFILES.values()) if p.max_seq_len < request.profile.max_seq_len]
-    plain = replace(request, kv_dtype="auto")
-    yield plain
-    yield from (replace(plain, precision=p) for p in kinds)
-    yield from (replace(request, profile=p) for p in shorter)
-    yield from (replace(plain, profile=p, precision=q) for p in shorter for q in kinds)
-    yield from (replace(plain, tensor_parallel=tp, precision="auto") for tp in (1, 2, 4))
-    for gpu in sorted(GPUS.values(), key=lambda gpu: gpu.memory_mib):
-        yield replace(plain, gpu=gpu, precision="auto", tensor_parallel=1)
-
-
-def _nearest_text(shape: ModelShape, request: PlanRequest) -> str:
-    found = nearest(shape, request)
-    if found is None:
-        return "Nothing in the table of GPUs fits it"
-    words = [f"PRECISION={_precision(found)}", f"CONTEXT={found.profile.name}", f"GPU={found.gpu.key}"]
-    words += [f"KV={found.kv_dtype}"] if found.kv_dtype != "auto" else []
-    words += [f"TP={found.tensor_parallel}"] if found.tensor_parallel != 1 else []
-    return f"The nearest that works: {' '.join(words)}"
-
-
 def _calculate(shape: ModelShape, request: PlanRequest) -> EnginePlan:
-    precision, kv_dtype, tp = _precision(request), _kv_dtype(request), request.tensor_parallel
+    precision, kv_dtype, tp = precision_of(request), kv_dtype_of(request), request.tensor_parallel
     per_token = shape.kv_bytes_per_token(kv_dtype) // tp
     length, block = request.profile.max_seq_len, TOKENS_PER_BLOCK[request.runtime]
     step = max_num_tokens(request.gpu, request.speed)
@@ -259,7 +122,7 @@ def _batch_size(kv_tokens: int, request: PlanRequest) -> int:
 def _rows(shape: ModelShape, request: PlanRequest, batch: int, blocks: int, per_token: int) -> Iterator[StreamRow]:
     block, weights = (
         TOKENS_PER_BLOCK[request.runtime],
-        shape.decode_bytes(_precision(request)) // request.tensor_parallel,
+        shape.decode_bytes(precision_of(request)) // request.tensor_parallel,
     )
     limit = request.profile.max_seq_len
     for context in [*(c for c in STREAM_CONTEXTS if c < limit), limit]:
@@ -294,7 +157,7 @@ def _notes(shape: ModelShape, request: PlanRequest, precision: str, kv_dtype: st
         yield f"int8 KV turns paged context FMHA off: no prefix reuse, no chunked prefill, prompts up to {step} tokens"
     if request.runtime == "tensorrt_llm" and request.backend == "engine" and request.gpu.sm >= 100:
         yield "engines on Blackwell are the last line's edge: prefer RUNTIME=vllm or BACKEND=pytorch"
-    if request.speed.plugins and not uses_plugins(request, precision):
+    if request.speed.plugins and not fit.uses_plugins(request, precision):
         yield f"profile {request.speed.name} sets limits only: its FP8 plugins are for FP8 engines on Hopper (SM90)"
     if request.tensor_parallel > 1:
         yield "tensor parallelism lowers latency; for throughput run one engine per GPU"

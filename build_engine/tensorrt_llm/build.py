@@ -20,9 +20,10 @@ from build_engine import steps
 from build_engine.fetch import revision_of
 from build_engine.modelopt_export import copy_tokenizer
 from build_engine.plan.cli import plan_request
+from build_engine.plan.fit import PRECISIONS as PLANNED
+from build_engine.plan.fit import PlanRequest, precision_of
 from build_engine.plan.model import load
-from build_engine.plan.planner import PRECISIONS as PLANNED
-from build_engine.plan.planner import PlanRequest, auto_precision, plan
+from build_engine.plan.planner import plan
 from build_engine.spec import BuildSpec
 from build_engine.staging import file_infos, link_or_copy, staged
 from build_engine.tensorrt_llm import preflight
@@ -73,8 +74,7 @@ def recipe_of(spec: BuildSpec) -> Recipe:
 
 def refuse_path_words(spec: BuildSpec, request: PlanRequest) -> None:
     """quantize.py takes a path with one of these words in it for another kind of model (docs/tensorrt_llm_facts.md)."""
-    precision = auto_precision(request) if request.precision == "auto" else request.precision
-    if request.backend != "engine" or precision != "fp8":
+    if request.backend != "engine" or precision_of(request) != "fp8":
         return
     local = [Path(spec.model).absolute()] if Path(spec.model).is_dir() else []
     for path in (*local, spec.out.absolute().parent):
@@ -156,11 +156,17 @@ def built_version(directory: Path) -> str:
 
 def describe(recipe: Recipe, directory: Path, info: BuildInfo, version: str) -> EngineInfo:
     spec, plan = recipe.spec, recipe.plan
-    vocab = int(json.loads((directory / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     gpu = plan.request.gpu
     revision = spec.revision or revision_of(recipe.model)
     return EngineInfo(
-        model=ModelInfo(Path(spec.model).name.lower(), spec.model, revision, vocab_size=vocab),
+        model=ModelInfo(
+            Path(spec.model).name.lower(),
+            spec.model,
+            revision,
+            bool(config.get("synthetic")),
+            int(config["vocab_size"]),
+        ),
         runtime=RuntimeInfo("tensorrt_llm", version, recipe.backend, plan.request.speed.name),
         precision=plan.precision,
         kv_dtype=plan.kv_dtype,

@@ -16,7 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from build_engine.plan.planner import EnginePlan, uses_plugins
+from build_engine.plan.fit import uses_plugins
+from build_engine.plan.planner import EnginePlan
 
 EXAMPLES = Path("/app/examples")  # in the Triton container; elsewhere they lie under /app/tensorrt_llm/examples
 QUANTIZE = EXAMPLES / "quantization" / "quantize.py"

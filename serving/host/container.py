@@ -78,9 +78,10 @@ def run_command(
     gpus: str = "all",
     name: str = "",
     passed: Sequence[str] = (),
+    user: str = "",
 ) -> list[str]:
-    """``docker run`` of ``argv``. ``publish`` entries are Docker's ``HOST:PORT:PORT``. ``passed`` variables keep the
-    value that they have here, which stays off the command line.
+    """``docker run`` of ``argv`` as ``user`` (``uid:gid``; default: the caller). ``publish`` entries are Docker's
+    ``HOST:PORT:PORT``. ``passed`` variables keep the value that they have here, which stays off the command line.
 
     ``--init`` reaps the MPI workers and ends them with the container; without the ulimits pinned memory and deep C++
     stacks fail. ``USER`` must be set because the calling user's id has no name inside.
@@ -88,7 +89,14 @@ def run_command(
     settings = {"HOME": "/tmp", "USER": "qwen", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     settings.update(environment or {})
     command = ["docker", "run", "--rm", "--init", "--gpus", gpus, f"--shm-size={SHM_GIB}g"]
-    command += ["--ulimit", "memlock=-1", "--ulimit", "stack=67108864", "--user", f"{os.getuid()}:{os.getgid()}"]
+    command += [
+        "--ulimit",
+        "memlock=-1",
+        "--ulimit",
+        "stack=67108864",
+        "--user",
+        user or f"{os.getuid()}:{os.getgid()}",
+    ]
     command += ["--name", name] if name else []
     command += [part for entry in publish for part in ("--publish", entry)]
     command += [part for mount in _unique(mounts) for part in ("--volume", mount.argument())]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,9 +18,9 @@ from pathlib import Path
 from rich.console import Console
 
 from build_engine.synthetic import checkpoint
-from build_engine.tensorrt_llm.probe import environment, findings, surface
+from build_engine.tensorrt_llm.probe import environment, facts, findings, readback, triton
 from build_engine.tensorrt_llm.probe.findings import ProbeResult
-from contract import gpus
+from contract import engine_dir, gpus
 from contract.errors import BuildError
 from contract.paths import ROOT
 from contract.versions import pinned
@@ -29,6 +30,8 @@ from serving.host.machine import installed_version
 
 CONTEXT = "16384"  # more than one step, so that chunked prefill is tried
 SECONDS = 900
+FIRST = "bf16-engine"  # the one that all checks of the whole server use
+UNNAMED = f"uid-{triton.UNNAMED}"
 SINGLE = {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
 log = logging.getLogger(__name__)
 
@@ -40,16 +43,21 @@ def kinds(gpu: gpus.Gpu) -> list[tuple[str, str]]:
     return found + ([("fp8", "engine"), ("fp8", "pytorch")] if gpu.has_fp8 else [])
 
 
-def build(model: Path, out: Path, precision: str, backend: str) -> ProbeResult:
-    """With our own builder; the accuracy gate of random weights may fail and is not judged."""
+def build(model: Path, out: Path, precision: str, backend: str) -> Iterator[ProbeResult]:
+    """With our own builder, gate included; then what the engine says about itself."""
     argv = [sys.executable, "-m", "build_engine", "build", "--runtime", "tensorrt_llm", "--model", str(model)]
     argv += ["--precision", precision, "--backend", backend, "--context", CONTEXT, "--out", str(out)]
-    text = run(argv)
+    shutil.rmtree(out, ignore_errors=True)  # of an earlier probe
+    last = last_line(run(argv))
     built = (out / "engine.json").is_file()
-    last = (text.strip().splitlines() or ["no output"])[-1]
-    return findings.judged(
-        f"build {precision} {backend}", built, "built" if built else last, "the tool's output is in probe.log"
-    )
+    check = f"build {precision} {backend}"
+    yield findings.judged(check, built, "built" if built else last, "the tool's output is in probe.log")
+    if not built:
+        return
+    engine = engine_dir.read(out)
+    if backend == "engine":
+        yield labelled(out.name, readback.built(engine))
+    yield labelled(out.name, readback.gate(engine, must_pass=precision == "bf16"))
 
 
 def run(argv: Sequence[str], **environment: str) -> str:
@@ -63,18 +71,25 @@ def run(argv: Sequence[str], **environment: str) -> str:
     return answer.stdout + answer.stderr
 
 
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no output"])[-1]
+
+
+def labelled(label: str, row: ProbeResult) -> ProbeResult:
+    return ProbeResult(f"{label}: {row.check}", row.status, row.found, row.remedy)
+
+
 def ask(engine: Path, part: str, label: str, **environment: str) -> Iterator[ProbeResult]:
     output = engine.parent / f"{engine.name}-{part}.json"
     output.unlink(missing_ok=True)
     module = "build_engine.tensorrt_llm.probe.behaviour"
     text = run([sys.executable, "-m", module, "--engine", str(engine), "--part", part, "--output", str(output)],
                **environment)  # fmt: skip
-    if not output.is_file():
-        last = (text.strip().splitlines() or ["no output"])[-1]
-        yield ProbeResult(f"{label}: {part}", "fail", last, "see probe.log; try TLLM_WORKER_USE_SINGLE_PROCESS=1")
-        return
-    for finding in findings.read(output):
-        yield ProbeResult(f"{label}: {finding.check}", finding.status, finding.found, finding.remedy)
+    rows = findings.read(output) if output.is_file() else []
+    yield from (labelled(label, row) for row in rows)
+    if not rows:
+        remedy = "see probe.log; try TLLM_WORKER_USE_SINGLE_PROCESS=1"
+        yield ProbeResult(f"{label}: {part}", "fail", last_line(text), remedy)
 
 
 def probe(work: Path) -> Iterator[ProbeResult]:
@@ -85,35 +100,42 @@ def probe(work: Path) -> Iterator[ProbeResult]:
     )
     yield environment.packages(work)
     yield from environment.imports()
-    yield from examined()
+    yield from facts.examine()
     detected = gpus.detect()
     if not detected:
         yield ProbeResult("GPU", "fail", "none visible", "install NVIDIA's driver and container toolkit")
         return
     before = environment.used_memory()
-    model = work / "tiny-random"
+    model, other = work / "tiny-random", work / "tiny-random-2"
     checkpoint.write(checkpoint.SHAPES["synthetic"], model)
+    checkpoint.write(checkpoint.SHAPES["synthetic"], other, seed=checkpoint.SEED + 1)
     for precision, backend in kinds(detected[0].gpu):
         out = work / f"{precision}-{backend}"
-        yield (built := build(model, out, precision, backend))
-        if built.status != "pass":
-            continue
-        for part in ("answers", "scores"):
+        yield from build(model, out, precision, backend)
+        for part in ("answers", "scores") if (out / "engine.json").is_file() else ():
             yield from ask(out, part, out.name)
-    first = work / "bf16-engine"
+    if (work / FIRST / "engine.json").is_file():
+        yield readback.gate_refuses(work / FIRST, other)
+        yield from deaths(work / FIRST)
+        yield from ask(work / FIRST, "answers", "single process", **SINGLE)
+        yield from in_triton(work)
+    yield environment.freed("GPU memory freed at the end", before, environment.used_memory())
+
+
+def deaths(engine: Path) -> Iterator[ProbeResult]:
     for part in ("death-idle", "death-busy"):
-        yield from ask(first, part, first.name)
-    yield from ask(first, "answers", "single process", **SINGLE)
-    yield environment.freed(before, environment.used_memory())
+        before = environment.used_memory()
+        yield from ask(engine, part, engine.name)
+        yield environment.freed(f"GPU memory freed after {part}", before, environment.used_memory())
 
 
-def examined() -> Iterator[ProbeResult]:
-    """The declared names; a package or tool that is missing is a finding, not a traceback."""
-    try:
-        yield from surface.examine()
-    except (ImportError, AttributeError, OSError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        yield ProbeResult("surface", "fail", reason, f"use {container.image()}, which has all of it")
+def in_triton(work: Path) -> Iterator[ProbeResult]:
+    readback.forget_gate(work / FIRST)
+    yield from triton.bare(work / FIRST, work / "stub")
+    yield from triton.bare(work / FIRST, work / "stub-single", settings=SINGLE)
+    if os.getuid() == 0:
+        yield from triton.bare(work / FIRST, work / UNNAMED, user=triton.UNNAMED)
+    yield from triton.served(work / FIRST, work / "served")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,31 +144,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = parser.parse_args(argv).out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(level=logging.DEBUG, filename=out / "probe.log", format="%(asctime)s %(message)s")
-    if not container.inside():
-        command = container.run_command(
-            ["python3", "-m", "build_engine.tensorrt_llm.probe", "--out", str(out)],
-            [Mount(ROOT), Mount(out, writable=True)],
-        )
-        return in_container(command)
-    found = []
-    for finding in probe(out):
-        print(f"{finding.status:8} {finding.check}: {finding.found}", flush=True)
-        found.append(finding)
-        findings.write(found, out / "probe.json")
-    findings.show(found, Console())
+    found = probe(out) if container.inside() else from_container(out)
+    rows = []
+    for row in found:
+        print(f"{row.status:8} {row.check}: {row.found}", flush=True)
+        rows.append(row)
+        findings.write(rows, out / "probe.json")
+    findings.show(rows, Console())
     print(f"{out / 'probe.json'}: send us this file")
-    return findings.exit_code(found)
+    return findings.exit_code(rows)
 
 
-def in_container(command: Sequence[str]) -> int:
+def from_container(out: Path) -> Iterator[ProbeResult]:
+    """The probe in the pinned container, as this user; then one stub as a user that the image has no name for."""
+    in_container(container.image_command())
+    inner = out / "probe.json"
+    inner.unlink(missing_ok=True)
+    inside = ["python3", "-m", "build_engine.tensorrt_llm.probe", "--out", str(out)]
+    in_container(container.run_command(inside, [Mount(ROOT), Mount(out, writable=True)]))
+    if not inner.is_file():
+        raise BuildError(f"the container wrote no {inner}: its output is above")
+    yield from findings.read(inner)
+    engine, work = out / FIRST, out / UNNAMED
+    if not (engine / "engine.json").is_file() or os.getuid() == 0:  # root has tried it inside
+        return
+    work.mkdir(exist_ok=True)
+    work.chmod(0o777)
+    inside = ["python3", "-m", "build_engine.tensorrt_llm.probe.triton", "--engine", str(engine), "--work", str(work)]
+    mounts = [Mount(ROOT), Mount(out), Mount(work, writable=True)]
+    in_container(container.run_command(inside, mounts, user=f"{triton.UNNAMED}:{triton.UNNAMED}"))
+    rows = findings.read(work / "rows.json") if (work / "rows.json").is_file() else []
+    lost = ProbeResult(f"LLM() in a Python stub, uid {triton.UNNAMED}", "fail", "no result", "its output is above")
+    yield from rows or [lost]
+
+
+def in_container(command: Sequence[str]) -> None:
+    """Its exit code says no more than the rows it wrote."""
     try:
-        for argv in (container.image_command(), command):
-            code = subprocess.run(argv, check=False).returncode
-            if code:
-                return code
+        code = subprocess.run(command, check=False).returncode
     except FileNotFoundError:
         raise BuildError("Docker is not installed: install docker-ce and nvidia-container-toolkit") from None
-    return 0
+    if code and command[1] == "build":
+        raise BuildError(f"the image could not be built: `docker pull {pinned('tensorrt_llm', 'container')}` must work")
 
 
 if __name__ == "__main__":

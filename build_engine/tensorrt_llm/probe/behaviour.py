@@ -6,68 +6,25 @@
 from __future__ import annotations
 
 import argparse
-import threading
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from build_engine.tensorrt_llm.probe.findings import ProbeResult, judged, write
+from build_engine.tensorrt_llm.probe.session import ANSWER_S, Session
 from contract import engine_dir
-from contract.engine_dir import EngineInfo
-from contract.sampling import Guide, Sampling
-from serving.runtimes.base import EngineRequest, RuntimeOptions, SequenceDelta
-from serving.runtimes.tensorrt_llm import runtime as tensorrt_llm
+from contract.sampling import Guide
 
-PROMPT = tuple(range(100, 116))
-ANSWER_S, ABORT_S, DEATH_S, STREAMS = 60.0, 1.0, 5.0, 4
+ABORT_S, DEATH_S, STREAMS = 1.0, 5.0, 4
 SEND = "send us probe.json"
-
-
-class Session:
-    """A loaded runtime, its answers and its death."""
-
-    def __init__(self, engine: EngineInfo, *, scoring: bool = False) -> None:
-        self.changed, self.deltas, self.death = threading.Condition(), dict[int, list[SequenceDelta]](), ""
-        self._next = 0
-        self.runtime = tensorrt_llm.create(engine, RuntimeOptions(), self._step, self._died, scoring=scoring)
-
-    def _step(self, deltas: list[SequenceDelta]) -> None:
-        with self.changed:
-            for delta in deltas:
-                self.deltas[delta.sequence_id].append(delta)
-            self.changed.notify_all()
-
-    def _died(self, reason: str) -> None:
-        with self.changed:
-            self.death = reason or "no reason"
-            self.changed.notify_all()
-
-    def start(self, prompt: Sequence[int] = PROMPT, **sampling: Any) -> int:
-        self._next += 1
-        self.deltas[self._next] = []
-        wanted = Sampling(**({"max_tokens": 16, "temperature": 0.0, "ignore_eos": True} | sampling))
-        self.runtime.submit(EngineRequest(self._next, list(prompt), wanted))
-        return self._next
-
-    def until(self, condition: Callable[[], object], seconds: float) -> bool:
-        with self.changed:
-            return bool(self.changed.wait_for(condition, seconds))
-
-    def tokens(self, number: int) -> list[int]:
-        return [token for delta in self.deltas[number] for token in delta.token_ids]
-
-    def last(self, number: int) -> SequenceDelta | None:
-        return next((delta for delta in self.deltas[number] if delta.finish_reason), None)
-
-    def answer(self, prompt: Sequence[int] = PROMPT, **sampling: Any) -> tuple[list[int], str]:
-        """Tokens and how it ended, ``error: …`` or ``nothing`` included."""
-        number = self.start(prompt, **sampling)
-        self.until(lambda: self.last(number) or self.death, ANSWER_S)
-        last = self.last(number)
-        return self.tokens(number), f"error: {last.error}" if last and last.error else str(last and last.finish_reason)
+DIGITS = "[0-9]{1,8}"
+SCHEMA = '{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"],"additionalProperties":false}'
+# An object of SCHEMA or the beginning of one: random weights may not come to its end.
+BEGINNING = r'\s*\{\s*(?:"(?:a(?:"\s*(?::\s*(?:-?\d*(?:\s*\}\s*)?)?)?)?)?)?'
+USED, TOTAL = "usedNumBlocks", "maxNumBlocks"  # serving/runtimes/tensorrt_llm/statistics.py
 
 
 def examine(session: Session, long_prompt: int) -> Iterator[ProbeResult]:
@@ -77,9 +34,7 @@ def examine(session: Session, long_prompt: int) -> Iterator[ProbeResult]:
     yield judged("answers", len(plain) == 16 and reason == "length", f"{len(plain)} tokens, {reason}", SEND)
     if not plain:
         return
-    stopped, reason = session.answer(ignore_eos=False, stop_token_ids=(plain[3],))
-    wanted = plain[: plain.index(plain[3])]
-    yield judged("stop id ends and is trimmed", stopped == wanted and reason == "stop", f"{stopped}, {reason}", SEND)
+    yield from endings(session, plain)
     if "seed" in capable:
         a, b, c = (session.answer(temperature=1.0, seed=seed)[0] for seed in (5, 5, 6))
         yield judged("a seed repeats, another differs", a == b != c, f"{a[:4]} {b[:4]} {c[:4]}", SEND, breaks=False)
@@ -90,10 +45,46 @@ def examine(session: Session, long_prompt: int) -> Iterator[ProbeResult]:
         text, reason = session.answer([100] * long_prompt, max_tokens=4)
         yield judged(f"a prompt of {long_prompt} tokens, more than a step", len(text) == 4, reason, SEND)
     if "guide:json_schema" in capable:
-        guide = Guide("json_schema", '{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]}')
-        reason = session.answer(guide=guide, max_tokens=64, ignore_eos=False)[1]
-        yield judged("a JSON schema is taken", reason in ("stop", "length"), reason, SEND, breaks=False)
+        yield guided(session, "a regex is kept to", Guide("regex", DIGITS), DIGITS)
+        yield guided(session, "a JSON schema is kept to", Guide("json_schema", SCHEMA), BEGINNING)
+    if "logprobs" in capable:
+        yield entries(session, 5, 5 if "top_logprobs" in capable else 1)
+    yield statistics(session)
     yield abort(session)
+
+
+def endings(session: Session, plain: Sequence[int]) -> Iterator[ProbeResult]:
+    """``plain``: what the engine answers when nothing ends it."""
+    end, wanted = plain[3], list(plain[: plain.index(plain[3])])
+    other = next(token for token in range(1000) if token not in plain)
+    for check, ids in (("the end id ends", (end,)), ("another stop id ends", (other, end))):
+        stopped, reason = session.answer(ignore_eos=False, stop_token_ids=ids)
+        good = stopped == wanted and reason == "stop"
+        yield judged(f"{check} an answer and is not in it", good, f"{stopped}, {reason}; wanted {wanted}", SEND)
+    kept = session.raw_ids(end)[-1:] == [end]
+    expected = session.engine.runtime.backend == "pytorch"
+    found = "TensorRT-LLM keeps it" if kept else "TensorRT-LLM drops it"
+    yield judged("the end token in TensorRT-LLM's ids", kept == expected, found, "none: the adapter takes both",
+                 breaks=False)  # fmt: skip
+
+
+def guided(session: Session, check: str, guide: Guide, pattern: str) -> ProbeResult:
+    ends = engine_dir.end_ids(session.engine.path)
+    tokens, reason = session.answer(guide=guide, max_tokens=64, ignore_eos=False, stop_token_ids=ends)
+    text = session.text(tokens)
+    good = bool(text.strip()) and re.fullmatch(pattern, text) is not None
+    remedy = f"ask for no schema, regex or grammar on this backend; {SEND}"
+    return judged(check, good, f"{text[:60]!r}, {reason}", remedy)
+
+
+def statistics(session: Session) -> ProbeResult:
+    number = session.start(max_tokens=200)
+    session.until(lambda: session.tokens(number), ANSWER_S)
+    record = session.statistics()
+    session.runtime.abort(number)
+    missing = [key for key in (USED, TOTAL) if key not in (record.get("kvCacheStats") or {})]
+    found = f"no {' and no '.join(missing)}" if missing else f"{len(record)} keys"
+    return judged("statistics have the KV cache", not missing, found, f"the gauges stay at 0; {SEND}", breaks=False)
 
 
 def abort(session: Session) -> ProbeResult:
@@ -107,12 +98,15 @@ def abort(session: Session) -> ProbeResult:
     return judged("abort ends within 1 s", good, f"{seconds:.2f} s, {last and last.finish_reason}", SEND, breaks=False)
 
 
-def entries(session: Session, wanted: int) -> ProbeResult:
-    number = session.start(max_tokens=1, logprobs=wanted + 1)
+def entries(session: Session, asked: int, expected: int) -> ProbeResult:
+    """Log probabilities per token: the gate needs all that it asks for, ``TRTLLMSampler`` is known to give one."""
+    number = session.start(max_tokens=1, logprobs=asked + 1)
     session.until(lambda: session.last(number) or session.death, ANSWER_S)
     tops = [top for delta in session.deltas[number] for top in delta.top_logprobs]
     count = len(tops[0]) if tops else 0
-    return judged(f"logprobs={wanted}", count == wanted, f"{count} entries", "the accuracy gate will refuse: " + SEND)
+    remedy = "the accuracy gate will refuse: " + SEND if expected == asked else SEND
+    return judged(f"logprobs={asked} gives {expected}", count == expected, f"{count} entries", remedy,
+                  breaks=count < expected)  # fmt: skip
 
 
 def death(session: Session, streams: int) -> ProbeResult:
@@ -122,7 +116,7 @@ def death(session: Session, streams: int) -> ProbeResult:
     session.until(
         lambda: all(session.tokens(n) for n in list(session.deltas)[-streams:]) if streams else True, ANSWER_S
     )
-    workers = worker_processes(session)
+    workers = [psutil.Process(pid) for pid in session.runtime.loaded.children if psutil.pid_exists(pid)]
     if not workers:
         return ProbeResult("a killed worker is noticed", "differs", "no worker process: single-process mode", "")
     started = time.monotonic()
@@ -134,9 +128,15 @@ def death(session: Session, streams: int) -> ProbeResult:
     return judged(name, good, f"{session.death or 'nothing'} after {seconds:.1f} s", SEND)
 
 
-def worker_processes(session: Session) -> list[psutil.Process]:
-    children: tuple[int, ...] = session.runtime.children
-    return [psutil.Process(pid) for pid in children if psutil.pid_exists(pid)]
+def rows(session: Session, part: str) -> Iterator[ProbeResult]:
+    limits = session.engine.limits
+    longer = limits.max_num_tokens + 100
+    if part == "answers":
+        yield from examine(session, longer if longer < limits.max_input_len else 0)
+    elif part == "scores":
+        yield entries(session, 5, 5)
+    else:
+        yield death(session, 0 if part == "death-idle" else STREAMS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,19 +145,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     parser.add_argument("--part", choices=("answers", "scores", "death-idle", "death-busy"), default="answers")
     args = parser.parse_args(argv)
-    engine = engine_dir.read(args.engine)
-    session = Session(engine, scoring=args.part == "scores")
+    session = Session(engine_dir.read(args.engine), scoring=args.part == "scores")
+    found: list[ProbeResult] = []
     try:
-        if args.part == "answers":
-            longer = engine.limits.max_num_tokens + 100
-            found = list(examine(session, longer if longer < engine.limits.max_input_len else 0))
-        elif args.part == "scores":
-            found = [entries(session, 5)]
-        else:
-            found = [death(session, 0 if args.part == "death-idle" else STREAMS)]
+        for row in rows(session, args.part):
+            found.append(row)
+            write(found, args.output)  # what was found so far outlives a crash
+    except Exception as error:  # noqa: BLE001  # whatever TensorRT-LLM raises is the finding
+        found.append(
+            ProbeResult(f"the check after these {len(found)}", "fail", f"{type(error).__name__}: {error}", SEND)
+        )
         write(found, args.output)
     finally:
-        session.runtime.close()
+        session.close()
     return 0
 
 

@@ -51,10 +51,10 @@ def used_memory() -> int | None:
     return int(first) if first.isdecimal() else None
 
 
-def freed(before: int | None, after: int | None) -> ProbeResult:
+def freed(check: str, before: int | None, after: int | None) -> ProbeResult:
     """Whether the probe's engines gave their memory back when their processes ended."""
     if before is None or after is None:
-        return ProbeResult("GPU memory freed", "differs", "nvidia-smi does not tell the memory in use")
+        return ProbeResult(check, "differs", "nvidia-smi does not tell the memory in use")
     found = f"{before} MiB before the engines, {after} MiB after them"
     remedy = "a process still holds the GPU: see nvidia-smi, and send us probe.log"
-    return judged("GPU memory freed", after - before <= LEFT_MIB, found, remedy)
+    return judged(check, after - before <= LEFT_MIB, found, remedy)

@@ -1,120 +1,151 @@
-"""The names an installed TensorRT-LLM declares, beside those recorded in ``tests/data``. ``make facts``."""
+"""The names that the installed TensorRT-LLM, ModelOpt and command-line tools declare. Needs them, but no GPU.
+
+What a class or function lacks is left out, so that a comparison names it.
+"""
 
 from __future__ import annotations
 
-import argparse
+import ast
+import dataclasses
 import importlib
 import inspect
-import json
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import textwrap
+import typing
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from build_engine.tensorrt_llm.commands import CONVERT, QUANTIZE
-from build_engine.tensorrt_llm.probe.findings import ProbeResult, judged
-from contract.paths import ROOT
+from contract.errors import BuildError
 
 Fields = dict[str, dict[str, str]]
-SURFACE, FLAGS = ROOT / "tests/data/tensorrt_llm_surface.json", ROOT / "tests/data/trtllm_flags.json"
+Section = Fields | list[str]
 MODELS = ("KvCacheConfig", "SchedulerConfig", "CudaGraphConfig", "ExtendedRuntimePerfKnobConfig", "TorchLlmArgs",
           "TrtLlmArgs")  # fmt: skip
+METHODS = (
+    "get_stats",
+    "get_stats_async",
+    "get_kv_cache_events",
+    "get_kv_cache_events_async",
+    "shutdown",
+    "_check_health",
+)
 TOOLS = {
     "quantize.py": ("python3", str(QUANTIZE)),
     "convert_checkpoint.py": ("python3", str(CONVERT)),
     "trtllm-build": ("trtllm-build",),
 }
+ITERATION = ("__await__", "__aiter__", "__anext__", "__iter__", "__next__")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
+HELP_SECONDS = 300  # each tool imports TensorRT-LLM first
 
 
-def installed() -> tuple[str, dict[str, Fields]]:
-    """Version and surface of the TensorRT-LLM of this Python; a class that it lacks has no fields."""
-    root = importlib.import_module("tensorrt_llm")
+def tensorrt_llm() -> tuple[str, dict[str, Section]]:
+    """Version and sections. Raises ``ImportError`` or ``AttributeError`` where it is not TensorRT-LLM at all."""
+    root: Any = importlib.import_module("tensorrt_llm")
     arguments: Any = importlib.import_module("tensorrt_llm.llmapi.llm_args")
     sampling: Any = importlib.import_module("tensorrt_llm.sampling_params")
-    found = {name: _model_fields(getattr(arguments, name, None)) for name in MODELS}
+    results: Any = importlib.import_module("tensorrt_llm.executor.result")
+    requests: Any = importlib.import_module("tensorrt_llm.llmapi.llm")
+    found: dict[str, Section] = {name: _model_fields(getattr(arguments, name, None)) for name in MODELS}
+    found["LLM.__init__"] = _parameters(root.LLM.__init__)
     found["LLM.generate_async"] = _parameters(root.LLM.generate_async)
     for name in ("SamplingParams", "GuidedDecodingParams"):
-        found[name] = _parameters(getattr(sampling, name))
+        found[name] = _dataclass_fields(getattr(sampling, name))
+    found["CompletionOutput"] = sorted(_attributes(results.CompletionOutput))
+    found["RequestOutput"] = sorted(_attributes(requests.RequestOutput))
+    found["finish_reason"] = sorted(_literals(typing.get_type_hints(results.CompletionOutput).get("finish_reason")))
+    found["methods"] = sorted(f"LLM.{name}" for name in METHODS if callable(getattr(root.LLM, name, None)))
     return str(root.__version__), found
+
+
+def modelopt() -> tuple[str, dict[str, Section]]:
+    """Version and sections of ModelOpt. Raises ``ImportError``."""
+    root: Any = importlib.import_module("modelopt")
+    quantization: Any = importlib.import_module("modelopt.torch.quantization")
+    export: Any = importlib.import_module("modelopt.torch.export")
+    return str(root.__version__), {
+        "modelopt.torch.quantization.quantize": _parameters(quantization.quantize),
+        "modelopt.torch.export.export_hf_checkpoint": _parameters(export.export_hf_checkpoint),
+        "quantization configs": sorted(name for name in dir(quantization) if name.endswith("_CFG")),
+    }
+
+
+def tool_flags(command: Sequence[str]) -> set[str]:
+    """The options that ``command --help`` lists. Raises ``BuildError`` when there is no such help."""
+    text = " ".join(command)
+    try:
+        answer = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False, timeout=HELP_SECONDS)
+    except OSError as error:
+        raise BuildError(f"`{text}` cannot be started ({error.strerror})") from error
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"`{text} --help` gave no answer within {HELP_SECONDS} s") from None
+    if answer.returncode:
+        last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
+        raise BuildError(f"`{text} --help` ended with exit code {answer.returncode}: {last[:150]}")
+    return flags(answer.stdout)
+
+
+def flags(help_text: str) -> set[str]:
+    return set(FLAG.findall(help_text)) - {"--help"}
 
 
 def _model_fields(kind: Any) -> Fields:
     fields = kind.model_fields if kind is not None else {}
-    return {name: {"type": str(field.annotation), "default": _default(field)} for name, field in fields.items()}
-
-
-def _default(field: Any) -> str:
-    return "required" if field.is_required() else repr(field.default)
-
-
-def _parameters(function: Any) -> Fields:
-    empty = inspect.Parameter.empty
     return {
-        name: {"type": str(item.annotation), "default": "required" if item.default is empty else repr(item.default)}
-        for name, item in inspect.signature(function).parameters.items()
-        if name != "self" and not name.startswith("_")
+        name: {"type": _named(field.annotation), "default": "required" if field.is_required() else repr(field.default)}
+        for name, field in fields.items()
     }
 
 
-def flags(help_text: str) -> set[str]:
-    return set(FLAG.findall(help_text))
+def _dataclass_fields(kind: Any) -> Fields:
+    return {
+        field.name: {"type": _named(field.type), "default": _default(field.default)}
+        for field in dataclasses.fields(kind)
+    }
 
 
-def help_of(command: Sequence[str]) -> str:
-    answer = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
-    return answer.stdout + answer.stderr
+def _parameters(function: Any) -> Fields:
+    parameters = inspect.signature(function).parameters.values()
+    return {
+        ("**" if item.kind is item.VAR_KEYWORD else "") + item.name: {
+            "type": _named(item.annotation), "default": _default(item.default)
+        }
+        for item in parameters if item.name != "self"
+    }  # fmt: skip
 
 
-def compare_fields(recorded: Mapping[str, Any], found: Mapping[str, Fields]) -> Iterator[ProbeResult]:
-    """A name that is gone breaks what passes it; a new one only differs."""
-    for section, fields in found.items():
-        known = {name for name in recorded.get(section, {}) if not name.startswith(("_", "**"))}
-        yield _difference(section, known, set(fields))
+def _default(value: Any) -> str:
+    return "required" if value in (inspect.Parameter.empty, dataclasses.MISSING) else repr(value)
 
 
-def compare_flags(recorded: Mapping[str, Sequence[str]], found: Mapping[str, set[str]]) -> Iterator[ProbeResult]:
-    for tool, names in found.items():
-        yield _difference(tool, set(recorded[tool]), names - {"--help"})
+def _named(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
-def _difference(name: str, known: set[str], found: set[str]) -> ProbeResult:
-    gone, new = sorted(known - found), sorted(found - known)
-    if gone:
-        text = f"{len(gone)} names of ours are missing: {', '.join(gone[:6])}"
-        return ProbeResult(
-            f"surface of {name}", "fail", text, "use the container pinned in versions.toml, or send probe.json"
-        )
-    return judged(f"surface of {name}", not new, f"{len(new)} new names: {', '.join(new[:6])}" if new
-                  else f"{len(found)} names as recorded", "none: `make facts` records them", breaks=False)  # fmt: skip
+def _attributes(kind: type) -> set[str]:
+    """What an instance has: the class's names, and whatever its methods assign to ``self``."""
+    found = {name for name in dir(kind) if not name.startswith("_") or name in ITERATION}
+    found |= set(getattr(kind, "__dataclass_fields__", ()))
+    for base in kind.__mro__[:-1]:
+        found |= set(_assigned(base))
+    return found
 
 
-def examine() -> list[ProbeResult]:
-    version, found = installed()
-    recorded = json.loads(SURFACE.read_text(encoding="utf-8"))
-    nearest = recorded.get(f"tensorrt_llm=={version}", recorded["tensorrt_llm==1.2.1"])
-    helps = {tool: flags(help_of(command)) for tool, command in TOOLS.items()}
-    return [
-        *compare_fields(nearest, found),
-        *compare_flags(json.loads(FLAGS.read_text(encoding="utf-8")), helps),
-    ]
+def _assigned(kind: type) -> Iterator[str]:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except (OSError, TypeError):  # built in, or compiled
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Store) or node.attr.startswith("_"):
+            continue
+        if isinstance(node.value, ast.Name) and node.value.id == "self":
+            yield node.attr
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``make facts``: write the installed surface and flags into ``--output``, laid out as ``tests/data``."""
-    parser = argparse.ArgumentParser(prog="python3 -m build_engine.tensorrt_llm.probe.surface", description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    output = parser.parse_args(argv).output
-    output.mkdir(parents=True, exist_ok=True)
-    version, found = installed()
-    helps = {tool: sorted(flags(help_of(command))) for tool, command in TOOLS.items()}
-    for path, data in ((SURFACE, {f"tensorrt_llm=={version}": found}), (FLAGS, {"_source": version, **helps})):
-        target = output / path.name
-        target.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(f"{target}: TensorRT-LLM {version}")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def _literals(annotation: Any) -> set[str]:
+    """The strings of a ``Literal``, wherever it stands in the annotation."""
+    parts = typing.get_args(annotation)
+    return {part for part in parts if isinstance(part, str)}.union(*map(_literals, parts)) if parts else set()

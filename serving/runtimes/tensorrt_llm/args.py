@@ -82,8 +82,8 @@ def capabilities(backend: str, surface: Surface, scoring: bool) -> frozenset[str
     """The engine's C++ decoder honours all but log probabilities, which need logits gathered (and crash with cancelled
     streams: docs/tensorrt_llm_facts.md). The default PyTorch sampler of 1.2.1 ignores penalties, min_p, bad words and
     the seed without a word, so serving uses its ``TRTLLMSampler``, which honours them but gives the sampled token's log
-    probability only; the accuracy gate (``scoring``) needs the others and uses the default one. Guided decoding with
-    ``TRTLLMSampler`` is untested. ``embedding_bias`` (a number for every entry of the vocabulary) could carry a logit
+    probability only; the accuracy gate (``scoring``) needs the others and uses the default one. Guides mask the logits
+    before either sampler sees them. ``embedding_bias`` (a number for every entry of the vocabulary) could carry a logit
     bias; it is not used yet."""
     if backend == "engine":
         found = PENALTIES | GUIDES | {"min_tokens"} | (LOGPROBS if scoring else frozenset())
@@ -92,7 +92,7 @@ def capabilities(backend: str, surface: Surface, scoring: bool) -> frozenset[str
     elif scoring:
         found = LOGPROBS | {"min_tokens"}
     else:
-        found = PENALTIES | {"logprobs", "min_tokens"}
+        found = PENALTIES | GUIDES | {"logprobs", "min_tokens"}
     found |= {"resume_ids"}  # as part of the prompt
     found |= {"priority"} if surface.has_priority else set()
     return frozenset(found | ({"cache_salt"} & surface.generate))
@@ -152,6 +152,9 @@ def _engine(package: Package, engine: EngineInfo, options: RuntimeOptions) -> di
 
 
 def _pytorch(package: Package, engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
+    """CUDA graphs for every batch up to ours (padded to the next captured size), and the overlap scheduler, which
+    prepares a step while the one before it runs. Both go with ``TRTLLMSampler``, chunked prefill and guides
+    (docs/tensorrt_llm_facts.md, "LLM API"); they are asked for by name so that no other default can turn them off."""
     batch = min(options.max_streams, engine.limits.max_batch_size)
     return {
         "model": str(engine.path / "checkpoint"),
@@ -159,6 +162,7 @@ def _pytorch(package: Package, engine: EngineInfo, options: RuntimeOptions) -> d
         "max_num_tokens": engine.limits.max_num_tokens,
         "max_seq_len": engine.limits.max_seq_len,
         "cuda_graph_config": package.llm_args.CudaGraphConfig(max_batch_size=batch, enable_padding=True),
+        "disable_overlap_scheduler": False,
         "enable_iter_perf_stats": True,
     }
 

@@ -23,8 +23,7 @@ from serving.runtimes import guard, resume
 from serving.runtimes.base import EngineRequest, OnDeath, OnStep, RuntimeLimits, RuntimeStats, SequenceDelta
 from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
 from serving.runtimes.tensorrt_llm import params as tensorrt_llm_params
-from serving.runtimes.tensorrt_llm.args import Surface
-from serving.runtimes.tensorrt_llm.env import Package
+from serving.runtimes.tensorrt_llm.loaded import LoadedLlm
 from serving.runtimes.tensorrt_llm.output_reader import OutputReader
 from serving.runtimes.tensorrt_llm.statistics import Statistics
 from serving.runtimes.tensorrt_llm.watcher import WATCH_S, Watcher
@@ -33,18 +32,6 @@ log = logging.getLogger(__name__)
 DRAIN_S = 5.0  # how long an aborted sequence may take to end by itself
 SHUTDOWN_S = 6.0  # with the guard's own grace period `close` stays within its 20 s
 STALL_S = 120.0  # without a token of any sequence: the executor is dead, although it reports nothing
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedLlm:
-    """The package, its LLM, and what ``create`` found out about them; ``children`` are the processes started by it."""
-
-    package: Package
-    llm: Any
-    surface: Surface
-    capabilities: frozenset[str]
-    max_streams: int
-    children: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -94,9 +81,9 @@ class TensorRtLlm:
         return self._loaded.capabilities
 
     @property
-    def children(self) -> tuple[int, ...]:
-        """Process ids of TensorRT-LLM's workers."""
-        return self._loaded.children
+    def loaded(self) -> LoadedLlm:
+        """TensorRT-LLM's own object and its worker processes, for `make probe`."""
+        return self._loaded
 
     def submit(self, request: EngineRequest) -> None:
         self._post(self._start, resume.as_prompt(request, self._limits.max_input_len))

@@ -13,8 +13,9 @@ from serving.runtimes.base import OnDeath, OnStep, RuntimeOptions
 from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
 from serving.runtimes.tensorrt_llm import env as tensorrt_llm_env
 from serving.runtimes.tensorrt_llm.args import Surface
-from serving.runtimes.tensorrt_llm.core import LoadedLlm, TensorRtLlm
+from serving.runtimes.tensorrt_llm.core import TensorRtLlm
 from serving.runtimes.tensorrt_llm.env import Package
+from serving.runtimes.tensorrt_llm.loaded import LoadedLlm, started
 
 
 def create(
@@ -30,22 +31,10 @@ def create(
     if backend == "engine":
         _require_version(engine, surface.version)
     arguments = tensorrt_llm_args.llm_arguments(package, engine, options, surface, scoring)
-    before = _children()
-    try:
-        llm = package.llm_class(**arguments)
-    except (RuntimeError, ValueError, AssertionError, OSError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EngineDirectoryError(f"engine: TensorRT-LLM cannot load {engine.path} ({first})") from error
+    llm, children = started(lambda: package.llm_class(**arguments), engine)
     found = tensorrt_llm_args.capabilities(backend, surface, scoring)
-    started = tuple(sorted(_children() - before))
-    loaded = LoadedLlm(package, llm, surface, found, int(arguments["max_batch_size"]), started)
+    loaded = LoadedLlm(package, llm, surface, found, int(arguments["max_batch_size"]), children)
     return TensorRtLlm(loaded, engine, on_step, on_death)
-
-
-def _children() -> set[int]:
-    import psutil
-
-    return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
 def read_surface(package: Package, backend: str) -> Surface:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from build_engine.plan import profiles
+from build_engine.plan.fit import PRECISIONS, PlanRequest
 from build_engine.plan.model import DEFAULT_MODEL, load
-from build_engine.plan.planner import PRECISIONS, PlanRequest, plan
+from build_engine.plan.planner import plan
 from build_engine.plan.profiles import SPEEDS
 from build_engine.tensorrt_llm import commands as tensorrt_llm_commands
 from build_engine.tensorrt_llm.commands import Calibration

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from build_engine.plan import profiles
+from build_engine.plan.fit import PlanRequest
 from build_engine.plan.model import DEFAULT_MODEL, load, load_config
-from build_engine.plan.planner import PlanRequest, plan
+from build_engine.plan.planner import plan
 from build_engine.spec import BuildSpec
 from build_engine.tensorrt_llm import preflight
 from build_engine.tensorrt_llm.preflight import Facts, disk_need, examine, runtimes

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from . import control
 from ._executor import Executor
 from ._result import RequestOutput
-from ._surface import VERSION, section, signature
+from ._surface import VERSION, declare, section, signature
 from ._worker import Worker
 from .llmapi import llm_args
 
@@ -45,9 +46,12 @@ class _BaseLLM:
         self.max_seq_len = self.load()
         self.ids = itertools.count(2)
         self.executor = Executor(self.args.max_batch_size or 2048, self.keeps_end, self.entries())
-        self.worker = Worker() if control.worker_process else None
+        single = os.environ.get("TLLM_WORKER_USE_SINGLE_PROCESS") == "1"
+        self.worker = Worker() if control.worker_process and not single else None
         self.seen = []
         control.llms.append(self)
+
+    __init__.__signature__ = signature("LLM.__init__")
 
     def load(self):
         raise AssertionError("a subclass loads")
@@ -105,6 +109,9 @@ class _BaseLLM:
     def shutdown(self):
         control.shutdowns += 1
         self.executor.stopped = True
+
+
+declare(_BaseLLM, "methods")
 
 
 class TorchLLM(_BaseLLM):

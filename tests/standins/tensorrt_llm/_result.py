@@ -3,12 +3,16 @@
 import asyncio
 import contextlib
 from types import SimpleNamespace
+from typing import Literal, Optional
 
 from . import control
+from ._surface import declare
 from .executor.utils import RequestError
 
 
 class CompletionOutput:
+    finish_reason: Optional[Literal["stop", "length", "timeout", "cancelled", "not_finished"]]  # noqa: UP045
+
     def __init__(self):
         self.index, self.text, self.token_ids = 0, "", []
         self.logprobs, self.finish_reason, self.stop_reason = [], None, None
@@ -84,3 +88,7 @@ def failure(message):
 def fatal(message):
     control.healthy = False
     return RuntimeError(message)
+
+
+declare(CompletionOutput, "CompletionOutput")
+declare(RequestOutput, "RequestOutput")

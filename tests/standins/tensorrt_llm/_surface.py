@@ -40,3 +40,12 @@ def signature(name):
     required = [p for p in found if p.default is kinds.empty and p.kind != kinds.VAR_KEYWORD]
     optional = [p for p in found if p.default is not kinds.empty]
     return inspect.Signature([*required, *optional, *(p for p in found if p.kind == kinds.VAR_KEYWORD)])
+
+
+def declare(kind, name):
+    """Names of the section ``name`` that ``kind`` does not act out, so that it has all of the published ones."""
+    for entry in section(name):
+        plain = entry.split(" ", 1)[-1].split("(")[0] if entry.startswith("(") else entry.removeprefix("LLM.")
+        absent = isinstance(section(name), dict) and str(section(name)[entry]).startswith("absent")
+        if not absent and plain.isidentifier() and not hasattr(kind, plain):
+            setattr(kind, plain, (lambda self: None) if name == "methods" else None)

@@ -1,5 +1,7 @@
 """What a test makes the stand-in do. ``reset()`` before each test."""
 
+import os
+
 STEP_S = 0.002
 
 
@@ -18,7 +20,8 @@ def reset():
         unhonoured, \
         stats_seconds, \
         stats_failures, \
-        worker_process
+        worker_process, \
+        guided
     script = {}  # prompt (tuple) -> tokens it answers, the end token included
     errors = {}  # prompt -> (after how many tokens, message): RequestError
     die_at = {}  # prompt -> after how many tokens the executor dies
@@ -31,7 +34,8 @@ def reset():
     healthy = True
     stats_seconds = 0.0  # how long get_stats blocks
     stats_failures = 0  # so many calls of get_stats end in RPCTimeout
-    worker_process = False  # the LLM talks to a real process through a ZMQ PAIR socket
+    worker_process = bool(os.environ.get("STANDIN_TRTLLM_WORKER"))  # the LLM talks to a process, by ZMQ PAIR sockets
+    guided = {}  # field of GuidedDecodingParams -> tokens that a guided request answers
     unhonoured = []  # what the default TorchSampler of 1.2.1 would have ignored in silence
 
 

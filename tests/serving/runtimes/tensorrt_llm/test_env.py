@@ -1,4 +1,4 @@
-"""What happens before ``import tensorrt_llm``, and how settings survive other versions."""
+"""What happens before ``import tensorrt_llm``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-from contract.errors import EngineDirectoryError
-from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
 from serving.runtimes.tensorrt_llm import env as tensorrt_llm_env
 
 
@@ -43,17 +41,3 @@ def test_a_users_own_setting_wins():
     environment = {"HF_HUB_OFFLINE": "0"}
     tensorrt_llm_env.prepare(environment)
     assert environment["HF_HUB_OFFLINE"] == "0"
-
-
-def test_only_known_removals_are_dropped():
-    assert tensorrt_llm_args.known({"sampler_type": 1, "model": 2}, {"model"}) == {"model": 2}
-    with pytest.raises(EngineDirectoryError, match="max_batch_size"):
-        tensorrt_llm_args.known({"max_batch_size": 1, "model": 2}, {"model"})
-
-
-def test_a_damaged_engine_description_is_one_line(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(EngineDirectoryError, match="not a TensorRT engine description"):
-        tensorrt_llm_args.read_engine_file(tmp_path)
-    with pytest.raises(EngineDirectoryError, match="eos_token_id"):
-        tensorrt_llm_args.end_ids(tmp_path)

@@ -18,7 +18,7 @@ from serving.runtimes.base import RuntimeOptions
 from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
 from serving.runtimes.tensorrt_llm import params as tensorrt_llm_params
 from serving.runtimes.tensorrt_llm.args import Surface
-from tests.serving.runtimes.tensorrt_llm.test_runtime import ALL, write_engine
+from tests.serving.runtimes.tensorrt_llm.harness import ALL, write_engine
 
 TESTS = ROOT / "tests"
 GOLDEN = TESTS / "golden" / "trtllm_llm_api.json"

@@ -7,62 +7,27 @@ the machine. What it cannot show: anything of the GPU.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
-import venv
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
-from build_engine import tokenizer_files
-from contract import engine_dir
 from tests.conftest import Server, start_server, stop_server
-from tests.serving.runtimes.tensorrt_llm.test_runtime import STANDINS, write_engine
+from tests.serving.runtimes.tensorrt_llm.harness import pretend_h100, write_engine_directory
 
 pytestmark = pytest.mark.triton
-H100 = "NVIDIA H100 80GB HBM3, 81559, 80000, 9.0, 590.44.01"
 
 
 @pytest.fixture(scope="module")
 def trtllm(tmp_path_factory) -> Iterator[Server]:
     """`make serve` of an engine directory, on a machine that claims an H100."""
     folder = tmp_path_factory.mktemp("trtllm")
-    engine = write_engine(folder / "engine", "engine")
-    config = json.loads((folder / "engine" / "config.json").read_text())
-    tokenizer_files.write(folder / "engine")
-    (folder / "engine" / "config.json").write_text(json.dumps({**config, "vocab_size": 152064}))
-    engine_dir.write(engine, folder / "engine")
-    python = environment_with_standin(folder / "venv")
-    tools = script(folder, "nvidia-smi", f"echo {H100!r}").parent
+    engine = write_engine_directory(folder / "engine")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-        patch.setattr(sys, "executable", str(python))
-        running = start_server(folder / "serve.log", "--engine", str(folder / "engine"), gateway=True)
+        pretend_h100(folder, patch)
+        running = start_server(folder / "serve.log", "--engine", str(engine), gateway=True)
     yield running
     stop_server(running)
-
-
-def environment_with_standin(folder: Path) -> Path:
-    """A virtual environment that has ours and the stand-in. Triton's stub ignores PYTHONPATH but finds this by PATH."""
-    venv.create(folder, symlinks=True)
-    site = next(folder.glob("lib/python3*/site-packages"))
-    ours = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "standin.pth").write_text("\n".join([str(STANDINS), *ours]) + "\n")
-    pointer = Path(sys.prefix) / "libpython.path"
-    if pointer.is_file():
-        shutil.copyfile(pointer, folder / "libpython.path")
-    return folder / "bin" / "python3"
-
-
-def script(folder: Path, name: str, line: str) -> Path:
-    path = folder / "bin" / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{line}\n")
-    path.chmod(0o755)
-    return path
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from build_engine.tensorrt_llm.probe import __main__ as probe
-from build_engine.tensorrt_llm.probe import environment, surface
+from build_engine.tensorrt_llm.probe import environment
 
 
 def test_the_packages_of_this_python_are_written_down(tmp_path: Path) -> None:
@@ -29,16 +28,4 @@ def test_a_module_that_does_not_import_is_named(tmp_path: Path, monkeypatch: pyt
     [(500, 510, "pass"), (500, 9_000, "fail"), (None, 5, "differs"), (5, None, "differs")],
 )
 def test_memory_that_stays_is_a_failure(before: int | None, after: int | None, status: str) -> None:
-    assert environment.freed(before, after).status == status
-
-
-@pytest.mark.parametrize(
-    "error", [ImportError("no tensorrt_llm"), FileNotFoundError("trtllm-build"), AttributeError("LLM")]
-)
-def test_a_missing_package_or_tool_is_a_finding(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> object:
-        raise error
-
-    monkeypatch.setattr(surface, "examine", broken)
-    (row,) = probe.examined()
-    assert row.status == "fail" and str(error) in row.found
+    assert environment.freed("x", before, after).status == status

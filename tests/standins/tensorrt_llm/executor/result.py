@@ -1,0 +1,3 @@
+from .._result import CompletionOutput
+
+__all__ = ["CompletionOutput"]

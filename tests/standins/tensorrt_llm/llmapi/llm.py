@@ -1,0 +1,3 @@
+from .._result import RequestOutput
+
+__all__ = ["RequestOutput"]
