@@ -108,7 +108,8 @@ def served(engine: Path, work: Path, seconds: float = START_S) -> Iterator[Probe
     else:
         body = {"text_input": "Hello", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
         answer = httpx.post(f"{url}/models/qwen/generate", json=body, timeout=60)
-        yield judged("make serve answers", answer.status_code == 200, answer.text[:120], SEND)
+        good = answer.status_code == 200 and answer.json()["completion_tokens"] == 8
+        yield judged("make serve answers", good, "8 tokens" if good else answer.text[:200], SEND)
     yield stopped("make serve stops", process)
 
 
