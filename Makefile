@@ -161,7 +161,7 @@ ENGINE_OPTIONS = $(if $(GPU),--gpu $(GPU)) $(if $(KV),--kv $(KV)) $(if $(TP),--t
   $(if $(PROFILE),--profile $(PROFILE))
 BUILD_OPTIONS = $(ENGINE_OPTIONS) $(if $(ALPHA),--alpha $(ALPHA)) $(if $(REVISION),--revision $(REVISION)) \
   $(if $(CALIBRATION),--calibration "$(CALIBRATION)") $(if $(SPECULATE),--speculate $(SPECULATE)) \
-  $(if $(LORA),--lora "$(LORA)") $(if $(VLLM_ARGS),--vllm-args '$(VLLM_ARGS)')
+  $(if $(FP8_HEAD),--fp8-head) $(if $(LORA),--lora "$(LORA)") $(if $(VLLM_ARGS),--vllm-args '$(VLLM_ARGS)')
 export DRY_RUN
 
 .PHONY: plan preflight probe facts verify

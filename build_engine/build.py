@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from build_engine.plan import profiles
-from build_engine.spec import NAMED, PRECISIONS, SPECULATIONS, BuildSpec
+from build_engine.spec import FP8_DYNAMIC, NAMED, PRECISIONS, SPECULATIONS, BuildSpec
 from contract import engine_dir, gpus
 from contract.errors import BuildError, EngineDirectoryError
 
@@ -57,6 +57,7 @@ def _add_gpu_options(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_vllm_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--fp8-head", action="store_true", help="the output layer in FP8 too (accuracy gate)")
     group.add_argument(
         "--speculate", default="", choices=("", *SPECULATIONS), help="speculative decoding, off by default"
     )
@@ -91,6 +92,7 @@ def spec_of(args: argparse.Namespace) -> BuildSpec:
         backend=args.backend,
         profile=args.profile,
         alpha=args.alpha,
+        fp8_head=args.fp8_head,
         speculate=args.speculate,
         lora=_adapters(args.lora),
         vllm_args=_object("--vllm-args", args.vllm_args),
@@ -121,6 +123,8 @@ def default_runtime(model: str, precision: str | None, gpu: str) -> str:
     """TensorRT-LLM where there is an NVIDIA GPU or the precision needs one, OpenVINO elsewhere."""
     if precision in CPU_PRECISIONS or model in NAMED or model.lower().endswith(".gguf"):
         return "openvino"
+    if precision == FP8_DYNAMIC:
+        return "vllm"
     return "tensorrt_llm" if precision in GPU_PRECISIONS or gpu or gpus.detect() else "openvino"
 
 
@@ -141,7 +145,7 @@ def build(spec: BuildSpec) -> Path:
         raise BuildError(
             f"--gpu: openvino builds for the CPU: leave GPU={spec.gpu} out, or say RUNTIME=tensorrt_llm|vllm"
         )
-    own = [flag for flag in ("speculate", "lora", "vllm_args") if getattr(spec, flag)]
+    own = [flag for flag in ("fp8_head", "speculate", "lora", "vllm_args") if getattr(spec, flag)]
     if own and spec.runtime != "vllm":
         raise BuildError(f"--{own[0].replace('_', '-')}: only vllm has it, this is {spec.runtime}: say RUNTIME=vllm")
     builder = importlib.import_module(BUILDERS[spec.runtime])

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PRECISIONS = ("fp8", "int8_sq", "int8_wo", "int8", "int4", "bf16", "fp32")
+FP8_DYNAMIC = "fp8-dynamic"  # of vllm: quantized while it loads, activations scaled while it serves
+PRECISIONS = ("fp8", FP8_DYNAMIC, "int8_sq", "int8_wo", "int8", "int4", "bf16", "fp32")
 SPECULATIONS = ("ngram",)
 SYNTHETIC = ("synthetic", "synthetic-0.5b")
 SMOLLM2 = "smollm2"
@@ -37,6 +38,7 @@ class BuildSpec:
     backend: str = "engine"  # of tensorrt_llm: engine | pytorch
     profile: str = "balanced"  # of tensorrt_llm: a name of plan.profiles.SPEEDS
     alpha: float = 0.5  # SmoothQuant strength (int8_sq)
+    fp8_head: bool = False  # of vllm: the output layer in FP8 too
     speculate: str = ""  # of vllm: a name of SPECULATIONS
     lora: tuple[tuple[str, Path], ...] = ()  # of vllm: names and adapter directories
     vllm_args: dict[str, Any] = field(default_factory=dict)  # of vllm: engine arguments beside ours

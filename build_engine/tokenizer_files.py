@@ -57,6 +57,7 @@ GENERATION_CONFIG = {
     "top_k": 20,
 }
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+BESIDE = (*FILES, "vocab.json", "merges.txt", "chat_template.jinja")  # what readers of a checkpoint look for
 log = logging.getLogger(__name__)
 
 
@@ -65,6 +66,13 @@ def write(directory: Path, cache: Path | None = None) -> None:
     source = cached(cache or cache_directory())
     for name in FILES:
         shutil.copyfile(source / name, directory / name)
+
+
+def copy(source: Path, target: Path) -> None:
+    """A checkpoint's own files, as far as it has them."""
+    for name in BESIDE:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def cached(cache: Path) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 
 from build_engine.gguf.checkpoint import GgufTensors
 from build_engine.gguf.header import Header
-from build_engine.openvino.rope import frequencies
+from build_engine.rope import frequencies
 from contract.errors import BuildError
 
 # general.architecture -> Hugging Face's class

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from build_engine import tokenizer_files
 from build_engine.checkpoint import Tensors
 from build_engine.openvino.graph import DecoderGraph
-from build_engine.openvino.rope import scaling_of
+from build_engine.rope import scaling_of
 from build_engine.openvino.weights import PRECISIONS, Weights
 from build_engine.plan.profiles import with_yarn
 from build_engine.source import Source, model_name, open_source

@@ -16,9 +16,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from build_engine import steps
+from build_engine import steps, tokenizer_files
 from build_engine.fetch import revision_of
-from build_engine.modelopt_export import copy_tokenizer
 from build_engine.plan.cli import plan_request
 from build_engine.plan.fit import PRECISIONS as PLANNED
 from build_engine.plan.fit import PlanRequest, precision_of
@@ -132,7 +131,7 @@ def assemble(recipe: Recipe, directory: Path, info: BuildInfo) -> None:
     for path in sorted(recipe.artefact.resolve().iterdir()):
         if path.is_file() and path.name != steps.STAMP:
             link_or_copy(path, target / path.name)
-    copy_tokenizer(recipe.model, directory)
+    tokenizer_files.copy(recipe.model, directory)
     shutil.copyfile(recipe.shaped / "config.json", directory / "config.json")
     version = built_version(target) if recipe.backend == "engine" else pinned("tensorrt_llm")
     engine_dir.write(describe(recipe, directory, info, version), directory)

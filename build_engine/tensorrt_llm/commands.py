@@ -33,7 +33,7 @@ class Calibration:
 
     ``text``: a directory with split ``train``, column ``text`` (quantize.py). ``article``: a directory whose path
     contains ``ccdv/cnn_dailymail``: so convert_checkpoint.py reads split ``train``, column ``article``.
-    ``lines``: JSON lines with ``text`` (modelopt_export).
+    ``lines``: JSON lines with ``text`` (build_engine.fp8).
     """
 
     text: Path
@@ -93,11 +93,10 @@ def engine_command(plan: EnginePlan, checkpoint: Path, output: Path) -> list[str
     return [*command, "--workers", str(plan.request.tensor_parallel)]
 
 
-def modelopt_command(plan: EnginePlan, model: Path, output: Path, calibration: Calibration) -> list[str]:
+def fp8_command(plan: EnginePlan, model: Path, output: Path, calibration: Calibration) -> list[str]:
     """Hugging Face checkpoint → FP8 Hugging Face checkpoint for the PyTorch backend and vLLM."""
-    command = ["python3", "-m", "build_engine.modelopt_export", "--model", str(model), "--output", str(output)]
-    command += ["--calibration", str(calibration.lines), "--size", str(CALIBRATION_SIZE)]
-    command += ["--max-tokens", str(CALIBRATION_TOKENS)]
+    command = ["python3", "-m", "build_engine.fp8", "--model", str(model), "--output", str(output)]
+    command += ["--calibration", str(calibration.lines)]
     return [*command, "--fp8-kv"] if plan.kv_dtype == "fp8" else command
 
 

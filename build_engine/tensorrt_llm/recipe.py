@@ -49,7 +49,7 @@ class Recipe:
         if self.backend == "engine":
             self.artefact = self._build(self._convert())
         else:
-            self.artefact = self._modelopt() if plan.precision == "fp8" else self.shaped
+            self.artefact = self._fp8() if plan.precision == "fp8" else self.shaped
 
     def verify_argv(self) -> tuple[str, ...]:
         """The accuracy gate on the finished directory; it writes its result into ``engine.json``."""
@@ -90,10 +90,10 @@ class Recipe:
         argv += ["--prompts", str(self.spec.calibration.absolute())] if self.spec.calibration else []
         self._add("write the calibration prompts", argv, output)
 
-    def _modelopt(self) -> Path:
+    def _fp8(self) -> Path:
         output = self._quantized("fp8-checkpoint")
-        argv = commands.modelopt_command(self.plan, self.shaped, output, self.calibration)
-        return self._add("quantize with ModelOpt", self._wrapped(argv, self._mounts(self.shaped)), output)
+        argv = commands.fp8_command(self.plan, self.shaped, output, self.calibration)
+        return self._add("quantize to FP8", self._wrapped(argv, self._mounts(self.shaped)), output)
 
     def _convert(self) -> Path:
         precision = self.plan.precision

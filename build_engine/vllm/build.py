@@ -1,12 +1,12 @@
 """Checkpoint -> engine directory for vLLM: a Hugging Face checkpoint beside ``engine.json``.
 
     bf16   the checkpoint itself, hard-linked where the file system allows
-    fp8    a ModelOpt FP8 checkpoint where modelopt is installed (calibrated, half the disk), else the BF16 checkpoint,
-           which vLLM quantizes while it loads; ``runtime.backend`` says which
-    int8   W8A8 as compressed-tensors, by llm-compressor (SmoothQuant + GPTQ)
+    fp8    calibrated, with static scales, in ModelOpt's format (``build_engine.fp8``): the fastest, half the disk
+    fp8-dynamic   the checkpoint itself, which vLLM quantizes while it loads; activations are scaled while it serves
+    int8   W8A8 as compressed-tensors, rounded, or by llm-compressor (SmoothQuant + GPTQ)
 
-No INT8 checkpoint serves both vLLM and TensorRT-LLM, but the ModelOpt FP8 one does (docs/tensorrt_llm_facts.md,
-"Quantized checkpoints").
+No INT8 checkpoint serves both vLLM and TensorRT-LLM, but the FP8 one does (docs/tensorrt_llm_facts.md, "Quantized
+checkpoints").
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from build_engine import modelopt_export
+from build_engine import tokenizer_files
 from build_engine.calibration import datasets
 from build_engine.fetch import revision_of
 from build_engine.plan.profiles import with_yarn
 from build_engine.source import locate, model_name
-from build_engine.spec import BuildSpec
+from build_engine.spec import FP8_DYNAMIC, BuildSpec
 from build_engine.staging import build_info, file_infos, link_or_copy, need_space, staged
 from build_engine.tokenizer_files import dump
 from build_engine.vllm import int8
@@ -37,15 +37,17 @@ from contract.versions import pinned
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = ("auto", "fp8", "bf16", "int8")
+PRECISIONS = ("auto", "fp8", FP8_DYNAMIC, "bf16", "int8")
 FP8_SM = 89
-SIZE = {"bf16": 1.0, "fp8": 0.6, "int8": 0.6}  # of the BF16 checkpoint, when it is written anew
+QUANTIZED = 0.6  # of the BF16 checkpoint, when it is written anew
 # Tokens of one engine step, prompts and answers together. A step is as long as the gap that every open stream sees
 # while a prompt is read; docs/benchmarks.md: 2048 halves TTFT and the longest gaps of 8192 at the same throughput.
 STEP_TOKENS = 2048
 # A draft is what followed the last 2 to 4 tokens where they stood before: four tokens, because a longer draft is seldom
 # right to its end and each of its tokens costs a row of the step.
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
+# What ``engine.json`` says of the format.
+BACKENDS = {"bf16": "", "fp8": "modelopt", FP8_DYNAMIC: "fp8-on-load", "int8": "compressed-tensors"}
 LLMCOMPRESSOR_PYTHON = "LLMCOMPRESSOR_PYTHON"  # an interpreter that has llmcompressor: its pins exclude vLLM's
 
 
@@ -57,18 +59,19 @@ def build(spec: BuildSpec) -> Path:
     gpu = _gpu(spec)
     _say_where_it_cannot_be_served()
     precision = _precision(spec, gpu.sm if gpu else 0)
-    backend = _backend(precision)
+    if spec.fp8_head and precision != "fp8":
+        raise BuildError(f"--fp8-head: it is a part of PRECISION=fp8, this is {precision}: leave it out")
     with staged(spec.out) as directory:
-        _write(spec, source, directory, backend, synthetic=bool(config.get("synthetic")))
-        dump(config | _quantization(directory / "config.json"), directory / "config.json")
+        quantization = _write(spec, source, directory, config, precision)
+        dump(config | quantization, directory / "config.json")
         for name, adapter in spec.lora:
             _copy_adapter(name, adapter, directory)
         info = EngineInfo(
             model=ModelInfo(
                 model_name(spec), spec.model, revision_of(source), bool(config.get("synthetic")), config["vocab_size"]
             ),
-            runtime=RuntimeInfo("vllm", pinned("vllm"), backend, options=options(spec)),
-            precision=precision,
+            runtime=RuntimeInfo("vllm", pinned("vllm"), BACKENDS[precision], options=options(spec)),
+            precision=precision.removesuffix("-dynamic"),
             kv_dtype=spec.kv_dtype or "bf16",
             limits=limits(spec, config),
             gpu=GpuInfo(gpu.name if gpu else "", gpu.sm if gpu else 0, spec.tensor_parallel),
@@ -139,57 +142,63 @@ def _gpu(spec: BuildSpec) -> gpus.Gpu | None:
 
 def _precision(spec: BuildSpec, sm: int) -> str:
     if spec.precision == "auto":
-        return "fp8" if sm >= FP8_SM else "bf16"
-    if spec.precision == "fp8" and sm and sm < FP8_SM:
-        raise BuildError(f"--precision: fp8 needs compute capability 8.9 (Ada, Hopper), this GPU has {sm}; use int8")
+        if sm < FP8_SM:
+            return "bf16"
+        return "fp8" if _has_torch() else FP8_DYNAMIC
+    if spec.precision in ("fp8", FP8_DYNAMIC) and sm and sm < FP8_SM:
+        raise BuildError(f"--precision: {spec.precision} needs compute capability 8.9 (Ada, Hopper), this GPU has {sm}; use int8")
     return spec.precision
 
 
-def _backend(precision: str) -> str:
-    if precision == "fp8":
-        return "modelopt" if importlib.util.find_spec("modelopt") else "fp8-on-load"
-    return "compressed-tensors" if precision == "int8" else ""
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
 
 
-def _write(spec: BuildSpec, source: Path, directory: Path, backend: str, *, synthetic: bool) -> None:
+def _write(
+    spec: BuildSpec, source: Path, directory: Path, config: dict[str, Any], precision: str
+) -> dict[str, Any]:
+    """Weights and tokenizer; returns what is added to ``config.json`` so that loaders recognize the format."""
     size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
-    if not size and not synthetic:  # a synthetic model may leave its random weights to vLLM
-        raise BuildError(f"{source} has no *.safetensors: other weight formats cannot be served")
-    prompts = datasets.read(spec.calibration) if spec.calibration else datasets.shipped()
-    if backend == "modelopt":
-        need_space(spec.out, int(size * SIZE["fp8"]))
-        modelopt_export.export_fp8(source, directory / "checkpoint", prompts, fp8_kv=spec.kv_dtype == "fp8")
-        _lift(directory / "checkpoint", directory)
-    elif backend == "compressed-tensors":
-        need_space(spec.out, int(size * SIZE["int8"]))
-        if LLMCOMPRESSOR_PYTHON in os.environ:
-            _compress(source, directory, prompts, os.environ[LLMCOMPRESSOR_PYTHON])
-        else:
-            log.info("int8: rounded to nearest, no calibration (%s= for SmoothQuant and GPTQ)", LLMCOMPRESSOR_PYTHON)
-            dump({"quantization_config": int8.quantization_config()}, directory / "config.json")
-            if size:
-                int8.export(source, directory)
+    if not size and (precision == "fp8" or not config.get("synthetic")):
+        why = f"; without weights PRECISION={FP8_DYNAMIC} lets vLLM make them up" if config.get("synthetic") else ""
+        raise BuildError(f"{source} has no *.safetensors: other weight formats cannot be served{why}")
+    if precision in ("fp8", "int8"):
+        need_space(spec.out, int(size * QUANTIZED))
+    quantization: dict[str, Any] = {}
+    if precision == "fp8":
+        quantization = _calibrate(spec, source, directory, config)
+    elif precision == "int8" and LLMCOMPRESSOR_PYTHON in os.environ:
+        _compress(source, directory, _prompts(spec), os.environ[LLMCOMPRESSOR_PYTHON])
+        written = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        quantization = {"quantization_config": written["quantization_config"]}
+    elif precision == "int8":
+        log.info("int8: rounded to nearest, no calibration (%s= for SmoothQuant and GPTQ)", LLMCOMPRESSOR_PYTHON)
+        quantization = {"quantization_config": int8.quantization_config()}
+        if size:
+            int8.export(source, directory)
     else:
-        if backend:
-            log.info("modelopt is not installed: vLLM will quantize while it loads (BF16 on disk; docs/benchmarks.md)")
         _link(source, directory)
-    modelopt_export.copy_tokenizer(source, directory)
+    tokenizer_files.copy(source, directory)
     if not (directory / "tokenizer.json").is_file():
         raise BuildError(f"{source} has no tokenizer.json: copy the model's tokenizer files there")
+    return quantization
 
 
-def _quantization(path: Path) -> dict[str, Any]:
-    """What a quantizer wrote into the checkpoint's ``config.json`` so that loaders recognize it."""
-    if not path.is_file():
-        return {}
-    written = json.loads(path.read_text(encoding="utf-8"))
-    return {key: value for key, value in written.items() if key == "quantization_config"}
+def _prompts(spec: BuildSpec) -> list[str]:
+    return datasets.read(spec.calibration) if spec.calibration else datasets.shipped()
 
 
-def _lift(inner: Path, directory: Path) -> None:
-    for path in inner.iterdir():
-        path.replace(directory / path.name)
-    inner.rmdir()
+def _calibrate(spec: BuildSpec, source: Path, directory: Path, config: dict[str, Any]) -> dict[str, Any]:
+    if not _has_torch():
+        raise BuildError(
+            f"--precision: fp8 is calibrated with torch, which is missing here: `make setup-vllm`, or {FP8_DYNAMIC}, "
+            "which vLLM scales while it serves (slower)"
+        )
+    from build_engine.fp8 import export
+
+    options = export.Fp8Options(kv=spec.kv_dtype == "fp8", head=spec.fp8_head)
+    export.export(source, directory, config, export.encoded(source, _prompts(spec)), options)
+    return {"quantization_config": export.quantization_config(options)}
 
 
 def _link(source: Path, directory: Path) -> None:

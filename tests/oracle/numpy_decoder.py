@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.openvino.rope import frequencies
+from build_engine.rope import frequencies
 
 F32 = npt.NDArray[np.float32]
 

@@ -17,7 +17,7 @@ from gguf.quants import quantize
 
 from build_engine.architectures import architecture_of
 from build_engine.gguf.checkpoint import BLOCK, WHOLE
-from build_engine.openvino.rope import scaling_of, theta_of
+from build_engine.rope import scaling_of, theta_of
 from build_engine.source import Source
 from contract.errors import BuildError
 from contract.model_shape import ModelShape

@@ -1,8 +1,8 @@
 """`make bench-gpu`: the whole comparison on one GPU host -> results/bench_gpu.{json,md,svg}.
 
-Per precision all servers are loaded at once with equal KV caches (an idle one costs no GPU time); each round runs every
-contender at every number of streams in a rotated order, on prompts that none of them has seen. A warm-up run of each
-is thrown away. Figures are medians over the rounds.
+Per precision (``--together``: of all precisions) all servers are loaded at once with equal KV caches (an idle one costs
+no GPU time); each round runs every contender at every number of streams in a rotated order, on prompts that none of
+them has seen. A warm-up run of each is thrown away. Figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ from loadtest.errors import LoadtestError
 
 log = logging.getLogger("bench-gpu")
 BURST = 64  # requests at once, right after all are ready
-RATE_S = 20.0  # length of an open-loop run
+PORTS = 20  # of the servers of one precision
+PRECISIONS = ("fp8", "fp8-dynamic", "bf16")
 REQUESTS = {1: 8}  # requests per stream in a run, where it is not --requests
 
 
@@ -48,11 +50,14 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--work", type=Path, default=Path("engines/bench"), help="checkpoint and engines, about 40 GB (%(default)s)")
     add("--out", type=Path, default=ROOT / "results", help="where the results go (%(default)s)")
-    add("--precision", nargs="+", default=["fp8", "bf16"], choices=["fp8", "bf16"])
-    add("--contenders", nargs="+", default=list(report.CONTENDERS), choices=report.CONTENDERS)
+    add("--precision", nargs="+", default=["fp8", "bf16"], choices=PRECISIONS)
+    add("--contenders", nargs="+", type=_contender, default=[(name, "") for name in report.CONTENDERS],
+        metavar="NAME[:PRECISION]", help=", ".join(report.CONTENDERS))
+    add("--together", action="store_true", help="load the servers of all precisions at once and alternate them")
     add("--tp", type=count, default=1, help="GPUs per engine, tensor parallel (%(default)s)")
     add("--streams", nargs="+", type=count, default=[1, 32, 128, 256])
     add("--rates", nargs="*", type=positive, default=[], help="requests/s in an open loop, beside --streams")
+    add("--answers", nargs="*", type=_answers, default=[], metavar="STREAMSxTOKENS", help="other answer lengths too")
     add("--sampling", nargs="+", default=["greedy", "defaults"], choices=list(SAMPLING), help="(%(default)s)")
     add("--client", choices=["ours", "vllm"], default="ours", help="what measures the OpenAI servers (%(default)s)")
     add("--vllm-steps", action="store_true", help="`vllm serve` with its own tokens per step instead of our engine's")
@@ -66,16 +71,34 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="of our engine alone, as in VLLM_ARGS=",
     )
     add("--rounds", type=count, default=3)
+    add("--rate-seconds", type=positive, default=20.0, help="length of an open-loop run (%(default)s)")
     add("--requests", type=count, default=2, help="requests per stream in a run (%(default)s)")
     add("--input-tokens", type=count, default=512)
     add("--output-tokens", type=count, default=256)
     add("--kv-gib", type=count, default=18, help="KV cache of each engine (%(default)s)")
-    add("--port", type=int, default=18600, help="first of 20 free ports (%(default)s)")
+    add("--port", type=int, default=18600, help="first of 20 free ports, per precision with --together (%(default)s)")
     add("--deadline", type=float, default=0, help="seconds after which no further round begins (0: none)")
     args = parser.parse_args(argv)
-    if "ours-gateway" in args.contenders and "ours-grpc" not in args.contenders:
+    served = {precision for name, precision in args.contenders if name == "ours-grpc"}
+    if any(not served & {"", precision} for name, precision in args.contenders if name == "ours-gateway"):
         parser.error("--contenders: ours-gateway is measured on the server of ours-grpc; name both")
     return args
+
+
+def _contender(text: str) -> tuple[str, str]:
+    name, _, precision = text.partition(":")
+    if name not in report.CONTENDERS or precision not in ("", *PRECISIONS):
+        known = f"one of {', '.join(report.CONTENDERS)}, and after a colon one of {', '.join(PRECISIONS)}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {known}")
+    return name, precision
+
+
+def _answers(text: str) -> Load:
+    streams, _, tokens = text.partition("x")
+    try:
+        return Load(count(streams), tokens=count(tokens))
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not STREAMSxTOKENS, like 128x1024") from error
 
 
 class Bench:
@@ -93,14 +116,19 @@ class Bench:
         source = engines.checkpoint(self.args.work / "checkpoint", weights=not self.args.dummy)
         self.config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         self.prompts = PromptMaker(source / "tokenizer.json")
-        for precision in self.args.precision:
-            directory = self.args.work / f"{precision}-tp{self.args.tp}"
-            options = self.args.vllm_args
-            self._precision(precision, engines.engine(source, directory, precision, self.args.tp, options))
+        groups = [self.args.precision] if self.args.together else [[each] for each in self.args.precision]
+        for group in groups:
+            self._group({precision: self._engine(source, precision) for precision in group})
             self.write()
-        if "transformers" in self.args.contenders:
+        if ("transformers", "") in self.args.contenders:
             self._transformers(source)
         self.write()
+
+    def _engine(self, source: Path, precision: str) -> Path:
+        began, directory = self.elapsed, self.args.work / f"{precision}-tp{self.args.tp}"
+        engine = engines.engine(source, directory, precision, self.args.tp, self.args.vllm_args)
+        log.info("%5.0f s  %s engine, built in %.0f s", self.elapsed, precision, self.elapsed - began)
+        return engine
 
     def _setup(self, engine: Path, offset: int) -> Setup:
         args = self.args
@@ -115,25 +143,36 @@ class Bench:
             vllm_steps=args.vllm_steps,
         )
 
-    def _precision(self, precision: str, engine: Path) -> None:
-        ours = OursGrpc(self._setup(engine, 0), precision)
+    def _contenders(self, engine: Path, precision: str, offset: int) -> list[Contender]:
+        ours = OursGrpc(self._setup(engine, offset), precision)
         known: list[Contender] = [
-            Offline(self._setup(engine, 5), precision),
-            VllmServe(self._setup(engine, 10), precision),
+            Offline(self._setup(engine, offset + 5), precision),
+            VllmServe(self._setup(engine, offset + 10), precision),
             ours,
             OursGateway(ours),
         ]
-        launched = wanted = [one for one in known if one.label in self.args.contenders]
-        if not wanted:
-            return
+        wanted = self.args.contenders
+        return [one for one in known if (one.label, "") in wanted or (one.label, precision) in wanted]
+
+    def _group(self, engine_of: dict[str, Path]) -> None:
+        """Load all servers of these precisions at once, and measure them."""
+        wanted = [
+            one
+            for number, (precision, engine) in enumerate(engine_of.items())
+            for one in self._contenders(engine, precision, PORTS * number)
+        ]
+        launched = wanted
         try:
             for one in wanted:
                 one.launch()
             wanted = [one for one in wanted if self._is_up(one)]
-            if not wanted:
-                raise LoadtestError(f"{precision}: no contender started; the lines above name their logs")
-            self.weights[precision] = {one.label: gib for one in wanted if (gib := one.weights_gib())}
-            self._rounds(precision, wanted)
+            if launched and not wanted:
+                raise LoadtestError(f"{', '.join(engine_of)}: no contender started; the lines above name their logs")
+            for one in wanted:
+                if gib := one.weights_gib():
+                    self.weights.setdefault(one.precision, {})[one.label] = gib
+            if wanted:
+                self._rounds(wanted)
         finally:
             for one in launched:
                 one.stop()
@@ -153,33 +192,38 @@ class Bench:
     def elapsed(self) -> float:
         return time.monotonic() - self.began
 
-    def _rounds(self, precision: str, wanted: list[Contender]) -> None:
+    def _loads(self) -> list[Load]:
+        args = self.args
+        loads = [Load(streams, 0.0, sampling) for sampling in args.sampling for streams in args.streams]
+        loads += [Load(0, rate, sampling) for sampling in args.sampling for rate in args.rates]
+        return loads + [replace(each, sampling=sampling) for sampling in args.sampling for each in args.answers]
+
+    def _rounds(self, wanted: list[Contender]) -> None:
         served = [one for one in wanted if not isinstance(one, Offline)]
-        bursts = self.facts.setdefault("burst_ttft_ms", {}).setdefault(precision, {})
+        bursts = self.facts.setdefault("burst_ttft_ms", {})
         for when in ("first", "later"):  # a kernel that is compiled at its first use shows as a slow first burst
             for one in served:
-                seen = self._one(one, precision, Load(BURST, sampling="defaults"), -1 if when == "first" else -2)
-                bursts.setdefault(one.label, {})[when] = seen.get("ttft_ms") or seen.get("first_error")
+                seen = self._one(one, Load(BURST, sampling="defaults"), -1 if when == "first" else -2)
+                found = bursts.setdefault(one.precision, {}).setdefault(one.label, {})
+                found[when] = seen.get("ttft_ms") or seen.get("first_error")
             for one in wanted if when == "first" else ():
-                self._one(one, precision, Load(max(self.args.streams), sampling="greedy"), 0)
-        loads = [Load(streams, 0.0, sampling) for sampling in self.args.sampling for streams in self.args.streams]
-        loads += [Load(0, rate, sampling) for sampling in self.args.sampling for rate in self.args.rates]
+                self._one(one, Load(max(self.args.streams), sampling="greedy"), 0)
         for number in range(1, self.args.rounds + 1):
-            for at, load in enumerate(loads):
+            for at, load in enumerate(self._loads()):
                 if self.args.deadline and self.elapsed > self.args.deadline:
-                    log.info("deadline: %s stops in round %d", precision, number)
+                    log.info("deadline: it stops in round %d", number)
                     return
                 for one in _rotated(served if load.rate else wanted, number + at):
-                    seen = self._one(one, precision, load, number)
-                    self.runs.setdefault((precision, load, one.label), []).append(seen)
+                    seen = self._one(one, load, number)
+                    self.runs.setdefault((one.precision, load, one.label), []).append(seen)
             self.write()
 
-    def _one(self, one: Contender, precision: str, load: Load, number: int) -> dict[str, Any]:
+    def _one(self, one: Contender, load: Load, number: int) -> dict[str, Any]:
         """Rounds below 1 are warm-ups: one request per stream."""
-        count = round(load.rate * RATE_S) if load.rate else load.streams * (
+        count = round(load.rate * self.args.rate_seconds) if load.rate else load.streams * (
             REQUESTS.get(load.streams, self.args.requests) if number > 0 else 1
         )  # fmt: skip
-        seed = (number + 2) * 100_000 + load.streams + round(load.rate * 1000) + one.seed_shift
+        seed = (number + 2) * 100_000 + load.streams + round(load.rate * 1000) + one.seed_shift + load.tokens
         seed += 50_000 * (load.sampling == "defaults")
         prompts = self.prompts.make(count, self.args.input_tokens, seed=seed, shared=self.args.shared_prefix)
         cpu = one.cpu_seconds()
@@ -188,7 +232,7 @@ class Bench:
         except (LoadtestError, RuntimeError, OSError) as error:
             seen = {"errors": count, "first_error": str(error)}
         seen["cpu_s"] = round(one.cpu_seconds() - cpu, 2)
-        log.info("%5.0f s  %s %-12s %s, %s, round %d: %s tokens/s %s", self.elapsed, precision, one.label, load,
+        log.info("%5.0f s  %s %-12s %s, %s, round %d: %s tokens/s %s", self.elapsed, one.precision, one.label, load,
                  load.sampling, number, seen.get("tokens_per_s"), seen.get("first_error", ""))  # fmt: skip
         return seen
 
@@ -208,18 +252,20 @@ class Bench:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         order = {name: i for i, name in enumerate(report.CONTENDERS)}
-        context = self.args.input_tokens + self.args.output_tokens / 2
 
         def place(key: tuple[str, Load, str]) -> tuple[Any, ...]:
             precision, load, label = key
-            return self.args.precision.index(precision), load.sampling, load.rate, load.streams, order[label]
+            at = load.sampling, load.rate, load.tokens, load.streams, order[label]
+            return (*at, precision) if self.args.together else (self.args.precision.index(precision), *at)
 
         for key in sorted(self.runs, key=place):
             precision, load, contender = key
             row: dict[str, Any] = {"precision": precision, "sampling": load.sampling, "load": str(load)}
             row |= {"contender": contender} | report.medians(self.runs[key])
             if "tokens_per_s" in row and load.streams:
-                limit = limits.Traffic(ModelShape.of(self.config), precision).tokens_per_s(
+                context = self.args.input_tokens + (load.tokens or self.args.output_tokens) / 2
+                traffic = limits.Traffic(ModelShape.of(self.config), precision.removesuffix("-dynamic"))
+                limit = traffic.tokens_per_s(
                     load.streams, context, self.facts["copy_bandwidth_gb_s"] * 1e9
                 )
                 row["of_limit"] = round(row["tokens_per_s"] / limit, 3)

@@ -33,14 +33,19 @@ REST_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """``streams`` at a time or, with a ``rate``, that many requests/s in Poisson arrivals. ``sampling``: see above."""
+    """``streams`` at a time or, with a ``rate``, that many requests/s in Poisson arrivals.
+
+    ``sampling``: a name of ``SAMPLING``. ``tokens`` per answer; 0: what the run says for all.
+    """
 
     streams: int = 0
     rate: float = 0.0
     sampling: str = "greedy"
+    tokens: int = 0
 
     def __str__(self) -> str:
-        return f"{self.rate:g} requests/s" if self.rate else f"{self.streams} streams"
+        load = f"{self.rate:g} requests/s" if self.rate else f"{self.streams} streams"
+        return f"{load}, {self.tokens:,} tokens" if self.tokens else load
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class Offline(Contender):
     def run(self, prompts: PromptSet, load: Load) -> dict[str, Any]:
         tokens = seconds = 0.0
         for at in range(0, len(prompts.ids), load.streams):
-            reply = self.ask(prompts.ids[at : at + load.streams], sampling=load.sampling)
+            reply = self.ask(prompts.ids[at : at + load.streams], tokens=load.tokens, sampling=load.sampling)
             tokens, seconds = tokens + reply["tokens"], seconds + reply["seconds"]
         return {"requests": len(prompts.ids), "errors": 0, "tokens": int(tokens), "seconds": round(seconds, 4),
                 "tokens_per_s": round(tokens / seconds, 1)}  # fmt: skip
@@ -135,7 +135,7 @@ class OpenAIServer(Contender):
             model = json.load(response)["data"][0]["id"]
         if self.setup.vllm_client:
             return self._by_vllms_client(prompts, load, model)
-        target = client.BenchTarget("sse", base, model, self.setup.max_tokens)
+        target = client.BenchTarget("sse", base, model, load.tokens or self.setup.max_tokens)
         return summarize(client.run(target, prompts.texts, load))
 
     def stop(self) -> None:
@@ -172,7 +172,7 @@ class OpenAIServer(Contender):
         return [
             "--backend", "openai", "--host", "127.0.0.1", "--port", str(self.http_port), "--model", model,
             "--tokenizer", str(self.setup.engine), "--dataset-name", "custom", "--dataset-path", str(prompts),
-            "--skip-chat-template", "--custom-output-len", str(self.setup.max_tokens), "--ignore-eos",
+            "--skip-chat-template", "--custom-output-len", str(load.tokens or self.setup.max_tokens), "--ignore-eos",
             *sampling, "--num-prompts", str(count), *pace, "--disable-tqdm",
             "--percentile-metrics", "ttft,tpot,itl", "--metric-percentiles", "50,90,99",
             "--ready-check-timeout-sec", "0",
@@ -197,7 +197,7 @@ class VllmServe(OpenAIServer):
         command += ["--tensor-parallel-size", str((engine.get("gpu") or {}).get("tensor_parallel", 1))]
         quantized = "quantization_config" in json.loads((self.setup.engine / "config.json").read_text())
         command += ["--load-format", "dummy"] if not any(self.setup.engine.glob("*.safetensors")) else []
-        return command + (["--quantization", "fp8"] if self.precision == "fp8" and not quantized else [])
+        return command + (["--quantization", "fp8"] if self.precision.startswith("fp8") and not quantized else [])
 
 
 class OursGrpc(Contender):
@@ -217,7 +217,8 @@ class OursGrpc(Contender):
         return _answers(f"http://127.0.0.1:{self.setup.port + 3}/health/ready")
 
     def run(self, prompts: PromptSet, load: Load) -> dict[str, Any]:
-        endpoint = client.BenchTarget("grpc", f"127.0.0.1:{self.setup.port + 1}", "qwen", self.setup.max_tokens)
+        tokens = load.tokens or self.setup.max_tokens
+        endpoint = client.BenchTarget("grpc", f"127.0.0.1:{self.setup.port + 1}", "qwen", tokens)
         return summarize(client.run(endpoint, prompts.texts, load))
 
     def weights_gib(self) -> float | None:

@@ -99,7 +99,7 @@ def test_sharded_files_are_read_from_any_part(tmp_path: Path) -> None:
 
 
 def test_llama3_scaling_is_recognized(tmp_path: Path) -> None:
-    from build_engine.openvino.rope import frequencies
+    from build_engine.rope import frequencies
 
     config = tiny.COMMON | tiny.CONFIGS["llama"] | {"rope_theta": 500000.0, "head_dim": 24}
     scaling = tiny.LLAMA3 | {"original_max_position_embeddings": 8192, "factor": 32.0}

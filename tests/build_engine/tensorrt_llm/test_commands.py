@@ -53,7 +53,7 @@ ENGINES = [p for p in PLANS if p.request.backend == "engine"]
 def commands(planned) -> list[list[str]]:
     if planned.request.backend == "pytorch":
         quantized = planned.precision == "fp8"
-        return [tensorrt_llm_commands.modelopt_command(planned, MODEL, CKPT, CALIBRATION)] if quantized else []
+        return [tensorrt_llm_commands.fp8_command(planned, MODEL, CKPT, CALIBRATION)] if quantized else []
     first = tensorrt_llm_commands.checkpoint_command(planned, MODEL, CKPT, CALIBRATION)
     return [first, tensorrt_llm_commands.engine_command(planned, CKPT, ENGINE)]
 

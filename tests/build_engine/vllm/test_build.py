@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,17 +41,17 @@ def build(source, tmp_path, precision, **more):
     return vllm_build.build(BuildSpec(str(source), precision, "vllm", tmp_path / "out", **more))
 
 
-@pytest.mark.parametrize(("precision", "backend"), [("bf16", ""), ("fp8", "fp8-on-load")])
+@pytest.mark.parametrize(("precision", "backend"), [("bf16", ""), ("fp8-dynamic", "fp8-on-load")])
 def test_a_checkpoint_is_linked_and_described(source, tmp_path, precision, backend):
     info = engine_dir.read(build(source, tmp_path, precision, tensor_parallel=2))
-    assert (info.runtime.name, info.runtime.backend, info.precision) == ("vllm", backend, precision)
+    assert (info.runtime.name, info.runtime.backend, info.precision) == ("vllm", backend, precision.partition("-")[0])
     assert (info.limits.max_seq_len, info.limits.max_input_len) == (64, 63)
     assert info.limits.max_num_tokens == 2048  # a long prompt is read in steps short enough for those who listen
     assert info.gpu is not None and info.gpu.tensor_parallel == 2
     assert (info.path / "model.safetensors").samefile(source / "model.safetensors")
     assert not (info.path / "config.json").samefile(source / "config.json")
     assert set(info.files) == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
-    assert vllm_args.quantization(info) == ("fp8" if precision == "fp8" else None)
+    assert vllm_args.quantization(info) == ("fp8" if backend else None)
 
 
 def test_another_file_system_gets_a_copy(source, tmp_path, monkeypatch):
@@ -75,18 +76,26 @@ def test_auto_follows_the_gpu(source, tmp_path):
     assert engine_dir.read(build(source, tmp_path, "auto", gpu="a100")).precision == "bf16"
 
 
-def test_a_modelopt_checkpoint_keeps_its_mark(source, tmp_path, monkeypatch):
-    def export(model, output, prompts, fp8_kv):
-        output.mkdir()
-        (output / "model.safetensors").write_bytes(b"fp8")
-        (output / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "modelopt"}, "x": 1}))
+def test_a_calibrated_checkpoint_says_what_it_is(source, tmp_path, monkeypatch):
+    seen = {}
 
+    def write(source, directory, config, prompts, options):
+        seen.update(prompts=prompts, options=options)
+        (directory / "model.safetensors").write_bytes(b"fp8")
+
+    export = SimpleNamespace(
+        Fp8Options=SimpleNamespace, encoded=lambda source, texts: [[len(texts)]], export=write,
+        quantization_config=lambda options: {"quant_method": "modelopt"},
+    )  # fmt: skip
     monkeypatch.setattr(vllm_build.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(vllm_build.modelopt_export, "export_fp8", export)
-    info = engine_dir.read(build(source, tmp_path, "fp8"))
-    assert info.runtime.backend == "modelopt" and vllm_args.quantization(info) is None
+    monkeypatch.setitem(sys.modules, "build_engine.fp8.export", export)
+    monkeypatch.setattr("build_engine.fp8.export", export, raising=False)
+    info = engine_dir.read(build(source, tmp_path, "fp8", kv_dtype="fp8", fp8_head=True))
+    assert (info.precision, info.kv_dtype, info.runtime.backend) == ("fp8", "fp8", "modelopt")
+    assert vllm_args.quantization(info) is None  # the checkpoint says it
     config = json.loads((info.path / "config.json").read_text())
     assert config == CONFIG | {"quantization_config": {"quant_method": "modelopt"}}
+    assert seen["prompts"] == [[512]] and (seen["options"].kv, seen["options"].head) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +106,9 @@ def test_a_modelopt_checkpoint_keeps_its_mark(source, tmp_path, monkeypatch):
         (lambda s: (s / "config.json").write_text("{"), "bf16", {}, "cannot be read"),
         (lambda s: (s / "config.json").write_text('{"quantization_config": {}, "x": 1}'), "bf16", {}, "no vocab_size"),
         (lambda s: None, "fp8", {"gpu": "a100"}, "8.9"),
+        (lambda s: None, "fp8-dynamic", {"gpu": "a100"}, "8.9"),
+        (lambda s: None, "fp8", {}, "calibrated with torch, which is missing here: `make setup-vllm`, or fp8-dynamic"),
+        (lambda s: None, "bf16", {"fp8_head": True}, "--fp8-head: it is a part of PRECISION=fp8"),
         (lambda s: None, "int8", {}, "incomplete or damaged"),
         (lambda s: None, "bf16", {"lora": (("poet", Path("/nowhere")),)}, "no adapter_config.json"),
     ],
