@@ -50,20 +50,24 @@ def export(
 ) -> None:
     """Write the quantized shards of ``source`` with their index, and ``hf_quant_config.json``.
 
-    ``prompts`` are token ids (``encoded``). ``config`` is the ``config.json`` that will be served (its positions may be stretched). Raises ``BuildError`` for a
-    damaged checkpoint, and for an FP8 output layer that is one with the embedding.
+    ``prompts`` are token ids (``encoded``). ``config`` is the ``config.json`` that will be served (its positions may be
+    stretched). Raises ``BuildError`` for a damaged checkpoint, and for an FP8 output layer that is one with the
+    embedding.
     """
     checkpoint = Checkpoint(source)
     checkpoint.config = config
     if options.head and f"{HEAD}.weight" not in checkpoint:
         raise BuildError(f"{source} has no output layer of its own (tied to the embedding): it cannot be FP8 alone")
-    writer = _Writer(directory)
+    writer = _Shards(directory)
     with torch.inference_mode():
         calibrator = _Calibrator(checkpoint, prompts)
         for number in range(config["num_hidden_layers"]):
             writer.add(f"model-{number + 1:05d}.safetensors", calibrator.layer(number, options.kv))
         writer.add("model-00000.safetensors", calibrator.rest(options.head))
+    del calibrator
     writer.finish()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # whoever called may load an engine next
     (directory / "hf_quant_config.json").write_text(json.dumps(_modelopt_config(options), indent=2) + "\n", "utf-8")
 
 
@@ -119,11 +123,11 @@ class _Calibrator:
         self._device, self._dtype = device_and_type()
         vocabulary = checkpoint.shape(EMBEDDING)[0]
         if (highest := max(map(max, prompts))) >= vocabulary:
-            raise BuildError(f"calibration: token {highest} is beyond the vocabulary of {vocabulary}: another tokenizer")
+            raise BuildError(
+                f"calibration: token {highest} is beyond the vocabulary of {vocabulary}: another tokenizer"
+            )
         self._rotation = Rotation(checkpoint.config, max(map(len, prompts)), self._device, self._dtype)
-        self._activations = [
-            load_tensor(checkpoint, EMBEDDING, self._device, ids).to(self._dtype) for ids in prompts
-        ]
+        self._activations = [load_tensor(checkpoint, EMBEDDING, self._device, ids).to(self._dtype) for ids in prompts]
         self._began = time.monotonic()
 
     def layer(self, number: int, kv: bool) -> dict[str, Stored]:
@@ -179,7 +183,7 @@ def _scalar(value: float) -> Stored:
     return "F32", np.array(value, np.float32)
 
 
-class _Writer:
+class _Shards:
     """Shards and the index that names them."""
 
     def __init__(self, directory: Path) -> None:

@@ -17,9 +17,9 @@ from rich.progress import Progress
 from build_engine import tokenizer_files
 from build_engine.checkpoint import Tensors
 from build_engine.openvino.graph import DecoderGraph
-from build_engine.rope import scaling_of
 from build_engine.openvino.weights import PRECISIONS, Weights
 from build_engine.plan.profiles import with_yarn
+from build_engine.rope import scaling_of
 from build_engine.source import Source, model_name, open_source
 from build_engine.spec import BuildSpec
 from build_engine.staging import build_info, file_infos, need_space, staged

@@ -16,8 +16,8 @@ from openvino import opset13 as op
 from openvino.op.util import Variable, VariableInfo
 
 from build_engine.architectures import architecture_of
-from build_engine.rope import frequencies
 from build_engine.openvino.weights import Weights
+from build_engine.rope import frequencies
 from contract.model_shape import ModelShape
 
 END = 2**63 - 1

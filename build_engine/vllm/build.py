@@ -146,7 +146,9 @@ def _precision(spec: BuildSpec, sm: int) -> str:
             return "bf16"
         return "fp8" if _has_torch() else FP8_DYNAMIC
     if spec.precision in ("fp8", FP8_DYNAMIC) and sm and sm < FP8_SM:
-        raise BuildError(f"--precision: {spec.precision} needs compute capability 8.9 (Ada, Hopper), this GPU has {sm}; use int8")
+        raise BuildError(
+            f"--precision: {spec.precision} needs compute capability 8.9 (Ada, Hopper), this GPU has {sm}; use int8"
+        )
     return spec.precision
 
 
@@ -154,9 +156,7 @@ def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def _write(
-    spec: BuildSpec, source: Path, directory: Path, config: dict[str, Any], precision: str
-) -> dict[str, Any]:
+def _write(spec: BuildSpec, source: Path, directory: Path, config: dict[str, Any], precision: str) -> dict[str, Any]:
     """Weights and tokenizer; returns what is added to ``config.json`` so that loaders recognize the format."""
     size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
     if not size and (precision == "fp8" or not config.get("synthetic")):

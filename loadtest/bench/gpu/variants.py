@@ -29,11 +29,11 @@ from build_engine.spec import BuildSpec
 from build_engine.vllm import build as vllm_build
 from build_engine.vllm import int8
 from contract import engine_dir
+from contract.errors import BuildError
 from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
 from loadtest.bench.gpu import adapters, engines
 from loadtest.bench.gpu.runtime_worker import RuntimeWorker, WorkerLoad
-from contract.errors import BuildError
 from loadtest.errors import LoadtestError
 
 log = logging.getLogger("variants")
@@ -108,7 +108,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--only", nargs="+", default=["base"], choices=list(VARIANTS), metavar="NAME", help=", ".join(VARIANTS))
     add("--checkpoint", type=Path, help="real weights (default: vLLM makes them up, not for fp8)")
     add("--config", type=Path, default=engines.CONFIG, help="shape of the made-up model (%(default)s)")
-    add("--precision", default="fp8-dynamic", choices=["fp8", "fp8-dynamic", "bf16"], help="of what is varied (%(default)s)")
+    add(
+        "--precision",
+        default="fp8-dynamic",
+        choices=["fp8", "fp8-dynamic", "bf16"],
+        help="of what is varied (%(default)s)",
+    )
     add("--work", type=Path, default=Path("engines/variants"), help="where the engines go (%(default)s)")
     add("--gpus", nargs="+", default=["0"], help="variants are spread over them (%(default)s)")
     add("--streams", nargs="+", type=count, default=[1, 128, 256])
@@ -169,7 +174,9 @@ def loads(args: argparse.Namespace, names: tuple[str, ...], speculates: bool) ->
         yield WorkerLoad(max(args.streams), 2 * max(args.streams), args.sampling[-1], *shape, adapters=names)
 
 
-def measure(name: str, worker: RuntimeWorker, args: argparse.Namespace, rows: list[dict[str, Any]], number: int) -> None:
+def measure(
+    name: str, worker: RuntimeWorker, args: argparse.Namespace, rows: list[dict[str, Any]], number: int
+) -> None:
     """Adds the variant's rows of round ``number``, or one that says why there are none."""
     try:
         start = worker.wait_ready()

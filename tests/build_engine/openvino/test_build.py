@@ -14,8 +14,8 @@ import pytest
 from build_engine import staging
 from build_engine.__main__ import main
 from build_engine.openvino import build as openvino_build
-from build_engine.rope import frequencies
 from build_engine.openvino.weights import pack_nibbles, quantize_int8, quantize_unsigned
+from build_engine.rope import frequencies
 from build_engine.synthetic import checkpoint as synthetic
 from contract import engine_dir
 from contract.model_shape import ModelShape
