@@ -17,6 +17,8 @@ from typing import Any
 
 import grpc
 
+from contract.replica import Route, route
+
 # Seconds after leaving at which the engine is asked again: the first stop may have overtaken its request.
 STOP_AGAIN = (0.2, 1.0, 2.0)
 RETRY_SECONDS = 0.02
@@ -27,9 +29,11 @@ UNREAD = 64  # messages kept for a slow reader; then flow control holds the serv
 class AioCall:
     """A call as an async iterator. ``cancel()`` ends the iteration at once with ``CancelledError``."""
 
-    def __init__(self, rpc: Any, stop: Callable[[], None]) -> None:
+    def __init__(self, rpc: Any, stop: Callable[[Route], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._rpc, self._stop = rpc, stop
+        self.route: Route = ()  # known with the first message
+        self._begun = False
         self._messages: deque[Any] = deque()
         self._end: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None  # the reader, while there is nothing to read
@@ -63,12 +67,14 @@ class AioCall:
             self._messages.clear()
             _wake(self._room)
             if not self._loop.is_closed():
-                self._timers = [self._loop.call_later(delay, self._stop) for delay in STOP_AGAIN]
+                self._timers = [self._loop.call_later(delay, self._stop, self.route) for delay in STOP_AGAIN]
                 self._timers.append(self._loop.call_later(PATIENCE, self._rpc.cancel))
 
     async def _pump(self) -> None:
         try:
             async for message in self._rpc:
+                if not self._begun:
+                    self._begun, self.route = True, route(await self._rpc.initial_metadata())
                 if self._end is None:
                     self._messages.append(message)
                     _wake(self._waiter)
@@ -96,9 +102,10 @@ def _wake(future: asyncio.Future[None] | None) -> None:
 class SyncCall:
     """A call as an iterator. Left while nobody reads it, it is read to its end by a thread of its own."""
 
-    def __init__(self, rpc: Any, stop: Callable[[], None]) -> None:
+    def __init__(self, rpc: Any, stop: Callable[[Route], None]) -> None:
         self._rpc, self._stop = rpc, stop
-        self._reading = self._left = False
+        self._reading = self._left = self._begun = False
+        self.route: Route = ()  # known with the first message
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -106,7 +113,10 @@ class SyncCall:
     def __next__(self) -> Any:
         self._reading = True
         try:
-            return next(self._rpc)
+            message = next(self._rpc)
+            if not self._begun:
+                self._begun, self.route = True, route(self._rpc.initial_metadata())
+            return message
         finally:
             self._reading = False
 
@@ -121,7 +131,7 @@ class SyncCall:
             threading.Thread(target=self._drain, name="qwen-client-drain", daemon=True).start()
 
     def _drain(self) -> None:
-        timers = [threading.Timer(delay, self._stop) for delay in STOP_AGAIN]
+        timers = [threading.Timer(delay, self._stop, [self.route]) for delay in STOP_AGAIN]
         timers.append(threading.Timer(PATIENCE, self._rpc.cancel))
         for timer in timers:
             timer.daemon = True

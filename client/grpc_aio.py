@@ -19,6 +19,7 @@ from client._call import AioCall
 from client.channels import Channels
 from client.request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
+from contract.replica import Route
 
 
 class AioChannel:
@@ -47,14 +48,14 @@ class AioChannel:
 
     def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
         """Start a request; returns the call, an async iterator over ``ModelStreamInferResponse``."""
-        call = AioCall(self._infer(request, timeout=timeout, metadata=metadata), lambda: self.stop(request.id))
+        call = AioCall(self._infer(request, timeout=timeout, metadata=metadata), lambda to: self.stop(request.id, to))
         self._pumps.add(call.task)
         call.task.add_done_callback(self._pumps.discard)
         return call
 
-    def stop(self, request_id: str) -> None:
+    def stop(self, request_id: str, route: Route = ()) -> None:
         """Free the engine's slot of a running request. Returns at once; failures are harmless (it has ended)."""
-        call = self._infer(kserve.stop_request(request_id, self.model), timeout=STOP_SECONDS)
+        call = self._infer(kserve.stop_request(request_id, self.model), timeout=STOP_SECONDS, metadata=route)
         task = asyncio.get_running_loop().create_task(self._drain(call))
         self._stops.add(task)
         task.add_done_callback(self._stops.discard)
@@ -162,5 +163,5 @@ class AsyncGrpcStream(RunningRequest, AsyncIterator[StreamChunk]):
 
 
 def _stop_dropped(channel: AioChannel, request_id: str, call: Any) -> None:
-    channel.stop(request_id)
+    channel.stop(request_id, call.route)
     call.cancel()

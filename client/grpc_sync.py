@@ -15,6 +15,7 @@ from client._call import SyncCall
 from client.channels import Channels
 from client.request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
+from contract.replica import Route
 
 
 class Watchdog:
@@ -78,11 +79,11 @@ class SyncChannel:
         self._connected = False
 
     def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
-        return SyncCall(self._infer(request, timeout=timeout, metadata=metadata), lambda: self.stop(request.id))
+        return SyncCall(self._infer(request, timeout=timeout, metadata=metadata), lambda to: self.stop(request.id, to))
 
-    def stop(self, request_id: str) -> None:
+    def stop(self, request_id: str, route: Route = ()) -> None:
         """Free the engine's slot of a running request. Returns at once; the call ends by itself."""
-        call = self._infer(kserve.stop_request(request_id, self.model), timeout=STOP_SECONDS)
+        call = self._infer(kserve.stop_request(request_id, self.model), timeout=STOP_SECONDS, metadata=route)
         call.add_callback(call.cancel)  # holds the call until its end: a call that is dropped is cancelled
 
     def connect(self, timeout: float | None) -> None:

@@ -12,6 +12,7 @@ from client import errors, kserve
 from client.channels import Channels
 from client.sequences import ONE_SEQUENCE, Order, breaks_off, resume_delay, resumed, retry_delay, unresumed
 from client.types import Options, Prompt, Retry, StreamChunk, Timeouts
+from contract.replica import Route
 
 Metadata = Sequence[tuple[str, str]]
 STOP_SECONDS = 5.0  # bound on a stop request, which answers at once
@@ -25,7 +26,7 @@ class Channel(Protocol):
 
     def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any: ...
 
-    def stop(self, request_id: str) -> None: ...
+    def stop(self, request_id: str, route: Route = ()) -> None: ...
 
     def error(self, error: grpc.RpcError) -> errors.ClientError: ...
 
@@ -114,7 +115,7 @@ class RunningRequest:
         call = channel.call(self._request, self._ask.timeouts.total, self._ask.metadata)
 
         def expire() -> None:
-            channel.stop(request_id)
+            channel.stop(request_id, call.route)
             call.cancel()
 
         self._call = call
@@ -135,7 +136,7 @@ class RunningRequest:
         try:
             self._order.check(chunk)
         except errors.StreamBroken:
-            self._channel.stop(self.request_id)
+            self._stop_remote()
             raise
         if chunk.token_ids:
             self._ids += chunk.token_ids
@@ -146,7 +147,7 @@ class RunningRequest:
         if self._deadline and self._deadline.expired:
             return self._deadline.expired
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            self._channel.stop(self.request_id)
+            self._stop_remote()
             return errors.RequestTimeout("total", self._ask.timeouts.total or 0.0)
         meant: errors.ClientError = self._channel.error(error)
         return meant
@@ -193,9 +194,12 @@ class RunningRequest:
         if call is not None:
             call.cancel()
 
+    def _stop_remote(self) -> None:
+        self._channel.stop(self.request_id, self._call.route if self._call else ())
+
     def cancel(self) -> None:
         """Stop the request and free its slot in the engine; returns at once. The iteration then simply ends."""
         if not self._done and self._call is not None and not self._order.complete:
-            self._channel.stop(self.request_id)
+            self._stop_remote()
         self._done = True
         self._end()

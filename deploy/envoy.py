@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+from contract.replica import HEADER
+
 # A host that is gone sends no reset: its streams are broken off when a ping stays unanswered; clients go on elsewhere.
 PINGS = {"interval": "2s", "timeout": "5s"}
 LIMIT = 65_536  # requests and connections in all; Envoy's own limit of 1,024 refuses the rest
@@ -39,10 +41,21 @@ def _listener(host: str, port: int) -> dict[str, Any]:
         "route_config": {
             "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}]
         },
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": router}}],
+        "http_filters": [_replica_header(), {"name": "envoy.filters.http.router", "typed_config": {"@type": router}}],
     }
     chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
     return {"name": "grpc", "address": _address(host, port), "filter_chains": [chain]}
+
+
+def _replica_header() -> dict[str, Any]:
+    """Answers name their replica, and a request that names one goes there: a client's stop must meet its stream."""
+    session = "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSession"
+    by_header = "type.googleapis.com/envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState"
+    state = {"name": "envoy.http.stateful_session.header", "typed_config": {"@type": by_header, "name": HEADER}}
+    return {
+        "name": "envoy.filters.http.stateful_session",
+        "typed_config": {"@type": session, "session_state": state},
+    }
 
 
 def _retries() -> dict[str, Any]:
@@ -65,7 +78,10 @@ def _cluster(replicas: list[tuple[str, int]]) -> dict[str, Any]:
         "type": "STRICT_DNS",
         "connect_timeout": "2s",
         "lb_policy": "LEAST_REQUEST",
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},  # never send to a replica that drains
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 0},  # never send to a replica that drains, but stops for its streams
+            "override_host_status": {"statuses": ["UNKNOWN", "HEALTHY", "DEGRADED", "UNHEALTHY", "DRAINING"]},
+        },
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": options,

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from client import AsyncClient, Options
+from client import AsyncClient, Options, Retry
 from client.errors import ClientError
 from loadtest.stats import percentiles_ms
 
@@ -38,7 +38,8 @@ class Asker:
     def __init__(self, http: int, grpc: int, model: str) -> None:
         self._url, self._model = f"http://127.0.0.1:{http}", model
         self._web = httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=None))
-        self._grpc = AsyncClient(f"127.0.0.1:{grpc}")
+        # A full queue is an error inside an OK stream: Envoy does not see it, and sends every second try to a full one
+        self._grpc = AsyncClient(f"127.0.0.1:{grpc}", retry=Retry(attempts=8))
 
     async def http(self, prompt: str | list[dict[str, str]], tokens: int, seed: int = 1) -> Outcome:
         body: dict[str, Any] = {

@@ -1,0 +1,15 @@
+"""Which replica answers a gRPC request behind a router: named in the response's header, and honoured in a request's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# Written and read by Envoy (deploy/envoy.py). A request to stop must reach the replica that answers the other one.
+HEADER = "x-replica"
+
+Route = tuple[tuple[str, str], ...]  # gRPC metadata; empty where no router says anything
+
+
+def route(metadata: Iterable[tuple[str, str | bytes]]) -> Route:
+    """From a response's initial metadata."""
+    return tuple((name, value) for name, value in metadata if name == HEADER and isinstance(value, str))
