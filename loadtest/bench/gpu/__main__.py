@@ -2,7 +2,8 @@
 
 Per precision (``--together``: of all precisions) all servers are loaded at once with equal KV caches (an idle one costs
 no GPU time); each round runs every contender at every number of streams in a rotated order, on prompts that none of
-them has seen. A warm-up run of each is thrown away. Figures are medians over the rounds.
+them has seen; other answer lengths are measured in the first round alone. A warm-up run of each is thrown away.
+Figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,9 @@ class Bench:
         args = self.args
         loads = [Load(streams, 0.0, sampling) for sampling in args.sampling for streams in args.streams]
         loads += [Load(0, rate, sampling) for sampling in args.sampling for rate in args.rates]
-        return loads + [replace(each, sampling=sampling) for sampling in args.sampling for each in args.answers]
+        return loads + [
+            Load(streams, 0.0, sampling, tokens) for sampling in args.sampling for streams, tokens in args.answers
+        ]
 
     def _rounds(self, wanted: list[Contender]) -> None:
         served = [one for one in wanted if not isinstance(one, Offline)]
@@ -152,6 +154,8 @@ class Bench:
                 if self.args.deadline and self.elapsed > self.args.deadline:
                     log.info("deadline: it stops in round %d", number)
                     return
+                if load.tokens and number > 1:
+                    continue
                 for one in _rotated(served if load.rate else wanted, number + at):
                     seen = self._one(one, load, number)
                     self.runs.setdefault((one.precision, load, one.label), []).append(seen)

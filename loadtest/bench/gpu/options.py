@@ -10,7 +10,6 @@ from pathlib import Path
 from contract.paths import ROOT
 from loadtest.arguments import Arguments, count, positive
 from loadtest.bench.gpu import report
-from loadtest.bench.gpu.client import Load
 from loadtest.bench.gpu.samples import SAMPLING
 
 PRECISIONS = ("fp8", "fp8-dynamic", "bf16")
@@ -71,9 +70,9 @@ def _contender(text: str) -> tuple[str, str]:
     return name, precision
 
 
-def _answers(text: str) -> Load:
+def _answers(text: str) -> tuple[int, int]:
     streams, _, tokens = text.partition("x")
     try:
-        return Load(count(streams), tokens=count(tokens))
+        return count(streams), count(tokens)
     except (ValueError, argparse.ArgumentTypeError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not STREAMSxTOKENS, like 128x1024") from error

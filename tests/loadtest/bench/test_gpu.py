@@ -6,17 +6,21 @@ import asyncio
 import json
 import math
 import random
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 
+from contract import engine_dir
 from contract.model_shape import ModelShape
 from contract.paths import ROOT
 from contract.versions import pinned
-from loadtest.bench.gpu import adapters, client, limits, report, variants
+from loadtest.bench.gpu import __main__ as bench_gpu
+from loadtest.bench.gpu import adapters, client, limits, options, report, variants
 from loadtest.bench.gpu.contenders import _from_vllm
 from loadtest.bench.gpu.same_tokens import compare
 from loadtest.bench.gpu.samples import TimedStream, summarize
+from loadtest.errors import LoadtestError
 from serving.runtimes.vllm import args as vllm_args
 
 CONFIG = json.loads((ROOT / "build_engine/data/qwen2.5-7b-instruct.config.json").read_text())
@@ -189,3 +193,142 @@ def test_adapters_fit_the_model(tmp_path):
     assert made[f"{prefix}.self_attn.k_proj.lora_B.weight"]["shape"] == [32, adapters.RANK]
     assert made[f"{prefix}.mlp.down_proj.lora_A.weight"]["shape"] == [adapters.RANK, 96]
     assert made[f"{prefix}.mlp.up_proj.lora_B.weight"]["shape"] == [96, adapters.RANK]
+
+
+def test_contenders_of_several_precisions_are_alternated_on_ports_of_their_own(tmp_path):
+    named = "--contenders ours-grpc:fp8 ours-gateway:fp8 vllm-serve --together --precision fp8 fp8-dynamic"
+    args = options.parse("", [*named.split(), "--answers", "128x1024", "--rates", "40", "--out", str(tmp_path)])
+    bench = bench_gpu.Bench(args)
+    found = [
+        one for number, precision in enumerate(args.precision)
+        for one in bench._contenders(tmp_path, precision, bench_gpu.PORTS * number)
+    ]  # fmt: skip
+    assert [(one.label, one.precision) for one in found] == [
+        ("vllm-serve", "fp8"), ("ours-grpc", "fp8"), ("ours-gateway", "fp8"), ("vllm-serve", "fp8-dynamic"),
+    ]  # fmt: skip
+    ports = [one.setup.port for one in found if one.label != "ours-gateway"]
+    assert len(set(ports)) == len(ports)
+    assert client.Load(128, sampling="defaults", tokens=1024) in bench._loads()
+    assert str(client.Load(128, tokens=1024)) == "128 streams, 1,024 tokens"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--answers 128", "--answers x5", "--contenders ours", "--contenders vllm-serve:int8",
+              "--contenders ours-gateway:fp8 ours-grpc:bf16"],
+)  # fmt: skip
+def test_a_wrong_choice_of_contenders_or_answers_is_one_line(wrong, capsys):
+    with pytest.raises(SystemExit):
+        options.parse("", wrong.split())
+    assert wrong.split()[0] in capsys.readouterr().err
+
+
+def test_rounds_of_variants_become_medians():
+    rows = [
+        {"variant": "a", "load": "1", "round": n, "tokens_per_s": speed} for n, speed in enumerate((90.0, 110.0, 100.0))
+    ]
+    (row,) = variants.medians(rows)
+    assert (row["tokens_per_s"], row["spread"], row["rounds"]) == (100.0, 0.2, 3)
+
+
+def test_variants_of_one_build_share_its_weights_and_keep_their_options(tmp_path):
+    args = variants.arguments(["--work", str(tmp_path), "--only", "base", "steps-1k"])
+    base, steps = (variants.engine_of(name, args) for name in args.only)
+    assert (base / "tokenizer.json").samefile(steps / "tokenizer.json")
+    assert engine_dir.read(steps).runtime.options == {"max_num_batched_tokens": 1024}
+    assert engine_dir.read(base).runtime.options == {}
+
+
+class FakeContender:
+    def __init__(self, label, precision, setup):
+        self.label, self.precision, self.setup, self.seed_shift, self.name = label, precision, setup, 0, label
+        self.seen = []
+
+    def launch(self):
+        self.seen.append("launched")
+
+    def wait(self):
+        if self.label == "vllm-offline":
+            raise LoadtestError("it did not start")
+
+    def stop(self):
+        self.seen.append("stopped")
+
+    def weights_gib(self):
+        return 8.0
+
+    def cpu_seconds(self):
+        return 0.0
+
+    def run(self, prompts, load):
+        self.seen.append(str(load))
+        if load.tokens:
+            raise RuntimeError("no room")
+        tokens = 100 * len(prompts.ids)
+        return {"tokens_per_s": 50.0, "tokens": tokens, "errors": 0, "ttft_ms": {"p50": 1.0}, "tpot_ms": {"p50": 2.0}}
+
+
+def test_a_group_is_loaded_at_once_measured_in_turn_and_stopped_whatever_fails(tmp_path, monkeypatch):
+    command = (
+        "--precision fp8 fp8-dynamic --together --rounds 2 --streams 1 4 --rates 5 --rate-seconds 1 --answers 2x64"
+    )
+    args = options.parse("", [*command.split(), "--sampling", "defaults", "--out", str(tmp_path)])
+    bench = bench_gpu.Bench(args)
+    made = []
+
+    def contenders(engine, precision, offset):
+        labels = ("ours-grpc", "vllm-serve", "vllm-offline")
+        made.extend(FakeContender(label, precision, None) for label in labels)
+        return made[-3:]
+
+    monkeypatch.setattr(bench, "_contenders", contenders)
+    bench.config, bench.facts["copy_bandwidth_gb_s"] = CONFIG, 3000.0
+    bench.prompts = SimpleNamespace(make=lambda count, *_, **__: SimpleNamespace(ids=[[1]] * count))
+    bench._group({"fp8": tmp_path, "fp8-dynamic": tmp_path})
+    bench.write()
+    assert all(one.seen[0] == "launched" and one.seen[-1] == "stopped" for one in made)
+    assert made[0].seen.count("4 streams") == made[4].seen.count("4 streams") == 3  # a warm-up and two rounds
+    assert made[0].seen.count("2 streams, 64 tokens") == 1  # other lengths are measured once
+    rows = json.loads((tmp_path / "bench_gpu.json").read_text())["rows"]
+    assert [(row["load"], row["contender"], row["precision"]) for row in rows[:4]] == [
+        ("1 streams", "vllm-serve", "fp8"), ("1 streams", "vllm-serve", "fp8-dynamic"),
+        ("1 streams", "ours-grpc", "fp8"), ("1 streams", "ours-grpc", "fp8-dynamic"),
+    ]  # fmt: skip
+    assert {row["load"]: row["first_error"] for row in rows if "first_error" in row} == {
+        "2 streams, 64 tokens": "no room"
+    }
+    assert len(bench.facts["missing"]) == 2 and bench.weights["fp8"]["ours-grpc"] == 8.0
+
+
+def test_variants_run_in_rounds_and_one_that_fails_ends_alone(tmp_path, monkeypatch):
+    asked, stopped = [], []
+
+    class Worker:
+        def __init__(self, directory, kv_gib, log, name, start_s, environment):
+            self.name = name
+
+        def launch(self):
+            pass
+
+        def await_or_note(self):
+            pass
+
+        def wait_ready(self):
+            if self.name == "steps-1k":
+                raise LoadtestError("it did not start")
+            return 1.0
+
+        def run(self, load):
+            asked.append((self.name, str(load)))
+            return {"tokens_per_s": 10.0}
+
+        def stop(self):
+            stopped.append(self.name)
+
+    monkeypatch.setattr(variants, "RuntimeWorker", Worker)
+    command = "--only base steps-1k static --streams 1 4 --sampling defaults --rounds 2 --work"
+    args = variants.arguments([*command.split(), str(tmp_path)])
+    rows = variants.run(args)
+    assert {row["variant"] for row in rows if "error" in row} == {"steps-1k", "static"}  # static needs weights
+    each = ["1 streams, defaults", "4 streams, defaults"]
+    assert [load for name, load in asked if name == "base"] == ["4 streams, defaults", *each, *each]
+    assert set(stopped) == {"base", "steps-1k"}
