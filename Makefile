@@ -93,7 +93,7 @@ sbom: .venv-sbom/.ready  ## what a server is made of, with versions, hashes and 
 	@.venv-sbom/bin/python .ci/sbom.py
 
 test: setup-dev  ## run the tests
-	@$(PY) -m pytest -m "not oracle and not gpu and not browser and not chaos and not cluster" $(ARGS)
+	@$(PY) -m pytest -m "not oracle and not real and not gpu and not browser and not chaos and not cluster" $(ARGS)
 
 test-chaos: setup-dev  ## kill -9 and SIGSTOP of every process under streams (minutes) -> results/chaos.md
 	@$(PY) -m pytest -m chaos $(ARGS)
@@ -135,7 +135,7 @@ test-oracle: setup-oracle  ## the CPU engine against transformers: exact FP32 to
 	@$(ORACLE) -m pytest tests/oracle -m oracle -s --timeout=3600 $(ARGS)
 
 test-real: setup-dev setup-oracle  ## the default model on real text, and against transformers token by token (minutes)
-	@$(PY) -m pytest tests/real $(ARGS)
+	@$(PY) -m pytest tests/real --timeout=1800 $(ARGS)
 	@$(ORACLE) -m pytest tests/oracle/test_smollm2*.py -m oracle -s --timeout=3600 $(ARGS)
 
 bench-cpu: setup-loadtest  ## CPU engine against llama.cpp, openvino-genai, transformers, 1/8/16 streams -> results/bench_cpu.json

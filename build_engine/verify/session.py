@@ -22,7 +22,7 @@ from serving.runtimes.base import EngineRequest, Runtime, RuntimeOptions, Sequen
 
 TOP = 20  # most likely tokens compared; vLLM gives no more
 GROUP = 16  # samples whose prompts share the prefix cache at a time
-ANSWER_SECONDS = 600.0
+SILENT_SECONDS = 600.0  # a long prompt on a slow CPU takes minutes; all prompts together may take an hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,9 @@ class EngineScorer:
             return [self._deltas.pop(sequence_id) for sequence_id in ids]
 
     def _wait(self, ready: Callable[[], bool]) -> None:
-        if not self._changed.wait_for(lambda: bool(self._dead) or ready(), ANSWER_SECONDS):
-            raise BuildError(f"{self.name} gave no answer within {ANSWER_SECONDS:.0f} s")
+        while not (self._dead or ready()):
+            if not self._changed.wait(SILENT_SECONDS):
+                raise BuildError(f"{self.name} gave no token for {SILENT_SECONDS:.0f} s")
         if self._dead:
             raise BuildError(f"{self.name} failed: {self._dead}")
 

@@ -1,5 +1,6 @@
 """A prompt that fills the context of 8,192 tokens, with a sentence hidden in it: the engine gives ``transformers`` own
-tokens, cold, cached, in small steps and beside others. Whether the small model finds the sentence is its own affair."""
+tokens, cold, cached, in small steps, beside others and preempted. Whether the small model finds the sentence is its own
+affair."""
 
 from __future__ import annotations
 
@@ -20,6 +21,8 @@ from tests.oracle import expected
 
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(1800)]
 CONTEXT, ANSWER, BLOCKS = 8192, 24, 1200
+COMPANY = 100  # tokens of the other answers: they take further blocks while the long prompt is read, and later
+TIGHT = {280: "preempted while it is read", 283: "preempted while it answers"}  # KV blocks; the prompt has 256
 NEEDLE = "\n\nThe secret word of the lighthouse keeper is marzipan.\n\n"
 QUESTION = (
     "\n\nWhat is the secret word of the lighthouse keeper?<|im_end|>\n<|im_start|>assistant\nThe secret word of the"
@@ -49,9 +52,9 @@ def test_a_prompt_that_fills_the_context_is_answered_as_transformers_answers(
     model.allocate(BLOCKS)
 
     def answers(engine: Engine, prompts: list[list[int]]) -> list[list[int]]:
-        sampling = Sampling(ANSWER, temperature=0.0, ignore_eos=True)
         for number, each in enumerate(prompts):
-            engine.submit(EngineRequest(number, each, sampling))
+            tokens = ANSWER if each is prompt else COMPANY
+            engine.submit(EngineRequest(number, each, Sampling(tokens, temperature=0.0, ignore_eos=True)))
         got: list[list[int]] = [[] for _ in prompts]
         while engine.busy:
             for delta in engine.step():
@@ -64,5 +67,9 @@ def test_a_prompt_that_fills_the_context_is_answered_as_transformers_answers(
     assert answers(engine, [prompt, *company])[0] == wanted, "cached, in company"
     small = Engine(model, BlockPool(BLOCKS), 16, CONTEXT, step_tokens=96)
     assert answers(small, [*company, prompt])[-1] == wanted, "in small steps, in company"
+    for blocks, how in TIGHT.items():
+        tight = Engine(model, BlockPool(blocks), 16, CONTEXT)
+        assert answers(tight, [*company, prompt])[-1] == wanted, how
+        assert tight.stats().preemptions == 1, how
     found = Tokenizer.from_file(str(engine_dir / "tokenizer.json")).decode(wanted)
     print(f"\n{len(prompt)} tokens: {found!r}")

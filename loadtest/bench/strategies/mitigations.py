@@ -5,7 +5,6 @@ No figures of others are quoted: where the usual advice gives no number, the cla
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from build_engine import smollm2
-from build_engine.spec import SMOLLM2
+from build_engine.source import open_source
+from build_engine.spec import SMOLLM2, BuildSpec
+from contract import engine_dir
 from contract.paths import ROOT
 from loadtest.bench.process import Server, as_typed, started
 from loadtest.bench.strategies.commands import build_engine, load_test, run_json
@@ -33,7 +34,7 @@ USERS = 8
 TOKENS = 24
 PROMPT = 64
 LONG_PROMPT, SHORT_PROMPT = 1024, 128
-CONTEXTS = (32_768, 4_096)
+SHORTER = 8  # a context that fits a small job: this part of the model's own
 KV_GB = "0.25"
 BLOCK_TOKENS = {"openvino": 32, "vllm": 16, "tensorrt_llm": 32}
 LOAD = ("--warmup", "4s", "--drain", "60s", "--scenario", "code", "--language", "en")
@@ -57,10 +58,18 @@ class EngineSet:
 
 
 def default_engines(model: str, directory: Path) -> EngineSet:
-    """FP8 against BF16 where there is an NVIDIA GPU, else INT8 and INT4 against FP32 on the CPU."""
+    """FP8 against BF16 where there is an NVIDIA GPU, else INT8 and INT4 against FP32 on the CPU.
+
+    Weights that come with 4 bits are not rounded to 4 again: they would be smaller, and no longer the model.
+    Raises ``BuildError`` where the model cannot be had."""
     if shutil.which("nvidia-smi") is None:
-        return EngineSet(model, "fp32", ("int8", "int4"), directory)
+        return EngineSet(model, "fp32", ("int8",) if few_bits(model) else ("int8", "int4"), directory)
     return EngineSet(model, "bf16", ("fp8", "int8"), directory, "vllm")
+
+
+def few_bits(model: str) -> bool:
+    spec = BuildSpec(model, "int8", "openvino", Path())
+    return spec.is_gguf and open_source(spec).is_low_bit
 
 
 def torch_python() -> str:
@@ -132,7 +141,8 @@ def batching(engines: EngineSet, plain: EngineFigures, small: EngineFigures) -> 
     source = checkpoint(engines.model)
     for dtype in ("float32", "bfloat16") if engines.plain == "fp32" else ("bfloat16",):
         command = [torch_python(), "-m", "loadtest.bench.strategies.one_by_one", "--model", source, "--dtype", dtype]
-        command += ["--prompt", str(PROMPT), "--tokens", str(TOKENS), "--users", str(USERS)]
+        command += ["--engine", str(engines.engine(engines.plain)), "--prompt", str(PROMPT)]
+        command += ["--tokens", str(TOKENS), "--users", str(USERS)]
         alone = run_json(command)
         before = Measurement(
             f"transformers.generate {dtype}, one by one", alone["tokens_per_s"], "tokens/s", as_typed(command)
@@ -164,18 +174,19 @@ def context_and_streaming(engines: EngineSet) -> Iterator[Effect]:
 
 
 def fitting_streams(engine: Path, server: Server) -> Effect:
-    runtime = json.loads((engine / "engine.json").read_text(encoding="utf-8"))["runtime"]["name"]
+    info = engine_dir.read(engine)
+    context = info.limits.max_seq_len
     blocks = server.metric("qwen_kv_blocks_total")
     if not blocks:
         raise LoadtestError("context: the server does not report qwen_kv_blocks_total")
-    size = BLOCK_TOKENS[runtime]
+    size = BLOCK_TOKENS[info.runtime.name]
     before, after = (
         Measurement(
-            f"{n} tokens each", blocks * size / n, "streams", f"{server.typed}; qwen_kv_blocks_total × {size} ÷ {n}"
+            f"{n:,} tokens each", blocks * size / n, "streams", f"{server.typed}; qwen_kv_blocks_total × {size} ÷ {n}"
         )
-        for n in CONTEXTS
+        for n in (context, context // SHORTER)
     )
-    note = f"{KV_GB} GB of KV cache hold {blocks * size:.0f} tokens"
+    note = f"{KV_GB} GiB of KV cache hold {blocks * size:,.0f} tokens"
     return Effect("3 context limit", CLAIMS["context"], "full streams that fit", before, after, "more", note)
 
 

@@ -1,8 +1,9 @@
 """The baseline: ``transformers.generate``, one request at a time. Runs where torch is installed.
 
-    .venv-oracle/bin/python -m loadtest.bench.strategies.one_by_one --model DIR --dtype bfloat16 --prompt 64 --tokens 48
+    .venv-oracle/bin/python -m loadtest.bench.strategies.one_by_one --model DIR --engine DIR --dtype bfloat16
 
-Prints one JSON line: tokens per second, and the wait of each of eight users who sent their requests at the same time.
+``--engine`` is an engine of the same model: its tokenizer makes the prompts. Prints one JSON line: tokens per second,
+and the wait of each of eight users who sent their requests at the same time.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 from loadtest.arguments import Arguments, count
 from loadtest.bench.strategies import reference
+from loadtest.bench.strategies.prompts import token_ids
 
 
 def main() -> None:
     parser = Arguments(prog="python -m loadtest.bench.strategies.one_by_one", description=__doc__)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--engine", required=True)
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--prompt", type=count, default=64)
     parser.add_argument("--tokens", type=count, default=48)
@@ -30,9 +34,8 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    torch.manual_seed(1)
     model, device = reference.load(args.model, dtype=getattr(torch, args.dtype))
-    prompts = torch.randint(0, model.config.vocab_size, (args.users, args.prompt), device=device)
+    prompts = torch.tensor(token_ids(Path(args.engine), [args.prompt] * args.users), device=device)
 
     def answer(k: int, tokens: int) -> None:
         ids = prompts[k : k + 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +253,22 @@ def test_a_dying_runtime_is_one_line(use):
     use(dies=True)
     with pytest.raises(BuildError, match="CUDA error"):
         EngineScorer(ENGINE).answer([[1]], 4, greedy=True)
+
+
+def test_a_slow_runtime_may_take_its_time_and_a_silent_one_is_one_line(use, monkeypatch):
+    monkeypatch.setattr(verify_session, "SILENT_SECONDS", 0.5)
+
+    def slowly(self, request, submit=FakeRuntime.submit):
+        delay = 0.2 * request.sequence_id  # four requests: the last is done after more than the limit
+        threading.Timer(delay, submit, (self, request)).start()
+
+    monkeypatch.setattr(FakeRuntime, "submit", slowly)
+    use()
+    assert len(EngineScorer(ENGINE).answer([[1], [2], [3], [4]], 2, greedy=True)) == 4
+    monkeypatch.setattr(FakeRuntime, "submit", lambda self, request: None)
+    use()
+    with pytest.raises(BuildError, match="gave no token for 0 s"):
+        EngineScorer(ENGINE).answer([[1]], 2, greedy=True)
 
 
 def test_wrong_references_are_one_line(tmp_path, capsys):

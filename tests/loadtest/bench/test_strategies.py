@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gguf import GGMLQuantizationType
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from loadtest.bench import result
 from loadtest.bench.process import started
 from loadtest.bench.strategies import __main__ as strategies
+from loadtest.bench.strategies import mitigations
 from loadtest.bench.strategies.commands import build_engine
 from loadtest.bench.strategies.effect import Effect, Measurement
 from loadtest.bench.strategies.mitigations import CLAIMS, EngineSet, default_engines, weights_mib
+from loadtest.bench.strategies.prompts import token_ids
 from loadtest.errors import LoadtestError
+from tests.build_engine.gguf import files
 from tests.loadtest.test_figures import Page
+from tests.oracle import tiny
+
+ALPHABET = pre_tokenizers.ByteLevel.alphabet()
 
 
 def row(name: str, better: str, before: Measurement, after: Measurement) -> Effect:
@@ -65,6 +74,28 @@ def test_a_build_or_a_server_that_fails_is_one_line(tmp_path: Path) -> None:
         started("--engine", str(tmp_path / "none")),
     ):
         pass
+
+
+def test_the_prompts_are_real_text_of_exact_lengths(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.BPE({character: at for at, character in enumerate(sorted(ALPHABET))}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    prompts = token_ids(tmp_path, [40, 40, 900])
+    assert [len(prompt) for prompt in prompts] == [40, 40, 900]
+    assert prompts[0][:10] != prompts[1][:10], "no prefix cache may help"
+    assert re.search(r"[a-z]+ [a-z]+ [a-z]+", tokenizer.decode(prompts[2]))
+
+
+def test_few_bits_are_not_rounded_to_few_bits_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mitigations.shutil, "which", lambda _: None)  # no GPU
+    config = tiny.COMMON | tiny.CONFIGS["llama"]
+    for kind, small in ((GGMLQuantizationType.Q4_0, ("int8",)), (GGMLQuantizationType.Q8_0, ("int8", "int4"))):
+        file = files.write(tmp_path / f"{kind.name}.gguf", config, tiny.tensors(config), kind)
+        assert default_engines(str(file), tmp_path).small == small
+    monkeypatch.setattr("sys.argv", ["strategies", "--model", str(tmp_path / "none.gguf")])
+    with pytest.raises(SystemExit, match="2"):
+        strategies.main()
 
 
 def test_weights_are_the_engines_large_files(tmp_path: Path) -> None:
