@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-loadtest serve chat engine lock lock-check licences licences-check sbom test test-chaos lint fields
-.PHONY: clean bench-serving bench-fairness bench-isolation bench-gpu
+.PHONY: clean bench-serving bench-fairness bench-isolation bench-leaks bench-gpu
 SHELL := /bin/bash
 
 PYTHON ?= python3
@@ -112,6 +112,9 @@ bench-fairness: setup-loadtest  ## what one tenant's flood costs another tenant'
 
 bench-isolation: setup-loadtest  ## what 12 streams and small requests notice while one client attacks -> results/bench_isolation.json
 	@$(PY) -m loadtest.bench.isolation $(ARGS)
+
+bench-leaks: setup-loadtest  ## memory and files per process over 5,000 streams, and what 500 vanished clients leave -> results/bench_leaks.json
+	@$(PY) -m loadtest.bench.leaks $(ARGS)
 
 clean:  ## remove virtual environments, engines, results
 	rm -rf .venv .venv-* engines results reports .run

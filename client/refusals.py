@@ -34,6 +34,7 @@ _BY_HTTP = {
 }  # fmt: skip
 _TRITON_TEXTS = (  # in a stream, where Triton's own errors have no status
     ("unknown model", "model_not_found"), ("has no available versions", "model_not_found"),
+    ("is not healthy", "engine_unavailable"), ("exited unexpectedly", "engine_unavailable"),  # a model's process
     ("inference input", "invalid_request"), ("inputs but got", "invalid_request"), ("batch-size", "invalid_request"),
 )  # fmt: skip
 _CONNECTION_TEXTS = (  # gRPC's, with status UNAVAILABLE; through a proxy a lost server is a reset stream, UNKNOWN

@@ -6,10 +6,12 @@ import mmap
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 SUFFIX = ".beat"
 BEAT_SECONDS = 0.1
+MOST_PER_TURN = 0.25  # seconds of silence that one turn of a watcher may add
 
 
 class Heartbeat:
@@ -39,9 +41,69 @@ class Heartbeat:
         self._map.close()
 
 
+@dataclass
+class Sign:
+    """``count`` is what changes while its owner lives; ``silent`` the seconds since it last did.
+
+    Silence is counted in turns of the watcher's own loop and never more than ``MOST_PER_TURN`` a turn: on a starved
+    host, or after a suspended laptop wakes up, the watcher has not run either and blames nobody."""
+
+    count: int = -1
+    silent: float = 0.0
+
+    def look(self, count: int, elapsed: float) -> float:
+        """``elapsed``: seconds since the last look. Returns ``silent``."""
+        self.silent = self.silent + min(elapsed, MOST_PER_TURN) if count == self.count else 0.0
+        self.count = count
+        return self.silent
+
+
+class Pulse:
+    """The sign of a heartbeat whose file may not be there yet; until it is, the count stands still."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._heartbeat = path, _open(path)
+        self._sign = Sign()
+
+    @property
+    def has_begun(self) -> bool:
+        return self._heartbeat is not None
+
+    @property
+    def silent(self) -> float:
+        return self._sign.silent
+
+    def look(self, elapsed: float) -> float:
+        """Call once per turn; seconds of silence."""
+        self._heartbeat = self._heartbeat or _open(self._path)
+        return self._sign.look(self._heartbeat.count if self._heartbeat else -1, elapsed)
+
+    def close(self) -> None:
+        if self._heartbeat:
+            self._heartbeat.close()
+            self._heartbeat = None
+
+
+def _open(path: Path) -> Heartbeat | None:
+    try:
+        return Heartbeat(path)
+    except FileNotFoundError:
+        return None
+
+
 def worker_path(run_dir: Path, pid: int) -> Path:
     """Where a gateway worker beats."""
     return run_dir / f"worker-{pid}{SUFFIX}"
+
+
+def supervisor_path(run_dir: Path) -> Path:
+    """Where the gateway's supervisor beats."""
+    return run_dir / f"supervisor{SUFFIX}"
+
+
+def launcher_path(run_dir: Path) -> Path:
+    """Where the launcher beats, for the gateway."""
+    return run_dir / f"launcher{SUFFIX}"
 
 
 def start(path: Path) -> None:

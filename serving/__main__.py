@@ -15,6 +15,7 @@ FEWEST_FILES = 4096
 
 
 def main() -> int:
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a locale without "…" still serves
     try:
         config = parse()
         rundir.await_ending()
@@ -28,6 +29,9 @@ def main() -> int:
         return Supervisor(config, engine).run()
     except LaunchError as error:
         print(f"serve: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a directory of another user: its own words are the clearest
+        print(f"serve: {error.filename or 'error'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nserve: stopped", file=sys.stderr)

@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,10 @@ class Server:
         return f"127.0.0.1:{self.grpc_port}"
 
     @property
+    def ports(self) -> tuple[int, int, int, int]:
+        return self.http_port, self.grpc_port, self.metrics_port, self.gateway_port
+
+    @property
     def metrics(self) -> str:
         return f"http://127.0.0.1:{self.metrics_port}/metrics"
 
@@ -65,11 +69,13 @@ class Server:
         raise AssertionError(f"not within {seconds} s; log: {self.log}")
 
 
-def start_server(log: Path, *arguments: str, gateway: bool = False) -> Server:
-    """Start a server and wait until it announces itself."""
-    http, grpc, metrics, page = free_ports(4)
+def start_server(
+    log: Path, *arguments: str, gateway: bool = False, ports: Sequence[int] = (), under: Sequence[str] = ()
+) -> Server:
+    """Start a server and wait until it announces itself. ``under``: the beginning of its command line, e.g. strace."""
+    http, grpc, metrics, page = ports or free_ports(4)
     command = [
-        sys.executable, "-m", "serving", "--http-port", str(http), "--grpc-port", str(grpc),
+        *under, sys.executable, "-m", "serving", "--http-port", str(http), "--grpc-port", str(grpc),
         "--metrics-port", str(metrics), "--gateway-port", str(page if gateway else 0), "--drain", "3", *arguments,
     ]  # fmt: skip
     with log.open("w") as file:

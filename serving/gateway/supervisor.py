@@ -19,7 +19,7 @@ from pathlib import Path
 
 from prometheus_client import multiprocess
 
-from contract.heartbeat import Heartbeat, worker_path
+from contract.heartbeat import Heartbeat, Pulse, supervisor_path, worker_path
 from serving.gateway import listening, logs
 from serving.gateway.core import auth
 from serving.gateway.settings import GatewaySettings, GatewaySettingsError
@@ -28,6 +28,7 @@ log = logging.getLogger("serving.gateway")
 DEATHS, WITHIN = 5, 30.0  # this many dead workers within this many seconds: give up
 WATCH_SECONDS = 0.1
 HUNG_SECONDS = 5.0  # a worker whose event loop stands still for this long is replaced
+START_SECONDS = 60.0  # the same for one that has not begun to serve
 
 
 def hold_port(settings: GatewaySettings) -> socket.socket:
@@ -45,27 +46,16 @@ def hold_port(settings: GatewaySettings) -> socket.socket:
         ) from None
 
 
-class _Beat:
-    """Seconds of silence, counted in looks: a supervisor that was not run itself blames nobody."""
-
-    def __init__(self, heartbeat: Heartbeat) -> None:
-        self._heartbeat, self._count, self._silent = heartbeat, -1, 0.0
-
-    def silence(self) -> float:
-        """Call once per turn."""
-        self._silent = self._silent + WATCH_SECONDS if self._heartbeat.count == self._count else 0.0
-        self._count = self._heartbeat.count
-        return self._silent
-
-
 class WorkerSupervisor:
     def __init__(self, settings: GatewaySettings) -> None:
         auth.load(settings)  # reports a bad key file before anything starts
         self._settings = settings
         self._held = hold_port(settings)
         self.port: int = self._held.getsockname()[1]
-        self._run_dir = Path(tempfile.mkdtemp(prefix="gateway-", dir=os.environ.get("RUN_DIR")))  # the launcher's
-        self._beats: dict[int, _Beat] = {}  # by pid
+        home = os.environ.get("RUN_DIR")  # the launcher's, which watches this process
+        self._heartbeat = Heartbeat.create(supervisor_path(Path(home))) if home else None
+        self._run_dir = Path(tempfile.mkdtemp(prefix="gateway-", dir=home))
+        self._pulses: dict[int, Pulse] = {}  # by pid
         self._workers: list[subprocess.Popen[bytes]] = []
         self._deaths: list[float] = []
         self._signalled = False
@@ -105,11 +95,13 @@ class WorkerSupervisor:
     def _watch(self) -> int:
         while not self._signalled:
             time.sleep(WATCH_SECONDS)
+            if self._heartbeat:
+                self._heartbeat.beat()
             for at, process in enumerate(self._workers):
                 self._kill_if_hung(process)
                 if process.poll() is None:
                     continue
-                self._beats.pop(process.pid, None)
+                self._forget(process)
                 multiprocess.mark_process_dead(process.pid, str(self._run_dir / "metrics"))  # type: ignore[no-untyped-call]
                 log.error("worker died", extra={"pid": process.pid, "status": process.returncode})
                 if self._too_many_deaths():
@@ -120,13 +112,18 @@ class WorkerSupervisor:
 
     def _kill_if_hung(self, process: subprocess.Popen[bytes]) -> None:
         """A worker whose event loop stands still would go on getting its share of new connections."""
-        path = worker_path(self._run_dir, process.pid)
-        if process.pid not in self._beats and path.exists():
-            self._beats[process.pid] = _Beat(Heartbeat(path))
-        if process.pid in self._beats and self._beats[process.pid].silence() > HUNG_SECONDS:
-            log.error("worker hangs", extra={"pid": process.pid, "seconds": HUNG_SECONDS})
+        if process.pid not in self._pulses:
+            self._pulses[process.pid] = Pulse(worker_path(self._run_dir, process.pid))
+        pulse = self._pulses[process.pid]
+        if pulse.look(WATCH_SECONDS) > (HUNG_SECONDS if pulse.has_begun else START_SECONDS):
+            log.error("worker hangs", extra={"pid": process.pid, "seconds": round(pulse.silent)})
             process.kill()
             process.wait()
+
+    def _forget(self, process: subprocess.Popen[bytes]) -> None:
+        if pulse := self._pulses.pop(process.pid, None):
+            pulse.close()
+        worker_path(self._run_dir, process.pid).unlink(missing_ok=True)
 
     def _too_many_deaths(self) -> bool:
         now = time.monotonic()

@@ -5,22 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from contract.engine_dir import EngineInfo
-from serving.launch.config import LOCAL, Config, connectable
+from serving.launch.config import LOCAL, Config, authority
 from serving.launch.engine import note
 
 
 def text(config: Config, engine: EngineInfo, log: Path) -> str:
-    host = connectable(config.triton_host)
-    triton = f"http://{host}:{config.http_port}"
+    triton, grpc, metrics = (
+        authority(config.triton_host, port) for port in (config.http_port, config.grpc_port, config.metrics_port)
+    )
     lines = [
         "",
-        f"  Triton HTTP   {triton}    gRPC {host}:{config.grpc_port}    metrics http://{host}:{config.metrics_port}/metrics",
+        f"  Triton HTTP   http://{triton}    gRPC {grpc}    metrics http://{metrics}/metrics",
     ]
     if config.gateway_port:
-        gateway = f"http://{connectable(config.host)}:{config.gateway_port}"
+        gateway = f"http://{authority(config.host, config.gateway_port)}"
         lines.append(f"  OpenAI API    {gateway}/v1    chat page {gateway}/")
     body = '{"text_input": "Hello", "max_tokens": 16}'
-    lines += ["", f"  curl -X POST {triton}/v2/models/qwen/generate -d '{body}'"]
+    lines += ["", f"  curl -X POST http://{triton}/v2/models/qwen/generate -d '{body}'"]
     if about := note(engine):
         lines += ["", f"  note: {about}"]
     if config.triton_host not in LOCAL:

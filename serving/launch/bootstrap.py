@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes.util
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 LOWEST, HIGHEST = (3, 10), (3, 12)
 LAST_LINES = 20  # of pip's output, shown when it fails
+FULL = os.strerror(errno.ENOSPC)
 GLIBC = (2, 35)  # the wheel of nvidia-pytriton is manylinux_2_35
 
 
@@ -101,7 +103,10 @@ def pip(packages: int, *arguments: str) -> None:
             show_progress(process, log, packages)
         if not process.returncode:
             return
-        print(*log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:], sep="\n", flush=True)
+        printed = log.read_text(encoding="utf-8", errors="replace")
+    print(*printed.splitlines()[-LAST_LINES:], sep="\n", flush=True)
+    if FULL in printed:
+        fail(f"the disk of {VENV} or of {tempfile.gettempdir()}, where pip unpacks (TMPDIR), is full; make room")
     fail(f"pip failed (see above); is PyPI reachable? The command was: {' '.join(command)}")
 
 
@@ -148,6 +153,8 @@ def make_venv() -> None:
     )
     if made.returncode:
         shutil.rmtree(VENV, ignore_errors=True)
+        if problem := next((line for line in made.stderr.splitlines() if "[Errno" in line), ""):
+            fail(f"{VENV} cannot be made: {problem.partition('] ')[2]}")
         fail(f"`python -m venv` failed: run `apt install python3.{sys.version_info[1]}-venv`, then the same again")
 
 
@@ -262,8 +269,11 @@ def main(extras: list[str]) -> None:
 if __name__ == "__main__":
     # A parent that started us in the background leaves SIGINT ignored, and Ctrl-C would stop pip alone.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.umask(os.umask(0) | 0o022)  # what the server runs from is not for others to write
     try:
         main(sys.argv[1:])
+    except OSError as error:
+        fail(f"{error.filename or VENV}: {error.strerror or error}")
     except KeyboardInterrupt:  # pip and venv got it too: they are in the terminal's foreground with this
         print("\nsetup: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)

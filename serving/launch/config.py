@@ -170,7 +170,7 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 def check_ports(config: Config) -> None:
     """Every port must be free now; a port that is taken later shows when Triton binds it."""
-    taken = [f"{name}={port}" for name, port in config.ports.items() if not _is_free(*config.address(name))]
+    taken = [f"{name}={port}" for name, port in config.ports.items() if not is_free(*config.address(name))]
     if taken:
         others = " ".join(f"{name}={port + 100}" for name, port in config.ports.items())
         raise LaunchError(
@@ -180,7 +180,8 @@ def check_ports(config: Config) -> None:
         raise LaunchError(f"two services share a port ({config.ports}); give each its own")
 
 
-def _is_free(variable: str, host: str, port: int) -> bool:
+def is_free(variable: str, host: str, port: int) -> bool:
+    """Raises ``LaunchError`` for an address that cannot be used at all."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
@@ -199,4 +200,10 @@ def _is_free(variable: str, host: str, port: int) -> bool:
 
 def connectable(host: str) -> str:
     """The address under which this machine reaches what listens on ``host``."""
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host
+    return {"0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def authority(host: str, port: int) -> str:
+    """``host:port`` of what listens on ``host``, as URLs and gRPC write it."""
+    host = connectable(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

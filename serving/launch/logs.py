@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
 from typing import IO
 
 HARMLESS = ("NVML", "CudaDriverHelper", "DCGM", "unable to create stream")  # logged at every start without a GPU
+
+
+def say(line: str) -> None:
+    """To the terminal. A full disk or a reader that left must not end the server."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
 
 
 def open_private(path: Path, mode: str) -> IO[bytes]:

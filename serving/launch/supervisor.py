@@ -7,17 +7,18 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import FrameType
 
 from contract.engine_dir import EngineInfo
 from contract.paths import ROOT
-from serving.launch import announcement, child, gateway, health, logs, rundir, triton
-from serving.launch.config import Config, LaunchError, connectable
+from serving.launch import announcement, child, health, logs, rundir, triton
+from serving.launch.config import Config, LaunchError, authority, connectable
 from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
 from serving.launch.drain import FLUSH_SECONDS, drain
+from serving.launch.gateway import GatewayChild
+from serving.launch.readiness import Readiness
 from serving.launch.vitals import Vitals
 
 WATCH_SECONDS = 0.1
@@ -28,7 +29,6 @@ STUBLESS_SECONDS = (
 UNLOAD_SECONDS = 3.0  # from the last stream's end to a killed Triton: engines close their workers in this time
 MODELS = ("tokenizer", "engine", "detokenizer")
 LOGS = ROOT / ".run"
-READINESS = "readiness"  # in the run directory
 
 
 class Supervisor:
@@ -37,11 +37,9 @@ class Supervisor:
     def __init__(self, config: Config, engine: EngineInfo) -> None:
         self._config = config
         self._engine = engine
-        self._base = f"http://{connectable(config.triton_host)}:{config.http_port}"
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._base = f"http://{authority(config.triton_host, config.http_port)}"
+        self._triton: subprocess.Popen[bytes] | None = None
         self._deaths = Deaths()
-        self._gateway_deaths = Deaths()
-        self._gateway_due = 0.0
         self._vitals: Vitals | None = None
         self._looked = 0.0
         self._log_start = 0
@@ -51,8 +49,9 @@ class Supervisor:
         LOGS.mkdir(exist_ok=True)
         self._shm = f"qwen_{os.getpid()}_"
         self._run_dir, self._lock = rundir.create(self._shm)
-        self._readiness = self._run_dir / READINESS
-        self._say_ready("starting")
+        self._gateway = GatewayChild(config, self._run_dir, self._log("gateway"))
+        self._readiness = Readiness(self._gateway.readiness)
+        self._readiness.say("starting")
 
     def run(self) -> int:
         """Serve until a signal (0) or until the engine died too often (1)."""
@@ -77,15 +76,15 @@ class Supervisor:
         stubless = 0.0
         while not health.is_ready(self._base):
             self._give_up_if_signalled()
-            stubless = stubless + WATCH_SECONDS if child.has_dead_child(self._children["triton"].pid) else 0.0
+            stubless = stubless + WATCH_SECONDS if self._triton and child.has_dead_child(self._triton.pid) else 0.0
             if self._broken() or stubless > STUBLESS_SECONDS:
-                if (self._children["triton"].poll() or 0) >= 0:
+                if (self._exit_code() or 0) >= 0:
                     raise LaunchError(f"Triton did not start: {self._why()} (log: {self._log('triton')})")
-                print(f"starting again: {self._why()}", flush=True)
+                logs.say(f"starting again: {self._why()}")
                 self._await_turn()
                 self._stop_dead_triton()
                 self._launch_triton()
-            time.sleep(WATCH_SECONDS)
+            self._turn()
         self._in_canary = True
         problem = health.generates(self._base, CANARY_SECONDS)
         self._in_canary = False
@@ -93,11 +92,11 @@ class Supervisor:
             raise LaunchError(f"the server is up but cannot generate: {problem} (log: {self._log('triton')})")
         self._vitals = Vitals(self._run_dir, connectable(self._config.triton_host), self._config.http_port)
         self._looked = time.monotonic()
-        self._say_ready("")
+        self._readiness.say("")
 
     def _launch_triton(self) -> None:
         for file in self._run_dir.iterdir():
-            if file.is_file() and file.name not in (READINESS, rundir.LOCK):
+            if file.is_file() and file.name != rundir.LOCK:
                 file.unlink()
         command = triton.command(self._config, self._run_dir, self._shm)
         env = triton.environment(self._config, self._run_dir)
@@ -105,93 +104,80 @@ class Supervisor:
             self._log_start = log.tell()
             # SIGKILL: without its launcher nobody empties the engine first, and a Triton that got SIGTERM leaves its
             # open streams silent until their clients' time-outs. A broken connection they notice, and go on elsewhere.
-            self._children["triton"] = child.start(command, env, log, ROOT, signal.SIGKILL)
-        print(f"starting Triton on {self._engine.model.name} ({self._engine.runtime.name}, {self._engine.precision}) …",
-              flush=True)  # fmt: skip
+            self._triton = child.start(command, env, log, ROOT, signal.SIGKILL)
+        logs.say(
+            f"starting Triton on {self._engine.model.name} ({self._engine.runtime.name}, {self._engine.precision}) …"
+        )
 
     def _stop_dead_triton(self) -> None:
         if self._vitals:
             self._vitals.close()
             self._vitals = None
-        child.stop(self._children.pop("triton"), 0)
+        if self._triton:
+            child.stop(self._triton, 0)
+            self._triton = None
         rundir.remove_shm(self._shm)
 
     def _start_gateway(self) -> None:
-        config = self._config
-        if not config.gateway_port:
+        if not self._config.gateway_port:
             return
-        env = gateway.environment(config, self._run_dir, self._readiness)
-        with logs.open_private(self._log("gateway"), "ab" if self._is_serving else "wb") as log:
-            process = child.start([sys.executable, "-m", "serving.gateway"], env, log, ROOT)
-        self._children["gateway"] = process
-        if self._is_serving:
-            return  # a restarted one is watched like Triton, not waited for
-        base = f"http://{connectable(config.host)}:{config.gateway_port}"
-        while not health.answers(f"{base}/health/ready"):
+        self._gateway.start()
+        while not health.answers(f"{self._gateway.url}/health/ready"):
             self._give_up_if_signalled()
             if self._broken():  # it waits for Triton, and the watch restarts that
                 return
-            if process.poll() is not None:
-                raise LaunchError(f"the gateway did not start: {logs.last_line(self._log('gateway'))}")
-            time.sleep(WATCH_SECONDS)
+            if word := self._gateway.ended:
+                raise LaunchError(f"the gateway did not start: {word}")
+            self._turn()
 
     def _announce(self) -> None:
         self._is_serving = True
-        print(announcement.text(self._config, self._engine, self._log("triton")), flush=True)
+        logs.say(announcement.text(self._config, self._engine, self._log("triton")))
 
     # --- watch -----------------------------------------------------------------------------------------------------
 
     def _watch(self) -> int:
         while not self._signals:
-            time.sleep(WATCH_SECONDS)
-            self._watch_gateway()
+            self._turn()
             if reason := self._dead_or_hung():
                 self._restart(reason)
         return 0
 
+    def _turn(self) -> None:
+        """Whatever the launcher waits for, the gateway sees that it runs, and is watched."""
+        time.sleep(WATCH_SECONDS)
+        self._gateway.beat()
+        if self._is_serving:
+            self._gateway.look()
+
     def _dead_or_hung(self) -> str:
         """Why Triton must be started again. Keeps the readiness word of all gateway workers up to date."""
-        if "triton" not in self._children or self._vitals is None:
+        if self._triton is None or self._vitals is None:
             return "it did not start"
         if self._broken():
             return self._why()
         now = time.monotonic()
         self._vitals.look(now - self._looked)
         self._looked = now
-        self._say_ready(self._vitals.unready())
+        self._readiness.say(self._vitals.unready())
         return self._vitals.hung()
 
     def _restart(self, reason: str) -> None:
-        self._say_ready(f"restarting: {reason}")
-        print(f"the engine died: {reason} (log: {self._log('triton')})", flush=True)
+        self._readiness.say(f"restarting: {reason}")
+        logs.say(f"the engine died: {reason} (log: {self._log('triton')})")
         if (self._run_dir / "dead").exists():  # its process lives for a moment, to tell its clients
             time.sleep(FLUSH_SECONDS)
         self._stop_dead_triton()
         try:
             self._await_turn()
-            print("restarting Triton", flush=True)
+            logs.say("restarting Triton")
             self._start_triton()
         except LaunchError as error:
             if self._signals or self._has_died_too_often():
                 raise
-            print(f"not yet: {error}", flush=True)
+            logs.say(f"not yet: {error}")
             return
-        print("serving again", flush=True)
-
-    def _watch_gateway(self) -> None:
-        """It comes back for as long as Triton is well."""
-        process = self._children.get("gateway")
-        if process is None or process.poll() is None:
-            return
-        now = time.monotonic()
-        if not self._gateway_due:
-            pause = self._gateway_deaths.add(now)
-            self._gateway_due = now + pause
-            print(f"the gateway ended ({child.cause(process.returncode)}; log: {self._log('gateway')}); "
-                  f"restarting it{f' in {pause:.0f} s' if pause else ''}", flush=True)  # fmt: skip
-        if now >= self._gateway_due:
-            self._gateway_due = 0.0
-            self._start_gateway()
+        logs.say("serving again")
 
     def _await_turn(self) -> None:
         """Count a death; from the fourth in ten minutes on, wait before the next start, or give up if so asked."""
@@ -199,29 +185,24 @@ class Supervisor:
         if self._has_died_too_often():
             raise LaunchError(f"{len(self._deaths)} deaths in {WINDOW:.0f} s, giving up (log: {self._log('triton')})")
         if pause:
-            print(f"{len(self._deaths)} deaths in ten minutes: the next start is in {pause:.0f} s", flush=True)
+            logs.say(f"{len(self._deaths)} deaths in ten minutes: the next start is in {pause:.0f} s")
         until = time.monotonic() + pause
         while time.monotonic() < until:
             self._give_up_if_signalled()
-            self._watch_gateway()
-            time.sleep(WATCH_SECONDS)
+            self._turn()
 
     def _has_died_too_often(self) -> bool:
         limit = self._config.max_restarts or (0 if self._is_serving else AT_ONCE)  # one that never served never will
         return bool(limit) and len(self._deaths) > limit
 
-    def _say_ready(self, problem: str) -> None:
-        """One word for all gateway workers: why requests are not answered now, or nothing."""
-        if not self._readiness.exists() or self._readiness.read_text() != problem:
-            partial = self._readiness.with_suffix(".new")
-            partial.write_text(problem)
-            partial.replace(self._readiness)
-
     def _broken(self) -> bool:
         """Triton or one of its model processes is gone. Triton itself would let their streams wait for ever."""
-        if self._children["triton"].poll() is not None or (self._run_dir / "dead").exists():
+        if self._triton is None or self._triton.poll() is not None or (self._run_dir / "dead").exists():
             return True
         return not all(self._has_process(name) for name in MODELS)
+
+    def _exit_code(self) -> int | None:
+        return self._triton.poll() if self._triton else None
 
     def _has_process(self, model: str) -> bool:
         try:
@@ -235,7 +216,7 @@ class Supervisor:
         Web clients read it too, so it names no path."""
         with contextlib.suppress(OSError):
             return (self._run_dir / "dead").read_text()
-        code, log = self._children["triton"].poll(), self._log("triton")
+        code, log = self._exit_code(), self._log("triton")
         if self._vitals is None:  # it is still starting: its log says why it does not
             return logs.error_line(log, code, self._log_start)
         if code is not None:
@@ -248,8 +229,8 @@ class Supervisor:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._say_ready("draining")
-            print(f"\nstopping: open streams get {self._config.drain} s to end (again: stop at once)", flush=True)
+            self._readiness.say("draining")
+            logs.say(f"\nstopping: open streams get {self._config.drain} s to end (again: stop at once)")
         if self._in_canary:  # it may take minutes and cannot look
             self._in_canary = False
             raise LaunchError("stopped while starting")
@@ -261,11 +242,10 @@ class Supervisor:
     def _clean(self) -> None:
         """The gateway drains first: it needs Triton for its open streams."""
         deadline = time.monotonic() + (self._config.drain if self._is_serving else 0)
-        if "gateway" in self._children:
-            self._stop(self._children.pop("gateway"), deadline)
-        if "triton" in self._children:
+        self._gateway.stop(lambda process: self._stop(process, deadline), lambda: self._signals < 2)
+        if self._triton:
             drain(self._run_dir, deadline, lambda: self._signals < 2 and not self._broken())
-            self._stop(self._children.pop("triton"), time.monotonic() + UNLOAD_SECONDS)
+            self._stop(self._triton, time.monotonic() + UNLOAD_SECONDS)
         rundir.remove_shm(self._shm)
         shutil.rmtree(self._run_dir, ignore_errors=True)
         self._lock.close()

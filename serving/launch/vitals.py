@@ -5,8 +5,7 @@
 - The engine stub says for how long its engine has made no step although it has sequences (``serving.triton.stall``).
 - When nothing runs, one token is generated every ``CANARY_SECONDS``; it must come.
 
-Silence is counted in turns of the launcher's own loop and never more than ``MOST_PER_TURN`` a turn: on a starved host,
-or after a suspended laptop wakes up, the launcher has not run either and blames nobody.
+Silence is counted in turns of the launcher's own loop (``contract.heartbeat``).
 """
 
 from __future__ import annotations
@@ -14,16 +13,14 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 
 from contract.ack_table import FILE_NAME, AckTable
-from contract.heartbeat import SUFFIX, Heartbeat
+from contract.heartbeat import MOST_PER_TURN, SUFFIX, Heartbeat, Sign
 from serving.launch import health
 
 UNREADY_SECONDS = 3.0  # silent for this long: not ready, but perhaps it comes back
 HANG_SECONDS = 8.0  # silent for this long: hung, and started again
-MOST_PER_TURN = 0.25
 LIVE_SECONDS = 1.0  # between two looks at tritonserver
 CANARY_SECONDS = 10.0  # of idleness between two generations
 
@@ -65,18 +62,6 @@ class Probe:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-
-
-@dataclass
-class Sign:
-    """``count`` is what changes while its owner lives; ``silent`` the seconds since it last did."""
-
-    count: int = -1
-    silent: float = 0.0
-
-    def look(self, count: int, elapsed: float) -> None:
-        self.silent = self.silent + elapsed if count == self.count else 0.0
-        self.count = count
 
 
 class Vitals:

@@ -121,8 +121,8 @@ class Runtime(Protocol):
     def submit(self, request: EngineRequest) -> None:
         """Queue one sequence. Never blocks on the engine. The caller has checked ids, lengths and capabilities.
 
-        Raises ``InvalidRequest`` for what only the engine can see (a grammar that does not compile) and
-        ``EngineUnavailable``."""
+        Raises ``InvalidRequest`` for what only the engine can see, unless that takes long (a grammar): then it comes as
+        the sequence's last delta. A guide that is ``optional`` is left out instead. Raises ``EngineUnavailable``."""
 
     def abort(self, sequence_id: int) -> None:
         """Free the sequence's batch slot and KV blocks soon; its last delta is ``cancelled``. Ignores unknown ids."""

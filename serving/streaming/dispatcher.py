@@ -23,7 +23,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 
 from contract import chunks
 from contract.ack_table import END, AckTable
@@ -96,11 +95,10 @@ class Dispatcher:
                     sequence.prompt.append(PromptPart(ids))
                 one = reseeded(sampling, sequence.index)
                 seeded = "seed" in job.explicit
-                submit(
-                    runtime,
+                runtime.submit(
                     EngineRequest(
                         sequence.id, ids, one, job.priority, job.lora_name, job.cache_salt, seeded, job.text.resume_ids
-                    ),
+                    )
                 )
                 if sequence.aborted:  # its client went away just before the runtime knew it
                     runtime.abort(sequence.id)
@@ -296,18 +294,6 @@ class Dispatcher:
         self._leave(request)
         if final:  # its sequences are closed already; only the sink still waits for an end
             self._senders.end(request, request.sink.drop)
-
-
-def submit(runtime: Runtime, request: EngineRequest) -> None:
-    """``Runtime.submit``, without an optional guide that does not compile."""
-    try:
-        runtime.submit(request)
-    except InvalidRequest as error:
-        guide = request.sampling.guide
-        if guide is None or not guide.optional:
-            raise
-        log.info("sequence %d goes without its optional guide: %s", request.sequence_id, error)
-        runtime.submit(replace(request, sampling=replace(request.sampling, guide=None)))
 
 
 def _restarting(reason: str) -> str:

@@ -121,6 +121,7 @@ def test_server_errors_become_exceptions(fake: FakeTriton, code: str, message: s
     ("message", "kind"),
     [
         ("Request for unknown model: 'x' is not found", errors.ModelNotFound),
+        ("Stub process 'detokenizer_0_0' is not healthy.", errors.EngineUnavailable),
         ("inference input data-type is 'FP32', model expects 'INT32' for 'qwen'", errors.InvalidRequest),
         ("expected 3 inputs but got 2 inputs for model 'qwen'", errors.InvalidRequest),
         ("[brackets] that are no code word of ours", errors.InternalError),

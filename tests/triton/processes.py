@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from serving.launch import rundir
 from tests.conftest import Server
 
 MODELS = ("tokenizer", "engine", "detokenizer")
@@ -36,6 +37,19 @@ def run_dir(server: Server) -> Path:
 
 def shared_memory(server: Server) -> list[Path]:
     return list(Path("/dev/shm").glob(f"qwen_{server.process.pid}_*"))
+
+
+def left_over(server: Server) -> list[Path]:
+    """Files of an ended server: in /dev/shm, and run directories and gateway directories that name its launcher."""
+    runs = [path for path in rundir.parent().glob(f"{rundir.PREFIX}*/{rundir.LOCK}") if _names(path, server)]
+    return [*shared_memory(server), *(path.parent for path in runs)]
+
+
+def _names(lock: Path, server: Server) -> bool:
+    try:
+        return lock.read_text() == f"qwen_{server.process.pid}_"
+    except OSError:
+        return False
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -21,6 +21,7 @@ from client.sequences import request_ids
 from client.types import NO_RETRY, Options, Timeouts
 from contract import engine_dir
 from contract.errors import EngineDirectoryError
+from contract.heartbeat import Pulse, launcher_path
 from serving.gateway.core import auth
 from serving.gateway.core.answer import Answer, AnswerContext
 from serving.gateway.core.bodies import BODIES, BodyMemory
@@ -39,6 +40,8 @@ from serving.gateway.settings import GatewaySettings
 log = logging.getLogger("serving.gateway")
 TICK = 0.25  # seconds between checks of the open answers
 READY_SECONDS = 2.0  # limit on one readiness call to Triton
+UNWATCHED_SECONDS = 4.0  # a launcher silent for this long would notice no death: not ready
+FORSAKEN_SECONDS = 30.0  # silent for this long: not alive, so that an orchestrator starts the whole anew
 MODEL = "qwen"
 SPARE_ROWS = 2  # for workers that start while those they replace still end
 
@@ -62,6 +65,8 @@ class Gateway:
         self.keys = auth.Keys(auth.load(settings), budgets)
         shares = ShareTable(run_dir / "shares" if run_dir else None, settings.processes + SPARE_ROWS)
         self.scheduler = FairScheduler(shares, self.triton_metrics.capacity)
+        launched = settings.readiness_file
+        self._launcher = Pulse(launcher_path(Path(launched).parent)) if launched else None
         self.draining = False
         self.answers: set[Answer] = set()
         self.open = 0
@@ -143,6 +148,8 @@ class Gateway:
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
+            if self._launcher:
+                self._launcher.look(TICK)
             self.metrics.waiting.set(self.scheduler.waiting_here)
             for answer in list(self.answers):
                 self._look_at(answer, now)
@@ -197,12 +204,19 @@ class Gateway:
         except OSError:
             return "the launcher is gone"
 
+    def unwatched(self, seconds: float) -> str:
+        """Whether the launcher has been silent for so long. Requests are answered all the same, while Triton lives."""
+        launcher = self._launcher
+        if launcher is None or not launcher.has_begun or launcher.silent < seconds:
+            return ""
+        return f"the launcher has not run for {launcher.silent:.0f} s: nobody would start a dead engine again"
+
     async def ready(self) -> str:
         """``""`` when requests can be answered, else why not."""
         if self.draining:
             return "draining"
         launched = self.settings.readiness_file
-        if problem := self.outage():
+        if problem := self.outage() or self.unwatched(UNWATCHED_SECONDS):
             return problem
         try:  # what the launcher calls ready is: this worker's channel may just have to connect again
             answer = await self._model_ready(

@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 
 
 class Core:
-    """One engine core. The constructor blocks until it is ready; ``send`` and ``abort`` need one caller at a time."""
+    """One engine core. The constructor blocks until it is ready; ``send`` and ``abort`` need one caller at a time,
+    ``prepare`` does not."""
 
     def __init__(self, engine: EngineInfo, options: RuntimeOptions) -> None:
         began = time.monotonic()

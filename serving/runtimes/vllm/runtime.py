@@ -16,15 +16,13 @@ import queue
 import shutil
 import sys
 import threading
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineUnavailable
+from contract.errors import EngineUnavailable, InternalError, InvalidRequest, ServingError, to_wire
 from contract.finish import FinishReason
-from contract.prompt_part import PromptPart
 from serving.runtimes.base import (
     EngineRequest,
     OnDeath,
@@ -38,6 +36,8 @@ from serving.runtimes.base import (
 from serving.runtimes.resume import as_prompt, prompt_cached
 from serving.runtimes.vllm import args as vllm_args
 from serving.runtimes.vllm import releases
+from serving.runtimes.vllm.counters import Counters
+from serving.runtimes.vllm.scores import log_probs, prompt_scores
 
 if TYPE_CHECKING:
     from serving.runtimes.vllm.core import Core
@@ -51,6 +51,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 DEATH_POLL_S = 0.5
+GUIDE_THREADS = 2  # a large grammar does not delay a small one
 PREEMPTED = 3  # vllm.v1.engine.EngineCoreEventType
 FINISH: tuple[FinishReason, ...] = (  # by vllm.v1.engine.FinishReason
     "stop", "length", "cancelled", "error", "repetition",
@@ -82,12 +83,20 @@ def use_interpreter(python: str) -> None:
 @dataclass(slots=True)
 class _VllmSequence:
     request: EngineRequest
-    stops: frozenset[int]
+    stops: frozenset[int] = frozenset()
     begun: bool = False
 
     @property
     def sequence_id(self) -> int:
         return self.request.sequence_id
+
+
+@dataclass(frozen=True, slots=True)
+class _RefusedGuide:
+    """Among the engine core's messages: a guided sequence that never got there."""
+
+    request_id: str
+    error: str  # as on the wire
 
 
 class VllmRuntime:
@@ -100,10 +109,11 @@ class VllmRuntime:
         self._on_step, self._on_death = on_step, on_death
         self._sequences: dict[str, _VllmSequence] = {}
         self._request_ids: dict[int, str] = {}
-        self._lock = threading.Lock()  # the core's input side, the two tables and the counters
+        self._lock = threading.Lock()  # the core's input side except ``prepare``, the two tables and the counters
         # A sequence id may come again while vLLM still aborts its last owner, so vLLM sees unique ids.
         self._serial = itertools.count()
-        self._counters = _Counters(core.kv_blocks, core.kv_block_tokens)
+        self._counters = Counters(core.kv_blocks, core.kv_block_tokens)
+        self._guided = ThreadPoolExecutor(GUIDE_THREADS, "vllm-guides")
         self._closing = False
         self._dead = ""
         self._capabilities = vllm_args.capabilities(engine, core.lacking)
@@ -130,14 +140,47 @@ class VllmRuntime:
         request = as_prompt(request, self._limits.max_input_len)
         request_id = f"{request.sequence_id}-{next(self._serial)}"
         with self._lock:
-            prepared, stops = self._core.prepare(request_id, request)
-            self._sequences[request_id] = _VllmSequence(request, stops)
+            self._sequences[request_id] = _VllmSequence(request)
             self._request_ids[request.sequence_id] = request_id
+        if request.sampling.guide:  # vLLM parses its grammar at once, which may take seconds: nobody waits for it
+            self._guided.submit(self._enter_guided, request_id, request)
+            return
+        try:
+            self._send(request_id, request, *self._core.prepare(request_id, request))
+        except Exception:
+            with self._lock:
+                self._forget(request_id)
+            raise
+
+    def _send(self, request_id: str, request: EngineRequest, prepared: Any, stops: frozenset[int]) -> None:
+        with self._lock:
+            if self._request_ids.get(request.sequence_id) != request_id:
+                return  # aborted while it was prepared: its last output is on its way
+            self._sequences[request_id].stops = stops
             try:
                 self._core.send(prepared)
             except Exception as error:
-                self._forget(request_id)
                 raise EngineUnavailable(f"engine: {error or type(error).__name__}") from error
+
+    def _enter_guided(self, request_id: str, request: EngineRequest) -> None:
+        """In a thread of the pool: a refusal becomes the sequence's last delta."""
+        try:
+            self._send(request_id, request, *self._prepare_guided(request_id, request))
+        except Exception as error:
+            if not isinstance(error, ServingError):
+                log.exception("sequence %d", request.sequence_id)
+                error = InternalError("engine: the request could not be read; see the server's log")
+            self._core.outputs.put(_RefusedGuide(request_id, to_wire(error)))
+
+    def _prepare_guided(self, request_id: str, request: EngineRequest) -> tuple[Any, frozenset[int]]:
+        guide = request.sampling.guide
+        try:
+            return self._core.prepare(request_id, request)
+        except InvalidRequest as error:
+            if guide is None or not guide.optional:
+                raise
+            log.info("sequence %d goes without its optional guide: %s", request.sequence_id, error)
+        return self._core.prepare(request_id, replace(request, sampling=replace(request.sampling, guide=None)))
 
     def abort(self, sequence_id: int) -> None:
         with self._lock:
@@ -153,6 +196,7 @@ class VllmRuntime:
         if self._closing:
             return
         self._closing = True
+        self._guided.shutdown(wait=False, cancel_futures=True)
         self._core.shutdown()
         self._thread.join(2 * DEATH_POLL_S)
 
@@ -165,7 +209,10 @@ class VllmRuntime:
                     continue
                 if isinstance(outputs, Exception):
                     raise outputs
-                self._deliver(outputs)
+                if isinstance(outputs, _RefusedGuide):
+                    self._refuse(outputs)
+                else:
+                    self._deliver(outputs)
             reason = "its process ended"
         except Exception as error:
             log.exception("vLLM's outputs cannot be read any more")
@@ -173,6 +220,13 @@ class VllmRuntime:
         if not self._closing:
             self._dead = f"vLLM's engine core died ({reason}); the server restarts it"
             self._on_death(self._dead)
+
+    def _refuse(self, refused: _RefusedGuide) -> None:
+        with self._lock:
+            sequence = self._sequences.get(refused.request_id)
+            self._forget(refused.request_id)
+        if sequence:
+            self._on_step([SequenceDelta(sequence.sequence_id, (), 0, "error", error=refused.error)])
 
     def _deliver(self, outputs: Any) -> None:
         with self._lock:
@@ -217,75 +271,3 @@ class VllmRuntime:
         sequence = self._sequences.pop(request_id, None)
         if sequence and self._request_ids.get(sequence.sequence_id) == request_id:
             del self._request_ids[sequence.sequence_id]
-
-
-def log_probs(lists: Any, count: int, wanted: int) -> tuple[list[float], list[tuple[tuple[int, float], ...]]]:
-    """``LogprobsLists`` to ``SequenceDelta``'s pair, for the first ``count`` tokens.
-
-    Its rows are [chosen, 1st, 2nd, …], as wide as the batch's widest request; ``wanted`` is ``Sampling.logprobs``.
-    """
-    if lists is None or not wanted:
-        return [], []
-    rows = lists.logprobs[:count, :wanted].tolist()
-    chosen = [row[0] for row in rows]
-    if wanted == 1:
-        return chosen, []
-    ids = lists.logprob_token_ids[:count, :wanted].tolist()
-    return chosen, [tuple(zip(row_ids[1:], row[1:], strict=True)) for row_ids, row in zip(ids, rows, strict=True)]
-
-
-def prompt_scores(tensors: Any, wanted: int) -> PromptPart | None:
-    """``LogprobsTensors`` of a whole prompt, which come with its first token. Rows as in ``log_probs``."""
-    if tensors is None or not wanted:
-        return None
-    rows = tensors.logprobs[:, :wanted].tolist()
-    ranks = tensors.selected_token_ranks.tolist()
-    tops = b""
-    if wanted > 1:
-        ids = tensors.logprob_token_ids[:, 1:wanted].tolist()
-        tops = orjson.dumps([list(zip(of, row[1:], strict=True)) for of, row in zip(ids, rows, strict=True)])
-    return PromptPart((), [row[0] for row in rows], ranks, tops)
-
-
-@dataclass(slots=True)
-class _Counters:
-    blocks: int
-    block_tokens: int
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
-    steps: int = 0
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    preemptions: int = 0
-    scheduler: Any = None  # the newest SchedulerStats
-
-    def begin(self, prefill: Any) -> None:
-        self.prompt_tokens += prefill.num_prompt_tokens
-        self.cached_tokens += prefill.num_cached_tokens
-
-    def add(self, scheduler: Any, deltas: list[SequenceDelta]) -> None:
-        self.generated_tokens += sum(delta.counted for delta in deltas)
-        if scheduler is not None:
-            self.steps += 1
-            self.scheduler = scheduler
-            if scheduler.spec_decoding_stats is not None:
-                self.drafted_tokens += scheduler.spec_decoding_stats.num_draft_tokens
-                self.accepted_tokens += scheduler.spec_decoding_stats.num_accepted_tokens
-
-    def snapshot(self) -> RuntimeStats:
-        now = self.scheduler
-        return RuntimeStats(
-            running=now.num_running_reqs if now else 0,
-            waiting=now.num_waiting_reqs + now.num_skipped_waiting_reqs if now else 0,
-            kv_blocks_used=round(now.kv_cache_usage * self.blocks) if now else 0,
-            kv_blocks_total=self.blocks,
-            prompt_tokens=self.prompt_tokens,
-            cached_tokens=self.cached_tokens,
-            generated_tokens=self.generated_tokens,
-            steps=self.steps,
-            drafted_tokens=self.drafted_tokens,
-            accepted_tokens=self.accepted_tokens,
-            preemptions=self.preemptions,
-            kv_block_tokens=self.block_tokens,
-        )

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from contract.ack_table import FILE_NAME, AckTable
-from contract.heartbeat import SUFFIX, Heartbeat
-from serving.launch.vitals import CANARY_SECONDS, HANG_SECONDS, MOST_PER_TURN, UNREADY_SECONDS, Vitals
+from contract.heartbeat import MOST_PER_TURN, SUFFIX, Heartbeat
+from serving.launch.vitals import CANARY_SECONDS, HANG_SECONDS, UNREADY_SECONDS, Vitals
 
 
 class Triton(http.server.BaseHTTPRequestHandler):

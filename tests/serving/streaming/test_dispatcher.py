@@ -13,7 +13,6 @@ import pytest
 from contract.ack_table import AckTable
 from contract.chunks import PLAIN, TextOptions
 from contract.errors import DuplicateId, EngineUnavailable, InvalidRequest, Overloaded
-from contract.sampling import Guide
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import EngineRequest
 from serving.streaming.dispatcher import Dispatcher
@@ -194,22 +193,6 @@ def test_a_runtime_that_refuses_the_second_half_leaves_nothing_behind(rig: Rig) 
     rig.runtime.step(1, finish="length")
     until(lambda: sink.ends)
     assert sink.ids == [1]
-
-
-def test_an_optional_guide_that_does_not_compile_is_left_out(rig: Rig) -> None:
-    def refuse(request: EngineRequest) -> None:
-        if request.sampling.guide:
-            del rig.runtime.submitted[request.sequence_id]
-            raise InvalidRequest("guided_decoding_guide", "does not compile; correct it")
-
-    rig.runtime.on_submit = refuse
-    sampling = replace(STREAM.sampling, guide=Guide("regex", "[", optional=True))
-    sink = rig.open(replace(STREAM, sampling=sampling, n=2))
-    rig.runtime.step(1, finish="stop")
-    until(lambda: sink.ends)
-    assert [chunk.ids for chunk in sink.chunks] == [[1], [1]]
-    assert [bool(request.sampling.guide) for request in rig.runtime.seen] == [True, False] * 2
-    until(rig.is_free)
 
 
 def test_no_error_of_a_runtime_leaks_a_slot(rig: Rig) -> None:

@@ -52,7 +52,8 @@ class FairScheduler:
         return self._long if turn.is_long else self._short
 
     def was_read(self, turn: EngineTurn, now: float) -> None:
-        self.prefill.observe(turn.prefill_ahead, now - turn.began)
+        if turn.work.streams:
+            self.prefill.observe(turn.prefill_ahead, now - turn.began)
         self._assume_read(turn)
 
     def _assume_read(self, turn: EngineTurn) -> None:
@@ -65,11 +66,13 @@ class FairScheduler:
             self._table.unread(-tokens, is_long=turn.is_long)
 
     def leave(self, turn: EngineTurn, used: float, answers: Sequence[int]) -> None:
-        work, table = turn.work, self._table
+        work, table, now = turn.work, self._table, time.monotonic()
         for tokens in answers:
             self._mean += (tokens - self._mean) / MEMORY
             self._ended += 1
-            self._seconds += (time.monotonic() - turn.began - self._seconds) / min(self._ended, MEMORY)
+            self._seconds += (now - turn.began - self._seconds) / min(self._ended, MEMORY)
+        if len(answers) == work.sequences:
+            self._learn(turn, max(answers), now)
         with table.locked():
             if turn.began:
                 table.end(work.tenant, work.sequences, turn.pledged, used)
@@ -79,6 +82,12 @@ class FairScheduler:
             elif self._queues_of(turn).forget(turn):
                 table.give_up(work.tenant, work.sequences, work.prompt)
         self._serve()
+
+    def _learn(self, turn: EngineTurn, made: int, now: float) -> None:
+        if not turn.work.streams:
+            self.prefill.observe_whole(turn.prefill_ahead, now - turn.began, made)
+        elif turn.read:
+            self.prefill.observe_steps(made - 1, now - turn.read)
 
     # whose turn it is
     def _serve(self) -> None:

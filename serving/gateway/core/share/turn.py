@@ -33,12 +33,24 @@ class Work:
 class EngineTurn:
     """One call's turn at the engine: ``come`` waits for it, ``leave`` ends it, however far it came."""
 
-    __slots__ = ("_future", "_scheduler", "_unread", "began", "is_long", "pledged", "prefill_ahead", "since", "work")
+    __slots__ = (
+        "_future",
+        "_scheduler",
+        "_unread",
+        "began",
+        "is_long",
+        "pledged",
+        "prefill_ahead",
+        "read",
+        "since",
+        "work",
+    )
 
     def __init__(self, scheduler: TurnOwner, work: Work, now: float, *, is_long: bool) -> None:
         """``is_long``: its prompt would keep the engine from reading others."""
         self.work, self.since, self.is_long = work, now, is_long
         self.began = 0.0  # monotonic seconds; 0: it still waits
+        self.read = 0.0  # when its first token came
         self.prefill_ahead = self._unread = 0
         self.pledged = 0.0
         self._scheduler = scheduler
@@ -62,8 +74,10 @@ class EngineTurn:
             self._future.set_result(None)
 
     def first_token(self) -> None:
+        if not self.read:
+            self.read = time.monotonic()
         if self._unread:
-            self._scheduler.was_read(self, time.monotonic())
+            self._scheduler.was_read(self, self.read)
 
     def leave(self, used: int | None, answers: Sequence[int] = ()) -> None:
         """``used``: tokens; ``None``: unknown, so what was pledged counts. ``answers``: lengths of those that ended."""

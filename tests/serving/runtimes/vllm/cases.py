@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,12 @@ class FakeCore:
     aborted: list[str] = field(default_factory=list)
     shutdowns: int = 0
     broken: bool = False
+    compiling: threading.Event = field(default_factory=threading.Event)  # while clear, the grammar "slow" compiles
 
     def prepare(self, request_id: str, request: EngineRequest) -> tuple[str, frozenset[int]]:
-        if request.sampling.guide:
+        if request.sampling.guide and request.sampling.guide.guide == "slow":
+            assert self.compiling.wait(10)
+        elif request.sampling.guide:
             raise InvalidRequest("guided_decoding_guide", "does not compile")
         self.requests.append(request)
         return request_id, frozenset(request.sampling.stop_token_ids)

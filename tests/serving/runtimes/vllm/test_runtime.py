@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from contract.errors import EngineUnavailable, InvalidRequest
+from contract.errors import EngineUnavailable, InvalidRequest, from_wire
 from contract.sampling import Guide, Sampling
 from serving.runtimes.base import EngineRequest, RuntimeOptions
 from serving.runtimes.vllm.runtime import VllmRuntime
@@ -112,10 +113,44 @@ def test_an_error_of_one_request_names_the_engine_and_ends_it_alone(served):
     assert other.finish_reason is None
 
 
-def test_what_vllm_refuses_is_raised_by_submit_and_leaves_nothing(served):
-    with pytest.raises(InvalidRequest, match="does not compile"):
-        served.runtime.submit(request(1, guide=Guide("regex", "[")))
-    assert not served.core.sent and not served.runtime._sequences
+def test_a_guide_that_vllm_refuses_ends_its_sequence_by_name_and_leaves_nothing(served):
+    served.runtime.submit(request(1, guide=Guide("regex", "[")))
+    (delta,) = served.step()
+    assert delta.finish_reason == "error" and isinstance(from_wire(delta.error), InvalidRequest)
+    assert "does not compile" in delta.error
+    assert not served.core.sent and not served.runtime._sequences and not served.runtime._request_ids
+
+
+def test_an_optional_guide_that_vllm_refuses_is_left_out(served):
+    served.runtime.submit(request(1, guide=Guide("regex", "[", optional=True)))
+    until(lambda: served.core.sent)
+    say(served, Output(served.core.sent[0], [5]))
+    assert [d.token_ids for d in served.step()] == [[5]]
+
+
+def test_a_slow_guide_delays_nobody_and_can_be_aborted(served):
+    """``prepare`` of one sequence runs while others enter, step and are aborted."""
+    served.runtime.submit(request(1, guide=Guide("regex", "slow")))
+    served.runtime.submit(request(2, guide=Guide("regex", "slow")))
+    served.runtime.submit(request(3))
+    assert len(served.core.sent) == 1
+    say(served, Output(served.core.sent[0], [5]))
+    assert [(d.sequence_id, d.token_ids) for d in served.step()] == [(3, [5])]
+    assert served.runtime.stats().generated_tokens == 1
+    served.runtime.abort(1)
+    assert [(d.sequence_id, d.finish_reason) for d in served.step()] == [(1, "cancelled")]
+    served.core.compiling.set()
+    until(lambda: len(served.core.sent) == 2)
+    say(served, Output(served.core.sent[1], [6]))
+    assert [(d.sequence_id, d.token_ids) for d in served.step()] == [(2, [6])], "the aborted one was never sent"
+    assert len(served.core.sent) == 2
+
+
+def until(check):
+    end = time.monotonic() + 5
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def test_stats_follow_the_scheduler(served):

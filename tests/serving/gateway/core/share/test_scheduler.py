@@ -123,6 +123,15 @@ async def test_the_first_tokens_of_whole_answers_are_never_seen() -> None:
     assert began(turns) == 10
 
 
+async def test_reading_is_learnt_from_whole_answers(one: FairScheduler) -> None:
+    for prompt, answer, seconds in ((10, 100, 1.0), (6000, 100, 4.0)):
+        turn = one.ask(Work(A, 1, prompt, streams=False))
+        turn.began -= seconds
+        turn.first_token()  # the whole answer
+        turn.leave(prompt + answer, [answer])
+    assert one.prefill.mean == pytest.approx(2000, rel=0.02), "3 s, for the steps took one"
+
+
 async def test_a_request_larger_than_the_engine_gets_its_turn(one: FairScheduler) -> None:
     small = ask(one, A, 2)
     (large,) = ask(one, A, sequences=16)
