@@ -27,6 +27,8 @@ MODEL ?= Qwen/Qwen2.5-7B-Instruct
 PRECISION ?=
 CONTEXT ?=
 export ENGINE MODEL  # paths: recipes read them as $$ENGINE, for make would not quote a quote
+# $(call option,GPU,gpu) is --gpu "$GPU", or nothing when GPU= is not given.
+option = $(if $($1),--$2 "$$$1")
 
 RUNTIMES := openvino tensorrt_llm vllm simulated
 ifneq ($(filter-out $(RUNTIMES),$(RUNTIME)),)
@@ -35,6 +37,21 @@ endif
 
 ifeq ($(origin MODEL)$(strip $(MODEL)),command line)
 $(error MODEL= is empty: name a directory, a .gguf file, a hub id, smollm2 or synthetic, or leave it out)
+endif
+
+# A variable that a target does not read would be ignored without a word: it is refused.
+BUILD_VARIABLES := RUNTIME PRECISION CONTEXT GPU KV TP BACKEND PROFILE ALPHA REVISION CALIBRATION REFERENCE SPECULATE FP8_HEAD LORA VLLM_ARGS
+READ_BY_plan := RUNTIME PRECISION CONTEXT GPU KV TP BACKEND PROFILE
+READ_BY_preflight := $(READ_BY_plan) REVISION
+READ_BY_engine := $(filter-out REFERENCE,$(BUILD_VARIABLES))
+READ_BY_verify := REFERENCE
+READ_BY_serve := RUNTIME
+READ_BY_cluster := RUNTIME
+GIVEN := $(foreach name,$(BUILD_VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNREAD := $(filter-out $(foreach goal,$(MAKECMDGOALS),$(READ_BY_$(goal))),$(GIVEN))
+READERS = $(foreach target,plan preflight engine verify serve cluster,$(if $(filter $(firstword $(UNREAD)),$(READ_BY_$(target))),$(target)))
+ifneq ($(UNREAD),)
+$(error $(firstword $(UNREAD))= changes nothing in `make $(MAKECMDGOALS)`, leave it out: it is read by make $(READERS))
 endif
 
 help:  ## list what can be made
@@ -63,8 +80,7 @@ chat: setup  ## talk to the running server in the terminal
 	@$(PY) -m client --address $(HOST):$(GRPC_PORT)
 
 engine: setup  ## checkpoint to engine: MODEL=<dir|file.gguf|hub id|smollm2|synthetic> PRECISION=<int8|int4|bf16|fp32|fp8|…>
-	@$(PY) -m build_engine build --model "$$MODEL" --out "$${ENGINE:-engines/default}" \
-	  $(if $(PRECISION),--precision $(PRECISION)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(if $(CONTEXT),--context $(CONTEXT)) $(BUILD_OPTIONS)
+	@$(PY) -m build_engine build --out "$${ENGINE:-engines/default}" $(BUILD_OPTIONS)
 
 # uv has an environment of its own: set-up refuses a stale lock, and this is what renews it.
 .venv-lock/.ready: pyproject.toml
@@ -157,33 +173,32 @@ REVISION ?=
 CALIBRATION ?=
 REFERENCE ?=
 SPECULATE ?=
+FP8_HEAD ?=
 LORA ?=
 VLLM_ARGS ?=
+export $(BUILD_VARIABLES)
 # what `plan`, `preflight` and `engine` share; DRY_RUN=1 in the environment makes `engine` print its commands only
-ENGINE_OPTIONS = $(if $(GPU),--gpu $(GPU)) $(if $(KV),--kv $(KV)) $(if $(TP),--tp $(TP)) $(if $(BACKEND),--backend $(BACKEND)) \
-  $(if $(PROFILE),--profile $(PROFILE))
-BUILD_OPTIONS = $(ENGINE_OPTIONS) $(if $(ALPHA),--alpha $(ALPHA)) $(if $(REVISION),--revision $(REVISION)) \
-  $(if $(CALIBRATION),--calibration "$(CALIBRATION)") $(if $(SPECULATE),--speculate $(SPECULATE)) \
-  $(if $(FP8_HEAD),--fp8-head) $(if $(LORA),--lora "$(LORA)") $(if $(VLLM_ARGS),--vllm-args '$(VLLM_ARGS)')
+PLAN_OPTIONS = --model "$$MODEL" $(call option,RUNTIME,runtime) $(call option,PRECISION,precision) $(call option,CONTEXT,context) \
+  $(call option,GPU,gpu) $(call option,KV,kv) $(call option,TP,tp) $(call option,BACKEND,backend) $(call option,PROFILE,profile)
+BUILD_OPTIONS = $(PLAN_OPTIONS) $(call option,ALPHA,alpha) $(call option,REVISION,revision) $(call option,CALIBRATION,calibration) \
+  $(call option,SPECULATE,speculate) $(if $(filter-out 0,$(FP8_HEAD)),--fp8-head) $(call option,LORA,lora) $(call option,VLLM_ARGS,vllm-args)
 export DRY_RUN
 
 .PHONY: plan preflight probe facts verify
 plan: setup  ## what fits: MODEL=… GPU=h200|h100|l40s|a100-80|4090|… PRECISION=… CONTEXT=chat|summary|audit|book|N RUNTIME=…
-	@$(PY) -m build_engine plan --model "$$MODEL" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
-	  $(if $(CONTEXT),--context $(CONTEXT)) $(if $(RUNTIME),--runtime $(RUNTIME)) $(ARGS)
+	@$(PY) -m build_engine plan $(PLAN_OPTIONS) $(ARGS)
 
 preflight: setup  ## can this machine build a TensorRT-LLM engine? every fault with its remedy
-	@$(PY) -m build_engine preflight --model "$$MODEL" $(ENGINE_OPTIONS) $(if $(PRECISION),--precision $(PRECISION)) \
-	  $(if $(CONTEXT),--context $(CONTEXT)) --out "$${ENGINE:-engines/default}"
+	@$(PY) -m build_engine preflight $(PLAN_OPTIONS) $(call option,REVISION,revision) --out "$${ENGINE:-engines/default}"
 
 probe: setup  ## first on a GPU host: ten minutes, a tiny model, everything TensorRT-LLM must do -> probe/probe.json
 	@$(PY) -m build_engine.tensorrt_llm.probe $(ARGS)
 
-facts:  ## inside NVIDIA's container: record the installed TensorRT-LLM's names and flags -> facts/ (compare with tests/data)
-	@python3 -m build_engine.tensorrt_llm.probe.surface --output $(or $(OUT),facts)
+facts:  ## inside NVIDIA's container: the installed TensorRT-LLM's names and flags -> facts/, and how they differ from tests/data
+	@python3 -m build_engine.tensorrt_llm.probe.facts --output $(or $(OUT),facts)
 
 verify: setup  ## accuracy gate: compare ENGINE=<dir> with its unquantized REFERENCE=<engine, or checkpoint: needs torch>
-	@$(if $(and $(REFERENCE),$(wildcard .venv-oracle/.ready)),$(ORACLE),$(PY)) -m build_engine verify --engine "$${ENGINE:-engines/default}" $(if $(REFERENCE),--reference "$(REFERENCE)") $(ARGS)
+	@$(if $(and $(REFERENCE),$(wildcard .venv-oracle/.ready)),$(ORACLE),$(PY)) -m build_engine verify --engine "$${ENGINE:-engines/default}" $(call option,REFERENCE,reference) $(ARGS)
 
 # --- gateway and page ---------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from contract.arguments import Arguments
 from contract.errors import OperatorError
 
 COMMANDS = (
@@ -22,7 +23,7 @@ INTERRUPTED = 130  # the shell's code for Ctrl-C
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m build_engine", description="Checkpoint -> engine directory.")
+    top = Arguments(prog="python -m build_engine", description="Checkpoint -> engine directory.")
     sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
         importlib.import_module(module).add_parser(sub)

@@ -23,7 +23,30 @@ BUILDERS = {
     "tensorrt_llm": "build_engine.tensorrt_llm.build",
     "vllm": "build_engine.vllm.build",
 }
+# Options that not every builder reads: field of BuildSpec -> its name here and in make, and the value of one not given.
+OPTIONS: dict[str, tuple[str, Any]] = {
+    "gpu": ("gpu", ""),
+    "kv_dtype": ("kv", None),
+    "tensor_parallel": ("tp", 1),
+    "backend": ("backend", "engine"),
+    "profile": ("profile", "balanced"),
+    "calibration": ("calibration", None),
+    "alpha": ("alpha", None),
+    "alpha_sweep": ("alpha", False),
+    "dry_run": ("dry-run", False),
+    "fp8_head": ("fp8-head", False),
+    "speculate": ("speculate", ""),
+    "lora": ("lora", ()),
+    "vllm_args": ("vllm-args", {}),
+}
+OF_GPUS = frozenset({"gpu", "kv_dtype", "tensor_parallel", "calibration"})
+READ_BY = {
+    "openvino": frozenset[str](),
+    "tensorrt_llm": OF_GPUS | {"backend", "profile", "alpha", "alpha_sweep", "dry_run"},
+    "vllm": OF_GPUS | {"fp8_head", "speculate", "lora", "vllm_args"},
+}
 CPU_PRECISIONS, GPU_PRECISIONS = ("int8", "int4", "fp32"), ("fp8", "int8_sq", "int8_wo")
+SWEEP = "sweep"
 log = logging.getLogger(__name__)
 DEFAULT_PRECISION = {"openvino": "int8"}  # elsewhere "auto": the builder chooses by the GPU
 
@@ -47,13 +70,16 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def _add_gpu_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--gpu", default="", help="build for this one (default: the GPU of this machine)")
     group.add_argument("--backend", default="engine", choices=("engine", "pytorch"), help="of tensorrt_llm")
-    group.add_argument("--kv", help="KV cache type: bf16 (default), fp8, int8; the last two need the accuracy gate")
+    group.add_argument(
+        "--kv", choices=("auto", "bf16", "fp8", "int8"), metavar="TYPE",
+        help="KV cache type: bf16 (default), fp8, int8; the last two need the accuracy gate",
+    )  # fmt: skip
     group.add_argument("--tp", type=int, default=1, help="tensor parallel size (default %(default)s)")
     group.add_argument(
         "--profile", default="balanced", help=f"{', '.join(profiles.SPEEDS)} (default %(default)s; tensorrt_llm)"
     )
     group.add_argument("--calibration", type=Path, help="your own prompts: .jsonl, .json, .txt or a directory of them")
-    group.add_argument("--alpha", type=float, default=0.5, help="SmoothQuant strength, 0 to 1 (default %(default)s)")
+    group.add_argument("--alpha", metavar="A", help="SmoothQuant strength, 0 to 1 (default 0.5), or `sweep`: the best")
 
 
 def _add_vllm_options(group: argparse._ArgumentGroup) -> None:
@@ -84,14 +110,15 @@ def spec_of(args: argparse.Namespace) -> BuildSpec:
         out=args.out,
         context=profiles.by_context(args.context).max_seq_len if args.context else None,
         revision=args.revision,
-        kv_dtype=args.kv,
+        kv_dtype=args.kv if args.kv != "auto" else None,
         tensor_parallel=args.tp,
         calibration=args.calibration,
         dry_run=args.dry_run or os.environ.get("DRY_RUN", "") not in ("", "0"),
         gpu=args.gpu,
         backend=args.backend,
         profile=args.profile,
-        alpha=args.alpha,
+        alpha=_alpha(args.alpha),
+        alpha_sweep=args.alpha == SWEEP,
         fp8_head=args.fp8_head,
         speculate=args.speculate,
         lora=_adapters(args.lora),
@@ -99,6 +126,18 @@ def spec_of(args: argparse.Namespace) -> BuildSpec:
         force=args.force,
         command=args.command_line,
     )
+
+
+def _alpha(text: str | None) -> float | None:
+    if text in (None, SWEEP):
+        return None
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise BuildError(f"--alpha: {text!r} is neither a number from 0 to 1 nor `{SWEEP}`")
+    return value
 
 
 def _adapters(given: str) -> tuple[tuple[str, Path], ...]:
@@ -135,19 +174,7 @@ def build(spec: BuildSpec) -> Path:
             f"--runtime: no builder {spec.runtime!r} for precision {spec.precision}: use {', '.join(BUILDERS)}"
         )
     profiles.by_speed(spec.profile)
-    if spec.profile != "balanced" and spec.runtime != "tensorrt_llm":
-        raise BuildError(f"--profile: {spec.profile} is of tensorrt_llm alone: leave PROFILE= out for {spec.runtime}")
-    if spec.dry_run and spec.runtime != "tensorrt_llm":
-        raise BuildError(
-            f"--dry-run: {spec.runtime} builds in one process and has no commands to show; `make plan` says what fits"
-        )
-    if spec.gpu and spec.runtime == "openvino":
-        raise BuildError(
-            f"--gpu: openvino builds for the CPU: leave GPU={spec.gpu} out, or say RUNTIME=tensorrt_llm|vllm"
-        )
-    own = [flag for flag in ("fp8_head", "speculate", "lora", "vllm_args") if getattr(spec, flag)]
-    if own and spec.runtime != "vllm":
-        raise BuildError(f"--{own[0].replace('_', '-')}: only vllm has it, this is {spec.runtime}: say RUNTIME=vllm")
+    _refuse_unread(spec)
     builder = importlib.import_module(BUILDERS[spec.runtime])
     if spec.precision not in builder.PRECISIONS:
         raise BuildError(
@@ -156,6 +183,19 @@ def build(spec: BuildSpec) -> Path:
     if not spec.dry_run:
         _say_what_is_replaced(spec)
     return cast(Callable[[BuildSpec], Path], builder.build)(spec)
+
+
+def _refuse_unread(spec: BuildSpec) -> None:
+    """An option that the runtime's builder does not read is refused by name, before anything is written."""
+    for field, (name, nothing) in OPTIONS.items():
+        if getattr(spec, field) == nothing or field in READ_BY[spec.runtime]:
+            continue
+        others = "|".join(runtime for runtime, read in READ_BY.items() if field in read)
+        variable = name.upper().replace("-", "_")
+        raise BuildError(
+            f"--{name}: this builds for {spec.runtime}, which does not read it: leave {variable}= out, or say "
+            f"RUNTIME={others}"
+        )
 
 
 def _say_what_is_replaced(spec: BuildSpec) -> None:

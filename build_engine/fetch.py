@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from contract.arguments import Arguments
 from contract.errors import BuildError
 
 PATTERNS = ["*.safetensors", "*.json", "merges.txt", "*.jinja"]
@@ -68,7 +68,7 @@ def revision_of(directory: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python3 -m build_engine.fetch", description=__doc__)
+    parser = Arguments(prog="python3 -m build_engine.fetch", description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--revision")
     parser.add_argument("--output", type=Path, required=True)

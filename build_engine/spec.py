@@ -37,7 +37,8 @@ class BuildSpec:
     gpu: str = ""  # a name of contract.gpus; empty: the GPU of this machine
     backend: str = "engine"  # of tensorrt_llm: engine | pytorch
     profile: str = "balanced"  # of tensorrt_llm: a name of plan.profiles.SPEEDS
-    alpha: float = 0.5  # SmoothQuant strength (int8_sq)
+    alpha: float | None = None  # SmoothQuant strength (int8_sq); None: the default of tensorrt_llm.commands
+    alpha_sweep: bool = False  # try several alphas, keep the best
     fp8_head: bool = False  # of vllm: the output layer in FP8 too
     speculate: str = ""  # of vllm: a name of SPECULATIONS
     lora: tuple[tuple[str, Path], ...] = ()  # of vllm: names and adapter directories

@@ -30,8 +30,7 @@ def staged(out: Path) -> Iterator[Path]:
     Raises ``BuildError`` when ``out`` exists and is not an engine, checkpoint or cache directory that may be replaced.
     """
     out = Path(os.path.realpath(out))
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not replaceable(out))):
-        raise BuildError(f"{out} exists and is not something this command wrote: choose another --out or remove it")
+    require_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.parent / f".{out.name}.{os.getpid()}.partial"
     clear_leftovers(out)
@@ -41,6 +40,11 @@ def staged(out: Path) -> Iterator[Path]:
         replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_replaceable(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not replaceable(out))):
+        raise BuildError(f"{out} exists and is not something this command wrote: choose another --out or remove it")
 
 
 def replaceable(directory: Path) -> bool:

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
+from contract.arguments import Arguments
 from deploy.envoy import configuration
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,7 +161,7 @@ def smg(urls: list[str], host: str, port: int, metrics_port: int, policy: str) -
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m deploy.cluster", description=(__doc__ or "").partition("\n")[0])
+    parser = Arguments(prog="python -m deploy.cluster", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--replicas", default="2", help="how many to start here, or gateway URLs separated by commas")
     add("--host", default="127.0.0.1", help="address of both routers (default: 127.0.0.1)")

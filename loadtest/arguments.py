@@ -1,17 +1,13 @@
-"""A command line whose mistakes are one line on stderr and exit code 2, not a page of usage."""
+"""Values of options, as argparse types: each mistake is one line that says what to write."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from typing import NoReturn
 
-from loadtest.errors import EXIT_USAGE
+from contract.arguments import Arguments
 
-
-class Arguments(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message.removeprefix('argument ')}; --help lists the options\n")
+__all__ = ["Arguments", "count", "port", "positive"]
 
 
 def count(text: str) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from build_engine.calibration import datasets
+from contract.arguments import Arguments
 from contract.errors import BuildError
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m build_engine.calibration", description="Write calibration data.")
+    parser = Arguments(prog="python -m build_engine.calibration", description="Write calibration data.")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, help="your own: .jsonl, .json, .txt or a directory (default: shipped)")
     parser.add_argument("--count", type=int, default=512, help="shipped prompts to write (default %(default)s)")

@@ -25,8 +25,8 @@ from build_engine.plan.model import load
 from build_engine.plan.planner import plan
 from build_engine.spec import BuildSpec
 from build_engine.staging import file_infos, link_or_copy, staged
-from build_engine.tensorrt_llm import preflight
-from build_engine.tensorrt_llm.recipe import Recipe
+from build_engine.tensorrt_llm import preflight, sweep
+from build_engine.tensorrt_llm.recipe import Recipe, calibrates
 from contract import engine_dir, gpus
 from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
 from contract.errors import BuildError
@@ -44,18 +44,19 @@ def build(spec: BuildSpec) -> Path:
     if spec.dry_run and not spec.gpu and not gpus.detect():
         log.info("no GPU here: assuming GPU=%s", preflight.ASSUMED_GPU)
         spec = dataclasses.replace(spec, gpu=preflight.ASSUMED_GPU)
-    recipe = recipe_of(spec)
+    recipes = sweep.recipes(spec, recipe_of) if spec.alpha_sweep else [recipe_of(spec)]
     if spec.dry_run:
-        print("\n".join(dry_run_lines(recipe)))
+        print("\n".join(line for recipe in recipes for line in dry_run_lines(recipe)))
         return spec.out
-    preflight.require(recipe)
-    run(recipe)
+    preflight.require(recipes[0])
+    if spec.alpha_sweep:
+        sweep.run(recipes, spec.out, run)
+    else:
+        run(recipes[0])
     return spec.out
 
 
 def recipe_of(spec: BuildSpec) -> Recipe:
-    if not 0 <= spec.alpha <= 1:
-        raise BuildError(f"--alpha {spec.alpha:g} is out of range: SmoothQuant takes 0 to 1")
     if spec.calibration and not spec.calibration.exists():
         raise BuildError(f"--calibration {spec.calibration} does not exist")
     request = plan_request(
@@ -68,7 +69,12 @@ def recipe_of(spec: BuildSpec) -> Recipe:
         profile=spec.profile,
     )
     refuse_path_words(spec, request)
-    return Recipe(spec, plan(load(spec.model), request), in_container=container.inside())
+    planned = plan(load(spec.model), request)
+    if planned.precision != "int8_sq" and (spec.alpha is not None or spec.alpha_sweep):
+        raise BuildError(f"--alpha: it is SmoothQuant's, and {planned.precision} has none: leave ALPHA= out")
+    if spec.calibration and not calibrates(planned):
+        raise BuildError(f"--calibration: {planned.precision} is made without prompts: leave CALIBRATION= out")
+    return Recipe(spec, planned, in_container=container.inside())
 
 
 def refuse_path_words(spec: BuildSpec, request: PlanRequest) -> None:

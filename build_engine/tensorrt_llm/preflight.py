@@ -217,6 +217,9 @@ def _installed() -> str:
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = sub.add_parser("preflight", help="is this machine ready to build a TensorRT-LLM engine?")
     add_plan_arguments(parser)
+    parser.add_argument(
+        "--runtime", default="tensorrt_llm", choices=("tensorrt_llm",), help="the only one that needs it"
+    )
     parser.add_argument("--out", type=Path, default=Path("engines/default"), metavar="DIR")
     parser.add_argument("--revision", default="")
     parser.set_defaults(run=run)

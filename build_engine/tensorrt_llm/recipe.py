@@ -27,6 +27,10 @@ def fingerprint(prompts: Path | None) -> str:
     return " ".join(sha256(path) for path in files)
 
 
+def calibrates(plan: EnginePlan) -> bool:
+    return plan.precision in ("fp8", "int8_sq") or plan.kv_dtype == "int8"
+
+
 class Recipe:
     """The steps of one build: fetch, (YaRN), calibration prompts, quantize, build, less those it does not need.
 
@@ -38,13 +42,14 @@ class Recipe:
     def __init__(self, spec: BuildSpec, plan: EnginePlan, *, in_container: bool = False) -> None:
         self.spec, self.plan, self.in_container = spec, plan, in_container
         self.backend = plan.request.backend
+        self.alpha = commands.SMOOTHQUANT_ALPHA if spec.alpha is None else spec.alpha
         self.work = spec.out.absolute().parent / ".build"
         self.steps: list[Step] = []
         self.model = Path(spec.model).absolute() if Path(spec.model).is_dir() else self._fetch()
         self.shaped = self._stretch() if plan.rope_scaling else self.model
         prompts = steps.directory(self.work, "calibration", str(self.model), fingerprint(spec.calibration))
         self.calibration = Calibration.under(prompts)
-        if plan.precision in ("fp8", "int8_sq") or plan.kv_dtype == "int8":
+        if calibrates(plan):
             self._write_calibration(prompts)
         if self.backend == "engine":
             self.artefact = self._build(self._convert())
@@ -98,7 +103,7 @@ class Recipe:
     def _convert(self) -> Path:
         precision = self.plan.precision
         output = self._quantized(f"{precision}-checkpoint")
-        argv = commands.checkpoint_command(self.plan, self.shaped, output, self.calibration, self.spec.alpha)
+        argv = commands.checkpoint_command(self.plan, self.shaped, output, self.calibration, self.alpha)
         name = "convert the checkpoint" if precision == "bf16" else f"quantize to {precision}"
         return self._add(name, self._wrapped(self._calibrated(argv), self._mounts(self.shaped)), output)
 
@@ -107,7 +112,7 @@ class Recipe:
         plan = self.plan
         inputs = (
             self.backend, str(self.shaped), plan.precision, plan.kv_dtype, str(plan.request.tensor_parallel),
-            f"{self.spec.alpha:g}", str(self.calibration.text), pinned("tensorrt_llm"),
+            f"{self.alpha:g}", str(self.calibration.text), pinned("tensorrt_llm"),
         )  # fmt: skip
         return steps.directory(self.work, name, *inputs)
 

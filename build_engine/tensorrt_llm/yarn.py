@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from build_engine.plan.model import load_config
 from build_engine.plan.profiles import with_yarn
+from contract.arguments import Arguments
 from contract.errors import BuildError
 
 
@@ -28,7 +28,7 @@ def link_with_yarn(model: Path, output: Path, max_seq_len: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python3 -m build_engine.tensorrt_llm.yarn", description=__doc__)
+    parser = Arguments(prog="python3 -m build_engine.tensorrt_llm.yarn", description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True)

@@ -59,9 +59,22 @@ def run(args: argparse.Namespace) -> int:
     record(engine, accuracy, settings["limits"], missed, names, reference.path, len(prompts))
     report(accuracy, settings["limits"], names)
     if missed:
-        raise BuildError(f"{args.engine} fails the accuracy gate: {'; '.join(missed)}")
+        raise BuildError(f"{args.engine} fails the accuracy gate: {'; '.join(missed)}. Try {remedy(engine)}")
     print(f"{args.engine} passes the accuracy gate; engine.json says so")
     return 0
+
+
+def remedy(engine: EngineInfo) -> str:
+    """What another build may do better, for the engine's precision and KV type."""
+    if engine.kv_dtype in ("fp8", "int8") and engine.runtime.name != "openvino":
+        return "KV=bf16: a quantized KV cache is the likelier fault on Qwen2.5"
+    if engine.precision == "int8_sq":
+        return "ALPHA=sweep (other strengths), CALIBRATION= (your own prompts) or PRECISION=int8_wo"
+    if engine.precision in ("bf16", "fp32"):
+        return "the same build again: an unquantized engine that differs has damaged files or another source"
+    if engine.runtime.name == "openvino":
+        return "PRECISION=int8" if engine.precision == "int4" else "PRECISION=fp32"
+    return "CALIBRATION= (your own prompts) or PRECISION=bf16"
 
 
 def load_settings(engine: EngineInfo, path: Path = THRESHOLDS) -> dict[str, dict[str, float]]:

@@ -54,10 +54,12 @@ LLMCOMPRESSOR_PYTHON = "LLMCOMPRESSOR_PYTHON"  # an interpreter that has llmcomp
 def build(spec: BuildSpec) -> Path:
     """See the module. Returns ``spec.out``. Raises ``BuildError`` with one line that says what to do."""
     started = time.monotonic()
+    _say_where_it_cannot_be_served()
+    if spec.kv_dtype == "int8":
+        raise BuildError("--kv: vllm has no INT8 KV cache: KV=fp8, or leave KV= out")
     source = locate(spec)
     config = _config(source, spec.context)
     gpu = _gpu(spec)
-    _say_where_it_cannot_be_served()
     precision = _precision(spec, gpu.sm if gpu else 0)
     if spec.fp8_head and precision != "fp8":
         raise BuildError(f"--fp8-head: it is a part of PRECISION=fp8, this is {precision}: leave it out")

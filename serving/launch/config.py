@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contract.arguments import Arguments
 from contract.gpus import MEMORY_FRACTION, MEMORY_FRACTIONS
 from contract.paths import ROOT
 from serving.runtimes.simulated import Faults
@@ -100,7 +101,7 @@ class Config:
 
 def parse(arguments: list[str] | None = None) -> Config:
     """Command line to ``Config``. Raises ``LaunchError`` for a value out of range."""
-    parser = argparse.ArgumentParser(prog="python -m serving", description="Serve an engine directory with Triton.")
+    parser = Arguments(prog="python -m serving", description="Serve an engine directory with Triton.")
     add = parser.add_argument
     add("--engine", type=Path, default=None, help="engine directory (default: engines/default)")
     add(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import subprocess
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,6 @@ from build_engine.spec import BuildSpec
 from contract import engine_dir, gpus
 from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
 from contract.errors import BuildError
-from contract.paths import ROOT
 
 OLD = EngineInfo(ModelInfo("m", "s", vocab_size=8), RuntimeInfo("openvino"), "int8", "int8", EngineLimits(64, 63))
 
@@ -24,10 +24,38 @@ def _no_gpu(monkeypatch):
     monkeypatch.setattr(gpus, "detect", list)
 
 
-def test_gpu_is_never_ignored(tmp_path):
-    with pytest.raises(BuildError, match=r"leave GPU=h100 out"):
-        build.build(BuildSpec("synthetic", "int8", "openvino", tmp_path / "e", gpu="h100"))
+GIVEN = {
+    "gpu": "h100", "kv_dtype": "fp8", "tensor_parallel": 2, "backend": "pytorch", "profile": "latency",
+    "calibration": Path("p.txt"), "alpha": 0.7, "alpha_sweep": True, "dry_run": True, "speculate": "ngram", "fp8_head": True,
+    "lora": (("a", Path("b")),), "vllm_args": {"x": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("runtime", build.BUILDERS)
+@pytest.mark.parametrize("field", build.OPTIONS)
+def test_an_option_is_read_by_the_builder_or_refused_by_name(runtime, field, tmp_path, monkeypatch):
+    seen = []
+    builder = SimpleNamespace(PRECISIONS=("int8",), build=seen.append)
+    monkeypatch.setattr(build.importlib, "import_module", lambda name: builder)
+    spec = BuildSpec("m", "int8", runtime, tmp_path / "e", **{field: GIVEN[field]})
+    if field in build.READ_BY[runtime]:
+        build.build(spec)
+        assert seen == [spec]
+    else:
+        variable = build.OPTIONS[field][0].upper().replace("-", "_")
+        with pytest.raises(BuildError, match=rf"leave {variable}= out, or say RUNTIME=\w+") as caught:
+            build.build(spec)
+        assert "\n" not in str(caught.value)
     assert not (tmp_path / "e").exists()
+
+
+def test_every_option_of_a_spec_is_known_to_be_read_or_not():
+    common = {"model", "precision", "runtime", "out", "context", "revision", "force", "command"}
+    limits = {"max_batch_size", "max_num_tokens", "max_input_len"}  # set by tests and other builders, by no option
+    assert {field.name for field in dataclasses.fields(BuildSpec)} == common | limits | set(build.OPTIONS)
+    assert all(
+        default == getattr(BuildSpec("m", "p", "r", Path()), field) for field, (_, default) in build.OPTIONS.items()
+    )
 
 
 def test_an_engine_of_another_runtime_is_not_replaced_without_a_word(tmp_path, caplog):
@@ -39,31 +67,25 @@ def test_an_engine_of_another_runtime_is_not_replaced_without_a_word(tmp_path, c
     assert [r.levelname for r in caplog.records] == ["WARNING"] and "holds the openvino engine" in caplog.text
 
 
-def test_vllm_says_that_it_cannot_be_served_here(caplog):
+def test_vllm_says_that_it_cannot_be_served_here_before_anything_is_fetched(caplog, tmp_path, monkeypatch):
     from build_engine.vllm import build as vllm_build
 
-    vllm_build._say_where_it_cannot_be_served()
-    assert "no NVIDIA GPU" in caplog.text
+    def locate(spec):
+        assert "no NVIDIA GPU and no vLLM" in caplog.text
+        raise BuildError("fetched")
+
+    monkeypatch.setattr(vllm_build, "locate", locate)
+    with pytest.raises(BuildError, match="fetched"):
+        build.build(BuildSpec("Qwen/x", "bf16", "vllm", tmp_path / "e"))
+    assert not (tmp_path / "e").exists()
+
+
+def test_vllm_has_no_int8_kv_cache(tmp_path):
+    with pytest.raises(BuildError, match="KV=fp8, or leave KV= out"):
+        build.build(BuildSpec("Qwen/x", "bf16", "vllm", tmp_path / "e", kv_dtype="int8"))
 
 
 def test_preflight_without_a_driver_lists_every_fault(tmp_path, capsys):
     assert main(["preflight", "--out", str(tmp_path / "e")]) == 1
     out = capsys.readouterr().out
     assert "FAULT  GPU: none visible" in out and "disk:" in out and "container:" in out
-
-
-@pytest.mark.parametrize("target", ["serve", "plan", "engine", "preflight", "verify"])
-def test_every_target_refuses_an_unknown_runtime(target):
-    answer = subprocess.run(
-        ["make", "-n", target, "RUNTIME=vlm"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert answer.returncode and "RUNTIME=vlm is unknown: use one of" in answer.stderr
-
-
-@pytest.mark.parametrize(("target", "option"), [("serve", "--engine"), ("engine", "--out"), ("verify", "--engine")])
-def test_an_engine_path_may_have_any_character(target, option):
-    """With a program that prints its arguments, one a line, in the place of Python."""
-    path = """my engines/a "b" it's $HOME"""
-    command = ["make", "-s", target, "PYTHON=true", "PY=printf '%s\\n'", "ENGINE=" + path.replace("$", "$$")]
-    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines()
-    assert lines[lines.index(option) + 1] == path

@@ -6,7 +6,6 @@ host the probe runs in the pinned container. Exit code 1: something that serving
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import shutil
@@ -21,6 +20,7 @@ from build_engine.synthetic import checkpoint
 from build_engine.tensorrt_llm.probe import environment, facts, findings, readback, triton
 from build_engine.tensorrt_llm.probe.findings import ProbeResult
 from contract import engine_dir, gpus
+from contract.arguments import Arguments
 from contract.errors import BuildError
 from contract.paths import ROOT
 from contract.versions import pinned
@@ -139,7 +139,7 @@ def in_triton(work: Path) -> Iterator[ProbeResult]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python3 -m build_engine.tensorrt_llm.probe", description=__doc__)
+    parser = Arguments(prog="python3 -m build_engine.tensorrt_llm.probe", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("probe"), metavar="DIR", help="default: %(default)s")
     out = parser.parse_args(argv).out.absolute()
     out.mkdir(parents=True, exist_ok=True)

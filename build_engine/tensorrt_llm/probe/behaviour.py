@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import psutil
 from build_engine.tensorrt_llm.probe.findings import ProbeResult, judged, write
 from build_engine.tensorrt_llm.probe.session import ANSWER_S, Session
 from contract import engine_dir
+from contract.arguments import Arguments
 from contract.sampling import Guide
 
 ABORT_S, DEATH_S, STREAMS = 1.0, 5.0, 4
@@ -140,7 +140,7 @@ def rows(session: Session, part: str) -> Iterator[ProbeResult]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python3 -m build_engine.tensorrt_llm.probe.behaviour", description=__doc__)
+    parser = Arguments(prog="python3 -m build_engine.tensorrt_llm.probe.behaviour", description=__doc__)
     parser.add_argument("--engine", type=Path, required=True, metavar="DIR")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     parser.add_argument("--part", choices=("answers", "scores", "death-idle", "death-busy"), default="answers")

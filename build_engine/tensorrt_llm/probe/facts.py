@@ -6,7 +6,6 @@ the code, and copying the two files over those in ``tests/data``.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from build_engine.tensorrt_llm.probe import surface
 from build_engine.tensorrt_llm.probe.findings import ProbeResult
 from build_engine.tensorrt_llm.probe.surface import Section
+from contract.arguments import Arguments
 from contract.errors import BuildError
 from contract.paths import ROOT
 from contract.versions import pinned
@@ -146,7 +146,7 @@ def _value(entry: Any) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python3 -m build_engine.tensorrt_llm.probe.facts", description=__doc__)
+    parser = Arguments(prog="python3 -m build_engine.tensorrt_llm.probe.facts", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     output = parser.parse_args(argv).output
     try:

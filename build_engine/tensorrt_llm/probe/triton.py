@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -22,6 +21,7 @@ import httpx
 import psutil
 
 from build_engine.tensorrt_llm.probe.findings import ProbeResult, judged, write
+from contract.arguments import Arguments
 from contract.paths import ROOT
 from serving.launch import config, triton
 
@@ -188,7 +188,7 @@ def free_port() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """One stub as this user: how `make probe` asks for another user in a container of its own."""
-    parser = argparse.ArgumentParser(prog="python3 -m build_engine.tensorrt_llm.probe.triton", description=__doc__)
+    parser = Arguments(prog="python3 -m build_engine.tensorrt_llm.probe.triton", description=__doc__)
     parser.add_argument("--engine", type=Path, required=True, metavar="DIR")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="rows.json is written there")
     args = parser.parse_args(argv)

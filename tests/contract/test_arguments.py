@@ -1,0 +1,20 @@
+"""A wrong option is one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from contract.arguments import EXIT_USAGE, Arguments
+
+
+@pytest.mark.parametrize("argv", [["--number", "x"], ["--nothing"], ["sub", "--word", "c"]])
+def test_a_mistake_is_one_line_that_names_the_option(argv, capsys):
+    parser = Arguments(prog="program")
+    parser.add_argument("--number", type=int)
+    sub = parser.add_subparsers().add_parser("sub")
+    sub.add_argument("--word", choices=("a", "b"))
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(argv)
+    error = capsys.readouterr().err
+    assert ended.value.code == EXIT_USAGE and error.count("\n") == 1 and error.startswith("program")
+    assert "--help lists the options" in error

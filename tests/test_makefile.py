@@ -1,0 +1,106 @@
+"""What `make` refuses, and how: one line of ours for every wrong value, whichever target it is given to."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from contract.paths import ROOT
+
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = sorted(set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, flags=re.MULTILINE)))
+BUILD_VARIABLES = re.search(r"^BUILD_VARIABLES := (.*)$", MAKEFILE, flags=re.MULTILINE)[1].split()
+ECHO = "PY=printf '%s\\n'"  # prints its arguments, one a line, in the place of Python
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def refusal(*arguments: str) -> str:
+    """Our one line of a real run, with this test's own Python."""
+    answer = make("-s", "PYTHON=true", f"PY={sys.executable}", *arguments)
+    lines = [line for line in (answer.stdout + answer.stderr).splitlines() if not line.startswith("make: ***")]
+    lines = [line for line in lines if not line.startswith("note ")]
+    assert answer.returncode and len(lines) == 1, lines
+    return lines[0]
+
+
+def test_the_loops_below_see_every_target():
+    assert {"serve", "engine", "plan", "preflight", "probe", "facts", "verify", "test", "lock", "loadtest"} <= set(
+        TARGETS
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_refuses_an_unknown_runtime(target):
+    answer = make("-n", target, "RUNTIME=vlm")
+    assert answer.returncode and "RUNTIME=vlm is unknown: use one of" in answer.stderr
+
+
+@pytest.mark.parametrize("variable", BUILD_VARIABLES)
+@pytest.mark.parametrize("target", ["serve", "chat", "probe", "facts", "test", "verify", "plan", "preflight", "engine"])
+def test_a_variable_is_read_or_refused_never_ignored(target, variable):
+    value = "vllm" if variable == "RUNTIME" else "a b'c"
+    answer = make("-s", target, "PYTHON=true", ECHO, f"{variable}={value}")
+    read = value in answer.stdout.splitlines()
+    refused = (
+        f"{variable}= changes nothing in `make {target}`" in answer.stderr and "it is read by make" in answer.stderr
+    )
+    assert read is not refused and read is (answer.returncode == 0), answer
+
+
+@pytest.mark.parametrize(("target", "option"), [("serve", "--engine"), ("engine", "--out"), ("verify", "--engine")])
+def test_an_engine_path_may_have_any_character(target, option):
+    path = """my engines/a "b" it's $HOME"""
+    lines = make("-s", target, "PYTHON=true", ECHO, "ENGINE=" + path.replace("$", "$$")).stdout.splitlines()
+    assert lines[lines.index(option) + 1] == path
+
+
+WRONG = [
+    ("engine", "GPU=h999", "GPU 'h999' is not known: choose one of"),
+    ("engine", "KV=int3", "--kv: invalid choice: 'int3'"),
+    ("engine", "TP=x", "--tp: invalid int value: 'x'"),
+    ("engine", "BACKEND=x", "--backend: invalid choice: 'x'"),
+    ("engine", "PROFILE=x", "profile 'x' is not one of"),
+    ("engine", "ALPHA=x", "--alpha: 'x' is neither a number from 0 to 1 nor `sweep`"),
+    ("engine", "ALPHA=7", "--alpha: '7' is neither"),
+    ("engine", "PRECISION=x", "--precision: 'x' is unknown"),
+    ("engine", "CONTEXT=x", "context 'x' is neither a number nor one of"),
+    ("engine", "CALIBRATION=/none GPU=h100", "--calibration /none does not exist"),
+    ("engine", "SPECULATE=x", "--speculate: invalid choice: 'x'"),
+    ("engine", "LORA=x", "--lora: 'x' must be NAME=DIR"),
+    ("engine", "VLLM_ARGS=x", "--vllm-args: 'x' is not JSON"),
+    ("engine", "MODEL=/none", "--model: '/none' is neither a directory"),
+    ("engine", "MODEL=", "MODEL= is empty"),
+    ("plan", "GPU=x", "GPU 'x' is not known"),
+    ("plan", "RUNTIME=openvino GPU=h100", "--runtime: invalid choice: 'openvino'"),
+    ("plan", "TP=3 GPU=h100", "tensor parallel size 3 does not divide"),
+    ("preflight", "RUNTIME=vllm", "--runtime: invalid choice: 'vllm'"),
+    ("verify", "ENGINE=/none", "no engine at /none"),
+    ("serve", "HTTP_PORT=x", "--http-port: invalid int value: 'x'"),
+    ("serve", "GRPC_PORT=99999", "GRPC_PORT=99999 is out of range"),
+    ("serve", "METRICS_PORT=-1", "METRICS_PORT=-1 is out of range"),
+    ("serve", "GATEWAY_PORT=x", "--gateway-port: invalid int value"),
+    ("serve", "DRAIN=x", "--drain: invalid int value"),
+    ("serve", "MAX_RESTARTS=-1", "MAX_RESTARTS=-1 is out of range"),
+    ("serve", "STEP_SECONDS=x", "--step-seconds: invalid float value"),
+    ("serve", "STEP_MS=x", "--step-ms: invalid float value"),
+    ("serve", "KV_CACHE_GB=x", "--kv-cache-gb: invalid float value"),
+    ("serve", "THREADS=x", "--threads: invalid int value"),
+    ("serve", "EXACT=2", "EXACT=2 is out of range"),
+    ("serve", "GPU_MEMORY_FRACTION=9", "GPU_MEMORY_FRACTION=9 is out of range"),
+    ("serve", "FAULT=x", "FAULT: 'x' is not"),
+    ("serve", "HOST=nowhere.invalid", "HOST=nowhere.invalid cannot be used"),
+    ("serve", "TRITON_HOST=nowhere.invalid", "TRITON_HOST=nowhere.invalid cannot be used"),
+    ("serve", "ENGINE=/none", "no engine at /none"),
+    ("chat", "GRPC_PORT=x", "address '127.0.0.1:x'"),
+]
+
+
+@pytest.mark.parametrize(("target", "given", "line"), WRONG)
+def test_a_wrong_value_is_one_line(target, given, line):
+    assert line in refusal(target, *given.split())
