@@ -26,8 +26,8 @@ def _no_gpu(monkeypatch):
 
 GIVEN = {
     "gpu": "h100", "kv_dtype": "fp8", "tensor_parallel": 2, "backend": "pytorch", "profile": "latency",
-    "calibration": Path("p.txt"), "alpha": 0.7, "alpha_sweep": True, "dry_run": True, "speculate": "ngram", "fp8_head": True,
-    "lora": (("a", Path("b")),), "vllm_args": {"x": 1},
+    "calibration": Path("p.txt"), "alpha": 0.7, "alpha_sweep": True, "dry_run": True, "speculate": "ngram",
+    "fp8_head": True, "lora": (("a", Path("b")),), "vllm_args": {"x": 1},
 }  # fmt: skip
 
 

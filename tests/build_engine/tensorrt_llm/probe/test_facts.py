@@ -87,14 +87,14 @@ def test_a_missing_package_or_tool_is_a_row_of_its_own(standin, modelopt, monkey
     assert rows["surface of SamplingParams"].status == "pass", "the others are still compared"
 
 
-def test_modelopt_is_compared_by_what_the_export_calls(standin, modelopt, monkeypatch):
+def test_modelopt_is_compared_by_what_quantize_py_looks_up(standin, modelopt, monkeypatch):
     monkeypatch.setattr(surface, "tool_flags", lambda command: set())
     assert {row.status for row in facts.examine() if "odelopt" in row.check or "config" in row.check} == {"pass"}
-    del modelopt.quantization.FP8_KV_CFG
+    del modelopt.quantization.FP8_DEFAULT_CFG
     modelopt.export.export_hf_checkpoint = lambda model, out: 0
     rows = {row.check: row.status for row in facts.examine()}
     assert rows["surface of quantization configs"] == "fail"
-    assert rows["surface of modelopt.torch.export.export_hf_checkpoint"] == "fail"
+    assert rows["surface of modelopt.torch.export.export_hf_checkpoint"] == "differs"
 
 
 def test_a_diff_that_people_can_read(found):
