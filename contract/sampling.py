@@ -46,6 +46,7 @@ class Sampling:
     seed: int = 0
     min_tokens: int = 0
     ignore_eos: bool = False
+    guided_decoding_complete: bool = False
     # settings: end
     stop_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()

@@ -19,6 +19,7 @@ from loadtest.errors import EXIT_OK, LoadtestError
 from loadtest.histogram import Histogram
 from loadtest.record import Record
 from loadtest.report import page
+from loadtest.report.sentences import sentences
 from loadtest.report.svg import Chart, Series
 from loadtest.report.words import words
 from loadtest.stats import Interval, bootstrap_difference, mean_of_rows, percentile_of_rows
@@ -146,13 +147,13 @@ def _rates(a: SavedRun, b: SavedRun) -> str:
 
 
 def _page(a: SavedRun, b: SavedRun, rows: list[Row], notes: list[str]) -> str:
-    say = words(language())
+    say, told = words(language()), sentences(language())
     charts = [
         Chart(NAMES[metric], "ms (log)", "requests at or below", _cdfs(a, b, metric), log_x=True, y_max=1.0)
         for metric in METRICS
     ]
-    lead = f'<p class="soft">A: {escape(str(a.directory))}; B: {escape(str(b.directory))}. {_rates(a, b)}</p>'
-    warnings = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    lead = f'<p class="soft">A: {escape(str(a.directory))}; B: {escape(str(b.directory))}. {told(_rates(a, b))}</p>'
+    warnings = "".join(f"<li>{escape(told(note))}</li>" for note in notes)
     table = page.table([*map(say, HEAD)], [[f"{say(NAMES[r.metric])} {r.statistic}", *_cells(r)] for r in rows])
     parts = [lead, f"<ul>{warnings}</ul>" if notes else "", table, page.charts(charts, say)]
     return page.page("Two load tests compared", parts, language())

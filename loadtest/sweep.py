@@ -24,6 +24,7 @@ from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, EXIT_USAG
 from loadtest.plan import plan_from
 from loadtest.preflight import check_target
 from loadtest.report import page
+from loadtest.report.sentences import sentences
 from loadtest.report.svg import Chart, Series
 from loadtest.report.words import words
 
@@ -166,13 +167,12 @@ def _write(directory: Path, slo: str, steps: list[RateStep]) -> None:
     }
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "sweep.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    say = words(language())
-    lead = (
-        f'<p class="soft">{say("limits")} {escape(slo)}; {ordered[0].summary["plan"]["duration"]:g} s at each rate</p>'
-    )
+    say, told = words(language()), sentences(language())
+    lead = told(f"limits {slo}; {ordered[0].summary['plan']['duration']:g} s at each rate")
+    found = "; ".join(map(told, conclusion(steps).split("; ")))
     parts = [
-        lead,
-        f"<p><b>{escape(conclusion(steps))}</b></p>",
+        f'<p class="soft">{escape(lead)}</p>',
+        f"<p><b>{escape(found)}</b></p>",
         page.table([*map(say, HEAD)], [[f"{s.rate:g}", *_cells(s)] for s in ordered]),
         page.charts(_charts(ordered), say),
     ]

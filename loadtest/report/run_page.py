@@ -9,6 +9,7 @@ from typing import Any
 from loadtest.console import NAMES, milliseconds
 from loadtest.record import FORMULAS
 from loadtest.report import page as html
+from loadtest.report.sentences import sentences
 from loadtest.report.svg import Chart
 from loadtest.report.words import Say, words
 
@@ -27,29 +28,30 @@ CHANCE = "the interval holds 0: this run is too short or too noisy to tell the t
 
 
 def run_page(summary: dict[str, Any], items: Sequence[Chart], language: str = "en") -> str:
-    say = words(language)
+    say, told = words(language), sentences(language)
     sections = [
         ("Limits", _limits(summary, say)),
         ("Latency, ms", _latency(summary, say)),
         ("What the gateway costs (SSE − gRPC, same run)", _gateway(summary, say)),
         ("Charts", html.charts(items, say)),
         ("Requests and tokens", _counts(summary, say)),
-        ("How it is counted", _formulas(summary, say)),
-        ("The generator", _generator(summary, say)),
+        ("How it is counted", _formulas(summary, told)),
+        ("The generator", _generator(summary, told)),
         ("The server", _server(summary, say)),
         ("Environment", _environment(summary, say)),
     ]
-    head = [f'<p class="soft">{escape(_lead(summary))}</p>', _verdict(summary, say), _cards(summary, say)]
+    lead = "; ".join(map(told, _lead(summary)))
+    head = [f'<p class="soft">{escape(lead)}</p>', _verdict(summary, told), _cards(summary, say)]
     body = [f"<h2>{escape(say(title))}</h2>{part}" for title, part in sections if part]
     return html.page("Load test of a streaming LLM server", head + body, language)
 
 
-def _lead(summary: dict[str, Any]) -> str:
+def _lead(summary: dict[str, Any]) -> list[str]:
     plan = summary["plan"]
     load = f"{plan['users']} users, closed loop" if plan["loop"] == "closed" else f"open loop, {plan['arrivals']}"
     rate = f" at {plan['rate']:g}/s" if plan["rate"] else ""
     length = f"{summary['measured_s']:.4g} s after {plan['warmup']:g} s of warm-up"
-    return f"{plan['scenario']} over {plan['transport']}; {load}{rate}; {length}; started {summary['started']}"
+    return [f"{plan['scenario']} over {plan['transport']}", load + rate, length, f"started {summary['started']}"]
 
 
 def _verdict(summary: dict[str, Any], say: Say) -> str:
@@ -57,7 +59,7 @@ def _verdict(summary: dict[str, Any], say: Say) -> str:
     word = {"pass": "PASS", "fail": "LIMITS MISSED", "invalid": "INVALID: the generator was the bottleneck"}[state]
     if state == "invalid" and not any("worker" in r or "lag" in r for r in summary["verdict"]["reasons"]):
         word = "INVALID"
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in summary["verdict"]["reasons"])
+    reasons = "".join(f"<li>{escape(say(reason))}</li>" for reason in summary["verdict"]["reasons"])
     return f'<p><span class="verdict {state}">{escape(say(word))}</span></p>' + (
         f"<ul>{reasons}</ul>" if reasons else ""
     )
@@ -128,22 +130,25 @@ def _gateway(summary: dict[str, Any], say: Say) -> str:
 
 
 def _formulas(summary: dict[str, Any], say: Say) -> str:
-    rows = [(say(NAMES[name]), formula) for name, formula in FORMULAS.items()]
-    rows.append((say("goodput"), "requests that ended within the window and meet every per-request limit, per second"))
-    rows.append(("tokens", "as the server counted them; tokens/s is what arrived inside the window"))
+    rows = [(say(NAMES[name]), say(formula)) for name, formula in FORMULAS.items()]
+    rows.append((
+        say("goodput"), say("requests that ended within the window and meet every per-request limit, per second")
+    ))  # fmt: skip
+    rows.append(("tokens", say("as the server counted them; tokens/s is what arrived inside the window")))
     per_message = summary["total"]["tokens_per_message"]
     note = f"A message carried {per_message or 0:.2f} tokens on average: ITL is not the time of one token, TPOT is."
-    return html.facts(rows) + (f"<p>{note}</p>" if per_message and per_message > 1.05 else "")
+    return html.facts(rows) + (f"<p>{say(note)}</p>" if per_message and per_message > 1.05 else "")
 
 
 def _generator(summary: dict[str, Any], say: Say) -> str:
     generator = summary["generator"]
     rows = [
-        [f"worker {w['worker']}", f"{w['cpu']:.0%}", milliseconds(w["loop_lag_p99"]), w["messages"]]
+        [say(f"worker {w['worker']}"), f"{w['cpu']:.0%}", milliseconds(w["loop_lag_p99"]), w["messages"]]
         for w in generator["workers"]
     ]
     cpu = generator["cpu_us_per_message"]
-    note = f'<p class="soft">{cpu:.0f} µs of CPU per message; percentiles within 0.2 %</p>' if cpu else ""
+    cost = say(f"{cpu:.0f} µs of CPU per message; percentiles within 0.2 %") if cpu else ""
+    note = f'<p class="soft">{cost}</p>' if cpu else ""
     return html.table(["", say("of one core"), say("loop lag p99, ms"), say("messages")], rows) + note
 
 

@@ -45,6 +45,15 @@ CHINESE = {
     "Goodput and throughput": "有效吞吐与吞吐", "goodput": "有效吞吐", "offered": "施加的负载",
     "limits met up to here": "到此为止达标", "saturated": "饱和", "missed": "未达标", "limits": "指标",
     "cpu": "CPU", "cores": "核数", "memory": "内存", "system": "系统", "gpu": "GPU", "packages": "软件包",
+    "t_first − t_sched (what a user waits who arrives on time)": "t_first − t_sched（准时到达的用户等待的时间）",
+    "(t_last − t_first) / (n − 1), requests with n > 1 output tokens":
+        "(t_last − t_first) / (n − 1)，输出 token 数 n > 1 的请求",
+    "gaps between consecutive messages of a stream, pooled over all streams": "同一流中相邻消息的间隔，所有流合并统计",
+    "t_send − t_sched (the generator's own lateness)": "t_send − t_sched（压测端自身的延误）",
+    "requests that ended within the window and meet every per-request limit, per second":
+        "每秒在测量窗口内结束并达到全部单请求指标的请求数",
+    "as the server counted them; tokens/s is what arrived inside the window":
+        "以服务端计数为准；tokens/s 为测量窗口内收到的数量",
     "commit": "提交", "target": "目标", "settings": "设置", "none": "无",
 }  # fmt: skip
 

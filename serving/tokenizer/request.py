@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 
 from contract.chunks import REPETITION, Job, TextOptions
 from contract.errors import InvalidRequest, Unsupported, shown
-from contract.fields import FIELDS
+from contract.fields import BY_NAME, FIELDS
 from contract.sampling import Guide, GuideType, Sampling
 from serving.tokenizer.inputs import CheckpointDefaults, Inputs
 
@@ -78,6 +78,9 @@ def _asked_for(inputs: Inputs) -> tuple[str, ...]:
 def _sampling(inputs: Inputs, checkpoint: CheckpointDefaults, logprobs: int) -> Sampling:
     settings: dict[str, Any] = {field.name: inputs.value(field) for field in FIELDS if field.sampling}
     settings["top_k"] = max(0, settings["top_k"])
+    guide = _guide(inputs)
+    if settings["guided_decoding_complete"]:
+        _check_complete(inputs, guide)
     if settings["top_p"] == 0:  # the smallest nucleus is the most likely token
         settings |= {"temperature": 0.0, "top_p": 1.0}
     if "seed" not in inputs:
@@ -91,7 +94,7 @@ def _sampling(inputs: Inputs, checkpoint: CheckpointDefaults, logprobs: int) -> 
         logit_bias=_biases(inputs),
         logprobs=logprobs,
         prompt_logprobs=1 + inputs.integer("prompt_top_logprobs") if inputs.flag("return_prompt_log_probs") else 0,
-        guide=_guide(inputs),
+        guide=guide,
         **settings,
     )
 
@@ -146,6 +149,16 @@ def _guide(inputs: Inputs) -> Guide | None:
     if kind == "json_schema":
         _check_schema(guide)
     return Guide(cast(GuideType, kind), guide, inputs.flag("guided_decoding_optional"))
+
+
+def _check_complete(inputs: Inputs, guide: Guide | None) -> None:
+    """What would take the answer past its end, or forbid a token that the end needs."""
+    if guide is None:
+        problem = "true needs a guide: send guided_decoding_guide (OpenAI API: response_format, tools)"
+        raise InvalidRequest("guided_decoding_complete", problem)
+    for name in ("ignore_eos", "min_tokens", "bad_words"):
+        if inputs.value(BY_NAME[name]) != BY_NAME[name].default:
+            raise InvalidRequest(name, "cannot be promised beside guided_decoding_complete; leave one of them out")
 
 
 def _check_schema(guide: str) -> None:

@@ -72,6 +72,7 @@ async def plan_response(gateway: Gateway, body: bytes, owner: str) -> tuple[Gene
 
 async def plan_message(gateway: Gateway, body: bytes, _: str) -> tuple[GenerationPlan, str]:
     request = await http.request_of(messages_protocol.MessagesRequest, body)
+    gateway.check_template(request.chat_template_kwargs)
     model = gateway.model_name(request.model)
     try:
         plan = await off_loop(len(body), lambda: translate.chat(messages_protocol.as_chat(request)))

@@ -52,10 +52,14 @@ _POSTS: dict[str, tuple[type[BaseModel], str]] = {
 }
 _GETS = {
     "/v1/models": "Served models",
+    "/v1/models/{name}": "One of them",
+    "/v1/responses/{name}": "A stored response; needs GATEWAY_RESPONSES_STORE",
     "/tokenizer_info": "The checkpoint's tokenizer_config.json, with its chat template",
     "/version": "Version of this server",
     "/load": "Requests in progress in this worker process",
     "/v1/loads": "Running and waiting requests of the engine, and its KV use, as SGLang says it",
+    "/ping": "The process answers",
+    "/health": "Requests can be answered",
     "/health/live": "The process answers",
     "/health/ready": "Requests can be answered",
     "/health/generate": "A real one-token answer",
@@ -75,6 +79,7 @@ def document() -> dict[str, Any]:
         paths[path] = {"post": _operation(about, path, body={"$ref": _REF.format(model=model.__name__)})}
     for path, about in _GETS.items():
         paths[path] = {"get": _operation(about, path)}
+    paths["/v1/responses/{name}"]["delete"] = _operation("Forget a stored response", "/v1/responses/{name}")
     return {
         "openapi": "3.1.0",
         "info": {"title": "Qwen2.5 on Triton", "version": "1", "description": "OpenAI-compatible gateway"},
@@ -97,6 +102,9 @@ def _operation(about: str, path: str, body: dict[str, Any] | None = None) -> dic
             "default": {"description": f"an error in {whose} shape", "content": error},
         },
     }
+    if "{name}" in path:
+        name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+        operation["parameters"] = [name]
     if body:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     return operation

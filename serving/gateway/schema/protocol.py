@@ -174,6 +174,9 @@ class Shared(BaseModel):
         "`max_pattern_size`, `min_pattern_size`, `min_count`: ends an answer that repeats itself"
     )
     ignore_eos: bool | None = note("go on until max_tokens; for load tests")
+    guided_complete: bool | None = note(
+        "true: a guided answer is whole within `max_tokens`, shortened if it must be; where the engine has it"
+    )
     priority: int | None = note("higher is sooner; where the engine has it")
     cache_salt: str | None = note(
         "prompts share cached prefixes only with those that came with the same one; where the engine has it"

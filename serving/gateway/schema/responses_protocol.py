@@ -5,114 +5,18 @@ keeps responses: then earlier items are put in front first. Without, what would 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from serving.gateway.schema.errors import ApiError, bad_request
 from serving.gateway.schema.others import Fixed
-from serving.gateway.schema.protocol import (
-    AllowedChoice,
-    AllowedTools,
-    ChatRequest,
-    Function,
-    JsonObject,
-    Message,
-    NamedFunction,
-    NamedTool,
-    Part,
-    Quick,
-    ResponseFormat,
-    Shared,
-    Tool,
-    note,
-)
+from serving.gateway.schema.protocol import ChatRequest, JsonObject, Message, Quick, ResponseFormat, Shared, note
+from serving.gateway.schema.responses_items import Item, ItemReference, messages_of
+from serving.gateway.schema.responses_tools import AllowedNames, AnyTool, NamedChoice, choice_of, tools_of
 
 LOGPROBS = "message.output_text.logprobs"
-_NO_ITEMS = (
-    "nothing is stored: send items whole (Vercel AI SDK: providerOptions: {openai: {store: false}}), or set "
-    "GATEWAY_RESPONSES_STORE on the server"
-)
 _STORED = "nothing is stored: send the whole conversation as input"
-
-
-class InputPart(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-    type: Literal["input_text", "output_text", "text", "refusal"]
-    text: str | None = None
-    refusal: str | None = None
-
-
-class InputMessage(BaseModel):
-    """A message; ``id``, ``status``, ``phase`` of one sent back are ignored."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-    type: Literal["message"] | None = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[InputPart] | None
-
-
-class ItemReference(BaseModel):
-    """An item that the caller believes to be stored here."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-    type: Literal["item_reference"]
-    id: str
-
-
-class FunctionCall(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-    type: Literal["function_call"]
-    call_id: str
-    name: str
-    namespace: str | None = None
-    arguments: str
-
-
-class FunctionCallOutput(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-    type: Literal["function_call_output"]
-    call_id: str
-    output: str | list[InputPart] | None
-
-
-class ReasoningItem(BaseModel):
-    """What a reasoning model thought; no chat template here has a place for it, so it is left out."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-    type: Literal["reasoning"]
-
-
-class FunctionTool(BaseModel):
-    model_config = ConfigDict(strict=True)
-    type: Literal["function"]
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
-    description: str | None = None
-    parameters: JsonObject | None = None
-    strict: bool | None = None
-
-
-class NamespaceTool(BaseModel):
-    """Functions under a common name, as Codex sends them; the model knows each as ``namespace.name``."""
-
-    model_config = ConfigDict(strict=True)
-    type: Literal["namespace"]
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    description: str | None = None
-    tools: list[FunctionTool]
-
-
-class NamedChoice(BaseModel):
-    model_config = ConfigDict(strict=True)
-    type: Literal["function"]
-    name: str
-
-
-class AllowedNames(BaseModel):
-    model_config = ConfigDict(strict=True)
-    type: Literal["allowed_tools"]
-    mode: Literal["auto", "required"]
-    tools: list[NamedChoice] = Field(min_length=1)
 
 
 class TextFormat(BaseModel):
@@ -144,24 +48,6 @@ class ResponseStreamOptions(BaseModel):
     include_obfuscation: bool | None = False
 
 
-_KINDS = {
-    "function_call": "FunctionCall", "function_call_output": "FunctionCallOutput", "reasoning": "ReasoningItem",
-    "item_reference": "ItemReference",
-}  # fmt: skip
-
-
-def _kind(item: Any) -> str:
-    return _KINDS.get(str(item.get("type")), "InputMessage") if isinstance(item, dict) else "InputMessage"
-
-
-def _tool_kind(tool: Any) -> str:
-    return "NamespaceTool" if isinstance(tool, dict) and tool.get("type") == "namespace" else "FunctionTool"
-
-
-AnyTool = Annotated[
-    Annotated[FunctionTool, Tag("FunctionTool")] | Annotated[NamespaceTool, Tag("NamespaceTool")],
-    Discriminator(_tool_kind),
-]
 Includable = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
@@ -172,15 +58,6 @@ Includable = Literal[
     "computer_call_output.output.image_url",
     "code_interpreter_call.outputs",
 ]
-Item = Annotated[
-    Annotated[InputMessage, Tag("InputMessage")]
-    | Annotated[FunctionCall, Tag("FunctionCall")]
-    | Annotated[FunctionCallOutput, Tag("FunctionCallOutput")]
-    | Annotated[ReasoningItem, Tag("ReasoningItem")]
-    | Annotated[ItemReference, Tag("ItemReference")],
-    Discriminator(_kind),
-]
-
 # fmt: off
 _FIXED: dict[str, Fixed] = {
     "background": Fixed((False,), True, True, "the server generates only while the caller waits"),
@@ -250,12 +127,13 @@ def as_chat(request: ResponsesRequest) -> ChatRequest:
     if request.top_logprobs and not scores:
         raise bad_request("top_logprobs", f'{request.top_logprobs} needs include: ["{LOGPROBS}"]; set both or neither')
     same = {name: getattr(request, name) for name in Shared.model_fields}
+    said = [Message(role="system", content=request.instructions)] if request.instructions else []
     return ChatRequest.model_construct(
         **same,
-        messages=_messages(request),
+        messages=[*said, *messages_of(request.input)],
         max_completion_tokens=request.max_output_tokens,
-        tools=_tools(request.tools or []),
-        tool_choice=_choice(request.tool_choice),
+        tools=tools_of(request.tools or []),
+        tool_choice=choice_of(request.tool_choice),
         parallel_tool_calls=request.parallel_tool_calls,
         response_format=_format(request),
         logprobs=scores,
@@ -294,33 +172,6 @@ def input_items(request: ResponsesRequest) -> list[JsonObject]:
 _ITEMS: TypeAdapter[list[Any]] = TypeAdapter(list[Item])
 
 
-def _tools(given: list[FunctionTool | NamespaceTool]) -> list[Tool]:
-    pairs = [
-        (f"{tool.name}.{inner.name}", inner) if isinstance(tool, NamespaceTool) else (inner.name, inner)
-        for tool in given
-        for inner in (tool.tools if isinstance(tool, NamespaceTool) else [tool])
-    ]
-    return [
-        Tool(type="function", function=Function(**inner.model_dump(exclude={"type", "name"}), name=name))
-        for name, inner in pairs
-    ]
-
-
-def namespaces(request: ResponsesRequest) -> dict[str, tuple[str, str]]:
-    """``namespace.name`` as the model knows a function -> namespace, name."""
-    spaces = (tool for tool in request.tools or () if isinstance(tool, NamespaceTool))
-    return {f"{space.name}.{tool.name}": (space.name, tool.name) for space in spaces for tool in space.tools}
-
-
-def _choice(choice: str | NamedChoice | AllowedNames | None) -> str | NamedTool | AllowedChoice | None:
-    if isinstance(choice, NamedChoice):
-        return NamedTool(function=NamedFunction(name=choice.name))
-    if isinstance(choice, AllowedNames):
-        tools = [NamedTool(function=NamedFunction(name=tool.name)) for tool in choice.tools]
-        return AllowedChoice(type="allowed_tools", allowed_tools=AllowedTools(mode=choice.mode, tools=tools))
-    return choice
-
-
 def renamed(error: ApiError) -> ApiError:
     """``error`` of a chat request with this endpoint's field names."""
     for chat, name in RENAMED.items():
@@ -339,36 +190,3 @@ def _format(request: ResponsesRequest) -> ResponseFormat | None:
         raise bad_request("text.format.schema", "missing; it is required with type json_schema")
     spec = {"schema": wanted.schema_, "name": wanted.name} if wanted.type == "json_schema" else None
     return ResponseFormat.model_validate({"type": wanted.type, "json_schema": spec})
-
-
-def _messages(request: ResponsesRequest) -> list[Message]:
-    """Consecutive function calls become one assistant message, as in the chat API."""
-    found = [Message(role="system", content=request.instructions)] if request.instructions else []
-    if isinstance(request.input, str):
-        return [*found, Message(role="user", content=request.input)]
-    for at, item in enumerate(request.input):
-        if isinstance(item, FunctionCall):
-            if not (found and found[-1].role == "assistant"):
-                found.append(Message(role="assistant"))
-            name = f"{item.namespace}.{item.name}" if item.namespace else item.name
-            function = {"name": name, "arguments": item.arguments}
-            call = {"id": item.call_id, "type": "function", "function": function}
-            found[-1].tool_calls = [*(found[-1].tool_calls or ()), call]
-        elif isinstance(item, FunctionCallOutput):
-            text = _text(f"input[{at}].output", item.output)
-            found.append(Message(role="tool", tool_call_id=item.call_id, content=text))
-        elif isinstance(item, ItemReference):
-            raise bad_request(f"input[{at}].type", f"item_reference {item.id[:80]!r}: {_NO_ITEMS}", "unsupported")
-        elif isinstance(item, InputMessage):
-            content = None if item.content is None else _text(f"input[{at}].content", item.content)
-            found.append(Message(role=item.role, content=content))
-    return found
-
-
-def _text(field: str, content: str | list[InputPart] | None) -> str | list[Part]:
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = [part.refusal if part.type == "refusal" else part.text for part in content]
-    if None in texts:
-        raise bad_request(f"{field}[{texts.index(None)}].text", "missing; it is required")
-    return [Part(type="text", text=text) for text in texts if text is not None]

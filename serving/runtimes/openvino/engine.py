@@ -14,6 +14,7 @@ from contract.finish import FinishReason
 from contract.prompt_part import PromptPart
 from serving.runtimes.base import EngineRequest, RuntimeStats, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool
+from serving.runtimes.openvino.endings import Ending
 from serving.runtimes.openvino.sampling import GrammarError, GrammarState, SampledToken, Sampler
 from serving.runtimes.openvino.scheduler import ScheduledChunk, ScheduledSequence, Scheduler
 from serving.runtimes.openvino.scoring import score
@@ -50,10 +51,10 @@ class Engine:
     def busy(self) -> bool:
         return bool(self._scheduler.running or self._scheduler.waiting)
 
-    def submit(self, request: EngineRequest, grammar: GrammarState | None = None) -> None:
+    def submit(self, request: EngineRequest, grammar: GrammarState | None = None, ending: Ending | None = None) -> None:
         """Raises ``ValueError`` for ``resume_ids`` that do not follow the grammar."""
         prompt = [int(token) for token in request.input_ids]
-        sampler = Sampler(request.sampling, prompt, grammar)
+        sampler = Sampler(request.sampling, prompt, grammar, ending)
         self._arrivals += 1
         to_score = len(prompt) - 1 if request.sampling.prompt_logprobs else 0
         resumed = [int(token) for token in request.resume_ids]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,12 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, gbnf_to_lark
 
 from contract import byte_alphabet
-from contract.errors import shown
+from contract.errors import InvalidRequest, shown
 from contract.sampling import Guide
 from serving import structural_tag
 from serving.json_schema import prepared
-from serving.runtimes.openvino.sampling import GrammarError, GrammarState
+from serving.runtimes.openvino.endings import BRIEF, THOROUGH, Ending, EndingSearch
+from serving.runtimes.openvino.sampling import GrammarError
 from serving.runtimes.openvino.tags import Lark, Quoted, TaggedText, Trigger, Vocabulary, quoted, triggered
 from serving.structural_tag import Format
 
@@ -90,8 +92,9 @@ class Grammars:
         self._tokenizer = LLTokenizer(text, n_vocab=vocab_size, eos_token=end_ids)
         self._added = [str(token["content"]) for token in data.get("added_tokens", [])]
         self._vocabulary = Vocabulary(byte_alphabet.token_bytes(data)[:vocab_size])
+        self._search = EndingSearch(self._tokenizer, end_ids[0])
 
-    def start(self, guide: Guide) -> GrammarState:
+    def start(self, guide: Guide) -> LLGuidanceState | TaggedText:
         """Raises ``ValueError`` when the guide does not compile, or would hold up every step."""
         found = self._compiled.pop(guide, None) or self._made(guide)
         self._compiled[guide] = found  # the last one used is the last one forgotten
@@ -100,6 +103,19 @@ class Grammars:
         if isinstance(found, ValueError):
             raise ValueError(str(found))
         return found.copy()
+
+    def ending(self, guide: Guide, state: LLGuidanceState | TaggedText, max_tokens: int) -> Ending:
+        """For a sequence that was started. Raises ``InvalidRequest`` where ``max_tokens`` are too few for any answer,
+        ``ValueError`` where no ending is found."""
+        compiled = self._compiled[guide]
+        assert not isinstance(compiled, ValueError)
+        first = compiled.first_ending()
+        if first is None:
+            raise ValueError("no short answer was found that this guide allows; leave guided_decoding_complete out")
+        if len(first) > max_tokens:
+            problem = f"{max_tokens} are too few for the shortest answer of this guide; give at least {len(first)}"
+            raise InvalidRequest("max_tokens", problem)
+        return Ending(state, first, self._search.end)
 
     def _made(self, guide: Guide) -> LLGuidanceState | TaggedText | ValueError:
         try:
@@ -147,7 +163,7 @@ class Grammars:
             raise ValueError(_problem(matcher))
         if time.thread_time() - began > MASK_SECONDS:
             raise TooSlow
-        return LLGuidanceState(matcher, self.vocab_size, self._tokenizer)
+        return LLGuidanceState(matcher, self.vocab_size, self._tokenizer, self._search)
 
 
 class TooSlow(GrammarError):
@@ -164,8 +180,8 @@ def _problem(matcher: LLMatcher) -> str:
 class LLGuidanceState:
     """One sequence's place in its grammar; see ``GrammarState``."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int, tokenizer: LLTokenizer) -> None:
-        self._matcher, self._tokenizer = matcher, tokenizer
+    def __init__(self, matcher: LLMatcher, vocab_size: int, tokenizer: LLTokenizer, search: EndingSearch) -> None:
+        self._matcher, self._tokenizer, self._search = matcher, tokenizer, search
         self._vocab_size = vocab_size
 
     def allowed(self) -> npt.NDArray[np.bool_]:
@@ -183,7 +199,21 @@ class LLGuidanceState:
             raise GrammarError(failed)
 
     def copy(self) -> LLGuidanceState:
-        return LLGuidanceState(self._matcher.deep_copy(), self._vocab_size, self._tokenizer)
+        return LLGuidanceState(self._matcher.deep_copy(), self._vocab_size, self._tokenizer, self._search)
+
+    @cached_property
+    def _first(self) -> list[int] | None:
+        return self._search.find(self._matcher, masks=THOROUGH)
+
+    def first_ending(self) -> list[int] | None:
+        """From the beginning, where a compiled grammar stays; searched for once."""
+        return self._first
+
+    def ending_after(self, token: int | None, known: Sequence[int]) -> list[int] | None:
+        matcher = self._matcher.deep_copy()
+        if token is not None and not matcher.consume_token(token):
+            return None
+        return self._search.find(matcher, known, masks=BRIEF)
 
     def reaches(self, text: bytes) -> bool:
         """Whether ``text`` may come next; it has come then."""

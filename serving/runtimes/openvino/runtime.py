@@ -33,6 +33,7 @@ from serving.runtimes.base import (
 HONOURED = GUIDES | {  # by ``sampling.Sampler`` and the worker's scheduler
     "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
     "logit_bias", "logprobs", "top_logprobs", "return_prompt_log_probs", "priority", "cache_salt", "resume_ids",
+    "guided_decoding_complete",
 }  # fmt: skip
 CLOSE_SECONDS = 10.0
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.sampling import Sampling
+from serving.runtimes.openvino.endings import Ending
 
 Row = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -50,9 +51,11 @@ class SampledToken:
 class Sampler:
     """The settings and state of one sequence. ``prompt`` counts for the repetition penalty only."""
 
-    def __init__(self, sampling: Sampling, prompt: list[int], grammar: GrammarState | None = None) -> None:
+    def __init__(
+        self, sampling: Sampling, prompt: list[int], grammar: GrammarState | None = None, ending: Ending | None = None
+    ) -> None:
         self.sampling = sampling
-        self.grammar = grammar
+        self.grammar, self._ending = grammar, ending
         self.output: list[int] = []
         self._counts: Counter[int] = Counter()
         self._prompt = frozenset(prompt)
@@ -67,7 +70,9 @@ class Sampler:
         self._counts.update(ids)
         self._seen = np.fromiter(self._prompt.union(ids), np.int64)
         if self.grammar:
-            for token in ids:
+            for at, token in enumerate(ids):
+                if self._affordable(token, at) != token:
+                    raise ValueError(f"token {token} leaves too few for the end of a guided answer")
                 self.grammar.accept(token)
         if self._random is not None:  # one number per token: a seeded answer goes on as if nothing had happened
             self._random.bit_generator.advance(len(ids))  # type: ignore[attr-defined]  # PCG64 has it
@@ -77,7 +82,7 @@ class Sampler:
         count = self.sampling.logprobs
         raw = log_probabilities(row, count) if count else None
         self._constrain(row)
-        token = self._pick(row)
+        token = self._affordable(self._pick(row), len(self.output))
         if raw is None:
             return SampledToken(token)
         total, top = raw
@@ -90,6 +95,10 @@ class Sampler:
         self._counts[token] += 1
         if self.grammar:
             self.grammar.accept(token)
+
+    def _affordable(self, token: int, made: int) -> int:
+        """The token, or another where what is left of ``max_tokens`` would not complete the answer after it."""
+        return self._ending.chosen(token, self.sampling.max_tokens - made - 1) if self._ending else token
 
     def _constrain(self, row: Row) -> None:
         s = self.sampling

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -136,6 +136,11 @@ class TagState(Protocol):
     def reaches(self, text: bytes) -> bool:
         """Whether ``text`` may come next; it has come then."""
 
+    def first_ending(self) -> list[int] | None: ...
+
+    def ending_after(self, token: int | None, known: Sequence[int]) -> list[int] | None:
+        """``None`` as token: from here."""
+
     @property
     def finished(self) -> bool: ...
 
@@ -165,6 +170,7 @@ class Trigger:
 
     def __init__(self, text: str, start: Callable[[], TagState], vocabulary: Vocabulary) -> None:
         self.text, self.start = text.encode(), start
+        self._begun = start()
         self.forbidden = {
             done: np.array([
                 token
@@ -173,6 +179,10 @@ class Trigger:
             ], np.int64)
             for done in range(1, len(self.text))
         }  # fmt: skip
+
+    def first_ending(self) -> list[int] | None:
+        """Of the shortest tag."""
+        return self._begun.first_ending()
 
     def begun(self, tail: bytes) -> int:
         """How much of the trigger the text ends with, but not all of it."""
@@ -229,13 +239,31 @@ class TaggedText:
             self.finished = self._once
 
     def _free(self, token: int) -> None:
-        text = self._tail + (self._vocabulary.table[token] if token < len(self._vocabulary.table) else b"")
+        text = self._with(token)
+        entered = self._entered(text)
+        if entered:
+            self._tag, self._tail = entered[1], b""
+        else:
+            self._tail = text[-self._longest :]
+
+    def _with(self, token: int) -> bytes:
+        return self._tail + (self._vocabulary.table[token] if token < len(self._vocabulary.table) else b"")
+
+    def _entered(self, text: bytes) -> tuple[Trigger, TagState] | None:
+        """The tag that free text ends in."""
         for trigger in self._triggers:
             at = text.find(trigger.text)
-            if at < 0:
-                continue
-            tag, text = trigger.start(), text[at + len(trigger.text) :]
-            if tag.reaches(text):
-                self._tag, self._tail = tag, b""
-                return
-        self._tail = text[-self._longest :]
+            if at >= 0 and (tag := trigger.start()).reaches(text[at + len(trigger.text) :]):
+                return trigger, tag
+        return None
+
+    def first_ending(self) -> list[int] | None:
+        """None is needed: text may end anywhere. Those of the tags are looked for now, not when one begins."""
+        return None if any(trigger.first_ending() is None for trigger in self._triggers) else []
+
+    def ending_after(self, token: int, known: Sequence[int]) -> list[int] | None:
+        """Of the tag that the answer is in after ``token``, if any."""
+        if self._tag is not None:
+            return self._tag.ending_after(token, known)
+        entered = self._entered(self._with(token))
+        return entered[1].ending_after(None, entered[0].first_ending() or ()) if entered else []

@@ -28,6 +28,7 @@ from contract.errors import InvalidRequest, to_wire
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
+from serving.runtimes.openvino.endings import Ending
 from serving.runtimes.openvino.engine import GUIDE, Engine
 from serving.runtimes.openvino.guides import Grammars
 from serving.runtimes.openvino.model import PagedModel
@@ -121,13 +122,16 @@ class EngineWorker:
     def _with_grammar(self, request: EngineRequest) -> tuple[Any, ...]:
         guide = request.sampling.guide
         assert guide is not None
+        complete = request.sampling.guided_decoding_complete
         try:
-            return "submit", request, self._grammars.start(guide)
-        except ValueError as error:
-            if guide.optional:
+            grammar = self._grammars.start(guide)
+            ending = self._grammars.ending(guide, grammar, request.sampling.max_tokens) if complete else None
+            return "submit", request, grammar, ending
+        except (ValueError, InvalidRequest) as error:
+            if guide.optional and not complete:
                 log.info("sequence %d goes without its optional guide: %s", request.sequence_id, error)
                 return "submit", request
-            refusal = to_wire(InvalidRequest(GUIDE, str(error)))
+            refusal = to_wire(error if isinstance(error, InvalidRequest) else InvalidRequest(GUIDE, str(error)))
             return "refuse", SequenceDelta(request.sequence_id, (), 0, "error", error=refusal)
 
     def _take_messages(self, wait: bool) -> list[SequenceDelta] | None:
@@ -146,9 +150,11 @@ class EngineWorker:
                 return None
         return deltas
 
-    def _submit(self, request: EngineRequest, grammar: GrammarState | None = None) -> list[SequenceDelta]:
+    def _submit(
+        self, request: EngineRequest, grammar: GrammarState | None = None, ending: Ending | None = None
+    ) -> list[SequenceDelta]:
         try:
-            self._engine.submit(request, grammar)
+            self._engine.submit(request, grammar, ending)
         except ValueError as error:
             refusal = to_wire(InvalidRequest("resume_ids", f"{error}; send what the first attempt made"))
             return [SequenceDelta(request.sequence_id, (), 0, "error", error=refusal)]

@@ -38,11 +38,14 @@ OPERATIONS = {
     "/load": "GET",
     "/version": "GET",
     "/tokenizer_info": "GET",
+    "/ping": "GET",
+    "/health": "GET",
     "/health/live": "GET",
     "/health/ready": "GET",
     "/health/generate": "GET",
     "/metrics": "GET",
 }
+NAMED = {("GET", "/v1/models/{name}"), ("GET", "/v1/responses/{name}"), ("DELETE", "/v1/responses/{name}")}
 LONGEST = 16  # tokens: a fuzzer's own max_tokens would keep the engine busy for minutes
 WHOLE: dict[str, dict[str, Any]] = {  # good requests; a few generated fields replace or join theirs
     "/v1/chat/completions": {"model": "qwen", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": LONGEST},
@@ -61,13 +64,15 @@ def api(server: Server) -> Any:
 
 
 def test_every_operation_of_the_schema_is_fuzzed(api: Any) -> None:
-    found = {operation.ok().path: operation.ok().method.upper() for operation in api.get_all_operations()}
-    assert found == OPERATIONS
+    found = {(operation.ok().method.upper(), operation.ok().path) for operation in api.get_all_operations()}
+    assert found == NAMED | {(method, path) for path, method in OPERATIONS.items()}
 
 
-def statuses(api: Any, path: str, mode: GenerationMode, examples: int, checks: list[Any]) -> Counter[int]:
+def statuses(
+    api: Any, path: str, mode: GenerationMode, examples: int, checks: list[Any], method: str = ""
+) -> Counter[int]:
     """Sends ``examples`` generated requests; fails on the first that breaks a check."""
-    operation = api[path][OPERATIONS[path]]
+    operation = api[path][method or OPERATIONS[path]]
     seen: Counter[int] = Counter()
 
     @given(case=operation.as_strategy(generation_mode=mode), kept=st.integers(0, 2), dice=st.randoms())
@@ -90,6 +95,12 @@ def statuses(api: Any, path: str, mode: GenerationMode, examples: int, checks: l
 def test_valid_requests_get_no_server_error(api: Any, path: str) -> None:
     seen = statuses(api, path, GenerationMode.POSITIVE, 30 if path in WHOLE else 3, CHECKS)
     assert seen[200] > 0
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(NAMED))
+def test_any_name_is_found_or_not(api: Any, method: str, path: str) -> None:
+    seen = statuses(api, path, GenerationMode.POSITIVE, 3, CHECKS, method)
+    assert set(seen) <= {200, 404}
 
 
 @pytest.mark.parametrize("path", WHOLE)

@@ -33,6 +33,11 @@ def _with_usage(used: Usage) -> bytes:
     return b',"usage":%b}\n\n' % orjson.dumps(usage(used))
 
 
+def stop_reason(stop: str | None, finish: str | None) -> str | None:
+    """vLLM's: the stop string, or its word for an answer that repeated itself."""
+    return stop or ("repetition_detected" if finish == "repetition" else None)
+
+
 def _call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
@@ -119,7 +124,7 @@ class ChatStream(StreamRenderer):
         inner = {"delta": delta} if self._chat else {"text": "", **delta}
         choice = {"index": index, **inner, **(extras or {}), "logprobs": logprobs, "finish_reason": finish}
         if finish:
-            choice["stop_reason"] = self._stops.get(index)
+            choice["stop_reason"] = stop_reason(self._stops.get(index), finish)
         about = self._told_prompt(index) if self._prompt_ids else {}
         top = b"," + orjson.dumps(about)[1:-1] if about and self._chat else b""
         choice |= {} if self._chat else about
@@ -162,7 +167,7 @@ class ChatBody(BodyRenderer):
         if self._plan.token_ids:
             out |= {"token_ids": collected.ids}
         out |= {} if self._plan.chat else self._about_prompt(collected)
-        ends = {"finish_reason": collected.finish, "stop_reason": collected.stop or None}
+        ends = {"finish_reason": collected.finish, "stop_reason": stop_reason(collected.stop, collected.finish)}
         return out | {"logprobs": collected.logprobs, **ends}
 
 

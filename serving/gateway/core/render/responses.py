@@ -13,7 +13,8 @@ from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamRenderer, Usage
 from serving.gateway.core.tools import Content, Event
 from serving.gateway.schema.errors import ApiError
-from serving.gateway.schema.responses_protocol import ResponsesRequest, namespaces
+from serving.gateway.schema.responses_protocol import ResponsesRequest
+from serving.gateway.schema.responses_tools import namespaces
 
 JsonObject = dict[str, Any]
 _INCOMPLETE = {"length": "max_output_tokens", "repetition": "repetition"}
@@ -138,7 +139,7 @@ class _Response:
         assert isinstance(request, ResponsesRequest)
         given = request.model_dump(exclude_unset=True, by_alias=True)
         text = {"format": {"type": "text"}} | {k: v for k, v in (given.get("text") or {}).items() if v is not None}
-        self.items = Items(one_call=plan.one_call, namespaces=namespaces(request))
+        self.items = Items(one_call=plan.one_call, namespaces=namespaces(request.tools or ()))
         self._head: JsonObject = {
             "id": header.id, "object": "response", "created_at": header.created, "background": False,
             "instructions": request.instructions, "max_output_tokens": request.max_output_tokens,

@@ -23,7 +23,7 @@ const button = (action, words, className = "") =>
 
 export class MessageView {
   #message;
-  #body = el("div", { className: "body" });
+  #body = el("div", { className: "body", dir: "auto" });
   #status = el("p", { className: "status" });
   #stats = el("p", { className: "stats" });
   #error = el("div", { className: "error", role: "alert", hidden: true });

@@ -1,0 +1,69 @@
+"""Whole sentences of the reports in Chinese. Each is found by its pattern; figures and names stand for the braces."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from loadtest.report.words import Say, words
+
+CHINESE = {
+    # verdict
+    "interrupted: the window is not complete": "已中断：测量窗口不完整",
+    "counts do not add up: {} scheduled, {} completed, {} failed, {} cancelled, {} in flight":
+        "数目不符：计划 {}，完成 {}，失败 {}，取消 {}，未结束 {}",
+    "{} of {} planned requests were sent: a worker was lost or too slow":
+        "计划的 {1} 个请求只发送了 {0} 个：有压测进程丢失或太慢",
+    "no request was measured: raise the duration or the rate": "没有测到任何请求：请延长时间或提高请求率",
+    "worker {} was lost, its figures are incomplete": "压测进程 {} 已丢失，其数据不完整",
+    "schedule lag p99 {} ms is over {} ms: add workers or lower the rate":
+        "发送延误 p99 为 {} 毫秒，超过 {} 毫秒：请增加压测进程或降低请求率",
+    "worker {} used {} of a core (limit {}): add workers": "压测进程 {} 占用单核 {}（上限 {}）：请增加压测进程",
+    "worker {}'s event loop was late by {} ms at p99 (limit {} ms): add workers, or give the generator its own machine":
+        "压测进程 {} 的事件循环 p99 延迟 {} 毫秒（上限 {} 毫秒）：请增加压测进程，或让压测端使用单独的机器",
+    "{} of {} requests failed (limit {})": "{1} 个请求中有 {0} 个失败（上限 {2}）",
+    "{} of requests met all limits (wanted {})": "{} 的请求达到全部指标（要求 {}）",
+    "{} p{} is {} (limit {} ms)": "{} p{} 为 {}（上限 {} 毫秒）",
+    "{} ms": "{} 毫秒", "not measured": "没有测到",
+    # one run
+    "{} over {}": "{}，经由 {}", "{} users, closed loop": "{} 个用户，闭环", "open loop, {}": "开环，{}",
+    "open loop, {} at {}/s": "开环，{}，{}/s", "{} s after {} s of warm-up": "预热 {1} 秒后测量 {0} 秒",
+    "started {}": "开始于 {}",
+    "worker {}": "压测进程 {}", "{} µs of CPU per message; percentiles within 0.2 %":
+        "每条消息 {} 微秒 CPU；百分位数误差在 0.2 % 以内",
+    "A message carried {} tokens on average: ITL is not the time of one token, TPOT is.":
+        "平均每条消息含 {} 个 token：单个 token 的时间是 TPOT，而不是 ITL。",
+    # two runs
+    "{}: A {}, B {}": "{}：A 为 {}，B 为 {}",
+    "run {} was interrupted: {} of {} s measured": "运行 {0} 被中断：{2} 秒中测量了 {1} 秒",
+    "run {} is INVALID": "运行 {} 无效",
+    "tokens/s {} → {}; goodput/s {} → {}; failed {} → {}": "tokens/s {} → {}；有效吞吐/s {} → {}；失败 {} → {}",
+    # a sweep
+    "no rate met the limits": "没有任何请求率达标",
+    "highest rate that meets the limits: {} requests/s": "达标的最高请求率：{} 请求/s",
+    "saturates at {} requests/s": "在 {} 请求/s 时饱和", "no saturation seen": "未出现饱和",
+    "stopped because the generator became the bottleneck": "因压测端成为瓶颈而停止",
+    "limits {}; {} s at each rate": "指标 {}；每个请求率 {} 秒",
+}  # fmt: skip
+
+
+@cache
+def _patterns() -> list[tuple[re.Pattern[str], str]]:
+    """The longest sentence first: a short pattern may match a long one's text."""
+    ordered = sorted(CHINESE.items(), key=lambda pair: -len(pair[0]))
+    return [(re.compile(re.escape(english).replace(r"\{\}", "(.+?)")), chinese) for english, chinese in ordered]
+
+
+def sentences(language: str) -> Say:
+    """What turns a sentence of the report into ``language``; one that is not known stays."""
+    say = words(language)
+    if language != "zh":
+        return say
+
+    def said(sentence: str) -> str:
+        for pattern, chinese in _patterns():
+            if found := pattern.fullmatch(sentence):
+                return chinese.format(*(said(part) for part in found.groups()))
+        return say(sentence)
+
+    return said

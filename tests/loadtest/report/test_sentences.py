@@ -1,0 +1,45 @@
+"""Sentences of the report in Chinese: what the code composes has a translation, and figures keep their places."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from loadtest.report.sentences import CHINESE, sentences
+
+ROOT = Path(__file__).parents[3] / "loadtest"
+
+
+def templates(path: Path, function: str = "") -> set[str]:
+    """The f-strings and sentences of ``function``, or of the whole file, with braces for what is put in."""
+    tree: ast.AST = ast.parse(path.read_text(encoding="utf-8"))
+    if function:
+        tree = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == function)
+    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)} - {
+        id(node) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            found.add("".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
+            found.add(node.value)
+    return {text for text in found if " " in text.strip() and not text.lstrip().startswith("``")}
+
+
+def test_every_sentence_of_a_verdict_has_a_translation() -> None:
+    for function in ("judge", "_counts", "_generator", "_missed"):
+        used = templates(ROOT / "verdict.py", function)
+        assert used and sorted(text for text in used if text not in CHINESE and "planned`` is" not in text) == []
+
+
+def test_figures_keep_their_places() -> None:
+    told = sentences("zh")
+    assert told("3 of 40 planned requests were sent: a worker was lost or too slow").startswith(
+        "计划的 40 个请求只发送了 3 个"
+    )
+    assert told("ttft p99 is not measured (limit 200 ms)") == "ttft p99 为 没有测到（上限 200 毫秒）"
+    assert told("run B was interrupted: 2.5 of 60 s measured") == "运行 B 被中断：60 秒中测量了 2.5 秒"
+    assert told("something new") == "something new" and sentences("en")("10 ms") == "10 ms"
+    for english, chinese in CHINESE.items():
+        assert english.count("{}") == chinese.count("{}") + sum(f"{{{n}}}" in chinese for n in range(5)), english
