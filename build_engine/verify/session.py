@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+import psutil
+
 from build_engine.verify.metrics import Position
 from contract.engine_dir import EngineInfo
 from contract.errors import BuildError
@@ -22,6 +24,7 @@ from serving.runtimes.base import EngineRequest, Runtime, RuntimeOptions, Sequen
 
 TOP = 20  # most likely tokens compared; vLLM gives no more
 GROUP = 16  # samples whose prompts share the prefix cache at a time
+KV_BYTES = 4 << 30  # four prompts of 8,192 tokens in FP32, in the 7B shape; pages are taken when used
 SILENT_SECONDS = 600.0  # a long prompt on a slow CPU takes minutes; all prompts together may take an hour
 
 
@@ -139,7 +142,15 @@ def _load(engine: EngineInfo, scorer: EngineScorer) -> Runtime:
         from serving.runtimes.tensorrt_llm import runtime as tensorrt_llm
 
         return tensorrt_llm.create(engine, RuntimeOptions(), scorer.on_step, scorer.on_death, scoring=True)
-    return runtimes.load(engine, RuntimeOptions(max_streams=GROUP), scorer.on_step, scorer.on_death)
+    options = RuntimeOptions(
+        max_streams=GROUP, kv_cache_bytes=_kv_bytes() if engine.runtime.name == "openvino" else None
+    )
+    return runtimes.load(engine, options, scorer.on_step, scorer.on_death)
+
+
+def _kv_bytes() -> int:
+    """Room for all long prompts at once: each is then computed once, not for each question anew."""
+    return min(KV_BYTES, int(0.4 * psutil.virtual_memory().available))
 
 
 def _free(tokens: int, greedy: bool, seed: int) -> Sampling:
