@@ -1,157 +1,28 @@
-"""The accuracy gate: its arithmetic, its verdicts on good and broken engines, and a real CPU engine against FP32."""
+"""The accuracy gate: its verdicts on good and broken engines, what it prints, a real CPU engine against FP32."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from build_engine.__main__ import main
 from build_engine.verify import gate as verify
 from build_engine.verify import session as verify_session
-from build_engine.verify.metrics import Accuracy, compare, failures, kl, repeats, rise
+from build_engine.verify.metrics import Accuracy, failures
 from build_engine.verify.session import EngineScorer, Sample
 from contract import engine_dir
 from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
 from contract.errors import BuildError
+from contract.paths import ROOT
 from serving.runtimes.base import CAPABILITIES, RuntimeLimits, SequenceDelta
-
-VOCAB = 50
-
-
-def top(logits: np.ndarray, k: int = 20) -> list[tuple[int, float]]:
-    logp = logits - np.logaddexp.reduce(logits)
-    return [(int(i), float(logp[i])) for i in np.argsort(-logp)[:k]]
-
-
-# ---- arithmetic
-
-
-def test_a_model_agrees_with_itself():
-    positions = [top(np.random.default_rng(seed).normal(0, 3, VOCAB)) for seed in range(30)]
-    found = compare(positions, positions, [p[0][0] for p in positions], [([1, 2], [1, 2])])
-    assert (found.greedy_agreement, found.confident_agreement, found.mean_kl, found.repetition_rise) == (1, 1, 0, 0)
-    assert found.perplexity_drift == 0
-
-
-@given(st.integers(0, 10_000), st.floats(0.01, 3))
-def test_kl_is_a_lower_bound_of_the_full_kl_and_never_negative(seed, noise):
-    generator = np.random.default_rng(seed)
-    a = generator.normal(0, 2, VOCAB)
-    b = a + generator.normal(0, noise, VOCAB)
-    p, q = (x - np.logaddexp.reduce(x) for x in (a, b))
-    full = float(np.sum(np.exp(p) * (p - q)))
-    assert 0 <= kl(top(a), top(b)) <= full + 1e-6
-    assert kl(top(a, VOCAB), top(b, VOCAB)) == pytest.approx(full, abs=1e-6)
-
-
-def test_perplexity_drift_is_relative():
-    reference = [[(1, math.log(0.5)), (2, math.log(0.5))]] * 4
-    candidate = [[(2, math.log(0.6)), (1, math.log(0.4))]] * 4
-    found = compare(reference, candidate, [1] * 4, [])
-    assert found.perplexity_drift == pytest.approx(0.25)
-    assert found.greedy_agreement == 0 and found.confident_agreement == 1, "no position of the reference is sure"
-
-
-def test_without_probabilities_only_agreement_is_judged():
-    nan = float("nan")
-    found = compare([[(1, nan)], [(2, nan)]], [[(1, nan)], [(3, nan)]], [1, 2], [])
-    assert found.greedy_agreement == 0.5 and found.mean_kl is None and found.perplexity_drift is None
-
-
-@pytest.mark.parametrize("entries", [1, 2, 5, 20])
-def test_a_damaged_model_fails_however_many_entries_the_runtime_gives(entries):
-    """With one entry KL was 0.000 and the drift negative, and such a model passed."""
-    generator = np.random.default_rng(3)
-    reference = [generator.normal(0, 4, VOCAB) for _ in range(200)]
-    damaged = [logits + generator.normal(0, 0.4, VOCAB) for logits in reference]
-    for logits, bad in zip(reference, damaged, strict=True):
-        bad[np.argmax(logits)] = bad.max() + 4  # agrees everywhere, and is far too sure of itself
-    positions = [[top(logits, entries) for logits in side] for side in (reference, damaged)]
-    found = compare(*positions, [p[0][0] for p in positions[0]], [])
-    assert found.greedy_agreement == 1
-    assert failures(found, LIMITS), found
-
-
-def test_positions_must_match():
-    with pytest.raises(ValueError, match="cannot be compared"):
-        compare([[(1, 0.0)]], [], [], [])
-
-
-@pytest.mark.parametrize(
-    ("tokens", "loop"),
-    [
-        ([0] * 20, True),  # "!!!!": what FP16 overflow looks like
-        ([5, *[0] * 15], False),
-        (list(range(40)) + [7, 8, 9] * 16, True),
-        ([1, 2] * 24, True),
-        ([1, 2] * 12, False),
-        (list(range(96)), False),
-        ([7, 8, 9] * 16 + [1, 2, 3, 4], False),
-    ],
-)
-def test_loops_are_found(tokens, loop):
-    assert repeats(tokens) is loop
-
-
-def test_loops_that_appear_and_loops_that_go_are_both_counted():
-    looping, text = [0] * 30, list(range(30))
-    positions = [[(1, -0.1), (2, -3.0)]]
-    answers = [(text, looping), (looping, looping), (looping, text), (text, text), (text, looping)]
-    found = compare(positions, positions, [1], answers)
-    assert (found.new_repetitions, found.gone_repetitions) == (2, 1) and found.repetition_rise < 0
-
-
-@pytest.mark.parametrize(
-    ("new", "gone", "more"),
-    [(0, 0, False), (1, 0, False), (4, 0, False), (5, 0, True), (6, 6, False), (7, 1, True), (9, 3, False),
-     (10, 2, True), (0, 20, False), (44, 0, True)],
-)  # fmt: skip
-def test_more_loops_are_a_rise_exactly_when_a_sign_test_rejects_chance(new, gone, more):
-    changed = new + gone
-    by_chance = sum(math.comb(changed, k) for k in range(new, changed + 1)) / 2**changed
-    assert (rise(new, gone, 44) > 0) is more is (by_chance < 0.05)
-    assert rise(new, gone, 44) <= (new - gone) / 44
-
-
-GOOD = Accuracy(100, 0.99, 1.0, 0.001, 0.0, 2, 1, -0.01)
-LIMITS = {"greedy_agreement": 0.9, "confident_agreement": 0.98, "mean_kl": 0.05, "perplexity_drift": 0.05,
-          "repetition_rise": 0}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("change", "name"),
-    [
-        ({"greedy_agreement": 0.89}, "greedy_agreement"),
-        ({"confident_agreement": 0.9}, "confident_agreement"),
-        ({"mean_kl": 0.06}, "mean_kl"),
-        ({"mean_kl": None}, "mean_kl"),
-        ({"perplexity_drift": 0.2}, "perplexity_drift"),
-        ({"repetition_rise": 0.01}, "repetition_rise"),
-    ],
-)
-def test_each_limit_can_fail_the_gate(change, name):
-    assert failures(GOOD, LIMITS) == []
-    [text] = failures(dataclasses.replace(GOOD, **change), LIMITS)
-    assert text.startswith(name)
-
-
-def test_thresholds_file_has_every_limit_for_every_precision():
-    for precision in ("fp8", "int8_sq", "int8_wo", "int8", "int4", "bf16", "fp32"):
-        engine = dataclasses.replace(ENGINE, precision=precision)
-        assert set(verify.load_settings(engine)["limits"]) == set(LIMITS)
-    quantized = dataclasses.replace(ENGINE, runtime=RuntimeInfo("tensorrt_llm", "1.2.1", "engine"), kv_dtype="fp8")
-    assert verify.load_settings(quantized)["prompts"]["long"] >= 200
-
-
-# ---- through a runtime
+from tests.build_engine.verify.samples import GOOD, LIMITS, VOCAB, top
 
 ENGINE = EngineInfo(
     ModelInfo("m", "synthetic", vocab_size=VOCAB), RuntimeInfo("openvino"), "int8", "int8", EngineLimits(512, 511)
@@ -187,6 +58,14 @@ class FakeRuntime:
 
     def close(self) -> None:
         self.closed = True
+
+
+def test_thresholds_file_has_every_limit_for_every_precision():
+    for precision in ("fp8", "int8_sq", "int8_wo", "int8", "int4", "bf16", "fp32"):
+        engine = dataclasses.replace(ENGINE, precision=precision)
+        assert set(verify.load_settings(engine)["limits"]) == set(LIMITS)
+    quantized = dataclasses.replace(ENGINE, runtime=RuntimeInfo("tensorrt_llm", "1.2.1", "engine"), kv_dtype="fp8")
+    assert verify.load_settings(quantized)["prompts"]["long"] >= 200
 
 
 @pytest.fixture
@@ -331,3 +210,42 @@ def test_another_models_weights_fail_the_gate(engines, brief, tmp_path, capsys):
     assert "fails the accuracy gate" in error
     recorded = json.loads((damaged / "engine.json").read_text())["accuracy"]
     assert recorded["passed"] is False and recorded["failed"]
+
+
+# ---- what a user reads
+
+
+def printed(document: str, title: str) -> str:
+    """The first code block under a heading."""
+    return re.search(rf"^## {re.escape(title)}.*?^```\n(.*?)^```", document, re.MULTILINE | re.DOTALL)[1]
+
+
+def test_the_document_shows_what_a_failed_gate_prints(tmp_path, monkeypatch, capsys):
+    """The figures stand in the document; everything around them is what the command really writes."""
+    shown = printed((ROOT / "docs/building.md").read_text(), "When the gate fails")
+    values = dict(re.findall(r"^(\w+) +(-?[\d.]+)   limit", shown, re.MULTILINE))
+    names = re.findall(r"^(?:reference|candidate) +(.*)$", shown, re.MULTILINE)
+    engine = dataclasses.replace(ENGINE, precision="int4", model=ModelInfo("smollm2", "smollm2", vocab_size=VOCAB))
+    engine_dir.write(engine, tmp_path)
+    accuracy = dataclasses.replace(GOOD, positions=384, **{name: float(value) for name, value in values.items()})
+    monkeypatch.setattr(verify, "shipped_prompts", lambda *_: [])
+    monkeypatch.setattr(verify, "open_reference", lambda *_: SimpleNamespace(path=tmp_path))
+    monkeypatch.setattr(verify, "measure", lambda *_: (accuracy, tuple(names)))
+    assert main(["verify", "--engine", str(tmp_path)]) == 1
+    out, error = capsys.readouterr()
+    assert (out + error).replace(str(tmp_path), names[1].split()[-1]) == shown
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"precision": "int8_sq", "runtime": RuntimeInfo("tensorrt_llm")}, "ALPHA=sweep"),
+        ({"precision": "fp8", "runtime": RuntimeInfo("vllm"), "kv_dtype": "bf16"}, "CALIBRATION="),
+        ({"precision": "fp8", "runtime": RuntimeInfo("tensorrt_llm"), "kv_dtype": "fp8"}, "KV=bf16"),
+        ({"precision": "int4"}, "PRECISION=int8"),
+        ({"precision": "bf16", "runtime": RuntimeInfo("vllm"), "kv_dtype": "bf16"}, "damaged files"),
+    ],
+)
+def test_a_failure_ends_with_what_to_try(change, text):
+    change = {"kv_dtype": "bf16"} | change if "runtime" in change else change
+    assert text in verify.remedy(dataclasses.replace(ENGINE, **change))
