@@ -8,6 +8,10 @@ PY := .venv/bin/python
 
 HOST ?= 127.0.0.1
 TRITON_HOST ?= 127.0.0.1
+TRITON_KEY_FILE ?=
+TRITON_TLS_CERT ?=
+TRITON_TLS_KEY ?=
+TRITON_TLS_CLIENT_CA ?=
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
@@ -26,7 +30,8 @@ MAX_RESTARTS ?= 0
 MODEL ?= Qwen/Qwen2.5-7B-Instruct
 PRECISION ?=
 CONTEXT ?=
-export ENGINE MODEL  # paths: recipes read them as $$ENGINE, for make would not quote a quote
+# paths: recipes read them as $$ENGINE, for make would not quote a quote
+export ENGINE MODEL TRITON_KEY_FILE TRITON_TLS_CERT TRITON_TLS_KEY TRITON_TLS_CLIENT_CA
 # $(call option,GPU,gpu) is --gpu "$GPU", or nothing when GPU= is not given.
 option = $(if $($1),--$2 "$$$1")
 
@@ -70,11 +75,14 @@ setup-loadtest:
 setup-vllm:  ## vLLM beside Triton, on a GPU host: several GB, from the lock (plain pip would replace numpy)
 	@$(PYTHON) serving/launch/bootstrap.py vllm
 
-serve: setup  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
+DOOR = $(call option,TRITON_KEY_FILE,triton-key-file) $(call option,TRITON_TLS_CERT,triton-tls-cert) \
+  $(call option,TRITON_TLS_KEY,triton-tls-key) $(call option,TRITON_TLS_CLIENT_CA,triton-tls-client-ca)
+
+serve: setup $(if $(TRITON_KEY_FILE)$(TRITON_TLS_CERT),setup-router)  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
 	@exec $(PY) -m serving --host $(HOST) --triton-host $(TRITON_HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
 	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --max-restarts $(MAX_RESTARTS) --step-seconds $(STEP_SECONDS) --kv-cache-gb $(KV_CACHE_GB) --threads $(THREADS) --exact $(EXACT) $(if $(GPU_MEMORY_FRACTION),--gpu-memory-fraction $(GPU_MEMORY_FRACTION)) --step-ms $(STEP_MS) --fault "$(FAULT)" \
 	  --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$$ENGINE") \
-	  $(if $(filter command,$(origin MODEL)),--model "$$MODEL")
+	  $(if $(filter command,$(origin MODEL)),--model "$$MODEL") $(DOOR)
 
 chat: setup  ## talk to the running server in the terminal
 	@$(PY) -m client --address $(HOST):$(GRPC_PORT)
@@ -288,7 +296,7 @@ check-manifests: setup .venv-manifests/.ready  ## deploy/: Kubernetes objects, D
 	@$(PY) -m deploy.check $(ARGS)
 
 cluster: setup setup-router  ## REPLICAS=3 servers here, or REPLICAS=http://a:8080,http://b:8080, behind smg (HTTP) and Envoy (gRPC)
-	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host $(HOST) --port $(GATEWAY_PORT) --grpc-port $(GRPC_PORT) -- \
+	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host $(HOST) --port $(GATEWAY_PORT) --grpc-port $(GRPC_PORT) $(DOOR) -- \
 	  --drain $(DRAIN) --step-ms $(STEP_MS) --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$$ENGINE") \
 	  $(if $(filter command,$(origin MODEL)),--model "$$MODEL") $(ARGS)
 
@@ -296,7 +304,7 @@ cluster-roll:  ## replace the replicas of `make cluster` one by one
 	@test -f .run/cluster/pid || { echo "no cluster runs here: make cluster REPLICAS=3"; exit 1; }
 	@kill -HUP $$(cat .run/cluster/pid)
 
-test-cluster: setup-dev setup-router  ## rolling drain and a killed replica behind the real routers
+test-cluster: setup-dev setup-loadtest setup-router  ## rolling drain, a killed replica, keys and certificates, with the real routers
 	@$(PY) -m pytest -m cluster tests/deploy $(ARGS)
 
 bench-cluster: setup-loadtest setup-router  ## affinity, a slow, dead, draining, full replica, cost of the routers, simulated -> results/bench_cluster.{json,md}

@@ -9,11 +9,16 @@
 Exceptions: ``client.errors``. From a shell: ``python -m client "Hi"``.
 """
 
+import os
+
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read at import; else it logs failed handshakes on its own
+
 from client._clients import AsyncClient, AsyncStream, Client, Stream
+from client.credentials import Tls
 from client.errors import ClientError
 from client.types import NO_RETRY, Completion, Options, Prompt, Result, Retry, StreamChunk, Timeouts
 
 __all__ = [
     "NO_RETRY", "AsyncClient", "AsyncStream", "Client", "ClientError", "Completion", "Options", "Prompt", "Result",
-    "Retry", "Stream", "StreamChunk", "Timeouts",
+    "Retry", "Stream", "StreamChunk", "Timeouts", "Tls",
 ]  # fmt: skip

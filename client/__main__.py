@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 
-from client import chat
+from client import chat, credentials
 from client._clients import Client
 from client._words import say
+from client.credentials import Tls
 from client.errors import ClientError
 from client.types import NO_RETRY, Options
 
@@ -23,7 +24,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=default,
         help="host:port of Triton's gRPC, or http://host:port of the gateway (%(default)s)",
     )
-    parser.add_argument("--api-key", default=os.environ.get("OPENAI_API_KEY"), help="for the gateway ($OPENAI_API_KEY)")
+    parser.add_argument(
+        "--api-key",
+        help="default: for the gateway $OPENAI_API_KEY, for gRPC the first key of the file $TRITON_KEY_FILE",
+    )
+    for variable, what in credentials.VARIABLES.items():
+        flag = f"--{variable.removeprefix('QWEN_').lower().replace('_', '-')}"
+        parser.add_argument(flag, default=os.environ.get(variable, ""), metavar="FILE", help=f"{what} (${variable})")
     parser.add_argument("--system", default="", help="system prompt")
     parser.add_argument("--raw", action="store_true", help="send the prompt as text, without the chat template")
     parser.add_argument(
@@ -42,6 +49,16 @@ def options_of(pairs: list[str]) -> Options:
         name, _, value = pair.partition("=")
         options = chat.setting(options, name.strip(), value.strip())
     return options
+
+
+def client_of(args: argparse.Namespace) -> Client:
+    """Raises ``ValueError`` with one clear sentence."""
+    web = args.address.startswith(("http://", "https://"))
+    key = args.api_key or (os.environ.get("OPENAI_API_KEY") if web else credentials.key_of())
+    tls = Tls(args.tls_ca, args.tls_cert, args.tls_key)
+    if tls == Tls() or args.address.startswith("http://"):  # variables for gRPC keep nobody from a gateway on localhost
+        return Client(args.address, api_key=key)
+    return Client(args.address, api_key=key, tls=tls)
 
 
 def prompt_of(args: argparse.Namespace) -> str | None:
@@ -81,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     args = arguments(argv)
     try:
-        options, client = options_of(args.set), Client(args.address, api_key=args.api_key)
+        options, client = options_of(args.set), client_of(args)
     except ValueError as error:
         print(f"python -m client: {error}", file=sys.stderr)
         return 2

@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from client import _address, errors, refusals
+from client import errors, refusals
+from client.address import DEFAULT, parse_all
 from client.channels import Channels
+from client.credentials import Credentials, Tls
 from client.grpc_aio import AioChannel, AsyncGrpcStream
 from client.grpc_sync import GrpcStream, SyncChannel
 from client.openai_http import AsyncHttpStream, HttpStream, HttpTarget
@@ -31,7 +33,7 @@ class _Settings:
     """What both clients keep: the address and the defaults of a request."""
 
     def __init__(
-        self, address: str = _address.DEFAULT, *, model: str = "qwen", api_key: str | None = None,
+        self, address: str = DEFAULT, *, model: str = "qwen", api_key: str | None = None, tls: Tls | None = None,
         timeouts: Timeouts = Timeouts(), retry: Retry = Retry(),  # noqa: B008  # frozen values
     ) -> None:  # fmt: skip
         """``address``: ``host:port`` of Triton's gRPC (default 127.0.0.1:8001) or the gateway's ``http://host:port``.
@@ -39,12 +41,17 @@ class _Settings:
         ``a:8001,b:8001``: the one with the fewest open requests gets the next one, and a stream whose server dies goes
         on at another one.
 
-        Raises ``ValueError`` for an address that is neither."""
-        self.addresses = _address.parse_all(address)
+        ``api_key``: the gateway's, or that of the gRPC door. ``tls``: certificates for ``grpcs://`` and ``https://``;
+        with it, ``host:port`` means ``grpcs://host:port``.
+
+        Raises ``ValueError`` for an address that is neither, and for a certificate that cannot be read."""
+        self.addresses = parse_all(address, secure=tls is not None)
         self.address = self.addresses[0]
         self.timeouts, self.retry = timeouts, retry
         self._new_id = request_ids()
         self._target = HttpTarget(self.address.target, model=model, api_key=api_key)
+        self._credentials = Credentials(api_key or "", tls or (Tls() if self.address.secure else None))
+        self._context = self._credentials.tls.context() if self._credentials.tls else True  # httpx's default
         self._model = model
         self._opening = threading.Lock()
 
@@ -75,14 +82,14 @@ class Client(_Settings):
         with self._opening:
             if not hasattr(self, "_grpc"):
                 self._grpc = Channels(
-                    [SyncChannel(each.target, secure=each.secure, model=self._model) for each in self.addresses]
+                    [SyncChannel(a.target, credentials=self._credentials, model=self._model) for a in self.addresses]
                 )
             return self._grpc
 
     def _http(self) -> httpx.Client:
         with self._opening:
             if not hasattr(self, "_web"):
-                self._web = httpx.Client(limits=_POOL, trust_env=False)
+                self._web = httpx.Client(limits=_POOL, trust_env=False, verify=self._context)
             return self._web
 
     def _open(self, ask: Ask) -> Stream:
@@ -145,13 +152,13 @@ class AsyncClient(_Settings):
     def _channels(self) -> Channels[AioChannel]:
         if not hasattr(self, "_grpc"):
             self._grpc = Channels(
-                [AioChannel(each.target, secure=each.secure, model=self._model) for each in self.addresses]
+                [AioChannel(a.target, credentials=self._credentials, model=self._model) for a in self.addresses]
             )
         return self._grpc
 
     def _http(self) -> httpx.AsyncClient:
         if not hasattr(self, "_web"):
-            self._web = httpx.AsyncClient(limits=_POOL, trust_env=False)
+            self._web = httpx.AsyncClient(limits=_POOL, trust_env=False, verify=self._context)
         return self._web
 
     def _open(self, ask: Ask) -> AsyncStream:

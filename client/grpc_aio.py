@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 from client import errors, kserve, refusals
 from client._call import AioCall
 from client.channels import Channels
+from client.credentials import PLAIN, Credentials
 from client.request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 from contract.replica import Route
@@ -25,14 +26,9 @@ from contract.replica import Route
 class AioChannel:
     """A channel to one Triton and the two calls made on it. Safe to share by all tasks of one event loop."""
 
-    def __init__(self, target: str, *, secure: bool = False, model: str = "qwen") -> None:
-        self.target, self.model = target, model
-        options = list(kserve.CHANNEL_OPTIONS)
-        self._channel = (
-            grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options)
-            if secure
-            else grpc.aio.insecure_channel(target, options)
-        )
+    def __init__(self, target: str, *, credentials: Credentials = PLAIN, model: str = "qwen") -> None:
+        self.target, self.model, self.metadata = target, model, credentials.metadata
+        self._channel = credentials.channel(grpc.aio, target, list(kserve.CHANNEL_OPTIONS))
         self._infer = self._channel.unary_stream(
             kserve.METHOD,
             request_serializer=pb.ModelInferRequest.SerializeToString,
@@ -43,19 +39,21 @@ class AioChannel:
 
     @property
     def raw(self) -> Any:
-        """The ``grpc.aio.Channel``, for other calls of the KServe service."""
+        """The ``grpc.aio.Channel``, for other calls of the KServe service; they bring ``metadata``."""
         return self._channel
 
     def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
         """Start a request; returns the call, an async iterator over ``ModelStreamInferResponse``."""
-        call = AioCall(self._infer(request, timeout=timeout, metadata=metadata), lambda to: self.stop(request.id, to))
+        sent = self._infer(request, timeout=timeout, metadata=(*self.metadata, *metadata))
+        call = AioCall(sent, lambda to: self.stop(request.id, to))
         self._pumps.add(call.task)
         call.task.add_done_callback(self._pumps.discard)
         return call
 
     def stop(self, request_id: str, route: Route = ()) -> None:
         """Free the engine's slot of a running request. Returns at once; failures are harmless (it has ended)."""
-        call = self._infer(kserve.stop_request(request_id, self.model), timeout=STOP_SECONDS, metadata=route)
+        request = kserve.stop_request(request_id, self.model)
+        call = self._infer(request, timeout=STOP_SECONDS, metadata=(*self.metadata, *route))
         task = asyncio.get_running_loop().create_task(self._drain(call))
         self._stops.add(task)
         task.add_done_callback(self._stops.discard)

@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from client import errors, kserve, refusals
 from client._call import SyncCall
 from client.channels import Channels
+from client.credentials import PLAIN, Credentials
 from client.request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 from contract.replica import Route
@@ -57,14 +58,9 @@ class Watchdog:
 class SyncChannel:
     """A channel to one Triton and the two calls made on it."""
 
-    def __init__(self, target: str, *, secure: bool = False, model: str = "qwen") -> None:
-        self.target, self.model = target, model
-        options = list(kserve.CHANNEL_OPTIONS)
-        self._channel = (
-            grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
-            if secure
-            else grpc.insecure_channel(target, options)
-        )
+    def __init__(self, target: str, *, credentials: Credentials = PLAIN, model: str = "qwen") -> None:
+        self.target, self.model, self._metadata = target, model, credentials.metadata
+        self._channel = credentials.channel(grpc, target, list(kserve.CHANNEL_OPTIONS))
         self._infer = self._channel.unary_stream(
             kserve.METHOD,
             request_serializer=pb.ModelInferRequest.SerializeToString,
@@ -79,11 +75,13 @@ class SyncChannel:
         self._connected = False
 
     def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
-        return SyncCall(self._infer(request, timeout=timeout, metadata=metadata), lambda to: self.stop(request.id, to))
+        sent = self._infer(request, timeout=timeout, metadata=(*self._metadata, *metadata))
+        return SyncCall(sent, lambda to: self.stop(request.id, to))
 
     def stop(self, request_id: str, route: Route = ()) -> None:
         """Free the engine's slot of a running request. Returns at once; the call ends by itself."""
-        call = self._infer(kserve.stop_request(request_id, self.model), timeout=STOP_SECONDS, metadata=route)
+        request = kserve.stop_request(request_id, self.model)
+        call = self._infer(request, timeout=STOP_SECONDS, metadata=(*self._metadata, *route))
         call.add_callback(call.cancel)  # holds the call until its end: a call that is dropped is cancelled
 
     def connect(self, timeout: float | None) -> None:
@@ -91,7 +89,7 @@ class SyncChannel:
         if self._connected:
             return
         try:
-            self._live(pb.ServerLiveRequest(), timeout=timeout)
+            self._live(pb.ServerLiveRequest(), timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise errors.RequestTimeout("connect", timeout or 0.0) from None

@@ -42,6 +42,18 @@ _CONNECTION_TEXTS = (  # gRPC's, with status UNAVAILABLE; through a proxy a lost
     "broken pipe", "name resolution", "dns resolution", "network is unreachable", "goaway", "transport closed",
     "endpoint closing", "no route to host", "stream removed", "rst_stream",
 )  # fmt: skip
+_OTHER_NAME = "its certificate is for another name: use the name that it is for"
+_NO_CLIENT = "it wants a client's certificate that its CA has signed (QWEN_TLS_CERT and QWEN_TLS_KEY, or tls=)"
+_NO_TLS = "it may speak no TLS: write host:port without grpcs://, or http://"
+_TLS_TEXTS = (  # gRPC's and Python's, in lower case, and what to do
+    ("certificate_verify_failed: hostname mismatch", _OTHER_NAME),
+    ("certificate_verify_failed: ip address mismatch", _OTHER_NAME),
+    ("hostname verification check failed", _OTHER_NAME),
+    ("certificate_verify_failed", "nobody known here has signed its certificate: name its CA (QWEN_TLS_CA or tls=)"),
+    ("certificate_required", _NO_CLIENT), ("unknown_ca", _NO_CLIENT),
+    ("unwrap failed", _NO_CLIENT),  # in TLS 1.3 a server says no only after the client took the connection for open
+    ("handshake read failed", _NO_TLS), ("wrong_version_number", _NO_TLS),
+)  # fmt: skip
 
 
 def from_text(message: str) -> ClientError:
@@ -52,7 +64,12 @@ def from_text(message: str) -> ClientError:
 
 
 def unreachable(address: str, why: str) -> ConnectError:
-    return ConnectError(f"no server answers at {address} ({why}); start one with: make serve")
+    text = why.lower()
+    if remedy := next((remedy for part, remedy in _TLS_TEXTS if part in text), ""):
+        return ConnectError(f"no TLS with {address}: {remedy}")
+    if "socket closed" in text:
+        return ConnectError(f"{address} closed the connection; start a server with make serve, or does it speak TLS?")
+    return ConnectError(f"no server answers at {address} ({why.rsplit(': ', 1)[-1]}); start one with: make serve")
 
 
 def from_grpc(status: str, details: str, address: str) -> ClientError:
@@ -65,7 +82,7 @@ def from_grpc(status: str, details: str, address: str) -> ClientError:
     if error := from_wire(details):
         return error
     if status in ("UNAVAILABLE", "UNKNOWN", "INTERNAL") and any(sign in message.lower() for sign in _CONNECTION_TEXTS):
-        return unreachable(address, message.rsplit(": ", 1)[-1])
+        return unreachable(address, message)
     return answered(_BY_GRPC.get(status, "internal_error"), message)
 
 

@@ -28,6 +28,8 @@ from urllib.parse import urlsplit
 
 from contract.arguments import Arguments
 from deploy.envoy import configuration
+from serving.launch.config import LOCAL
+from serving.launch.envoy import GUARD_FLAGS, Guard
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUTERS = ROOT / ".venv-router/bin"
@@ -174,8 +176,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--policy", default="cache_aware", help="how smg chooses a replica (default: cache_aware)")
     add("--run", type=Path, default=ROOT / ".run/cluster", help="logs and process id (default: .run/cluster)")
+    for flag, what in GUARD_FLAGS.items():
+        add(flag, default="", metavar="FILE", help=what)
     add("serving", nargs="*", help="after --: options of python -m serving")
     chosen = parser.parse_args(arguments)
+    try:
+        chosen.guard = Guard.of_arguments(chosen)
+    except ValueError as problem:
+        parser.error(str(problem))
     urls = [url.strip().rstrip("/") for url in chosen.replicas.split(",")]
     count = int(chosen.replicas) if chosen.replicas.isdecimal() else 0
     if not count and not all(urlsplit(url).scheme == "http" and urlsplit(url).hostname for url in urls):
@@ -239,8 +247,9 @@ class Cluster:
         for replica in self._replicas:
             replica.wait()
         pairs = [(r.url, r.ports[1]) for r in self._replicas] or list(zip(chosen.urls, chosen.grpc_ports, strict=True))
+        (self._run / "envoy.json").unlink(missing_ok=True)  # one from before may be readable by others
         (self._run / "envoy.json").write_text(
-            json.dumps(configuration(pairs, chosen.host, chosen.grpc_port, self._admin), indent=1)
+            json.dumps(configuration(pairs, chosen.host, chosen.grpc_port, self._admin, chosen.guard), indent=1)
         )
         self._routers = [
             spawn(smg([url for url, _ in pairs], chosen.host, chosen.port, self._metrics, chosen.policy),
@@ -255,6 +264,8 @@ class Cluster:
                 raise RuntimeError(f"a router did not start; see {self._run}/smg.log and {self._run}/envoy.log")
             time.sleep(0.1)
         (self._run / "pid").write_text(str(os.getpid()))
+        if chosen.host not in LOCAL and chosen.guard.is_open:
+            say(f"warning: HOST={chosen.host} opens gRPC to everybody; set TRITON_KEY_FILE or TRITON_TLS_CLIENT_CA")
         say(f"HTTP http://{chosen.host}:{chosen.port}/v1   gRPC {chosen.host}:{chosen.grpc_port}   Ctrl-C drains all")
 
     def _watch(self) -> None:
@@ -279,4 +290,5 @@ class Cluster:
 
 
 if __name__ == "__main__":
+    os.umask(0o077)  # Envoy's configuration holds API keys, logs quote requests
     sys.exit(Cluster(parse(sys.argv[1:])).run())

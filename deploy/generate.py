@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from deploy.envoy import configuration
+from serving.launch.envoy import Guard
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPONENTS = ROOT / "deploy/kubernetes/components"
@@ -21,7 +22,8 @@ spec:
 
 def envoy() -> str:
     """Envoy's configuration in front of the headless service, whose name resolves to all engine pods."""
-    return json.dumps(configuration([("http://qwen-engine:8080", 8001)], "0.0.0.0", 8001, 9901), indent=1) + "\n"
+    pods = [("http://qwen-engine:8080", 8001)]
+    return json.dumps(configuration(pods, "0.0.0.0", 8001, 9901, Guard()), indent=1) + "\n"
 
 
 def alerts() -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
+from client import credentials
 from loadtest.errors import LoadtestError, TransportError
 from loadtest.plan import RunPlan
 from loadtest.transports.grpc_stream import Connections
@@ -85,7 +86,8 @@ def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
     key = os.environ.get("OPENAI_API_KEY", "")
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        context = (credentials.tls_of(os.environ) or credentials.Tls()).context() if scheme == "https" else None
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as answer:
             models = json.load(answer)["data"]
     except urllib.error.HTTPError as error:
         raise LoadtestError(f"host: {url} answered {error.code}: is the model ready, and OPENAI_API_KEY set?") from None

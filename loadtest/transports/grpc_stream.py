@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import gevent
-from gevent import ssl
 from gevent.lock import RLock
 from tritonclient.grpc import service_pb2 as pb
 
@@ -19,6 +18,7 @@ from contract.packed import SequenceOutput, unpack
 from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
 from loadtest.transports.base import OnMessage, StreamEnd
+from loadtest.transports.credentials import door_key, tls_context
 from loadtest.transports.http2 import Connection, Stream
 
 SERVICE = "/inference.GRPCInferenceService"
@@ -37,7 +37,9 @@ class Connections:
     """Where the server is, and its open connections."""
 
     def __init__(self, host: str, port: int, *, secure: bool = False) -> None:
-        self._host, self._port, self._tls = host, port, _tls() if secure else None
+        """Raises ``LoadtestError`` for a key or certificate of the environment that cannot be read."""
+        self._host, self._port, self._tls = host, port, tls_context("h2") if secure else None
+        self.metadata = METADATA | door_key()
         self._connections: list[Connection] = []
         self._opening = RLock()
 
@@ -64,7 +66,7 @@ class Connections:
                 return True
 
         connection = self.connection()
-        stream = connection.open(f"{SERVICE}/{method}", METADATA, message.SerializeToString(), Collect())
+        stream = connection.open(f"{SERVICE}/{method}", self.metadata, message.SerializeToString(), Collect())
         _wait(connection, stream, timeout)
         return answer.FromString(got[0])  # type: ignore[attr-defined]
 
@@ -95,7 +97,9 @@ class GrpcTransport:
         connection = self._server.connection()
         reader = _GrpcReader(on_message, lambda: self._ask_to_stop(connection, message.id))
         try:
-            call = connection.open(f"{SERVICE}/ModelStreamInfer", METADATA, message.SerializeToString(), reader)
+            call = connection.open(
+                f"{SERVICE}/ModelStreamInfer", self._server.metadata, message.SerializeToString(), reader
+            )
         except OSError as error:
             raise TransportError("connect", str(error)) from None
         try:
@@ -109,7 +113,8 @@ class GrpcTransport:
         message = pb.ModelInferRequest(model_name=self._model, id=request_id)
         message.inputs.add(name="stop", datatype="BOOL", shape=(1, 1))
         message.raw_input_contents.append(b"\x01")
-        gevent.spawn(connection.open, f"{SERVICE}/ModelStreamInfer", METADATA, message.SerializeToString(), _Deaf())
+        path, metadata = f"{SERVICE}/ModelStreamInfer", self._server.metadata
+        gevent.spawn(connection.open, path, metadata, message.SerializeToString(), _Deaf())
 
     def close(self) -> None:
         self._server.close()
@@ -118,12 +123,6 @@ class GrpcTransport:
 class _Deaf:
     def message(self, payload: bytes, stamp: float) -> bool:
         return True
-
-
-def _tls() -> Any:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["h2"])
-    return context
 
 
 def _wait(connection: Connection, stream: Stream, timeout: float, reader: _GrpcReader | None = None) -> None:

@@ -23,6 +23,7 @@ from client.sse import Events
 from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
 from loadtest.transports.base import OnMessage, StreamEnd
+from loadtest.transports.credentials import tls_context
 
 BLOCK = 65536
 CONNECT_TIMEOUT = 10.0
@@ -37,7 +38,7 @@ class SseTransport:
     ) -> None:
         self._host, self._port, self._model, self._timeout = host, port, model, timeout
         self._extra: dict[str, Any] = {"ignore_eos": True} if ignore_eos else {}
-        self._tls = ssl.create_default_context() if secure else None
+        self._tls = tls_context() if secure else None
         self._idle: list[Any] = []
         key = os.environ.get("OPENAI_API_KEY", "")
         self._head = (

@@ -26,11 +26,19 @@ class GatewaySettings:
     )
     port: int = _var("GATEWAY_PORT", 8080, "TCP port; 0 picks a free one")
     workers: int = _var("GATEWAY_WORKERS", 0, "processes that share the port; 0: one per core, four at most")
-    triton_grpc: str = _var("TRITON_GRPC", "127.0.0.1:8001", "Triton's gRPC address")
+    triton_grpc: str = _var("TRITON_GRPC", "127.0.0.1:8001", "Triton's gRPC address; `grpcs://host:port` speaks TLS")
     peers: str = _var(
         "GATEWAY_PEERS", "", "gRPC addresses of other Tritons with the same engine (comma-separated): they go on with "
         "the answers of one that died"
     )  # fmt: skip
+    triton_key_file: str = _var(
+        "GATEWAY_TRITON_KEY_FILE", "", "file with the API key that these Tritons ask for; the first one in it is sent"
+    )
+    triton_ca: str = _var(
+        "GATEWAY_TRITON_CA", "", "who signed their certificates (PEM); empty: an authority that this system knows"
+    )
+    triton_certificate: str = _var("GATEWAY_TRITON_CERT", "", "the gateway's own certificate, for mutual TLS with them")
+    triton_certificate_key: str = _var("GATEWAY_TRITON_CERT_KEY", "", "its key")
     triton_metrics: str = _var("TRITON_METRICS", "http://127.0.0.1:8002/metrics", "URL of Triton's metrics")
     engine_dir: str = _var("ENGINE_DIR", "", "engine directory: tokenizer, model name, context length")
     model_names: str = _var(

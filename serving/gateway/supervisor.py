@@ -46,9 +46,18 @@ def hold_port(settings: GatewaySettings) -> socket.socket:
         ) from None
 
 
+def _check_credentials(settings: GatewaySettings) -> None:
+    """Raises ``GatewaySettingsError``. Most gateways need none, and the supervisor then does without gRPC's 30 MB."""
+    if settings.triton_key_file or settings.triton_ca or settings.triton_certificate or settings.triton_certificate_key:
+        from serving.gateway.core import tritons
+
+        tritons.load(settings)
+
+
 class WorkerSupervisor:
     def __init__(self, settings: GatewaySettings) -> None:
         auth.load(settings)  # reports a bad key file before anything starts
+        _check_credentials(settings)
         self._settings = settings
         self._held = hold_port(settings)
         self.port: int = self._held.getsockname()[1]

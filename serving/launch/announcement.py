@@ -10,9 +10,10 @@ from serving.launch.engine import note
 
 
 def text(config: Config, engine: EngineInfo, log: Path) -> str:
-    triton, grpc, metrics = (
-        authority(config.triton_host, port) for port in (config.http_port, config.grpc_port, config.metrics_port)
-    )
+    triton, metrics = (authority(config.inner_host, port) for port in (config.http_port, config.metrics_port))
+    grpc = authority(config.triton_host, config.grpc_port)
+    if config.guard and config.guard.certificate:
+        grpc = f"grpcs://{grpc}"
     lines = [
         "",
         f"  Triton HTTP   http://{triton}    gRPC {grpc}    metrics http://{metrics}/metrics",
@@ -24,10 +25,19 @@ def text(config: Config, engine: EngineInfo, log: Path) -> str:
     lines += ["", f"  curl -X POST http://{triton}/v2/models/qwen/generate -d '{body}'"]
     if about := note(engine):
         lines += ["", f"  note: {about}"]
-    if config.triton_host not in LOCAL:
-        lines += [
-            "",
-            f"  warning: TRITON_HOST={config.triton_host} opens Triton, which asks nobody for a key and has published "
-            "holes (SECURITY.md), to the network; publish only the gateway",
-        ]
+    if warning := _warning(config):
+        lines += ["", f"  warning: TRITON_HOST={config.triton_host} {warning}"]
     return "\n".join([*lines, "", f"  logs: {log}    Ctrl-C drains and stops"])
+
+
+def _warning(config: Config) -> str:
+    if config.triton_host in LOCAL:
+        return ""
+    if config.guard is None:
+        return (
+            "opens Triton, which asks nobody for a key and has published holes (SECURITY.md), to the network; set "
+            "TRITON_KEY_FILE and TRITON_TLS_CERT, or publish only the gateway"
+        )
+    if not config.guard.certificate:
+        return "sends API keys and prompts over the network as plain text; set TRITON_TLS_CERT and TRITON_TLS_KEY"
+    return ""

@@ -14,6 +14,7 @@ from typing import Any
 from contract.arguments import Arguments
 from contract.gpus import MEMORY_FRACTION, MEMORY_FRACTIONS
 from contract.paths import ROOT
+from serving.launch.envoy import GUARD_FLAGS, Guard
 from serving.runtimes.simulated import Faults
 from serving.triton.settings import DEFAULT_QUEUE_LIMIT
 
@@ -78,8 +79,10 @@ class Config:
     runtime: str  # the only one that will do; empty: whichever the engine has
     host: str  # the gateway's
     triton_host: str
+    guard: Guard | None  # of the gRPC door at ``triton_host``; Triton itself then stays on localhost
     http_port: int
     grpc_port: int
+    inner_grpc_port: int  # Triton's own; another one behind a door
     metrics_port: int
     gateway_port: int
     drain: int
@@ -92,11 +95,17 @@ class Config:
         values = (self.http_port, self.grpc_port, self.metrics_port, self.gateway_port)
         return {name: value for name, value in zip(names, values, strict=True) if value}
 
+    @property
+    def inner_host(self) -> str:
+        """Where Triton itself listens."""
+        return "127.0.0.1" if self.guard else self.triton_host
+
     def address(self, port: str) -> tuple[str, str, int]:
         """The variable that says where ``port`` of ``ports`` listens, its value, and the port's number."""
         if port == "GATEWAY_PORT":
             return "HOST", self.host, self.gateway_port
-        return "TRITON_HOST", self.triton_host, self.ports[port]
+        host = self.triton_host if port == "GRPC_PORT" else self.inner_host
+        return "TRITON_HOST", host, self.ports[port]
 
 
 def parse(arguments: list[str] | None = None) -> Config:
@@ -112,7 +121,12 @@ def parse(arguments: list[str] | None = None) -> Config:
         help="refuse an engine of another one; `simulated`: no model, a clock makes the tokens",
     )  # fmt: skip
     add("--host", default="127.0.0.1", help="address of the gateway; anything but localhost opens it to the network")
-    add("--triton-host", default="127.0.0.1", help="address of Triton's HTTP, gRPC and metrics; keep it on localhost")
+    add(
+        "--triton-host", default="127.0.0.1",
+        help="address of Triton's HTTP, gRPC and metrics; with a key or certificates, of the gRPC door alone",
+    )  # fmt: skip
+    for flag, what in GUARD_FLAGS.items():
+        add(flag, default="", metavar="FILE", help=what)
     for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002), ("gateway", 8080)):
         add(
             f"--{name}-port", type=int, default=port, help=f"default {port}" + ("; 0: no gateway" * (name == "gateway"))
@@ -126,6 +140,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         add(option.flag, type=option.type, default=option.default, help=option.help)
     args = parser.parse_args(arguments)
     _check_values(args)
+    guard = _guard(args)
     default = SIMULATED_ENGINE if args.runtime == "simulated" else engine_of(args.model)
     return Config(
         engine=(args.engine or default).resolve(),
@@ -133,8 +148,10 @@ def parse(arguments: list[str] | None = None) -> Config:
         runtime=args.runtime,
         host=args.host,
         triton_host=args.triton_host,
+        guard=guard,
         http_port=args.http_port,
         grpc_port=args.grpc_port,
+        inner_grpc_port=free_port() if guard else args.grpc_port,
         metrics_port=args.metrics_port,
         gateway_port=args.gateway_port,
         drain=args.drain,
@@ -162,6 +179,28 @@ def _check_values(args: argparse.Namespace) -> None:
         Faults.parse(args.fault)
     except ValueError as error:
         raise LaunchError(str(error)) from None
+
+
+def _guard(args: argparse.Namespace) -> Guard | None:
+    try:
+        guard = Guard.of_arguments(args)
+    except ValueError as error:
+        raise LaunchError(str(error)) from None
+    if guard == Guard():
+        return None
+    if guard.is_open and args.triton_host not in LOCAL:
+        raise LaunchError(
+            f"TRITON_HOST={args.triton_host} with a certificate but for everybody: set TRITON_KEY_FILE or "
+            "TRITON_TLS_CLIENT_CA, which say who may come in"
+        )
+    return guard
+
+
+def free_port() -> int:
+    """One of localhost that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

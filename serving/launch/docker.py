@@ -29,6 +29,11 @@ def needed(engine: EngineInfo) -> bool:
 
 def command(config: Config) -> list[str]:
     """``docker run`` of this launcher with the same options."""
+    if config.guard:
+        raise LaunchError(
+            "TRITON_KEY_FILE and TRITON_TLS_… are not for a server in NVIDIA's container; `make cluster REPLICAS=1` "
+            "puts the same gRPC door in front of it"
+        )
     arguments = ["--drain", str(config.drain), "--max-restarts", str(config.max_restarts)]
     arguments += [f"{option.flag}={config.environment[option.variable]}" for option in OPTIONS]
     addresses = {name: config.address(name)[1:] for name in config.ports}

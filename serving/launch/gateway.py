@@ -95,8 +95,8 @@ class GatewayChild:
             "RUN_DIR": str(self._home),
             "GATEWAY_READINESS_FILE": str(self.readiness),
             "GATEWAY_DRAIN_SECONDS": str(config.drain),
-            "TRITON_GRPC": authority(config.triton_host, config.grpc_port),
-            "TRITON_METRICS": f"http://{authority(config.triton_host, config.metrics_port)}/metrics",
+            "TRITON_GRPC": authority(config.inner_host, config.inner_grpc_port),
+            "TRITON_METRICS": f"http://{authority(config.inner_host, config.metrics_port)}/metrics",
         }
 
     @property

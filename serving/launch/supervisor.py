@@ -16,6 +16,7 @@ from contract.paths import ROOT
 from serving.launch import announcement, child, health, logs, rundir, triton
 from serving.launch.config import Config, LaunchError, authority, connectable
 from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
+from serving.launch.door import Door
 from serving.launch.drain import FLUSH_SECONDS, drain
 from serving.launch.gateway import GatewayChild
 from serving.launch.readiness import Readiness
@@ -37,7 +38,7 @@ class Supervisor:
     def __init__(self, config: Config, engine: EngineInfo) -> None:
         self._config = config
         self._engine = engine
-        self._base = f"http://{authority(config.triton_host, config.http_port)}"
+        self._base = f"http://{authority(config.inner_host, config.http_port)}"
         self._triton: subprocess.Popen[bytes] | None = None
         self._deaths = Deaths()
         self._vitals: Vitals | None = None
@@ -50,6 +51,7 @@ class Supervisor:
         self._shm = f"qwen_{os.getpid()}_"
         self._run_dir, self._lock = rundir.create(self._shm)
         self._gateway = GatewayChild(config, self._run_dir, self._log("gateway"))
+        self._door = Door(config, self._run_dir, self._log("envoy")) if config.guard else None
         self._readiness = Readiness(self._gateway.readiness)
         self._readiness.say("starting")
 
@@ -60,6 +62,8 @@ class Supervisor:
         try:
             self._start_triton()
             self._start_gateway()
+            if self._door:
+                self._door.start()
             self._announce()
             return self._watch()
         finally:
@@ -90,7 +94,7 @@ class Supervisor:
         self._in_canary = False
         if problem:
             raise LaunchError(f"the server is up but cannot generate: {problem} (log: {self._log('triton')})")
-        self._vitals = Vitals(self._run_dir, connectable(self._config.triton_host), self._config.http_port)
+        self._vitals = Vitals(self._run_dir, connectable(self._config.inner_host), self._config.http_port)
         self._looked = time.monotonic()
         self._readiness.say("")
 
@@ -149,6 +153,8 @@ class Supervisor:
         self._gateway.beat()
         if self._is_serving:
             self._gateway.look()
+            if self._door:
+                self._door.look()
 
     def _dead_or_hung(self) -> str:
         """Why Triton must be started again. Keeps the readiness word of all gateway workers up to date."""
@@ -246,6 +252,8 @@ class Supervisor:
         if self._triton:
             drain(self._run_dir, deadline, lambda: self._signals < 2 and not self._broken())
             self._stop(self._triton, time.monotonic() + UNLOAD_SECONDS)
+        if self._door:
+            self._door.stop()
         rundir.remove_shm(self._shm)
         shutil.rmtree(self._run_dir, ignore_errors=True)
         self._lock.close()

@@ -15,7 +15,10 @@ from contract.paths import ROOT
 from serving.launch.config import Config, LaunchError
 from serving.launch.rundir import plain
 
-OTHERS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "GATEWAY_", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+OTHERS = (
+    "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "GATEWAY_", "TRITON_KEY", "TRITON_TLS", "QWEN_", "OPENAI_API_KEY",
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",
+)  # fmt: skip
 REPOSITORY = ROOT / "model_repository"
 IN_CONTAINER = Path("/opt/tritonserver/bin/tritonserver")
 # Reachable without the key, these let a client read or replace what others use (CVE-2025-23319 and its kin).
@@ -57,14 +60,14 @@ def command(config: Config, run_dir: Path, shm_prefix: str) -> list[str]:
         # Threads that take the engine step's responses. At most four come at a time: with the default of 32 every
         # response wakes another, cold one, and a third of the chunks per second are lost (docs/decisions.md).
         "--backend-config=python,thread-pool-size=1",
-        f"--http-address={config.triton_host}",
+        f"--http-address={config.inner_host}",
         f"--http-port={config.http_port}",
         f"--http-restricted-api={RESTRICTED}:key={key}",
-        f"--grpc-address={config.triton_host}",
-        f"--grpc-port={config.grpc_port}",
+        f"--grpc-address={config.inner_host}",
+        f"--grpc-port={config.inner_grpc_port}",
         f"--grpc-restricted-protocol={RESTRICTED}:key={key}",
         *PINGS,
-        f"--metrics-address={config.triton_host}",
+        f"--metrics-address={config.inner_host}",
         f"--metrics-port={config.metrics_port}",
         "--metrics-interval-ms=500",
         f"--exit-timeout-secs={config.drain}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from client import Retry, errors
-from client._address import parse
+from client.address import parse
 from client.sequences import request_ids, retry_delay
 
 RETRY = Retry(attempts=3, backoff=1.0, longest=5.0)

@@ -22,7 +22,7 @@ from client.types import NO_RETRY, Options, Timeouts
 from contract import engine_dir
 from contract.errors import EngineDirectoryError
 from contract.heartbeat import Pulse, launcher_path
-from serving.gateway.core import auth
+from serving.gateway.core import auth, tritons
 from serving.gateway.core.answer import Answer, AnswerContext
 from serving.gateway.core.bodies import BODIES, BodyMemory
 from serving.gateway.core.metrics import GatewayMetrics
@@ -77,7 +77,8 @@ class Gateway:
         self._canary: asyncio.Task[float] | None = None
 
     async def start(self) -> None:
-        self.channels = Channels([AioChannel(each, model=MODEL) for each in self.settings.tritons], home=True)
+        channels = [AioChannel(to, credentials=known, model=MODEL) for to, known in tritons.load(self.settings)]
+        self.channels = Channels(channels, home=True)
         self.channel = self.channels.all[0]
         self.answer_context = AnswerContext(
             self.channels, self.metrics, self.tokens.text, self.settings.request_seconds, self.scheduler
@@ -220,8 +221,9 @@ class Gateway:
             return problem
         try:  # what the launcher calls ready is: this worker's channel may just have to connect again
             answer = await self._model_ready(
-                pb.ModelReadyRequest(name=MODEL), timeout=READY_SECONDS, wait_for_ready=bool(launched)
-            )
+                pb.ModelReadyRequest(name=MODEL), timeout=READY_SECONDS, wait_for_ready=bool(launched),
+                metadata=self.channel.metadata,
+            )  # fmt: skip
         except grpc.RpcError as error:
             return f"Triton at {self.settings.triton_grpc} does not answer ({error.code().name.lower()})"
         return "" if answer.ready else f"Triton has not loaded model {MODEL}"

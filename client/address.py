@@ -14,17 +14,23 @@ class Address(NamedTuple):
     secure: bool
 
 
-def parse_all(urls: str) -> tuple[Address, ...]:
-    """One address, or several of Tritons separated by commas. Raises ``ValueError`` with one clear sentence."""
-    addresses = tuple(parse(url.strip()) for url in urls.split(","))
+def parse_all(urls: str, *, secure: bool = False) -> tuple[Address, ...]:
+    """One address, or several of Tritons separated by commas. ``secure``: those without a scheme mean ``grpcs://``.
+
+    Raises ``ValueError`` with one clear sentence."""
+    addresses = tuple(parse(url.strip(), secure=secure) for url in urls.split(","))
+    if secure and not all(address.secure for address in addresses):
+        raise ValueError(f"address {urls!r}: certificates are for grpcs:// and https:// addresses")
+    if len({address.secure for address in addresses}) > 1:
+        raise ValueError(f"address {urls!r}: write grpcs:// before all of them or before none")
     if len(addresses) > 1 and any(address.transport != "grpc" for address in addresses):
         raise ValueError(f"address {urls!r}: several addresses are for gRPC; put a router in front of gateways")
     return addresses
 
 
-def parse(url: str) -> Address:
+def parse(url: str, *, secure: bool = False) -> Address:
     """Raises ``ValueError`` with one clear sentence."""
-    parts = urlsplit(url if "://" in url else f"grpc://{url}")
+    parts = urlsplit(url if "://" in url else f"{'grpcs' if secure else 'grpc'}://{url}")
     try:
         port = parts.port
     except ValueError:
