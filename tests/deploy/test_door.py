@@ -31,6 +31,7 @@ from tests.triton.processes import family, run_dir, triton
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 KEY = "alices-key-0123456789"
+RESTART_SECONDS = 120.0
 SERIAL = Options(max_tokens=400, seed=1, ignore_eos=True)  # two seconds
 
 
@@ -227,7 +228,7 @@ def test_a_killed_triton_ends_streams_with_an_error_and_comes_back(door: Door) -
         with pytest.raises(errors.ClientError) as ended:
             list(stream)
         assert time.monotonic() - began < 5 and "\n" not in str(ended.value)
-    assert _serves_again(door, 60)
+    assert _serves_again(door, RESTART_SECONDS)
 
 
 def _serves_again(door: Door, seconds: float) -> bool:
