@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 NAMES = {
+    "vllm.config.structured_outputs": ["StructuredOutputsConfig"],
     "vllm.engine.arg_utils": ["AsyncEngineArgs", "EngineArgs"],
     "vllm.exceptions": ["VLLMValidationError"],
     "vllm.inputs.engine": ["tokens_input"],
@@ -21,7 +22,7 @@ NAMES = {
     "vllm.v1.engine": ["EngineCoreOutput", "EngineCoreOutputs", "EngineCoreRequest", "FinishReason"],
     "vllm.v1.engine.core_client": ["EngineCoreClient", "SyncMPClient", "MPClient", "BackgroundResources"],
     "vllm.v1.engine.input_processor": ["InputProcessor"],
-    "vllm.v1.engine.utils": ["CoreEngineProcManager"],
+    "vllm.v1.engine.utils": ["CoreEngineProcManager", "get_mp_context"],
     "vllm.v1.executor": ["Executor"],
     "vllm.v1.metrics.stats": ["PrefillStats", "SchedulerStats"],
     "vllm.v1.outputs": ["LogprobsLists"],

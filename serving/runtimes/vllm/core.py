@@ -133,13 +133,18 @@ class Core:
 def _config(engine: EngineInfo, options: RuntimeOptions) -> Any:
     args = vllm_args.engine_args(engine, options)
     try:
-        return AsyncEngineArgs(**args).create_engine_config(UsageContext.OPENAI_API_SERVER)
+        config = AsyncEngineArgs(**args).create_engine_config(UsageContext.OPENAI_API_SERVER)
     except (TypeError, ValueError) as error:
         own = f" (its runtime.options: {', '.join(engine.runtime.options)})" if engine.runtime.options else ""
         reason = " ".join(str(error).split())
         raise EngineDirectoryError(
             f"vLLM refuses the engine {engine.path}{own}: {reason}; rebuild with `make engine RUNTIME=vllm`"
         ) from error
+    if "structured_outputs_config" not in args:
+        # Free whitespace lets a model fill its answer with blanks. As an argument vLLM takes this only beside a fixed
+        # backend, but a fixed one refuses schemas that the other knows; both read the field.
+        config.structured_outputs_config.disable_any_whitespace = True
+    return config
 
 
 def _guide(guide: Guide | None) -> StructuredOutputsParams | None:

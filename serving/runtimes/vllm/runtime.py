@@ -35,7 +35,7 @@ from serving.runtimes.base import (
 )
 from serving.runtimes.resume import as_prompt, prompt_cached
 from serving.runtimes.vllm import args as vllm_args
-from serving.runtimes.vllm import releases
+from serving.runtimes.vllm import fork_server, releases
 from serving.runtimes.vllm.counters import Counters
 from serving.runtimes.vllm.scores import log_probs, prompt_scores
 
@@ -60,9 +60,12 @@ FINISH: tuple[FinishReason, ...] = (  # by vllm.v1.engine.FinishReason
 
 def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:
     use_interpreter(os.environ.get("PYTHON_EXECUTABLE") or sys.executable or shutil.which("python3") or "python3")
+    forks = fork_server.start()
     set_environment(engine)
     from serving.runtimes.vllm.core import Core
 
+    if forks:
+        fork_server.use()
     return VllmRuntime(Core(engine, options), engine, options, on_step, on_death)
 
 

@@ -71,6 +71,8 @@ def test_methods_and_attributes_beneath_the_public_interface(names):
     assert "timeout" in base["methods"]["shutdown"] and "resources" in base["attributes"]
     assert {"engine_manager", "engine_dead"} <= set(names["vllm.v1.engine.core_client.BackgroundResources"]["fields"])
     assert "processes" in names["vllm.v1.engine.utils.CoreEngineProcManager"]["attributes"]
+    assert names["vllm.v1.engine.utils.get_mp_context"]["parameters"] == []  # fork_server puts its own in its place
+    assert "disable_any_whitespace" in names["vllm.config.structured_outputs.StructuredOutputsConfig"]["fields"]
     taken = set(names["vllm.v1.engine.input_processor.InputProcessor"]["methods"]["process_inputs"])
     assert {"request_id", "prompt", "params", "supported_tasks", "lora_request", "priority"} <= taken
     assert "external_req_id" in names["vllm.v1.engine.EngineCoreRequest"]["fields"]

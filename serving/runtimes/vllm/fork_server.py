@@ -1,0 +1,56 @@
+"""The engine core from a fork server, which imports vLLM while this process does.
+
+vLLM spawns its engine core: a new interpreter, which imports vLLM once more after this process has (16 and 18 s of a
+52 s warm start on a GPU host, docs/gpu.md). multiprocessing's fork server imports it at the same time, in a process
+with one thread and no CUDA, and forks when asked. ``VLLM_WORKER_MULTIPROC_METHOD=forkserver`` chooses it; vLLM itself
+knows only ``spawn`` and ``fork``, and forks by default from a process that has imported as much.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import context, forkserver
+from typing import Any
+
+METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
+PRELOADED = ("vllm.v1.engine.core",)
+
+
+def start() -> bool:
+    """Begin importing, if the user wants a fork server. Call it before vLLM is imported here."""
+    if os.environ.get(METHOD) != "forkserver":
+        return False
+    os.environ[METHOD] = "spawn"  # for what the engine core starts, and the only word of the two that vLLM knows
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
+    forkserver.ensure_running()
+    return True
+
+
+def use() -> None:
+    """Let vLLM start its engine core through the server."""
+    from vllm.v1.engine import utils
+
+    utils.get_mp_context = CoreContext
+
+
+class CoreProcess(context.ForkServerProcess):
+    """A process with this one's environment: the server has that of its own start."""
+
+    def __init__(
+        self, *, target: Callable[..., object], name: str, kwargs: Mapping[str, Any], args: Sequence[Any] = ()
+    ) -> None:
+        super().__init__(target=_run, name=name, args=(dict(os.environ), target, args, dict(kwargs)))
+
+
+class CoreContext(context.ForkServerContext):
+    Process = CoreProcess
+
+
+def _run(
+    environment: dict[str, str], target: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*args, **kwargs)

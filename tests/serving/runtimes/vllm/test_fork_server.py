@@ -1,0 +1,54 @@
+"""The engine core comes from a fork server that has imported what it needs, with this process's environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from serving.runtimes.vllm import fork_server
+
+
+def core(out: str, was_imported: str) -> None:
+    modules = was_imported in sys.modules  # before anything here could import it
+    Path(out).write_text(f"{os.environ.get('SET_LATER')} {os.environ.get('GONE')} {modules}")
+
+
+def test_only_on_request(monkeypatch):
+    monkeypatch.setenv(fork_server.METHOD, "spawn")
+    assert not fork_server.start()
+
+
+def test_the_core_is_forked_with_the_environment_of_the_moment(monkeypatch, tmp_path):
+    monkeypatch.setenv(fork_server.METHOD, "forkserver")
+    monkeypatch.setenv("GONE", "1")
+    monkeypatch.setattr(fork_server, "PRELOADED", ("this_is_not_there", "colorsys"))
+    assert fork_server.start() and os.environ[fork_server.METHOD] == "spawn"
+    monkeypatch.delenv("GONE")
+    monkeypatch.setenv("SET_LATER", "yes")
+
+    package, utils = ModuleType("vllm.v1.engine"), ModuleType("vllm.v1.engine.utils")
+    package.utils = utils
+    for name, module in {
+        "vllm": ModuleType("vllm"),
+        "vllm.v1": ModuleType("vllm.v1"),
+        "vllm.v1.engine": package,
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    fork_server.use()
+    out = tmp_path / "seen"
+    process = utils.get_mp_context().Process(
+        target=core, name="EngineCore", kwargs={"out": str(out), "was_imported": "colorsys"}
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0 and process.pid != os.getpid()
+    assert out.read_text() == "yes None True"
+
+
+def test_a_core_that_dies_is_seen(monkeypatch):
+    process = fork_server.CoreContext().Process(target=os._exit, name="EngineCore", kwargs={}, args=(3,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 3
