@@ -1,8 +1,8 @@
 """A checkpoint's chat template, and what it is able to say.
 
 Many templates render nothing of ``tools``, of a tool's result or of a system message: the model would answer as if it
-had never been sent. So each of them is rendered once at start with a word that must come out, and what did not come out
-is refused by name.
+had never been sent. So each of them is rendered once at start with a word that must come out. Tools that did not come
+out are told in the system message (``tool_text``); anything else is refused by name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from contract.errors import InvalidRequest, Unsupported
+from serving.tokenizer.tool_text import spelled
 
 PROBE = "zebra7"
 USER = {"role": "user", "content": "Hello"}
@@ -62,8 +63,10 @@ class ChatTemplate:
         Raises ``InvalidRequest`` for what the template drops or refuses."""
         if not self._templates:
             raise Unsupported("messages", f"{self._name} has no chat template; send text_input")
-        if tools and not self.renders_tools:
-            raise self._dropped("tools", "tools", "leave them out")
+        if not self.renders_tools and (tools or any(m["role"] == "tool" or m.get("tool_calls") for m in messages)):
+            if not self.renders_system:
+                raise self._dropped("tools" if tools else "messages", "tools", "leave them out")
+            messages, tools = spelled(messages, tools or ()), None
         for index, message in enumerate(messages):
             self._check(f"messages[{index}]", message)
         try:

@@ -9,6 +9,8 @@ import { mathExtensions, openFormula } from "./math.js";
 
 const PLAIN_WHILE_OPEN = 8000; // characters: a longer code block is coloured once, when it is complete
 
+const LONG_CELL = 40; // characters: a cell that may wrap, but not to a column of single words
+
 const escapeHTML = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
 
 function coloured(text, language) {
@@ -57,6 +59,7 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
     node.setAttribute("target", "_blank");
     node.setAttribute("rel", "noopener noreferrer nofollow");
   }
+  if (node.tagName === "TD" && node.textContent.length > LONG_CELL) node.classList.add("long");
 });
 
 /**

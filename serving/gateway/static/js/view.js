@@ -10,7 +10,7 @@ export function statsLine({ ttft, rate, completion, prompt, cached, finish }) {
   if (ttft !== undefined) parts.push(t("ttft", { ms: number(ttft) }));
   if (rate !== undefined) parts.push(t("rate", { n: number(rate, rate < 10 ? 1 : 0) }));
   if (completion) parts.push(t("tokens", { n: number(completion) }));
-  if (prompt !== undefined) {
+  if (prompt) {
     parts.push(t(cached ? "prompt_cached" : "prompt", { n: number(prompt), cached: number(cached ?? 0) }));
   }
   if (finish === "length") parts.push(t("cut"));
