@@ -1,7 +1,7 @@
 """The decoders that the graph computes, and where they differ: biases, norms of queries and keys.
 
 All have RMSNorm before attention and MLP, rotary positions in halves, grouped-query attention and a SwiGLU MLP.
-Sources: https://github.com/huggingface/transformers/tree/main/src/transformers/models (qwen2, llama, qwen3).
+Sources: https://github.com/huggingface/transformers/tree/v5.23.0/src/transformers/models (qwen2, llama, qwen3).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """GPT-2's byte alphabet: how ``tokenizer.json`` of a byte-level BPE spells bytes as printable characters.
 
 A byte that prints stands for itself; the others get the code points from 256 up. Source: ``bytes_to_unicode`` in
-https://github.com/openai/gpt-2/blob/master/src/encoder.py.
+https://github.com/openai/gpt-2/blob/27a08882c7706499a2c044840fa3d464ac4f5f0b/src/encoder.py.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from build_engine.checkpoint import STORED
 from build_engine.gguf.header import Header, Tensor
 from contract.errors import BuildError
 
-# llama.cpp's name -> Hugging Face's. https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/tensor_mapping.py
+# llama.cpp's name -> Hugging Face's:
+# https://github.com/ggml-org/llama.cpp/blob/0e8779a54caad0fa1dbb652a31d92f9bf44005c7/gguf-py/gguf/tensor_mapping.py
 WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 BLOCK = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",

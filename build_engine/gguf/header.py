@@ -1,7 +1,8 @@
 """Read a GGUF file's metadata and where its tensors lie; sharded files are read as one.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. PyPI's ``gguf`` package reads it too, at one numpy
-view per string: 1.8 s for a vocabulary of 49,152 where this takes 0.1 s. Its dequantization is used (``checkpoint``).
+Format: https://github.com/ggml-org/ggml/blob/9d325133eed396b7bf005a53a83d9747cbd8bde1/docs/gguf.md.
+PyPI's ``gguf`` package reads it too, at one numpy view per string: 1.8 s for a vocabulary of 49,152 where this takes
+0.1 s. Its dequantization is used (``checkpoint``).
 """
 
 from __future__ import annotations

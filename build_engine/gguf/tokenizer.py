@@ -2,7 +2,7 @@
 
 Byte-level BPE only. How a text is cut before BPE is a name in GGUF (``tokenizer.ggml.pre``); the expressions behind the
 names are those of the models' own tokenizer.json, as quoted in
-https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp.
+https://github.com/ggml-org/llama.cpp/blob/eb6a99c6fab2e530114a5fc996629ba17ec85096/src/llama-vocab.cpp.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ TEKKEN = (
 )
 # Tokens that end an answer beside the file's own end-of-sequence token, as in llama.cpp
 ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "</s>")
-# What llama.cpp samples with unless told otherwise: https://github.com/ggml-org/llama.cpp/blob/master/common/common.h
+# What llama.cpp samples with unless told otherwise:
+# https://github.com/ggml-org/llama.cpp/blob/de93b991682fa46acabb813641f7f6b884ad5dd0/common/common.h
 LLAMA_CPP_SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
 SAMPLING_KEYS = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "penalty_repeat": "repetition_penalty"}
 
