@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 from contract import engine_dir
 from contract.packed import unpack
 from serving.launch.config import SIMULATED_ENGINE
+from serving.tokenizer.encoder import Encoder
 from tests.conftest import Server
 from tests.triton.calls import MODEL, Stream, aio_answers, ask, generate, generate_stream, tensors
 
@@ -68,6 +69,19 @@ def test_nvidias_end_to_end_grpc_client(server: Server, says: Says, streaming: b
     assert {text.shape for text in texts} == {(1,)}
     assert "".join(text[0].decode("utf-8") for text in texts) == says(PROMPT, 3, 8)
     assert {int(result.as_numpy("sequence_index")[0][0]) for result in results} == {0}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_ids_through_the_alias(server: Server, says: Says, streaming: bool) -> None:
+    """tritonclient, `input_ids` alone, the model under NVIDIA's name."""
+    ids = list(Encoder(SIMULATED_ENGINE / "tokenizer.json").encode(PROMPT))
+    results: list[Any] = []
+    with grpcclient.InferenceServerClient(server.grpc) as client:
+        client.start_stream(lambda result, error: results.append(error or result))
+        client.async_stream_infer("ensemble", tensors(input_ids=ids, max_tokens=8, seed=3, stream=streaming))
+        client.stop_stream()
+    assert "".join(r.as_numpy("text_output")[0].decode() for r in results) == says(PROMPT, 3, 8)
+    assert results[-1].as_numpy("finish_reason").item() == b"length"
 
 
 def test_curl_generate_stream(server: Server, says: Says) -> None:
