@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() can answer it: no traceback out of an import
 
 from serving.launch import docker, rundir
 from serving.launch.config import LaunchError, check_ports, parse
@@ -15,6 +19,7 @@ FEWEST_FILES = 4096
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a locale without "…" still serves
     try:
         config = parse()

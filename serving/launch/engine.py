@@ -20,6 +20,8 @@ from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, Config, Laun
 
 FIRST, WITHOUT_NETWORK = "smollm2", "synthetic"  # what a machine without an engine serves
 BETTER = "for Qwen2.5-7B: make serve MODEL=Qwen/Qwen2.5-7B-Instruct (hub id, local directory or .gguf file)"
+CLEAN_SECONDS = 5.0  # for a builder that Ctrl-C reached to remove what it has half done
+INTERRUPTED = 130  # its exit code then
 FAILED = "the engine could not be built (see above)"
 NOISE = f"this engine has random weights: its text is noise; {BETTER}"
 SMALL = (
@@ -114,4 +116,19 @@ def _build(*arguments: str) -> bool:
     """Run the builder; its own lines say what went wrong."""
     env = dict(os.environ, PYTHONPATH=str(ROOT))
     command = [sys.executable, "-m", "build_engine", *arguments]
-    return subprocess.run(command, env=env, cwd=ROOT, check=False, preexec_fn=child.die_with_parent).returncode == 0
+    builder = subprocess.Popen(command, env=env, cwd=ROOT, preexec_fn=child.die_with_parent)
+    try:
+        return builder.wait() == 0
+    except KeyboardInterrupt:
+        if _ended(builder) == INTERRUPTED:  # the terminal told it too, and it has said so
+            raise SystemExit(INTERRUPTED) from None
+        raise
+
+
+def _ended(builder: subprocess.Popen[bytes]) -> int:
+    """Its exit code, once it has cleaned up; a builder that was told nothing is terminated."""
+    try:
+        return builder.wait(CLEAN_SECONDS)
+    except subprocess.TimeoutExpired:
+        builder.terminate()
+        return builder.wait()

@@ -236,7 +236,8 @@ class Supervisor:
         self._signals += 1
         if self._signals == 1:
             self._readiness.say("draining")
-            logs.say(f"\nstopping: open streams get {self._config.drain} s to end (again: stop at once)")
+            drains = f"\nstopping: open streams get {self._config.drain} s to end (again: stop at once)"
+            logs.say(drains if self._is_serving else "")  # what starts has none, and says itself that it stopped
         if self._in_canary:  # it may take minutes and cannot look
             self._in_canary = False
             raise LaunchError("stopped while starting")
