@@ -56,7 +56,7 @@ GIVEN := $(foreach name,$(BUILD_VARIABLES),$(if $(filter command,$(origin $(name
 UNREAD := $(filter-out $(foreach goal,$(MAKECMDGOALS),$(READ_BY_$(goal))),$(GIVEN))
 READERS = $(foreach target,plan preflight engine verify serve cluster,$(if $(filter $(firstword $(UNREAD)),$(READ_BY_$(target))),$(target)))
 ifneq ($(UNREAD),)
-$(error $(firstword $(UNREAD))= changes nothing in `make $(MAKECMDGOALS)`, leave it out: it is read by make $(READERS))
+$(error $(firstword $(UNREAD))= changes nothing in `make $(MAKECMDGOALS)`, leave it out: it is read by make $(strip $(READERS)))
 endif
 
 help:  ## list what can be made
