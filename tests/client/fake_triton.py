@@ -22,6 +22,8 @@ import grpc.aio
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
+from contract.replica import HEADER
+
 LISTS = (
     "stop_words",
     "bad_words",
@@ -84,6 +86,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.metadata: list[dict[str, str]] = []
         self.busy = 0
         self.salted = 0
+        self.replica = ""  # how a router names it in the headers of answers
         self.refuses = ""  # every new request, with this
         self.dies_at = 0  # every answer breaks off before this piece; 0: none
         self.places, self.waiting = 0, 12  # gauges of the engine; 0 places: it does not say
@@ -147,6 +150,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> None:
         self.metadata.append(dict(context.invocation_metadata()))
+        if self.replica:
+            await context.send_initial_metadata(((HEADER, self.replica),))
         async for request in request_iterator:
             await self._one(request, context)
 

@@ -282,3 +282,16 @@ async def test_two_hundred_streams_share_a_connection(fake: FakeTriton) -> None:
 def test_a_wrong_address_is_refused_at_once(address: str) -> None:
     with pytest.raises(ValueError, match="address"):
         Client(address)
+
+
+async def test_a_stop_is_sent_to_the_replica_that_answers(fake: FakeTriton) -> None:
+    """Behind a router it would go anywhere."""
+    fake.replica, fake.step_ms = "10.0.0.7:8001", 20
+    long = Options(max_tokens=500)
+    with Client(fake.grpc) as client, client.stream("Hi", long) as stream:
+        next(stream)
+    async with AsyncClient(fake.grpc) as client, client.stream("Hi", long) as stream:
+        await stream.__anext__()
+    await asyncio.to_thread(fake.wait_free)
+    named = [sent.get("x-replica") for sent in fake.metadata]
+    assert named.count(None) == 2 and set(named) == {None, "10.0.0.7:8001"}, named
