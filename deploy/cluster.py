@@ -8,19 +8,16 @@ SIGHUP (``make cluster-roll``) replaces the replicas one by one, SIGINT and SIGT
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,48 +25,13 @@ from urllib.parse import urlsplit
 
 from contract.arguments import Arguments
 from deploy.envoy import configuration
+from deploy.processes import DRAIN_SECONDS, ROOT, Router, free_ports, ready, say, spawn, stop
 from serving.launch.config import LOCAL
 from serving.launch.envoy import GUARD_FLAGS, Guard
 
-ROOT = Path(__file__).resolve().parents[1]
 ROUTERS = ROOT / ".venv-router/bin"
 START_SECONDS = 900  # an engine may have to be loaded from a slow disk
-DRAIN_SECONDS = 180
 SETTLE_SECONDS = 3  # both routers ask a replica's health once a second, and must know it before the next one drains
-
-
-def say(line: str) -> None:
-    print(f"cluster: {line}", flush=True)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of localhost that were free a moment ago, all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: nothing outlives a killed cluster
-
-
-def spawn(command: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start in a session of its own, so that Ctrl-C reaches the cluster alone, which then drains in order."""
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, **(environment or {})}, preexec_fn=_end_with_parent,
-        )  # fmt: skip
 
 
 def gpus() -> int:
@@ -103,13 +65,14 @@ class Replica:
             visible["CUDA_VISIBLE_DEVICES"] = str(self.gpu)
         self.process = spawn([sys.executable, "-m", "serving", *ports, *self.options], self.log, visible)
 
-    def wait(self) -> None:
+    def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Until it can answer; raises ``RuntimeError`` if it ends before that or takes too long."""
         assert self.process is not None
         begin = time.monotonic()
         while not ready(f"{self.url}/health/ready"):
             if self.process.poll() is not None or time.monotonic() - begin > START_SECONDS:
                 raise RuntimeError(f"replica {self.number} did not start; see {self.log}")
+            meanwhile()
             time.sleep(0.2)
         where = "" if self.gpu is None else f", GPU {self.gpu}"
         say(
@@ -117,27 +80,10 @@ class Replica:
             f"{self.url}{where}, pid {self.process.pid}"
         )
 
-    def replace(self) -> None:
-        stop([self.process] if self.process else [])
+    def replace(self, meanwhile: Callable[[], None]) -> None:
+        stop([self.process] if self.process else [], meanwhile)
         self.start()
-        self.wait()
-
-
-def stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Drain them side by side; one that hangs is killed."""
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + DRAIN_SECONDS
-    for process in processes:
-        _wait_or_kill(process, max(0.0, deadline - time.monotonic()))
-
-
-def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        self.wait(meanwhile)
 
 
 def aliases(url: str) -> list[str]:
@@ -210,7 +156,7 @@ class Cluster:
             self._replicas.append(Replica(i, own, chosen.serving, gpu, self._run / f"replica{i}.log"))
         for replica in self._replicas:
             replica.peers = ",".join(f"127.0.0.1:{r.ports[1]}" for r in self._replicas if r is not replica)
-        self._routers: list[subprocess.Popen[bytes]] = []
+        self._routers: list[Router] = []
         self._roll = False
 
     def run(self) -> int:
@@ -230,7 +176,7 @@ class Cluster:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             # Replicas first: the routers carry the open answers to their end.
             stop([replica.process for replica in self._replicas if replica.process])
-            stop(self._routers)
+            stop([router.process for router in self._routers if router.process])
             (self._run / "pid").unlink(missing_ok=True)
         return 0
 
@@ -252,15 +198,17 @@ class Cluster:
             json.dumps(configuration(pairs, chosen.host, chosen.grpc_port, self._admin, chosen.guard), indent=1)
         )
         self._routers = [
-            spawn(smg([url for url, _ in pairs], chosen.host, chosen.port, self._metrics, chosen.policy),
+            Router(smg([url for url, _ in pairs], chosen.host, chosen.port, self._metrics, chosen.policy),
                   self._run / "smg.log"),
-            spawn([str(ROUTERS / "envoy"), "-c", str(self._run / "envoy.json"), "--disable-hot-restart",
+            Router([str(ROUTERS / "envoy"), "-c", str(self._run / "envoy.json"), "--disable-hot-restart",
                    "--drain-time-s", str(DRAIN_SECONDS)], self._run / "envoy.log"),
         ]  # fmt: skip
+        for router in self._routers:
+            router.start()
         begin = time.monotonic()
         local = "127.0.0.1" if chosen.host == "0.0.0.0" else chosen.host
         while not (ready(f"http://{local}:{chosen.port}/readiness") and ready(f"http://127.0.0.1:{self._admin}/ready")):
-            if any(router.poll() is not None for router in self._routers) or time.monotonic() - begin > 60:
+            if any(router.ended() for router in self._routers) or time.monotonic() - begin > 60:
                 raise RuntimeError(f"a router did not start; see {self._run}/smg.log and {self._run}/envoy.log")
             time.sleep(0.1)
         (self._run / "pid").write_text(str(os.getpid()))
@@ -277,16 +225,20 @@ class Cluster:
                     continue
                 for replica in self._replicas:
                     say(f"replica {replica.number} drains")
-                    replica.replace()
+                    replica.replace(self._watch_routers)
                     time.sleep(SETTLE_SECONDS)
                 say("all replicas replaced" if self._replicas else "replicas given as URLs are replaced where they run")
             for replica in self._replicas:
                 if replica.process and replica.process.poll() is not None:
                     say(f"replica {replica.number} ended with {replica.process.returncode}; it is started again")
                     replica.start()
-            if any(router.poll() is not None for router in self._routers):
-                raise RuntimeError(f"a router ended; see {self._run}/smg.log and {self._run}/envoy.log")
+            self._watch_routers()
             time.sleep(0.5)
+
+    def _watch_routers(self) -> None:
+        for router in self._routers:
+            if router.ended():
+                router.restart()
 
 
 if __name__ == "__main__":

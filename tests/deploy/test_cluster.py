@@ -30,23 +30,33 @@ STREAMS = 24
 
 
 class Running:
-    def __init__(self, folder: Path, replicas: int) -> None:
+    def __init__(self, folder: Path, replicas: str, grpc_ports: str = "") -> None:
+        """``replicas``: how many, or URLs with their ``grpc_ports``."""
         self.port, self.grpc = free_ports(2)
         self.log = folder / "cluster.log"
         command = [
-            sys.executable, "-m", "deploy.cluster", "--replicas", str(replicas), "--port", str(self.port),
-            "--grpc-port", str(self.grpc), "--run", str(folder), "--",
+            sys.executable, "-m", "deploy.cluster", "--replicas", replicas, "--port", str(self.port),
+            "--grpc-port", str(self.grpc), "--run", str(folder),
+            *(["--replica-grpc-port", grpc_ports] if grpc_ports else []), "--",
             "--runtime", "simulated", "--step-ms", STEP_MS, "--drain", "20",
         ]  # fmt: skip
         with self.log.open("w") as file:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
         self.wait_for("Ctrl-C")
 
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(60) == 0, self.log.read_text()
+
     def wait_for(self, words: str, count: int = 1) -> None:
         deadline = time.monotonic() + 120
         while self.log.read_text().count(words) < count:
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.1)
+
+    @property
+    def smg(self) -> psutil.Process:
+        return next(each for each in psutil.Process(self.process.pid).children() if each.name().startswith("smg"))
 
     @property
     def replicas(self) -> list[tuple[str, psutil.Process]]:
@@ -92,13 +102,14 @@ class Running:
 
 @pytest.fixture
 def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
-    running = Running(tmp_path, getattr(request, "param", 2))
+    running = Running(tmp_path, str(getattr(request, "param", 2)))
     yield running
-    running.process.send_signal(signal.SIGINT)
-    assert running.process.wait(60) == 0, running.log.read_text()
+    running.stop()
 
 
+@pytest.mark.parametrize("cluster", [3], indirect=True)
 def test_a_roll_under_load_loses_no_answer(cluster: Running) -> None:
+    """20 requests/s, half over HTTP, half over gRPC."""
     answers: list[Future[bool]] = []
     done = threading.Event()
 
@@ -107,7 +118,7 @@ def test_a_roll_under_load_loses_no_answer(cluster: Running) -> None:
             return bool(client.generate("Hi", Options(max_tokens=TOKENS)).text)
 
     def load(pool: ThreadPoolExecutor) -> None:
-        while not done.wait(0.2):
+        while not done.wait(0.1):
             answers.extend([pool.submit(cluster.over_http), pool.submit(over_grpc)])
 
     with ThreadPoolExecutor(64) as pool:
@@ -122,7 +133,7 @@ def test_a_roll_under_load_loses_no_answer(cluster: Running) -> None:
             sender.join()
     failed = [str(a.exception() or "incomplete") for a in answers if a.exception() or not a.result()]
     print(f"{len(answers)} answers, {len(failed)} failed")
-    assert len(answers) > 50 and failed == []
+    assert len(answers) > 200 and failed == []
 
 
 def kill_triton(replica: psutil.Process) -> None:
@@ -172,6 +183,42 @@ def test_answers_survive_a_replica(cluster: Running, strike: Callable[[psutil.Pr
     assert {count for _, count in calm} == {LONG} and calm[::2] == calm[1::2]
     if strike is not kill_triton:
         assert psutil.wait_procs(family, 20)[1] == [], "processes of the dead replica live on"
+
+
+def test_a_dead_router_takes_only_its_own_streams_along(cluster: Running, tmp_path: Path) -> None:
+    """Two smg and two Envoys over the same replicas; one smg is killed and comes back."""
+    urls = ",".join(url for url, _ in cluster.replicas)
+    ports = json.loads((tmp_path / "envoy.json").read_text())["static_resources"]["clusters"][0]["load_assignment"]
+    grpc = [e["endpoint"]["address"]["socket_address"]["port_value"] for e in ports["endpoints"][0]["lb_endpoints"]]
+    (tmp_path / "second").mkdir()
+    second = Running(tmp_path / "second", urls, ",".join(map(str, grpc)))
+    try:
+        with ThreadPoolExecutor(STREAMS) as pool:
+            kinds = [cluster.http_stream, cluster.grpc_stream, second.grpc_stream, second.http_stream]
+            answers = [pool.submit(kinds[i % 4], i) for i in range(STREAMS)]
+            time.sleep(2)
+            second.smg.kill()
+            failed = [i for i, answer in enumerate(answers) if answer.exception()]
+        assert failed == [i for i in range(STREAMS) if i % 4 == 3], "those that the dead smg carried, and no other"
+        second.wait_for("smg ended with -9; it is started again")
+        deadline = time.monotonic() + 20
+        while not second.over_http():
+            assert time.monotonic() < deadline
+    finally:
+        second.stop()
+    assert all(replica.is_running() for _, replica in cluster.replicas)
+
+
+def test_nothing_survives_a_killed_cluster(tmp_path: Path) -> None:
+    before = set(Path("/dev/shm").glob("envoy*"))
+    running = Running(tmp_path, "2")
+    names = [each.name() for each in psutil.Process(running.process.pid).children(recursive=True)]
+    family = psutil.Process(running.process.pid).children(recursive=True)
+    running.process.kill()
+    running.process.wait()
+    assert {"smg", "env", "tri"} <= {name[:3] for name in names}
+    assert psutil.wait_procs(family, 40)[1] == []
+    assert set(Path("/dev/shm").glob("envoy*")) == before
 
 
 @pytest.mark.parametrize("cluster", [1], indirect=True)

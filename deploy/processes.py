@@ -1,0 +1,98 @@
+"""The child processes of ``make cluster``: started in sessions of their own, drained in order, none left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DRAIN_SECONDS = 180
+AT_ONCE, WINDOW = 3, 60.0  # a router that ended so often in so many seconds does not come back
+
+
+def say(line: str) -> None:
+    print(f"cluster: {line}", flush=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of localhost that were free a moment ago, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: nothing outlives a killed cluster
+
+
+def spawn(command: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start in a session of its own, so that Ctrl-C reaches the cluster alone, which then drains in order."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **(environment or {})}, preexec_fn=_end_with_parent,
+        )  # fmt: skip
+
+
+@dataclass
+class Router:
+    """smg or Envoy. One that dies is started again: only the streams it carried are lost."""
+
+    command: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    _ends: list[float] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.log.stem
+
+    def start(self) -> None:
+        self.process = spawn(self.command, self.log)
+
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def restart(self) -> None:
+        """Raises ``RuntimeError`` when it has ended too often."""
+        assert self.process is not None
+        now = time.monotonic()
+        self._ends = [*(end for end in self._ends if now - end < WINDOW), now]
+        if len(self._ends) > AT_ONCE:
+            raise RuntimeError(f"{self.name} ends again and again; see {self.log}")
+        say(f"{self.name} ended with {self.process.returncode}; it is started again")
+        self.start()
+
+
+def stop(processes: list[subprocess.Popen[bytes]], meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Drain them side by side; one that hangs is killed."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        meanwhile()
+        time.sleep(0.1)
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
