@@ -81,6 +81,7 @@ class RuntimeOptions:
     fault: str = ""  # simulated only: see serving/runtimes/simulated.py
     threads: int = 0  # CPU runtimes: 0 leaves it to the library
     exact: bool = False  # CPU runtimes: FP32 arithmetic and KV, so that an answer depends on its request alone
+    speculate: bool = True  # CPU runtimes: drafts for a stream that is alone, where the arithmetic makes them cheap
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The CPU engine as it is served: through its runtime, worker process and all."""
+"""The CPU engine as it is served, through its runtime, worker process and all, but without drafts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def measure(model: str, load: Workload) -> list[Figures]:
             changed.notify_all()
 
     engine = engine_dir.read(Path(model))
-    runtime = runtimes.load(engine, RuntimeOptions(threads=load.threads), on_step, lambda reason: None)
+    # no drafts: answers to random tokens soon repeat themselves, and drafts would look better than they are
+    options = RuntimeOptions(threads=load.threads, speculate=False)
+    runtime = runtimes.load(engine, options, on_step, lambda reason: None)
 
     def ask(prompts: list[list[int]]) -> list[float]:
         arrived.clear()

@@ -29,7 +29,7 @@ class Model(Protocol):
 
 
 class Engine:
-    """``end_ids`` end a guided answer even when the request ignores them."""
+    """``end_ids`` end a guided answer even when the request ignores them. ``drafts``: speculation for lone streams."""
 
     def __init__(
         self,
@@ -39,13 +39,15 @@ class Engine:
         max_seq_len: int,
         end_ids: frozenset[int] = frozenset(),
         step_tokens: int = STEP_TOKENS,
+        drafts: bool = False,
     ) -> None:
         self._model = model
         self._pool = pool
-        self._scheduler = Scheduler(pool, max_streams, step_tokens)
+        self._scheduler = Scheduler(pool, max_streams, step_tokens, drafts)
         self._max_seq_len = max_seq_len
         self._end_ids = end_ids
-        self.forget()
+        self._arrivals = self._prompt_tokens = self._cached_tokens = self._generated = self._steps = 0
+        self._drafted = self._accepted = 0
 
     @property
     def busy(self) -> bool:
@@ -79,15 +81,11 @@ class Engine:
             scores = _scores(chunk, rows)
             self._scheduler.done(chunk)
             if chunk.sample:
-                delta = self._sample(chunk.sequence, rows[-1])
-                deltas.append(delta._replace(prompt=scores) if scores else delta)
+                first, *more = self._sample_all(chunk, rows[-1 - len(chunk.drafts) :])
+                deltas += [first._replace(prompt=scores) if scores else first, *more]
             elif scores:
                 deltas.append(SequenceDelta(chunk.sequence.request.sequence_id, (), 0, prompt=scores))
         return deltas
-
-    def forget(self) -> None:
-        """Reset all counters, after warming up."""
-        self._arrivals = self._prompt_tokens = self._cached_tokens = self._generated = self._steps = 0
 
     def stats(self) -> RuntimeStats:
         return RuntimeStats(
@@ -99,9 +97,26 @@ class Engine:
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated,
             steps=self._steps,
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._accepted,
             preemptions=self._scheduler.preemptions,
             kv_block_tokens=BLOCK_TOKENS,
         )
+
+    def _sample_all(self, chunk: ScheduledChunk, rows: npt.NDArray[np.float32]) -> list[SequenceDelta]:
+        """A delta for each token: one, and another for each draft that the sampler chose too."""
+        sequence = chunk.sequence
+        deltas = [self._sample(sequence, rows[0])]
+        for draft, row in zip(chunk.drafts, rows[1:], strict=True):
+            if deltas[-1].finish_reason or sequence.tokens[-1] != draft:
+                break
+            self._scheduler.accept(sequence)
+            deltas.append(self._sample(sequence, row))
+        if chunk.drafts:
+            sequence.drafter.learn(len(deltas) - 1)
+            self._drafted += len(chunk.drafts)
+            self._accepted += len(deltas) - 1
+        return deltas
 
     def _sample(self, sequence: ScheduledSequence, row: npt.NDArray[np.float32]) -> SequenceDelta:
         if len(sequence.sampler.output) == len(sequence.request.resume_ids):

@@ -18,7 +18,7 @@ from openvino import Type
 from openvino import opset13 as op
 from openvino._offline_transformations import paged_attention_transformation
 
-from serving.runtimes.openvino.blocks import BLOCK_TOKENS
+from serving.runtimes.openvino.blocks import blocks_for
 from serving.runtimes.openvino.scheduler import ScheduledChunk
 
 SAMPLED = "sampled_tokens_indices"
@@ -87,6 +87,8 @@ class PagedModel:
         twice = has_prefill_model(precision, flags, path.with_suffix(".bin").stat().st_size)
         kinds = [properties(precision, capabilities, flags, threads, prefill) for prefill in (False, True)[: 1 + twice]]
         compiled = [core.compile_model(model, "CPU", settings) for settings in kinds]
+        # four rows cost little more than one where activations have 8 bits; in FP32 they cost half as much again
+        self.has_cheap_rows = kinds[0]["DYNAMIC_QUANTIZATION_GROUP_SIZE"] > 0
         used = compiled[0].get_property("INFERENCE_NUM_THREADS")
         log.info("%d threads; compiled with %s", used, " and ".join(map(str, kinds)))
         self._requests = [each.create_infer_request() for each in compiled]
@@ -116,7 +118,7 @@ class PagedModel:
         """Compute one step; logits [``rows`` of all chunks, vocab] in order, valid until the next call.
 
         Releases the GIL. Keys and values of every chunk are in their blocks afterwards."""
-        long = sum(chunk.count for chunk in chunks) >= PREFILL_ROWS
+        long = sum(len(chunk.tokens) for chunk in chunks) >= PREFILL_ROWS
         request = self._requests[-1 if long else 0]
         for name, values in batch(chunks).items():
             request.set_tensor(name, ov.Tensor(values))
@@ -127,19 +129,20 @@ class PagedModel:
 
 def batch(chunks: Sequence[ScheduledChunk]) -> dict[str, npt.NDArray[Any]]:
     """The inputs of PagedAttention for one step: all chunks' tokens in one row, and where each one's blocks lie."""
-    ends = np.cumsum([chunk.count for chunk in chunks])
-    tables = [chunk.sequence.blocks[: -(-(chunk.start + chunk.count) // BLOCK_TOKENS)] for chunk in chunks]
-    tokens = [t for c in chunks for t in c.sequence.tokens[c.start : c.start + c.count]]
+    parts = [chunk.tokens for chunk in chunks]
+    ends = np.cumsum([len(part) for part in parts])
+    lengths = [chunk.start + len(part) for chunk, part in zip(chunks, parts, strict=True)]
+    tables = [chunk.sequence.blocks[: blocks_for(length)] for chunk, length in zip(chunks, lengths, strict=True)]
     rows = [row for end, c in zip(ends, chunks, strict=True) for row in range(end - c.rows, end)]
-    positions = np.concatenate([np.arange(c.start, c.start + c.count, dtype=INT64) for c in chunks])
+    positions = np.concatenate([np.arange(c.start, n, dtype=INT64) for c, n in zip(chunks, lengths, strict=True)])
     return {
-        "input_ids": np.array(tokens, INT64),
+        "input_ids": np.array([token for part in parts for token in part], INT64),
         "position_ids": positions,
         "past_lens": np.array([chunk.start for chunk in chunks], INT32),
         "subsequence_begins": np.concatenate([[0], ends]).astype(INT32),
         "block_indices": np.array([block for table in tables for block in table], INT32),
         "block_indices_begins": np.concatenate([[0], np.cumsum([len(t) for t in tables])]).astype(INT32),
-        "max_context_len": np.array(max(chunk.start + chunk.count for chunk in chunks), INT32),
+        "max_context_len": np.array(max(lengths), INT32),
         SAMPLED: np.array(rows, INT64),
     }
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for, digests, salted
+from serving.runtimes.openvino.drafts import TOO_PENALIZED, Drafter
 from serving.runtimes.openvino.sampling import Sampler
 
 LEAST_PREFILL = 32  # tokens of prompt work in a step, however many sequences decode
@@ -35,6 +36,7 @@ class ScheduledSequence:
     chain: list[bytes] = field(default_factory=list)  # digests of the full blocks, as far as they were needed
     to_score: int = 0  # positions of the prompt whose successors get a score: all but the last, or none
     scored: int = 0  # how many of them have theirs; a preempted sequence keeps them
+    drafter: Drafter = field(default_factory=Drafter)
 
     @property
     def pending(self) -> int:
@@ -56,15 +58,21 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledChunk:
-    """Compute ``count`` tokens of ``sequence`` from ``start``; ``sample`` when its last token is among them."""
+    """Compute ``count`` tokens of ``sequence`` from ``start``; ``sample`` when its last token is among them, and then
+    ``drafts`` behind it."""
 
     sequence: ScheduledSequence
     start: int
     count: int
+    drafts: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
         return self.start + self.count
+
+    @property
+    def tokens(self) -> list[int]:
+        return [*self.sequence.tokens[self.start : self.end], *self.drafts]
 
     @property
     def sample(self) -> bool:
@@ -78,17 +86,19 @@ class ScheduledChunk:
     @property
     def rows(self) -> int:
         """Positions at its end whose logits are needed."""
-        return self.scores + self.sample
+        return self.scores + self.sample + len(self.drafts)
 
 
 class Scheduler:
-    """``step_tokens`` is the target size of a step. Not thread-safe: the engine's thread owns it."""
+    """``step_tokens`` is the target size of a step; ``drafts``: a sequence that is alone gets some.
+    Not thread-safe: the engine's thread owns it."""
 
-    def __init__(self, pool: BlockPool, max_streams: int, step_tokens: int) -> None:
+    def __init__(self, pool: BlockPool, max_streams: int, step_tokens: int, drafts: bool = False) -> None:
         self.pool = pool
         self.preemptions = 0
         self._max_streams = max_streams
         self._step_tokens = step_tokens
+        self._with_drafts = drafts
         self._running: dict[int, ScheduledSequence] = {}
         self._waiting: list[tuple[tuple[int, int], ScheduledSequence]] = []
 
@@ -126,20 +136,40 @@ class Scheduler:
         self._admit()
         decoding = [s for s in self._running.values() if s.pending == 1]
         prefilling = [s for s in self._running.values() if s.pending > 1]
-        chunks = [ScheduledChunk(sequence, sequence.computed, 1) for sequence in decoding]
+        chunks = [ScheduledChunk(sequence, sequence.computed, 1, self._drafts(sequence)) for sequence in decoding]
         budget = max(LEAST_PREFILL, self._step_tokens - len(decoding))
         return chunks + few_scored(share(prefilling, budget))
 
     def done(self, chunk: ScheduledChunk) -> None:
         """The chunk was computed: its full blocks may be shared from now on."""
-        sequence = chunk.sequence
-        sequence.computed = chunk.end
-        sequence.scored += chunk.scores
-        first, last = chunk.start // BLOCK_TOKENS, sequence.computed // BLOCK_TOKENS
+        chunk.sequence.scored += chunk.scores
+        self._computed(chunk.sequence, chunk.count)
+
+    def accept(self, sequence: ScheduledSequence) -> None:
+        """A draft was computed with the last chunk, and its sequence's next token is that draft."""
+        self._computed(sequence, 1)
+
+    def _computed(self, sequence: ScheduledSequence, count: int) -> None:
+        first = sequence.computed // BLOCK_TOKENS
+        sequence.computed += count
+        last = sequence.computed // BLOCK_TOKENS
         if last > first:
             known = sequence.digest(last)
             for number in range(first, last):
                 self.pool.publish(sequence.blocks[number], known[number])
+
+    def _drafts(self, sequence: ScheduledSequence) -> tuple[int, ...]:
+        """For a sequence that is alone and may repeat itself, where there are blocks for them."""
+        if not self._with_drafts or len(self._running) > 1 or self._waiting:
+            return ()
+        if sequence.request.sampling.repetition_penalty >= TOO_PENALIZED:
+            return ()
+        drafts = sequence.drafter.propose(sequence.tokens)
+        while len(sequence.blocks) < blocks_for(len(sequence.tokens) + len(drafts)):
+            if not self.pool.available:
+                return ()
+            sequence.blocks.append(self.pool.allocate())
+        return drafts
 
     def _grow(self) -> None:
         """One more block for each running sequence whose next token starts one, most urgent first."""

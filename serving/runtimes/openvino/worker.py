@@ -63,11 +63,14 @@ class EngineWorker:
         self.limits = RuntimeLimits(
             context, min(engine.limits.max_input_len, context - 1), model.vocab_size, options.max_streams
         )
-        self._engine = Engine(model, BlockPool(blocks), options.max_streams, context, self._grammars.end_ids)
+        speculate = options.speculate and model.has_cheap_rows
+        for drafts in (False, speculate)[: 1 + speculate]:  # lone streams pause drafting where it does not pay
+            warm_up(Engine(model, BlockPool(blocks), 2, context, drafts=drafts))
+        end_ids = self._grammars.end_ids
+        self._engine = Engine(model, BlockPool(blocks), options.max_streams, context, end_ids, drafts=speculate)
 
     def run(self) -> None:
         """Step while there is work; return on ``close``."""
-        self._warm_up()
         if run_dir := os.environ.get("RUN_DIR"):  # the launcher's: it watches whatever beats there
             heartbeat.start(Path(run_dir) / f"openvino{heartbeat.SUFFIX}")
         threading.Thread(target=self._read, name="reader", daemon=True).start()
@@ -78,16 +81,6 @@ class EngineWorker:
                 return
             deltas += self._engine.step()
             self._connection.send(("step", deltas, self._engine.stats()))
-
-    def _warm_up(self) -> None:
-        """Prompt and decode steps once: the first of a shape compiles its kernels."""
-        for number in range(2):  # together as long as a prefill step, then short ones: both of the model's arithmetics
-            self._engine.submit(
-                EngineRequest(number, [0] * WARM_UP_PROMPT, Sampling(max_tokens=2 + number, temperature=0.0))
-            )
-        while self._engine.busy:
-            self._engine.step()
-        self._engine.forget()
 
     def _read(self) -> None:
         """The reader thread. A third one compiles grammars, so that they delay neither a step nor others."""
@@ -159,6 +152,14 @@ class EngineWorker:
             refusal = to_wire(InvalidRequest("resume_ids", f"{error}; send what the first attempt made"))
             return [SequenceDelta(request.sequence_id, (), 0, "error", error=refusal)]
         return []
+
+
+def warm_up(engine: Engine) -> None:
+    """Prompt and decode steps once: the first of a shape compiles its kernels."""
+    for number in range(2):  # together as long as a prefill step, then short ones: both of the model's arithmetics
+        engine.submit(EngineRequest(number, [0] * WARM_UP_PROMPT, Sampling(max_tokens=2 + number, temperature=0.0)))
+    while engine.busy:
+        engine.step()
 
 
 def kv_blocks(block_bytes: int, max_seq_len: int, wanted: int | None) -> int:

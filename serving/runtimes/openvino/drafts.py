@@ -1,0 +1,60 @@
+"""N-gram speculation for a stream that runs alone: what followed the last few tokens where they stood before is
+computed in the same step as the newest token.
+
+A draft decides nothing. The sequence's own sampler chooses every token from the model's logits, one after the other;
+the step brings more than one token when its choices are the drafts. So penalties, grammars, seeds and stop conditions
+hold as they do without drafts. A step of four rows costs a fifth more than one of a single row, whose time goes into
+reading weights and into OpenVINO's per-node work (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+DRAFTS = (
+    3  # tokens proposed in a step: always as many, because OpenVINO prepares all its nodes anew for another row count
+)
+LONGEST = 3  # tokens looked for; then two, then one
+START, MEMORY = 0.3, 0.94  # of the running mean of drafts accepted per step
+PAYS = 0.1  # drafts accepted per step that pay for the rows
+TOO_PENALIZED = 1.1  # a repetition_penalty with which hardly a draft was accepted (docs/decisions.md)
+FIRST_PAUSE, LONGEST_PAUSE = 64, 1024  # steps without drafts after a mean below that
+
+
+class Drafter:
+    """Of one sequence. Counts alone decide when it pauses, so that a request repeats itself."""
+
+    def __init__(self) -> None:
+        self._follower: dict[tuple[int, ...], int] = {}  # where the token after these stands, the latest one
+        self._indexed = 0
+        self._mean = START
+        self._pause = FIRST_PAUSE
+        self._left = 0  # steps of the pause
+
+    def propose(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """``DRAFTS`` tokens that may follow ``tokens``, or none while it pauses. One call per step."""
+        if self._left:
+            self._left -= 1
+            return ()
+        self._index(tokens)
+        size = len(tokens)
+        for length in range(min(LONGEST, size - 1), 0, -1):
+            start = self._follower.get(tuple(tokens[-length:]))
+            if start is not None:  # a copy that reaches the end goes on with itself: text that repeats, repeats
+                return tuple(tokens[start + number % (size - start)] for number in range(DRAFTS))
+        return (tokens[-1],) * DRAFTS
+
+    def learn(self, accepted: int) -> None:
+        """How many of the last proposal's tokens were chosen."""
+        self._mean = MEMORY * self._mean + (1 - MEMORY) * accepted
+        if self._mean < PAYS:
+            self._left, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+            self._mean = START
+        elif self._mean > START:
+            self._pause = FIRST_PAUSE
+
+    def _index(self, tokens: Sequence[int]) -> None:
+        for end in range(max(self._indexed, 1), len(tokens)):
+            for length in range(1, min(LONGEST, end) + 1):
+                self._follower[tuple(tokens[end - length : end])] = end
+        self._indexed = len(tokens)
