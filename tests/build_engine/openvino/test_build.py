@@ -83,8 +83,11 @@ def test_leftovers_of_a_killed_build_are_cleared(checkpoint: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "nowhere"], "neither a directory, a .gguf file nor a hub id"),
-        (["--model", "./not/there"], "neither a directory, a .gguf file nor a hub id"),
+        (["--model", "nowhere"], "neither a directory, a .gguf file, smollm2, synthetic, synthetic-0.5b nor"),
+        (
+            ["--model", "./not/there"],
+            "neither a directory, a .gguf file, smollm2, synthetic, synthetic-0.5b nor",
+        ),
         (["--model", "CKPT", "--precision", "int3"], "'int3' is unknown: use one of"),
         (["--model", "CKPT", "--runtime", "onnx"], "no builder 'onnx'"),
         (["--model", "CKPT", "--precision", "fp8", "--runtime", "openvino"], "openvino cannot do fp8"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors import safe_open
+from tokenizers import Tokenizer
 
+from build_engine import tokenizer_files
 from build_engine.checkpoint import Checkpoint
 from build_engine.synthetic import checkpoint as synthetic
 from build_engine.synthetic.checkpoint import SHAPES
@@ -44,3 +47,28 @@ def test_values_are_normal(tmp_path: Path) -> None:
 def test_default_shape_is_small() -> None:
     size = sum(2 * int(np.prod(s)) for _, s in synthetic.layout(SHAPES["synthetic"]))
     assert size < 100e6
+
+
+def unreachable(directory: Path) -> Path:
+    raise tokenizer_files.unreachable("no network")
+
+
+def test_without_a_package_index_the_words_are_made_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shape = ModelShape("s", 1, 128, 2, 1, 128, 152064, head_dim=64)
+    monkeypatch.setitem(synthetic.SHAPES, "synthetic", shape)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tokenizer_files, "download", unreachable)
+    home = synthetic.cached("synthetic")
+    assert "cannot fetch dashscope" in caplog.text and "made up" in caplog.text
+    assert synthetic.cached("synthetic") == home
+    made = Tokenizer.from_file(str(home / "tokenizer.json"))
+    text = "Hello, 世界 👋 def f(x):\n"
+    assert made.decode(made.encode(text).ids) == text
+    assert made.get_vocab_size() == tokenizer_files.TOKENIZER_SIZE
+    assert made.token_to_id("<|im_end|>") == tokenizer_files.IM_END
+    rng = np.random.default_rng(1)
+    for token in rng.integers(256, tokenizer_files.END_OF_TEXT, 200):  # each can be read as well as written
+        word = made.decode([int(token)])
+        assert made.encode(word).ids == [int(token)] or " " in word[1:]
