@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import signal
 from pathlib import Path
 from typing import IO
 
 HARMLESS = ("NVML", "CudaDriverHelper", "DCGM", "unable to create stream")  # logged at every start without a GPU
+
+# In the line that Triton makes of a traceback.
+RAISED = re.compile(r"([\w.]+(?:Error|Exception): .+?)(?:\\n|$)")
+NO_MEMORY = "there is not enough memory, or too little is allowed (ulimit -v, the container's limit)"
+LACKS = (  # what a machine may lack, as Triton and Python put it, and what to do
+    (
+        "to initialize shared memory",
+        "/dev/shm is full or too small: remove what dead programs left there, or give the container more "
+        "(docker run --shm-size=1g)",
+    ),
+    (
+        os.strerror(errno.ENOSPC),
+        "a disk is full: make room where the run directory (XDG_RUNTIME_DIR, TMPDIR) and .run lie",
+    ),
+    ("bad_alloc", NO_MEMORY),
+    ("MemoryError", NO_MEMORY),
+    (os.strerror(errno.ENOMEM), NO_MEMORY),
+    (os.strerror(errno.EMFILE), "too few open files are allowed (ulimit -Hn)"),
+)
 
 
 def say(line: str) -> None:
@@ -30,14 +51,18 @@ def last_line(path: Path) -> str:
 
 
 def error_line(path: Path, returncode: int | None, start: int = 0) -> str:
-    """The last Python exception, else the signal that ended Triton, else its last error line.
+    """What the machine lacks, else the last Python exception, the signal that ended Triton, or its last error line.
 
     ``start``: where in the log this Triton's own lines begin."""
     text = path.read_bytes()[start:].decode(errors="replace")
     lines = [line for line in text.splitlines() if not any(word in line for word in HARMLESS)]
+    for sign, remedy in LACKS:
+        if sign in text:
+            return remedy
     for line in reversed(lines):
         if "Error:" in line and "failed to" not in line:
-            return line.strip()
+            raised = RAISED.search(line)
+            return raised[1] if raised else line.strip()
     if returncode is not None and returncode < 0:
         return f"tritonserver was ended by {signal.Signals(-returncode).name}"
     errors = [line for line in lines if line.startswith(("E", "bash:"))]

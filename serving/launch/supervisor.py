@@ -84,8 +84,8 @@ class Supervisor:
             if self._broken() or stubless > STUBLESS_SECONDS:
                 if (self._exit_code() or 0) >= 0:
                     raise LaunchError(f"Triton did not start: {self._why()} (log: {self._log('triton')})")
-                logs.say(f"starting again: {self._why()}")
-                self._await_turn()
+                logs.say(f"starting again: {(why := self._why())}")
+                self._await_turn(why)
                 self._stop_dead_triton()
                 self._launch_triton()
             self._turn()
@@ -175,7 +175,7 @@ class Supervisor:
             time.sleep(FLUSH_SECONDS)
         self._stop_dead_triton()
         try:
-            self._await_turn()
+            self._await_turn(reason)
             logs.say("restarting Triton")
             self._start_triton()
         except LaunchError as error:
@@ -185,11 +185,12 @@ class Supervisor:
             return
         logs.say("serving again")
 
-    def _await_turn(self) -> None:
+    def _await_turn(self, why: str) -> None:
         """Count a death; from the fourth in ten minutes on, wait before the next start, or give up if so asked."""
         pause = self._deaths.add(time.monotonic())
         if self._has_died_too_often():
-            raise LaunchError(f"{len(self._deaths)} deaths in {WINDOW:.0f} s, giving up (log: {self._log('triton')})")
+            deaths = f"{len(self._deaths)} deaths in {WINDOW:.0f} s"
+            raise LaunchError(f"{deaths}, giving up; the last: {why} (log: {self._log('triton')})")
         if pause:
             logs.say(f"{len(self._deaths)} deaths in ten minutes: the next start is in {pause:.0f} s")
         until = time.monotonic() + pause

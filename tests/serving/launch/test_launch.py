@@ -89,7 +89,8 @@ def test_a_value_that_is_none_ends_with_argparses_line(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as caught:
         parse(["--step-ms", "fast"])
     assert caught.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith("argument --step-ms: invalid float value: 'fast'")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("--step-ms: invalid float value: 'fast'; --help lists the options")
 
 
 def test_every_option_reaches_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +171,12 @@ def test_the_line_of_tritons_log_that_matters(tmp_path: Path) -> None:
     assert error_line(log, 1) == "contract.errors.EngineDirectoryError: rebuild it"
     log.write_text("I1 fine\nE2 bind: address in use\n")
     assert error_line(log, 1) == "E2 bind: address in use"
+    log.write_text('E1 x.cc:692] "ERROR: Failed to create instance: a.BadError: too large\\n\\nAt:\\n  /x.py(3)"\n')
+    assert error_line(log, 1) == "a.BadError: too large", "Triton writes a traceback into one line"
     log.write_text("")
     assert error_line(log, 1) == "it ended without a message"
+    for sign in ("terminate called\n  what():  std::bad_alloc\n", "MemoryError: <EMPTY MESSAGE>\n"):
+        log.write_text(sign)
+        assert error_line(log, -6).startswith("there is not enough memory")
     log.write_text("E1 Failed to initialize NVML\nI1 terminate called\n")
     assert error_line(log, -11) == "tritonserver was ended by SIGSEGV"

@@ -1,0 +1,124 @@
+"""What a machine may lack: one line that says so, and no hang; what it may do without: the server serves.
+
+Full and read-only file systems are mounted in a namespace of their own, which takes root; without it those are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from loadtest.bench.process import free_ports
+from serving.launch import health
+from tests.conftest import ROOT, Server
+from tests.triton.calls import ask
+from tests.triton.processes import alive, family
+
+pytestmark = pytest.mark.triton
+
+
+def may_mount() -> bool:
+    probe = ["unshare", "--mount", "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/mnt"]
+    return bool(shutil.which("unshare")) and not subprocess.run(probe, capture_output=True, check=False).returncode
+
+
+needs_mounts = pytest.mark.skipif(not may_mount(), reason="may not mount a file system here")
+
+
+def inside(script: str) -> list[str]:
+    """The beginning of a command line: what follows runs after ``script``, in a mount namespace of its own."""
+    return ["unshare", "--mount", "bash", "-c", f'{script} && exec "$@"', "bash"]
+
+
+def started(log: Path, under: list[str], environment: Mapping[str, str], *arguments: str) -> Server:
+    ports = free_ports(4)
+    names = ("http", "grpc", "metrics", "gateway")
+    flags = [f"--{name}-port={port}" for name, port in zip(names, ports, strict=True)]
+    command = [*under, sys.executable, "-m", "serving", "--runtime=simulated", "--drain=1", *flags, *arguments]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, env=dict(environment), stdout=file, stderr=file, text=True)
+    return Server(process, *ports, log)
+
+
+def last_line(log: Path, under: list[str], *arguments: str, **more: str) -> str:
+    """Of a server that must end by itself."""
+    server = started(log, under, os.environ | more, *arguments)
+    try:
+        assert server.process.wait(90) == 1, log.read_text()
+    finally:
+        server.process.kill()
+    assert "Traceback" not in log.read_text()
+    return log.read_text().splitlines()[-1]
+
+
+READ_ONLY = f"mount --bind {ROOT} {ROOT} && mount -o remount,ro,bind {ROOT} && cd {ROOT}"
+
+
+@needs_mounts
+@pytest.mark.parametrize(
+    ("script", "line"),
+    [
+        ("mount -t tmpfs -o size=64k tmpfs /dev/shm", "serve: Triton did not start: /dev/shm is full or too small: "),
+        ("mkdir -p /mnt/run && mount -t tmpfs -o size=16k tmpfs /mnt && export XDG_RUNTIME_DIR=/mnt",
+         "serve: Triton did not start: a disk is full: make room where the run directory "),
+        (READ_ONLY, f"serve: {ROOT}/.run"),
+    ],
+    ids=["no shared memory", "no disk", "read-only checkout"],
+)  # fmt: skip
+def test_a_machine_that_lacks_something_is_one_line(script: str, line: str, tmp_path: Path, server: Server) -> None:
+    assert last_line(tmp_path / "log", inside(script)).startswith(line)
+
+
+def test_a_host_name_that_nobody_knows_is_one_line(tmp_path: Path) -> None:
+    assert last_line(tmp_path / "log", [], "--host=no.such.host.invalid").startswith(
+        "serve: HOST=no.such.host.invalid cannot be used ("
+    )
+
+
+@pytest.mark.parametrize("name", ["http", "grpc", "metrics", "gateway"])
+def test_a_taken_port_is_one_line(name: str, tmp_path: Path, server: Server) -> None:
+    taken = dict(zip(("http", "grpc", "metrics", "gateway"), server.ports, strict=True))[name]
+    line = last_line(tmp_path / "log", [], f"--{name}-port={taken}")
+    assert line.startswith(f"serve: port taken: {name.upper()}_PORT={taken}; ")
+
+
+BARE = {"PATH": "/usr/bin:/bin"}  # no HOME, no locale, no TMPDIR
+POOR = BARE | {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "LC_ALL": "POSIX", "PYTHONIOENCODING": "ascii"}
+
+
+@pytest.mark.parametrize(
+    ("under", "environment", "hosts"),
+    [
+        ([], BARE, ()),
+        (["bash", "-c", 'umask 000; exec "$@" > /dev/full', "bash"], POOR, ()),
+        ([], dict(os.environ), ("--host=::1",)),
+        (inside("mount -t tmpfs -o size=64m tmpfs /dev/shm"), dict(os.environ), ()),
+    ],
+    ids=["no environment", "a poor one, and a full terminal", "the gateway on IPv6", "docker's 64 MB of shared memory"],
+)  # fmt: skip
+def test_it_serves_without(
+    under: list[str], environment: dict[str, str], hosts: tuple[str, ...], tmp_path: Path, server: Server
+) -> None:
+    if "unshare" in under and not may_mount():
+        pytest.skip("may not mount a file system here")
+    own = started(tmp_path / "log", under, environment, *hosts)
+    try:
+        own.wait_for(lambda: is_up(own, "[::1]" if hosts else "127.0.0.1"), 120)
+        answer = ask(own.grpc, text_input="Hi", max_tokens=8)
+        assert answer.completion_tokens == 8, answer.error
+        processes = family(own)
+    finally:
+        own.process.terminate()
+        own.process.wait(30)
+    assert not alive(processes)
+
+
+def is_up(server: Server, host: str) -> bool:
+    assert server.process.poll() is None, server.log.read_text()
+    return health.answers(f"http://{host}:{server.gateway_port}/health/ready")
