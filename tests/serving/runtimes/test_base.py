@@ -18,9 +18,9 @@ def test_runtimes_list_known_capabilities_only() -> None:
     assert listed <= CAPABILITIES
 
 
-def test_the_cpu_engine_and_vllm_honour_everything_but_adapters(tmp_path: Path) -> None:
+def test_what_the_cpu_engine_and_vllm_lack(tmp_path: Path) -> None:
     assert CAPABILITIES - {"lora"} == openvino.HONOURED
-    assert vllm.capabilities(engine(tmp_path)) == CAPABILITIES - {"lora"}
+    assert vllm.capabilities(engine(tmp_path)) == CAPABILITIES - {"lora", "guided_decoding_complete"}
 
 
 def test_every_setting_is_honoured_by_some_runtime() -> None:
