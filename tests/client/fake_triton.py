@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
@@ -23,6 +21,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from contract.replica import HEADER
+from tests.client.fake_metrics import MetricsServer, metrics_handler
 
 LISTS = (
     "stop_words",
@@ -58,16 +57,6 @@ def decode(request: Any) -> dict[str, Any]:
     return out
 
 
-class MetricsServer(ThreadingHTTPServer):
-    """A client that left is nothing to report: two threads that print tracebacks at once have crashed pytest."""
-
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
 @dataclass
 class Live:
     """A running request: ``stopped`` is set by a stop request with its id."""
@@ -99,7 +88,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def start(self) -> FakeTriton:
         self._thread.start()
         assert self._started.wait(10)
-        self._http = MetricsServer(("127.0.0.1", 0), _metrics_handler(self))
+        self._http = MetricsServer(("127.0.0.1", 0), metrics_handler(self))
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
@@ -305,29 +294,3 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         add("prompt_ranks", "INT32", struct.pack(f"<{len(some)}i", *[2 for _ in some]), len(some))
         raw = json.dumps([[[i + 1 - k, -0.5 - k] for k in range(top)] for i in some]).encode()
         add("prompt_top_log_probs", "BYTES", struct.pack("<I", len(raw)) + raw)
-
-
-def _metrics_handler(fake: FakeTriton) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = (
-                "# HELP vllm:num_requests_running Sequences being decoded\n# TYPE vllm:num_requests_running gauge\n"
-                f'vllm:num_requests_running{{model="engine"}} {len(fake.live)}\n'
-                f"# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting {fake.waiting}\n"
-                f"# TYPE qwen_honours_cache_salt gauge\nqwen_honours_cache_salt {fake.salted}\n"
-                f"# TYPE qwen_max_streams gauge\nqwen_max_streams {fake.places}\n"
-                "# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc 0.25\n"
-                "# TYPE qwen_slots_total gauge\nqwen_slots_total 256\n"
-                "# TYPE qwen_streams_finished_total counter\n"
-                f'qwen_streams_finished_total{{reason="stop"}} {fake.finished_total}\n'
-                "# TYPE nv_inference_count counter\nnv_inference_count 5\n"
-            ).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    return Handler

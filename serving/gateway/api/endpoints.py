@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 from client.errors import ClientError
 from serving.gateway.api import http, stored
 from serving.gateway.core import translate
-from serving.gateway.core.answer import Answer, AnswerTimes
+from serving.gateway.core.answer import Answer
+from serving.gateway.core.answer_context import AnswerTimes
 from serving.gateway.core.auth import Key
 from serving.gateway.core.bodies import HeldBody
 from serving.gateway.core.errors import from_library

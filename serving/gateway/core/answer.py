@@ -11,51 +11,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import grpc
 
 from client import kserve
-from client.channels import Channels
 from client.errors import ClientError, StreamCut
 from client.grpc_aio import AioChannel
 from client.sequences import ONE_SEQUENCE, breaks_off, unresumed
 from contract.packed import SequenceOutput
-from serving.gateway.core.choices import ChoiceState, TokenText
-from serving.gateway.core.metrics import GatewayMetrics
+from serving.gateway.core.answer_context import AnswerContext, AnswerTimes
+from serving.gateway.core.choices import ChoiceState
 from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.plan import BYTES_PER_TOKEN, GenerationPlan, prompt_estimate
 from serving.gateway.core.render.base import KEEP_ALIVE, BodyRenderer, StreamRenderer, Usage
-from serving.gateway.core.share.scheduler import FairScheduler
 from serving.gateway.core.share.turn import EngineTurn, Work
 from serving.gateway.core.writer import Gone, Writer
 
 log = logging.getLogger("serving.gateway")
 SCORE_BYTES = 8  # of JSON and Python objects for each byte that says something of a prompt
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerContext:
-    """What an answer needs from its worker process."""
-
-    channels: Channels[AioChannel]
-    metrics: GatewayMetrics
-    token_text: TokenText
-    request_seconds: float
-    scheduler: FairScheduler
-
-
-@dataclass(slots=True)
-class AnswerTimes:
-    """Monotonic seconds."""
-
-    arrived: float
-    read: float = 0.0
-    sent: float = 0.0  # to the engine
-    first: float = 0.0
-    chunk: float = field(default_factory=time.monotonic)  # the engine's latest message
 
 
 class Answer:

@@ -23,7 +23,8 @@ from contract import engine_dir
 from contract.errors import EngineDirectoryError
 from contract.heartbeat import Pulse, launcher_path
 from serving.gateway.core import auth, tritons
-from serving.gateway.core.answer import Answer, AnswerContext
+from serving.gateway.core.answer import Answer
+from serving.gateway.core.answer_context import AnswerContext
 from serving.gateway.core.bodies import BODIES, BodyMemory
 from serving.gateway.core.metrics import GatewayMetrics
 from serving.gateway.core.response_store import ResponseStore

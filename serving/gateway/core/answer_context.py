@@ -1,0 +1,34 @@
+"""What an answer is given by its worker process, and when it got how far."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from client.channels import Channels
+from client.grpc_aio import AioChannel
+from serving.gateway.core.choices import TokenText
+from serving.gateway.core.metrics import GatewayMetrics
+from serving.gateway.core.share.scheduler import FairScheduler
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerContext:
+    """What an answer needs from its worker process."""
+
+    channels: Channels[AioChannel]
+    metrics: GatewayMetrics
+    token_text: TokenText
+    request_seconds: float
+    scheduler: FairScheduler
+
+
+@dataclass(slots=True)
+class AnswerTimes:
+    """Monotonic seconds."""
+
+    arrived: float
+    read: float = 0.0
+    sent: float = 0.0  # to the engine
+    first: float = 0.0
+    chunk: float = field(default_factory=time.monotonic)  # the engine's latest message
