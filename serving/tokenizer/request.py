@@ -154,7 +154,7 @@ def _guide(inputs: Inputs) -> Guide | None:
 def _check_complete(inputs: Inputs, guide: Guide | None) -> None:
     """What would take the answer past its end, or forbid a token that the end needs."""
     if guide is None:
-        problem = "true needs a guide: send guided_decoding_guide (OpenAI API: response_format, tools)"
+        problem = "true needs a guide; send guided_decoding_guide, or leave this out"
         raise InvalidRequest("guided_decoding_complete", problem)
     for name in ("ignore_eos", "min_tokens", "bad_words"):
         if inputs.value(BY_NAME[name]) != BY_NAME[name].default:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from contract.errors import CODES, ClientError, ConnectError, ServingError
 from serving.gateway.schema.errors import ApiError
+
+_TENSOR = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")  # the names that could be a tensor's; none is a word
 
 
 def from_library(error: ClientError, renamed: Mapping[str, str], retry_after: int, outage: str = "") -> ApiError:
@@ -18,6 +21,7 @@ def from_library(error: ClientError, renamed: Mapping[str, str], retry_after: in
         first = error.field
         param = renamed.get(first, first)
         message = param + message.removeprefix(first) if message.startswith(first) else message
+        message = _TENSOR.sub(lambda name: renamed.get(name[0], "") or name[0], message)
     if isinstance(error, ConnectError):
         message = f"engine: {outage or 'Triton does not answer'}; try again in a few seconds"
     wait = retry_after if row.http in (429, 503) else None

@@ -190,8 +190,8 @@ def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[]
     if isinstance(choice, AllowedChoice):
         allowed = [_known(tools, named.function.name) for named in choice.allowed_tools.tools]
         tools, choice = [tool for tool in tools if tool in allowed], choice.allowed_tools.mode
-    if choice == "none":
-        return options, None, ""
+    if choice == "none":  # a client that always asks for whole calls gets text without any
+        return replace(options, guide_complete=options.guide_complete and bool(options.guide)), None, ""
     options = replace(options, tools=tuple(tool.model_dump(exclude_none=True) for tool in tools))
     one = request.parallel_tool_calls is False
     if choice in (None, "auto"):

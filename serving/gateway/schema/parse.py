@@ -62,7 +62,8 @@ def _first(error: ValidationError) -> ApiError:
         return bad_request(path, f"{_shown(value)} is not supported: {why}{hint}, or send functions", "unsupported")
     if value in _MEDIA and path.endswith(".type"):
         return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
-    return bad_request(path, f"{_shown(value)} is wrong: {first['msg'].removeprefix('Input ')}")
+    problem = first["msg"].removeprefix("Input ").partition(" after validation")[0]
+    return bad_request(path, f"{_shown(value)} is wrong: {problem[:1].lower()}{problem[1:]}")
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
@@ -77,5 +78,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value if not isinstance(value, str) else value[:100])
+    """As JSON writes it, where Python has another word; of a text its beginning."""
+    words = "null" if value is None else str(value).lower() if isinstance(value, bool) else ""
+    text = words or repr(value if not isinstance(value, str) else value[:100])
     return text if len(text) <= 60 else text[:59] + "…"

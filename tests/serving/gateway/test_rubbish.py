@@ -64,7 +64,7 @@ def test_a_text_too_long_to_tokenize_beside_streams(web: httpx.Client) -> None:
         ),
         ({"max_tokens": "10"}, "max_tokens", "'10'"),
         ({"max_tokens": 1.5}, "max_tokens", "1.5"),
-        ({"max_tokens": True}, "max_tokens", "True"),
+        ({"max_tokens": True}, "max_tokens", "true"),
         ({"max_tokens": 2**40}, "max_tokens", "INT32"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "max_completion_tokens"),
         ({"temperature": "hot"}, "temperature", "'hot'"),
