@@ -49,9 +49,12 @@ class Running:
         assert self.process.wait(60) == 0, self.log.read_text()
 
     def wait_for(self, words: str, count: int = 1) -> None:
-        deadline = time.monotonic() + 120
-        while self.log.read_text().count(words) < count:
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
+        """For 120 s since the cluster's latest line: replicas of a busy machine start one after the other."""
+        size, deadline = 0, 0.0
+        while (log := self.log.read_text()).count(words) < count:
+            if len(log) > size or not deadline:
+                size, deadline = len(log), time.monotonic() + 120
+            assert self.process.poll() is None and time.monotonic() < deadline, log
             time.sleep(0.1)
 
     @property
