@@ -48,6 +48,7 @@ FP8_HEAD = {  # as a compressed-tensors checkpoint says it; the output layer in 
     },
 }  # fmt: skip
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": None, "ignore": ["lm_head"]}
+MANY_GRAPHS = [1, 2, 4, *range(8, 257, 8), *range(272, 513, 16), *range(544, 1025, 32), *range(1088, 2049, 64)]
 FEW_GRAPHS = [1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256]
 
 
@@ -74,6 +75,13 @@ VARIANTS = {
     "static-head-cublas": Variant("both", {"linear_backend": "torch"}, precision="fp8", head=True),
     "static-kv": Variant("half the KV traffic, calibrated", precision="fp8", kv="fp8"),
     "static-no-async": Variant("a request waits one step less", {"async_scheduling": False}, precision="fp8"),
+    "static-graphs": Variant(
+        "mixed steps of more than 512 tokens as graphs", {"cudagraph_capture_sizes": MANY_GRAPHS}, precision="fp8"
+    ),
+    "static-full": Variant(
+        "the same, attention in the graph too",
+        {"compilation_config": {"cudagraph_mode": "FULL", "cudagraph_capture_sizes": MANY_GRAPHS}}, precision="fp8",
+    ),
     "static-steps-4k": Variant("prefill in fewer steps", {"max_num_batched_tokens": 4096}, precision="fp8"),
     "marlin": Variant("weight-only FP8: all cores read weights, no activation scales", {"linear_backend": "marlin"}),
     "marlin-head": Variant("the same, output layer in FP8", {"linear_backend": "marlin"}, quantization=FP8_HEAD),
