@@ -93,8 +93,23 @@ class Choice(BaseModel):
 
 
 class NoThinking(BaseModel):
+    """``adaptive`` leaves it to the model how much it thinks, and this one does not."""
+
     model_config = ConfigDict(strict=True, extra="forbid")
-    type: Literal["disabled"]
+    type: Literal["disabled", "adaptive"]
+    display: str | None = None
+
+
+class ClearThinking(BaseModel):
+    """Changes nothing: no thoughts of earlier turns reach the model."""
+
+    model_config = _LOOSE
+    type: Literal["clear_thinking_20251015"]
+
+
+class ContextManagement(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    edits: list[ClearThinking] | None = None
 
 
 class OutputFormat(BaseModel):
@@ -106,6 +121,7 @@ class OutputFormat(BaseModel):
 class OutputConfig(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     format: OutputFormat | None = None
+    effort: Literal["high"] | None = None  # Anthropic's default
 
 
 _NO_SUCH_FEATURE = "this server has no such feature"
@@ -113,7 +129,6 @@ _FIXED: dict[str, Fixed] = {
     "service_tier": Fixed(("auto", "standard_only"), False, False, "there is one tier"),
     "cache_control": Fixed(({"type": "ephemeral"},), False, False, "the prefix cache needs no hint"),
     "container": Fixed((), False, False, _NO_SUCH_FEATURE),
-    "context_management": Fixed((), False, False, _NO_SUCH_FEATURE),
     "mcp_servers": Fixed((), False, False, "this server runs no tools"),
     "max_completion_tokens": Fixed((), False, False, "here it is called max_tokens"),
 }
@@ -130,8 +145,9 @@ class CountRequest(Shared):
     system: str | list[TextBlock] | None = note("goes in front of messages")
     tools: list[CustomTool] | None = note("functions; tools that would run here are refused")
     tool_choice: Choice | None = note("`any` and `tool` need an engine with guided decoding")
-    thinking: NoThinking | None = note("only `disabled`: Qwen2.5 has no separate reasoning")
-    output_config: OutputConfig | None = note("`format`, enforced or refused")
+    thinking: NoThinking | None = note("`disabled` or `adaptive`: Qwen2.5 has no separate reasoning")
+    output_config: OutputConfig | None = note("`format`, enforced or refused; `effort` only `high`, the default")
+    context_management: ContextManagement | None = note("only what clears thinking, of which there is none")
 
 
 class MessagesRequest(CountRequest):
@@ -152,8 +168,8 @@ def as_chat(request: CountRequest) -> ChatRequest:
     same = {name: getattr(request, name) for name in Shared.model_fields}
     stops = getattr(request, "stop_sequences", None)
     found = [message for at, turn in enumerate(request.messages) for message in _messages(at, turn)]
-    if request.system:
-        found.insert(0, Message(role="system", content=_joined(request.system)))
+    if system := _system(request.system or ""):
+        found.insert(0, Message(role="system", content=system))
     goes_on = bool(found) and found[-1].role == "assistant" and not found[-1].tool_calls
     if goes_on and not found[-1].content:
         goes_on = not found.pop()
@@ -193,6 +209,17 @@ def _messages(at: int, turn: ChatTurn) -> list[Message]:
     if text or calls or not results:
         found.append(Message(role=turn.role, content=text, tool_calls=calls or None))
     return found
+
+
+_BILLING = "x-anthropic-billing-header:"
+
+
+def _system(content: str | list[TextBlock]) -> str:
+    """Without Claude Code's note to Anthropic's billing, which differs by conversation: in front of everything else, it
+    would leave the prefix cache nothing to find."""
+    if isinstance(content, list):
+        content = [block for block in content if not block.text.startswith(_BILLING)]
+    return _joined(content)
 
 
 def _joined(content: str | list[TextBlock]) -> str:

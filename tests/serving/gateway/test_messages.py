@@ -10,6 +10,9 @@ import anthropic
 import httpx
 import pytest
 
+from contract import context
+from contract.engine_dir import EngineLimits
+from contract.errors import ContextTooLong
 from serving.gateway.core.choices import ChoiceState, ChoiceUpdate
 from serving.gateway.core.render.messages import Blocks
 from tests.client.fake_triton import FakeTriton
@@ -130,6 +133,53 @@ def test_errors_have_anthropics_shape(sdk: anthropic.Anthropic, web: httpx.Clien
         sdk.messages.stream(model="qwen", max_tokens=50, messages=user("MID internal_error boom")) as stream,
     ):
         stream.until_done()
+
+
+CLAUDE_CODE: dict[str, Any] = {  # a turn of Claude Code 2.1.332, shortened
+    "model": "qwen", "max_tokens": 32000, "stream": False, "metadata": {"user_id": "{}"},
+    "system": [
+        {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.332.bf1; cc_entrypoint=sdk-cli;"},
+        {"type": "text", "text": "You run commands.", "cache_control": {"type": "ephemeral"}},
+    ],
+    "tools": [{"name": "Bash", "description": "d", "input_schema": {"type": "object"}}], "messages": user("SAY x"),
+    "thinking": {"type": "adaptive", "display": "omitted"}, "output_config": {"effort": "high"},
+    "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+}  # fmt: skip
+
+
+def test_claude_code_is_answered(web: httpx.Client, fake: FakeTriton) -> None:
+    answer = web.post("/v1/messages?beta=true", json=CLAUDE_CODE).json()
+    assert answer["content"] == [{"type": "text", "text": "x"}]
+    assert json.loads(fake.requests[0]["messages"])[0] == {"role": "system", "content": "You run commands."}
+
+
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
+        ({"output_config": {"effort": "low"}}, "output_config.effort"),
+        ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "context_management.edits[0].type"),
+    ],
+)
+def test_what_claude_code_could_ask_beyond_is_refused_by_name(
+    web: httpx.Client, field: dict[str, Any], named: str
+) -> None:
+    message = web.post("/v1/messages", json=CLAUDE_CODE | field).json()["error"]["message"]
+    assert message.startswith(named)
+
+
+def test_a_context_that_is_too_short_is_said_in_anthropics_words(web: httpx.Client) -> None:
+    """Claude Code takes the numbers out of them and asks again for less, or compacts."""
+    limits = EngineLimits(max_seq_len=100, max_input_len=90)
+    for prompt, words in (
+        (20, "input length and `max_tokens` exceed context limit: 20 + 200 > 100, decrease input length or "),
+        (95, "prompt is too long: 95 tokens > 90 maximum"),
+    ):
+        with pytest.raises(ContextTooLong) as caught:
+            context.room(limits, "messages", prompt, 200)
+        said = f"ERR {ContextTooLong.code} {caught.value}"
+        error = web.post("/v1/messages", json={"max_tokens": 200, "messages": user(said)}).json()["error"]
+        assert error["type"] == "invalid_request_error" and error["message"].startswith(words)
 
 
 def test_count_tokens_names_errors_too(web: httpx.Client) -> None:

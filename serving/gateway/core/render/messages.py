@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 
 import orjson
 
+from contract.errors import ContextTooLong
 from serving.gateway.core.call_object import CallStart
 from serving.gateway.core.choices import ChoiceUpdate
 from serving.gateway.core.plan import GenerationPlan
@@ -30,8 +32,26 @@ def usage(used: Usage) -> JsonObject:
     }  # fmt: skip
 
 
+# contract/context.py's sentences in Anthropic's words: agents read the numbers in them, then ask for less or compact
+_IN_ITS_WORDS = (
+    (
+        re.compile(r"max_tokens: (\d+) with a prompt of (\d+) tokens exceeds the context of (\d+) tokens;.*"),
+        r"input length and `max_tokens` exceed context limit: \2 + \1 > \3, decrease input length or `max_tokens` and "
+        r"try again",
+    ),
+    (
+        re.compile(r"\w+: the prompt has (?:at least )?(\d+) tokens, .* a prompt may take (\d+);.*"),
+        r"prompt is too long: \1 tokens > \2 maximum",
+    ),
+)
+
+
 def _error(error: ApiError) -> JsonObject:
-    return {"type": "error", "error": {"type": _ERRORS.get(error.status, "api_error"), "message": error.message}}
+    message = error.message
+    if error.code == ContextTooLong.code:
+        for ours, its in _IN_ITS_WORDS:
+            message = ours.sub(its, message)
+    return {"type": "error", "error": {"type": _ERRORS.get(error.status, "api_error"), "message": message}}
 
 
 def error_body(error: ApiError) -> bytes:
