@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from build_engine import quantized
 from build_engine.architectures import architecture_of
 from contract.errors import BuildError
 from contract.model_shape import ModelShape
@@ -49,8 +50,8 @@ def read_config(directory: Path) -> dict[str, Any]:
         ModelShape.of(config)
     except ValueError as error:
         raise BuildError(f"{path}: {error}") from error
-    if config.get("quantization_config"):
-        raise BuildError(f"{path} is already quantized: pass the original BF16 checkpoint, this command quantizes it")
+    if found := quantized.of_directory(directory, config):
+        raise BuildError(quantized.refusal(found, directory, "openvino"))
     return dict(config)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from build_engine import quantized
 from build_engine.plan import profiles
 from build_engine.plan.fit import PRECISIONS, PlanRequest
 from build_engine.plan.model import DEFAULT_MODEL, load
 from build_engine.plan.planner import EnginePlan, plan
+from build_engine.quantized import Quantized
 from contract import gpus
 from contract.errors import BuildError
 from contract.model_shape import GIB
@@ -71,6 +73,18 @@ def of_arguments(args: argparse.Namespace) -> PlanRequest:
     return plan_request(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
+def for_checkpoint(request: PlanRequest, model: str) -> tuple[PlanRequest, Quantized | None]:
+    """The request for ``model``, whose precision is settled when it is quantized already, and how it is quantized.
+
+    Raises ``BuildError`` when the runtime cannot take it as it is."""
+    found = quantized.of_model(model)
+    if not found:
+        return request, None
+    if why := quantized.refusal(found, model, request.runtime, request.backend):
+        raise BuildError(why)
+    return dataclasses.replace(request, quantized=found.precision), found
+
+
 def gpu_present() -> gpus.Gpu:
     found = gpus.detect()
     if not found:
@@ -79,7 +93,8 @@ def gpu_present() -> gpus.Gpu:
 
 
 def run(args: argparse.Namespace) -> int:
-    result = plan(load(args.model), of_arguments(args))
+    request, _ = for_checkpoint(of_arguments(args), args.model)
+    result = plan(load(args.model), request)
     if args.json:
         print(json.dumps(as_json(result), indent=2))
     else:

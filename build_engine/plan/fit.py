@@ -32,10 +32,13 @@ class PlanRequest:
     tensor_parallel: int = 1
     speed: Speed = SPEEDS["balanced"]  # tensorrt_llm only
     memory_fraction: float = MEMORY_FRACTION
+    quantized: str = ""  # precision of a checkpoint that is quantized already: the only one there is
 
 
 def auto_precision(request: PlanRequest) -> str:
     """FP8 where the GPU has it, else INT8; TensorRT-LLM's PyTorch backend reads no INT8, so BF16 there."""
+    if request.quantized:
+        return request.quantized
     if request.gpu.has_fp8:
         return "fp8"
     if request.runtime == "vllm":
@@ -43,8 +46,10 @@ def auto_precision(request: PlanRequest) -> str:
     return "int8_sq" if request.backend == "engine" else "bf16"
 
 
-def precisions(runtime: str) -> tuple[str, ...]:
-    return VLLM_PRECISIONS if runtime == "vllm" else PRECISIONS
+def precisions(request: PlanRequest) -> tuple[str, ...]:
+    if request.quantized:
+        return (request.quantized,)
+    return VLLM_PRECISIONS if request.runtime == "vllm" else PRECISIONS
 
 
 def unsupported(shape: ModelShape, request: PlanRequest) -> str:
@@ -53,8 +58,9 @@ def unsupported(shape: ModelShape, request: PlanRequest) -> str:
     where = f"on {gpu.name} (SM{gpu.sm})"
     if gpu.sm < 80:
         return f"{gpu.name} is SM{gpu.sm}: BF16 needs SM80 or newer, and FP16 overflows on Qwen2.5"
-    if precision not in precisions(request.runtime):
-        return f"{request.runtime} precision {precision!r} is not one of auto, {', '.join(precisions(request.runtime))}"
+    if precision not in precisions(request):
+        what = "precision of this quantized checkpoint" if request.quantized else f"{request.runtime} precision"
+        return f"{what}: {precision!r} is not one of auto, {', '.join(precisions(request))}"
     if precision == "fp8" and not gpu.has_fp8:
         return f"fp8 cannot run {where}: it needs SM89 or newer"
     if precision.startswith("int8") and request.runtime == "tensorrt_llm":
@@ -133,7 +139,7 @@ def nearest(shape: ModelShape, request: PlanRequest) -> PlanRequest | None:
 
 
 def _alternatives(request: PlanRequest) -> Iterator[PlanRequest]:
-    kinds = [precision_of(replace(request, precision="auto")), *precisions(request.runtime)]
+    kinds = [precision_of(replace(request, precision="auto")), *precisions(request)]
     shorter = [p for p in reversed(PROFILES.values()) if p.max_seq_len < request.profile.max_seq_len]
     plain = replace(request, kv_dtype="auto")
     yield plain

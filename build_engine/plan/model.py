@@ -43,6 +43,20 @@ def load_config(model: str) -> dict[str, Any]:
     return _read(_fetch_config(model))
 
 
+def fetch_beside(model: str, name: str) -> Path | None:
+    """A small file of a hub repository; None when it is not there, or not to be had just now. The default model has
+    none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if model.lower() in SHIPPED:
+        return None
+    try:
+        return Path(hf_hub_download(model, name))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
+        return None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

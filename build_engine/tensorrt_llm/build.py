@@ -16,9 +16,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from build_engine import steps, tokenizer_files
+from build_engine import quantized, steps, tokenizer_files
 from build_engine.fetch import revision_of
-from build_engine.plan.cli import plan_request
+from build_engine.plan.cli import for_checkpoint, plan_request
 from build_engine.plan.fit import PRECISIONS as PLANNED
 from build_engine.plan.fit import PlanRequest, precision_of
 from build_engine.plan.model import load
@@ -35,6 +35,7 @@ from serving.host import container
 
 PRECISIONS = ("auto", *PLANNED)
 DEFAULT_CONTEXT = "chat"
+NO_GATE = "no accuracy gate without the original: make verify REFERENCE=<its BF16 checkpoint>"
 PATH_WORDS = ("mpt", "vila", "cnn_dailymail", "scienceqa")
 log = logging.getLogger(__name__)
 
@@ -69,12 +70,16 @@ def recipe_of(spec: BuildSpec) -> Recipe:
         profile=spec.profile,
     )
     refuse_path_words(spec, request)
+    request, found = for_checkpoint(request, spec.model)
+    if found:
+        given = {"precision": spec.precision, "calibration": spec.calibration}
+        quantized.require_nothing_left_to_quantize(found, given)
     planned = plan(load(spec.model), request)
     if planned.precision != "int8_sq" and (spec.alpha is not None or spec.alpha_sweep):
         raise BuildError(f"--alpha: it is SmoothQuant's, and {planned.precision} has none: leave ALPHA= out")
     if spec.calibration and not calibrates(planned):
         raise BuildError(f"--calibration: {planned.precision} is made without prompts: leave CALIBRATION= out")
-    return Recipe(spec, planned, in_container=container.inside())
+    return Recipe(spec, planned, in_container=container.inside(), quantized=found)
 
 
 def refuse_path_words(spec: BuildSpec, request: PlanRequest) -> None:
@@ -97,7 +102,8 @@ def dry_run_lines(recipe: Recipe) -> list[str]:
     lines = [] if recipe.in_container else ["# image", shlex.join(container.image_command())]
     for step in recipe.steps:
         lines += [f"# {step.name}", step.shell()]
-    return [*lines, f"# {recipe.spec.out}/engine.json", "# accuracy gate", shlex.join(recipe.verify_argv())]
+    gate = [f"# {NO_GATE}"] if recipe.quantized else ["# accuracy gate", shlex.join(recipe.verify_argv())]
+    return [*lines, f"# {recipe.spec.out}/engine.json", *gate]
 
 
 def run(recipe: Recipe) -> None:
@@ -106,15 +112,18 @@ def run(recipe: Recipe) -> None:
     if not recipe.in_container:
         _image()
     commands = steps.run(recipe.steps)
-    out, verify = recipe.spec.out, recipe.verify_argv()
+    out, verify = recipe.spec.out, () if recipe.quantized else recipe.verify_argv()
     info = BuildInfo(
-        [*commands, shlex.join(verify)],
+        [*commands, *([shlex.join(verify)] if verify else [])],
         started.isoformat(timespec="seconds"),
         round(steps.seconds(recipe.steps), 1),
         platform.node(),
     )
     with staged(out) as directory:
         assemble(recipe, directory, info)
+    if not verify:
+        log.info("%s is complete; %s", out, NO_GATE)
+        return
     log.info("%s is complete; now the accuracy gate\n  %s", out, shlex.join(verify))
     if subprocess.run(verify, check=False).returncode:
         raise BuildError(f"{out} failed its accuracy gate (above): it is kept for inspection and will not be served")
@@ -137,10 +146,25 @@ def assemble(recipe: Recipe, directory: Path, info: BuildInfo) -> None:
     for path in sorted(recipe.artefact.resolve().iterdir()):
         if path.is_file() and path.name != steps.STAMP:
             link_or_copy(path, target / path.name)
+    if recipe.quantized:
+        _tell_kv_type(target, recipe.plan.kv_dtype)
     tokenizer_files.copy(recipe.model, directory)
     shutil.copyfile(recipe.shaped / "config.json", directory / "config.json")
     version = built_version(target) if recipe.backend == "engine" else pinned("tensorrt_llm")
     engine_dir.write(describe(recipe, directory, info, version), directory)
+
+
+def _tell_kv_type(checkpoint: Path, kv_dtype: str) -> None:
+    """Both descriptions of the quantization say what was asked for; the files in ``checkpoint`` are links."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    found = quantized.of_directory(checkpoint, config)
+    if not found:
+        raise BuildError(f"{checkpoint} is not quantized after all: download the checkpoint again")
+    written = {"config.json": config | {"quantization_config": found.config_for(kv_dtype)},
+               quantized.MODELOPT_FILE: found.modelopt_file(kv_dtype)}  # fmt: skip
+    for name, data in written.items():
+        (checkpoint / name).unlink(missing_ok=True)
+        tokenizer_files.dump(data, checkpoint / name)
 
 
 def built_version(directory: Path) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -13,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from build_engine import fetch
+from build_engine import fetch, quantized
 from build_engine.plan.cli import add_plan_arguments, of_arguments
-from build_engine.plan.model import load, load_config
+from build_engine.plan.model import load
 from build_engine.plan.planner import plan
 from build_engine.spec import BuildSpec
 from build_engine.tensorrt_llm.recipe import Recipe
@@ -104,7 +105,8 @@ def _disk(facts: Facts, recipe: Recipe, shape: ModelShape) -> Iterator[Finding]:
 
 def disk_need(recipe: Recipe, shape: ModelShape) -> int:
     """The fetched checkpoint, the quantized one and the engine; hard links make the engine directory free."""
-    fetched = 0 if Path(recipe.spec.model).is_dir() else shape.weight_bytes("bf16")
+    stored = recipe.plan.precision if recipe.quantized else "bf16"
+    fetched = 0 if Path(recipe.spec.model).is_dir() else shape.weight_bytes(stored)
     return int(1.1 * (fetched + 2 * shape.weight_bytes(recipe.plan.precision)))
 
 
@@ -118,7 +120,7 @@ def _memory(facts: Facts, recipe: Recipe, shape: ModelShape) -> Iterator[Finding
 
 def gpu_need(recipe: Recipe, shape: ModelShape) -> int:
     """FP8 calibration holds the BF16 model and activations; trtllm-build holds the weights once more for tuning."""
-    if recipe.plan.precision == "fp8":
+    if recipe.plan.precision == "fp8" and not recipe.quantized:
         return int(shape.weight_bytes("bf16") * 1.2) + 2 * GIB
     return int(shape.weight_bytes(recipe.plan.precision) * 1.3) + 2 * GIB
 
@@ -139,10 +141,16 @@ def _checkpoint(facts: Facts, recipe: Recipe) -> Iterator[Finding]:
         if wanted and revision and revision != wanted:
             text = f"{local} is revision {revision}, asked for {wanted}: leave REVISION= out or fetch that one"
             yield Finding("checkpoint", False, text)
-        elif load_config(recipe.spec.model).get("quantization_config"):
-            yield Finding("checkpoint", False, f"{local} is quantized already: pass the BF16 checkpoint")
+        elif why := refusal(recipe):
+            yield Finding("checkpoint", False, why)
         else:
             yield Finding("checkpoint", True, f"{local}{f' at {revision}' if revision else ''}")
+
+
+def refusal(recipe: Recipe) -> str:
+    if not recipe.quantized:
+        return ""
+    return quantized.refusal(recipe.quantized, recipe.spec.model, "tensorrt_llm", recipe.backend)
 
 
 def _version(facts: Facts) -> Iterator[Finding]:
@@ -229,7 +237,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.gpu and not gpus.detect():
         args.gpu = ASSUMED_GPU
         print(f"note   no GPU here: sizes are those of GPU={ASSUMED_GPU}")
-    planned = plan(load(args.model), of_arguments(args))
+    request, found = of_arguments(args), quantized.of_model(args.model)
+    if found and not quantized.refusal(found, args.model, "tensorrt_llm", args.backend):
+        request = dataclasses.replace(request, quantized=found.precision)
     spec = BuildSpec(args.model, args.precision, "tensorrt_llm", args.out, revision=args.revision or None)
-    require(Recipe(spec, planned, in_container=container.inside()))
+    require(Recipe(spec, plan(load(args.model), request), in_container=container.inside(), quantized=found))
     return 0

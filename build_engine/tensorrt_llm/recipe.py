@@ -8,6 +8,7 @@ from pathlib import Path
 
 from build_engine import steps
 from build_engine.plan.planner import EnginePlan
+from build_engine.quantized import Quantized
 from build_engine.spec import BuildSpec
 from build_engine.staging import sha256
 from build_engine.steps import Step
@@ -36,11 +37,13 @@ class Recipe:
 
     ``model`` is the original checkpoint (tokenizer, BF16 reference), ``shaped`` the same with YaRN where the context
     needs it, ``artefact`` the directory that will hold the runtime's files. Outputs of steps stay in ``work``, where
-    other builds find them again.
+    other builds find them again. A model that is ``quantized`` already is served as it is.
     """
 
-    def __init__(self, spec: BuildSpec, plan: EnginePlan, *, in_container: bool = False) -> None:
-        self.spec, self.plan, self.in_container = spec, plan, in_container
+    def __init__(
+        self, spec: BuildSpec, plan: EnginePlan, *, in_container: bool = False, quantized: Quantized | None = None
+    ) -> None:
+        self.spec, self.plan, self.in_container, self.quantized = spec, plan, in_container, quantized
         self.backend = plan.request.backend
         self.alpha = commands.SMOOTHQUANT_ALPHA if spec.alpha is None else spec.alpha
         self.work = spec.out.absolute().parent / ".build"
@@ -49,12 +52,12 @@ class Recipe:
         self.shaped = self._stretch() if plan.rope_scaling else self.model
         prompts = steps.directory(self.work, "calibration", str(self.model), fingerprint(spec.calibration))
         self.calibration = Calibration.under(prompts)
-        if calibrates(plan):
+        if calibrates(plan) and not quantized:
             self._write_calibration(prompts)
         if self.backend == "engine":
             self.artefact = self._build(self._convert())
         else:
-            self.artefact = self._fp8() if plan.precision == "fp8" else self.shaped
+            self.artefact = self._fp8() if plan.precision == "fp8" and not quantized else self.shaped
 
     def verify_argv(self) -> tuple[str, ...]:
         """The accuracy gate on the finished directory; it writes its result into ``engine.json``."""

@@ -18,8 +18,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from build_engine import quantized
 from build_engine.build import build as build_engine_directory
 from build_engine.calibration import evaluation
+from build_engine.plan.model import load_config
 from build_engine.source import locate
 from build_engine.spec import BuildSpec
 from build_engine.staging import cache_directory
@@ -131,7 +133,12 @@ def default_reference(engine: EngineInfo) -> Path:
         )
     out = cache_directory() / "references" / f"{engine.model.name}-fp32-{length}"
     spec = BuildSpec(source, "fp32", "openvino", out, context=length)
-    return build_engine_directory(spec) if name == "openvino" else locate(spec)
+    if name == "openvino":
+        return build_engine_directory(spec)
+    checkpoint = locate(spec)
+    if quantized.of_directory(checkpoint, load_config(str(checkpoint))):
+        raise BuildError(f"{engine.path} was made from a quantized checkpoint: pass --reference, its BF16 original")
+    return checkpoint
 
 
 def measure(

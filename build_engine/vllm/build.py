@@ -5,6 +5,8 @@
     fp8-dynamic   the checkpoint itself, which vLLM quantizes while it loads; activations are scaled while it serves
     int8   W8A8 as compressed-tensors, rounded, or by llm-compressor (SmoothQuant + GPTQ)
 
+A checkpoint that is already quantized is linked as it is, whatever vLLM reads (``build_engine.quantized``).
+
 No INT8 checkpoint serves both vLLM and TensorRT-LLM, but the FP8 one does (docs/tensorrt_llm_facts.md, "Quantized
 checkpoints").
 """
@@ -21,10 +23,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from build_engine import tokenizer_files
+from build_engine import quantized, tokenizer_files
 from build_engine.calibration import datasets
 from build_engine.fetch import revision_of
 from build_engine.plan.profiles import with_yarn
+from build_engine.quantized import Quantized
 from build_engine.source import locate, model_name
 from build_engine.spec import FP8_DYNAMIC, BuildSpec
 from build_engine.staging import build_info, file_infos, link_or_copy, need_space, staged
@@ -59,20 +62,22 @@ def build(spec: BuildSpec) -> Path:
         raise BuildError("--kv: vllm has no INT8 KV cache: KV=fp8, or leave KV= out")
     source = locate(spec)
     config = _config(source, spec.context)
+    found = quantized.of_directory(source, config)
     gpu = _gpu(spec)
-    precision = _precision(spec, gpu.sm if gpu else 0)
+    precision = _kept(spec, found, gpu) if found else _precision(spec, gpu.sm if gpu else 0)
     if spec.fp8_head and precision != "fp8":
         raise BuildError(f"--fp8-head: it is a part of PRECISION=fp8, this is {precision}: leave it out")
     with staged(spec.out) as directory:
-        quantization = _write(spec, source, directory, config, precision)
+        quantization = _write(spec, source, directory, config, found or precision)
         dump(config | quantization, directory / "config.json")
         for name, adapter in spec.lora:
             _copy_adapter(name, adapter, directory)
+        form = found.config["quant_method"] if found else BACKENDS[precision]
         info = EngineInfo(
             model=ModelInfo(
                 model_name(spec), spec.model, revision_of(source), bool(config.get("synthetic")), config["vocab_size"]
             ),
-            runtime=RuntimeInfo("vllm", pinned("vllm"), BACKENDS[precision], options=options(spec)),
+            runtime=RuntimeInfo("vllm", pinned("vllm"), form, options=options(spec)),
             precision=precision.removesuffix("-dynamic"),
             kv_dtype=spec.kv_dtype or "bf16",
             limits=limits(spec, config),
@@ -115,8 +120,6 @@ def _config(source: Path, context: int | None) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BuildError(f"{path} cannot be read ({error}): --model must be a Hugging Face checkpoint") from error
-    if config.get("quantization_config"):
-        raise BuildError(f"{path} is already quantized: pass the original BF16 checkpoint, this command quantizes it")
     if not isinstance(config.get("vocab_size"), int):
         raise BuildError(f"{path} has no vocab_size: --model must be a Hugging Face checkpoint")
     if context is None or context <= int(config["max_position_embeddings"]):
@@ -154,12 +157,29 @@ def _precision(spec: BuildSpec, sm: int) -> str:
     return spec.precision
 
 
+def _kept(spec: BuildSpec, found: Quantized, gpu: gpus.Gpu | None) -> str:
+    """The precision of a checkpoint that is served as it is."""
+    given = {"precision": spec.precision, "calibration": spec.calibration, "fp8-head": spec.fp8_head}
+    quantized.require_nothing_left_to_quantize(found, given)
+    if gpu and gpu.sm < found.sm:
+        raise BuildError(
+            f"--model: {spec.model} is {found.kind}, which needs compute capability {found.sm / 10}, this GPU has "
+            f"{gpu.sm / 10}: pass the original BF16 checkpoint"
+        )
+    return found.precision
+
+
 def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def _write(spec: BuildSpec, source: Path, directory: Path, config: dict[str, Any], precision: str) -> dict[str, Any]:
-    """Weights and tokenizer; returns what is added to ``config.json`` so that loaders recognize the format."""
+def _write(
+    spec: BuildSpec, source: Path, directory: Path, config: dict[str, Any], form: Quantized | str
+) -> dict[str, Any]:
+    """Weights and tokenizer; returns what is added to ``config.json`` so that loaders recognize the format.
+
+    ``form`` is how the source is quantized, or the precision to make of it."""
+    precision = form if isinstance(form, str) else ""
     size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
     if not size and (precision == "fp8" or not config.get("synthetic")):
         why = f"; without weights PRECISION={FP8_DYNAMIC} lets vLLM make them up" if config.get("synthetic") else ""
@@ -167,7 +187,10 @@ def _write(spec: BuildSpec, source: Path, directory: Path, config: dict[str, Any
     if precision in ("fp8", "int8"):
         need_space(spec.out, int(size * QUANTIZED))
     quantization: dict[str, Any] = {}
-    if precision == "fp8":
+    if isinstance(form, Quantized):
+        quantization = {"quantization_config": form.config_for(spec.kv_dtype or "bf16")}
+        _link(source, directory)
+    elif precision == "fp8":
         quantization = _calibrate(spec, source, directory, config)
     elif precision == "int8" and LLMCOMPRESSOR_PYTHON in os.environ:
         _compress(source, directory, _prompts(spec), os.environ[LLMCOMPRESSOR_PYTHON])

@@ -64,7 +64,8 @@ def test_shards_follow_the_index(tmp_path: Path) -> None:
         ({k: v for k, v in CONFIG.items() if k != "num_hidden_layers"}, "KeyError: 'num_hidden_layers'"),
         ({**CONFIG, "use_sliding_window": True}, "sliding-window"),
         ({**CONFIG, "hidden_act": "gelu"}, "only silu"),
-        ({**CONFIG, "quantization_config": {"quant_method": "awq"}}, "already quantized"),
+        ({**CONFIG, "quantization_config": {"quant_method": "awq", "bits": 4}}, r"already quantized \(AWQ, 4 bit\)"),
+        ({**CONFIG, "quantization_config": {"quant_method": "own"}}, "not known here .*'own'"),
     ],
 )
 def test_configs_that_are_refused(tmp_path: Path, config: Any, message: str) -> None:

@@ -36,7 +36,7 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm.config.lora.MaxLoRAR
 MAX_LOGPROBS = 20
 # With a KV cache in bytes the fraction decides nothing, but vLLM still refuses to start when less than it is free.
 NO_FRACTION = 0.02
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "bfloat16", "int8": "bfloat16"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "bfloat16", "int8": "bfloat16", "int4": "bfloat16"}
 
 
 def engine_args(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:

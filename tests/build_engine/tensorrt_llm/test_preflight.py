@@ -12,6 +12,7 @@ from build_engine.plan import profiles
 from build_engine.plan.fit import PlanRequest
 from build_engine.plan.model import DEFAULT_MODEL, load, load_config
 from build_engine.plan.planner import plan
+from build_engine.quantized import of_model
 from build_engine.spec import BuildSpec
 from build_engine.tensorrt_llm import preflight
 from build_engine.tensorrt_llm.preflight import Facts, disk_need, examine, runtimes
@@ -87,9 +88,11 @@ def test_checkpoint_faults(local):
     (local / "revision.txt").write_text("abc123\n")
     assert "is revision abc123" in faults(GOOD, job(local, revision="fff"))["checkpoint"]
     assert faults(GOOD, job(local, revision="abc123")) == {}
-    quantized = {**load_config(DEFAULT_MODEL), "quantization_config": {"quant_method": "gptq"}}
+    quantized = {**load_config(DEFAULT_MODEL), "quantization_config": {"quant_method": "gptq", "bits": 4}}
     (local / "config.json").write_text(json.dumps(quantized))
-    assert "quantized already" in faults(GOOD, job(local))["checkpoint"]
+    wish = job(local)
+    wish.quantized = of_model(str(local))
+    assert "already quantized (GPTQ, 4 bit)" in faults(GOOD, wish)["checkpoint"]
 
 
 def test_docker_answers_are_understood():
