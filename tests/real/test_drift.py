@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from build_engine.openvino.build import MODEL_FILE
 from contract.paths import ROOT
 from loadtest.prompts import corpus
-from serving.runtimes.openvino.model import cpu_flags, properties
+from serving.runtimes.openvino.settings import cpu_flags, properties
 from tests.real.conftest import Built
 
 pytestmark = pytest.mark.real

@@ -3,8 +3,8 @@ computed in the same step as the newest token.
 
 A draft decides nothing. The sequence's own sampler chooses every token from the model's logits, one after the other;
 the step brings more than one token when its choices are the drafts. So penalties, grammars, seeds and stop conditions
-hold as they do without drafts. A step of four rows costs a fifth more than one of a single row, whose time goes into
-reading weights and into OpenVINO's per-node work (docs/decisions.md).
+hold as they do without drafts. A step of four rows costs a tenth to a quarter more than one of a single row, whose time
+goes into reading weights and into OpenVINO's per-node work (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ DRAFTS = (
     3  # tokens proposed in a step: always as many, because OpenVINO prepares all its nodes anew for another row count
 )
 LONGEST = 3  # tokens looked for; then two, then one
-START, MEMORY = 0.3, 0.94  # of the running mean of drafts accepted per step
-PAYS = 0.1  # drafts accepted per step that pay for the rows
+HOPE, MEMORY = 0.2, 0.94  # the running mean of drafts accepted per step starts so far above their cost; its memory
+COST = 0.1  # of the rows that drafts need, as a share of a step without: what must be accepted per step
 TOO_PENALIZED = 1.1  # a repetition_penalty with which hardly a draft was accepted (docs/decisions.md)
 FIRST_PAUSE, LONGEST_PAUSE = 64, 1024  # steps without drafts after a mean below that
 
 
 class Drafter:
-    """Of one sequence. Counts alone decide when it pauses, so that a request repeats itself."""
+    """Of one sequence. Counts alone decide when it pauses, so that a request repeats itself. ``cost``: see ``COST``."""
 
-    def __init__(self) -> None:
+    def __init__(self, cost: float = COST) -> None:
+        self._cost = cost
         self._follower: dict[tuple[int, ...], int] = {}  # where the token after these stands, the latest one
         self._indexed = 0
-        self._mean = START
+        self._mean = self._start = cost + HOPE
         self._pause = FIRST_PAUSE
         self._left = 0  # steps of the pause
 
@@ -47,10 +48,10 @@ class Drafter:
     def learn(self, accepted: int) -> None:
         """How many of the last proposal's tokens were chosen."""
         self._mean = MEMORY * self._mean + (1 - MEMORY) * accepted
-        if self._mean < PAYS:
+        if self._mean < self._cost:
             self._left, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
-            self._mean = START
-        elif self._mean > START:
+            self._mean = self._start
+        elif self._mean > self._start:
             self._pause = FIRST_PAUSE
 
     def _index(self, tokens: Sequence[int]) -> None:

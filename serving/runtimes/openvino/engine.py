@@ -14,6 +14,7 @@ from contract.finish import FinishReason
 from contract.prompt_part import PromptPart
 from serving.runtimes.base import EngineRequest, RuntimeStats, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool
+from serving.runtimes.openvino.drafts import COST, Drafter
 from serving.runtimes.openvino.endings import Ending
 from serving.runtimes.openvino.sampling import GrammarError, GrammarState, SampledToken, Sampler
 from serving.runtimes.openvino.scheduler import ScheduledChunk, ScheduledSequence, Scheduler
@@ -29,7 +30,8 @@ class Model(Protocol):
 
 
 class Engine:
-    """``end_ids`` end a guided answer even when the request ignores them. ``drafts``: speculation for lone streams."""
+    """``end_ids`` end a guided answer even when the request ignores them. ``drafts``: speculation for lone streams, and
+    what a step with drafts costs (``drafts.COST``)."""
 
     def __init__(
         self,
@@ -40,7 +42,9 @@ class Engine:
         end_ids: frozenset[int] = frozenset(),
         step_tokens: int = STEP_TOKENS,
         drafts: bool = False,
+        draft_cost: float = COST,
     ) -> None:
+        self._draft_cost = draft_cost
         self._model = model
         self._pool = pool
         self._scheduler = Scheduler(pool, max_streams, step_tokens, drafts)
@@ -61,7 +65,11 @@ class Engine:
         to_score = len(prompt) - 1 if request.sampling.prompt_logprobs else 0
         resumed = [int(token) for token in request.resume_ids]
         sampler.resume(resumed)
-        self._scheduler.add(ScheduledSequence(request, sampler, self._arrivals, prompt + resumed, to_score=to_score))
+        self._scheduler.add(
+            ScheduledSequence(
+                request, sampler, self._arrivals, prompt + resumed, to_score=to_score, drafter=Drafter(self._draft_cost)
+            )
+        )
 
     def abort(self, sequence_id: int) -> SequenceDelta | None:
         """The sequence's last delta, or None when it has already ended."""

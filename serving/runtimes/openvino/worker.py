@@ -28,6 +28,7 @@ from contract.errors import InvalidRequest, to_wire
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
+from serving.runtimes.openvino.drafts import COST
 from serving.runtimes.openvino.endings import Ending
 from serving.runtimes.openvino.engine import GUIDE, Engine
 from serving.runtimes.openvino.guides import Grammars
@@ -63,11 +64,13 @@ class EngineWorker:
         self.limits = RuntimeLimits(
             context, min(engine.limits.max_input_len, context - 1), model.vocab_size, options.max_streams
         )
-        speculate = options.speculate and model.has_cheap_rows
+        speculate = options.speculate and model.draft_cost is not None
         for drafts in (False, speculate)[: 1 + speculate]:  # lone streams pause drafting where it does not pay
             warm_up(Engine(model, BlockPool(blocks), 2, context, drafts=drafts))
-        end_ids = self._grammars.end_ids
-        self._engine = Engine(model, BlockPool(blocks), options.max_streams, context, end_ids, drafts=speculate)
+        self._engine = Engine(
+            model, BlockPool(blocks), options.max_streams, context, self._grammars.end_ids,
+            drafts=speculate, draft_cost=model.draft_cost or COST,
+        )  # fmt: skip
 
     def run(self) -> None:
         """Step while there is work; return on ``close``."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
 import orjson
 import pytest
 
@@ -18,12 +17,9 @@ from contract.model_shape import ModelShape
 from contract.prompt_part import PromptPart, join
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, SequenceDelta
-from serving.runtimes.openvino import model as model_module
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.engine import Engine
-from serving.runtimes.openvino.model import PREFILL_ROWS, PagedModel
-from serving.runtimes.openvino.sampling import Sampler
-from serving.runtimes.openvino.scheduler import ScheduledChunk, ScheduledSequence
+from serving.runtimes.openvino.model import PagedModel
 from tests.oracle.numpy_decoder import NumpyDecoder
 
 SHAPE = ModelShape("s", 2, 128, 2, 1, 256, 1024, head_dim=64)
@@ -243,32 +239,6 @@ def test_exact_arithmetic_on_int8_weights_does_not_depend_on_company(
         )
 
     assert spread(exact) < 1e-4 < spread(rounded)
-
-
-def test_long_and_short_steps_share_one_kv_cache(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this CPU has no BF16")
-    one = load(checkpoint, tmp_path, "int8")
-    monkeypatch.setattr(model_module, "has_prefill_model", lambda *arguments: True)
-    two = load(checkpoint, tmp_path, "int8")
-
-    def logits(model: PagedModel, start: int, count: int) -> npt.NDArray[np.float32]:
-        tokens = list(range(5, 5 + start + count))
-        sequence = ScheduledSequence(greedy(0, tokens), Sampler(Sampling(1), tokens, None), 0, tokens, blocks=[0, 1])
-        return model.forward([ScheduledChunk(sequence, start, count)])[0].copy()
-
-    def alike(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
-        return float(np.corrcoef(a, b)[0, 1])
-
-    short = [logits(model, 0, PREFILL_ROWS - 1) for model in (one, two)]
-    assert np.array_equal(*short), "a short step is computed the same way with and without a second model"
-    long = [logits(model, 0, PREFILL_ROWS) for model in (one, two)]
-    assert not np.array_equal(*long) and alike(*long) > 0.99, "a long step is computed in BF16"
-    after = [logits(model, PREFILL_ROWS, 1) for model in (one, two)]
-    two.allocate(BLOCKS)  # an empty cache: what the step would answer if it did not see the long step's keys and values
-    assert alike(*after) > 0.99 > alike(after[1], logits(two, PREFILL_ROWS, 1)) + 0.005
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,111 @@
-"""How a model is compiled for each precision and CPU."""
+"""Several compiled models over one KV cache: each kind of step goes to the right one and sees what others wrote."""
 
 from __future__ import annotations
 
-from serving.runtimes.openvino.model import TWICE_BYTES, has_prefill_model, properties
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+import pytest
+
+from build_engine.openvino import build as openvino_build
+from build_engine.spec import BuildSpec
+from build_engine.synthetic import checkpoint as synthetic
+from contract.model_shape import ModelShape
+from contract.sampling import Sampling
+from serving.runtimes.base import EngineRequest
+from serving.runtimes.openvino import model as model_module
+from serving.runtimes.openvino.model import PagedModel, batch, prompt
+from serving.runtimes.openvino.sampling import Sampler
+from serving.runtimes.openvino.scheduler import ScheduledChunk, ScheduledSequence
+
+SHAPE = ModelShape("s", 2, 128, 2, 1, 256, 1024, head_dim=64)
+BLOCKS = 8
+LONG = 32  # rows
 
 
-def test_properties_are_explicit() -> None:
-    old, new = frozenset({"avx2"}), frozenset({"avx2", "avx_vnni"})
-    assert properties("fp32", ["FP32", "BF16"], new)["INFERENCE_PRECISION_HINT"] == "f32"
-    assert properties("fp32", ["BF16"], new)["KV_CACHE_PRECISION"] == "f32"
-    assert properties("bf16", ["FP32"], new)["KV_CACHE_PRECISION"] == "f16"
-    assert properties("bf16", ["BF16"], new)["INFERENCE_PRECISION_HINT"] == "bf16"
-    for capabilities in (["FP32"], ["FP32", "BF16"]):  # short steps take one path on every CPU with VNNI
-        short = properties("int8", capabilities, new)
-        assert (short["INFERENCE_PRECISION_HINT"], short["DYNAMIC_QUANTIZATION_GROUP_SIZE"]) == ("f32", 32)
-    long = properties("int8", ["FP32", "BF16"], new, prefill=True)
-    assert (long["INFERENCE_PRECISION_HINT"], long["DYNAMIC_QUANTIZATION_GROUP_SIZE"]) == ("bf16", 0)
-    int8 = properties("int8", ["FP32"], old, threads=3)
-    assert (int8["KV_CACHE_PRECISION"], int8["INFERENCE_NUM_THREADS"]) == ("u8", 3)
-    assert int8["DYNAMIC_QUANTIZATION_GROUP_SIZE"] == 0
-    assert properties("int8", ["FP32"], frozenset())["DYNAMIC_QUANTIZATION_GROUP_SIZE"] == 32, (
-        "unknown: the plugin asks"
-    )
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("engine")
+    synthetic.write(SHAPE, home / "m", seed=4)
+    return openvino_build.build(BuildSpec(str(home / "m"), "int8", "openvino", home / "int8"))
 
 
-def test_a_second_model_only_where_it_pays() -> None:
-    amx = frozenset({"avx512_vnni", "amx_bf16"})
-    assert has_prefill_model("int8", amx, TWICE_BYTES) and has_prefill_model("int4", amx, 1)
-    assert not has_prefill_model("int8", amx, TWICE_BYTES + 1)
-    assert not has_prefill_model("int8", frozenset({"avx512_bf16", "avx512_vnni"}), 1)
-    assert not has_prefill_model("fp32", amx, 1) and not has_prefill_model("bf16", amx, 1)
+def load(engine: Path) -> PagedModel:
+    model = PagedModel(engine / openvino_build.MODEL_FILE, "int8")
+    model.allocate(BLOCKS)
+    return model
+
+
+def chunk(start: int, count: int, blocks: tuple[int, ...] = (5, 2)) -> ScheduledChunk:
+    tokens = list(range(5, 5 + start + count))
+    request = EngineRequest(0, tokens, Sampling(1))
+    sequence = ScheduledSequence(request, Sampler(Sampling(1), tokens), 0, tokens, blocks=list(blocks))
+    return ScheduledChunk(sequence, start, count)
+
+
+def logits(model: PagedModel, start: int, count: int) -> npt.NDArray[np.float32]:
+    return model.forward([chunk(start, count)])[0].copy()
+
+
+def alike(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def test_a_lone_row_gives_the_same_bits_from_fixed_shapes(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = load(engine)
+    monkeypatch.setattr(model_module, "has_one_row_model", lambda *arguments: False)
+    free = load(engine)
+    for at in range(45):  # the first rows of a block, and past its end, over the same cache
+        assert np.array_equal(logits(fixed, at, 1), logits(free, at, 1)), at
+    assert np.array_equal(logits(fixed, 45, 9), logits(free, 45, 9)), "longer steps see the keys of lone rows"
+    assert np.array_equal(logits(fixed, 54, 1), logits(free, 54, 1)), "and the other way round"
+
+
+def test_two_lone_rows_are_no_lone_row(engine: Path) -> None:
+    model = load(engine)
+    for _ in range(2):
+        together = model.forward([chunk(0, 1, (0,)), chunk(0, 1, (1,))])
+        assert together.shape[0] == 2 and np.array_equal(together[0], together[1])
+        assert model.forward([chunk(1, 1, (0,))]).shape[0] == 1
+
+
+def test_the_timed_prompt_is_what_a_step_of_a_prompt_computes() -> None:
+    timed, real = prompt(40), batch([chunk(0, 40, (0, 1))])
+    assert timed.keys() == real.keys()
+    for name in timed.keys() - {"input_ids"}:
+        assert np.array_equal(timed[name], real[name]) and timed[name].dtype == real[name].dtype, name
+
+
+def test_long_and_short_steps_share_one_kv_cache(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no BF16")
+    one = load(engine)
+    monkeypatch.setattr(model_module, "has_long_model", lambda *arguments: True)
+    monkeypatch.setattr(model_module, "crossover", lambda *seconds: LONG)
+    two = load(engine)
+    short = [logits(model, 0, LONG - 1) for model in (one, two)]
+    assert np.array_equal(*short), "a short step is computed the same way with and without a second model"
+    long = [logits(model, 0, LONG) for model in (one, two)]
+    assert not np.array_equal(*long) and alike(*long) > 0.99, "a long step is computed in BF16"
+    after = [logits(model, LONG, 1) for model in (one, two)]
+    two.allocate(BLOCKS)  # an empty cache: what the step would answer if it did not see the long step's keys and values
+    assert alike(*after) > 0.99 > alike(after[1], logits(two, LONG, 1)) + 0.005
+
+
+def test_where_long_steps_begin_is_measured(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no BF16")
+    seen: list[dict[int, float]] = []
+
+    def never(*seconds: dict[int, float]) -> None:
+        seen.extend(seconds)
+
+    alone = logits(load(engine), 0, 64)
+    monkeypatch.setattr(model_module, "has_long_model", lambda *arguments: True)
+    monkeypatch.setattr(model_module, "crossover", never)
+    model = load(engine)
+    assert [sorted(seconds) for seconds in seen] == [[8, 16, 32, 64, 128]] * 2
+    assert all(0 < value < 10 for seconds in seen for value in seconds.values())
+    assert np.array_equal(logits(model, 0, 64), alone), "a second model that never pays is not used"
