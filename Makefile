@@ -158,8 +158,8 @@ setup-oracle: .venv-oracle/.ready
 	@$(ORACLE) -m pip install --quiet ".[server,oracle,dev]"
 	@touch $@
 
-test-oracle: setup-oracle  ## the CPU engine against transformers: exact FP32 tokens, bounded INT8 error (needs torch; minutes)
-	@$(ORACLE) -m pytest tests/oracle -m oracle -s --timeout=3600 $(ARGS)
+test-oracle: setup-oracle  ## what needs torch: the CPU engine against transformers (exact FP32 tokens, bounded INT8 error), FP8 checkpoints (minutes)
+	@$(ORACLE) -m pytest tests/oracle tests/build_engine/fp8 -m oracle -s --timeout=3600 $(ARGS)
 
 test-real: setup-dev setup-oracle  ## the default model on real text, and against transformers token by token (minutes)
 	@$(PY) -m pytest tests/real --timeout=1800 $(ARGS)
