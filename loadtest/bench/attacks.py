@@ -123,6 +123,15 @@ def gzip_bomb(doors: Doors) -> str:
     return _inference(doors, request, compression=grpc.Compression.Gzip)
 
 
+def many_texts(doors: Doors) -> str:
+    """Two million stop words in 10 MB."""
+    request = pb.ModelInferRequest(model_name="qwen", id="many-texts")
+    add_tensor(request, "text_input", "BYTES", ["Hi"])
+    words = request.inputs.add(name="stop_words", datatype="BYTES", shape=[1, 2_000_000])
+    request.raw_input_contents.append(b"\x01\x00\x00\x00a" * words.shape[1])
+    return _inference(doors, request)
+
+
 def hand_made_chunks(doors: Doors) -> str:
     request = pb.ModelInferRequest(model_name="detokenizer")
     add_tensor(request, "chunk", "INT32", [-1, 0, 0, 0, 0, 0, 0, 0, -12, 0, 0, 0])
@@ -245,7 +254,7 @@ ATTACKS: dict[str, Callable[[Doors], str]] = {
     each.__name__: each
     for each in (
         stop_words, equals_signs, blanks, dashes, many_messages, many_tools, slow_regex, wide_schema, gzip_bomb,
-        hand_made_chunks, hand_made_jobs, http_tools, http_messages, http_content_parts, http_logit_bias,
+        many_texts, hand_made_chunks, hand_made_jobs, http_tools, http_messages, http_content_parts, http_logit_bias,
         http_prompt_ids, http_unknown_fields, http_long_text, http_equals_signs, http_tokenize, http_half_sent,
         http_choices, http_long_repeat,
     )

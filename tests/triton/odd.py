@@ -130,6 +130,8 @@ ODD: dict[str, Odd] = {
     "a batch of 100,000": prompt((100_000, 1), text(*[b"a"] * 100_000)),
     "batches that differ": one("top_k", "INT32", (2, 1), int32(1, 1)),
     "two prompts in a row": prompt((1, 2), text(b"a", b"b")),
+    "two million stop words": one("stop_words", "BYTES", (1, 2_000_000), text(b"a") * 2_000_000),
+    "a prompt of 70 MB": prompt((1, 1), text(b"a" * 70_000_000)),
     "70,000 stop tokens": one("stop_token_ids", "INT32", (1, 70_000), int32(*range(70_000))),
     # values
     "temperature of NaN": one("temperature", "FP32", (1, 1), fp32(float("nan"))),
