@@ -85,7 +85,7 @@ serve: setup $(if $(TRITON_KEY_FILE)$(TRITON_TLS_CERT),setup-router)  ## start T
 	  $(if $(filter command,$(origin MODEL)),--model "$$MODEL") $(DOOR)
 
 chat: setup  ## talk to the running server in the terminal
-	@$(PY) -m client --address $(HOST):$(GRPC_PORT)
+	@$(PY) -m client --address $(if $(findstring :,$(HOST)),[$(HOST)],$(HOST)):$(GRPC_PORT)
 
 engine: setup  ## checkpoint to engine: MODEL=<dir|file.gguf|hub id|smollm2|synthetic> PRECISION=<int8|int4|bf16|fp32|fp8|…>
 	@$(PY) -m build_engine build --out "$${ENGINE:-engines/default}" $(BUILD_OPTIONS)

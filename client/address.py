@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from contract.authority import authority
+
 DEFAULT = "127.0.0.1:8001"
 
 
@@ -43,5 +45,4 @@ def parse(url: str, *, secure: bool = False) -> Address:
         return Address("openai", url.rstrip("/").removesuffix("/v1"), parts.scheme == "https")
     if port is None:
         raise ValueError(f"address {url!r}: the gRPC port is missing, for example {parts.hostname}:8001")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return Address("grpc", f"{host}:{port}", parts.scheme == "grpcs")
+    return Address("grpc", authority(parts.hostname, port), parts.scheme == "grpcs")

@@ -10,6 +10,8 @@ bad requests end in SIGSEGV (seen: 620 to 2,600; without the metadata none in 20
 
 from __future__ import annotations
 
+import re
+
 from contract.errors import (
     CODES,
     Cancelled,
@@ -34,9 +36,10 @@ _BY_HTTP = {
 }  # fmt: skip
 _TRITON_TEXTS = (  # in a stream, where Triton's own errors have no status
     ("unknown model", "model_not_found"), ("has no available versions", "model_not_found"),
-    ("is not healthy", "engine_unavailable"), ("exited unexpectedly", "engine_unavailable"),  # a model's process
     ("inference input", "invalid_request"), ("inputs but got", "invalid_request"), ("batch-size", "invalid_request"),
 )  # fmt: skip
+# "Stub process 'detokenizer_0_0' is not healthy.", also without the name, and whatever the status
+_STUB_ENDED = re.compile(r"Stub process (?:'(\w+?)_\d+_\d+' )?(?:is not healthy|exited unexpectedly)")
 _CONNECTION_TEXTS = (  # gRPC's, with status UNAVAILABLE; through a proxy a lost server is a reset stream, UNKNOWN
     "failed to connect", "connection refused", "connection reset", "socket closed", "connection timed out",
     "broken pipe", "name resolution", "dns resolution", "network is unreachable", "goaway", "transport closed",
@@ -60,7 +63,16 @@ def from_text(message: str) -> ClientError:
     """The exception for an ``error_message`` inside a stream."""
     text = plain(message)
     triton = next((word for part, word in _TRITON_TEXTS if part in text), "internal_error")
-    return from_wire(message) or answered(triton, text)
+    return from_wire(message) or _without_process(text) or answered(triton, text)
+
+
+def _without_process(text: str) -> ClientError | None:
+    """For Triton's word of a model process that hangs or has ended: what is happening, as the engine says it."""
+    stub = _STUB_ENDED.search(text)
+    if stub is None:
+        return None
+    process = f"the {stub[1]} process" if stub[1] else "a model process"
+    return answered("engine_unavailable", f"engine: {process} does not answer; the server restarts it, try again soon")
 
 
 def unreachable(address: str, why: str) -> ConnectError:
@@ -79,7 +91,7 @@ def from_grpc(status: str, details: str, address: str) -> ClientError:
         return Cancelled(message)
     if status == "DEADLINE_EXCEEDED":
         return RequestTimeout("total", 0.0)
-    if error := from_wire(details):
+    if error := from_wire(details) or _without_process(message):
         return error
     if status in ("UNAVAILABLE", "UNKNOWN", "INTERNAL") and any(sign in message.lower() for sign in _CONNECTION_TEXTS):
         return unreachable(address, message)

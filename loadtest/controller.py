@@ -69,8 +69,7 @@ class Controller:
         runner = environment.runner
         workers = [c.id for c in runner.clients.ready] if isinstance(runner, MasterRunner) else [None]
         epoch = time.time() + LEAD_S
-        host = self._plan.host.removeprefix("https://")
-        server = scrape.ServerSeries(f"http://{host}:{self._plan.metrics_port}/metrics")
+        server = scrape.ServerSeries(self._plan.url(self._plan.metrics_port, "/metrics"))
         self.run = Run(self._plan, self._target.facts, epoch, dict.fromkeys(range(len(workers))), server)
         self._running, self._finished = {}, Event()
         for index, client in enumerate(workers):

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
+from contract.authority import authority, bracketed
 from loadtest.arrivals import Arrivals, parse_arrivals, schedule
 from loadtest.errors import LoadtestError
 from loadtest.lengths import parse_length
@@ -64,6 +65,18 @@ class RunPlan:
     @cached_property
     def limits(self) -> Slo:
         return parse_slo(self.slo)
+
+    @property
+    def secure(self) -> bool:
+        return self.host.startswith("https://")
+
+    @property
+    def name(self) -> str:
+        """The host alone; an IPv6 address without brackets."""
+        return self.host.removeprefix("https://")
+
+    def url(self, port: int, path: str, *, secure: bool = False) -> str:
+        return f"http{'s' * secure}://{authority(self.name, port)}{path}"
 
     @property
     def lanes(self) -> tuple[str, ...]:
@@ -162,7 +175,8 @@ def _positive(name: str, value: float) -> None:
 
 def _host(text: str) -> str:
     """``http://name:8000/`` → ``name``; ``https://name`` is kept, because it also means TLS."""
-    parts = urlsplit(text if "://" in text else f"//{text}")
+    bare = text if text.count(":") < 2 or "[" in text else bracketed(text)
+    parts = urlsplit(text if "://" in text else f"//{bare}")
     if not parts.hostname or parts.scheme not in ("", "http", "https"):
         raise LoadtestError(f"host: {text!r} is not a host name: write e.g. 127.0.0.1 or https://llm.example.org")
     return f"https://{parts.hostname}" if parts.scheme == "https" else parts.hostname

@@ -14,6 +14,7 @@ from typing import Any
 from tritonclient.grpc import service_pb2 as pb
 
 from client import credentials
+from contract.authority import authority
 from loadtest.errors import LoadtestError, TransportError
 from loadtest.plan import RunPlan
 from loadtest.transports.grpc_stream import Connections
@@ -51,9 +52,8 @@ def _check_out(directory: Path) -> None:
 
 
 def _check_grpc(plan: RunPlan, target: TargetFacts) -> None:
-    host = plan.host.removeprefix("https://")
-    server = Connections(host, plan.grpc_port, secure=plan.host.startswith("https://"))
-    where = f"{host}:{plan.grpc_port}"
+    server = Connections(plan.name, plan.grpc_port, secure=plan.secure)
+    where = authority(plan.name, plan.grpc_port)
     try:
         ready = server.call("ModelReady", pb.ModelReadyRequest(name=plan.model), pb.ModelReadyResponse, TIMEOUT_S)
         facts = server.call("ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse, TIMEOUT_S)
@@ -81,12 +81,11 @@ def _offers_packed(server: Connections, model: str) -> bool:
 
 
 def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
-    scheme, host = ("https", plan.host[8:]) if plan.host.startswith("https://") else ("http", plan.host)
-    url = f"{scheme}://{host}:{plan.gateway_port}/v1/models"
+    url = plan.url(plan.gateway_port, "/v1/models", secure=plan.secure)
     key = os.environ.get("OPENAI_API_KEY", "")
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
-        context = (credentials.tls_of(os.environ) or credentials.Tls()).context() if scheme == "https" else None
+        context = (credentials.tls_of(os.environ) or credentials.Tls()).context() if plan.secure else None
         with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as answer:
             models = json.load(answer)["data"]
     except urllib.error.HTTPError as error:

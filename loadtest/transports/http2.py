@@ -21,6 +21,8 @@ from gevent.event import Event
 from gevent.lock import RLock
 from hpack import Decoder, Encoder, HPACKError
 
+from contract.authority import authority
+
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 CANCEL = 8
@@ -76,7 +78,7 @@ class Connection:
 
     def __init__(self, host: str, port: int, tls: Any = None) -> None:
         """Raises ``OSError`` when nobody answers."""
-        self._authority, self._scheme = f"{host}:{port}", "https" if tls else "http"
+        self._authority, self._scheme = authority(host, port), "https" if tls else "http"
         self._socket = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:

@@ -20,6 +20,7 @@ from geventhttpclient.response import HTTPResponse
 
 from client import refusals
 from client.sse import Events
+from contract.authority import authority
 from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
 from loadtest.transports.base import OnMessage, StreamEnd
@@ -42,7 +43,7 @@ class SseTransport:
         self._idle: list[Any] = []
         key = os.environ.get("OPENAI_API_KEY", "")
         self._head = (
-            f"POST {PATH} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+            f"POST {PATH} HTTP/1.1\r\nHost: {authority(host, port)}\r\nContent-Type: application/json\r\n"
             f"Accept: text/event-stream\r\n{f'Authorization: Bearer {key}' + chr(13) + chr(10) if key else ''}"
         )
 

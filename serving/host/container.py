@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract.authority import authority
 from contract.paths import ROOT
 from contract.versions import pinned
 
@@ -136,14 +137,10 @@ def serve_command(
         [Mount(ROOT), Mount(engine.resolve()), Mount(engine.absolute()), *keys],
         passed=gateway,
         environment=environment,
-        publish=[f"{_bracketed(host)}:{port}:{port}" for host, port in addresses.values()],
+        publish=[f"{authority(host, port)}:{port}" for host, port in addresses.values()],
         gpus=gpus,
         name=f"qwen-triton-{addresses['HTTP_PORT'][1]}" if "HTTP_PORT" in addresses else "",
     )
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _unique(mounts: Sequence[Mount]) -> list[Mount]:

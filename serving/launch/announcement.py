@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from contract.engine_dir import EngineInfo
-from serving.launch.config import LOCAL, Config, authority
+from serving.launch.config import LOCAL, Config, reach
 from serving.launch.engine import note
 
 
 def text(config: Config, engine: EngineInfo, log: Path) -> str:
-    triton, metrics = (authority(config.inner_host, port) for port in (config.http_port, config.metrics_port))
-    grpc = authority(config.triton_host, config.grpc_port)
+    triton, metrics = (reach(config.inner_host, port) for port in (config.http_port, config.metrics_port))
+    grpc = reach(config.triton_host, config.grpc_port)
     if config.guard and config.guard.certificate:
         grpc = f"grpcs://{grpc}"
     lines = [
@@ -19,7 +19,7 @@ def text(config: Config, engine: EngineInfo, log: Path) -> str:
         f"  Triton HTTP   http://{triton}    gRPC {grpc}    metrics http://{metrics}/metrics",
     ]
     if config.gateway_port:
-        gateway = f"http://{authority(config.host, config.gateway_port)}"
+        gateway = f"http://{reach(config.host, config.gateway_port)}"
         lines.append(f"  OpenAI API    {gateway}/v1    chat page {gateway}/")
     body = '{"text_input": "Hello", "max_tokens": 16}'
     lines += ["", f"  curl -X POST http://{triton}/v2/models/qwen/generate -d '{body}'"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.arguments import Arguments
+from contract.authority import authority
 from contract.gpus import MEMORY_FRACTION, MEMORY_FRACTIONS
 from contract.paths import ROOT
 from serving.launch.envoy import GUARD_FLAGS, Guard
@@ -243,7 +244,6 @@ def connectable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
-def authority(host: str, port: int) -> str:
-    """``host:port`` of what listens on ``host``, as URLs and gRPC write it."""
-    host = connectable(host)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def reach(host: str, port: int) -> str:
+    """``host:port`` of what listens on ``host``, for a client on this machine."""
+    return authority(connectable(host), port)

@@ -46,10 +46,14 @@ class Door:
             if process.poll() is not None or time.monotonic() > until:
                 raise LaunchError(f"Envoy did not start: {logs.last_line(self._log)} (log: {self._log})")
             time.sleep(0.05)
-        self._file.unlink(missing_ok=True)  # it has been read
+        self._forget_keys()
 
     def look(self) -> None:
-        if self._process is None or self._process.poll() is None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            if self._file.exists() and self._listens():
+                self._forget_keys()
             return
         now = time.monotonic()
         if not self._due:
@@ -80,6 +84,10 @@ class Door:
         with logs.open_private(self._log, "ab" if self._deaths else "wb") as log:
             self._process = child.start([*command, "--log-level", "warning"], {"PATH": os.defpath}, log, ROOT)
         return self._process
+
+    def _forget_keys(self) -> None:
+        """Once it listens it has read its file."""
+        self._file.unlink(missing_ok=True)
 
     def _listens(self) -> bool:
         try:

@@ -84,7 +84,9 @@ def _check(certificate: str, private_key: str, client_ca: str) -> None:
 
 
 def address(host: str, port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": host, "port_value": port}}
+    """``::`` takes IPv4 too, as Triton's own gRPC does."""
+    both: dict[str, bool] = {"ipv4_compat": True} if host == "::" else {}
+    return {"socket_address": {"address": host, "port_value": port, **both}}
 
 
 def door(host: str, port: int, guard: Guard, triton_port: int) -> dict[str, Any]:

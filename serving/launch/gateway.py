@@ -18,11 +18,11 @@ from pathlib import Path
 from contract.heartbeat import Heartbeat, Pulse, launcher_path, supervisor_path, worker_path
 from contract.paths import ROOT
 from serving.launch import child, logs
-from serving.launch.config import Config, LaunchError, authority, is_free
+from serving.launch.config import Config, LaunchError, is_free, reach
 from serving.launch.deaths import Deaths
 
 HOME = "gateway"  # its folder in the run directory
-HANG_SECONDS = 8.0  # a supervisor silent for this long is replaced
+HANG_SECONDS = 6.0  # a supervisor silent for this long is replaced
 START_SECONDS = 60.0  # the same for one that has not shown itself yet
 ORPHAN_HANG_SECONDS = 2.0  # workers without a supervisor that are silent for this long, or older than drain and this
 ORPHAN_SECONDS = 4.0
@@ -70,7 +70,7 @@ class GatewayChild:
 
     @property
     def url(self) -> str:
-        return f"http://{authority(self._config.host, self._config.gateway_port)}"
+        return f"http://{reach(self._config.host, self._config.gateway_port)}"
 
     def beat(self) -> None:
         """At every turn of the launcher: the gateway sees by it that somebody watches."""
@@ -95,8 +95,8 @@ class GatewayChild:
             "RUN_DIR": str(self._home),
             "GATEWAY_READINESS_FILE": str(self.readiness),
             "GATEWAY_DRAIN_SECONDS": str(config.drain),
-            "TRITON_GRPC": authority(config.inner_host, config.inner_grpc_port),
-            "TRITON_METRICS": f"http://{authority(config.inner_host, config.metrics_port)}/metrics",
+            "TRITON_GRPC": reach(config.inner_host, config.inner_grpc_port),
+            "TRITON_METRICS": f"http://{reach(config.inner_host, config.metrics_port)}/metrics",
         }
 
     @property

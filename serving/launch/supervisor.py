@@ -14,7 +14,7 @@ from types import FrameType
 from contract.engine_dir import EngineInfo
 from contract.paths import ROOT
 from serving.launch import announcement, child, health, logs, rundir, triton
-from serving.launch.config import Config, LaunchError, authority, connectable
+from serving.launch.config import Config, LaunchError, connectable, reach
 from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
 from serving.launch.door import Door
 from serving.launch.drain import FLUSH_SECONDS, drain
@@ -38,7 +38,7 @@ class Supervisor:
     def __init__(self, config: Config, engine: EngineInfo) -> None:
         self._config = config
         self._engine = engine
-        self._base = f"http://{authority(config.inner_host, config.http_port)}"
+        self._base = f"http://{reach(config.inner_host, config.http_port)}"
         self._triton: subprocess.Popen[bytes] | None = None
         self._deaths = Deaths()
         self._vitals: Vitals | None = None

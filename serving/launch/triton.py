@@ -11,6 +11,7 @@ import secrets
 import sys
 from pathlib import Path
 
+from contract.authority import bracketed
 from contract.paths import ROOT
 from serving.launch.config import Config, LaunchError
 from serving.launch.rundir import plain
@@ -60,19 +61,24 @@ def command(config: Config, run_dir: Path, shm_prefix: str) -> list[str]:
         # Threads that take the engine step's responses. At most four come at a time: with the default of 32 every
         # response wakes another, cold one, and a third of the chunks per second are lost (docs/decisions.md).
         "--backend-config=python,thread-pool-size=1",
-        f"--http-address={config.inner_host}",
+        f"--http-address={_evhtp(config.inner_host)}",
         f"--http-port={config.http_port}",
         f"--http-restricted-api={RESTRICTED}:key={key}",
-        f"--grpc-address={config.inner_host}",
+        f"--grpc-address={bracketed(config.inner_host)}",
         f"--grpc-port={config.inner_grpc_port}",
         f"--grpc-restricted-protocol={RESTRICTED}:key={key}",
         *PINGS,
-        f"--metrics-address={config.inner_host}",
+        f"--metrics-address={_evhtp(config.inner_host)}",
         f"--metrics-port={config.metrics_port}",
         "--metrics-interval-ms=500",
         f"--exit-timeout-secs={config.drain}",
         "--log-warning=true",
     ]
+
+
+def _evhtp(host: str) -> str:
+    """As Triton's HTTP library wants an address."""
+    return f"ipv6:{host}" if ":" in host else host
 
 
 def environment(config: Config, run_dir: Path) -> dict[str, str]:

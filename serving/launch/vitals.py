@@ -20,7 +20,7 @@ from contract.heartbeat import MOST_PER_TURN, SUFFIX, Heartbeat, Sign
 from serving.launch import health
 
 UNREADY_SECONDS = 3.0  # silent for this long: not ready, but perhaps it comes back
-HANG_SECONDS = 8.0  # silent for this long: hung, and started again
+HANG_SECONDS = 6.0  # silent for this long: hung, and started again
 LIVE_SECONDS = 1.0  # between two looks at tritonserver
 CANARY_SECONDS = 10.0  # of idleness between two generations
 

@@ -55,7 +55,8 @@ def _texts(encoded: NDArray[np.uint8]) -> NDArray[np.object_] | _Unread:
     text by text: 200 MB, or two million texts in 10 MB, kept the other requests waiting for a second."""
     if len(encoded) > MOST_BYTES:
         return _Unread(f"{len(encoded)} bytes are too many; send at most {MOST_BYTES}")
-    data, texts, at = encoded.tobytes(), [], 0
+    data, at = encoded.tobytes(), 0
+    texts: list[bytes] = []
     while at < len(data):
         if len(texts) == MOST_VALUES:
             return _Unread(f"more than {MOST_VALUES} values are too many; send fewer")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from client import NO_RETRY, AsyncClient, Client, Options, Retry, Timeouts, errors
+from client import NO_RETRY, AsyncClient, Client, Options, Retry, Timeouts, errors, refusals
 from tests.client.fake_triton import FakeTriton
 
 CHAT = [{"role": "user", "content": "hello"}]
@@ -121,7 +121,6 @@ def test_server_errors_become_exceptions(fake: FakeTriton, code: str, message: s
     ("message", "kind"),
     [
         ("Request for unknown model: 'x' is not found", errors.ModelNotFound),
-        ("Stub process 'detokenizer_0_0' is not healthy.", errors.EngineUnavailable),
         ("inference input data-type is 'FP32', model expects 'INT32' for 'qwen'", errors.InvalidRequest),
         ("expected 3 inputs but got 2 inputs for model 'qwen'", errors.InvalidRequest),
         ("[brackets] that are no code word of ours", errors.InternalError),
@@ -133,6 +132,21 @@ def test_tritons_own_errors_in_a_stream(fake: FakeTriton, message: str, kind: ty
         list(client.stream(f"TXT {message}"))
     assert type(caught.value) is kind
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("message", "process"),
+    [
+        ("Stub process 'detokenizer_0_0' is not healthy.", "the detokenizer process"),
+        ("Failed to process the request(s) for model 'x', message: Stub process is not healthy.", "a model process"),
+    ],
+)
+def test_a_model_process_that_is_gone_is_told_in_our_words(fake: FakeTriton, message: str, process: str) -> None:
+    with Client(fake.grpc, retry=NO_RETRY) as client, pytest.raises(errors.EngineUnavailable) as caught:
+        list(client.stream(f"TXT {message}"))
+    line = f"engine: {process} does not answer; the server restarts it, try again soon"
+    assert str(caught.value) == line
+    assert str(refusals.from_grpc("INTERNAL", message, "here")) == line
 
 
 async def test_an_error_in_mid_stream_comes_after_the_text(fake: FakeTriton) -> None:

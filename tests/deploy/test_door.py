@@ -24,6 +24,7 @@ from client import NO_RETRY, AsyncClient, Client, Options, Tls, errors
 from client.credentials import Credentials
 from client.kserve import CHANNEL_OPTIONS, add_tensor
 from contract.paths import ROOT
+from serving.launch.door import FILE
 from tests.certificates import Authority
 from tests.conftest import Server, start_server, stop_server
 from tests.serving.gateway.conftest import start_gateway
@@ -217,6 +218,7 @@ def test_a_killed_door_comes_back_and_harms_nobody_behind_it(door: Door) -> None
         assert time.monotonic() - began < 5
         assert list(inside)[-1].completion_tokens == SERIAL.max_tokens
     assert _serves_again(door, 15) and door.server.log.read_text().count("the gRPC door ended (SIGKILL") == 1
+    door.server.wait_for(lambda: not (run_dir(door.server) / FILE).exists(), 5)  # it holds the keys
 
 
 def test_a_killed_triton_ends_streams_with_an_error_and_comes_back(door: Door) -> None:
@@ -240,6 +242,23 @@ def _serves_again(door: Door, seconds: float) -> bool:
         except errors.ClientError:  # noqa: PERF203  # a waiting loop
             time.sleep(0.2)
     return False
+
+
+def test_a_second_ctrl_c_stops_at_once_over_ipv6_too(own_server: Callable[..., Server], tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(KEY)
+    flags = ("--triton-key-file", str(tmp_path / "key"), "--triton-host", "::1", "--drain", "60")
+    server = own_server("--runtime", "simulated", "--step-ms", "5", *flags)
+    processes, directory = family(server), run_dir(server)
+    with Client(f"[::1]:{server.grpc_port}", api_key=KEY, retry=NO_RETRY) as client:
+        stream = client.stream("Hi", Options(max_tokens=20_000, ignore_eos=True))
+        next(stream)
+        server.process.send_signal(signal.SIGINT)
+        next(stream)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(10) == 0
+        with pytest.raises(errors.ClientError):
+            list(stream)
+    assert not [p for p in processes if p.is_running()] and not directory.exists()
 
 
 def test_ctrl_c_lets_streams_end_through_the_door(own_server: Callable[..., Server], tmp_path: Path) -> None:

@@ -97,10 +97,10 @@ POOR = BARE | {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "LC_ALL": "POSI
     [
         ([], BARE, ()),
         (["bash", "-c", 'umask 000; exec "$@" > /dev/full', "bash"], POOR, ()),
-        ([], dict(os.environ), ("--host=::1",)),
+        ([], dict(os.environ), ("--host=::1", "--triton-host=::1")),
         (inside("mount -t tmpfs -o size=64m tmpfs /dev/shm"), dict(os.environ), ()),
     ],
-    ids=["no environment", "a poor one, and a full terminal", "the gateway on IPv6", "docker's 64 MB of shared memory"],
+    ids=["no environment", "a poor one, and a full terminal", "IPv6", "docker's 64 MB of shared memory"],
 )  # fmt: skip
 def test_it_serves_without(
     under: list[str], environment: dict[str, str], hosts: tuple[str, ...], tmp_path: Path, server: Server
@@ -109,8 +109,11 @@ def test_it_serves_without(
         pytest.skip("may not mount a file system here")
     own = started(tmp_path / "log", under, environment, *hosts)
     try:
-        own.wait_for(lambda: is_up(own, "[::1]" if hosts else "127.0.0.1"), 120)
-        answer = ask(own.grpc, text_input="Hi", max_tokens=8)
+        host = "[::1]" if hosts else "127.0.0.1"
+        own.wait_for(lambda: is_up(own, host), 120)
+        assert health.generates(f"http://{host}:{own.http_port}", 10) == ""
+        assert health.answers(f"http://{host}:{own.metrics_port}/metrics")
+        answer = ask(f"{host}:{own.grpc_port}", text_input="Hi", max_tokens=8)
         assert answer.completion_tokens == 8, answer.error
         processes = family(own)
     finally:

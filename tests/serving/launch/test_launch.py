@@ -71,6 +71,11 @@ def test_triton_stays_on_localhost_and_gets_no_keys(monkeypatch: pytest.MonkeyPa
     assert "secret" not in triton.environment(config, tmp_path).values()
 
 
+def test_an_ipv6_address_as_each_part_of_triton_wants_it(tmp_path: Path) -> None:
+    command = triton.command(parse(["--triton-host=::1"]), tmp_path, "x_")
+    assert {"--http-address=ipv6:::1", "--grpc-address=[::1]", "--metrics-address=ipv6:::1"} < set(command)
+
+
 def test_a_log_is_its_owners_alone(tmp_path: Path) -> None:
     (tmp_path / "log").touch(mode=0o644)
     with open_private(tmp_path / "log", "ab"):
