@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from client import errors, refusals
 from client.types import Options, Prompt, StreamChunk, TopLogprobs, is_ids
-from contract.fields import BY_OPTION
+from contract.fields import BY_NAME, BY_OPTION, INT32_MAX
 from contract.finish import FINISH_CODES
 from contract.packed import REASONS, SequenceOutput, unpack
 from contract.prompt_part import PromptPart
@@ -65,24 +65,38 @@ _ENCODERS: dict[str, Callable[[Any], bytes]] = {
 NOTHING = PromptPart()
 _REASON_BY_NAME = {name.encode(): reason for name, reason in zip(FINISH_CODES, REASONS, strict=True)}
 _ZERO = b"\0\0\0\0"
-_FITS = {
-    "INT32": "integers between -2^31 and 2^31 - 1", "UINT64": "integers between 0 and 2^64 - 1",
-    "FP32": "numbers up to 3.4e38", "BOOL": "true or false",
-}  # fmt: skip
+_KINDS = {"INT32": "an integer", "UINT64": "an integer", "FP32": "a number", "BOOL": "true or false", "BYTES": "text"}
+_MISFITS = (struct.error, OverflowError, TypeError, UnicodeEncodeError, AttributeError, ValueError)
 
 
 def add_tensor(request: Any, name: str, datatype: str, values: Sequence[Any]) -> None:
     """Append one input of shape [1, len(values)]. Raises ``InvalidRequest`` naming the field when one does not fit."""
     try:
         raw = _ENCODERS[datatype](values)
-    except (struct.error, OverflowError, TypeError, UnicodeEncodeError, AttributeError, ValueError):
-        raise errors.InvalidRequest(
-            name, f"{values!r:.80} does not fit {datatype}; give {_FITS.get(datatype, 'text')}"
-        ) from None
+    except _MISFITS:
+        raise _misfit(name, datatype, values) from None
     tensor = request.inputs.add()
     tensor.name, tensor.datatype = name, datatype
     tensor.shape.extend((1, len(values)))
     request.raw_input_contents.append(raw)
+
+
+def _misfit(name: str, datatype: str, values: Sequence[Any]) -> errors.InvalidRequest:
+    """About the first value that no tensor of this type holds, in the words of the tokenizer step."""
+    wrong = next(value for value in values if not _fits(datatype, value))
+    if isinstance(wrong, int) or (datatype == "FP32" and isinstance(wrong, float)):
+        row = BY_NAME[name]
+        low, high = (bound if isinstance(bound, int | float) else INT32_MAX for bound in (row.low, row.high))
+        return errors.InvalidRequest(name, f"{wrong} is out of range; give {_KINDS[datatype]} between {low} and {high}")
+    return errors.InvalidRequest(name, f"{wrong!r:.80} is not {_KINDS[datatype]}")
+
+
+def _fits(datatype: str, value: Any) -> bool:
+    try:
+        _ENCODERS[datatype]([value])
+    except _MISFITS:
+        return False
+    return True
 
 
 def infer_request(request_id: str, prompt: Prompt, options: Options, *, stream: bool, model: str = "qwen") -> Any:

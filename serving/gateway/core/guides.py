@@ -88,22 +88,38 @@ def tool_tags(tools: list[Tool], answer: Guided, *, one: bool) -> str:
     """The structural tag of ``tool_choice: auto``: text in which each ``<tool_call>`` begins a call of ``tools``, with
     arguments by its schema. With a grammar of the ``answer``: the answer or calls, and no other text. ``one``: at most
     one call."""
-    tags = [
-        structural_tag.tag(
-            f'{OPEN}\n{{"name": "{tool.function.name}", "arguments": ',
-            {"type": "json_schema", "json_schema": tool.function.parameters or NO_PARAMETERS},
-            "}\n" + CLOSE,
-        )
-        for tool in tools
-    ]
+    tags = [_call_tag(tool) for tool in tools]
     kind, guide, field = answer
     if not kind:
         tree = {"type": "triggered_tags", "triggers": [OPEN], "tags": tags, "stop_after_first": one}
     else:
-        calls = {"type": "tags_with_separator", "tags": tags, "separator": "\n", "at_least_one": True,
-                 "stop_after_first": one}  # fmt: skip
+        calls = _calls(tags, "\n", at_least_one=True, stop_after_first=one)
         tree = {"type": "or", "elements": [_format(kind, guide, field), calls]}
     return dumped({"type": "structural_tag", "format": tree}, field or "tools")
+
+
+def rest_of_call(tools: list[Tool], begun: str, *, one: bool) -> str:
+    """The structural tag of an answer whose first call the prompt has ``begun``: the rest of it, perhaps further calls,
+    and no other text. "" where no tool's call begins like that, or the arguments have begun."""
+    tags = [_call_tag(tool) for tool in tools]
+    rests = [tag | {"begin": tag["begin"][len(begun) :]} for tag in tags if tag["begin"].startswith(begun)]
+    if not rests:
+        return ""
+    further = _calls([tag | {"begin": "\n" + tag["begin"]} for tag in tags], "", at_least_one=False)
+    elements = [{"type": "or", "elements": rests}, *([] if one else [further])]
+    return dumped({"type": "structural_tag", "format": {"type": "sequence", "elements": elements}})
+
+
+def _call_tag(tool: Tool) -> dict[str, Any]:
+    return structural_tag.tag(
+        f'{OPEN}\n{{"name": "{tool.function.name}", "arguments": ',
+        {"type": "json_schema", "json_schema": tool.function.parameters or NO_PARAMETERS},
+        "}\n" + CLOSE,
+    )
+
+
+def _calls(tags: list[dict[str, Any]], separator: str, **more: bool) -> dict[str, Any]:
+    return {"type": "tags_with_separator", "tags": tags, "separator": separator, **more}
 
 
 def _format(kind: str, guide: str, field: str) -> dict[str, Any]:

@@ -31,9 +31,10 @@ Event = Content | CallStart | CallArguments
 class ToolParser:
     """``feed`` all text in order, then call ``finish``. Adjacent events of one kind are merged.
 
-    ``calls``: how many have begun."""
+    ``calls``: how many have begun. ``begun``: the prompt ended with this beginning of a call; the first ``feed`` tells
+    of it, too."""
 
-    def __init__(self, framing: Framing, name: str = "") -> None:
+    def __init__(self, framing: Framing, name: str = "", begun: str = "") -> None:
         self._framing, self._name = framing, name
         self.calls = 0
         self._rest = ""  # not yet understood: may be the beginning of a tag
@@ -45,6 +46,9 @@ class ToolParser:
         self._unclosed = False  # a call has begun whose closing tag has not come
         self._said_after_call = False
         self._object = CallObject(0)
+        self._early: list[Event] = []
+        if begun:
+            self._early = self.feed(begun)
 
     def feed(self, text: str) -> list[Event]:
         if self._framing == "named":
@@ -53,7 +57,7 @@ class ToolParser:
         steps = {"outside": self._outside, "opening": self._opening, "inside": self._inside, "after": self._after}
         if self._framing == "array":
             steps |= {"outside": self._in_array, "after": self._in_array}
-        events: list[Event] = []
+        events, self._early = self._early, []
         while self._rest:
             before, state = self._rest, self._state
             events += steps[state]()
@@ -170,6 +174,12 @@ class ToolParser:
         self._space = text[len(kept) :]
         self._said_after_call |= bool(kept and self.calls)
         return [Content(kept)] if kept else []
+
+
+def open_call(text: str) -> str:
+    """The beginning of a call with which ``text`` ends; "" for none."""
+    _, tag, begun = text.rpartition(OPEN)
+    return tag + begun if tag and CLOSE not in begun and begun.lstrip()[:1] in ("", "{", "[") else ""
 
 
 def _overlap(text: str, tag: str) -> int:

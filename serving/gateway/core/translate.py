@@ -9,9 +9,17 @@ from typing import Any
 from client.types import Options, Prompt
 from contract.chunks import REPETITION
 from contract.fields import BY_NAME, FIELDS
-from serving.gateway.core.guides import NO_PARAMETERS, Guided, dumped, required_calls, response_guide, tool_tags
+from serving.gateway.core.guides import (
+    NO_PARAMETERS,
+    Guided,
+    dumped,
+    required_calls,
+    response_guide,
+    rest_of_call,
+    tool_tags,
+)
 from serving.gateway.core.plan import GenerationPlan
-from serving.gateway.core.tools import ToolParser
+from serving.gateway.core.tools import ToolParser, open_call
 from serving.gateway.schema.errors import bad_request
 from serving.gateway.schema.protocol import (
     AllowedChoice,
@@ -141,7 +149,7 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
 def _seed(given: int | None) -> int | None:
     """OpenAI's seeds are signed, the engine's are not."""
     if given is not None and not -(2**63) <= given < 2**64:
-        raise bad_request("seed", f"{given} is out of range; give an integer between -2^63 and 2^64 - 1")
+        raise bad_request("seed", f"{given} is out of range; give an integer between {-(2**63)} and {2**64 - 1}")
     return None if given is None else given % 2**64
 
 
@@ -195,8 +203,9 @@ def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[]
     options = replace(options, tools=tuple(tool.model_dump(exclude_none=True) for tool in tools))
     one = request.parallel_tool_calls is False
     if choice in (None, "auto"):
-        options = _calls_in_text(tools, options, response_guide(request), one=one)
-        return options, (lambda: ToolParser("hermes")), ""
+        begun = open_call(_last_text(request)) if request.continue_final_message else ""
+        options = _calls_in_text(tools, options, response_guide(request), begun, one=one)
+        return options, (lambda: ToolParser("hermes", begun=begun)), ""
     if isinstance(choice, NamedTool):  # like `required`, it wins over a response format: the answer is a call
         name = choice.function.name
         schema = _known(tools, name).function.parameters or NO_PARAMETERS
@@ -210,12 +219,18 @@ def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[]
     )
 
 
-def _calls_in_text(tools: list[Tool], options: Options, answer: Guided, *, one: bool) -> Options:
+def _last_text(request: ChatRequest) -> str:
+    content = request.messages[-1].content
+    return _joined(len(request.messages) - 1, content) if isinstance(content, list) else content or ""
+
+
+def _calls_in_text(tools: list[Tool], options: Options, answer: Guided, begun: str, *, one: bool) -> Options:
     """``tool_choice: auto``. Without a grammar for the ``answer`` the request asked for none: where the engine has
     none, or the schemas are too much for it, the answer comes without; and a grammar lets no answer go on for ever."""
     if answer[0] == "structural_tag":
         return options  # the caller's own says where calls are
-    guide, optional = tool_tags(tools, answer, one=one), not answer[0]
+    rest = rest_of_call(tools, begun, one=one) if begun else ""
+    guide, optional = rest or tool_tags(tools, answer, one=one), not answer[0]
     if optional and (options.ignore_eos or len(guide) > (BY_NAME["guided_decoding_guide"].longest or 0)):
         return options
     return replace(options, guide_type="structural_tag", guide=guide, guide_optional=optional)

@@ -245,4 +245,4 @@ def _choice(choice: Choice) -> str | NamedTool:
 
 
 def _format(wanted: OutputFormat) -> ResponseFormat:
-    return ResponseFormat(type="json_schema", json_schema=JsonSchemaSpec(schema=wanted.schema_))
+    return ResponseFormat(type="json_schema", json_schema=JsonSchemaSpec(name="answer", schema=wanted.schema_))

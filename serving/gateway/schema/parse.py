@@ -50,9 +50,8 @@ def _first(error: ValidationError) -> ApiError:
     """pydantic's first error in this project's format, with a path like ``messages[0].role``."""
     complaints = error.errors(include_url=False, include_context=False)
     same = [c for c in complaints if c["loc"][:1] == complaints[0]["loc"][:1]]
-    first = max(
-        same, key=lambda c: len(c["loc"])
-    )  # in a union, the member that matched deepest is the one the caller meant
+    # in a union, the member that matched deepest is the one the caller meant, and of two the one of the value's kind
+    first = max(same, key=lambda c: (len(c["loc"]), _is_number(c.get("input")) and c["type"].startswith("int")))
     path, value = _path(first["loc"]), first.get("input")
     if first["type"] == "missing":
         return bad_request(path, "missing; it is required")
@@ -64,6 +63,10 @@ def _first(error: ValidationError) -> ApiError:
         return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
     problem = first["msg"].removeprefix("Input ").partition(" after validation")[0]
     return bad_request(path, f"{_shown(value)} is wrong: {problem[:1].lower()}{problem[1:]}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
@@ -78,7 +81,9 @@ def _path(loc: tuple[int | str, ...]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As JSON writes it, where Python has another word; of a text its beginning."""
+    """As JSON writes it, where Python has another word; of a text its beginning, of a whole number its digits."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     words = "null" if value is None else str(value).lower() if isinstance(value, bool) else ""
     text = words or repr(value if not isinstance(value, str) else value[:100])
     return text if len(text) <= 60 else text[:59] + "…"

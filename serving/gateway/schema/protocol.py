@@ -77,7 +77,7 @@ class NamedTool(BaseModel):
 
 class JsonSchemaSpec(BaseModel):
     model_config = ConfigDict(strict=True)
-    name: str | None = None
+    name: str  # changes nothing, but OpenAI and vLLM require it: who leaves it out would fail there
     description: str | None = None
     schema_: JsonObject = Field(alias="schema")
     strict: bool | None = None
@@ -160,7 +160,7 @@ class Shared(BaseModel):
         "subtracted for each time that a token is in the answer; where the engine has it", openai=True
     )
     seed: int | None = note(
-        "same seed, same answer where the engine is deterministic; where the engine has it", openai=True
+        "same seed, same answer where the engine is deterministic; -1: 2^64 - 1; where the engine has it", openai=True
     )
     min_tokens: int | None = note("no stop before this many tokens; where the engine has it")
     stop: str | list[str] | None = note("matched on text, across tokens; up to 64", openai=True)
@@ -194,8 +194,9 @@ class Shared(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _whole(cls, value: Any) -> Any:
-        """JSON has one kind of number: 4.0 is the integer 4. Beyond 2^53 a float no longer says which integer."""
-        whole = isinstance(value, float) and value.is_integer() and abs(value) <= 2**53
+        """JSON has one kind of number: 4.0 is the integer 4. From 2^53 to 2^64 a float no longer says which integer is
+        meant; beyond, it is out of every range, and the refusal shows its digits."""
+        whole = isinstance(value, float) and value.is_integer() and not 2**53 < abs(value) < 2**64
         return int(value) if whole else value
 
 

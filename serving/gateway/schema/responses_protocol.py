@@ -186,7 +186,8 @@ def _format(request: ResponsesRequest) -> ResponseFormat | None:
     wanted = request.text.format if request.text else None
     if wanted is None:
         return None
-    if wanted.type == "json_schema" and wanted.schema_ is None:
-        raise bad_request("text.format.schema", "missing; it is required with type json_schema")
+    for name, given in (("name", wanted.name), ("schema", wanted.schema_)):
+        if wanted.type == "json_schema" and given is None:
+            raise bad_request(f"text.format.{name}", "missing; it is required with type json_schema")
     spec = {"schema": wanted.schema_, "name": wanted.name} if wanted.type == "json_schema" else None
     return ResponseFormat.model_validate({"type": wanted.type, "json_schema": spec})

@@ -65,7 +65,14 @@ def test_a_text_too_long_to_tokenize_beside_streams(web: httpx.Client) -> None:
         ({"max_tokens": "10"}, "max_tokens", "'10'"),
         ({"max_tokens": 1.5}, "max_tokens", "1.5"),
         ({"max_tokens": True}, "max_tokens", "true"),
-        ({"max_tokens": 2**40}, "max_tokens", "INT32"),
+        ({"max_tokens": 2**40}, "max_tokens", "1099511627776 is out of range; give an integer between 0 and 21"),
+        ({"max_tokens": 1e20}, "max_tokens", "100000000000000000000 is out of range"),
+        ({"n": 1e20}, "n", "100000000000000000000 is out of range; give an integer between 1 and 16"),
+        ({"seed": 1e30}, "seed", "between -9223372036854775808 and 18446744073709551615"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format.json_schema.name", "missing; it is required",
+        ),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "max_completion_tokens"),
         ({"temperature": "hot"}, "temperature", "'hot'"),
         ({"seed": 0.5}, "seed", "integer"),
@@ -155,8 +162,13 @@ def test_empty_choices_and_log_probabilities_go_by_their_own_names(web: httpx.Cl
         "logprobs",
         "logprobs: -1",
     )
-    error = refused(web.post(CHAT, json=GOOD | {"max_tokens": 2**40}), 400, "max_tokens", "between -2^31")
+    error = refused(web.post(CHAT, json=GOOD | {"max_tokens": 2**40}), 400, "max_tokens", "between 0 and 2147483647")
     assert "format" not in error["message"]
+
+
+def test_a_number_that_is_no_token_id_is_shown_in_digits(web: httpx.Client) -> None:
+    error = refused(web.post("/v1/completions", json={"prompt": [1, 1e20]}), 400, "prompt[1]", "100000000000000000000")
+    assert "integer" in error["message"]
 
 
 def test_a_compressed_body_is_refused_in_words(web: httpx.Client) -> None:

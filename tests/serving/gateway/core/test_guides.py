@@ -82,6 +82,33 @@ def test_a_grammar_and_tools_are_one_or_the_other(asked: dict[str, Any], expecte
     assert tree["elements"][1]["at_least_one"] is True
 
 
+def begun(text: str, **more: Any) -> Options:
+    said = [{"role": "user", "content": "x"}, {"role": "assistant", "content": text}]
+    return auto(messages=said, continue_final_message=True, **more)
+
+
+@pytest.mark.parametrize(
+    ("text", "rests"),
+    [
+        ("Let me see. <tool_call>", ['\n{"name": "f", "arguments": ', '\n{"name": "now", "arguments": ']),
+        ('<tool_call>\n{"name": "n', ['ow", "arguments": ']),
+        ('<tool_call>\n{"name": "f", "arguments": ', [""]),
+    ],
+)
+def test_a_call_that_the_prompt_has_begun_goes_on(text: str, rests: list[str]) -> None:
+    options = begun(text)
+    first, further = json.loads(options.guide)["format"]["elements"]
+    assert [tag["begin"] for tag in first["elements"]] == rests and not further["at_least_one"]
+    assert grammar_of(Guide(options.guide_type, options.guide))
+    (alone,) = json.loads(begun(text, parallel_tool_calls=False).guide)["format"]["elements"]
+    assert alone == first
+
+
+@pytest.mark.parametrize("text", ["So", '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>', "<tool_call> x"])
+def test_what_the_prompt_has_not_begun_is_guided_as_usual(text: str) -> None:
+    assert begun(text).guide == auto().guide
+
+
 TAG = {"format": {"type": "tag", "begin": "<a>", "content": {"type": "json_schema", "json_schema": {}}, "end": "</a>"}}
 OLDER = {"structures": [{"begin": "<a>", "schema": {}, "end": "</a>"}], "triggers": ["<a>"]}
 

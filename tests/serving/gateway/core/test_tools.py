@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.gateway.core.call_object import CallArguments, CallStart
-from serving.gateway.core.tools import Content, Framing, ToolParser
+from serving.gateway.core.tools import Content, Framing, ToolParser, open_call
 
 Read = tuple[str, list[tuple[str, str]]]
 
@@ -162,3 +162,17 @@ def test_arguments_are_json_whatever_the_model_writes(parts: list[str]) -> None:
     assert found == read(list(text)) == read((parts and ["<tool_call>", *parts]) or [text])
     for _, arguments in found[1]:
         json.loads(arguments)
+
+
+@pytest.mark.parametrize("size", range(len(call("f", {"x": 1}))))
+def test_a_call_that_the_prompt_has_begun_is_told_whole(size: int) -> None:
+    whole = call("f", {"x": 1})
+    begun, rest = open_call("So: " + whole[:size]), whole[size:]
+    parser = ToolParser("hermes", begun=begun)
+    events = [*parser.feed(rest[:1]), *parser.feed(rest[1:]), *parser.finish()]
+    if size < len("<tool_call>"):
+        assert begun == ""
+        return
+    assert isinstance(events[0], CallStart) and events[0].name == "f" and parser.calls == 1
+    assert "".join(e.text for e in events if isinstance(e, CallArguments)) == '{"x": 1}'
+    assert not any(isinstance(e, Content) for e in events)
