@@ -8,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from contract.paths import ROOT
-from contract.versions import pinned
+from contract.versions import pinned, read_toml
 from serving.launch import bootstrap
 
 PYTHONS = ("3.10", "3.11", "3.12")
@@ -34,3 +34,9 @@ def test_every_pin_is_locked(extra, python):
 def test_the_gpu_extras_are_the_versions_that_versions_toml_pins():
     pins = bootstrap.requirements(["tensorrt-llm", "vllm"])
     assert f"tensorrt-llm=={pinned('tensorrt_llm')}" in pins and f"vllm=={pinned('vllm')}" in pins
+
+
+def test_the_table_of_extras_has_every_extra():
+    declared = read_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
+    section = (ROOT / "docs/building.md").read_text().partition("## Extras and lock files")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE)) == set(declared)

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from build_engine import fetch, quantized
+from build_engine.plan import fit
 from build_engine.plan.cli import add_plan_arguments, of_arguments
+from build_engine.plan.fit import PlanRequest
 from build_engine.plan.model import load
-from build_engine.plan.planner import plan
+from build_engine.plan.planner import EnginePlan, plan
 from build_engine.spec import BuildSpec
 from build_engine.tensorrt_llm.recipe import Recipe
 from contract import gpus
@@ -26,6 +28,7 @@ from contract.gpus import DetectedGpu
 from contract.model_shape import GIB, ModelShape
 from contract.versions import pinned, version_tuple
 from serving.host import container
+from serving.host.machine import version_here
 
 IMAGE_BYTES = 35 * GIB  # 14.2 GB compressed; the unpacked size is an estimate, on the safe side
 DATACENTRE_DRIVER = (580,)  # CUDA 13 minor-version compatibility, data-centre GPUs only
@@ -157,16 +160,22 @@ def _version(facts: Facts) -> Iterator[Finding]:
     if not facts.in_container:
         return
     wanted = pinned("tensorrt_llm")
-    if facts.installed != wanted:
-        text = f"TensorRT-LLM {facts.installed or 'missing'}, pinned is {wanted}: use {container.image()}"
+    if not facts.installed:
+        yield Finding("TensorRT-LLM", False, container.not_installed())
+    elif facts.installed != wanted:
+        text = f"TensorRT-LLM {facts.installed}, pinned is {wanted}: use {container.image()}"
         yield Finding("TensorRT-LLM", False, text)
     else:
         yield Finding("TensorRT-LLM", True, wanted)
 
 
 def require(recipe: Recipe) -> None:
+    """``report`` on this machine."""
+    report(examine(gather(recipe), recipe, load(recipe.spec.model)))
+
+
+def report(found: Sequence[Finding]) -> None:
     """Print what was found; raise ``BuildError`` when any finding is a fault."""
-    found = examine(gather(recipe), recipe, load(recipe.spec.model))
     for finding in found:
         print(f"{'ok   ' if finding.ok else 'FAULT'}  {finding.name}: {finding.text}")
     faults = [finding for finding in found if not finding.ok]
@@ -178,7 +187,7 @@ def gather(recipe: Recipe) -> Facts:
     local = Path(recipe.spec.model)
     existing = next(path for path in (recipe.work, *recipe.work.parents) if path.exists())
     inside = container.inside()
-    docker = "" if inside else _docker_problem()
+    docker = "" if inside else docker_problem()
     return Facts(
         gpus=tuple(gpus.detect()),
         in_container=inside,
@@ -186,11 +195,12 @@ def gather(recipe: Recipe) -> Facts:
         image_present=not inside and not docker and _succeeds("docker", "image", "inspect", container.image()),
         disk_free=shutil.disk_usage(existing).free,
         model_missing=tuple(fetch.missing_files(local)) if local.is_dir() else (),
-        installed=_installed() if inside else "",
+        installed=version_here("tensorrt_llm") if inside else "",
     )
 
 
-def _docker_problem() -> str:
+def docker_problem() -> str:
+    """Why no container with a GPU can be started here, and the remedy; an empty string when one can."""
     if shutil.which("docker") is None:
         return "Docker is not installed: install docker-ce and nvidia-container-toolkit"
     answer = subprocess.run(
@@ -216,12 +226,6 @@ def _succeeds(*argv: str) -> bool:
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
-def _installed() -> str:
-    from serving.host.machine import installed_version
-
-    return installed_version("tensorrt_llm")
-
-
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = sub.add_parser("preflight", help="is this machine ready to build a TensorRT-LLM engine?")
     add_plan_arguments(parser)
@@ -237,9 +241,22 @@ def run(args: argparse.Namespace) -> int:
     if not args.gpu and not gpus.detect():
         args.gpu = ASSUMED_GPU
         print(f"note   no GPU here: sizes are those of GPU={ASSUMED_GPU}")
-    request, found = of_arguments(args), quantized.of_model(args.model)
+    request, found, shape = of_arguments(args), quantized.of_model(args.model), load(args.model)
     if found and not quantized.refusal(found, args.model, "tensorrt_llm", args.backend):
         request = dataclasses.replace(request, quantized=found.precision)
+    planned, unplanned = _nearest_plan(shape, request)
     spec = BuildSpec(args.model, args.precision, "tensorrt_llm", args.out, revision=args.revision or None)
-    require(Recipe(spec, plan(load(args.model), request), in_container=container.inside(), quantized=found))
+    recipe = Recipe(spec, planned, in_container=container.inside(), quantized=found)
+    report([*unplanned, *examine(gather(recipe), recipe, shape)])
     return 0
+
+
+def _nearest_plan(shape: ModelShape, request: PlanRequest) -> tuple[EnginePlan, list[Finding]]:
+    """What cannot be planned is a fault among the others, which are then those of the nearest plan."""
+    try:
+        return plan(shape, request), []
+    except BuildError as error:
+        nearest = fit.nearest(shape, request)
+        if nearest is None:
+            raise
+        return plan(shape, nearest), [Finding("plan", False, str(error))]

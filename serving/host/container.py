@@ -65,6 +65,16 @@ def image_command() -> list[str]:
     return ["docker", "build", "--tag", image(), *arguments, "--file", str(dockerfile), str(dockerfile.parent)]
 
 
+def not_installed() -> str:
+    """What to do where ``import tensorrt_llm`` finds nothing: pip's own answer is twenty lines of PyPI's stub."""
+    package = f"tensorrt-llm=={pinned('tensorrt_llm')}"
+    return (
+        f"TensorRT-LLM is not installed in this Python: run inside {pinned('tensorrt_llm', 'container')}, or "
+        f"`pip install {package} --extra-index-url https://pypi.nvidia.com` (PyPI has only a stub, which installs "
+        f"nothing)"
+    )
+
+
 def inside() -> bool:
     """Is this process in the TensorRT-LLM container (so that commands run directly)?"""
     return INSIDE.exists()

@@ -30,10 +30,15 @@ def check(engine: EngineInfo, *, gpus: Sequence[DetectedGpu] | None = None, inst
 
 def installed_version(runtime: str) -> str:
     """The runtime's version in this Python; on a Docker host, where it is not installed, the pinned container's."""
+    return version_here(runtime) or pinned(runtime)
+
+
+def version_here(runtime: str) -> str:
+    """The runtime's version in this Python; empty where it is not installed."""
     try:
         return importlib.metadata.version(runtime)
     except importlib.metadata.PackageNotFoundError:
-        return pinned(runtime)
+        return ""
 
 
 def _accuracy(engine: EngineInfo) -> Iterator[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from build_engine.synthetic import checkpoint
+from build_engine.tensorrt_llm.preflight import docker_problem
 from build_engine.tensorrt_llm.probe import environment, facts, findings, readback, triton
 from build_engine.tensorrt_llm.probe.findings import ProbeResult
 from contract import engine_dir, gpus
@@ -26,13 +27,14 @@ from contract.paths import ROOT
 from contract.versions import pinned
 from serving.host import container
 from serving.host.container import Mount
-from serving.host.machine import installed_version
+from serving.host.machine import version_here
 
 CONTEXT = "16384"  # more than one step, so that chunked prefill is tried
 SECONDS = 900
 FIRST = "bf16-engine"  # the one that all checks of the whole server use
 UNNAMED = f"uid-{triton.UNNAMED}"
 SINGLE = {"TLLM_WORKER_USE_SINGLE_PROCESS": "1"}
+NO_GPU = ("none visible", "install NVIDIA's driver and container toolkit, so that `nvidia-smi` lists the GPU")
 log = logging.getLogger(__name__)
 
 
@@ -93,17 +95,15 @@ def ask(engine: Path, part: str, label: str, **environment: str) -> Iterator[Pro
 
 
 def probe(work: Path) -> Iterator[ProbeResult]:
-    version = installed_version("tensorrt_llm")
-    wanted = pinned("tensorrt_llm")
-    yield findings.judged(
-        "version", version == wanted, version or "none", f"use {container.image()}, which has {wanted}"
-    )
+    version, wanted = version_here("tensorrt_llm"), pinned("tensorrt_llm")
+    remedy = f"use {container.image()}, which has {wanted}" if version else container.not_installed()
+    yield findings.judged("version", version == wanted, version or "none", remedy)
     yield environment.packages(work)
     yield from environment.imports()
     yield from facts.examine()
     detected = gpus.detect()
     if not detected:
-        yield ProbeResult("GPU", "fail", "none visible", "install NVIDIA's driver and container toolkit")
+        yield ProbeResult("GPU", "fail", *NO_GPU)
         return
     before = environment.used_memory()
     model, other = work / "tiny-random", work / "tiny-random-2"
@@ -157,6 +157,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def from_container(out: Path) -> Iterator[ProbeResult]:
     """The probe in the pinned container, as this user; then one stub as a user that the image has no name for."""
+    missing = [*host_faults()]
+    yield from missing
+    if missing:
+        return
     in_container(container.image_command())
     inner = out / "probe.json"
     inner.unlink(missing_ok=True)
@@ -178,12 +182,18 @@ def from_container(out: Path) -> Iterator[ProbeResult]:
     yield from rows or [lost]
 
 
+def host_faults() -> Iterator[ProbeResult]:
+    """What must be here before a container can be asked."""
+    if not gpus.detect():
+        yield ProbeResult("GPU", "fail", *NO_GPU)
+    if problem := docker_problem():
+        found, _, remedy = problem.partition(": ")
+        yield ProbeResult("Docker", "fail", found, remedy)
+
+
 def in_container(command: Sequence[str]) -> None:
     """Its exit code says no more than the rows it wrote."""
-    try:
-        code = subprocess.run(command, check=False).returncode
-    except FileNotFoundError:
-        raise BuildError("Docker is not installed: install docker-ce and nvidia-container-toolkit") from None
+    code = subprocess.run(command, check=False).returncode
     if code and command[1] == "build":
         raise BuildError(f"the image could not be built: `docker pull {pinned('tensorrt_llm', 'container')}` must work")
 

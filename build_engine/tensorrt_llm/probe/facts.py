@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         version, found = surface.tensorrt_llm()
         optimizer, optimizers = surface.modelopt()
     except ImportError as error:
-        parser.exit(1, f"error: {error}: run this inside {pinned('tensorrt_llm', 'container')}\n")
+        parser.exit(1, f"error: {container.not_installed()} ({error})\n")
     helps = {tool: sorted(surface.tool_flags(command)) for tool, command in surface.TOOLS.items()}
     sections = {("tensorrt_llm", version): found, ("nvidia-modelopt", optimizer): optimizers}
     output.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console  # `make facts` runs under any Python, which may have no rich
 
 Status = Literal["pass", "fail", "differs"]  # fail: serving would break; differs: other than our facts, serving goes on
 
@@ -28,6 +28,8 @@ def judged(check: str, good: bool, found: str, remedy: str, *, breaks: bool = Tr
 
 
 def show(findings: Sequence[ProbeResult], console: Console) -> None:
+    from rich.table import Table
+
     table = Table("check", "result", "found", "what to do", title="TensorRT-LLM probe", title_justify="left")
     for finding in findings:
         table.add_row(finding.check, finding.status, finding.found, finding.remedy)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import EngineDirectoryError
+from serving.host import container
 
 # As in NVIDIA's own model.py of the LLM API (docs/tensorrt_llm_facts.md, "Inside a Triton stub").
 MPI_VARIABLES = frozenset(
@@ -85,10 +86,7 @@ def load(backend: str) -> Package:
         sampling_params = importlib.import_module("tensorrt_llm.sampling_params")
         request_error = importlib.import_module("tensorrt_llm.executor.utils").RequestError
     except ImportError as error:
-        raise EngineDirectoryError(
-            f"engine: TensorRT-LLM is not installed here ({error}): use `make serve` on a Docker host, or serve inside "
-            f"the container (what PyPI has under its name is a stub; NVIDIA's index has the package)"
-        ) from error
+        raise EngineDirectoryError(f"engine: {container.not_installed()} ({error})") from error
     version = str(root.__version__)
     llm_class = _engine_class(version) if backend == "engine" else root.LLM
     return Package(version, llm_class, llm_args, sampling_params, request_error)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from build_engine.__main__ import main
 from build_engine.plan import profiles
 from build_engine.plan.fit import PlanRequest
 from build_engine.plan.model import DEFAULT_MODEL, load, load_config
@@ -93,6 +94,25 @@ def test_checkpoint_faults(local):
     wish = job(local)
     wish.quantized = of_model(str(local))
     assert "already quantized (GPTQ, 4 bit)" in faults(GOOD, wish)["checkpoint"]
+
+
+def test_what_cannot_be_planned_is_one_fault_among_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpus, "detect", list)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command = ["preflight", "--model", DEFAULT_MODEL, "--gpu", "h100", "--tp", "3"]
+    assert main([*command, "--out", str(tmp_path / "e")]) == 1
+    printed = capsys.readouterr()
+    faults = [line.partition(":")[0] for line in printed.out.splitlines() if line.startswith("FAULT")]
+    assert faults[:3] == ["FAULT  plan", "FAULT  GPU", "FAULT  container"]
+    assert "tensor parallel size 3 does not divide" in printed.out
+    assert "the first is plan; nothing was changed" in printed.err
+
+
+def test_inside_the_container_a_missing_package_is_a_fault(monkeypatch):
+    facts = dataclasses.replace(GOOD, in_container=True, installed="")
+    assert "PyPI has only a stub" in faults(facts, job())["TensorRT-LLM"]
+    monkeypatch.setattr(preflight.container, "inside", lambda: True)
+    assert preflight.gather(job()).installed == ""  # not the pinned version, as on a Docker host
 
 
 def test_docker_answers_are_understood():

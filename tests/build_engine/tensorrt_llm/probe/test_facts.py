@@ -122,4 +122,4 @@ def test_outside_the_container_one_line_says_where_to_run_it(monkeypatch, tmp_pa
     with pytest.raises(SystemExit):
         facts.main(["--output", str(tmp_path)])
     error = capsys.readouterr().err
-    assert "run this inside nvcr.io/nvidia/tritonserver" in error and error.count("\n") == 1
+    assert "run inside nvcr.io/nvidia/tritonserver" in error and error.count("\n") == 1

@@ -42,10 +42,21 @@ def test_a_build_that_fails_is_a_failure_with_its_last_line(tmp_path):
     assert finding.status == "fail" and finding.found.startswith("error: ")
 
 
-def test_a_host_without_docker_says_so(monkeypatch, tmp_path):
+def test_a_host_without_gpu_and_docker_says_both_and_starts_nothing(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BuildError, match="Docker is not installed"):
-        probe.main(["--out", str(tmp_path / "p")])
+    assert probe.main(["--out", str(tmp_path / "p")]) == 1
+    rows = findings.read(tmp_path / "p" / "probe.json")
+    assert [(row.check, row.status, row.found) for row in rows] == [
+        ("GPU", "fail", "none visible"), ("Docker", "fail", "Docker is not installed"),
+    ]  # fmt: skip
+    assert rows[1].remedy == "install docker-ce and nvidia-container-toolkit"
+
+
+def test_a_container_without_tensorrt_llm_is_told_where_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpus, "detect", list)
+    row = next(iter(probe.probe(tmp_path)))
+    assert (row.check, row.status, row.found) == ("version", "fail", "none")
+    assert "--extra-index-url https://pypi.nvidia.com" in row.remedy and "only a stub" in row.remedy
 
 
 @pytest.fixture
@@ -61,6 +72,7 @@ def docker(monkeypatch, tmp_path):
                 findings.write(written[name], tmp_path / name)
 
     monkeypatch.setattr(probe, "in_container", run)
+    monkeypatch.setattr(probe, "host_faults", lambda: iter(()))
     monkeypatch.setattr(probe.os, "getuid", lambda: 1000)
     return commands, written
 

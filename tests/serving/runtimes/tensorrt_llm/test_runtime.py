@@ -29,7 +29,7 @@ def test_an_engine_of_another_version_is_refused_in_one_line(monkeypatch, tmp_pa
 def test_without_tensorrt_llm_one_line_says_what_to_do(tmp_path):
     forget()
     module = importlib.import_module("serving.runtimes.tensorrt_llm.runtime")
-    with pytest.raises(EngineDirectoryError, match="not installed here") as caught:
+    with pytest.raises(EngineDirectoryError, match="not installed in this Python") as caught:
         module.create(write_engine(tmp_path / "e", "engine"), RuntimeOptions(), print, print)
     assert "\n" not in str(caught.value)
 
