@@ -192,8 +192,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             )
             return finish
         ahead = int(bool(inputs.get("return_prompt_log_probs")))
+        finish = "" if pieces else "length"  # max_tokens 0: nothing but scores
         for sequence in range(n * ahead):  # a prompt that is read in two pieces
-            await context.write(self._response(rid, "", "", [], 0, 0, inputs, sequence))
+            await context.write(self._response(rid, "", finish, [], 0, 0, inputs, sequence))
         skipped = len(inputs.get("resume_ids", ()))
         for at, piece in enumerate(pieces):
             if at < skipped:

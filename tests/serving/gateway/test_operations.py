@@ -192,6 +192,9 @@ def test_keys_and_their_token_budget(own_gateway: Start, tmp_path: Path) -> None
     assert post("").status_code == post("sk-wrong").status_code == 401
     assert post("").headers["www-authenticate"] == "Bearer"
     assert [post("sk-one").status_code for _ in range(4)] == [200] * 4
+    for key, status in (("sk-one", 200), ("sk-wrong", 401)):  # as Anthropic's clients send it
+        found = httpx.get(f"{gateway.url}/v1/models", headers={"x-api-key": key}, trust_env=False)
+        assert found.status_code == status
     statuses = [post("sk-two") for _ in range(4)]  # 12 tokens each, of 20, over both workers
     assert [s.status_code for s in statuses] == [200, 200, 429, 429]
     assert int(statuses[-1].headers["retry-after"]) >= 2

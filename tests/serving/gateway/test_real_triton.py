@@ -114,7 +114,8 @@ def test_health_tokenize_and_metrics(server: Any) -> None:
         assert web.get("/health/generate").json()["status"] == "generates"
         asked = web.post("/tokenize", json={"messages": CHAT}).json()
         usage = web.post("/v1/chat/completions", json={"messages": CHAT, "max_tokens": 1}).json()["usage"]
-        assert asked["count"] == usage["prompt_tokens"]
+        counted = web.post("/v1/messages/count_tokens", json={"messages": CHAT}).json()
+        assert asked["count"] == counted["input_tokens"] == usage["prompt_tokens"]
         assert "vllm:kv_cache_usage_perc" in web.get("/metrics").text
 
 
