@@ -35,6 +35,7 @@ from loadtest.bench import result
 from loadtest.bench.gpu import adapters, engines
 from loadtest.bench.gpu.runtime_worker import RuntimeWorker, WorkerLoad
 from loadtest.errors import LoadtestError
+from serving.runtimes.vllm import args as vllm_args
 
 log = logging.getLogger("variants")
 
@@ -48,7 +49,6 @@ FP8_HEAD = {  # as a compressed-tensors checkpoint says it; the output layer in 
     },
 }  # fmt: skip
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": None, "ignore": ["lm_head"]}
-MANY_GRAPHS = [1, 2, 4, *range(8, 257, 8), *range(272, 513, 16), *range(544, 1025, 32), *range(1088, 2049, 64)]
 FEW_GRAPHS = [1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256]
 
 
@@ -75,12 +75,13 @@ VARIANTS = {
     "static-head-cublas": Variant("both", {"linear_backend": "torch"}, precision="fp8", head=True),
     "static-kv": Variant("half the KV traffic, calibrated", precision="fp8", kv="fp8"),
     "static-no-async": Variant("a request waits one step less", {"async_scheduling": False}, precision="fp8"),
-    "static-graphs": Variant(
-        "mixed steps of more than 512 tokens as graphs", {"cudagraph_capture_sizes": MANY_GRAPHS}, precision="fp8"
+    "static-own-graphs": Variant(
+        "vLLM's own graphs, up to 512 tokens", {"compilation_config": {}}, precision="fp8"
     ),
     "static-full": Variant(
-        "the same, attention in the graph too",
-        {"compilation_config": {"cudagraph_mode": "FULL", "cudagraph_capture_sizes": MANY_GRAPHS}}, precision="fp8",
+        "attention in the graphs of mixed steps too",
+        {"compilation_config": {"cudagraph_mode": "FULL", "cudagraph_capture_sizes": list(vllm_args.GRAPH_SIZES)}},
+        precision="fp8",
     ),
     "static-steps-4k": Variant("prefill in fewer steps", {"max_num_batched_tokens": 4096}, precision="fp8"),
     "marlin": Variant("weight-only FP8: all cores read weights, no activation scales", {"linear_backend": "marlin"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -89,6 +90,17 @@ def test_a_speculating_engine_lacks_what_vllm_refuses_beside_it(tmp_path):
     info = engine(tmp_path, runtime=RuntimeInfo("vllm", options={"speculative_config": {"method": "ngram"}}))
     assert vllm_args.capabilities(info) == VLLM - {"lora", "min_p", "logit_bias"}
     assert vllm_args.engine_args(info, RuntimeOptions())["speculative_config"] == {"method": "ngram"}
+
+
+def test_graphs_cover_every_step_that_may_hold_a_prompt_unless_the_engine_chooses_its_own(tmp_path):
+    sizes = vllm_args.engine_args(engine(tmp_path), RuntimeOptions())["cudagraph_capture_sizes"]
+    assert sizes == sorted(set(sizes))
+    assert sizes[0] == 1
+    assert sizes[-1] == 2048
+    assert all(larger - smaller <= max(8, 0.07 * smaller) for smaller, larger in itertools.pairwise(sizes))
+    for options in ({"compilation_config": {"cudagraph_mode": "NONE"}}, {"max_cudagraph_capture_size": 512}):
+        info = engine(tmp_path, runtime=RuntimeInfo("vllm", options=options))
+        assert "cudagraph_capture_sizes" not in vllm_args.engine_args(info, RuntimeOptions())
 
 
 def test_options_of_the_engine_override_defaults_but_not_what_the_server_sets(tmp_path):
