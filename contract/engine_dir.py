@@ -17,6 +17,7 @@ from contract.errors import EngineDirectoryError, shown
 SCHEMA_VERSION = 1
 LORA_DIR = "lora"
 REBUILD = "rebuild it with `make engine`"
+OPENVINO_RECIPE = 4  # one more when the builder's graph changes: engines built before are then out of date
 Record = TypeVar("Record")
 
 
@@ -36,6 +37,7 @@ class RuntimeInfo:
     backend: str = ""  # tensorrt_llm: "engine" or "pytorch"; vllm: the form of its checkpoint
     profile: str = ""  # tensorrt_llm: "balanced", "latency" or "throughput"; empty is balanced
     options: dict[str, Any] = field(default_factory=dict)  # vllm: engine arguments beside ours
+    recipe: int = 0  # openvino: the builder's OPENVINO_RECIPE; 0 before it was recorded
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,6 @@ __all__ = ["PRECISIONS", "build"]
 MODEL_FILE = "openvino_model.xml"
 KV_DTYPE = {"int8": "int8", "int4": "int8", "bf16": "bf16", "fp32": "fp32"}
 BYTES_PER_WEIGHT = {"int8": 1.0625, "int4": 0.6, "bf16": 2.0}  # fp32 keeps the weights as they are: nothing is lost
-RECIPE = "3"  # change it when the graph changes: engines built before are then out of date
 log = logging.getLogger(__name__)
 
 
@@ -77,7 +76,15 @@ def context_config(config: dict[str, Any], context: int | None) -> dict[str, Any
 def fingerprint(spec: BuildSpec, source: Source, config: dict[str, Any]) -> str:
     """What the engine depends on: recipe, version, model, precision, config, the weight files' names, sizes, times."""
     files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in source.files]
-    parts = [RECIPE, version("openvino"), model_name(spec), spec.precision, spec.context, config, files]
+    parts = [
+        engine_dir.OPENVINO_RECIPE,
+        version("openvino"),
+        model_name(spec),
+        spec.precision,
+        spec.context,
+        config,
+        files,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -109,7 +116,7 @@ def describe(
     noise = spec.synthetic or bool(config.get("synthetic"))
     return EngineInfo(
         model=ModelInfo(model_name(spec), spec.model, source.revision, noise, int(config["vocab_size"])),
-        runtime=RuntimeInfo("openvino", version("openvino")),
+        runtime=RuntimeInfo("openvino", version("openvino"), recipe=engine_dir.OPENVINO_RECIPE),
         precision=spec.precision,
         kv_dtype=KV_DTYPE[spec.precision],
         limits=EngineLimits(max_seq_len=context, max_input_len=context - 1),

@@ -82,19 +82,23 @@ class DecoderGraph:
     def _attention(self, h: Any, layer: int, prefix: str) -> Any:
         s = self._shape
         joint = self._linear(h, *(prefix + f"{part}_proj" for part in "qkv"))
-        widths = ints(*(count * s.head_dim for count in (s.heads, s.kv_heads, s.kv_heads)))
-        q, k, v = op.variadic_split(joint, integer(-1), widths).outputs()
-        q = self._rotate(self._normed_heads(q, prefix + "q", s.heads))
-        k = self._rotate(self._normed_heads(k, prefix + "k", s.kv_heads))
+        widths = ints(*(count * s.head_dim for count in (s.heads + s.kv_heads, s.kv_heads)))
+        qk, v = op.variadic_split(joint, integer(-1), widths).outputs()
+        q, k = self._queries_and_keys(self._heads(qk, s.heads + s.kv_heads), prefix)
         v = self._heads(v, s.kv_heads)
         keys, values = self._cache(k, layer, "key"), self._cache(v, layer, "value")
         mixed = op.scaled_dot_product_attention(q, keys, values, self._mask, scalar(s.head_dim**-0.5))
         joined = op.reshape(op.transpose(mixed, ints(0, 2, 1, 3)), ints(0, 0, s.heads * s.head_dim), True)
         return self._linear(joined, prefix + "o_proj")
 
-    def _normed_heads(self, x: Any, name: str, count: int) -> Any:
-        heads = self._heads(x, count)
-        return self._norm(heads, name + "_norm.weight") if self._qk_norm else heads
+    def _queries_and_keys(self, heads: Any, prefix: str) -> tuple[Any, Any]:
+        """Rotated in one go, unless each has a norm of its own: every node costs OpenVINO some time in a step."""
+        counts = ints(self._shape.heads, self._shape.kv_heads)
+        q, k = op.variadic_split(heads if self._qk_norm else self._rotate(heads), integer(1), counts).outputs()
+        if not self._qk_norm:
+            return q, k
+        q, k = (self._norm(x, f"{prefix}{name}_norm.weight") for x, name in ((q, "q"), (k, "k")))
+        return self._rotate(q), self._rotate(k)
 
     def _linear(self, x: Any, *names: str) -> Any:
         """One multiplication for all of ``names``, which share their input; either all or none of them have a bias."""

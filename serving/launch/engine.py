@@ -55,6 +55,14 @@ def note(engine: EngineInfo) -> str:
     return SMALL if engine.model.source == FIRST else ""
 
 
+def outdated(engine: EngineInfo) -> str:
+    """How to get what newer builders bring; empty for an engine that has it."""
+    if engine.runtime.name != "openvino" or engine.runtime.recipe >= engine_dir.OPENVINO_RECIPE:
+        return ""
+    again = f"make engine MODEL={engine.model.source} PRECISION={engine.precision} ENGINE={engine.path}"
+    return f"this engine was built by an older version of this project; built again it is faster: {again}"
+
+
 def _require_memory(gigabytes: float, engine: EngineInfo) -> None:
     """Refuse a KV cache that the machine has no memory for, before anything loads. In GiB."""
     if engine.runtime.name == "simulated" or not gigabytes:

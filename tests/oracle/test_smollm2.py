@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,12 @@ def prompts(engine_dir: Path) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
+def precise(reference: Any) -> Any:
+    """In float64: transformers' own float32 is up to 4e-5 away from it, and the engine's 6e-5."""
+    return deepcopy(reference).double()
+
+
+@pytest.fixture(scope="module")
 def answers(reference: Any, prompts: list[list[int]]) -> list[list[int]]:
     return [expected.greedy(reference, prompt, TOKENS) for prompt in prompts]
 
@@ -59,12 +67,30 @@ def test_all_weights_are_equal(reference: Any) -> None:
 
 @pytest.mark.parametrize(("blocks", "streams", "step"), [(800, 16, 128), (60, 16, 32)], ids=["together", "preempted"])
 def test_greedy_tokens_and_log_probabilities(
-    reference: Any, engine_dir: Path, prompts: list[list[int]], answers: list[list[int]],
+    precise: Any, engine_dir: Path, prompts: list[list[int]], answers: list[list[int]],
     blocks: int, streams: int, step: int,
 ) -> None:  # fmt: skip
     model = PagedModel(engine_dir / openvino_build.MODEL_FILE, "fp32")
     model.allocate(blocks)
     engine = Engine(model, BlockPool(blocks), streams, 8192, step_tokens=step)
+    got = ask(engine, prompts)
+    assert engine.stats().preemptions > 0 or blocks > 60
+    compare(precise, prompts, answers, got)
+
+
+def test_drafts_change_neither_tokens_nor_log_probabilities(
+    precise: Any, engine_dir: Path, prompts: list[list[int]], answers: list[list[int]]
+) -> None:
+    model = PagedModel(engine_dir / openvino_build.MODEL_FILE, "fp32")
+    model.allocate(200)
+    engine = Engine(model, BlockPool(200), 1, 8192, drafts=True)
+    got = [ask(engine, [prompt])[0] for prompt in prompts]  # only a stream that is alone gets drafts
+    stats = engine.stats()
+    assert stats.accepted_tokens > len(prompts) and stats.drafted_tokens > stats.accepted_tokens
+    compare(precise, prompts, answers, got)
+
+
+def ask(engine: Engine, prompts: Sequence[list[int]]) -> list[list[SequenceDelta]]:
     sampling = Sampling(TOKENS, temperature=0.0, ignore_eos=True, logprobs=1 + TOP)
     for number, prompt in enumerate(prompts):
         engine.submit(EngineRequest(number, prompt, sampling))
@@ -72,18 +98,21 @@ def test_greedy_tokens_and_log_probabilities(
     while engine.busy:
         for delta in engine.step():
             got[delta.sequence_id].append(delta)
-    assert engine._scheduler.preemptions > 0 or blocks > 60
+    return got
+
+
+def compare(
+    precise: Any, prompts: list[list[int]], answers: list[list[int]], got: Sequence[Sequence[SequenceDelta]]
+) -> None:
     errors: list[float] = []
     for prompt, answer, deltas in zip(prompts, answers, got, strict=True):
         assert [token for delta in deltas for token in delta.token_ids] == answer
-        errors += differences(reference, prompt, answer, [top for delta in deltas for top in delta.top_logprobs])
-    print(
-        f"\n{len(errors)} log probabilities: 99 % within {np.quantile(errors, 0.99):.1e}, all within {max(errors):.1e}"
-    )
-    assert np.quantile(errors, 0.99) < NEAR and max(errors) < 3 * NEAR
+        errors += differences(precise, prompt, answer, [top for delta in deltas for top in delta.top_logprobs])
+    print(f"\n{len(errors)} log probabilities: all within {max(errors):.1e}")
+    assert max(errors) < NEAR
 
 
-def test_log_probabilities_of_prompts(reference: Any, engine_dir: Path, prompts: list[list[int]]) -> None:
+def test_log_probabilities_of_prompts(precise: Any, engine_dir: Path, prompts: list[list[int]]) -> None:
     """What lm-evaluation-harness sums up for its multiple choices; cut into steps and beside each other."""
     import torch
 
@@ -99,20 +128,20 @@ def test_log_probabilities_of_prompts(reference: Any, engine_dir: Path, prompts:
     worst = 0.0
     for number, prompt in enumerate(prompts):
         with torch.inference_mode():
-            logits = reference(torch.tensor([prompt])).logits[0, :-1].double()
+            logits = precise(torch.tensor([prompt])).logits[0, :-1]
         wanted = torch.log_softmax(logits, -1).gather(1, torch.tensor(prompt[1:])[:, None])[:, 0].numpy()
         assert len(found[number]) == len(wanted)
         worst = max(worst, float(np.abs(np.array(found[number]) - wanted).max()))
     print(f"\n{sum(map(len, prompts))} tokens, all within {worst:.1e}")
-    assert worst < 3 * NEAR
+    assert worst < NEAR
 
 
-def differences(reference: Any, prompt: list[int], answer: list[int], found: list[Any]) -> list[float]:
+def differences(precise: Any, prompt: list[int], answer: list[int], found: list[Any]) -> list[float]:
     """Of the engine's most likely tokens' log probabilities, at every position of ``answer``."""
     import torch
 
     with torch.inference_mode():
-        logits = reference(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].double()
+        logits = precise(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
     wanted = torch.log_softmax(logits, -1).numpy()
     assert all(len(tops) >= TOP for tops in found)
     return [abs(float(row[token]) - value) for row, tops in zip(wanted, found, strict=True) for token, value in tops]

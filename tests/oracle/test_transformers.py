@@ -24,10 +24,11 @@ pytestmark = [pytest.mark.oracle, pytest.mark.timeout(1800)]
 BLOCKS = 400
 MAX_KL = 0.003
 MIN_AGREEMENT = 0.99  # of top-1, where the reference's margin is above its median
-SHAPES = ["synthetic", "synthetic-0.5b"]
+# prompts and tokens: transformers makes 5 tokens/s at the larger shape, on a machine with nothing else to do
+SIZES = {"synthetic": (expected.PROMPTS, expected.TOKENS), "synthetic-0.5b": (8, 32)}
 
 
-@pytest.fixture(scope="module", params=SHAPES)
+@pytest.fixture(scope="module", params=SIZES)
 def shape(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -39,12 +40,12 @@ def reference(shape: str) -> Any:
 
 @pytest.fixture(scope="module")
 def prompts(shape: str) -> list[list[int]]:
-    return expected.prompts(synthetic.cached(shape))
+    return expected.prompts(synthetic.cached(shape))[: SIZES[shape][0]]
 
 
 @pytest.fixture(scope="module")
-def answers(reference: Any, prompts: list[list[int]]) -> list[list[int]]:
-    return [expected.greedy(reference, prompt, expected.TOKENS) for prompt in prompts]
+def answers(shape: str, reference: Any, prompts: list[list[int]]) -> list[list[int]]:
+    return [expected.greedy(reference, prompt, SIZES[shape][1]) for prompt in prompts]
 
 
 def load(shape: str, precision: str, home: Path) -> PagedModel:
@@ -68,10 +69,10 @@ def run(model: Model, streams: int, requests: list[EngineRequest]) -> dict[int, 
 def test_fp32_greedy_is_exact(shape: str, prompts: list[list[int]], answers: list[list[int]], tmp_path: Path) -> None:
     model = load(shape, "fp32", tmp_path)
     requests = [
-        EngineRequest(i, prompt, Sampling(expected.TOKENS, temperature=0.0, ignore_eos=True))
+        EngineRequest(i, prompt, Sampling(SIZES[shape][1], temperature=0.0, ignore_eos=True))
         for i, prompt in enumerate(prompts)
     ]
-    assert np.mean([len(set(answer)) for answer in answers]) > 16, "answers of few words prove little"
+    assert np.mean([len(set(answer)) for answer in answers]) > SIZES[shape][1] / 4, "answers of few words prove little"
     for streams in (1, 16):
         got = run(model, streams, requests)
         assert [[t for d in got[i] for t in d.token_ids] for i in range(len(prompts))] == answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from contract import engine_dir
 from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
 from contract.paths import ROOT
+from serving.launch import announcement
 from serving.launch import config as launch_config
 from serving.launch import engine as launch_engine
 from serving.launch.config import LaunchError, parse
@@ -96,6 +98,19 @@ def test_what_make_engine_built_is_served(builder: Builder, tmp_path: Path) -> N
     assert served()[0] == "default"
     assert served("--model", "Qwen/Qwen2.5-7B-Instruct")[0] == "default"
     assert not builder.built and launch_engine.note(served()[1]) == ""
+
+
+def test_an_engine_of_an_older_recipe_is_served_with_the_command_that_renews_it(
+    builder: Builder, tmp_path: Path
+) -> None:
+    write(tmp_path / "default", "smollm2")
+    config, old = launch_engine.prepare(parse([]))
+    command = f"make engine MODEL=smollm2 PRECISION=int8 ENGINE={tmp_path / 'default'}"
+    assert launch_engine.outdated(old).endswith(command) and command in announcement.text(config, old, tmp_path)
+    recipe = RuntimeInfo("openvino", recipe=engine_dir.OPENVINO_RECIPE)
+    for runtime in (recipe, RuntimeInfo("vllm"), RuntimeInfo("simulated")):
+        fresh = dataclasses.replace(old, runtime=runtime)
+        assert launch_engine.outdated(fresh) == "" and command not in announcement.text(config, fresh, tmp_path)
 
 
 def test_a_named_model_gets_an_engine_of_its_own(builder: Builder, tmp_path: Path) -> None:
