@@ -47,6 +47,9 @@ def examine(session: Session, long_prompt: int) -> Iterator[ProbeResult]:
     if "guide:json_schema" in capable:
         yield guided(session, "a regex is kept to", Guide("regex", DIGITS), DIGITS)
         yield guided(session, "a JSON schema is kept to", Guide("json_schema", SCHEMA), BEGINNING)
+    else:
+        found = "the runtime saw at load that a guide is not kept to"
+        yield ProbeResult("guides", "differs", found, f"JSON schema, regex and grammar are refused here; {SEND}")
     if "logprobs" in capable:
         yield entries(session, 5, 5 if "top_logprobs" in capable else 1)
     yield statistics(session)

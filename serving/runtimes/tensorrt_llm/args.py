@@ -82,9 +82,9 @@ def capabilities(backend: str, surface: Surface, scoring: bool) -> frozenset[str
     """The engine's C++ decoder honours all but log probabilities, which need logits gathered (and crash with cancelled
     streams: docs/tensorrt_llm_facts.md). The default PyTorch sampler of 1.2.1 ignores penalties, min_p, bad words and
     the seed without a word, so serving uses its ``TRTLLMSampler``, which honours them but gives the sampled token's log
-    probability only; the accuracy gate (``scoring``) needs the others and uses the default one. Guides mask the logits
-    before either sampler sees them. ``embedding_bias`` (a number for every entry of the vocabulary) could carry a logit
-    bias; it is not used yet."""
+    probability only; the accuracy gate (``scoring``) needs the others and uses the default one. Guides should mask the
+    logits before either sampler sees them; ``guide_check`` tries it at load. ``embedding_bias`` (a number for every
+    entry of the vocabulary) could carry a logit bias; it is not used yet."""
     if backend == "engine":
         found = PENALTIES | GUIDES | {"min_tokens"} | (LOGPROBS if scoring else frozenset())
     elif surface.full_sampler:

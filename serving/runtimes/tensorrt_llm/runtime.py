@@ -5,16 +5,18 @@ Not run on a GPU by us: the tests drive it against a stand-in whose signatures c
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
-from serving.runtimes.base import OnDeath, OnStep, RuntimeOptions
+from serving.runtimes.base import GUIDES, OnDeath, OnStep, RuntimeOptions
 from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
 from serving.runtimes.tensorrt_llm import env as tensorrt_llm_env
 from serving.runtimes.tensorrt_llm.args import Surface
 from serving.runtimes.tensorrt_llm.core import TensorRtLlm
 from serving.runtimes.tensorrt_llm.env import Package
+from serving.runtimes.tensorrt_llm.guide_check import keeps_to_guides
 from serving.runtimes.tensorrt_llm.loaded import LoadedLlm, started
 
 
@@ -34,6 +36,9 @@ def create(
     llm, children = started(lambda: package.llm_class(**arguments), engine)
     found = tensorrt_llm_args.capabilities(backend, surface, scoring)
     loaded = LoadedLlm(package, llm, surface, found, int(arguments["max_batch_size"]), children)
+    inferred = backend == "pytorch" and not surface.full_sampler and found & GUIDES
+    if inferred and not keeps_to_guides(loaded, engine):
+        loaded = dataclasses.replace(loaded, capabilities=found - GUIDES)
     return TensorRtLlm(loaded, engine, on_step, on_death)
 
 

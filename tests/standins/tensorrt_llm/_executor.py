@@ -2,9 +2,14 @@
 
 import threading
 import time
+from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from . import control
 from ._result import failure, fatal, logprobs_of
+
+WORD, END = "zqxjkv", 151645
 
 
 def answer(prompt, seed, position):
@@ -13,7 +18,10 @@ def answer(prompt, seed, position):
 
 
 def guided(guide):
-    """The answer that ``control.guided`` has for this kind of guide."""
+    """The answer that ``control.guided`` has for this kind of guide; a regex of one word is answered by the word."""
+    if guide is not None and guide.regex == WORD and not control.guides_ignored:
+        tokenizer = Tokenizer.from_file(str(Path(control.llms[-1].args.tokenizer) / "tokenizer.json"))
+        return [*tokenizer.encode(WORD).ids, END]
     given = [tokens for field, tokens in control.guided.items() if guide is not None and getattr(guide, field)]
     return given[0] if given else None
 

@@ -21,7 +21,8 @@ def reset():
         stats_seconds, \
         stats_failures, \
         worker_process, \
-        guided
+        guided, \
+        guides_ignored
     script = {}  # prompt (tuple) -> tokens it answers, the end token included
     errors = {}  # prompt -> (after how many tokens, message): RequestError
     die_at = {}  # prompt -> after how many tokens the executor dies
@@ -36,6 +37,7 @@ def reset():
     stats_failures = 0  # so many calls of get_stats end in RPCTimeout
     worker_process = bool(os.environ.get("STANDIN_TRTLLM_WORKER"))  # the LLM talks to a process, by ZMQ PAIR sockets
     guided = {}  # field of GuidedDecodingParams -> tokens that a guided request answers
+    guides_ignored = False  # as a sampler that masks nothing
     unhonoured = []  # what the default TorchSampler of 1.2.1 would have ignored in silence
 
 

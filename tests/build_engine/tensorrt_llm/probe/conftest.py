@@ -7,9 +7,9 @@ import importlib
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from tests.serving.runtimes.tensorrt_llm.harness import STANDINS, forget, write_engine
+from tests.serving.runtimes.tensorrt_llm.harness import STANDINS, WORD, forget, write_engine
 
-WORDS = {"{": 901, '"a"': 902, ":": 903, "7": 904, "}": 905, "x": 906}
+WORDS = {"{": 901, '"a"': 902, ":": 903, "7": 904, "}": 905, "x": 906, WORD: 907}
 
 
 @pytest.fixture

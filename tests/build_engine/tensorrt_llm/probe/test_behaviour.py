@@ -22,6 +22,12 @@ def test_a_package_as_recorded_passes(session, backend):
     assert set(found.values()) == {"pass"} and len(found) >= 10, found
 
 
+def test_guides_that_the_runtime_refuses_are_a_row(session, standin):
+    standin.guides_ignored = True
+    found = {row.check: row.status for row in behaviour.examine(session("pytorch"), 0)}
+    assert found["guides"] == "differs" and "a regex is kept to" not in found
+
+
 def test_a_guide_that_is_not_kept_to_is_a_failure(session, standin):
     standin.guided = {"regex": [904, 906, 151645], "json": [901, 906, 151645]}
     found = statuses(behaviour.examine(session(), 0))

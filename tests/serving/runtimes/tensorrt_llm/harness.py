@@ -12,6 +12,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
 
 from build_engine import tokenizer_files
 from contract import engine_dir
@@ -20,6 +21,7 @@ from contract.paths import ROOT
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeOptions
 
+WORD = "zqxjkv"
 STANDINS = ROOT / "tests" / "standins"
 END, END_OF_TEXT = 151645, 151643
 MODEL_CONFIG = ROOT / "build_engine" / "data" / "qwen2.5-7b-instruct.config.json"
@@ -41,6 +43,7 @@ def write_engine(path: Path, backend: str, version: str = "1.2.1", kv_dtype: str
     (folder / "config.json").write_text(json.dumps(engine))
     (path / "config.json").write_text(MODEL_CONFIG.read_text())
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [END, END_OF_TEXT]}))
+    Tokenizer(models.WordLevel({WORD: 5}, unk_token=WORD)).save(str(path / "tokenizer.json"))
     return EngineInfo(
         model=ModelInfo("qwen2.5-7b-instruct", "test", vocab_size=152064),
         runtime=RuntimeInfo("tensorrt_llm", version, backend),
@@ -56,14 +59,22 @@ class Harness:
     """A runtime on the stand-in, with what it delivered."""
 
     def __init__(
-        self, path: Path, backend: str, version: str, options: RuntimeOptions, worker: bool = False, **create: bool
+        self,
+        path: Path,
+        backend: str,
+        version: str,
+        options: RuntimeOptions,
+        worker: bool = False,
+        guides_ignored: bool = False,
+        **create: bool,
     ) -> None:
         self.steps, self.deaths = [], []
         module = importlib.import_module("serving.runtimes.tensorrt_llm.runtime")
-        importlib.import_module("tensorrt_llm.control").worker_process = worker
+        self.control = importlib.import_module("tensorrt_llm.control")
+        self.control.worker_process, self.control.guides_ignored = worker, guides_ignored
         engine = write_engine(path, backend, version)
         self.runtime = module.create(engine, options, self.steps.append, self.deaths.append, **create)
-        self.control = sys.modules["tensorrt_llm.control"]
+        self.control.requests.clear()  # of loading
         self.llm = self.control.llms[-1]
 
     def submit(self, sequence_id: int, prompt: list[int], **sampling) -> None:
