@@ -71,6 +71,7 @@ class Controller:
         epoch = time.time() + LEAD_S
         server = scrape.ServerSeries(self._plan.url(self._plan.metrics_port, "/metrics"))
         self.run = Run(self._plan, self._target.facts, epoch, dict.fromkeys(range(len(workers))), server)
+        self.run.zero += LEAD_S
         self._running, self._finished = {}, Event()
         for index, client in enumerate(workers):
             order = {
@@ -117,7 +118,7 @@ class Controller:
 
     def _scrape(self, run: Run) -> None:
         try:
-            run.server.add(time.time() - run.epoch, prometheus.fetch(run.server.url, scrape.TIMEOUT_S))
+            run.server.add(run.now, prometheus.fetch(run.server.url, scrape.TIMEOUT_S))
         except (OSError, ValueError) as error:
             run.server.error = str(error)
 
@@ -134,7 +135,7 @@ class Controller:
             gevent.sleep(LIVE_S)
             lanes, running = self.live
             if self._environment.parsed_options.headless and lanes:
-                console.show(console.live_line(time.time() - run.epoch, merged(lanes.values()), running))
+                console.show(console.live_line(run.now, merged(lanes.values()), running))
 
     def _interrupt(self) -> None:
         """Ctrl-C, the web UI's Stop, or Locust's own end: stop the workers, then report what was measured."""

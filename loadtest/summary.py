@@ -31,7 +31,7 @@ class Run:
 
     plan: RunPlan
     target: dict[str, Any]
-    epoch: float
+    epoch: float  # second 0 by the clock of day, which all workers share
     workers: dict[int, WorkerHealth | None]
     server: ServerSeries
     lanes: dict[str, Lane] = field(default_factory=dict)
@@ -40,6 +40,12 @@ class Run:
     complete: bool = False
     closed: bool = False
     ended: float = 0.0  # the second of the last report
+    zero: float = field(default_factory=time.monotonic)  # second 0 by the clock that nobody sets
+
+    @property
+    def now(self) -> float:
+        """The second that it is."""
+        return time.monotonic() - self.zero
 
     @property
     def measured_s(self) -> float:

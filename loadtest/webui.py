@@ -6,7 +6,6 @@ Rows go into ``extended_stats``, so *Statistics* and *Aggregated* keep counting 
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 from loadtest.aggregate import Lane, merged
@@ -33,13 +32,13 @@ def add_streaming_tab(web_ui: Any, controller: Controller) -> None:
         from flask import request
 
         if request.path.endswith("/stats/requests") and response.is_json:
-            rows = streaming_rows(*controller.live, controller.run.epoch if controller.run else 0.0)
+            rows = streaming_rows(*controller.live, controller.run.now if controller.run else 0.0)
             response.set_data(json.dumps({**response.json, "extended_stats": [{"key": KEY, "data": rows}]}))
         return response
 
 
-def streaming_rows(lanes: dict[str, Lane], running: int, epoch: float) -> list[dict[str, Any]]:
-    rows = [_now(merged(lanes.values()), running, time.time() - epoch)] if lanes else []
+def streaming_rows(lanes: dict[str, Lane], running: int, now: float) -> list[dict[str, Any]]:
+    rows = [_now(merged(lanes.values()), running, now)] if lanes else []
     for lane_name, lane in lanes.items():
         for metric, histogram in lane.histograms.items():
             percentiles = {

@@ -84,10 +84,9 @@ class ResponseStore:
 
     def _sweep(self) -> None:
         """Remove what is too old, then the oldest until the rest fits."""
-        now = time.time()
-        if now - self._swept < SWEEP_SECONDS:
+        if time.monotonic() - self._swept < SWEEP_SECONDS:
             return
-        self._swept = now
+        self._swept, now = time.monotonic(), time.time()
         found = []
         for entry in os.scandir(self._directory):
             with contextlib.suppress(FileNotFoundError):
