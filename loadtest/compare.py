@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from client.language import language
-from loadtest import console
+from loadtest import console, files
 from loadtest.console import NAMES, milliseconds
 from loadtest.errors import EXIT_OK, LoadtestError
 from loadtest.histogram import Histogram
@@ -113,7 +113,7 @@ def compare(a_dir: Path, b_dir: Path, out: Path) -> int:
         "\n".join([f"A = {a_dir}", f"B = {b_dir}", *(f"note: {n}" for n in notes), *_lines(rows), _rates(a, b)])
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(_page(a, b, rows, notes), encoding="utf-8")
+    files.write(out.parent, {out.name: _page(a, b, rows, notes)})
     console.show(f"report: {out}")
     return EXIT_OK
 

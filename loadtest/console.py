@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from loadtest.aggregate import Lane
@@ -35,7 +34,7 @@ def live_line(second: float, total: Lane, running: int) -> str:
     )
 
 
-def summary_text(summary: dict[str, Any], directory: Path) -> str:
+def summary_text(summary: dict[str, Any]) -> str:
     plan = summary["plan"]
     load = f"{plan['arrivals']} at {plan['rate']:g}/s" if plan["rate"] else plan["arrivals"]
     load = f"{plan['users']} users" if plan["loop"] == "closed" else load
@@ -45,7 +44,7 @@ def summary_text(summary: dict[str, Any], directory: Path) -> str:
         lines += _lane(name, figures)
     lines += _gateway(summary["gateway_cost"])
     lines += _closing(summary)
-    return "\n".join([*lines, f"report: {directory / 'report.html'}"])
+    return "\n".join(lines)
 
 
 def _length(summary: dict[str, Any]) -> str:

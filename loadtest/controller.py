@@ -14,13 +14,13 @@ from locust.runners import MasterRunner
 
 from loadtest import console, prometheus, scrape
 from loadtest.aggregate import Lane, merged
-from loadtest.errors import LoadtestError
+from loadtest.errors import EXIT_USAGE, LoadtestError
 from loadtest.plan import RunPlan, plan_from
 from loadtest.preflight import TargetFacts, check_target
 from loadtest.record import Record
 from loadtest.report import write_report
 from loadtest.session import PLAN, REPORT, STOP, WorkerSession, on_interrupt
-from loadtest.summary import Run
+from loadtest.summary import Run, summarize
 from loadtest.verdict import WorkerHealth
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,13 @@ class Controller:
         if complete:
             self._last_scrape(run)
         directory = Path(run.plan.out or f"reports/loadtest-{time.strftime('%Y%m%d-%H%M%S')}")
-        summary = write_report(run, directory)
+        summary = summarize(run)
         self._environment.process_exit_code = summary["verdict"]["exit_code"]
-        console.show(console.summary_text(summary, directory))
+        console.show(console.summary_text(summary))
+        try:
+            write_report(run, summary, directory)
+            console.show(f"report: {directory / 'report.html'}")
+        except LoadtestError as error:  # the figures above were measured all the same
+            sys.stderr.write(f"loadtest: {error}\n")
+            self._environment.process_exit_code = EXIT_USAGE
         sys.stdout.flush()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from client.language import language
-from loadtest import console
+from loadtest import console, files
 from loadtest.command import locust_command
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, EXIT_USAGE, LoadtestError
 from loadtest.plan import plan_from
@@ -165,8 +165,6 @@ def _write(directory: Path, slo: str, steps: list[RateStep]) -> None:
         "saturates_at": min((s.rate for s in steps if s.saturated and not s.invalid), default=None),
         "steps": [s.summary | {"rate": s.rate, "met": s.met, "saturated": s.saturated} for s in ordered],
     }
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "sweep.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     say, told = words(language()), sentences(language())
     lead = told(f"limits {slo}; {ordered[0].summary['plan']['duration']:g} s at each rate")
     found = "; ".join(map(told, conclusion(steps).split("; ")))
@@ -177,7 +175,7 @@ def _write(directory: Path, slo: str, steps: list[RateStep]) -> None:
         page.charts(_charts(ordered), say),
     ]
     html = page.page("How much load it takes", parts, language())
-    (directory / "sweep.html").write_text(html, encoding="utf-8")
+    files.write(directory, {"sweep.json": files.as_json(data), "sweep.html": html})
 
 
 def _charts(steps: list[RateStep]) -> list[Chart]:

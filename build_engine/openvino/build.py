@@ -104,7 +104,10 @@ def convert(tensors: Tensors, precision: str, path: Path) -> None:
         graph = DecoderGraph(weights, lambda done, total: progress.update(task, completed=done, total=total))
         model = graph.build()
     log.info("writing %s", path.with_suffix(".bin").name)
-    ov.save_model(model, str(path), compress_to_fp16=False)
+    try:
+        ov.save_model(model, str(path), compress_to_fp16=False)
+    except RuntimeError as error:  # "iostream error" is all that OpenVINO says of a full disk
+        raise BuildError(f"{path.parent.parent}: the engine cannot be written ({error}); is the disk full?") from error
 
 
 def describe(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contract.paths import ROOT
+from loadtest import files
 from loadtest.environment import describe
 from loadtest.errors import EXIT_OK, EXIT_USAGE, LoadtestError
 
@@ -45,7 +45,11 @@ def run(
     more = verdict(rows, about) if verdict else {}
     for name, value in more.items():
         print(f"{name}: {', '.join(value) or 'none'}")
-    print(f"written to {write(arguments.out, about, rows, **more)}")
+    try:
+        print(f"written to {write(arguments.out, about, rows, **more)}")
+    except LoadtestError as error:
+        sys.stderr.write(f"{target}: {error}\n")
+        return EXIT_USAGE
     return EXIT_OK
 
 
@@ -64,10 +68,8 @@ def environment(target: str, arguments: argparse.Namespace | None = None, **fact
 
 
 def write(path: Path, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], **more: Any) -> Path:
-    """``{"environment", "rows", …}`` as JSON; directories are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = {"environment": about, "rows": rows, **more}
-    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """``{"environment", "rows", …}`` as JSON; directories are made. Raises ``LoadtestError``."""
+    files.write(path.parent, {path.name: files.as_json({"environment": about, "rows": rows, **more})})
     return path
 
 

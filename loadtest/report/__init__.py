@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from client.language import language
+from loadtest import files
 from loadtest.report.charts import charts_of
 from loadtest.report.run_page import run_page
-from loadtest.summary import Run, summarize
+from loadtest.summary import Run
 
 
-def write_report(run: Run, directory: Path) -> dict[str, Any]:
-    """The summary, after writing everything into ``directory`` (made when missing)."""
-    directory.mkdir(parents=True, exist_ok=True)
-    summary = summarize(run)
+def write_report(run: Run, summary: dict[str, Any], directory: Path) -> None:
+    """Raises ``LoadtestError`` when ``directory`` cannot take all three."""
     records = sorted(run.records, key=lambda r: (r.t_sched, r.index))
-    with (directory / "requests.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(r.to_json(), ensure_ascii=False) + "\n" for r in records)
-    text = json.dumps(summary, indent=1, ensure_ascii=False)
-    (directory / "summary.json").write_text(text + "\n", encoding="utf-8")
-    (directory / "report.html").write_text(run_page(summary, charts_of(run), language()), encoding="utf-8")
-    return summary
+    contents = {
+        "requests.jsonl": "".join(json.dumps(r.to_json(), ensure_ascii=False) + "\n" for r in records),
+        "summary.json": files.as_json(summary),
+        "report.html": run_page(summary, charts_of(run), language()),
+    }
+    files.write(directory, contents)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -23,7 +26,7 @@ from loadtest.report import write_report
 from loadtest.report.svg import Chart, Series, render
 from loadtest.scrape import ServerSeries
 from loadtest.slo import Slo, parse_slo
-from loadtest.summary import Run, lane_figures, limits, saturation
+from loadtest.summary import Run, lane_figures, limits, saturation, summarize
 from loadtest.sweep import RateStep, conclusion, search
 from loadtest.verdict import WorkerHealth, judge
 from loadtest.webui import streaming_rows
@@ -146,9 +149,33 @@ class Page(HTMLParser):
         self.links += [value or "" for name, value in attrs if name in ("src", "href")]
 
 
+def reported(run: Run, directory: Path) -> dict[str, Any]:
+    """The summary, which the files are written from."""
+    summary = summarize(run)
+    write_report(run, summary, directory)
+    return summary
+
+
+def test_a_disk_that_is_full_leaves_the_old_report_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported(run_of([record(0)]), tmp_path)
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+    def full(path: Path, text: str, **_: str) -> int:
+        if "html" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, text, **_)
+
+    real = Path.write_text
+    monkeypatch.setattr(Path, "write_text", full)
+    line = "report.html cannot be written to .* \\(No space left on device\\): make room"
+    with pytest.raises(LoadtestError, match=line):
+        reported(run_of([record(k) for k in range(9)]), tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
 def test_report_is_complete_valid_and_self_contained(tmp_path: Path) -> None:
     records = [record(k, lane="grpc" if k % 2 else "sse") for k in range(40)]
-    summary = write_report(run_of(records, transport="both"), tmp_path)
+    summary = reported(run_of(records, transport="both"), tmp_path)
     jsonschema.validate(json.loads((tmp_path / "summary.json").read_text()), SCHEMA)
     assert set(summary["gateway_cost"]) == {"ttft", "tpot", "e2e"} and summary["server"]["streams_freed"] == 2
     html = (tmp_path / "report.html").read_text()
@@ -162,7 +189,7 @@ def test_report_is_complete_valid_and_self_contained(tmp_path: Path) -> None:
 
 def test_report_of_a_run_without_a_single_answer(tmp_path: Path) -> None:
     nothing = Record(0, "chat", "grpc", True, 1.0, 1.0, None, None, 2.0, "failed", "connect")
-    summary = write_report(run_of([nothing]), tmp_path)
+    summary = reported(run_of([nothing]), tmp_path)
     jsonschema.validate(summary, SCHEMA)
     assert summary["verdict"]["state"] == "fail" and "nothing measured" in (tmp_path / "report.html").read_text()
 
@@ -191,7 +218,7 @@ def test_compare_says_that_a_run_was_interrupted(tmp_path: Path, capsys: pytest.
     for name in ("a", "b"):
         run = run_of([record(k) for k in range(40)])
         run.interrupted, run.ended = name == "b", run.plan.warmup + 4.0
-        write_report(run, tmp_path / name)
+        reported(run, tmp_path / name)
     comparing.compare(tmp_path / "a", tmp_path / "b", tmp_path / "out.html")
     said = capsys.readouterr().out
     assert f"note: run B was interrupted: 4.0 of {run.plan.duration:g} s measured" in said and "run A was" not in said
@@ -206,7 +233,7 @@ def test_an_axis_leaves_out_gaps_near_zero() -> None:
 
 def test_compare_reads_runs_back_and_names_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, ttft, seed in (("a", 0.1, 1), ("b", 0.2, 2)):
-        write_report(run_of([record(k, ttft=ttft + 0.001 * k) for k in range(40)], seed=seed), tmp_path / name)
+        reported(run_of([record(k, ttft=ttft + 0.001 * k) for k in range(40)], seed=seed), tmp_path / name)
     assert comparing.compare(tmp_path / "a", tmp_path / "b", tmp_path / "out.html") == 0
     said = capsys.readouterr().out
     assert "note: seed: A 1, B 2" in said

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -19,6 +22,7 @@ from build_engine.rope import frequencies
 from build_engine.synthetic import checkpoint as synthetic
 from contract import engine_dir
 from contract.model_shape import ModelShape
+from contract.paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +115,22 @@ def test_a_full_disk_is_foreseen(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     assert run("--model", checkpoint, "--out", tmp_path / "engine") == 1
     assert "GB free and about" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_meanwhile_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit of a file's size stands for the disk: the tokenizer's files fit, the weights do not."""
+    checkpoint, out = tmp_path / "m", tmp_path / "engine"
+    synthetic.write(ModelShape("s", 2, 512, 8, 2, 1024, 1024, head_dim=64), checkpoint)
+    command = [sys.executable, "-m", "build_engine", "build", "--precision", "fp32"]
+    command += ["--model", str(checkpoint), "--out", str(out)]
+    largest = max(path.stat().st_size for path in checkpoint.iterdir() if path.suffix != ".safetensors")
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}: the engine cannot be written (")
+    assert "Traceback" not in done.stderr and not list(tmp_path.glob("*engine*"))
 
 
 def test_longer_contexts_switch_yarn_on(checkpoint: Path, tmp_path: Path) -> None:
