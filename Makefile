@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-loadtest serve chat engine lock lock-check licences licences-check sbom test test-chaos lint fields
+.PHONY: help setup setup-dev setup-loadtest setup-vllm setup-otel serve chat engine lock lock-check licences licences-check sbom test test-chaos lint fields
 .PHONY: clean bench-serving bench-fairness bench-isolation bench-leaks bench-gpu
 SHELL := /bin/bash
 
@@ -67,7 +67,7 @@ setup:  ## virtual environment with the pinned packages (every target does this 
 	@$(PYTHON) serving/launch/bootstrap.py
 
 setup-dev:
-	@$(PYTHON) serving/launch/bootstrap.py dev loadtest
+	@$(PYTHON) serving/launch/bootstrap.py dev loadtest otel
 
 setup-loadtest:
 	@$(PYTHON) serving/launch/bootstrap.py loadtest
@@ -75,10 +75,17 @@ setup-loadtest:
 setup-vllm:  ## vLLM beside Triton, on a GPU host: several GB, from the lock (plain pip would replace numpy)
 	@$(PYTHON) serving/launch/bootstrap.py vllm
 
+setup-otel: setup
+	@$(PYTHON) serving/launch/bootstrap.py otel
+
+# What a server needs beside `setup`: the door's Envoy, and OpenTelemetry where a collector is named.
+SETUP = setup $(if $(TRITON_KEY_FILE)$(TRITON_TLS_CERT),setup-router) \
+  $(if $(strip $(OTEL_EXPORTER_OTLP_ENDPOINT)$(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)),setup-otel)
+
 DOOR = $(call option,TRITON_KEY_FILE,triton-key-file) $(call option,TRITON_TLS_CERT,triton-tls-cert) \
   $(call option,TRITON_TLS_KEY,triton-tls-key) $(call option,TRITON_TLS_CLIENT_CA,triton-tls-client-ca)
 
-serve: setup $(if $(TRITON_KEY_FILE)$(TRITON_TLS_CERT),setup-router)  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
+serve: $(SETUP)  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
 	@exec $(PY) -m serving --host $(HOST) --triton-host $(TRITON_HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
 	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --max-restarts $(MAX_RESTARTS) --step-seconds $(STEP_SECONDS) --kv-cache-gb $(KV_CACHE_GB) --threads $(THREADS) --exact $(EXACT) $(if $(GPU_MEMORY_FRACTION),--gpu-memory-fraction $(GPU_MEMORY_FRACTION)) --step-ms $(STEP_MS) --fault "$(FAULT)" \
 	  --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$$ENGINE") \
@@ -100,7 +107,7 @@ lock: .venv-lock/.ready  ## after a change of pyproject.toml's pins: locks/*.txt
 	@.venv-lock/bin/python .ci/lock.py
 
 lock-check:  ## do locks/ hold what pyproject.toml pins, for every Python? installs nothing
-	@$(PYTHON) serving/launch/bootstrap.py --check loadtest dev vllm
+	@$(PYTHON) serving/launch/bootstrap.py --check loadtest dev otel vllm
 
 licences: setup-dev setup-loadtest  ## after `make lock`: the licence of every package -> docs/licences.md
 	@$(PY) .ci/licences.py
@@ -295,7 +302,7 @@ manifests: setup  ## after a change of the alerts or of deploy/envoy.py: the par
 check-manifests: setup .venv-manifests/.ready  ## deploy/: Kubernetes objects, Dockerfiles and compose files against their schemas
 	@$(PY) -m deploy.check $(ARGS)
 
-cluster: setup setup-router  ## REPLICAS=3 servers here, or REPLICAS=http://a:8080,http://b:8080, behind smg (HTTP) and Envoy (gRPC)
+cluster: $(SETUP) setup-router  ## REPLICAS=3 servers here, or REPLICAS=http://a:8080,http://b:8080, behind smg (HTTP) and Envoy (gRPC)
 	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host $(HOST) --port $(GATEWAY_PORT) --grpc-port $(GRPC_PORT) $(DOOR) -- \
 	  --drain $(DRAIN) --step-ms $(STEP_MS) --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$$ENGINE") \
 	  $(if $(filter command,$(origin MODEL)),--model "$$MODEL") $(ARGS)

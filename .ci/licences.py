@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs/licences.md"
-EXTRAS = ("server", "loadtest", "dev")
+EXTRAS = ("server", "loadtest", "dev", "otel")
 VENDORED = ROOT / "serving/gateway/static/vendor/vendor.json"
 HEAD = """# Licences
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12")
-EXTRAS = ("server", "loadtest", "dev")  # what set-up installs everywhere
+EXTRAS = ("server", "loadtest", "dev", "otel")  # what set-up installs everywhere
 GPU_EXTRAS = ("vllm",)  # what set-up installs on request, over the pins of server
 
 

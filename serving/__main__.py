@@ -10,6 +10,7 @@ import sys
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() can answer it: no traceback out of an import
 
+from serving import tracing
 from serving.launch import docker, rundir
 from serving.launch.config import LaunchError, check_ports, parse
 from serving.launch.engine import prepare
@@ -29,6 +30,8 @@ def main() -> int:
         docker.require_fit(engine)
         if docker.needed(engine):
             docker.replace_process(config)
+        if problem := tracing.obstacle():
+            raise LaunchError(problem)
         _allow_files()
         os.umask(0o077)  # logs, run directory and Triton's shared memory hold what users write
         return Supervisor(config, engine).run()

@@ -22,7 +22,7 @@ def locked(extra: str, python: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("extra", ["server", "loadtest", "dev", "vllm"])
+@pytest.mark.parametrize("extra", ["server", "loadtest", "dev", "otel", "vllm"])
 def test_every_pin_is_locked(extra, python):
     found = locked("server", python) | locked(extra, python)
     for pin in map(Requirement, bootstrap.requirements([] if extra == "server" else [extra])):

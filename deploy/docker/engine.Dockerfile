@@ -1,6 +1,6 @@
-# The server and everything it needs, for a CPU or, with EXTRAS=vllm and a CUDA base, an NVIDIA GPU. From the repository's root:
+# The server and everything it needs, for a CPU or, with EXTRAS="otel vllm" and a CUDA base, an NVIDIA GPU. From the repository's root:
 #   docker build -f deploy/docker/engine.Dockerfile -t qwen-triton-cpu .
-#   docker build -f deploy/docker/engine.Dockerfile -t qwen-triton-vllm --build-arg EXTRAS=vllm \
+#   docker build -f deploy/docker/engine.Dockerfile -t qwen-triton-vllm --build-arg EXTRAS="otel vllm" \
 #     --build-arg BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04 --build-arg PACKAGES="gcc libpython3-dev" .
 # Not built by us: no Docker here. vLLM compiles kernels at its first start, hence the compiler and headers.
 ARG BASE=debian:12-slim
@@ -15,7 +15,7 @@ WORKDIR /app
 COPY pyproject.toml ./
 COPY locks locks
 COPY serving/launch/bootstrap.py serving/launch/bootstrap.py
-ARG EXTRAS=""
+ARG EXTRAS="otel"
 # hadolint ignore=SC2086
 RUN PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1 python3 serving/launch/bootstrap.py ${EXTRAS} \
  && ln -s .venv/bin bin \

@@ -20,6 +20,7 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from contract.heartbeat import Heartbeat, Pulse, supervisor_path, worker_path
+from serving import tracing
 from serving.gateway import listening, logs
 from serving.gateway.core import auth
 from serving.gateway.settings import GatewaySettings, GatewaySettingsError
@@ -58,6 +59,8 @@ class WorkerSupervisor:
     def __init__(self, settings: GatewaySettings) -> None:
         auth.load(settings)  # reports a bad key file before anything starts
         _check_credentials(settings)
+        if problem := tracing.obstacle():
+            raise GatewaySettingsError(problem)
         self._settings = settings
         self._held = hold_port(settings)
         self.port: int = self._held.getsockname()[1]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from contract.authority import bracketed
 from contract.paths import ROOT
+from serving import tracing
 from serving.launch.config import Config, LaunchError
 from serving.launch.rundir import plain
 
@@ -30,6 +31,8 @@ PINGS = (
     "--grpc-http2-min-recv-ping-interval-without-data=1000",  # milliseconds
     "--grpc-keepalive-permit-without-calls=1",
 )
+# The caller's trace, as a parameter of the request. Triton 2.51 has the same flag for HTTP, which /generate ignores.
+HEADERS = (f"--grpc-header-forward-pattern={tracing.HEADER}",)
 
 
 def binary() -> tuple[Path, Path | None]:
@@ -68,6 +71,7 @@ def command(config: Config, run_dir: Path, shm_prefix: str) -> list[str]:
         f"--grpc-port={config.inner_grpc_port}",
         f"--grpc-restricted-protocol={RESTRICTED}:key={key}",
         *PINGS,
+        *(HEADERS if tracing.wanted() else ()),
         f"--metrics-address={_evhtp(config.inner_host)}",
         f"--metrics-port={config.metrics_port}",
         "--metrics-interval-ms=500",

@@ -45,7 +45,7 @@ class SequenceDelta(NamedTuple):
     ``logprobs`` has one natural-log probability per entry of ``token_ids`` or is empty. ``top_logprobs`` likewise, each
     entry ``((token_id, logprob), …)`` best first. ``prompt`` brings scores of the prompt, in order and before the first
     token or with it, when ``Sampling.prompt_logprobs`` asks for them. ``finish_reason`` is set on the sequence's last
-    delta only, ``error`` only together with ``finish_reason == "error"``.
+    delta only, ``error`` only together with ``finish_reason == "error"``. ``scheduled`` comes with the first token.
     """
 
     sequence_id: int
@@ -57,6 +57,7 @@ class SequenceDelta(NamedTuple):
     cached_tokens: int = 0  # prompt tokens found in the prefix cache; meaningful on the first delta
     error: str = ""
     prompt: PromptPart | None = None
+    scheduled: float = 0.0  # ``time.monotonic`` when the engine took the sequence up; 0: it does not say
 
 
 OnStep = Callable[[list[SequenceDelta]], None]

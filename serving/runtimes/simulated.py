@@ -92,11 +92,12 @@ class Faults:
 
 
 class _Live:
-    __slots__ = ("blocks", "cached", "due", "made", "request", "start")
+    __slots__ = ("begun", "blocks", "cached", "due", "made", "request", "start")
 
     def __init__(self, request: EngineRequest, cached: int, due: float) -> None:
         self.request = request
         self.cached = cached
+        self.begun = time.monotonic()
         self.made = len(request.resume_ids)
         self.due = due  # when its simulated prefill is over
         self.start = zlib.crc32(
@@ -243,8 +244,10 @@ class SimulatedRuntime:
         log_probs = (-0.5,) if sampling.logprobs else ()
         is_first = live.made == len(live.request.resume_ids) + 1
         prompt = prompt_scores(live.request) if is_first and sampling.prompt_logprobs else None
-        cached = live.cached if is_first else 0
-        return SequenceDelta(live.request.sequence_id, (token,), 1, reason, log_probs, (), cached, prompt=prompt)
+        cached, begun = (live.cached, live.begun) if is_first else (0, 0.0)
+        return SequenceDelta(
+            live.request.sequence_id, (token,), 1, reason, log_probs, (), cached, prompt=prompt, scheduled=begun
+        )
 
 
 def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:

@@ -35,7 +35,7 @@ from serving.runtimes.base import EngineRequest, Runtime, SequenceDelta
 from serving.streaming.admission import fit, reseeded
 from serving.streaming.disconnect_watch import DEAD_BEAT_SECONDS, DisconnectWatch
 from serving.streaming.flow_control import FlowControl
-from serving.streaming.registry import RequestRegistry
+from serving.streaming.registry import OnEnd, RequestRegistry
 from serving.streaming.senders import Senders
 from serving.streaming.sequence import ActiveRequest, ActiveSequence, Sink
 
@@ -50,7 +50,10 @@ HOUSEKEEPING_SECONDS = 0.1
 class Dispatcher:
     """See the module for who calls what from which thread."""
 
-    def __init__(self, ack_table: AckTable, token_bytes: TokenBytes, queue_limit: int) -> None:
+    def __init__(
+        self, ack_table: AckTable, token_bytes: TokenBytes, queue_limit: int, on_end: OnEnd | None = None
+    ) -> None:
+        """``on_end`` is told of every sequence that has ended, by the dispatcher's thread."""
         self._ack_table = ack_table
         self._queue_limit = queue_limit
         self._runtime: Runtime | None = None
@@ -58,7 +61,7 @@ class Dispatcher:
         self._wake = threading.Event()
         self._dead = ""
         self._stopping = False
-        self.registry = RequestRegistry(ack_table.slots, token_bytes)
+        self.registry = RequestRegistry(ack_table.slots, token_bytes, on_end)
         self._flow = FlowControl(ack_table)
         self._senders = Senders(self._wake.set)
         self._watch = DisconnectWatch(ack_table, self.registry)
@@ -211,27 +214,18 @@ class Dispatcher:
 
     def _absorb(self, sequence: ActiveSequence, delta: SequenceDelta) -> None:
         """Add what the engine generated to what the sequence will send next."""
-        job = sequence.request.job
         if sequence.repetition is not None:
             delta = sequence.repetition.cut(delta)
             if sequence.repetition.found and not delta.finish_reason:
                 self._abort(sequence)
-        sequence.completion_tokens += delta.counted
-        sequence.cached_tokens = max(sequence.cached_tokens, delta.cached_tokens)
+        sequence.count(delta)
         if delta.finish_reason == "error":
             refused = from_wire(delta.error)  # by name where the request is at fault
             error = refused or EngineUnavailable(f"engine: {delta.error or 'the request failed'}")
             self._fail(sequence.request, error)
             return
-        sequence.ids += delta.token_ids
-        if delta.prompt:
-            sequence.prompt.append(delta.prompt)
-        if job.text.log_probs:
-            sequence.log_probs += delta.logprobs
-            sequence.top_logprobs += delta.top_logprobs
-        if delta.finish_reason:
-            sequence.finish = FINISH_CODES.index(delta.finish_reason)
-        if job.stream:
+        sequence.add(delta)
+        if sequence.request.job.stream:
             self._flow.add(sequence)
             return
         if sequence.text is not None:
@@ -273,6 +267,7 @@ class Dispatcher:
             self._senders.end(sequence.request, sequence.request.sink.drop)
 
     def _fail(self, request: ActiveRequest, error: ServingError) -> None:
+        request.problem = str(error)
         for sequence in request.sequences:
             self._abort(sequence)
         if not request.gone:

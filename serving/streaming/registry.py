@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from contract.ack_table import MAX_GENERATION
 from contract.chunks import Job
@@ -15,15 +16,16 @@ from serving.streaming.repetition import RepetitionDetector
 from serving.streaming.sequence import ActiveRequest, ActiveSequence, Sink
 
 DISCONNECTED = "disconnected"
+OnEnd = Callable[[ActiveSequence, str], None]  # a sequence, and how it ended
 
 
 class RequestRegistry:
     """A sequence owns its slot from ``open`` to ``close``. Free slots form a queue: the last one used is reused last.
 
-    One lock guards every method."""
+    One lock guards every method; ``on_end`` is called outside it."""
 
-    def __init__(self, slots: int, token_bytes: TokenBytes) -> None:
-        self._token_bytes = token_bytes
+    def __init__(self, slots: int, token_bytes: TokenBytes, on_end: OnEnd | None = None) -> None:
+        self._token_bytes, self._on_end = token_bytes, on_end
         self._ids = itertools.count(1)
         self._unnamed = itertools.count()
         self._lock = threading.Lock()
@@ -79,8 +81,11 @@ class RequestRegistry:
             request.open -= 1
             if not request.open:
                 self.requests.pop(request.request_id, None)
-            self.finished[DISCONNECTED if request.gone else reason] += 1
-            return not request.open
+            reason = DISCONNECTED if request.gone else reason
+            self.finished[reason] += 1
+        if self._on_end:
+            self._on_end(sequence, reason)
+        return not request.open
 
     def has_unfinished(self) -> bool:
         """Whether the engine owes any sequence more tokens or its end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,8 +12,10 @@ from contract import chunks, prompt_part
 from contract.ack_table import AckTable
 from contract.chunks import IntArray, Job
 from contract.errors import ServingError
+from contract.finish import FINISH_CODES
 from contract.prompt_part import PromptPart
 from serving.detokenizer.text import TextStream
+from serving.runtimes.base import SequenceDelta
 from serving.streaming.repetition import RepetitionDetector
 
 
@@ -48,6 +51,9 @@ class ActiveSequence:
     cached_tokens: int = 0
     finish: int = 0  # index into FINISH_CODES
     aborted: bool = False
+    admitted: float = field(default_factory=time.monotonic)
+    scheduled: float = 0.0  # when the engine took it up, and when its first token came; 0: not (known) yet
+    first_token: float = 0.0
     ids: list[int] = field(default_factory=list)  # generated but not sent yet; likewise the two below
     log_probs: list[float] = field(default_factory=list)
     top_logprobs: list[object] = field(default_factory=list)
@@ -62,6 +68,24 @@ class ActiveSequence:
     def is_acked(self, ack_table: AckTable) -> bool:
         """The detokenizer has processed every chunk sent so far."""
         return self.seq == 0 or ack_table.acked(self.slot, self.generation, self.seq)
+
+    def count(self, delta: SequenceDelta) -> None:
+        """What a delta adds to its usage and times."""
+        self.completion_tokens += delta.counted
+        self.cached_tokens = max(self.cached_tokens, delta.cached_tokens)
+        if delta.counted and not self.first_token:
+            self.scheduled, self.first_token = delta.scheduled, time.monotonic()
+
+    def add(self, delta: SequenceDelta) -> None:
+        """What a delta adds to the next chunk."""
+        self.ids += delta.token_ids
+        if delta.prompt:
+            self.prompt.append(delta.prompt)
+        if self.request.job.text.log_probs:
+            self.log_probs += delta.logprobs
+            self.top_logprobs += delta.top_logprobs
+        if delta.finish_reason:
+            self.finish = FINISH_CODES.index(delta.finish_reason)
 
     def take(self) -> IntArray:
         """Everything that was generated since the last chunk, packed as the next one."""
@@ -91,6 +115,7 @@ class ActiveRequest:
     sink: Sink
     job: Job
     open: int  # sequences that have not ended
+    problem: str = ""  # the error that ended it
     gone: bool = False  # nobody listens: nothing more is sent, and its sequences are aborted
     sending: bool = False  # one of its responses is with a helper of ``serving.streaming.senders``
     sequences: list[ActiveSequence] = field(default_factory=list)

@@ -27,10 +27,14 @@ NVIDIAS = {
 }
 
 
+# A label that newer Tritons take out of the body themselves, and W3C trace context, which must not fail a request.
+UNREAD = ("id", "traceparent", "tracestate")
+
+
 def refuse_parameters(parameters: Mapping[str, Any]) -> None:
     """Raises ``InvalidRequest`` for the first one; NVIDIA's are accepted at values that change nothing."""
     for name, value in parameters.items():
-        if name == "id":  # a label that newer Tritons take out of the body themselves
+        if name in UNREAD:
             continue
         if name in NVIDIAS:
             if value:

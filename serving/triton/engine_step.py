@@ -13,12 +13,13 @@ from contract import engine_dir
 from contract.ack_table import AckTable
 from contract.errors import InternalError, ServingError
 from contract.seal import Seal
-from serving import runtimes
+from serving import runtimes, tracing
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import RuntimeStats
 from serving.streaming.dispatcher import Dispatcher
 from serving.triton import io as triton_io
 from serving.triton.settings import StepSettings
+from serving.triton.spans import EngineSpans
 from serving.triton.stall import StallWatch, limit_of
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,10 @@ class EngineStep:
         info = engine_dir.read(settings.engine_dir)
         self._seal = Seal.of_run(settings.run_dir)
         ack_table = AckTable.create(settings.ack_table, settings.slots)
-        self._dispatcher = Dispatcher(ack_table, TokenBytes.load(info.path / "tokenizer.json"), settings.queue_limit)
+        self._tracer = tracing.load("engine")
+        on_end = EngineSpans(self._tracer, info.model.name).ended if self._tracer else None
+        token_bytes = TokenBytes.load(info.path / "tokenizer.json")
+        self._dispatcher = Dispatcher(ack_table, token_bytes, settings.queue_limit, on_end)
         self._stopping = threading.Event()
         self._looked = time.monotonic()
         self._runtime = runtimes.load(info, settings.runtime, self._dispatcher.on_step, self._die)
@@ -71,6 +75,8 @@ class EngineStep:
         self._stopping.set()
         self._runtime.close()
         self._dispatcher.stop()
+        if self._tracer:
+            self._tracer.close()
 
     def _die(self, reason: str) -> None:
         """End every open request with an error, then the process; the supervisor starts a new one."""

@@ -6,14 +6,18 @@ import itertools
 import logging
 import os
 import threading
+import time
+from dataclasses import dataclass, field, replace
 from queue import PriorityQueue
 from typing import Any
 
+from contract.chunks import Job
 from contract.errors import InternalError, ServingError
 from contract.seal import Seal
 from serving.tokenizer.inputs import Tensors
 from serving.tokenizer.parameters import refuse_parameters
 from serving.tokenizer.prompt import PromptBuilder, size
+from serving.tracing import HEADER, Tracer
 from serving.triton import io as triton_io
 
 log = logging.getLogger(__name__)
@@ -22,27 +26,39 @@ SHORT = 65_536  # bytes of a request's inputs that are worked on in Triton's own
 NICENESS = 5  # of the thread for long prompts: streams and short prompts get the processor first
 
 
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    tensors: Tensors
+    trace: str = ""  # the caller's ``traceparent``
+    arrived: float = field(default_factory=time.monotonic)
+
+
 class TokenizerStep:
     """``execute`` returns at once; each request is answered by itself, whatever happens to the others."""
 
-    def __init__(self, builder: PromptBuilder, seal: Seal) -> None:
-        self._builder, self._seal = builder, seal
+    def __init__(self, builder: PromptBuilder, seal: Seal, tracer: Tracer | None = None) -> None:
+        self._builder, self._seal, self._tracer = builder, seal, tracer
         self._turn = itertools.count()
-        self._long: PriorityQueue[tuple[int, int, Any, Tensors]] = PriorityQueue()  # the shortest first
+        self._long: PriorityQueue[tuple[int, int, Any, _Prompt]] = PriorityQueue()  # the shortest first
         threading.Thread(target=self._work, name="long-prompts", daemon=True).start()
+
+    def close(self) -> None:
+        if self._tracer:
+            self._tracer.close()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                refuse_parameters(triton_io.parameters(request))
-                tensors = triton_io.inputs(request)
-                bytes_ = size(tensors)
+                parameters = triton_io.parameters(request)
+                refuse_parameters(parameters)
+                prompt = _Prompt(triton_io.inputs(request), str(parameters.get(HEADER, "")))
+                bytes_ = size(prompt.tensors)
                 if bytes_ > SHORT:
-                    self._builder.check_size(tensors)
-                    self._long.put((bytes_, next(self._turn), sender, tensors))
+                    self._builder.check_size(prompt.tensors)
+                    self._long.put((bytes_, next(self._turn), sender, prompt))
                     continue
-                answer = self._answer(tensors)
+                answer = self._answer(prompt)
             except ServingError as problem:
                 answer = triton_io.failed(problem)
             except Exception:  # noqa: BLE001 - logged; it must not fail the batch
@@ -52,20 +68,36 @@ class TokenizerStep:
     def _work(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while True:
-            _, _, sender, tensors = self._long.get()
+            _, _, sender, prompt = self._long.get()
             try:
-                triton_io.send_only(sender, self._answer(tensors))
+                triton_io.send_only(sender, self._answer(prompt))
             except Exception:
                 log.exception("an answer could not be sent")
 
-    def _answer(self, tensors: Tensors) -> Any:
+    def _answer(self, prompt: _Prompt) -> Any:
         try:
-            (result,) = self._builder.encode([tensors])
+            (result,) = self._builder.encode([prompt.tensors])
             if isinstance(result, ServingError):
+                self._record(prompt, 0, str(result))
                 return triton_io.failed(result)
-            return triton_io.encoded(result.ids, result.job.to_json(), self._seal)
+            job = self._traced(prompt, len(result.ids), result.job)
+            return triton_io.encoded(result.ids, job.to_json(), self._seal)
         except Exception:  # noqa: BLE001 - logged; it must not end the thread
             return _unexpected()
+
+    def _traced(self, prompt: _Prompt, tokens: int, job: Job) -> Job:
+        """The job, told under which span the engine's lie: the caller's, or this step's where there is none."""
+        if not self._tracer or job.cancel:
+            return job
+        own = self._record(prompt, tokens)
+        continued = own.split("-")[1] in prompt.trace  # not where the caller's is none
+        return replace(job, trace=prompt.trace if continued else own)
+
+    def _record(self, prompt: _Prompt, tokens: int, error: str = "") -> str:
+        if not self._tracer:
+            return ""
+        used = {"gen_ai.usage.input_tokens": tokens}
+        return self._tracer.record("tokenize", prompt.trace, prompt.arrived, time.monotonic(), used, error)
 
 
 def _unexpected() -> Any:

@@ -26,6 +26,7 @@ from typing import Any
 import uvloop
 
 from contract import engine_dir
+from contract.errors import EngineDirectoryError
 from loadtest.arguments import Arguments, count
 from loadtest.bench import result
 from loadtest.bench.cluster import affinity, cost, trouble
@@ -75,10 +76,11 @@ def killed(servers: Sequence[Any], model: str, streams: int, tokens: int) -> lis
 
 
 def on_an_engine(path: Path, streams: int, tokens: int) -> list[dict[str, Any]]:
-    model = engine_dir.read(path).model.name
+    info = engine_dir.read(path)
+    model = info.model.name
     with replicas(4, "--engine", str(path), "--exact", "1", "--threads", "1", "--kv-cache-gb", "1") as servers:
         rows = killed(servers, model, streams, tokens)
-    return [row | {"row": f"{row['row']}, {model}"} for row in rows]
+    return [row | {"row": f"{row['row']}, {model} {info.precision}"} for row in rows]
 
 
 COLUMNS = {
@@ -114,19 +116,21 @@ def markdown(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = Arguments(prog="bench-cluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--streams", type=count, default=100, help="open when a replica is killed (%(default)s)")
-    parser.add_argument("--engine", type=Path, help="measure the deaths on this CPU engine too, in FP32")
+    parser.add_argument("--engine", type=Path, help="measure the deaths on this CPU engine too, in FP32 arithmetic")
     parser.add_argument("--tokens", type=count, default=40, help="per answer of --engine (%(default)s)")
     parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_cluster.json")
     arguments = parser.parse_args()
     about = result.environment("bench-cluster", arguments, engine="simulated")
     try:
+        if arguments.engine:
+            engine_dir.read(arguments.engine)  # a mistake shows now, not after minutes
         clean()
         rows = simulated(arguments.parts, arguments.streams)
         if arguments.engine:
             rows += on_an_engine(arguments.engine, arguments.streams, arguments.tokens)
-    except LoadtestError as error:
+    except (LoadtestError, EngineDirectoryError) as error:
         sys.stderr.write(f"bench-cluster: {error}\n")
         return EXIT_USAGE
     result.show_table("replicas behind routers", list(COLUMNS.values()), [cells(row) for row in rows], width=200)

@@ -7,6 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from contract import engine_dir
 from contract.seal import Seal
+from serving import tracing
 from serving.tokenizer.prompt import PromptBuilder
 from serving.triton import io as triton_io
 from serving.triton.settings import StepSettings
@@ -18,7 +19,10 @@ class TritonPythonModel:
         triton_io.start("tokenizer")
         settings = StepSettings.from_environment()
         builder = PromptBuilder(engine_dir.read(settings.engine_dir))
-        self.step = TokenizerStep(builder, Seal.of_run(settings.run_dir))
+        self.step = TokenizerStep(builder, Seal.of_run(settings.run_dir), tracing.load("tokenizer"))
 
     def execute(self, requests):
         self.step.execute(requests)
+
+    def finalize(self):
+        self.step.close()

@@ -29,6 +29,7 @@ from serving.gateway.core.render.chat import ChatBody, ChatStream
 from serving.gateway.core.render.messages import MessagesBody, MessagesStream, error_body
 from serving.gateway.core.render.responses import ResponsesBody, ResponsesStream
 from serving.gateway.core.share.tenants import tenant_of
+from serving.gateway.core.spans import RequestSpan
 from serving.gateway.core.writer import Gone, Writer
 from serving.gateway.schema import messages_protocol
 from serving.gateway.schema.errors import ApiError
@@ -143,6 +144,8 @@ class _Exchange:
     ) -> None:
         self._gateway, self._endpoint, self._scope, self._receive = gateway, endpoint, scope, receive
         self._writer, self._timing = writer, timing
+        trace = {n: v for n, form in _TRACE if form.fullmatch(v := http.header(scope, n.encode()))}
+        self._span = RequestSpan(gateway.tracer, scope["path"], trace, timing.arrived)
         self._key: Key | None = None
         self._answer: Answer | None = None
         self._problem = ""
@@ -186,12 +189,13 @@ class _Exchange:
             plan = replace(plan, options=replace(plan.options, lora_name=self._model))
         if self._key and gateway.triton_metrics.honours_cache_salt:
             plan = replace(plan, options=replace(plan.options, cache_salt=self._key.salt(plan.options.cache_salt)))
-        metadata = [(n, v) for n, form in _TRACE if form.fullmatch(v := http.header(scope, n.encode()))]
         renderer = self._endpoint.renderer(plan, answer_id, self._model)
         tenant = tenant_of(self._key, plan.user, http.address(scope))
         gateway.slots.take(tenant, gateway.retry_after)
         self._tenant = tenant
-        answer = Answer(gateway.answer_context, plan, answer_id, renderer, self._writer, self._timing, metadata, tenant)
+        answer = Answer(
+            gateway.answer_context, plan, answer_id, renderer, self._writer, self._timing, self._span.metadata, tenant
+        )
         gateway.promise(answer.work(0))
         self._answer, self._reserved = answer, _expected_tokens(plan, held.size)
         gateway.keys.admit(self._key, self._reserved)
@@ -260,6 +264,7 @@ class _Exchange:
             fields["ttft_ms"] = round((timing.first - timing.read) * 1000, 1)
         if self._key:
             fields["key"] = self._key.name
+        self._span.end(status, self._model, self._problem, answer, timing)
         log.info("request", extra={k: v for k, v in (fields | {"problem": self._problem}).items() if v != ""})
 
 

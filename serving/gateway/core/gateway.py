@@ -22,6 +22,7 @@ from client.types import NO_RETRY, Options, Timeouts
 from contract import engine_dir
 from contract.errors import EngineDirectoryError
 from contract.heartbeat import Pulse, launcher_path
+from serving import tracing
 from serving.gateway.core import auth, tritons
 from serving.gateway.core.answer import Answer
 from serving.gateway.core.answer_context import AnswerContext
@@ -55,6 +56,7 @@ class Gateway:
         self.tokens = Tokens(settings.engine_path)
         self.names, self.context, self.synthetic = _names(settings)
         self.adapters = tuple(engine_dir.adapters(settings.engine_path)) if settings.engine_path else ()
+        self.tracer = tracing.load("gateway")
         self.metrics = GatewayMetrics(self.names[0])
         self.triton_metrics = TritonMetrics(settings.triton_metrics, self.names[0])
         run_dir = Path(settings.run_dir) if settings.run_dir else None
@@ -98,6 +100,8 @@ class Gateway:
         await self.triton_metrics.close()
         for channel in self.channels.all:
             await channel.close()
+        if self.tracer:
+            await asyncio.to_thread(self.tracer.close)
 
     # admission
     def admit(self) -> None:

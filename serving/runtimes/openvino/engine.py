@@ -178,4 +178,5 @@ def _delta(
         (choice.logprob,) if shown and choice.logprob is not None else (),
         (choice.top,) if shown and choice.top else (),
         sequence.cached,
+        scheduled=sequence.begun,
     )

@@ -9,6 +9,7 @@ at the head of its queue; recomputing it later yields the same continuation.
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ class ScheduledSequence:
     arrival: int
     tokens: list[int]
     computed: int = 0
+    begun: float = 0.0  # ``time.monotonic`` when it left the queue for the first time
     cached: int = -1  # prompt tokens found in the prefix cache; -1 until they have been looked up
     blocks: list[int] = field(default_factory=list)
     chain: list[bytes] = field(default_factory=list)  # digests of the full blocks, as far as they were needed
@@ -211,6 +213,7 @@ class Scheduler:
             sequence.blocks = prefix + [self.pool.allocate() for _ in range(fresh)]
             sequence.computed = len(prefix) * BLOCK_TOKENS
             if sequence.cached < 0:
+                sequence.begun = time.monotonic()
                 sequence.cached = min(sequence.computed, len(sequence.request.input_ids))
             self._running[sequence.request.sequence_id] = sequence
 

@@ -52,7 +52,7 @@ ENVIRONMENT = {
 }
 DEATH_POLL_S = 0.5
 GUIDE_THREADS = 2  # a large grammar does not delay a small one
-PREEMPTED = 3  # vllm.v1.engine.EngineCoreEventType
+SCHEDULED, PREEMPTED = 2, 3  # vllm.v1.engine.EngineCoreEventType
 FINISH: tuple[FinishReason, ...] = (  # by vllm.v1.engine.FinishReason
     "stop", "length", "cancelled", "error", "repetition",
 )  # fmt: skip
@@ -246,15 +246,16 @@ class VllmRuntime:
         if sequence is None:
             return None  # it was already on its way when the sequence was aborted
         ids = output.new_token_ids
-        cached = 0
+        cached, scheduled = 0, 0.0
         if not sequence.begun and output.prefill_stats is not None:
             sequence.begun = True
+            scheduled = next((event.timestamp for event in output.events or () if event.type == SCHEDULED), 0.0)
             cached = prompt_cached(sequence.request, output.prefill_stats.num_cached_tokens)
             self._counters.begin(output.prefill_stats)
         sampling = sequence.request.sampling
         if output.finish_reason is None and not (sampling.logprobs or sampling.prompt_logprobs):
-            return SequenceDelta(sequence.sequence_id, ids, len(ids), cached_tokens=cached)
-        return self._full_delta(sequence, output, cached)
+            return SequenceDelta(sequence.sequence_id, ids, len(ids), cached_tokens=cached, scheduled=scheduled)
+        return self._full_delta(sequence, output, cached)._replace(scheduled=scheduled)
 
     def _full_delta(self, sequence: _VllmSequence, output: Any, cached: int) -> SequenceDelta:
         """A last delta, or one with log probabilities. vLLM keeps the stop token in the ids, where it only counts."""
