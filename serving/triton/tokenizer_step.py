@@ -27,7 +27,7 @@ NICENESS = 5  # of the thread for long prompts: streams and short prompts get th
 
 
 @dataclass(frozen=True, slots=True)
-class _Prompt:
+class _Arrival:
     tensors: Tensors
     trace: str = ""  # the caller's ``traceparent``
     arrived: float = field(default_factory=time.monotonic)
@@ -39,7 +39,7 @@ class TokenizerStep:
     def __init__(self, builder: PromptBuilder, seal: Seal, tracer: Tracer | None = None) -> None:
         self._builder, self._seal, self._tracer = builder, seal, tracer
         self._turn = itertools.count()
-        self._long: PriorityQueue[tuple[int, int, Any, _Prompt]] = PriorityQueue()  # the shortest first
+        self._long: PriorityQueue[tuple[int, int, Any, _Arrival]] = PriorityQueue()  # the shortest first
         threading.Thread(target=self._work, name="long-prompts", daemon=True).start()
 
     def close(self) -> None:
@@ -52,13 +52,13 @@ class TokenizerStep:
             try:
                 parameters = triton_io.parameters(request)
                 refuse_parameters(parameters)
-                prompt = _Prompt(triton_io.inputs(request), str(parameters.get(HEADER, "")))
-                bytes_ = size(prompt.tensors)
+                arrival = _Arrival(triton_io.inputs(request), str(parameters.get(HEADER, "")))
+                bytes_ = size(arrival.tensors)
                 if bytes_ > SHORT:
-                    self._builder.check_size(prompt.tensors)
-                    self._long.put((bytes_, next(self._turn), sender, prompt))
+                    self._builder.check_size(arrival.tensors)
+                    self._long.put((bytes_, next(self._turn), sender, arrival))
                     continue
-                answer = self._answer(prompt)
+                answer = self._answer(arrival)
             except ServingError as problem:
                 answer = triton_io.failed(problem)
             except Exception:  # noqa: BLE001 - logged; it must not fail the batch
@@ -68,36 +68,36 @@ class TokenizerStep:
     def _work(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while True:
-            _, _, sender, prompt = self._long.get()
+            _, _, sender, arrival = self._long.get()
             try:
-                triton_io.send_only(sender, self._answer(prompt))
+                triton_io.send_only(sender, self._answer(arrival))
             except Exception:
                 log.exception("an answer could not be sent")
 
-    def _answer(self, prompt: _Prompt) -> Any:
+    def _answer(self, arrival: _Arrival) -> Any:
         try:
-            (result,) = self._builder.encode([prompt.tensors])
+            (result,) = self._builder.encode([arrival.tensors])
             if isinstance(result, ServingError):
-                self._record(prompt, 0, str(result))
+                self._record(arrival, 0, str(result))
                 return triton_io.failed(result)
-            job = self._traced(prompt, len(result.ids), result.job)
+            job = self._traced(arrival, len(result.ids), result.job)
             return triton_io.encoded(result.ids, job.to_json(), self._seal)
         except Exception:  # noqa: BLE001 - logged; it must not end the thread
             return _unexpected()
 
-    def _traced(self, prompt: _Prompt, tokens: int, job: Job) -> Job:
+    def _traced(self, arrival: _Arrival, tokens: int, job: Job) -> Job:
         """The job, told under which span the engine's lie: the caller's, or this step's where there is none."""
         if not self._tracer or job.cancel:
             return job
-        own = self._record(prompt, tokens)
-        continued = own.split("-")[1] in prompt.trace  # not where the caller's is none
-        return replace(job, trace=prompt.trace if continued else own)
+        own = self._record(arrival, tokens)
+        continued = own.split("-")[1] in arrival.trace  # not where the caller's is none
+        return replace(job, trace=arrival.trace if continued else own)
 
-    def _record(self, prompt: _Prompt, tokens: int, error: str = "") -> str:
+    def _record(self, arrival: _Arrival, tokens: int, error: str = "") -> str:
         if not self._tracer:
             return ""
         used = {"gen_ai.usage.input_tokens": tokens}
-        return self._tracer.record("tokenize", prompt.trace, prompt.arrived, time.monotonic(), used, error)
+        return self._tracer.record("tokenize", arrival.trace, arrival.arrived, time.monotonic(), used, error)
 
 
 def _unexpected() -> Any:
