@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -43,10 +44,13 @@ class Collector(ThreadingHTTPServer):
     def environment(self) -> dict[str, str]:
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.server_port}", "OTEL_BSP_SCHEDULE_DELAY": "100"}
 
-    def of_trace(self, trace: str, count: int, seconds: float = 20.0) -> list[SpanSeen]:
-        """The first ``count`` spans of a trace, in the order of their beginnings."""
+    def of_trace(self, trace: str, count: int) -> list[SpanSeen]:
+        """Its spans, at least ``count``, in the order of their beginnings."""
+        return self.having(lambda span: span.trace == trace, count)
+
+    def having(self, what: Callable[[SpanSeen], bool], count: int = 1, seconds: float = 20.0) -> list[SpanSeen]:
         deadline = time.monotonic() + seconds
-        while len(found := [span for span in self.spans if span.trace == trace]) < count:
+        while len(found := list(filter(what, self.spans))) < count:
             assert time.monotonic() < deadline, [span.name for span in found]
             time.sleep(0.02)
         return sorted(found, key=lambda span: span.begin)

@@ -82,7 +82,7 @@ def test_over_grpc(traced: Server, collector: Collector) -> None:
     assert [span.name for span in spans if span.parent == CALLER] == ["tokenize", "engine"]
     (refused,) = collector.of_trace("3" * 32, 1)
     assert refused.name == "tokenize" and refused.error.startswith("temperature: ")
-    (own,) = [s for s in collector.spans if s.attributes.get("gen_ai.response.id") == stream.request_id]
+    (own,) = collector.having(lambda span: span.attributes.get("gen_ai.response.id") == stream.request_id)
     first = collector.of_trace(own.trace, 5)[0]
     assert (first.name, first.parent, own.parent) == ("tokenize", "", first.id)
 
