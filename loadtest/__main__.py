@@ -37,6 +37,8 @@ def _sweep(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from loadtest.compare import compare
 
+    if not options.a or not options.b:
+        raise LoadtestError("compare: two runs are needed: make loadtest-compare A=reports/… B=reports/…")
     return compare(Path(options.a), Path(options.b), Path(options.out))
 
 

@@ -1,12 +1,15 @@
 """Two runs side by side: what changed, by how much, and whether chance explains it.
 
 Intervals are 95 % percentile bootstraps over requests (2000 resamples each side); a difference counts when its interval
-leaves 0 out. Runs should share scenario, seed and load; where they do not, the page says so first.
+leaves 0 out. A percentile needs so many requests that its own interval lies within the sample: with fewer the
+bootstrap knows nothing beyond the largest value and finds differences that are none. Runs should share scenario, seed
+and load; where they do not, the page says so first.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -51,6 +54,7 @@ class Row:
     a: float
     b: float
     change: Interval
+    few: bool  # requests: nothing can be said about chance
 
     @property
     def ratio(self) -> float:
@@ -85,8 +89,16 @@ def rows_of(a: SavedRun, b: SavedRun) -> list[Row]:
             change = bootstrap_difference(first, second, statistic)
             values = Histogram.of(first), Histogram.of(second)
             left, right = (h.mean if name == "mean" else h.percentile(float(name[1:])) for h in values)
-            rows.append(Row(metric, name, left or 0.0, right or 0.0, change))
+            few = min(len(first), len(second)) < needed(name)
+            rows.append(Row(metric, name, left or 0.0, right or 0.0, change, few))
     return rows
+
+
+def needed(statistic: str) -> int:
+    """Requests of one side. Of n requests all lie below the percentile q with probability q^n; from 2.5 % on, the upper
+    end of its 95 % interval is beyond all of them."""
+    q = 0.5 if statistic == "mean" else float(statistic[1:]) / 100
+    return math.ceil(math.log(0.025) / math.log(q))
 
 
 def differences(a: SavedRun, b: SavedRun) -> list[str]:
@@ -125,7 +137,7 @@ def _cells(row: Row) -> list[str]:
         milliseconds(row.b),
         f"{milliseconds(change.value)} [{milliseconds(change.low)}, {milliseconds(change.high)}]",
         f"{row.ratio:.3f}",
-        "yes" if change.excludes_zero else "no",
+        "too few" if row.few else "yes" if change.excludes_zero else "no",
     ]
 
 

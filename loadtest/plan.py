@@ -174,9 +174,16 @@ def _positive(name: str, value: float) -> None:
 
 
 def _host(text: str) -> str:
-    """``http://name:8000/`` → ``name``; ``https://name`` is kept, because it also means TLS."""
+    """``http://name/`` → ``name``; ``https://name`` is kept, because it also means TLS. A port or a path is refused:
+    gRPC, SSE and metrics have a port each, and a run must not measure another server than the one that was named."""
     bare = text if text.count(":") < 2 or "[" in text else bracketed(text)
     parts = urlsplit(text if "://" in text else f"//{bare}")
     if not parts.hostname or parts.scheme not in ("", "http", "https"):
         raise LoadtestError(f"host: {text!r} is not a host name: write e.g. 127.0.0.1 or https://llm.example.org")
+    port = parts.netloc.rpartition("]")[2].partition(":")[2]
+    if port:
+        ports = f"GATEWAY_PORT={port} or GRPC_PORT={port}, whichever it is, and METRICS_PORT"
+        raise LoadtestError(f"host: {text!r} has a port: write HOST={text.partition(f':{port}')[0]} with {ports}")
+    if parts.path.strip("/") or parts.query or parts.username:
+        raise LoadtestError(f"host: {text!r} is more than a host: write {parts.scheme or 'http'}://{parts.hostname}")
     return f"https://{parts.hostname}" if parts.scheme == "https" else parts.hostname

@@ -242,6 +242,19 @@ def test_compare_reads_runs_back_and_names_what_differs(tmp_path: Path, capsys: 
     assert Page((tmp_path / "out.html").read_text()).tags.count("svg") == 4
 
 
+def test_compare_finds_no_difference_in_a_tail_that_few_requests_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 71 requests the 95th percentile's interval ends beyond the largest one."""
+    for name, count, ttft in (("few", 71, 0.1), ("a", 72, 0.1), ("b", 72, 0.2)):
+        write_report(run_of([record(k, ttft=ttft + 0.0001 * k) for k in range(count)]), tmp_path / name)
+    for name, verdict in (("few", "too few"), ("a", "yes")):
+        comparing.compare(tmp_path / name, tmp_path / "b", tmp_path / "out.html")
+        lines = capsys.readouterr().out.splitlines()
+        ends = {line.split()[3]: line.rstrip() for line in lines if line.startswith("TTFT from send")}
+        assert ends["p95"].endswith(verdict) and ends["mean"].endswith("yes") and ends["p50"].endswith("yes")
+
+
 @pytest.mark.parametrize("damage", [None, "{", '{"schema": "other"}'])
 def test_compare_refuses_what_is_no_run(tmp_path: Path, damage: str | None) -> None:
     if damage is not None:

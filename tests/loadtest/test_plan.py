@@ -12,7 +12,7 @@ from loadtest.plan import plan_from
     ("host", "name", "url"),
     [
         ("llm.example", "llm.example", "http://llm.example:8002/metrics"),
-        ("http://127.0.0.1:8000/", "127.0.0.1", "http://127.0.0.1:8002/metrics"),
+        ("http://127.0.0.1/", "127.0.0.1", "http://127.0.0.1:8002/metrics"),
         ("::1", "::1", "http://[::1]:8002/metrics"),
         ("[::1]", "::1", "http://[::1]:8002/metrics"),
         ("https://[::1]", "::1", "http://[::1]:8002/metrics"),
@@ -27,4 +27,20 @@ def test_a_host_by_name_or_address(host: str, name: str, url: str) -> None:
 @pytest.mark.parametrize("host", ["http://", "ftp://llm.example"])
 def test_a_host_that_is_none(host: str) -> None:
     with pytest.raises(LoadtestError, match="is not a host name"):
+        plan_from({"host": host})
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("http://127.0.0.1:9080", "has a port: write HOST=http://127.0.0.1 with GATEWAY_PORT=9080 or GRPC_PORT=9080"),
+        ("llm.example:1", "write HOST=llm.example with GATEWAY_PORT=1"),
+        ("https://[::1]:99999/", r"write HOST=https://\[::1\] with"),
+        ("https://llm.example/v1", "is more than a host: write https://llm.example$"),
+        ("http://me@llm.example", "write http://llm.example$"),
+    ],
+)
+def test_what_a_host_says_is_never_dropped(host: str, said: str) -> None:
+    """A run would measure the server at the default port and pass."""
+    with pytest.raises(LoadtestError, match=said):
         plan_from({"host": host})

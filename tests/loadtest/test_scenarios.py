@@ -150,7 +150,7 @@ def test_bad_options_name_themselves(options: dict[str, str], says: str) -> None
 
 
 def test_plan_defaults_and_round_trip() -> None:
-    plan = plan_from({"rate": "5", "host": "http://h:1/"})
+    plan = plan_from({"rate": "5", "host": "http://h/"})
     assert (str(plan.process), plan.host) == ("poisson", "h")
     assert str(plan_from({}).process) == "closed"
     assert str(plan_from({"scenario": "burst", "rate": "4"}).process) == "burst:16"

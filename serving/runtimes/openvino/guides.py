@@ -20,6 +20,7 @@ from contract.sampling import Guide
 from serving import structural_tag
 from serving.json_schema import prepared
 from serving.runtimes.openvino.endings import BRIEF, THOROUGH, Ending, EndingSearch
+from serving.runtimes.openvino.regexes import narrowed, narrowed_in_lark
 from serving.runtimes.openvino.sampling import GrammarError
 from serving.runtimes.openvino.tags import Lark, Quoted, TaggedText, Trigger, Vocabulary, quoted, triggered
 from serving.structural_tag import Format
@@ -56,7 +57,7 @@ def tag_grammar(tree: Format, literal: Quoted) -> str:
 
 def _translate(guide: Guide) -> str:
     if guide.type == "regex":
-        return LLMatcher.grammar_from_regex(guide.guide)
+        return LLMatcher.grammar_from_regex(narrowed(guide.guide))
     if guide.type == "ebnf_grammar":
         return LLMatcher.grammar_from_lark(_lark(guide.guide))
     schema = json.loads(prepared(guide.guide)) if guide.type == "json_schema" else {}
@@ -71,9 +72,10 @@ def _lark(text: str) -> str:
     """GBNF (llama.cpp, xgrammar: ``root ::=``) or Lark (``start:``), as Lark. ``?name:`` only says how a parse tree
     is drawn, so its mark goes; llguidance does not know it."""
     try:
-        return gbnf_to_lark.any_to_lark(re.sub(r"^[?!](?=\w+\s*(\.\d+\s*)?:(?!:=))", "", text, flags=re.MULTILINE))
+        lark = gbnf_to_lark.any_to_lark(re.sub(r"^[?!](?=\w+\s*(\.\d+\s*)?:(?!:=))", "", text, flags=re.MULTILINE))
     except Exception as error:
         raise ValueError(str(error)) from error
+    return narrowed_in_lark(lark)
 
 
 class Grammars:
@@ -123,8 +125,7 @@ class Grammars:
         except TooSlow as error:
             return error
         except ValueError as error:
-            first = " ".join(str(error).split())[:200]
-            return ValueError(f"{shown(guide.guide)} is not a valid {guide.type} ({first}): correct it")
+            return ValueError(_refusal(guide, " ".join(str(error).split())))
 
     def _tagged(self, guide: Guide) -> LLGuidanceState | TaggedText:
         """Where text may come between tags, masks begin with a tag's trigger; of an optional guide they end where the
@@ -169,6 +170,15 @@ class Grammars:
 class TooSlow(GrammarError):
     def __init__(self) -> None:
         super().__init__("the grammar takes too long for each token; use fewer or smaller repetitions")
+
+
+def _refusal(guide: Guide, reason: str) -> str:
+    """What to tell the caller; a keyword that llguidance does not have is no fault of the schema."""
+    unknown = re.search(r"Unimplemented keys: \[(.*?)\]", reason)
+    if unknown:
+        names = " and ".join(name.strip('" ') for name in unknown[1].split(","))
+        return f"this engine cannot enforce {names} (in {shown(guide.guide)}); leave it out and check the answer"
+    return f"{shown(guide.guide)} is not a valid {guide.type} ({reason[:200]}): correct it"
 
 
 def _problem(matcher: LLMatcher) -> str:

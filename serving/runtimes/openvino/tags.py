@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving import structural_tag
+from serving.runtimes.openvino.regexes import narrowed
 from serving.structural_tag import Format
 
 Mask = npt.NDArray[np.bool_]
@@ -73,7 +74,7 @@ class Lark:
 
     def _regex(self, tree: Format) -> str:
         name = f"R{len(self._rules)}"
-        self._rules.append(f"{name}: /{_slashed(tree['pattern'])}/")
+        self._rules.append(f"{name}: /{_slashed(narrowed(tree['pattern']))}/")
         return name
 
     def _grammar(self, tree: Format) -> str:
