@@ -73,7 +73,10 @@ class ToolParser:
         events: list[Event] = []
         if self._state == "inside":
             events += self._counted(self._object.cut() if cut else self._object.close())
-            events += [] if self._object.started else self._text(self._lead + "".join(self._object.raw))
+            told = self._object.started or (
+                cut and self._framing == "array"
+            )  # a forced call without its name is no text
+            events += [] if told else self._text(self._lead + "".join(self._object.raw))
         elif self._state == "opening":
             events += self._text(self._lead + self._rest)
         elif not (self._unclosed and CLOSE.startswith(self._rest)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -43,6 +44,7 @@ def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixe
     raise bad_request(name, f"{_shown(value)} is not supported ({fixed.why}){only}", "unsupported")
 
 
+_EXPECTED = dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "should be an object")
 _MEDIA = ("image_url", "input_audio", "audio_url", "video_url", "file", "input_image", "input_file")
 
 
@@ -61,7 +63,9 @@ def _first(error: ValidationError) -> ApiError:
         return bad_request(path, f"{_shown(value)} is not supported: {why}{hint}, or send functions", "unsupported")
     if value in _MEDIA and path.endswith(".type"):
         return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
-    problem = first["msg"].removeprefix("Input ").partition(" after validation")[0]
+    if first["type"] == "extra_forbidden":
+        return bad_request(path, "no such field; see the field table in docs/gateway.md", "unknown_field")
+    problem = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Input ").partition(" after validation")[0]
     return bad_request(path, f"{_shown(value)} is wrong: {problem[:1].lower()}{problem[1:]}")
 
 
@@ -84,6 +88,8 @@ def _shown(value: Any) -> str:
     """As JSON writes it, where Python has another word; of a text its beginning, of a whole number its digits."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    words = "null" if value is None else str(value).lower() if isinstance(value, bool) else ""
-    text = words or repr(value if not isinstance(value, str) else value[:100])
+    if value is None or isinstance(value, bool | list | dict):
+        text = json.dumps(value, ensure_ascii=False)
+    else:
+        text = repr(value[:100] if isinstance(value, str) else value)
     return text if len(text) <= 60 else text[:59] + "…"

@@ -1,7 +1,7 @@
 """A caller's regular expression as llguidance takes it. Pure.
 
-Dialects disagree about ``\\d``, ``\\w`` and ``\\s``: ECMAScript and xgrammar (vLLM's default) mean ASCII digits and letters,
-Python and Rust those of every script. What a mask allows is generated: a model whose likeliest token is forbidden takes
+Dialects disagree about ``\\d``, ``\\w`` and ``\\s``: ECMAScript and xgrammar (vLLM's default) mean ASCII, Python
+and Rust every script. What a mask allows is generated: a model whose likeliest token is forbidden takes
 "🯸" for a digit. So each class is read as the narrowest of its dialects, and what is generated matches in all of them.
 ``\\D``, ``\\W``, ``\\S`` and negated classes keep Rust's reading, which excludes what any dialect would.
 """

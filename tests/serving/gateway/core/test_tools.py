@@ -148,6 +148,13 @@ def test_an_answer_cut_at_its_limit_gives_the_arguments_that_came(came: str) -> 
     json.loads(whole)  # the same text, ended by the model itself, is completed
 
 
+@pytest.mark.parametrize("came", ["{", '{"na', '{"name": "', '{"name": "g'])
+def test_a_forced_call_that_is_cut_before_its_name_is_no_text(came: str) -> None:
+    """Grammar wrote it, not the model: a client would show its user half an object."""
+    text = '[{"name": "f", "arguments": {}}, ' + came
+    assert read([text], "array", cut=True) == ("", [("f", "{}")]) == read(list(text), "array", cut=True)
+
+
 NOISE = st.lists(
     st.sampled_from(['{"name": "f", "arguments": ', '{"a": 1}', "<tool_call>", "</tool_call>", *'{}[],:"\'\\\n <é',
                      "name", "1.5", "true"]), max_size=25,
