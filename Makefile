@@ -123,8 +123,8 @@ licences-check: setup-dev setup-loadtest
 sbom: .venv-sbom/.ready  ## what a server is made of, with versions, hashes and licences, as CycloneDX -> sbom/
 	@.venv-sbom/bin/python .ci/sbom.py
 
-test: setup-dev  ## run the tests
-	@$(PY) -m pytest -m "not oracle and not real and not gpu and not browser and not chaos and not cluster" $(ARGS)
+test: setup-dev  ## run the tests, two at a time: most of them wait for a server (ARGS=-n0: one at a time, as -s and --pdb need)
+	@$(PY) -m pytest -n 2 --dist worksteal -m "not oracle and not real and not gpu and not browser and not chaos and not cluster" $(ARGS)
 
 test-chaos: setup-dev  ## kill -9 and SIGSTOP of every process under streams (minutes) -> results/chaos.md
 	@$(PY) -m pytest -m chaos $(ARGS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -52,11 +54,18 @@ def replaceable(directory: Path) -> bool:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Rename a directory over another one. The old one goes only when the new one is in place."""
+    """Rename a directory over another one, which goes when the new one is in place. The later of two builds stays."""
     old = target.parent / f".{target.name}.{os.getpid()}.old"
-    if target.exists():
-        target.rename(old)
-    source.rename(target)
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(old)
+        try:
+            source.rename(target)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        shutil.rmtree(old, ignore_errors=True)  # another build put its own there in between
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -25,7 +25,8 @@ from urllib.parse import urlsplit
 
 from contract.arguments import Arguments
 from deploy.envoy import configuration
-from deploy.processes import DRAIN_SECONDS, ROOT, Router, free_ports, ready, say, spawn, stop
+from deploy.processes import DRAIN_SECONDS, ROOT, Router, ready, say, spawn, stop
+from serving.host.ports import free_ports
 from serving.launch.config import LOCAL
 from serving.launch.envoy import GUARD_FLAGS, Guard
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,15 +20,6 @@ AT_ONCE, WINDOW = 3, 60.0  # a router that ended so often in so many seconds doe
 
 def say(line: str) -> None:
     print(f"cluster: {line}", flush=True)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of localhost that were free a moment ago, all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def ready(url: str) -> bool:

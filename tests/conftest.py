@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import subprocess
 import sys
 import time
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from build_engine.synthetic import simulated
 from contract.ack_table import AckTable
 from contract.paths import ROOT
 from loadtest import prometheus
-from loadtest.bench.process import free_ports
+from serving.host.ports import free_ports
+from serving.launch.config import SIMULATED_ENGINE
 
 START_SECONDS = 180
 
@@ -96,7 +99,17 @@ def stop_server(server: Server) -> int:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def simulated_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engine directory of `make serve RUNTIME=simulated`, which the first of several test processes makes."""
+    with (tmp_path_factory.getbasetemp().parent / "simulated_engine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not SIMULATED_ENGINE.exists():
+            simulated.write(SIMULATED_ENGINE)
+    return SIMULATED_ENGINE
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, simulated_engine: Path) -> Iterator[Server]:
     """A simulated engine behind the real Triton, with the gateway: one for the whole run."""
     log = tmp_path_factory.mktemp("server") / "serve.log"
     running = start_server(log, "--runtime", "simulated", "--step-ms", "5", gateway=True)
@@ -105,7 +118,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def own_server(tmp_path: Path, simulated_engine: Path) -> Iterator[Callable[..., Server]]:
     """Start servers that a test may break: ``own_server("--fault", "die@20", …)``."""
     started: list[Server] = []
 

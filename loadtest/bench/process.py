@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import psutil
 from contract.paths import ROOT
 from loadtest import prometheus
 from loadtest.errors import LoadtestError
+from serving.host.ports import free_ports
 
 START_S = 240.0
 STOP_S = 60.0
@@ -34,15 +34,6 @@ PORTS = ("http", "grpc", "metrics", "gateway")
 def as_typed(command: Sequence[str]) -> str:
     """The command as one would type it."""
     return " ".join("python" if part == sys.executable else part for part in command)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 class BenchProcess:

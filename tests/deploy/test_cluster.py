@@ -20,7 +20,7 @@ import pytest
 
 from client import Client, Options
 from contract.paths import ROOT
-from loadtest.bench.process import free_ports
+from serving.host.ports import free_ports
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 TOKENS = 64

@@ -227,7 +227,7 @@ def fetch(url: str, form: dict[str, str] | None = None) -> Any:
 
 
 def test_web_ui_has_a_live_streaming_tab_and_honest_aggregates(mock: Mock, tmp_path: Path) -> None:
-    from loadtest.bench.process import free_ports
+    from serving.host.ports import free_ports
 
     port = free_ports(1)[0]
     url = f"http://127.0.0.1:{port}"

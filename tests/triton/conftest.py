@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
@@ -10,6 +11,11 @@ from tokenizers import Tokenizer
 from serving.launch.config import SIMULATED_ENGINE
 from serving.runtimes.simulated import tokens
 from tests.conftest import Server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _engine(simulated_engine: Path) -> None:
+    """No test measures how long it takes to make one."""
 
 
 @pytest.fixture(scope="session")

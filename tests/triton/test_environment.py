@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.bench.process import free_ports
+from serving.host.ports import free_ports
 from serving.launch import health
 from tests.conftest import ROOT, Server
 from tests.triton.calls import ask

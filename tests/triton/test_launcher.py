@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.bench.process import free_ports
+from serving.host.ports import free_ports
 from serving.launch.config import SIMULATED_ENGINE
 from serving.launch.triton import binary
 from tests.conftest import ROOT, Server

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from loadtest.bench.process import LOGS, BenchProcess, Server, free_ports
+from loadtest.bench.process import LOGS, BenchProcess, Server
 from loadtest.errors import LoadtestError
+from serving.host.ports import free_ports
 
 DRAIN = "20"  # seconds that a replica's open answers get
 FOLDER = LOGS / "bench-cluster"

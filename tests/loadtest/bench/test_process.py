@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtest.bench.process import BenchProcess, free_ports, memory_mib
+from loadtest.bench.process import BenchProcess, memory_mib
 from loadtest.errors import LoadtestError
 
 PARENT = """
@@ -62,10 +62,6 @@ def test_one_that_does_not_start_says_why_in_one_line(code: str, says: str, tmp_
     one = Announced([sys.executable, "-c", code], tmp_path / "log", start_s=start_s)
     with one, pytest.raises(LoadtestError, match=says):
         one.wait()
-
-
-def test_ports_are_different() -> None:
-    assert len(set(free_ports(20))) == 20
 
 
 def test_memory_is_in_mib() -> None:

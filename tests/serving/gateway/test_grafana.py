@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from contract.paths import ROOT
-from loadtest.bench.process import free_ports
+from serving.host.ports import free_ports
 from tests.conftest import Server
 
 pytestmark = pytest.mark.browser

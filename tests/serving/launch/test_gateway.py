@@ -13,8 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from loadtest.bench.process import free_ports
 from serving.gateway.core.gateway import UNWATCHED_SECONDS
+from serving.host.ports import free_ports
 from serving.launch import child, gateway, health
 from serving.launch.config import parse
 from serving.launch.gateway import GatewayChild
