@@ -109,10 +109,10 @@ lock: .venv-lock/.ready  ## after a change of pyproject.toml's pins: locks/*.txt
 lock-check:  ## do locks/ hold what pyproject.toml pins, for every Python? installs nothing
 	@$(PYTHON) serving/launch/bootstrap.py --check loadtest dev otel vllm
 
-licences: setup-dev setup-loadtest  ## after `make lock`: the licence of every package -> docs/licences.md
+licences: setup-dev  ## after `make lock`: the licence of every package -> docs/licences.md
 	@$(PY) .ci/licences.py
 
-licences-check: setup-dev setup-loadtest
+licences-check: setup-dev
 	@$(PY) .ci/licences.py --check
 
 .venv-sbom/.ready: pyproject.toml
@@ -123,7 +123,7 @@ licences-check: setup-dev setup-loadtest
 sbom: .venv-sbom/.ready  ## what a server is made of, with versions, hashes and licences, as CycloneDX -> sbom/
 	@.venv-sbom/bin/python .ci/sbom.py
 
-test: setup-dev  ## run the tests, two at a time: most of them wait for a server (ARGS=-n0: one at a time, as -s and --pdb need)
+test: setup-dev  ## run the tests, two at a time (ARGS=-n0: one at a time, as -s and --pdb need)
 	@$(PY) -m pytest -n 2 --dist worksteal -m "not oracle and not real and not gpu and not browser and not chaos and not cluster" $(ARGS)
 
 test-chaos: setup-dev  ## kill -9 and SIGSTOP of every process under streams (minutes) -> results/chaos.md

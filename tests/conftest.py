@@ -112,7 +112,8 @@ def simulated_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory, simulated_engine: Path) -> Iterator[Server]:
     """A simulated engine behind the real Triton, with the gateway: one for the whole run."""
     log = tmp_path_factory.mktemp("server") / "serve.log"
-    running = start_server(log, "--runtime", "simulated", "--step-ms", "5", gateway=True)
+    few_files = ("prlimit", "--nofile=256:", "--")  # a shell's soft limit, which the launcher raises
+    running = start_server(log, "--runtime", "simulated", "--step-ms", "5", gateway=True, under=few_files)
     yield running
     stop_server(running)
 

@@ -6,6 +6,7 @@ An import inside a function counts like any other: moving it there hides a circl
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("contract", "client", "serving", "build_engine", "loadtest")
 
 
+@functools.cache
 def modules(root: Path) -> dict[str, ast.Module]:
     """Every module of ours by its dotted name."""
     found = {}

@@ -38,14 +38,13 @@ def test_the_loops_below_see_every_target():
     )
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_target_refuses_an_unknown_runtime(target):
-    answer = make("-n", target, "RUNTIME=vlm")
-    assert answer.returncode and "RUNTIME=vlm is unknown: use one of" in answer.stderr
+def test_an_unknown_runtime_is_refused_before_any_target_runs():
+    answer = make("-n", *TARGETS, "RUNTIME=vlm")
+    assert answer.returncode and "RUNTIME=vlm is unknown: use one of" in answer.stderr and not answer.stdout
 
 
 @pytest.mark.parametrize("variable", BUILD_VARIABLES)
-@pytest.mark.parametrize("target", ["serve", "chat", "probe", "facts", "test", "verify", "plan", "preflight", "engine"])
+@pytest.mark.parametrize("target", ["serve", "chat", "probe", "verify", "plan", "preflight", "engine"])
 def test_a_variable_is_read_or_refused_never_ignored(target, variable):
     value = "vllm" if variable == "RUNTIME" else "a b'c"
     answer = make("-s", target, "PYTHON=true", ECHO, f"{variable}={value}")

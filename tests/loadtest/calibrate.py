@@ -42,7 +42,7 @@ def compared(run: Result, truth: list[dict[str, float]], metric: str, percent: i
 
 
 def stall(directory: Path, name: str, *load: str) -> dict[str, Any]:
-    with started("--ttft-ms", "50", "--itl-ms", "10", "--stall-at", "12", "--stall-for", "3") as mock:
+    with started("--ttft-ms", "50", "--itl-ms", "10", "--stall-at", "10", "--stall-for", "3") as mock:
         mock.get("/reset")
         options = ("--duration", "25s", "--warmup", "0s", "--output-tokens", "10", "--scenario", "code")
         run = loadtest(directory, *mock.ports, *options, *load)

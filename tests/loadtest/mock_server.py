@@ -30,7 +30,7 @@ class Model:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.started, self.first = time.monotonic(), 0.0
+        self.first = 0.0
         self.numbers = itertools.count()
         self.slots = asyncio.Semaphore(options.slots or 1_000_000)
         self.truth: list[dict[str, float]] = []
@@ -41,7 +41,7 @@ class Model:
 
     def reset(self) -> None:
         self.truth.clear()
-        self.started, self.first = time.monotonic(), 0.0
+        self.first = 0.0
 
     async def tokens(self, count: int) -> Any:
         """Yields 1, 2, … count, each at its time."""
@@ -71,8 +71,8 @@ class Model:
     async def _until(self, due: float) -> None:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         stall, length = self.options.stall_at, self.options.stall_for
-        if length and 0 <= time.monotonic() - self.started - stall < length:
-            await asyncio.sleep(self.started + stall + length - time.monotonic())
+        if length and 0 <= time.monotonic() - self.first - stall < length:
+            await asyncio.sleep(self.first + stall + length - time.monotonic())
         if self.options.die_at and time.monotonic() - self.first > self.options.die_at:
             os._exit(9)
 
@@ -212,9 +212,9 @@ def options() -> argparse.Namespace:
         ("ttft-ms", 100.0),
         ("itl-ms", 20.0),
         ("spread", 0.0),
-        ("stall-at", 0.0),
+        ("stall-at", 0.0),  # seconds after the first request
         ("stall-for", 0.0),
-        ("die-at", 0.0),  # after the first request
+        ("die-at", 0.0),  # seconds after the first request
     ):
         parser.add_argument(f"--{flag}", type=float, default=value)
     parser.add_argument("--plain-usage", action="store_true", help="usage in the last chunk only, as OpenAI has it")

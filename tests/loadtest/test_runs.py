@@ -25,7 +25,7 @@ from tests.loadtest.mock import ROOT, Mock, loadtest, started
 from tests.loadtest.test_figures import SCHEMA
 
 RAN = (0, 3)  # 3: the machine was too busy to measure, which these tests do not mind
-SHORT = ("--duration", "3s", "--warmup", "1s", "--output-tokens", "12", "--seed", "5")
+SHORT = ("--duration", "2s", "--warmup", "0.5s", "--output-tokens", "12", "--seed", "5")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def conserved(counts: dict[str, int]) -> bool:
 
 def test_both_transports_two_workers(mock: Mock, tmp_path: Path) -> None:
     mock.get("/reset")
-    options = (*mock.ports, *SHORT, "--rate", "12", "--transport", "both")
+    options = (*mock.ports, *SHORT, "--rate", "16", "--transport", "both")
     two = loadtest(tmp_path / "two", *options, "--workers", "2", "--slo", "ttft=60s,good=50%")
     assert two.code in RAN, two.output
     truth = [row["ttft"] for row in mock.get("/truth")]
@@ -64,7 +64,7 @@ def test_both_transports_two_workers(mock: Mock, tmp_path: Path) -> None:
 
 
 def test_users_who_leave_free_their_slot(mock: Mock, tmp_path: Path) -> None:
-    options = ("--users", "6", "--duration", "4s", "--warmup", "0s", "--output-tokens", "40", "--scenario", "cancel")
+    options = ("--users", "6", "--duration", "3s", "--warmup", "0s", "--output-tokens", "40", "--scenario", "cancel")
     run = loadtest(tmp_path, *mock.ports, *options, "--transport", "both")
     assert run.code in RAN, run.output
     counts = run.summary["total"]["counts"]
@@ -83,19 +83,19 @@ def test_usage_at_the_end_only_still_counts_every_token(tmp_path: Path) -> None:
 
 
 def test_a_stall_shows_in_an_open_loop(tmp_path: Path) -> None:
-    with started("--ttft-ms", "20", "--itl-ms", "5", "--stall-at", "7", "--stall-for", "1.5") as mock:
+    with started("--ttft-ms", "20", "--itl-ms", "5", "--stall-at", "1", "--stall-for", "1.5") as mock:
         mock.get("/reset")
         run = loadtest(
-            tmp_path, *mock.ports, "--rate", "10", "--duration", "8s", "--warmup", "0s", "--output-tokens", "5"
+            tmp_path, *mock.ports, "--rate", "10", "--duration", "3s", "--warmup", "0s", "--output-tokens", "5"
         )
     assert run.summary["total"]["latency"]["ttft_sched"]["p90"] > 0.5
 
 
 def test_server_dies_mid_run(tmp_path: Path) -> None:
-    with started("--ttft-ms", "20", "--itl-ms", "50", "--die-at", "2") as mock:
+    with started("--ttft-ms", "20", "--itl-ms", "50", "--die-at", "1") as mock:
         mock.get("/reset")
         run = loadtest(
-            tmp_path, *mock.ports, "--rate", "10", "--duration", "5s", "--warmup", "0s", "--output-tokens", "30"
+            tmp_path, *mock.ports, "--rate", "15", "--duration", "3s", "--warmup", "0s", "--output-tokens", "30"
         )
     assert run.code != 0 and "Traceback" not in run.output, run.output
     total = run.summary["total"]
@@ -239,17 +239,22 @@ def test_web_ui_has_a_live_streaming_tab_and_honest_aggregates(mock: Mock, tmp_p
         assert '"extended_tabs"' in page.replace("&#34;", '"') or "Streaming" in page
         fetch(f"{url}/swarm", {"user_count": "2", "spawn_rate": "2", "host": "127.0.0.1", "rate": "6"})
         wait_for(lambda: (tmp_path / "run/summary.json").read_text())
-        time.sleep(2.5)  # Locust keeps an answer for two seconds
-        stats = json.loads(fetch(f"{url}/stats/requests"))
+        counts = json.loads((tmp_path / "run/summary.json").read_text())["total"]["counts"]
+        stats = wait_for(lambda: answers(f"{url}/stats/requests", counts["completed"] + counts["warmup"]))
     finally:
         process.terminate()
         process.wait(timeout=20)
     rows = {row["name"]: row for row in stats["extended_stats"][0]["data"]}
-    summary = json.loads((tmp_path / "run/summary.json").read_text())
-    counts = summary["total"]["counts"]
     assert rows["grpc TTFT from send"]["count"] == counts["completed"] > 0 and float(rows["grpc ITL"]["p99"]) > 0
-    aggregated = next(row for row in stats["stats"] if row["name"] == "Aggregated")
-    assert aggregated["num_requests"] == counts["completed"] + counts["warmup"]
+
+
+def answers(url: str, requests: int) -> dict[str, Any]:
+    """Locust's figures once they say ``requests``: it keeps an answer for two seconds."""
+    found: dict[str, Any] = json.loads(fetch(url))
+    (total,) = [row["num_requests"] for row in found["stats"] if row["name"] == "Aggregated"]
+    if total != requests:
+        raise OSError(f"{total} requests, not {requests}")
+    return found
 
 
 def busy(mock: Mock, streams: int) -> int:

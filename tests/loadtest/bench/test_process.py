@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadtest.bench import process
 from loadtest.bench.process import BenchProcess, memory_mib
 from loadtest.errors import LoadtestError
 
@@ -26,7 +27,8 @@ class Announced(BenchProcess):
         return "up" in self.log.read_text()
 
 
-def test_children_are_measured_and_stopped_with_their_parent(tmp_path: Path) -> None:
+def test_children_are_measured_and_stopped_with_their_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "ORPHANS_S", 0.2)
     with Announced([sys.executable, "-c", PARENT], tmp_path / "log") as one:
         one.wait()
         family = one.processes()

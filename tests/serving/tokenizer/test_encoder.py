@@ -58,7 +58,7 @@ def test_a_mark_after_a_special_token_does_not_melt_into_it(encoder: Encoder, to
 
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "-=_", "你好", "🙂", "x9"])
 def test_long_runs_take_no_quadratic_time(encoder: Encoder, tokenizer: Tokenizer, unit: str) -> None:
-    assert same(encoder, tokenizer, unit * 1_000_000)  # the suite's timeout ends what would take hours
+    assert same(encoder, tokenizer, unit * 100_000)  # the suite's timeout ends what would take hours
 
 
 def changed(engine: EngineInfo, path: Path, **parts: Any) -> Encoder:
