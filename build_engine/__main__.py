@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() can answer it: no traceback out of an import
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() handles it: no traceback from an import
 
 from contract.arguments import Arguments
 from contract.errors import OperatorError
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(arguments)  # imports what takes the time
+    args = parser().parse_args(arguments)  # the slow imports happen here
     args.command_line = "python -m build_engine " + " ".join(arguments)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error.filename or args.command}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("interrupted: nothing half-built was left in place; run the same command to go on", file=sys.stderr)
+        print("interrupted: nothing half-built was left behind; run the same command to continue", file=sys.stderr)
         return INTERRUPTED
     return 1
 

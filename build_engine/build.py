@@ -1,4 +1,4 @@
-"""``build``: a checkpoint becomes an engine directory for one runtime."""
+"""``build``: turn a checkpoint into an engine directory for one runtime."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from build_engine.spec import FP8_DYNAMIC, NAMED, PRECISIONS, SPECULATIONS, Buil
 from contract import engine_dir, gpus
 from contract.errors import BuildError, EngineDirectoryError
 
-# runtime -> module with ``build(spec: BuildSpec) -> Path`` and ``PRECISIONS``; imported only when it is asked for
+# runtime -> module with ``build(spec: BuildSpec) -> Path`` and ``PRECISIONS``; imported only when needed
 BUILDERS = {
     "openvino": "build_engine.openvino.build",
     "tensorrt_llm": "build_engine.tensorrt_llm.build",
     "vllm": "build_engine.vllm.build",
 }
-# Options that not every builder reads: field of BuildSpec -> its name here and in make, and the value of one not given.
+# Options that only some builders read: field of BuildSpec -> its name here and in make, and its value when not given.
 OPTIONS: dict[str, tuple[str, Any]] = {
     "gpu": ("gpu", ""),
     "kv_dtype": ("kv", None),
@@ -60,7 +60,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     names = ", ".join(profiles.PROFILES)
     parser.add_argument("--context", metavar="N", help=f"prompt + output tokens, or {names} (the checkpoint's own)")
     parser.add_argument("--revision", help="hub revision")
-    parser.add_argument("--force", action="store_true", help="build again what is up to date")
+    parser.add_argument("--force", action="store_true", help="build again even when the engine is up to date")
     parser.add_argument("--dry-run", action="store_true", help="print every command, run nothing (NVIDIA)")
     _add_gpu_options(parser.add_argument_group("NVIDIA"))
     _add_vllm_options(parser.add_argument_group("vllm"))
@@ -186,7 +186,7 @@ def build(spec: BuildSpec) -> Path:
 
 
 def _refuse_unread(spec: BuildSpec) -> None:
-    """An option that the runtime's builder does not read is refused by name, before anything is written."""
+    """Refuse an option that the runtime's builder does not read, by name and before anything is written."""
     for field, (name, nothing) in OPTIONS.items():
         if getattr(spec, field) == nothing or field in READ_BY[spec.runtime]:
             continue

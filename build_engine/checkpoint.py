@@ -1,6 +1,6 @@
 """Read a Hugging Face checkpoint without torch: ``config.json`` and (sharded) safetensors, one tensor at a time.
 
-The files are mapped, not read: a tensor costs memory while it is looked at, and ``forget`` gives its pages back.
+The files are memory-mapped: a tensor costs memory only while it is used, and ``forget`` releases its pages.
 Format: https://github.com/huggingface/safetensors#format (8 bytes of header length, JSON header, tensor bytes).
 """
 
@@ -56,7 +56,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 class Tensors(Protocol):
-    """What a graph is built from: ``config.json`` and tensors by Hugging Face's names."""
+    """What a graph is built from: ``config.json``, and tensors by their Hugging Face names."""
 
     config: dict[str, Any]
 
@@ -89,12 +89,12 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Weights in all tensors."""
+        """The number of weights in all tensors."""
         return sum(place.size // np.dtype(STORED[place.dtype]).itemsize for place in self._places.values())
 
     @property
     def lossless_bytes(self) -> int:
-        """What all tensors take as they are stored."""
+        """Bytes of all tensors as stored."""
         return sum(place.size for place in self._places.values())
 
     @property
@@ -147,7 +147,7 @@ def float32_to_bf16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 
 
 def write_safetensors(path: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]]]) -> None:
-    """One file of ``tensors``: their dtype in the format's words, and their values."""
+    """Write one file. ``tensors``: name -> dtype as the format spells it, and values."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, (dtype, array) in tensors.items():
@@ -162,7 +162,7 @@ def write_safetensors(path: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]
 
 
 def shards(directory: Path) -> list[Path]:
-    """The safetensors files, as the index names them. Raises ``BuildError`` for what is missing."""
+    """The safetensors files that the index names. Raises ``BuildError`` when one is missing."""
     index = directory / INDEX
     if index.is_file():
         try:

@@ -45,13 +45,13 @@ def fetch(model: str, output: Path, revision: str | None = None) -> str:
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """What the hub library lets through when there is no network: its HTTP client changes with its version."""
+    """What the hub library lets escape when there is no network: its HTTP client depends on its version."""
     clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))
     return tuple(client.HTTPError for client in clients if client)
 
 
 def missing_files(directory: Path) -> list[str]:
-    """What a usable checkpoint has and ``directory`` lacks: config, tokenizer, and every weight shard of the index."""
+    """Files of a usable checkpoint that ``directory`` lacks: config, tokenizer, and every weight shard of the index."""
     wanted = {"config.json", "tokenizer.json", "tokenizer_config.json"}
     index = directory / "model.safetensors.index.json"
     if index.is_file():
@@ -62,7 +62,7 @@ def missing_files(directory: Path) -> list[str]:
 
 
 def revision_of(directory: Path) -> str:
-    """The commit a directory was fetched at; empty when it was not fetched by ``fetch``."""
+    """The commit that a directory was fetched at; empty when ``fetch`` did not fetch it."""
     path = directory / REVISION_FILE
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 

@@ -1,7 +1,7 @@
-"""A checkpoint that is already quantized: how, and which runtime takes it as it is.
+"""A checkpoint that is already quantized: how, and which runtimes can serve it unchanged.
 
-It says so in ``quantization_config`` of config.json, or (older tools) in a file of its own beside it. vLLM takes every
-kind named here; TensorRT-LLM's PyTorch backend takes ModelOpt's FP8; the CPU engine and TensorRT engines quantize the
+The kind is in ``quantization_config`` of config.json or, with older tools, in a file beside it. vLLM reads every kind
+named here and TensorRT-LLM's PyTorch backend reads ModelOpt's FP8; the CPU engine and TensorRT engines quantize the
 original themselves (docs/tensorrt_llm_facts.md, "Quantized checkpoints").
 """
 
@@ -36,8 +36,8 @@ class Quantized:
         return self.kind == "ModelOpt FP8"
 
     def config_for(self, kv_dtype: str) -> dict[str, Any]:
-        """Without the scales of an FP8 KV cache, unless that cache was asked for: a loader that finds them uses them,
-        and an FP8 cache is known to break Qwen2.5."""
+        """Does not mention an FP8 KV cache unless that was asked for: a loader that finds its scales uses them, and
+        an FP8 cache is known to break Qwen2.5."""
         if kv_dtype == "fp8":
             return self.config
         inner = self.config.get("quantization")
@@ -78,7 +78,7 @@ def of_model(model: str) -> Quantized | None:
 
 
 def refusal(found: Quantized, model: object, runtime: str, backend: str = "") -> str:
-    """Why ``runtime`` cannot take the checkpoint as it is, and what can; an empty string when it can."""
+    """Why ``runtime`` cannot serve the checkpoint unchanged, and what can; an empty string when it can."""
     if runtime == "vllm" or (runtime == "tensorrt_llm" and backend == "pytorch" and found.for_pytorch):
         return ""
     others = "RUNTIME=vllm or BACKEND=pytorch serves" if found.for_pytorch else "RUNTIME=vllm serves"
@@ -92,7 +92,7 @@ def refusal(found: Quantized, model: object, runtime: str, backend: str = "") ->
 
 
 def require_nothing_left_to_quantize(found: Quantized, given: Mapping[str, object]) -> None:
-    """Refuse the options of quantizing. ``given`` is option -> value, without those that were not given."""
+    """Refuse options about how to quantize. ``given``: option -> value."""
     for name, value in given.items():
         if value and not (name == "precision" and value in ("auto", found.precision)):
             raise BuildError(

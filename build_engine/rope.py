@@ -46,7 +46,7 @@ def frequencies(config: dict[str, Any], head_dim: int) -> tuple[npt.NDArray[np.f
 
 
 def _llama3(plain: npt.NDArray[np.float32], factor: float, scaling: dict[str, Any]) -> npt.NDArray[np.float32]:
-    """Slow dimensions are slowed down by ``factor``, fast ones kept, those between mixed by their wavelength."""
+    """Slow dimensions are slowed by ``factor``, fast ones are kept, and those between are mixed by their wavelength."""
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
     turns = float(scaling["original_max_position_embeddings"]) * plain / np.float32(2 * math.pi)
     keep = np.clip((turns - np.float32(low)) / np.float32(high - low), 0, 1).astype(np.float32)

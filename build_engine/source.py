@@ -1,4 +1,4 @@
-"""Where a model comes from (made here, a wheel, a GGUF file, a directory, the hub) and what clients call it."""
+"""Where a model comes from (generated here, a wheel, a GGUF file, a directory, the hub) and what clients call it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """``files`` hold the weights; ``is_low_bit``: they have about 4 bits each already."""
+    """``files`` hold the weights; ``is_low_bit``: the weights already have about 4 bits each."""
 
     config: dict[str, Any]
     files: list[Path]
@@ -56,7 +56,7 @@ class Directory:
 
 
 def open_source(spec: BuildSpec) -> Source:
-    """What ``spec`` names, fetched if need be. Raises ``BuildError`` for what cannot be had or cannot be built."""
+    """The model that ``spec`` names, fetched if necessary. Raises ``BuildError`` when it cannot be fetched or built."""
     if not spec.is_gguf:
         return Directory(locate(spec))
     from build_engine.gguf.source import GgufSource  # its library is imported only for such files
@@ -69,9 +69,9 @@ def open_source(spec: BuildSpec) -> Source:
 
 
 def locate(spec: BuildSpec) -> Path:
-    """The directory of a Hugging Face checkpoint: made, local or fetched."""
+    """The directory of a Hugging Face checkpoint: generated, local or fetched."""
     if spec.is_gguf:
-        raise BuildError(f"--model: {spec.model} is a GGUF file, which is built for the CPU alone: RUNTIME=openvino")
+        raise BuildError(f"--model: {spec.model} is a GGUF file, which only the CPU engine can read: RUNTIME=openvino")
     if spec.synthetic:
         return synthetic.cached(spec.model)
     local = Path(spec.model)
@@ -85,7 +85,7 @@ def locate(spec: BuildSpec) -> Path:
     home = cache_directory() / "hub" / f"{spec.model.replace('/', '--')}-{spec.revision or 'main'}"
     home.mkdir(parents=True, exist_ok=True)
     if fetch.missing_files(home) or not fetch.revision_of(home):
-        log.info("hub: fetching %s (an interrupted download goes on where it stopped)", spec.model)
+        log.info("hub: fetching %s (an interrupted download resumes)", spec.model)
         fetch.fetch(spec.model, home, spec.revision)
     return home
 

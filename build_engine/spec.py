@@ -1,4 +1,4 @@
-"""What is asked of a build: the command line's answer, checked once, then only read."""
+"""What a build is asked for: the parsed command line, checked once and read-only afterwards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FP8_DYNAMIC = "fp8-dynamic"  # of vllm: quantized while it loads, activations scaled while it serves
+FP8_DYNAMIC = "fp8-dynamic"  # vllm: weights are quantized at load, activations are scaled while serving
 PRECISIONS = ("fp8", FP8_DYNAMIC, "int8_sq", "int8_wo", "int8", "int4", "bf16", "fp32")
 SPECULATIONS = ("ngram",)
 SYNTHETIC = ("synthetic", "synthetic-0.5b")
@@ -43,7 +43,7 @@ class BuildSpec:
     speculate: str = ""  # of vllm: a name of SPECULATIONS
     lora: tuple[tuple[str, Path], ...] = ()  # of vllm: names and adapter directories
     vllm_args: dict[str, Any] = field(default_factory=dict)  # of vllm: engine arguments beside ours
-    force: bool = False  # build even when ``out`` already holds just this engine
+    force: bool = False  # build even when ``out`` already holds exactly this engine
     command: str = ""  # how it was started; recorded in engine.json
 
     @property

@@ -17,11 +17,11 @@ from pathlib import Path
 from contract.engine_dir import BuildInfo, FileInfo
 from contract.errors import BuildError
 
-CHUNK = 1 << 22  # bytes hashed at a time
+CHUNK = 1 << 22  # bytes per read while hashing
 
 
 def cache_directory() -> Path:
-    """``$XDG_CACHE_HOME/qwen-triton`` (default ``~/.cache/qwen-triton``): all of it can be made again."""
+    """``$XDG_CACHE_HOME/qwen-triton`` (default ``~/.cache/qwen-triton``): safe to delete, everything can be rebuilt."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen-triton"
 
 
@@ -54,7 +54,7 @@ def replaceable(directory: Path) -> bool:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Rename a directory over another one, which goes when the new one is in place. The later of two builds stays."""
+    """Rename a directory over another one, deleted only after the new one is in place. The later of two builds wins."""
     old = target.parent / f".{target.name}.{os.getpid()}.old"
     while True:
         with contextlib.suppress(FileNotFoundError):
@@ -70,7 +70,7 @@ def replace(source: Path, target: Path) -> None:
 
 
 def clear_leftovers(out: Path) -> None:
-    """Remove what killed builds of ``out`` left behind; those of a process that still runs stay."""
+    """Remove what killed builds of ``out`` left behind, but not the directories of processes that are still running."""
     for path in [*out.parent.glob(f".{out.name}.*.partial"), *out.parent.glob(f".{out.name}.*.old")]:
         owner = path.name.rsplit(".", 2)[1]
         if not (owner.isdigit() and Path(f"/proc/{owner}").exists()):
@@ -89,7 +89,7 @@ def need_space(directory: Path, needed: int) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link costs no disk and survives the source's removal; across file systems it is a copy."""
+    """A hard link takes no disk space and survives the removal of the source; across file systems, copy instead."""
     try:
         os.link(source.resolve(), target)
     except OSError:

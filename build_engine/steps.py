@@ -1,7 +1,7 @@
 """Resumable build steps: a directory per step, named by what it was made from, with a stamp file written last.
 
-A step whose stamp stands is not repeated; one without a stamp is removed and run again, so an interrupted build leaves
-nothing that looks finished. The name contains a hash of the inputs: another precision or context, another directory.
+A step with a stamp is not repeated; one without is removed and run again, so an interrupted build leaves nothing that
+looks finished. The name contains a hash of the inputs, so another precision or context gets another directory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Step:
     name: str
     argv: tuple[str, ...]
     output: Path
-    resumes: bool = False  # goes on from what an interrupted run left (a download)
+    resumes: bool = False  # continues from what an interrupted run left (a download)
 
     @property
     def stamp(self) -> Path:
@@ -62,7 +62,7 @@ def run(steps: Sequence[Step]) -> list[str]:
 
 
 def seconds(steps: Sequence[Step]) -> float:
-    """What the finished steps took together, whenever they ran."""
+    """The total time of the finished steps, whenever they ran."""
     return sum(float(json.loads(step.stamp.read_text(encoding="utf-8"))["seconds"]) for step in steps)
 
 
@@ -81,7 +81,7 @@ def _execute(step: Step) -> None:
             f"command again, finished steps are kept"
         )
     if not any(step.output.iterdir()):
-        raise BuildError(f"step {step.name} left {step.output} empty: its output is above")
+        raise BuildError(f"step {step.name} wrote nothing to {step.output}: its output is above")
     partial = step.stamp.with_suffix(".partial")
     partial.write_text(
         json.dumps({"command": list(step.argv), "seconds": round(time.monotonic() - started, 1)}) + "\n",

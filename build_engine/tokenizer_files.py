@@ -3,7 +3,7 @@
 The vocabulary (151,643 ranked byte strings) is the ``qwen.tiktoken`` inside the PyPI wheel ``dashscope``, checked by
 its sha256. A Hugging Face ``tokenizer.json`` needs merges too: the last merge of each token is found by running BPE on
 it with the ranks below its own. Special tokens, chat template and generation defaults are those published with
-Qwen2.5-Instruct. Built once (seconds), then copied from the cache.
+Qwen2.5-Instruct. Built once, in some seconds, then copied from the cache.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def write(directory: Path, cache: Path | None = None) -> None:
 
 
 def write_made_up(directory: Path) -> None:
-    """``FILES`` that need no network: all is Qwen2.5's but the words. For random weights, whose text is noise."""
+    """``FILES`` that need no network: all but the words is Qwen2.5's. For random weights, whose text is noise."""
     build(made_up_ranks(), directory)
 
 
 def copy(source: Path, target: Path) -> None:
-    """A checkpoint's own files, as far as it has them."""
+    """Copy those of these files that the checkpoint has."""
     for name in BESIDE:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

@@ -16,7 +16,7 @@ RETRIES = "1"
 def download(requirement: str, digest: str, directory: Path) -> Path:
     """The wheel of ``requirement`` (``name==version``) whose sha256 is ``digest``, in ``directory``.
 
-    On a terminal pip shows its progress. Raises ``BuildError`` when no index has it, or has another one.
+    On a terminal pip shows its progress. Raises ``BuildError`` when no index has it or its hash differs.
     """
     pins = directory / "requirements.txt"
     pins.write_text(f"{requirement} --hash=sha256:{digest}\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from build_engine.calibration.prompts import chatml, compose, material
 from contract.errors import BuildError
 
 SUFFIXES = (".jsonl", ".json", ".txt")
-CONVERT_ROWS = 512  # convert_checkpoint.py reads row 0 to 511 whatever the data set holds: fewer are an IndexError
+CONVERT_ROWS = 512  # convert_checkpoint.py reads rows 0 to 511 of any data set: fewer raise an IndexError
 # convert_checkpoint.py loads a path with "ccdv/cnn_dailymail" in it by the configuration name "3.0.0"; a local data set
 # has configurations only if its card declares them.
 CARD = """---
@@ -47,8 +47,8 @@ def shipped(count: int = 512) -> list[str]:
 def read(path: Path) -> list[str]:
     """A user's prompts: ``.jsonl``, ``.json`` (a list) or ``.txt`` (paragraphs), or a directory of such files.
 
-    A JSON entry is a string, ``{"text": …}`` or ``{"messages": [{"role", "content"}, …]}``. What is not in chat form
-    yet becomes a user's turn: the model is used with chat and calibrated for what it sees. Raises ``BuildError``.
+    A JSON entry is a string, ``{"text": …}`` or ``{"messages": [{"role", "content"}, …]}``. Text that is not in chat
+    format becomes a user's turn, because the model will see chats when it serves. Raises ``BuildError``.
     """
     files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES) if path.is_dir() else [path]
     texts = [text for file in files for text in _read_file(file)]

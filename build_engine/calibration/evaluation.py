@@ -1,4 +1,4 @@
-"""Prompts of the accuracy gate: other combinations than the calibration's, without answers, and long documents."""
+"""Prompts of the accuracy gate: combinations that calibration does not use, without answers, and long documents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Count = Callable[[str], int]  # tokens of a text
 
 
 def short(count: int) -> list[str]:
-    """``count`` prompts of all kinds, cut where the assistant begins."""
+    """``count`` prompts of all kinds, cut where the assistant's turn begins."""
     chooser = random.Random(SEED)
     composed = [prompt.text for prompt in compose() if prompt.kind != "long"]
     heads = sorted({text.rpartition("<|im_start|>assistant\n")[0] for text in composed})
@@ -21,7 +21,7 @@ def short(count: int) -> list[str]:
 
 
 def long(count: int, tokens: int, count_tokens: Count) -> list[str]:
-    """``count`` documents of about ``tokens`` tokens: shuffled passages of all languages, a task at the end."""
+    """``count`` documents of about ``tokens`` tokens: shuffled passages in all languages with a task at the end."""
     chooser = random.Random(SEED)
     pool = [text for texts in passages().values() for text in texts]
     sizes = {text: count_tokens(text) + 4 for text in pool}

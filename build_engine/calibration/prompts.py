@@ -1,8 +1,8 @@
 """Calibration prompts written for this project: chat, summaries, extraction, code and arithmetic in eleven languages.
 
-``compose`` crosses the passages, questions and tasks of the two data files, always in the same order, so a build can be
-repeated. Most prompts are Chinese or English; every third carries an answer, because activations while writing differ
-from those while reading. Texts are already in Qwen2.5's chat form (ChatML).
+``compose`` combines the passages, questions and tasks of the two data files, always in the same order, so that builds
+are reproducible. Most prompts are Chinese or English; every third carries an answer, because activations while writing
+differ from those while reading. Texts are already in Qwen2.5's chat format (ChatML).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 class Prompt(NamedTuple):
-    """``text`` is ChatML, ending where the assistant begins, or after its answer when there is one."""
+    """``text`` is ChatML and ends where the assistant begins, or after its answer if there is one."""
 
     kind: str  # question | passage | long | code | math
     language: str
@@ -47,7 +47,7 @@ def chatml(user: str, system: str, answer: str = "") -> str:
 
 
 def compose(count: int = 512) -> list[Prompt]:
-    """``count`` different prompts, kinds mixed evenly from the first on, so that any prefix is a fair sample."""
+    """``count`` different prompts, with the kinds mixed evenly, so that any prefix is a fair sample."""
     chooser = random.Random(SEED)
     streams = [list(_unique(kind(chooser))) for kind in (_questions, _passages, _long, _code, _math)]
     for stream in streams:

@@ -1,8 +1,8 @@
-"""A decoder in plain torch, one layer at a time: what calibration needs of a model.
+"""A decoder in plain torch, one layer at a time: all that calibration needs of a model.
 
 ``DecoderLayer`` computes a layer of ``build_engine.architectures`` and notes the largest magnitude at each place that
-will be quantized. Only one layer's weights are loaded at a time, so a 7B model is calibrated in 2 GB beside its
-activations. Numbers equal transformers' (tests/build_engine/fp8/test_decoder.py).
+will be quantized. Only one layer's weights are loaded at a time, so calibrating a 7B model takes 2 GB plus its
+activations. The results equal those of transformers (tests/build_engine/fp8/test_decoder.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Calibrate and write an FP8 checkpoint in ModelOpt's format: static scales for weights and activations.
 
-A scale per token, found while serving ("dynamic"), costs a pass over the activations before every matrix product; a
+A "dynamic" scale, one per token found while serving, costs a pass over the activations before every matrix product; a
 static one is folded into the norm or activation before it. Layer by layer: run the calibration prompts through the
 layer, take the largest magnitudes, write the layer's codes and scales, keep only the prompts' activations.
 
@@ -33,10 +33,10 @@ from contract.errors import BuildError
 log = logging.getLogger(__name__)
 
 Stored = tuple[str, npt.NDArray[Any]]  # the format's word for the type, and the values
-PROMPTS = {"cuda": 512, "cpu": 24}  # largest magnitudes settle early; on a CPU each prompt of a 7B model takes seconds
+PROMPTS = {"cuda": 512, "cpu": 24}  # magnitudes settle early; on a CPU a prompt of a 7B model takes seconds
 TOKENS = 2048  # read of each prompt
 HEAD, EMBEDDING, NORM = "lm_head", "model.embed_tokens.weight", "model.norm.weight"
-PRODUCER = {"name": "modelopt", "version": "0.37.0"}  # readers ask for this name; the format is that release's
+PRODUCER = {"name": "modelopt", "version": "0.37.0"}  # readers check this name; the format is that of this release
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def export(
     del calibrator
     writer.finish()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # whoever called may load an engine next
+        torch.cuda.empty_cache()  # the caller may load an engine next
     (directory / "hf_quant_config.json").write_text(json.dumps(_modelopt_config(options), indent=2) + "\n", "utf-8")
 
 

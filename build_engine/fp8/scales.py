@@ -1,7 +1,7 @@
 """E4M3 with one scale per tensor: value = code x scale, and the largest magnitude becomes the largest code, 448.
 
-Linear maps that an engine joins (query, key and value; gate and up) get one scale together. With a scale each, vLLM and
-TensorRT-LLM dequantize and round a second time while they load
+Linear maps that an engine joins (query, key and value; gate and up) share one scale. With separate scales, vLLM and
+TensorRT-LLM would dequantize and round them a second time at load
 (https://github.com/vllm-project/vllm/blob/v0.26.0/vllm/model_executor/layers/quantization/modelopt.py,
 ``requantize_with_max_scale``).
 """
@@ -32,5 +32,5 @@ def joint_scale(weights: Sequence[torch.Tensor]) -> float:
 
 
 def to_codes(values: torch.Tensor, scale: float) -> torch.Tensor:
-    """``float8_e4m3fn`` of the same shape, to the nearest; what is beyond the largest code becomes it."""
+    """``float8_e4m3fn`` of the same shape, rounded to nearest; larger magnitudes become the largest code."""
     return (values.float() / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)

@@ -1,4 +1,4 @@
-"""A GGUF file's tensors under the names, the order of rows and the numbers that Hugging Face checkpoints have."""
+"""A GGUF file's tensors with the names, row order and number types of Hugging Face checkpoints."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ QUANTIZED = {
         "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
     )
 }  # fmt: skip
-LOW_BITS = 5.5  # a source of fewer bits per weight has lost what another rounding to 4 bits would need
+LOW_BITS = 5.5  # weights with fewer bits have lost too much to be rounded to 4 bits again
 PAGE = mmap.PAGESIZE
 
 
 class GgufTensors:
-    """The same questions as ``build_engine.checkpoint.Checkpoint`` answers; quantized tensors read as float32.
+    """The same interface as ``build_engine.checkpoint.Checkpoint``; quantized tensors are read as float32.
 
-    Queries and keys of a ``llama`` file lie in llama.cpp's rotary order (pairs side by side); they are put back into
-    Hugging Face's (first halves, then second halves) while they are read.
+    Queries and keys of a ``llama`` file lie in llama.cpp's rotary order (pairs side by side); reading puts them back
+    into Hugging Face's order (first halves, then second halves).
     """
 
     def __init__(self, header: Header) -> None:
@@ -62,12 +62,12 @@ class GgufTensors:
 
     @property
     def parameters(self) -> int:
-        """Weights in all tensors."""
+        """The number of weights in all tensors."""
         return sum(math.prod(tensor.shape) for tensor in self.header.tensors.values())
 
     @property
     def lossless_bytes(self) -> int:
-        """What all tensors take as ``raw`` gives them."""
+        """Bytes of all tensors as ``raw`` returns them."""
         return sum(math.prod(self.shape(name)) * np.dtype(STORED[self.dtype(name)]).itemsize for name in self._names)
 
     @property

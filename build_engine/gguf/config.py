@@ -67,7 +67,7 @@ def _refuse_variants(header: Header) -> None:
 def _get(header: Header, key: str, default: Any = None) -> Any:
     value = header.metadata.get(f"{header.architecture}.{key}", default)
     if value is None:
-        raise BuildError(f"{header.files[0]} lacks the metadata {header.architecture}.{key}: convert it anew")
+        raise BuildError(f"{header.files[0]} lacks the metadata {header.architecture}.{key}: convert it again")
     return value
 
 

@@ -1,4 +1,4 @@
-"""A GGUF file as what an engine is built from."""
+"""A GGUF file as the source of an engine."""
 
 from __future__ import annotations
 

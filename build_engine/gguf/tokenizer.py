@@ -1,7 +1,7 @@
 """The tokenizer and sampling defaults in a GGUF file's metadata, as Hugging Face's files.
 
-Byte-level BPE only. How a text is cut before BPE is a name in GGUF (``tokenizer.ggml.pre``); the expressions behind the
-names are those of the models' own tokenizer.json, as quoted in
+Byte-level BPE only. GGUF names the rule by which text is split before BPE (``tokenizer.ggml.pre``); the expressions
+behind the names are those of the models' own tokenizer.json, as quoted in
 https://github.com/ggml-org/llama.cpp/blob/eb6a99c6fab2e530114a5fc996629ba17ec85096/src/llama-vocab.cpp.
 """
 
@@ -27,7 +27,7 @@ TEKKEN = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Tokens that end an answer beside the file's own end-of-sequence token, as in llama.cpp
+# Tokens that end an answer in addition to the file's own end-of-sequence token, as in llama.cpp
 ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "</s>")
 # What llama.cpp samples with unless told otherwise:
 # https://github.com/ggml-org/llama.cpp/blob/de93b991682fa46acabb813641f7f6b884ad5dd0/common/common.h
@@ -37,12 +37,12 @@ SAMPLING_KEYS = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "pen
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How a text is cut into words. ``pattern`` None: GPT-2's own; ``digits``: every digit is cut off first."""
+    """How a text is split into words. ``pattern`` None: as GPT-2 does; ``digits``: split off every digit first."""
 
     pattern: str | None = None
     digits: bool = False
     nfc: bool = False
-    ignore_merges: bool = False  # a word that is a token is taken whole
+    ignore_merges: bool = False  # a word that is a token is not split further
     adds_bos: bool = False  # where the file does not say
 
 
@@ -157,9 +157,9 @@ class GgufTokenizer:
         return list(dict.fromkeys(number for number in [*own, *named] if number >= 0))
 
     def _parts(self) -> tuple[dict[str, int], list[AddedToken]]:
-        """The words of the BPE model, and the tokens that are found in a text as they stand.
+        """The words of the BPE model, and the tokens that are matched in a text verbatim.
 
-        Those at the end of the vocabulary get their ids by being added; converters fill it up with unused ones."""
+        Those at the end of the vocabulary get their ids by being added; converters pad it with unused ones."""
         tokens, kinds = self._tokens, self._kinds
         stop = len(tokens)
         while stop and kinds[stop - 1] == UNUSED:

@@ -1,3 +1,3 @@
 """Checkpoint to CPU engine."""
 
-import serving.runtimes.openvino  # noqa: F401  # before openvino: it keeps it from reporting to its makers
+import serving.runtimes.openvino  # noqa: F401  # before openvino: turns its telemetry off

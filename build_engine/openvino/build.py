@@ -45,7 +45,7 @@ def build(spec: BuildSpec) -> Path:
         log.info("engine: %s is up to date (the same checkpoint, precision and context)", spec.out)
         return spec.out
     if source.is_low_bit and spec.precision == "int4":
-        log.warning("int4 of weights that are rounded to 4 bits already costs much accuracy: int8 is the one to use")
+        log.warning("int4 costs much accuracy when the weights already have 4 bits: use int8")
     tensors = source.tensors(config)
     need_space(spec.out, int(size(tensors, spec.precision) * 1.05) + (32 << 20))
     with staged(spec.out) as directory:
@@ -57,13 +57,13 @@ def build(spec: BuildSpec) -> Path:
 
 
 def size(tensors: Tensors, precision: str) -> float:
-    """Bytes that the weights will take."""
+    """The size of the weights in bytes."""
     per_weight = BYTES_PER_WEIGHT.get(precision)
     return tensors.lossless_bytes if per_weight is None else tensors.parameters * per_weight
 
 
 def context_config(config: dict[str, Any], context: int | None) -> dict[str, Any]:
-    """The config for ``context`` tokens: YaRN is switched on beyond what the checkpoint was trained for."""
+    """The config for ``context`` tokens, with YaRN beyond what the checkpoint was trained for."""
     native = int(config["max_position_embeddings"])
     scaling_of(config)
     if context is None or context <= native:
@@ -113,7 +113,7 @@ def convert(tensors: Tensors, precision: str, path: Path) -> None:
 def describe(
     spec: BuildSpec, source: Source, config: dict[str, Any], directory: Path, key: str, started: float
 ) -> EngineInfo:
-    """``engine.json``; also writes ``build.key``, by which the next build knows that nothing changed."""
+    """``engine.json``; also writes ``build.key``, which tells the next build whether anything changed."""
     (directory / "build.key").write_text(key)
     context = spec.context or int(config["max_position_embeddings"])
     noise = spec.synthetic or bool(config.get("synthetic"))

@@ -92,7 +92,7 @@ class DecoderGraph:
         return self._linear(joined, prefix + "o_proj")
 
     def _queries_and_keys(self, heads: Any, prefix: str) -> tuple[Any, Any]:
-        """Rotated in one go, unless each has a norm of its own: every node costs OpenVINO some time in a step."""
+        """Rotated together, unless each has a norm of its own: every node costs OpenVINO some time in a step."""
         counts = ints(self._shape.heads, self._shape.kv_heads)
         q, k = op.variadic_split(heads if self._qk_norm else self._rotate(heads), integer(1), counts).outputs()
         if not self._qk_norm:

@@ -1,7 +1,7 @@
 """Weights as OpenVINO constants: lossless, or INT8 or INT4 in groups of columns.
 
 A compressed weight is the subgraph constant -> convert -> (subtract zero point) -> multiply by scale, which the CPU
-plugin folds into its own kernels. Quantizing goes a slice of rows at a time, so that the float32 copy stays small.
+plugin folds into its own kernels. Rows are quantized a slice at a time, so that the float32 copy stays small.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Weights:
         self._buffers: list[Array] = []
 
     def matrix(self, names: Sequence[str], precision: str | None = None) -> Any:
-        """An f32 [out, in] node: the rows of all ``names``, one below the other. Scales belong to rows, so a merged
+        """An f32 [out, in] node: the rows of all ``names``, stacked. Scales belong to rows, so a merged
         matrix has the values of its parts. INT4 leaves vocabulary tables at 8 bits: the caller passes ``int8``."""
         precision = precision or self.precision
         quantize = {"int8": self._int8, "int4": self._int4}.get(precision)
@@ -130,7 +130,7 @@ def quantize_unsigned(weight: npt.NDArray[np.float32], top: int) -> tuple[Array,
 
 
 def pack_nibbles(values: Array) -> Array:
-    """Two 4-bit values a byte, the first in the low half, as OpenVINO stores u4."""
+    """Two 4-bit values per byte, the first in the low half, as OpenVINO stores u4."""
     flat = values.reshape(-1)
     if flat.size % 2:
         flat = np.append(flat, np.uint8(0))

@@ -58,7 +58,7 @@ def plan_request(
     runtime: str = "tensorrt_llm",
     memory_fraction: float = gpus.MEMORY_FRACTION,
 ) -> PlanRequest:
-    """Names resolved; an empty ``gpu`` is the one that ``nvidia-smi`` shows. Raises ``BuildError``."""
+    """Look up the names; an empty ``gpu`` means the one that ``nvidia-smi`` shows. Raises ``BuildError``."""
     low, high = gpus.MEMORY_FRACTIONS
     if not low <= memory_fraction <= high:
         raise BuildError(f"--memory-fraction {memory_fraction} is out of range: choose {low} to {high}")
@@ -68,15 +68,15 @@ def plan_request(
 
 
 def of_arguments(args: argparse.Namespace) -> PlanRequest:
-    """The options of ``add_plan_arguments``, and those of ``plan`` where they are."""
+    """From the options of ``add_plan_arguments``, and those of ``plan`` when given."""
     names = ("gpu", "context", "precision", "kv", "backend", "tp", "profile", "runtime", "memory_fraction")
     return plan_request(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
 def for_checkpoint(request: PlanRequest, model: str) -> tuple[PlanRequest, Quantized | None]:
-    """The request for ``model``, whose precision is settled when it is quantized already, and how it is quantized.
+    """The request for ``model`` and how the model is quantized; a quantized one fixes the precision.
 
-    Raises ``BuildError`` when the runtime cannot take it as it is."""
+    Raises ``BuildError`` when the runtime cannot serve it unchanged."""
     found = quantized.of_model(model)
     if not found:
         return request, None

@@ -1,6 +1,6 @@
-"""Will it fit? What a build is asked for, why it cannot be done, and the nearest thing that can. Pure arithmetic.
+"""Will it fit? The request, why it cannot be built, and the nearest one that can. Pure arithmetic.
 
-Memory of one GPU = weights + the runtime's own use + the KV pool. The runtime's own use is modelled as a base (CUDA
+Memory of one GPU = weights + the runtime's overhead + the KV pool. The overhead is modelled as a base (CUDA
 context, kernels, graphs) plus the activations of one step plus the logits. vLLM takes its fraction of the whole memory,
 TensorRT-LLM its fraction of what is free once the weights are loaded (docs/tensorrt_llm_facts.md, "LLM API").
 """
@@ -32,7 +32,7 @@ class PlanRequest:
     tensor_parallel: int = 1
     speed: Speed = SPEEDS["balanced"]  # tensorrt_llm only
     memory_fraction: float = MEMORY_FRACTION
-    quantized: str = ""  # precision of a checkpoint that is quantized already: the only one there is
+    quantized: str = ""  # precision of an already quantized checkpoint; it cannot be changed
 
 
 def auto_precision(request: PlanRequest) -> str:
@@ -53,7 +53,7 @@ def precisions(request: PlanRequest) -> tuple[str, ...]:
 
 
 def unsupported(shape: ModelShape, request: PlanRequest) -> str:
-    """Why this combination cannot be built whatever the memory, or an empty string."""
+    """Why this combination cannot be built with any amount of memory, or an empty string."""
     gpu, precision, kv_dtype, tp = request.gpu, precision_of(request), kv_dtype_of(request), request.tensor_parallel
     where = f"on {gpu.name} (SM{gpu.sm})"
     if gpu.sm < 80:
@@ -95,7 +95,7 @@ def kv_dtype_of(request: PlanRequest) -> str:
 
 
 def max_num_tokens(gpu: Gpu, speed: Speed = SPEEDS["balanced"]) -> int:
-    """Tokens of one step: 8192 feeds a large GPU; a small one needs the activation memory for KV."""
+    """Tokens per step: 8192 keep a large GPU busy; a small one needs the activation memory for its KV cache."""
     if gpu.memory_mib < 40_000:
         return 4096
     return speed.max_num_tokens or 8192
@@ -108,7 +108,7 @@ def overhead_bytes(shape: ModelShape, num_tokens: int, batch: int) -> int:
 
 
 def kv_pool_bytes(shape: ModelShape, request: PlanRequest, batch: int) -> int:
-    """May be negative: then not even the weights fit."""
+    """Negative when not even the weights fit."""
     weights = shape.weight_bytes(precision_of(request)) // request.tensor_parallel
     overhead = overhead_bytes(shape, max_num_tokens(request.gpu, request.speed), batch)
     total = request.gpu.memory_mib * 1024**2
@@ -131,7 +131,7 @@ def too_large(shape: ModelShape, request: PlanRequest) -> str:
 
 
 def nearest(shape: ModelShape, request: PlanRequest) -> PlanRequest | None:
-    """The first thing that works, changing as little as possible: precision, context, both, more GPUs, a larger GPU."""
+    """The first that works, changing as little as possible: precision, context, both, more GPUs, a larger GPU."""
     for candidate in _alternatives(request):
         if not unsupported(shape, candidate) and not too_large(shape, candidate):
             return candidate

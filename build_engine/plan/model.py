@@ -1,4 +1,4 @@
-"""Find a model's ``config.json``, local, shipped or on the hub: all that the planner needs of a model."""
+"""Find a model's ``config.json``, local, shipped or on the hub: the planner needs nothing else."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ def load_config(model: str) -> dict[str, Any]:
 
 
 def fetch_beside(model: str, name: str) -> Path | None:
-    """A small file of a hub repository; None when it is not there, or not to be had just now. The default model has
-    none."""
+    """A small file of a hub repository; None when it does not exist or cannot be fetched."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

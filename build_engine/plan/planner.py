@@ -1,6 +1,6 @@
 """What an engine can do on a GPU: streams, limits, the speed that memory bandwidth allows. Pure arithmetic.
 
-``fit`` says whether it can be built at all; this is about what it then holds. Tests check the figures against what vLLM
+``fit`` decides whether it can be built at all. Tests check the figures against what vLLM
 0.24 reported on one H200 (docs/building.md).
 """
 
@@ -112,9 +112,9 @@ def _wanted_batch(request: PlanRequest) -> int:
 
 
 def _batch_size(kv_tokens: int, request: PlanRequest) -> int:
-    """The profile's batch, lowered to a power of two for which the pool holds streams a quarter full on average.
+    """The profile's batch size, lowered to a power of two at which the pool holds streams that are a quarter full.
 
-    Streams rarely fill their context; the scheduler (guaranteed no evict) makes the others wait when they do."""
+    Streams rarely fill their context; when they do, the scheduler (guaranteed no evict) makes new ones wait."""
     wanted = max(1, min(_wanted_batch(request), kv_tokens * 4 // request.profile.max_seq_len))
     return 1 << (wanted.bit_length() - 1)
 
@@ -148,7 +148,7 @@ def _notes(shape: ModelShape, request: PlanRequest, precision: str, kv_dtype: st
     if scaling:
         yield (
             f"beyond {shape.native_context} tokens: YaRN factor {scaling['factor']:g} in an engine of its own; "
-            f"being static it may cost quality on short prompts, so keep a chat engine beside it"
+            f"it is static and may cost quality on short prompts, so keep a chat engine beside it"
         )
     if kv_dtype != "bf16":
         yield f"{kv_dtype} KV is known to break Qwen2.5: the engine is served only after `make verify` passes"
@@ -156,7 +156,7 @@ def _notes(shape: ModelShape, request: PlanRequest, precision: str, kv_dtype: st
         step = max_num_tokens(request.gpu, request.speed)
         yield f"int8 KV turns paged context FMHA off: no prefix reuse, no chunked prefill, prompts up to {step} tokens"
     if request.runtime == "tensorrt_llm" and request.backend == "engine" and request.gpu.sm >= 100:
-        yield "engines on Blackwell are the last line's edge: prefer RUNTIME=vllm or BACKEND=pytorch"
+        yield "TensorRT engines barely support Blackwell: prefer RUNTIME=vllm or BACKEND=pytorch"
     if request.speed.plugins and not fit.uses_plugins(request, precision):
         yield f"profile {request.speed.name} sets limits only: its FP8 plugins are for FP8 engines on Hopper (SM90)"
     if request.tensor_parallel > 1:

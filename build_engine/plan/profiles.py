@@ -1,7 +1,7 @@
 """Context profiles: the job decides how much context an engine is built for, because unused context costs memory.
 
-Up to the model's native 32,768 tokens nothing changes but the KV pool's use. Beyond it the positions are stretched with
-YaRN, which is static in these engines: it may cost quality on short texts, so long contexts get an engine of their own.
+Up to the model's native 32,768 tokens only the use of the KV pool changes. Beyond that, YaRN stretches the positions.
+It is static in these engines and may cost quality on short texts, so long contexts get an engine of their own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROFILES = {
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What an engine is tuned for, beside its context. ``None`` leaves a limit to the plan.
+    """What an engine is tuned for, apart from its context. ``None`` leaves a limit to the plan.
 
     ``plugins`` are ``trtllm-build`` options for FP8 engines on Hopper, the only GPUs that have them."""
 
@@ -51,7 +51,7 @@ SPEEDS = {
         Speed("balanced", "many users, prompts and answers of all lengths"),
         Speed(
             "latency",
-            "few users at once, the next token as early as can be",
+            "few users at once, each token as early as possible",
             max_batch_size=16,
             plugins=("--gemm_swiglu_plugin", "fp8", "--low_latency_gemm_plugin", "fp8"),
             cuda_graphs=True,

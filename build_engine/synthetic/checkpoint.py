@@ -1,8 +1,8 @@
 """A checkpoint with Qwen2.5's architecture and vocabulary, and random weights from a fixed seed. Its text is noise.
 
-The weights are shaped for tests: frequent words are likelier than rare ones, special tokens almost impossible (so
-an answer runs to ``max_tokens``), and the layers outweigh the last token's own embedding, which in a tied
-random model would otherwise be repeated for ever.
+The weights are shaped for tests: frequent words are likelier than rare ones, special tokens are almost impossible (so
+that an answer runs to ``max_tokens``), and the layers outweigh the last token's own embedding, because a random model
+with tied embeddings would otherwise repeat that token forever.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ STD = 0.02  # of Qwen2's own initializer_range
 FREQUENT = 20_000  # tokens whose rank is lower are the common ones
 FREQUENT_GAIN = 1.5
 SILENT_GAIN = 0.05  # special tokens and rows beyond the tokenizer
-# Standard deviation of a projection's output for a normalized input. The MLP speaks loudest: attention over random keys
-# is a mean of the context, and an answer that follows it settles on one word.
+# Standard deviation of a projection's output for a normalized input. The MLP is the strongest: attention over random
+# keys is a mean of the context, and an answer that follows it settles on one word.
 GAINS = {"q_proj": 1.0, "k_proj": 1.0, "v_proj": 1.0, "o_proj": 0.5, "gate_proj": 1.0, "up_proj": 1.0, "down_proj": 2.0}
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def cached(name: str) -> Path:
-    """The checkpoint ``name`` of ``SHAPES``, made now unless the cache has it."""
+    """The checkpoint ``name`` of ``SHAPES``, generated now unless the cache has it."""
     recipe = hashlib.sha256(Path(__file__).read_bytes() + Path(tokenizer_files.__file__).read_bytes()).hexdigest()
     home = cache_directory() / f"{SHAPES[name].name}-{recipe[:12]}"
     if home.is_dir():
@@ -64,7 +64,7 @@ def cached(name: str) -> Path:
     log.info("synthetic: making %s (random weights, seed %d)", SHAPES[name].name, SEED)
     try:
         write(SHAPES[name], home)
-    except tokenizer_files.NoVocabulary as error:  # its text is noise in any words
+    except tokenizer_files.NoVocabulary as error:  # its text is noise whatever the words
         log.warning("%s; until then its words are made up", error)
         home = home.with_name(f"{home.name}-made-up")
         if not home.is_dir():

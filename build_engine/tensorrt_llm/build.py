@@ -35,7 +35,7 @@ from serving.host import container
 
 PRECISIONS = ("auto", *PLANNED)
 DEFAULT_CONTEXT = "chat"
-NO_GATE = "no accuracy gate without the original: make verify REFERENCE=<its BF16 checkpoint>"
+NO_GATE = "the accuracy gate needs the original: make verify REFERENCE=<its BF16 checkpoint>"
 PATH_WORDS = ("mpt", "vila", "cnn_dailymail", "scienceqa")
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def recipe_of(spec: BuildSpec) -> Recipe:
 
 
 def refuse_path_words(spec: BuildSpec, request: PlanRequest) -> None:
-    """quantize.py takes a path with one of these words in it for another kind of model (docs/tensorrt_llm_facts.md)."""
+    """quantize.py mistakes a path that contains one of these words for another model (docs/tensorrt_llm_facts.md)."""
     if request.backend != "engine" or precision_of(request) != "fp8":
         return
     local = [Path(spec.model).absolute()] if Path(spec.model).is_dir() else []
@@ -92,7 +92,7 @@ def refuse_path_words(spec: BuildSpec, request: PlanRequest) -> None:
         if word:
             name = "MODEL=" if path in local else "ENGINE="
             raise BuildError(
-                f"{path} contains {word!r}, which NVIDIA's quantize.py takes for another model or data set: choose "
+                f"{path} contains {word!r}, which NVIDIA's quantize.py mistakes for another model or data set: choose "
                 f"{name} in a directory without it"
             )
 
@@ -107,7 +107,7 @@ def dry_run_lines(recipe: Recipe) -> list[str]:
 
 
 def run(recipe: Recipe) -> None:
-    """All steps, the engine directory, the accuracy gate. Raises ``BuildError`` when one of them fails."""
+    """Run all steps, write the engine directory, run the accuracy gate. Raises ``BuildError`` when one fails."""
     started = datetime.datetime.now(datetime.timezone.utc)
     if not recipe.in_container:
         _image()
@@ -155,7 +155,7 @@ def assemble(recipe: Recipe, directory: Path, info: BuildInfo) -> None:
 
 
 def _tell_kv_type(checkpoint: Path, kv_dtype: str) -> None:
-    """Both descriptions of the quantization say what was asked for; the files in ``checkpoint`` are links."""
+    """Make both descriptions of the quantization agree with the KV type. The files in ``checkpoint`` are links."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     found = quantized.of_directory(checkpoint, config)
     if not found:
@@ -168,7 +168,7 @@ def _tell_kv_type(checkpoint: Path, kv_dtype: str) -> None:
 
 
 def built_version(directory: Path) -> str:
-    """The version that trtllm-build wrote; refused when it is not the pinned one, because it would not load."""
+    """The version that trtllm-build wrote. Raises ``BuildError`` unless it is the pinned one: no other would load."""
     path = directory / "config.json"
     try:
         version = str(json.loads(path.read_text(encoding="utf-8"))["version"])

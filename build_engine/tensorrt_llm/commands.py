@@ -1,13 +1,13 @@
 """Every command line of a TensorRT-LLM build, as pure functions of the plan: checkpoint → quantized → engine.
 
-Names and rules are those of TensorRT-LLM 1.2.1 (docs/building.md lists the sources). What is deliberate:
+Names and rules are those of TensorRT-LLM 1.2.1 (docs/tensorrt_llm_facts.md, "Command lines"). Deliberate choices:
 
 * BF16 compute everywhere: FP16 overflows on Qwen2.5 and answers "!!!!".
 * SmoothQuant through ``convert_checkpoint.py`` with an α, never ``quantize.py --qformat int8_sq``, whose α is 1.0.
 * ``--gemm_plugin disable`` for FP8, ``auto`` otherwise; several optimization profiles; paged context FMHA, which prefix
   reuse and chunked prefill need (an INT8 KV cache turns it off).
-* ``--use_fp8_context_fmha`` follows the KV type: the default is on, and the builder turns it off again with a warning.
-* Every limit is passed explicitly: the defaults (input 1024, batch 2048) do not fit, and an engine keeps its limits.
+* ``--use_fp8_context_fmha`` follows the KV type: it is on by default, and the builder turns it off with a warning.
+* Every limit is passed explicitly: the defaults (input 1024, batch 2048) are wrong for us, and an engine keeps them.
 * ``--logits_dtype float32``: checkpoints quantized in BF16 are otherwise exported with FP16 logits.
 """
 
@@ -32,7 +32,7 @@ class Calibration:
     """The same prompts in each layout that a tool requires.
 
     ``text``: a directory with split ``train``, column ``text`` (quantize.py). ``article``: a directory whose path
-    contains ``ccdv/cnn_dailymail``: so convert_checkpoint.py reads split ``train``, column ``article``.
+    contains ``ccdv/cnn_dailymail``, so that convert_checkpoint.py reads split ``train``, column ``article``.
     ``lines``: JSON lines with ``text`` (build_engine.fp8).
     """
 

@@ -1,6 +1,6 @@
-"""Everything that can be known to fail, before hours are spent: each fault with its one remedy.
+"""Find every fault that would make a build fail, before hours are spent on it, each with its remedy.
 
-``Facts`` is what the machine says, gathered once; ``examine`` is pure. ``python -m build_engine preflight`` prints all.
+``Facts`` describes the machine, gathered once; ``examine`` is pure. ``python -m build_engine preflight`` prints them.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from serving.host.machine import version_here
 
 IMAGE_BYTES = 35 * GIB  # 14.2 GB compressed; the unpacked size is an estimate, on the safe side
 DATACENTRE_DRIVER = (580,)  # CUDA 13 minor-version compatibility, data-centre GPUs only
-ASSUMED_GPU = "h100"  # where there is none: the other faults are worth knowing too
+ASSUMED_GPU = "h100"  # when there is none, so that the other faults can be found
 CONSUMER = ("geforce", "rtx", "titan")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Sizes in bytes. ``docker`` is "" when usable, else what is wrong; ``in_container`` makes it irrelevant."""
+    """Sizes in bytes. ``docker`` is empty when usable, else what is wrong; it is irrelevant when ``in_container``."""
 
     gpus: tuple[DetectedGpu, ...]
     in_container: bool
@@ -57,7 +57,7 @@ class Finding:
 
 
 def examine(facts: Facts, recipe: Recipe, shape: ModelShape) -> list[Finding]:
-    """All findings, faults and passes, in the order an operator would look."""
+    """All findings, faults and passes, in the order in which an operator would look."""
     found = [*_gpu(facts, recipe), *_driver(facts), *_container(facts), *_disk(facts, recipe, shape)]
     if facts.gpus:
         found += [*_memory(facts, recipe, shape)]
@@ -117,7 +117,7 @@ def _memory(facts: Facts, recipe: Recipe, shape: ModelShape) -> Iterator[Finding
     free = facts.gpus[0].free_mib * 1024**2
     need = gpu_need(recipe, shape)
     text = f"{free / GIB:.1f} GiB of GPU memory free, about {need / GIB:.1f} GiB needed to build"
-    remedy = "end what else runs on the GPU (nvidia-smi), or use PRECISION=int8_wo, which is converted in host memory"
+    remedy = "stop other programs on the GPU (nvidia-smi), or use PRECISION=int8_wo, which is converted in host memory"
     yield Finding("GPU memory", free >= need, text if free >= need else f"{text}: {remedy}")
 
 
@@ -252,7 +252,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _nearest_plan(shape: ModelShape, request: PlanRequest) -> tuple[EnginePlan, list[Finding]]:
-    """What cannot be planned is a fault among the others, which are then those of the nearest plan."""
+    """The plan; for an impossible one the nearest that works, so that the other faults can be found too."""
     try:
         return plan(shape, request), []
     except BuildError as error:

@@ -1,4 +1,4 @@
-"""What a TensorRT-LLM build will do, decided before anything runs: its plan and its steps."""
+"""The plan and steps of a TensorRT-LLM build, decided before anything runs."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def calibrates(plan: EnginePlan) -> bool:
 
 
 class Recipe:
-    """The steps of one build: fetch, (YaRN), calibration prompts, quantize, build, less those it does not need.
+    """The steps of one build: fetch, (YaRN), calibration prompts, quantize, build, without those it does not need.
 
     ``model`` is the original checkpoint (tokenizer, BF16 reference), ``shaped`` the same with YaRN where the context
     needs it, ``artefact`` the directory that will hold the runtime's files. Outputs of steps stay in ``work``, where
-    other builds find them again. A model that is ``quantized`` already is served as it is.
+    other builds find them. A model that is already ``quantized`` is served unchanged.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Recipe:
         return tuple(argv) if self.in_container else tuple(container.run_command(argv, mounts))
 
     def _calibrated(self, argv: Sequence[str]) -> list[str]:
-        """``datasets`` caches by name and version, not by content: without a cache of its own per set of prompts, a
-        second set would silently be the first one again."""
+        """Give each set of prompts a cache of its own: ``datasets`` caches by name and version, not by content, so a
+        second set would silently be replaced by the first."""
         needs = any("calib" in part for part in argv)
         return ["env", f"HF_DATASETS_CACHE={self.calibration.text.parent / 'cache'}", *argv] if needs else list(argv)
 
@@ -111,7 +111,7 @@ class Recipe:
         return self._add(name, self._wrapped(self._calibrated(argv), self._mounts(self.shaped)), output)
 
     def _quantized(self, name: str) -> Path:
-        """Named by what goes into a checkpoint, not by context or GPU, so that engines of several profiles share it."""
+        """Named after what determines a checkpoint, not after context or GPU, so that engines can share it."""
         plan = self.plan
         inputs = (
             self.backend, str(self.shaped), plan.precision, plan.kv_dtype, str(plan.request.tensor_parallel),
@@ -127,7 +127,7 @@ class Recipe:
         return self._add("build the engine", self._wrapped(argv, self._mounts(checkpoint)), output)
 
     def _mounts(self, source: Path) -> list[Mount]:
-        """The repository, the work directory, and the source with whatever its links point to."""
+        """The repository, the work directory, and the source with the targets of its links."""
         real = {path.resolve().parent for path in source.iterdir() if path.is_symlink()} if source.is_dir() else set()
         original = Path(self.spec.model).absolute()
         outside = [original] if original.is_dir() else []

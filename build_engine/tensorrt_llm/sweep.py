@@ -1,7 +1,7 @@
-"""``ALPHA=sweep``: SmoothQuant at several strengths, each through the accuracy gate; the best becomes the engine.
+"""``ALPHA=sweep``: try SmoothQuant at several strengths, measure each with the accuracy gate, keep the best.
 
-No published figure says which strength suits Qwen2.5-7B. Two engines lie on disk at a time, the best so far and the one
-that is being tried; what was measured is kept in ``NAME-alpha-sweep.json``, so that an interrupted sweep goes on.
+No published figure says which strength suits Qwen2.5-7B. Two engines are on disk at a time, the best so far and the one
+being tried. Results are kept in ``NAME-alpha-sweep.json``, so that an interrupted sweep can continue.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from contract.errors import BuildError
 ALPHAS = (0.4, 0.5, 0.6, 0.7, 0.8)
 COLUMNS = (("greedy_agreement", "agreement"), ("confident_agreement", "confident"), ("mean_kl", "KL"),
            ("perplexity_drift", "perplexity"), ("repetition_rise", "loops"))  # fmt: skip
-OWN = ("quantize to int8_sq", "build the engine")  # steps that no other strength shares
+OWN = ("quantize to int8_sq", "build the engine")  # steps not shared with other strengths
 Accuracy = Mapping[str, Any]
 log = logging.getLogger(__name__)
 
@@ -57,14 +57,14 @@ def run(tried: Sequence[Recipe], out: Path, build: Callable[[Recipe], None]) -> 
             f"no alpha passes the accuracy gate, {best.alpha:g} comes nearest and is kept in {best.spec.out}: your own "
             f"prompts may help (CALIBRATION=), else PRECISION=int8_wo"
         )
-    if not (best.spec.out / "engine.json").is_file():  # it was removed by hand since
+    if not (best.spec.out / "engine.json").is_file():  # removed by hand in the meantime
         measured(best, build)
     replace(best.spec.out, out)
     log.info("alpha %g is the best: %s", best.alpha, out)
 
 
 def measured(recipe: Recipe, build: Callable[[Recipe], None]) -> Accuracy:
-    """The gate's result; a strength that fails it is a result too, any other failure ends the sweep."""
+    """The gate's result. Failing the gate is a result too; any other failure ends the sweep."""
     log.info("alpha %g", recipe.alpha)
     shutil.rmtree(recipe.spec.out, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""A view of a checkpoint for a longer context: its files linked, ``config.json`` with YaRN and a larger position table.
+"""A checkpoint for a longer context: links to its files, and a ``config.json`` with YaRN and a larger position table.
 
 ``python3 -m build_engine.tensorrt_llm.yarn --model DIR --context TOKENS --output DIR``
 """

@@ -1,7 +1,7 @@
 """``python -m build_engine verify``: the accuracy gate. Is the quantized engine still the model it was made from?
 
 The reference continues each shipped prompt (half greedily, half sampled); both models are then asked for their most
-likely tokens at every position of that text, and for free greedy answers, in which loops are looked for. The result is
+likely tokens at every position of that text, and for free greedy answers, which are searched for loops. The result is
 written into ``engine.json``; the exit code is 1 when a limit of ``thresholds.toml`` is missed.
 """
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def remedy(engine: EngineInfo) -> str:
-    """What another build may do better, for the engine's precision and KV type."""
+    """What to try instead, for the engine's precision and KV type."""
     if engine.kv_dtype in ("fp8", "int8") and engine.runtime.name != "openvino":
         return "KV=bf16: a quantized KV cache is the likelier fault on Qwen2.5"
     if engine.precision == "int8_sq":
@@ -91,7 +91,7 @@ def load_settings(engine: EngineInfo, path: Path = THRESHOLDS) -> dict[str, dict
 def shipped_prompts(
     engine: EngineInfo, sizes: dict[str, float], short: int | None = None, long: int | None = None
 ) -> list[list[int]]:
-    """Token ids of the gate's prompts, those that fit the engine. Raises ``BuildError`` when none does."""
+    """Token ids of the gate's prompts that fit the engine. Raises ``BuildError`` when none does."""
     tokenizer = Tokenizer.from_file(str(engine.path / "tokenizer.json"))
     room = engine.limits.max_seq_len - max(ANSWER_TOKENS, TARGET_TOKENS) - 1
     room = min(room, engine.limits.max_input_len - TARGET_TOKENS)  # a prompt is scored with the answer so far
@@ -122,7 +122,7 @@ def open_reference(engine: EngineInfo, given: Path | None) -> Scorer:
 
 
 def default_reference(engine: EngineInfo) -> Path:
-    """The last run's reference; else, from the engine's source, a lossless CPU engine or the checkpoint itself."""
+    """The reference of the last run, or else a lossless CPU engine of the same source, or that source itself."""
     last = (engine.accuracy or {}).get("reference_path", "")
     if last and Path(last).is_dir():
         return Path(last)
@@ -144,7 +144,7 @@ def default_reference(engine: EngineInfo) -> Path:
 def measure(
     reference: Scorer, engine: EngineInfo, prompts: Sequence[Sequence[int]]
 ) -> tuple[Accuracy, tuple[str, str]]:
-    """Reference first, then the candidate: they need not fit the memory together."""
+    """Measure the reference first, then the candidate: they need not fit into memory together."""
     log.info("reference: %s", reference.name)
     try:
         greedy, sampled = prompts[::2], prompts[1::2]

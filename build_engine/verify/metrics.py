@@ -18,8 +18,8 @@ TINY = 1e-9
 CONFIDENT_NATS = 1.0  # the reference's first token leads the second by this much
 RUN = 16  # the same token this many times in a row is a loop
 LONGEST_CYCLE = 16  # tokens
-MISJUDGED = 0.05  # a model that loops no more than its reference seems to with this probability
-CYCLE_COVERS = 48  # tokens at the end of an answer that one cycle fills
+MISJUDGED = 0.05  # the probability that a model that loops no more than its reference is judged to
+CYCLE_COVERS = 48  # tokens at the end of an answer that a cycle must fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def compare(
 
 
 def _comparable(position: Position) -> bool:
-    """One entry is a model's opinion of its own choice: whatever it says, KL and drift would look good."""
+    """A single entry is a model's opinion of its own choice: KL and drift would look good whatever it is."""
     return len(position) > 1 and not math.isnan(position[0][1])
 
 
@@ -110,10 +110,10 @@ def repeats(tokens: Sequence[int]) -> bool:
 
 
 def rise(new: int, gone: int, answers: int) -> float:
-    """By how much the share of answers that loop rose, at least: the lower end of a one-sided 95 % interval.
+    """The increase of the share of answers that loop, at the lower end of a one-sided 95 % interval.
 
-    A trained model loops now and then, and any rounding makes some loops appear and others go: only a surplus says
-    anything. Of the ``new + gone`` answers that changed, half are new ones by chance; the interval is Clopper and
+    A trained model loops now and then, and any rounding makes some loops appear and others disappear: only a surplus
+    means anything. Of the ``new + gone`` answers that changed, half are new ones by chance; the interval is Clopper and
     Pearson's (Biometrika 26, 1934) of that share, so above 0 means what an exact sign test rejects at 5 %. Fewer than
     five changed answers never do."""
     changed = new + gone
@@ -131,7 +131,7 @@ def _least_share(hits: int, trials: int) -> float:
 
 
 def failures(accuracy: Accuracy, limits: Mapping[str, float]) -> list[str]:
-    """What missed its limit, one readable entry each."""
+    """The measures that missed their limits, as readable text."""
     found = []
     for name in ("greedy_agreement", "confident_agreement"):
         value = getattr(accuracy, name)

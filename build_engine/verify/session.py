@@ -1,7 +1,7 @@
-"""Ask an engine, through the same runtime that serves it, for answers and for its most likely next tokens.
+"""Ask an engine, through the runtime that serves it, for answers and for its most likely next tokens.
 
-Probabilities at a position come from a request of one token whose prompt is everything before it. The runtime's prefix
-cache makes that cheap, and what is measured is what will be served: its kernels, its KV type, its batching.
+Probabilities at a position come from a request for one token whose prompt is everything before it. The runtime's prefix
+cache makes that cheap, and the measurement uses the kernels, KV type and batching that will serve.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from serving.runtimes.base import EngineRequest, Runtime, RuntimeOptions, Sequen
 TOP = 20  # most likely tokens compared; vLLM gives no more
 GROUP = 16  # samples whose prompts share the prefix cache at a time
 KV_BYTES = 4 << 30  # four prompts of 8,192 tokens in FP32, in the 7B shape; pages are taken when used
-SILENT_SECONDS = 600.0  # a long prompt on a slow CPU takes minutes; all prompts together may take an hour
+SILENT_SECONDS = 600.0  # a long prompt on a slow CPU takes minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _load(engine: EngineInfo, scorer: EngineScorer) -> Runtime:
 
 
 def _kv_bytes() -> int:
-    """Room for all long prompts at once: each is then computed once, not for each question anew."""
+    """Room for all long prompts at once, so that each is computed only once."""
     return min(KV_BYTES, int(0.4 * psutil.virtual_memory().available))
 
 
@@ -160,7 +160,7 @@ def _free(tokens: int, greedy: bool, seed: int) -> Sampling:
 
 
 def _position(deltas: Sequence[SequenceDelta]) -> Position:
-    """The top tokens of a one-token answer; without probabilities just the token, its value not a number."""
+    """The top tokens of a one-token answer; without probabilities only the token, with NaN as its value."""
     for delta in deltas:
         if delta.top_logprobs:
             return delta.top_logprobs[0]

@@ -1,4 +1,4 @@
-"""The reference: the unquantized checkpoint in transformers, BF16 on a GPU, FP32 on a CPU (which is the finer one)."""
+"""The reference: the unquantized checkpoint in transformers, BF16 on a GPU, FP32 (more precise) on a CPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TorchScorer:
         self.name = f"transformers {str(kind).removeprefix('torch.')} {checkpoint}"
 
     def close(self) -> None:
-        """Give the memory back: the candidate is loaded next."""
+        """Free the memory: the candidate is loaded next."""
         self._model = None
         if self._device == "cuda":
             self._torch.cuda.empty_cache()

@@ -1,11 +1,11 @@
 """Checkpoint -> engine directory for vLLM: a Hugging Face checkpoint beside ``engine.json``.
 
     bf16   the checkpoint itself, hard-linked where the file system allows
-    fp8    calibrated, with static scales, in ModelOpt's format (``build_engine.fp8``): the fastest, half the disk
+    fp8    calibrated, with static scales, in ModelOpt's format (``build_engine.fp8``): the fastest, half the size
     fp8-dynamic   the checkpoint itself, which vLLM quantizes while it loads; activations are scaled while it serves
     int8   W8A8 as compressed-tensors, rounded, or by llm-compressor (SmoothQuant + GPTQ)
 
-A checkpoint that is already quantized is linked as it is, whatever vLLM reads (``build_engine.quantized``).
+A checkpoint that is already quantized is linked unchanged (``build_engine.quantized``).
 
 No INT8 checkpoint serves both vLLM and TensorRT-LLM, but the FP8 one does (docs/tensorrt_llm_facts.md, "Quantized
 checkpoints").
@@ -42,14 +42,14 @@ log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp8", FP8_DYNAMIC, "bf16", "int8")
 FP8_SM = 89
-QUANTIZED = 0.6  # of the BF16 checkpoint, when it is written anew
+QUANTIZED = 0.6  # size of a quantized checkpoint, as a share of the BF16 one
 # Tokens of one engine step, prompts and answers together. A step is as long as the gap that every open stream sees
 # while a prompt is read; docs/benchmarks.md: 2048 halves TTFT and the longest gaps of 8192 at the same throughput.
 STEP_TOKENS = 2048
-# A draft is what followed the last 2 to 4 tokens where they stood before: four tokens, because a longer draft is seldom
-# right to its end and each of its tokens costs a row of the step.
+# A draft is what followed an earlier occurrence of the last 2 to 4 tokens. Four tokens long, because a longer draft is
+# seldom right to its end and each of its tokens costs a row of the step.
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
-# What ``engine.json`` says of the format.
+# ``runtime.backend`` of ``engine.json``.
 BACKENDS = {"bf16": "", "fp8": "modelopt", FP8_DYNAMIC: "fp8-on-load", "int8": "compressed-tensors"}
 LLMCOMPRESSOR_PYTHON = "LLMCOMPRESSOR_PYTHON"  # an interpreter that has llmcompressor: its pins exclude vLLM's
 
@@ -158,7 +158,7 @@ def _precision(spec: BuildSpec, sm: int) -> str:
 
 
 def _kept(spec: BuildSpec, found: Quantized, gpu: gpus.Gpu | None) -> str:
-    """The precision of a checkpoint that is served as it is."""
+    """The precision of a checkpoint that is served unchanged."""
     given = {"precision": spec.precision, "calibration": spec.calibration, "fp8-head": spec.fp8_head}
     quantized.require_nothing_left_to_quantize(found, given)
     if gpu and gpu.sm < found.sm:
@@ -217,7 +217,7 @@ def _calibrate(spec: BuildSpec, source: Path, directory: Path, config: dict[str,
     if not _has_torch():
         raise BuildError(
             f"--precision: fp8 is calibrated with torch, which is missing here: `make setup-vllm`, or {FP8_DYNAMIC}, "
-            "which vLLM scales while it serves (slower)"
+            "which vLLM scales while serving (slower)"
         )
     from build_engine.fp8 import export
 

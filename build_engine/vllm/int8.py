@@ -1,7 +1,7 @@
 """BF16 checkpoint -> INT8 W8A8 checkpoint (compressed-tensors) for vLLM, without calibration.
 
-Weights are rounded to the nearest of 255 levels per output row; vLLM scales activations per token while it runs.
-``llmcompressor_export`` does more (SmoothQuant, GPTQ) and takes a GPU and a quarter of an hour; the accuracy gate says
+Weights are rounded to the nearest of 255 levels per output row; vLLM scales activations per token while running.
+``llmcompressor_export`` does more (SmoothQuant, GPTQ) but takes a GPU and a quarter of an hour; the accuracy gate tells
 which one a model needs. Format: compressed-tensors' "int-quantized"
 (https://github.com/vllm-project/compressed-tensors, src/compressed_tensors/compressors).
 """
@@ -23,7 +23,7 @@ from build_engine.checkpoint import INDEX, Checkpoint, float32_to_bf16, write_sa
 log = logging.getLogger(__name__)
 
 KEPT = ("embed_tokens", "lm_head")  # stay in BF16
-ROWS = 1024  # converted at once: its float32 values fit a core's cache
+ROWS = 1024  # per conversion: its float32 values fit a core's cache
 LEVELS = 127.0
 SHARD_BYTES = 2 << 30
 WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
@@ -31,7 +31,7 @@ ACTIVATIONS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "tok
 
 
 def quantization_config() -> dict[str, Any]:
-    """What goes into ``config.json``, so that vLLM reads the weights as they are."""
+    """For ``config.json``, so that vLLM recognizes the weights."""
     group = {"targets": ["Linear"], "weights": dict(WEIGHTS), "input_activations": dict(ACTIVATIONS)}
     return {
         "quant_method": "compressed-tensors", "format": "int-quantized", "quantization_status": "compressed",
@@ -72,7 +72,7 @@ def _is_quantized(checkpoint: Checkpoint, name: str) -> bool:
 
 
 def _shards(checkpoint: Checkpoint) -> list[list[str]]:
-    """Names of tensors that fit one file together."""
+    """Names of tensors, grouped by the file that holds them."""
     shards, size = [[]], 0  # type: list[list[str]], int
     for name in checkpoint.names:
         bytes_of = int(np.prod(checkpoint.shape(name))) * (1 if _is_quantized(checkpoint, name) else 2)

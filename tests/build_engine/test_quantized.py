@@ -111,7 +111,7 @@ def test_the_pytorch_backend_takes_modelopts_fp8_and_is_told_the_kv_type_asked_f
     source = checkpoint(tmp_path / "m", None if beside else MODELOPT, **beside)
     recipe = tensorrt_llm_build.recipe_of(spec(source, "tensorrt_llm", gpu="h100", backend="pytorch", kv_dtype=kv))
     assert recipe.steps == [] and recipe.artefact == source
-    assert tensorrt_llm_build.dry_run_lines(recipe)[-1].startswith("# no accuracy gate without the original")
+    assert tensorrt_llm_build.dry_run_lines(recipe)[-1].startswith("# the accuracy gate needs the original")
     out = tmp_path / "engine"
     out.mkdir()
     tensorrt_llm_build.assemble(recipe, out, BuildInfo())

@@ -1,7 +1,7 @@
 """``python3 -m build_engine.tensorrt_llm.probe``: about ten minutes on a GPU host, no model download.
 
-A tiny model with random weights is built in each precision and asked for everything the adapter counts on. On a Docker
-host the probe runs in the pinned container. Exit code 1: something that serving needs does not hold.
+A tiny model with random weights is built in each precision and tested for everything that the adapter relies on. On a
+Docker host the probe runs in the pinned container. Exit code 1: something that serving needs does not hold.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from serving.host import container
 from serving.host.container import Mount
 from serving.host.machine import version_here
 
-CONTEXT = "16384"  # more than one step, so that chunked prefill is tried
+CONTEXT = "16384"  # more than one step, to exercise chunked prefill
 SECONDS = 900
 FIRST = "bf16-engine"  # the one that all checks of the whole server use
 UNNAMED = f"uid-{triton.UNNAMED}"
@@ -46,7 +46,7 @@ def kinds(gpu: gpus.Gpu) -> list[tuple[str, str]]:
 
 
 def build(model: Path, out: Path, precision: str, backend: str) -> Iterator[ProbeResult]:
-    """With our own builder, gate included; then what the engine says about itself."""
+    """Build with our own builder and gate, then check what the engine says about itself."""
     argv = [sys.executable, "-m", "build_engine", "build", "--runtime", "tensorrt_llm", "--model", str(model)]
     argv += ["--precision", precision, "--backend", backend, "--context", CONTEXT, "--out", str(out)]
     shutil.rmtree(out, ignore_errors=True)  # of an earlier probe
@@ -183,7 +183,7 @@ def from_container(out: Path) -> Iterator[ProbeResult]:
 
 
 def host_faults() -> Iterator[ProbeResult]:
-    """What must be here before a container can be asked."""
+    """What a host needs before a container can be started."""
     if not gpus.detect():
         yield ProbeResult("GPU", "fail", *NO_GPU)
     if problem := docker_problem():
@@ -192,7 +192,7 @@ def host_faults() -> Iterator[ProbeResult]:
 
 
 def in_container(command: Sequence[str]) -> None:
-    """Its exit code says no more than the rows it wrote."""
+    """Run it; its exit code says no more than the rows it wrote."""
     code = subprocess.run(command, check=False).returncode
     if code and command[1] == "build":
         raise BuildError(f"the image could not be built: `docker pull {pinned('tensorrt_llm', 'container')}` must work")

@@ -1,4 +1,4 @@
-"""One loaded engine against what the adapter counts on. A process per engine: TensorRT-LLM does not unload cleanly.
+"""Check one loaded engine for what the adapter relies on, in its own process: TensorRT-LLM does not unload cleanly.
 
 ``python3 -m build_engine.tensorrt_llm.probe.behaviour --engine DIR --output FILE``
 """
@@ -22,13 +22,13 @@ ABORT_S, DEATH_S, STREAMS = 1.0, 5.0, 4
 SEND = "send us probe.json"
 DIGITS = "[0-9]{1,8}"
 SCHEMA = '{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"],"additionalProperties":false}'
-# An object of SCHEMA or the beginning of one: random weights may not come to its end.
+# An object of SCHEMA or the beginning of one: with random weights the answer may not reach its end.
 BEGINNING = r'\s*\{\s*(?:"(?:a(?:"\s*(?::\s*(?:-?\d*(?:\s*\}\s*)?)?)?)?)?)?'
 USED, TOTAL = "usedNumBlocks", "maxNumBlocks"  # serving/runtimes/tensorrt_llm/statistics.py
 
 
 def examine(session: Session, long_prompt: int) -> Iterator[ProbeResult]:
-    """Everything but death. ``long_prompt``: more tokens than one step of the engine takes; 0 skips that check."""
+    """All checks except killing workers. ``long_prompt``: more tokens than one step takes; 0 skips that check."""
     capable = session.runtime.capabilities
     plain, reason = session.answer()
     yield judged("answers", len(plain) == 16 and reason == "length", f"{len(plain)} tokens, {reason}", SEND)
@@ -57,7 +57,7 @@ def examine(session: Session, long_prompt: int) -> Iterator[ProbeResult]:
 
 
 def endings(session: Session, plain: Sequence[int]) -> Iterator[ProbeResult]:
-    """``plain``: what the engine answers when nothing ends it."""
+    """``plain``: the engine's answer when nothing ends it."""
     end, wanted = plain[3], list(plain[: plain.index(plain[3])])
     other = next(token for token in range(1000) if token not in plain)
     for check, ids in (("the end id ends", (end,)), ("another stop id ends", (other, end))):
@@ -102,7 +102,7 @@ def abort(session: Session) -> ProbeResult:
 
 
 def entries(session: Session, asked: int, expected: int) -> ProbeResult:
-    """Log probabilities per token: the gate needs all that it asks for, ``TRTLLMSampler`` is known to give one."""
+    """Log probabilities per token: the gate needs as many as it asks for; ``TRTLLMSampler`` is known to give one."""
     number = session.start(max_tokens=1, logprobs=asked + 1)
     session.until(lambda: session.last(number) or session.death, ANSWER_S)
     tops = [top for delta in session.deltas[number] for top in delta.top_logprobs]

@@ -1,4 +1,4 @@
-"""What stands around TensorRT-LLM: installed packages, imports of ours, GPU memory that comes back."""
+"""The environment of TensorRT-LLM: installed packages, our imports, GPU memory that is freed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEFT_MIB = 256  # contexts of other processes come and go; an engine that stays 
 
 
 def packages(out: Path) -> ProbeResult:
-    """``pip freeze`` -> ``freeze.txt`` beside probe.json: what a report is compared with."""
+    """``pip freeze`` -> ``freeze.txt`` beside probe.json, to compare reports with."""
     command = [sys.executable, "-m", "pip", "freeze", "--all"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     (out / "freeze.txt").write_text(done.stdout, encoding="utf-8")
@@ -41,7 +41,7 @@ def _import_error(module: str) -> str:
 
 
 def used_memory() -> int | None:
-    """MiB in use on the first GPU; ``None`` where nvidia-smi does not say."""
+    """MiB in use on the first GPU; ``None`` when nvidia-smi does not say."""
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
@@ -52,9 +52,9 @@ def used_memory() -> int | None:
 
 
 def freed(check: str, before: int | None, after: int | None) -> ProbeResult:
-    """Whether the probe's engines gave their memory back when their processes ended."""
+    """Whether the probe's engines freed their memory when their processes ended."""
     if before is None or after is None:
-        return ProbeResult(check, "differs", "nvidia-smi does not tell the memory in use")
+        return ProbeResult(check, "differs", "nvidia-smi does not report the memory in use")
     found = f"{before} MiB before the engines, {after} MiB after them"
     remedy = "a process still holds the GPU: see nvidia-smi, and send us probe.log"
     return judged(check, after - before <= LEFT_MIB, found, remedy)

@@ -1,7 +1,7 @@
-"""The installed surface against the one recorded in ``tests/data``: rows for the probe, a diff and files for people.
+"""Compare the installed API surface with the one recorded in ``tests/data``: rows for the probe, a diff and files.
 
-``make facts`` runs this inside NVIDIA's container and needs no GPU. A new TensorRT-LLM costs reading the diff, adapting
-the code, and copying the two files over those in ``tests/data``.
+``make facts`` runs this inside NVIDIA's container and needs no GPU. To move to a new TensorRT-LLM, read the diff, adapt
+the code, and copy the two files over those in ``tests/data``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from serving.host import container
 TESTS = ROOT / "tests"
 SURFACE, FLAGS = TESTS / "data/tensorrt_llm_surface.json", TESTS / "data/trtllm_flags.json"
 PASSED, COMMANDS = TESTS / "golden/trtllm_llm_api.json", TESTS / "golden/trtllm_commands.txt"
-# What we read or call, beside what the golden files show that we pass.
+# What we read or call, in addition to what the golden files show that we pass.
 READ = {
     "LLM.__init__": {"model", "**kwargs"},
     "LLM.generate_async": {"inputs", "sampling_params", "streaming"},
@@ -40,7 +40,7 @@ REMEDY = "use the container pinned in versions.toml, or send probe.json"
 
 
 def recorded(package: str, version: str) -> dict[str, Any]:
-    """The recorded sections of ``package``, those of the pinned version when there are none of ``version``."""
+    """The recorded sections of ``package`` at ``version``, or else at the pinned version."""
     data = json.loads(SURFACE.read_text(encoding="utf-8"))
     wanted = pinned("tensorrt_llm", "modelopt") if package == "nvidia-modelopt" else pinned("tensorrt_llm")
     found: dict[str, Any] = data.get(f"{package}=={version}") or data[f"{package}=={wanted}"]
@@ -84,7 +84,7 @@ def compare_flags(tool: str, found: set[str]) -> ProbeResult:
 
 
 def _row(check: str, known: set[str], found: set[str], ours: Collection[str]) -> ProbeResult:
-    """A name of ours that is gone breaks what passes it; any other difference is only one."""
+    """A missing name that we use breaks serving; any other difference is only reported."""
     gone, new = sorted(known - found), sorted(found - known)
     broken = sorted(set(gone) & set(ours))
     if broken:
@@ -100,7 +100,7 @@ def _few(found: Sequence[str]) -> str:
 
 
 def examine() -> Iterator[ProbeResult]:
-    """All of it as rows; a package or tool that is missing is a finding, not a traceback."""
+    """All comparisons as rows; a missing package or tool is a finding, not a traceback."""
     for package, read in (("tensorrt_llm", surface.tensorrt_llm), ("nvidia-modelopt", surface.modelopt)):
         try:
             version, found = read()
@@ -120,7 +120,7 @@ def _tool(name: str, command: Sequence[str]) -> ProbeResult:
 
 
 def diff(old: Any, new: Section) -> list[str]:
-    """One section: ``+`` a new name, ``-`` one that is gone, ``~`` another default."""
+    """One section: ``+`` a new name, ``-`` a removed one, ``~`` another default."""
     before, after = names(old), names(new)
     lines = [f"  - {name}" for name in sorted(before - after)]
     lines += [f"  + {name}{_declared(new, name)}" for name in sorted(after - before)]

@@ -1,4 +1,4 @@
-"""What a probe found: rows of a table, a file to send, an exit code."""
+"""The probe's findings: rows of a table, a file to send, an exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from rich.console import Console  # `make facts` runs under any Python, which may have no rich
 
-Status = Literal["pass", "fail", "differs"]  # fail: serving would break; differs: other than our facts, serving goes on
+Status = Literal["pass", "fail", "differs"]  # fail: serving would break; differs: not as recorded, but serving works
 
 
 @dataclass(frozen=True, slots=True)

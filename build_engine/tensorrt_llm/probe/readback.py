@@ -1,4 +1,4 @@
-"""What a finished build says about itself: the engine's own ``config.json`` beside its command line, and the gate."""
+"""What a finished build says about itself: the engine's own ``config.json`` against its command line, and the gate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from build_engine.tensorrt_llm.probe.findings import ProbeResult, judged
 from contract import engine_dir
 from contract.engine_dir import EngineInfo
 
-# Serving counts on these: limits of the engine, and what prefix reuse and chunked prefill need.
+# Serving relies on these: limits of the engine, and what prefix reuse and chunked prefill need.
 NEEDED = frozenset({"max_batch_size", "max_num_tokens", "max_input_len", "max_seq_len", "use_paged_context_fmha",
                     "remove_input_padding", "kv_cache_type"})  # fmt: skip
 NOT_KEPT = frozenset({"checkpoint_dir", "output_dir", "workers"})
@@ -24,7 +24,7 @@ WORDS = {"enable": True, "disable": False}
 
 
 def built(engine: EngineInfo) -> ProbeResult:
-    """``trtllm-build``'s options, read back from the engine; those that it changed without a word are listed."""
+    """``trtllm-build``'s options, read back from the engine; lists those that it changed silently."""
     line = next(command for command in engine.build.commands if "trtllm-build" in command)
     config = json.loads((engine.path / "engine" / "config.json").read_text(encoding="utf-8"))
     wrong = list(differences(options(shlex.split(line)), config))
@@ -34,7 +34,7 @@ def built(engine: EngineInfo) -> ProbeResult:
 
 
 def options(argv: Sequence[str]) -> dict[str, str]:
-    """``--name value`` pairs behind ``trtllm-build`` (which may stand in the middle of a ``docker run``)."""
+    """``--name value`` pairs after ``trtllm-build`` (which may be part of a ``docker run`` command)."""
     rest = argv[[Path(part).name for part in argv].index("trtllm-build") + 1 :]
     return {name[2:]: value for name, value in zip(rest[::2], rest[1::2], strict=True)}
 
@@ -74,7 +74,7 @@ def gate(engine: EngineInfo, *, must_pass: bool) -> ProbeResult:
 
 
 def gate_refuses(engine: Path, other: Path) -> ProbeResult:
-    """The gate against a checkpoint of other weights, which must fail: a gate that passes everything is none."""
+    """Run the gate against a checkpoint of other weights, which must fail: a gate that passes everything is useless."""
     command = [sys.executable, "-m", "build_engine", "verify", "--engine", str(engine), "--reference", str(other)]
     done = subprocess.run([*command, "--prompts", "4", "--long", "0"], capture_output=True, text=True, check=False)
     last = ((done.stdout + done.stderr).strip().splitlines() or ["no output"])[-1]
@@ -83,7 +83,7 @@ def gate_refuses(engine: Path, other: Path) -> ProbeResult:
 
 
 def forget_gate(directory: Path) -> EngineInfo:
-    """The engine without its result, so that `make serve` takes it whatever random weights came to."""
+    """Remove the gate's result, so that `make serve` accepts the engine whatever its random weights scored."""
     engine = dataclasses.replace(engine_dir.read(directory), accuracy=None)
     engine_dir.write(engine, directory)
     return engine

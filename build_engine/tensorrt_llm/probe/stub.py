@@ -17,7 +17,7 @@ from serving.runtimes.tensorrt_llm import env
 
 
 def report(engine: Path, output: Path) -> Session:
-    """Load ``engine``, answer once, and write what was found to ``output``, at once. Returns the open session."""
+    """Load ``engine``, answer once, and write what was found to ``output`` immediately. Returns the open session."""
     facts: dict[str, Any] = {"uid": os.getuid(), "user": user(), "executable_before": sys.executable,
                              "mpi_before": env.mpi_names(os.environ)}  # fmt: skip
     try:

@@ -1,6 +1,6 @@
 """The names that the installed TensorRT-LLM, ModelOpt and command-line tools declare. Needs them, but no GPU.
 
-What a class or function lacks is left out, so that a comparison names it.
+A name that a class or function lacks is left out, so that a comparison reports it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HELP_SECONDS = 300  # each tool imports TensorRT-LLM first
 
 
 def tensorrt_llm() -> tuple[str, dict[str, Section]]:
-    """Version and sections. Raises ``ImportError`` or ``AttributeError`` where it is not TensorRT-LLM at all."""
+    """Version and sections. Raises ``ImportError`` or ``AttributeError`` when it is not TensorRT-LLM at all."""
     root: Any = importlib.import_module("tensorrt_llm")
     arguments: Any = importlib.import_module("tensorrt_llm.llmapi.llm_args")
     sampling: Any = importlib.import_module("tensorrt_llm.sampling_params")
@@ -125,7 +125,7 @@ def _named(annotation: Any) -> str:
 
 
 def _attributes(kind: type) -> set[str]:
-    """What an instance has: the class's names, and whatever its methods assign to ``self``."""
+    """The names of an instance: those of its class, and whatever its methods assign to ``self``."""
     found = {name for name in dir(kind) if not name.startswith("_") or name in ITERATION}
     found |= set(getattr(kind, "__dataclass_fields__", ()))
     for base in kind.__mro__[:-1]:

@@ -26,7 +26,7 @@ from contract.paths import ROOT
 from serving.launch import config, triton
 
 START_S, STOP_S = 300.0, 20.0
-UNNAMED = 12345  # a user id without a name or a home, as a container has where it runs as its caller
+UNNAMED = 12345  # a user id without a name or a home, as in a container that runs as its caller
 SEND = "send us probe.json and probe.log"
 MODEL = """import sys
 from pathlib import Path
@@ -56,7 +56,7 @@ instance_group [{ count: 1 kind: KIND_CPU }]
 
 def bare(engine: Path, work: Path, *, user: int | None = None, settings: Mapping[str, str] | None = None,
          seconds: float = START_S) -> Iterator[ProbeResult]:  # fmt: skip
-    """``LLM()`` in a model that is nothing else. ``user``: run as that id, which only root can."""
+    """``LLM()`` in a model that does nothing else. ``user``: run as that id, which only root can do."""
     work.mkdir(parents=True, exist_ok=True)
     work.chmod(0o777)  # the other user writes there
     output, log = work / "stub.json", work / "tritonserver.log"
@@ -114,7 +114,7 @@ def served(engine: Path, work: Path, seconds: float = START_S) -> Iterator[Probe
 
 
 def stopped(check: str, process: subprocess.Popen[bytes]) -> ProbeResult:
-    """SIGTERM, and nothing that ``process`` started may be left after 20 s. What is left is ended here."""
+    """Send SIGTERM; nothing that ``process`` started may be left after 20 s. Kill what is left."""
     with contextlib.suppress(psutil.NoSuchProcess):
         started = psutil.Process(process.pid).children(recursive=True)
         began = time.monotonic()
@@ -187,7 +187,7 @@ def free_port() -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """One stub as this user: how `make probe` asks for another user in a container of its own."""
+    """One stub as this user: `make probe` runs it as another user in a second container."""
     parser = Arguments(prog="python3 -m build_engine.tensorrt_llm.probe.triton", description=__doc__)
     parser.add_argument("--engine", type=Path, required=True, metavar="DIR")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="rows.json is written there")

@@ -55,7 +55,7 @@ CASES = [
     (with_gpu("NVIDIA GeForce RTX 4090, 24564, 24000, 8.9, 580.95.05"), job(gpu="4090"), "driver", "too old"),
     (dataclasses.replace(GOOD, docker="Docker is not installed: install"), job(), "container", "install"),
     (dataclasses.replace(GOOD, disk_free=10 * GIB), job(), "disk", "free some space"),
-    (with_gpu("NVIDIA H100 80GB HBM3, 81559, 9000, 9.0, 590.44.01"), job(), "GPU memory", "end what else runs"),
+    (with_gpu("NVIDIA H100 80GB HBM3, 81559, 9000, 9.0, 590.44.01"), job(), "GPU memory", "stop other programs"),
     (dataclasses.replace(GOOD, in_container=True, installed="1.1.0"), job(), "TensorRT-LLM", "pinned is 1.2.1"),
 ]
 
