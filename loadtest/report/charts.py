@@ -34,6 +34,7 @@ def _cdf(title: str, run: Run, metrics: Sequence[str]) -> Chart:
             _label(run, lane, metric),
             [(v * 1e3, share) for v, share in lanes.histograms[metric].cdf() if share > TRIMMED],
             "steps",
+            dashed=metric in ("ttft", "e2e"),  # in a closed loop they lie on those from the schedule
         )
         for lane, lanes in run.lanes.items()
         for metric in metrics

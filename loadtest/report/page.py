@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from loadtest.report.svg import Chart, render
+from loadtest.report.svg import ON_DARK, Chart, render
 from loadtest.report.words import ENGLISH, Say, words
 
 STYLE = """
 :root{color-scheme:light dark;--fg:#1a202c;--bg:#fff;--card:#f7fafc;--soft:#5a6678;--line:#e2e8f0}
-@media(prefers-color-scheme:dark){:root{--fg:#e2e8f0;--bg:#171923;--card:#1f2430;--soft:#a0aec0;--line:#2d3748}}
+@media(prefers-color-scheme:dark){:root{--fg:#e2e8f0;--bg:#171923;--card:#1f2430;--soft:#a0aec0;--line:#2d3748;
+ DARK}}
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,"Noto Sans CJK SC",sans-serif;color:var(--fg);background:var(--bg);
  max-width:1180px;margin:1.5rem auto;padding:0 1rem}
@@ -19,10 +20,11 @@ h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .6rem}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.7rem;margin:1rem 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.55rem .8rem}
 .card b{display:block;font-size:1.35rem;line-height:1.3;font-variant-numeric:tabular-nums}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(480px,100%),1fr));gap:1.2rem 1rem}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(480px,100%),1fr));gap:1.2rem 1rem;margin-top:1rem}
 figure{margin:0;min-width:0}figcaption{font-weight:600;font-size:.9rem}
 .legend{display:flex;flex-wrap:wrap;gap:.1rem .9rem;font-size:.8rem;color:var(--soft)}
-.legend i{display:inline-block;width:12px;height:4px;margin-right:.35rem;vertical-align:middle}
+.legend i{display:inline-block;width:16px;border-top:3px solid;margin-right:.35rem;vertical-align:middle}
+.legend i.dashed{border-top-style:dashed}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--fg);font:11px system-ui,sans-serif}
 svg .tick{fill:var(--soft)}svg .grid{stroke:var(--line)}svg .mark{stroke:var(--soft);stroke-dasharray:3 3}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
@@ -37,7 +39,7 @@ tr.group th{padding-top:.8rem;color:var(--soft)}table.facts td{white-space:norma
 @media(max-width:600px){body{font-size:14px}svg text{font-size:15px}td,th{padding:.25rem .5rem}
  .cards{grid-template-columns:repeat(2,1fr)}}
 @media print{figure{break-inside:avoid}}
-"""
+""".replace("DARK", ";".join(f"--c{at}:{colour}" for at, colour in enumerate(ON_DARK)))
 
 
 def page(title: str, parts: Sequence[str], language: str = "en") -> str:

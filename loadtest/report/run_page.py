@@ -24,13 +24,14 @@ COUNTS = (
     "completion_tokens", "length_mismatches",
 )  # fmt: skip
 COLUMNS = ("mean", "p50", "p75", "p90", "p95", "p99", "p99.9", "max")
+WIRES = {"grpc": "gRPC", "sse": "SSE", "both": "gRPC and SSE"}
 CHANCE = "the interval holds 0: this run is too short or too noisy to tell the two apart"
 
 
 def run_page(summary: dict[str, Any], items: Sequence[Chart], language: str = "en") -> str:
     say, told = words(language), sentences(language)
     sections = [
-        ("Limits", _limits(summary, say)),
+        ("Limits", _limits(summary, told)),
         ("Latency, ms", _latency(summary, say)),
         ("What the gateway costs (SSE − gRPC, same run)", _gateway(summary, say)),
         ("Charts", html.charts(items, say)),
@@ -51,7 +52,15 @@ def _lead(summary: dict[str, Any]) -> list[str]:
     load = f"{plan['users']} users, closed loop" if plan["loop"] == "closed" else f"open loop, {plan['arrivals']}"
     rate = f" at {plan['rate']:g}/s" if plan["rate"] else ""
     length = f"{summary['measured_s']:.4g} s after {plan['warmup']:g} s of warm-up"
-    return [f"{plan['scenario']} over {plan['transport']}", load + rate, length, f"started {summary['started']}"]
+    over = f"{plan['scenario']} over {WIRES[plan['transport']]}"
+    return [*_served(summary["target"]), over, load + rate, length, f"started {summary['started']}"]
+
+
+def _served(target: str | dict[str, Any]) -> list[str]:
+    """The model by the name that says most: the gateway's is the checkpoint's, Triton's is ``qwen``."""
+    parts = target.values() if isinstance(target, dict) else ()
+    names = [part["model"] for part in parts if isinstance(part, dict) and part.get("model")]
+    return [f"model {names[-1]}"] if names else []
 
 
 def _verdict(summary: dict[str, Any], say: Say) -> str:
@@ -88,7 +97,7 @@ def _cards(summary: dict[str, Any], say: Say) -> str:
 
 
 def _limits(summary: dict[str, Any], say: Say) -> str:
-    rows = [[x["limit"], x["measured"], say("yes" if x["met"] else "no")] for x in summary["limits"]]
+    rows = [[say(x["limit"]), x["measured"], say("yes" if x["met"] else "no")] for x in summary["limits"]]
     return html.table([say("limit"), say("measured"), say("met")], rows) if rows else ""
 
 

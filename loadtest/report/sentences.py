@@ -28,7 +28,7 @@ CHINESE = {
     # one run
     "{} over {}": "{}，经由 {}", "{} users, closed loop": "{} 个用户，闭环", "open loop, {}": "开环，{}",
     "open loop, {} at {}/s": "开环，{}，{}/s", "{} s after {} s of warm-up": "预热 {1} 秒后测量 {0} 秒",
-    "started {}": "开始于 {}",
+    "started {}": "开始于 {}", "model {}": "模型 {}", "errors ≤ {}": "错误 ≤ {}",
     "worker {}": "压测进程 {}", "{} µs of CPU per message; percentiles within 0.2 %":
         "每条消息 {} 微秒 CPU；百分位数误差在 0.2 % 以内",
     "A message carried {} tokens on average: ITL is not the time of one token, TPOT is.":

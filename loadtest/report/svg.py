@@ -15,7 +15,15 @@ DECADES = (
     3  # of a logarithmic axis: gaps of a microsecond between tokens of one message would leave no room for the rest
 )
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568")
+ON_DARK = ("#63b3ed", "#f6ad55", "#68d391", "#b794f4", "#f687b3", "#cbd5e0")  # what a dark page puts for them
+FEW = 300  # dots that are drawn larger
 Points = Sequence[tuple[float, float]]
+
+
+def colour(index: int) -> str:
+    """Of the series with this index, as CSS: a page's style sheet may put others (``--c0`` …)."""
+    at = index % len(COLOURS)
+    return f"var(--c{at},{COLOURS[at]})"
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def render(chart: Chart, say: Say = ENGLISH) -> str:
     y = _axis([p[1] for p in points] + marks["y"], chart.log_y, HEIGHT - BOTTOM, TOP, chart.y_max)
     body = [*_grid(x, y), *_marks(chart, x, y, say)]
     for index, series in enumerate(chart.series):
-        body.append(_draw(series, COLOURS[index % len(COLOURS)], x, y))
+        body.append(_draw(series, colour(index), x, y))
     body += _labels(chart, say)
     drawing = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(body)}</svg>'
     return f"<figure><figcaption>{title}</figcaption>{_legend(chart.series, say)}{drawing}</figure>"
@@ -95,12 +103,13 @@ def _axis(values: list[float], log: bool, start: float, stop: float, forced: flo
     return Axis(min(0.0, low), high if high > 0 else 1.0, False, start, stop)
 
 
-def _draw(series: Series, colour: str, x: Axis, y: Axis) -> str:
+def _draw(series: Series, paint: str, x: Axis, y: Axis) -> str:
     pixels = [(x.pixel(a), y.pixel(b)) for a, b in series.points]
     name = f"<title>{escape(series.name)}</title>"
     if series.style == "dots":
-        dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2"/>' for a, b in pixels)
-        return f'<g fill="{colour}" fill-opacity=".55">{name}{dots}</g>'
+        radius, opacity = (3.5, 0.8) if len(pixels) <= FEW else (2, 0.55)
+        dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{radius}"/>' for a, b in pixels)
+        return f'<g style="fill:{paint}" fill-opacity="{opacity}">{name}{dots}</g>'
     if series.style == "steps":
         path = "".join(
             f"{'H' if k else 'M'}{a:.1f}{f'V{b:.1f}' if k else f',{b:.1f}'}" for k, (a, b) in enumerate(pixels)
@@ -108,7 +117,7 @@ def _draw(series: Series, colour: str, x: Axis, y: Axis) -> str:
     else:
         path = "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in pixels)
     dash = ' stroke-dasharray="5 4"' if series.dashed else ""
-    return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}>{name}</path>'
+    return f'<path d="{path}" fill="none" style="stroke:{paint}" stroke-width="1.8"{dash}>{name}</path>'
 
 
 def _grid(x: Axis, y: Axis) -> list[str]:
@@ -154,7 +163,8 @@ def _legend(series: Sequence[Series], say: Say) -> str:
     if len(series) < 2:
         return ""
     names = (
-        f'<span><i style="background:{COLOURS[index % len(COLOURS)]}"></i>{escape(_name(one.name, say))}</span>'
+        f'<span><i{" class=dashed" if one.dashed else ""} style="color:{colour(index)}"></i>'
+        f"{escape(_name(one.name, say))}</span>"
         for index, one in enumerate(series)
     )
     return f'<div class="legend">{"".join(names)}</div>'

@@ -54,7 +54,7 @@ CHINESE = {
         "每秒在测量窗口内结束并达到全部单请求指标的请求数",
     "as the server counted them; tokens/s is what arrived inside the window":
         "以服务端计数为准；tokens/s 为测量窗口内收到的数量",
-    "commit": "提交", "target": "目标", "settings": "设置", "none": "无",
+    "gRPC and SSE": "gRPC 与 SSE", "commit": "提交", "target": "目标", "settings": "设置", "none": "无",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from client.language import language
+from loadtest.report.sentences import sentences
 from loadtest.report.words import CHINESE, ENGLISH, words
 
 ROOT = Path(__file__).parents[3] / "loadtest"
@@ -46,3 +47,8 @@ def test_unknown_phrases_stay_english() -> None:
 )
 def test_the_locale_decides(environment: dict[str, str], expected: str) -> None:
     assert language(environment) == expected
+
+
+def test_limits_and_the_lead_are_translated() -> None:
+    told = sentences("zh")
+    assert told("errors ≤ 0.0%") == "错误 ≤ 0.0%" and told("chat over gRPC and SSE") == "chat，经由 gRPC 与 SSE"

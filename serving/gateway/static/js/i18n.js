@@ -64,7 +64,7 @@ const WORDS = {
     by_server: "server default",
     out_of_range: "Must be between {min} and {max}",
     api_key: "API key",
-    key_hint: "Kept in this tab only, forgotten when it closes",
+    key_hint: "Kept in this tab until it closes",
     reset: "Reset to defaults",
   },
   zh: {
