@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -67,7 +68,21 @@ def prompt_of(args: argparse.Namespace) -> str | None:
         return None
     if args.prompt and args.prompt != ["-"]:
         return " ".join(args.prompt)
-    return sys.stdin.read() if args.prompt or not sys.stdin.isatty() else None
+    return _piped() if args.prompt or not sys.stdin.isatty() else None
+
+
+class NotText(ValueError):
+    """Standard input is not UTF-8."""
+
+
+def _piped() -> str:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # the locale's own may let any byte through
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        problem = f"standard input is not text: byte {error.start} is not UTF-8; convert it, for example with iconv"
+        raise NotText(problem) from None
 
 
 def once(client: Client, args: argparse.Namespace, options: Options, prompt: str) -> None:
@@ -117,6 +132,9 @@ def _run(client: Client, args: argparse.Namespace, options: Options) -> int:
             converse(client, args, options)
         else:
             once(client, args, options, prompt)
+    except NotText as error:
+        print(f"python -m client: {error}", file=sys.stderr)
+        return 2
     except ClientError as error:
         print(f"python -m client: {error}", file=sys.stderr)
         return 1

@@ -37,7 +37,7 @@ class HttpTarget:
         return http.build_request(
             "POST",
             self.url + _openai.path_of(ask.prompt),
-            content=orjson.dumps(body),
+            content=_json(body),
             headers=self.headers | {"x-request-id": request_id} | dict(ask.metadata),
             timeout=httpx.Timeout(first, connect=limits.connect),
         )
@@ -52,6 +52,23 @@ class HttpTarget:
                 phase, bound = "total", limits.total
             return errors.RequestTimeout(phase, bound or 0.0)
         return refusals.unreachable(self.url, str(error) or type(error).__name__)
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    """Raises ``InvalidRequest`` naming the field of ``body`` that JSON in UTF-8 cannot hold."""
+    try:
+        return orjson.dumps(body)
+    except TypeError as error:
+        name = next(name for name, value in body.items() if not _fits(value))
+        raise errors.InvalidRequest(name, f"{body[name]!r:.80} cannot be sent as JSON ({error})") from None
+
+
+def _fits(value: Any) -> bool:
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return False
+    return True
 
 
 def refused(response: httpx.Response, data: bytes) -> errors.ClientError:

@@ -6,7 +6,8 @@ Two things are adjusted, the same for every runtime:
   validation vocabulary, 7.2.1), and libraries emit dozens (color, path, binary, int64, …).
 - An object that lists its properties and says nothing about others gets no others. The standard allows them, but a
   model that may invent keys goes on inventing; OpenAI's strict mode and xgrammar's (vLLM's default) close objects too.
-  Objects that are combined with further schemas stay open: closing a part would forbid what the others ask for.
+  A name that is required counts as listed, with any value. Objects that are combined with further schemas stay open:
+  closing a part would forbid what the others ask for.
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ def _prepared(schema: Any, *, closed: bool, combined: frozenset[str], at: str = 
             out[key] = below(out[key], key, closed=key not in _CONDITIONS)
     lists_properties = isinstance(out.get("properties"), dict) and not any(key in out for key in _SAYS_MORE)
     if closed and lists_properties and at not in combined:
+        required = out.get("required")
+        names = [x for x in required if isinstance(x, str)] if isinstance(required, list) else []
+        listed = out["properties"]  # first, in their order: it is the order of the answer
+        out["properties"] = listed | {name: {} for name in names if name not in listed}
         out["additionalProperties"] = False
     return out
 

@@ -82,6 +82,13 @@ def test_a_piped_prompt_and_raw_text(fake: FakeTriton) -> None:
     assert fake.requests[0]["text_input"] == "SAY piped"
 
 
+def test_piped_bytes_that_are_no_text_are_refused_in_one_line(fake: FakeTriton) -> None:
+    command = [sys.executable, "-m", "client", "--address", fake.grpc, "-"]
+    done = subprocess.run(command, input=b"ab\xff\xfe" * 999, capture_output=True, cwd=ROOT, timeout=30, check=False)
+    said = b"python -m client: standard input is not text: byte 2 is not UTF-8; convert it, for example with iconv\n"
+    assert (done.returncode, done.stderr) == (2, said) and fake.requests == []
+
+
 def test_a_piped_conversation_remembers(fake: FakeTriton) -> None:
     done = run(
         fake, "--chat", stdin="/system Be brief\n/set max_tokens 3\nSAY one\n/nonsense\nSAY two\n/quit\nSAY three\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from client import Client, _clients
+from client import AsyncClient, Client, Options, _clients, errors
 
 THREADS = 32
 
@@ -45,3 +46,32 @@ def test_threads_that_start_together_share_one_connection(
 
         used = set(map(id, pool.map(first, range(THREADS))))
     assert len(opened) == len(used) == 1 and closed == opened
+
+
+LONE = "half a \ud83d"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    ("prompt", "options", "field"),
+    [
+        (LONE, Options(), "prompt|text_input"),
+        ([{"role": "user", "content": LONE}], Options(), "messages"),
+        ("x", Options(stop=[LONE]), "stop|stop_words"),
+        ("x", Options(seed=2**70), "seed"),
+    ],
+)
+def test_what_cannot_be_sent_is_named_before_anything_is_sent(
+    address: str, prompt: Any, options: Options, field: str
+) -> None:
+    """Half of a surrogate pair, as ``json.loads`` and ``os.fsdecode`` make them, and numbers of more than 64 bits."""
+    with Client(address) as qwen, pytest.raises(errors.InvalidRequest) as refused:
+        qwen.generate(prompt, options)
+    assert refused.value.field in field.split("|") and "\n" not in str(refused.value)
+
+    async def whole() -> None:
+        async with AsyncClient(address) as other:
+            await other.generate(prompt, options)
+
+    with pytest.raises(errors.InvalidRequest):
+        asyncio.run(whole())

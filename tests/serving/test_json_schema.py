@@ -15,7 +15,7 @@ def of(schema: Any) -> Any:
 
 
 def text(**more: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": {"a": {"type": "string"}}, **more}
+    return {"type": "object", "properties": {"a": {"type": "string"}}} | more
 
 
 CLOSED = {"additionalProperties": False}
@@ -45,6 +45,7 @@ def test_a_property_may_be_called_format() -> None:
         (text(), text(**CLOSED)),
         (text(additionalProperties=True), text(additionalProperties=True)),
         (text(additionalProperties={"type": "integer"}), text(additionalProperties={"type": "integer"})),
+        (text(required=["b"]), text(**CLOSED, required=["b"], properties={"a": {"type": "string"}, "b": {}})),
         ({"type": "object"}, {"type": "object"}),
         ({"anyOf": [text(), {"type": "null"}]}, {"anyOf": [text(**CLOSED), {"type": "null"}]}),
         ({"type": "array", "items": text()}, {"type": "array", "items": text(**CLOSED)}),
@@ -59,6 +60,12 @@ def test_a_property_may_be_called_format() -> None:
 )  # fmt: skip
 def test_objects_are_closed_unless_they_are_combined(schema: Any, expected: Any) -> None:
     assert of(schema) == expected
+
+
+def test_an_answer_keeps_the_order_of_the_properties() -> None:
+    """``dict ==`` does not see it, and a grammar follows it."""
+    schema = {"properties": {"why": {}, "answer": {}}, "required": ["new", "answer"]}
+    assert list(of(schema)["properties"]) == ["why", "answer", "new"]
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,16 @@ def test_code_can_be_copied(open_page: Open) -> None:  # noqa: F811
     assert chat.page.evaluate("navigator.clipboard.readText()") == code
 
 
+def test_code_can_be_copied_after_a_reload(open_page: Open) -> None:  # noqa: F811
+    """A kept answer is drawn before the highlighter has come, and once more when it has."""
+    chat = open_page()  # noqa: F811
+    chat.ask("hello")
+    chat.page.reload()
+    chat.page.wait_for_selector(".code .hljs-keyword, .code [class^=hljs]")
+    heads = chat.page.locator(".code-head")
+    assert heads.count() == chat.page.locator(".code-head [data-action=copy-code]").count() > 0
+
+
 def test_a_stream_cut_anywhere_is_read_the_same(chat: ChatPage) -> None:  # noqa: F811
     assert chat.ask("/bytes 1") == chat.ask("/bytes 7")
     assert "你好世界 🎉" in chat.text()

@@ -106,9 +106,12 @@ export class MarkdownView {
   #text = "";
   #settled = 0;
   #openNodes = [];
+  #drawn;
 
-  constructor(root) {
+  /** `drawn` is called after each drawing, also after one more when a library has come. */
+  constructor(root, drawn = () => {}) {
     this.#root = root;
+    this.#drawn = drawn;
   }
 
   /** Draws `text`; cheap when it only grew at the end. With `final` everything is drawn in its last form. */
@@ -122,6 +125,7 @@ export class MarkdownView {
     if (newLine) this.#settle(source.slice(this.#settled));
     const open = blocks(source.slice(this.#settled));
     this.#openNodes = this.#append(open.map((token) => ({ ...token, open: true })));
+    this.#drawn();
     return undefined;
   }
 
@@ -145,6 +149,7 @@ export class MarkdownView {
     this.#settled = 0;
     this.#root.replaceChildren();
     this.#openNodes = this.#append(blocks(source));
+    this.#drawn();
     pending()?.then(() => this.#text === source && this.#redraw(source));
   }
 }

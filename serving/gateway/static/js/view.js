@@ -21,6 +21,10 @@ export function statsLine({ ttft, rate, completion, prompt, cached, finish }) {
 const button = (action, words, className = "") =>
   el("button", { type: "button", className, textContent: t(words), "data-action": action });
 
+function copyButtons(body) {
+  for (const head of body.querySelectorAll(".code-head:not(:has(button))")) head.append(button("copy-code", "copy"));
+}
+
 export class MessageView {
   #message;
   #body = el("div", { className: "body", dir: "auto" });
@@ -36,7 +40,7 @@ export class MessageView {
     this.#message = message;
     this.element = el("article", { className: `message ${message.role}`, "aria-label": t(speaker(message)) });
     this.element.append(this.#body, this.#status, this.#error, this.#stats, this.#actions);
-    if (message.role === "assistant") this.#markdown = new MarkdownView(this.#body);
+    if (message.role === "assistant") this.#markdown = new MarkdownView(this.#body, () => copyButtons(this.#body));
     this.update = perFrame(() => {
       this.draw();
       drawn();
@@ -52,7 +56,6 @@ export class MessageView {
     this.element.setAttribute("aria-busy", String(busy)); // a screen reader then reads the answer once, when it is whole
     this.#status.textContent = state === "waiting" ? t("thinking") : state === "stopped" ? t("stopped") : "";
     this.#stats.textContent = statsLine(this.#message.stats ?? {});
-    for (const code of this.#body.querySelectorAll(".code-head:not(:has(button))")) code.append(button("copy-code", "copy"));
   }
 
   /** Draws everything, with the buttons a finished message has; `last`: it may be edited or answered again. */
