@@ -120,8 +120,8 @@ def test_a_full_disk_is_foreseen(
 def test_a_disk_that_fills_meanwhile_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     """A limit of a file's size stands for the disk: the tokenizer's files fit, the weights do not."""
     checkpoint, out = tmp_path / "m", tmp_path / "engine"
-    synthetic.write(ModelShape("s", 2, 512, 8, 2, 1024, 1024, head_dim=64), checkpoint)
-    command = [sys.executable, "-m", "build_engine", "build", "--precision", "fp32"]
+    synthetic.write(ModelShape("s", 2, 512, 8, 2, 4096, 1024, head_dim=64), checkpoint)
+    command = [sys.executable, "-m", "build_engine", "build"]
     command += ["--model", str(checkpoint), "--out", str(out)]
     largest = max(path.stat().st_size for path in checkpoint.iterdir() if path.suffix != ".safetensors")
     done = subprocess.run(
