@@ -20,12 +20,13 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from contract.heartbeat import Heartbeat, Pulse, supervisor_path, worker_path
-from serving import tracing
+from serving import session_dir, tracing
 from serving.gateway import listening, logs
 from serving.gateway.core import auth
 from serving.gateway.settings import GatewaySettings, GatewaySettingsError
 
 log = logging.getLogger("serving.gateway")
+PREFIX = "qwen-gateway-"
 DEATHS, WITHIN = 5, 30.0  # this many dead workers within this many seconds: give up
 WATCH_SECONDS = 0.1
 HUNG_SECONDS = 5.0  # a worker whose event loop stands still for this long is replaced
@@ -66,7 +67,11 @@ class WorkerSupervisor:
         self.port: int = self._held.getsockname()[1]
         home = os.environ.get("RUN_DIR")  # the launcher's, which watches this process
         self._heartbeat = Heartbeat.create(supervisor_path(Path(home))) if home else None
-        self._run_dir = Path(tempfile.mkdtemp(prefix="gateway-", dir=home))
+        parent = Path(home or tempfile.gettempdir())
+        if not home:  # what gateways left that were killed; in its own the launcher does so
+            for left, _ in session_dir.left_over(parent, PREFIX):
+                shutil.rmtree(left, ignore_errors=True)
+        self._run_dir, self._lock = session_dir.create(parent, PREFIX)
         self._pulses: dict[int, Pulse] = {}  # by pid
         self._workers: list[subprocess.Popen[bytes]] = []
         self._deaths: list[float] = []
@@ -87,6 +92,7 @@ class WorkerSupervisor:
             self._stop()
             self._held.close()
             shutil.rmtree(self._run_dir, ignore_errors=True)
+            self._lock.close()
 
     def _on_signal(self, *_: object) -> None:
         self._signalled = True

@@ -1,13 +1,7 @@
-"""The private directory of one serving session, and what killed sessions left behind.
-
-A session holds a lock on a file in its directory. Whoever gets the lock of another one knows that its launcher is gone,
-in whatever container that ran.
-"""
+"""The private directory of one serving session, and what killed sessions left behind."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -16,9 +10,10 @@ import time
 from pathlib import Path
 from typing import IO
 
+from serving import session_dir
 from serving.launch import child
 
-PREFIX, LOCK = "qwen-serve-", "lock"
+PREFIX = "qwen-serve-"
 SHM = Path("/dev/shm")
 ENDING_SECONDS = 20.0  # a dead launcher's Triton drains and ends in this time
 # Triton's Python backend starts its stubs with a line of bash that has no quotes, and the Python in them decodes paths
@@ -45,39 +40,21 @@ def plain(path: Path, directory: Path, name: str) -> Path:
 
 
 def create(shm_prefix: str) -> tuple[Path, IO[str]]:
-    """A new directory and its lock, held until the file is closed; the file names the session's shared memory."""
-    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent()))
-    lock = (directory / LOCK).open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    lock.write(shm_prefix)
-    lock.flush()
-    return directory, lock
+    """A new directory and its lock, held until the file is closed; it names the session's shared memory."""
+    return session_dir.create(parent(), PREFIX, shm_prefix)
 
 
 def await_ending() -> None:
     """Remove what killed sessions left; if one of them is still ending, wait for its processes, which hold ports."""
     said, until = False, time.monotonic() + ENDING_SECONDS
-    for directory in parent().glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError), (directory / LOCK).open("r+") as lock:
-            if lock_is_free(lock):
-                while any(map(child.is_alive, _pids(directory))) and time.monotonic() < until:
-                    if not said:
-                        print(
-                            "an earlier server, whose launcher was killed, is still ending: waiting for it", flush=True
-                        )
-                        said = True
-                    time.sleep(0.1)
-                remove_shm(lock.read())
-                shutil.rmtree(directory, ignore_errors=True)
-
-
-def lock_is_free(lock: IO[str]) -> bool:
-    """Take the lock if nobody has it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    for directory, shm_prefix in session_dir.left_over(parent(), PREFIX):
+        while any(map(child.is_alive, _pids(directory))) and time.monotonic() < until:
+            if not said:
+                print("an earlier server, whose launcher was killed, is still ending: waiting for it", flush=True)
+                said = True
+            time.sleep(0.1)
+        remove_shm(shm_prefix)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def remove_shm(prefix: str) -> None:

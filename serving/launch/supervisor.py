@@ -13,6 +13,7 @@ from types import FrameType
 
 from contract.engine_dir import EngineInfo
 from contract.paths import ROOT
+from serving import session_dir
 from serving.launch import announcement, child, health, logs, rundir, triton
 from serving.launch.config import Config, LaunchError, connectable, reach
 from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
@@ -100,7 +101,7 @@ class Supervisor:
 
     def _launch_triton(self) -> None:
         for file in self._run_dir.iterdir():
-            if file.is_file() and file.name != rundir.LOCK:
+            if file.is_file() and file.name != session_dir.LOCK:
                 file.unlink()
         command = triton.command(self._config, self._run_dir, self._shm)
         env = triton.environment(self._config, self._run_dir)

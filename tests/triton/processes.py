@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from serving import session_dir
 from serving.launch import rundir
 from tests.conftest import Server
 
@@ -41,7 +42,7 @@ def shared_memory(server: Server) -> list[Path]:
 
 def left_over(server: Server) -> list[Path]:
     """Files of an ended server: in /dev/shm, and run directories and gateway directories that name its launcher."""
-    runs = [path for path in rundir.parent().glob(f"{rundir.PREFIX}*/{rundir.LOCK}") if _names(path, server)]
+    runs = [path for path in rundir.parent().glob(f"{rundir.PREFIX}*/{session_dir.LOCK}") if _names(path, server)]
     return [*shared_memory(server), *(path.parent for path in runs)]
 
 

@@ -77,8 +77,10 @@ def _workers(parent: int) -> list[int]:
     return [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if _is_worker_of(p, parent)]
 
 
-def test_a_dead_worker_is_replaced_and_a_dead_supervisor_ends_all(own_gateway: Start) -> None:
-    gateway = own_gateway()
+def test_a_dead_worker_is_replaced_and_a_dead_supervisor_ends_all(own_gateway: Start, tmp_path: Path) -> None:
+    """What a killed one leaves in the temporary directory goes when the next one starts."""
+    gateway = own_gateway(TMPDIR=str(tmp_path))
+    (left,) = tmp_path.glob("qwen-gateway-*")
     first = _workers(gateway.process.pid)
     assert len(first) == 2
     os.kill(first[0], signal.SIGKILL)
@@ -92,6 +94,8 @@ def test_a_dead_worker_is_replaced_and_a_dead_supervisor_ends_all(own_gateway: S
     while any(_lives(pid) for pid in now):
         assert time.monotonic() < end, "workers outlive their supervisor"
         time.sleep(0.05)
+    own_gateway(TMPDIR=str(tmp_path))
+    assert not left.exists() and len(list(tmp_path.glob("qwen-gateway-*"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from serving import session_dir
 from serving.launch import rundir
 
 
@@ -24,6 +25,15 @@ def test_leftovers_of_a_killed_session_go(folders: Path) -> None:
     lock.close()  # as the kernel does when its process is killed
     rundir.await_ending()
     assert [file.name for file in folders.iterdir()] == ["qwen_8_region"]
+
+
+def test_a_session_that_was_killed_while_it_removed_its_directory_goes_too(folders: Path) -> None:
+    directory, lock = rundir.create("qwen_7_")
+    (directory / session_dir.LOCK).unlink()
+    (directory / "ack_table").touch()
+    lock.close()
+    rundir.await_ending()
+    assert not list(folders.iterdir())
 
 
 def test_a_living_session_keeps_all(folders: Path) -> None:

@@ -1,0 +1,47 @@
+"""A process's private directory, and those of processes that were killed before they could remove theirs.
+
+The owner holds a lock on a file in it, which the kernel gives up when the owner is gone, in whatever container it ran.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+LOCK = "lock"
+
+
+def create(parent: Path, prefix: str, note: str = "") -> tuple[Path, IO[str]]:
+    """A new directory and its lock, held until the file is closed. ``note``: what ``left_over`` says of it."""
+    hidden = Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=parent))
+    lock = (hidden / LOCK).open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock.write(note)
+    lock.flush()
+    directory = hidden.with_name(hidden.name[1:])
+    hidden.rename(directory)  # from its first moment under this name it has a lock
+    return directory, lock
+
+
+def left_over(parent: Path, prefix: str) -> Iterator[tuple[Path, str]]:
+    """Directories whose owner is gone, with their notes; locked until the next one is asked for.
+
+    One without a lock was being removed when its owner was killed."""
+    for directory in parent.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError), (directory / LOCK).open("a+") as lock:  # another user's is not ours to open
+            if _is_free(lock):
+                lock.seek(0)
+                yield directory, lock.read()
+
+
+def _is_free(lock: IO[str]) -> bool:
+    """Take the lock if nobody has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
