@@ -89,8 +89,9 @@ class Blocks:
         return [*steps, self._delta({"type": "text_delta", "text": text})]
 
     def _start(self, name: str) -> list[JsonObject]:
-        self._arguments = ""
-        return self._begin({"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": name, "input": {}})
+        steps = self._begin({"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": name, "input": {}})
+        self._arguments = ""  # only now: those of the call before go into its block when it is closed
+        return steps
 
     def _more(self, text: str) -> list[JsonObject]:
         self._arguments += text
