@@ -23,6 +23,7 @@ from contract.paths import ROOT
 from loadtest.arguments import Arguments, count
 from loadtest.bench import result
 from loadtest.bench.cpu.figures import Figures, Workload, arguments, row
+from loadtest.bench.cpu.gguf import KINDS
 from loadtest.bench.cpu.peers import PEERS, Missing, Subject, ours
 from loadtest.errors import EXIT_OK, EXIT_USAGE
 
@@ -103,6 +104,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def parsed() -> argparse.Namespace:
     parser = Arguments(prog="bench-cpu", description=__doc__)
     parser.add_argument("--model", default=SMOLLM2, help="smollm2, synthetic-0.5b, a directory (%(default)s)")
+    parser.add_argument("--precision", choices=list(KINDS), default="int8", help="of ours and llama.cpp (%(default)s)")
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--streams", nargs="+", type=count, default=[1, 8, 16])
     parser.add_argument("--prompt", type=count, default=128, help="tokens per prompt (%(default)s)")
@@ -117,7 +119,7 @@ def main() -> int:
     args = parsed()
     about = result.environment("bench-cpu", args)
     name = Path(args.model.rstrip("/")).stem
-    spec = BuildSpec(args.model, "int8", "openvino", cache_directory() / "bench" / f"{name}-int8")
+    spec = BuildSpec(args.model, args.precision, "openvino", cache_directory() / "bench" / f"{name}-{args.precision}")
     try:
         vocabulary = int(open_source(spec).config["vocab_size"])
         running, missing = subjects(spec, args.peers)

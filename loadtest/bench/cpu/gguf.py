@@ -1,4 +1,5 @@
-"""A model as the Q8_0 GGUF file that llama.cpp computes with: 8 bits per weight, as the INT8 engine has.
+"""A model as the GGUF file that llama.cpp computes with: Q8_0, 8 bits per weight as the INT8 engine has, or Q4_0 beside
+tables of the vocabulary in Q8_0, as INT4 engines have them.
 
 Vectors stay FP32. llama.cpp wants the rows of a ``llama`` model's queries and keys in its own rotary order.
 """
@@ -22,12 +23,13 @@ from build_engine.source import Source
 from contract.errors import BuildError
 from contract.model_shape import ModelShape
 
-Q8_0 = GGMLQuantizationType.Q8_0
+KINDS = {"int8": "Q8_0", "int4": "Q4_0"}  # by our precision of as many bits
+TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 NAMES = {theirs: ours for ours, theirs in (WHOLE | BLOCK).items()}
 
 
-def write(source: Source, path: Path) -> None:
-    """Raises ``BuildError`` for rotary scaling, which this does not translate."""
+def write(source: Source, path: Path, precision: str) -> None:
+    """``precision``: one of ``KINDS``. Raises ``BuildError`` for rotary scaling, which this does not translate."""
     config, shape = source.config, ModelShape.of(source.config)
     if scaling_of(config):
         raise BuildError("rope_scaling is not translated to GGUF: benchmark a model without it")
@@ -52,7 +54,8 @@ def write(source: Source, path: Path) -> None:
         if architecture == "llama" and part in ("q_proj", "k_proj"):
             values = interleaved(values, shape.heads if part == "q_proj" else shape.kv_heads)
         if values.ndim == 2:
-            writer.add_tensor(gguf_name(name), quantize(values, Q8_0), raw_dtype=Q8_0)
+            kind = GGMLQuantizationType[KINDS["int8" if name in TABLES else precision]]
+            writer.add_tensor(gguf_name(name), quantize(values, kind), raw_dtype=kind)
         else:
             writer.add_tensor(gguf_name(name), values)
     writer.write_header_to_file()

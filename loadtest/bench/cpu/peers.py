@@ -40,11 +40,11 @@ class Subject:
 
 
 def ours(spec: BuildSpec) -> Subject:
-    return Subject("ours-int8", sys.executable, "served", openvino_build.build(spec), {})
+    return Subject(f"ours-{spec.precision}", sys.executable, "served", openvino_build.build(spec), {})
 
 
 def llama(spec: BuildSpec) -> Subject:
-    """llama.cpp out of node-llama-cpp's prebuilt package, and the model as Q8_0."""
+    """llama.cpp out of node-llama-cpp's prebuilt package, and the model at as many bits as ours has."""
     version = pinned("llama_cpp", "node_llama_cpp")
     home = cache_directory() / "bench" / f"node-llama-cpp-{version}"
     if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
@@ -57,12 +57,13 @@ def llama(spec: BuildSpec) -> Subject:
         quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         _install(["npm", "install", *quiet, "--prefix", str(home), f"{package}@{version}"])
     [libraries] = (home / "node_modules" / package / "bins").iterdir()
-    file = spec.out.parent / f"{spec.out.name.removesuffix('-int8')}-q8_0.gguf"
+    kind = gguf.KINDS[spec.precision].lower()
+    file = spec.out.parent / f"{spec.out.name.removesuffix(f'-{spec.precision}')}-{kind}.gguf"
     if not file.is_file():
         partial = file.with_suffix(".partial")
-        gguf.write(open_source(spec), partial)
+        gguf.write(open_source(spec), partial, spec.precision)
         partial.replace(file)
-    return Subject("llama.cpp-q8_0", sys.executable, "llama", file, {LIBRARIES: str(libraries)})
+    return Subject(f"llama.cpp-{kind}", sys.executable, "llama", file, {LIBRARIES: str(libraries)})
 
 
 def genai(spec: BuildSpec) -> Subject:
@@ -74,7 +75,9 @@ def genai(spec: BuildSpec) -> Subject:
         numpy = subprocess.check_output([sys.executable, "-c", "import numpy; print(numpy.__version__)"], text=True)
         _install([str(GENAI / "bin/python"), "-m", "pip", "install", "--quiet", requirement, f"numpy=={numpy.strip()}"])
         ready.write_text(requirement)
-    return Subject("openvino-genai-int8", str(GENAI / "bin/python"), "genai", openvino_build.build(spec), {})
+    return Subject(
+        f"openvino-genai-{spec.precision}", str(GENAI / "bin/python"), "genai", openvino_build.build(spec), {}
+    )
 
 
 def huggingface(spec: BuildSpec) -> Subject:

@@ -14,14 +14,15 @@ from tests.oracle import tiny
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
-def test_weights_come_back_within_q8_0s_rounding(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("precision", "steps"), [("int8", 127), ("int4", 8)])
+def test_weights_come_back_within_their_rounding(tmp_path: Path, name: str, precision: str, steps: int) -> None:
     config = tiny.COMMON | tiny.CONFIGS[name]
     source = GgufSource(files.write(tmp_path / "f32.gguf", config, tiny.tensors(config)))
-    gguf.write(source, tmp_path / "q8_0.gguf")
-    back = GgufSource(tmp_path / "q8_0.gguf")
+    gguf.write(source, tmp_path / "rounded.gguf", precision)
+    back = GgufSource(tmp_path / "rounded.gguf")
     for key in ("hidden_size", "num_key_value_heads", "rope_theta", "rms_norm_eps", "vocab_size", "head_dim"):
         assert back.config.get(key) == source.config.get(key)
     for tensor, values in tiny.tensors(config).items():
         read = back.tensors(back.config).float32(tensor)
-        step = np.abs(values).max() / 127 if values.ndim == 2 else 0.0  # of its block at most
-        assert np.abs(read.reshape(values.shape) - values).max() <= step, tensor
+        step = np.abs(values).max() / (127 if tensor in gguf.TABLES else steps) if values.ndim == 2 else 0.0
+        assert np.abs(read.reshape(values.shape) - values).max() <= step, tensor  # of its block at most
