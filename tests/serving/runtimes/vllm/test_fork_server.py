@@ -15,13 +15,13 @@ def core(out: str, was_imported: str) -> None:
     Path(out).write_text(f"{os.environ.get('SET_LATER')} {os.environ.get('GONE')} {modules}")
 
 
-def test_only_on_request(monkeypatch):
+def test_not_where_the_user_chose_vllms_own_way(monkeypatch):
     monkeypatch.setenv(fork_server.METHOD, "spawn")
     assert not fork_server.start()
 
 
 def test_the_core_is_forked_with_the_environment_of_the_moment(monkeypatch, tmp_path):
-    monkeypatch.setenv(fork_server.METHOD, "forkserver")
+    monkeypatch.delenv(fork_server.METHOD, raising=False)
     monkeypatch.setenv("GONE", "1")
     monkeypatch.setattr(fork_server, "PRELOADED", ("this_is_not_there", "colorsys"))
     assert fork_server.start() and os.environ[fork_server.METHOD] == "spawn"
