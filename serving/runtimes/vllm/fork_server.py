@@ -3,17 +3,22 @@
 vLLM spawns its engine core: a new interpreter, which imports vLLM once more after this process has. multiprocessing's
 fork server imports it at the same time, in a process with one thread and no CUDA, and forks when asked: the engine of a
 warm start on an H100 host was there after 19.6 s instead of 29.5 (docs/gpu.md). ``VLLM_WORKER_MULTIPROC_METHOD=spawn``
-keeps vLLM's way; vLLM itself knows only ``spawn`` and ``fork``, and forks by default from a process that has imported as
-much.
+keeps vLLM's way; vLLM itself knows only ``spawn`` and ``fork``, and by default forks a process that has imported all.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import select
+import signal
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import context, forkserver
 from typing import Any
+
+from serving.runtimes import guard
 
 METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 PRELOADED = ("vllm.v1.engine.core",)
@@ -42,7 +47,7 @@ class CoreProcess(context.ForkServerProcess):
     def __init__(
         self, *, target: Callable[..., object], name: str, kwargs: Mapping[str, Any], args: Sequence[Any] = ()
     ) -> None:
-        super().__init__(target=_run, name=name, args=(dict(os.environ), target, args, dict(kwargs)))
+        super().__init__(target=_run, name=name, args=(os.getpid(), dict(os.environ), target, args, dict(kwargs)))
 
 
 class CoreContext(context.ForkServerContext):
@@ -50,8 +55,26 @@ class CoreContext(context.ForkServerContext):
 
 
 def _run(
-    environment: dict[str, str], target: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]
+    owner: int, environment: dict[str, str], target: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    _leave_with(owner)
     target(*args, **kwargs)
+
+
+def _leave_with(owner: int) -> None:
+    """End this process when its owner has ended: until the engine has loaded nothing else would (``runtimes/guard.py``
+    guards a loaded one), and its parent is the fork server."""
+    try:
+        handle = os.pidfd_open(owner)
+    except ProcessLookupError:
+        os._exit(1)
+
+    def watch() -> None:
+        select.select([handle], [], [])  # readable once the process has ended
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(guard.GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="owner", daemon=True).start()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
+from contract.paths import ROOT
 from serving.runtimes.vllm import fork_server
 
 
@@ -52,3 +56,36 @@ def test_a_core_that_dies_is_seen(monkeypatch):
     process.start()
     process.join(60)
     assert process.exitcode == 3
+
+
+OWNER = """
+import sys, time
+from serving.runtimes.vllm import fork_server
+from tests.serving.runtimes.vllm.test_fork_server import sleeping_core
+if __name__ == "__main__":
+    fork_server.PRELOADED = ()
+    fork_server.start()
+    core = fork_server.CoreContext().Process(target=sleeping_core, name="core", kwargs={"out": sys.argv[1]})
+    core.start()
+    time.sleep(60)
+"""
+
+
+def sleeping_core(out: str) -> None:
+    Path(out).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def test_a_core_that_still_loads_leaves_with_a_killed_owner(tmp_path):
+    script, out = tmp_path / "owner.py", tmp_path / "core.pid"
+    script.write_text(OWNER)
+    with subprocess.Popen([sys.executable, script, out], env=os.environ | {"PYTHONPATH": str(ROOT)}) as owner:
+        try:
+            deadline = time.monotonic() + 60
+            while not (out.exists() and out.read_text()) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            core_handle = os.pidfd_open(int(out.read_text()))
+        finally:
+            owner.kill()
+    assert select.select([core_handle], [], [], 20)[0], "the engine core outlived its owner"
+    os.close(core_handle)
