@@ -19,12 +19,12 @@ SHM_GIB = 8  # Triton's stubs, NCCL and the MPI workers all use /dev/shm; Docker
 INSIDE = Path("/app/examples/quantization/quantize.py")  # NVIDIA's image has it, under Docker or Kubernetes alike
 PASSED_THROUGH = ("HF_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "CUDA_VISIBLE_DEVICES")
 PASSED_PREFIX = "TLLM_"  # TensorRT-LLM's own, e.g. TLLM_WORKER_USE_SINGLE_PROCESS=1 where MPI cannot spawn a worker
-# Settings of the gateway: without them one that has keys here would be open in there. The launcher sets the others.
+# The gateway's settings: without them, a gateway with keys here would be open in there. The launcher sets the others.
 GATEWAY_PREFIX = "GATEWAY_"
 SET_BY_LAUNCHER = ("GATEWAY_PORT", "GATEWAY_RUN_DIR", "GATEWAY_READINESS_FILE")
 # What the gateway and the clients import and a Triton image may lack: requirement -> the module that must import.
-# versions.toml has the lowest version of each that will do; above it, whatever fits the image. Without these floors pip
-# goes back as far as tritonclient 2.41 when the image has protobuf 7.
+# versions.toml has the lowest version of each; above it, whatever fits the image. Without these floors pip goes back to
+# tritonclient 2.41 when the image has protobuf 7.
 PACKAGES = {
     "starlette": "starlette",
     "uvicorn[standard]": "uvicorn",
@@ -66,7 +66,7 @@ def image_command() -> list[str]:
 
 
 def not_installed() -> str:
-    """What to do where ``import tensorrt_llm`` finds nothing: pip's own answer is twenty lines of PyPI's stub."""
+    """What to do when ``import tensorrt_llm`` finds nothing, in one line instead of the twenty of PyPI's stub."""
     package = f"tensorrt-llm=={pinned('tensorrt_llm')}"
     return (
         f"TensorRT-LLM is not installed in this Python: run inside {pinned('tensorrt_llm', 'container')}, or "
@@ -92,9 +92,9 @@ def run_command(
     user: str = "",
 ) -> list[str]:
     """``docker run`` of ``argv`` as ``user`` (``uid:gid``; default: the caller). ``publish`` entries are Docker's
-    ``HOST:PORT:PORT``. ``passed`` variables keep the value that they have here, which stays off the command line.
+    ``HOST:PORT:PORT``. ``passed`` variables keep their value from here without appearing on the command line.
 
-    ``--init`` reaps the MPI workers and ends them with the container; without the ulimits pinned memory and deep C++
+    ``--init`` reaps the MPI workers and ends them with the container; without the ulimits, pinned memory and deep C++
     stacks fail. ``USER`` must be set because the calling user's id has no name inside.
     """
     settings = {"HOME": "/tmp", "USER": "qwen", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -115,7 +115,7 @@ def run_command(
     passed = [*passed, *(key for key in PASSED_THROUGH if key in os.environ)]
     passed += sorted(key for key in os.environ if key.startswith(PASSED_PREFIX))
     command += [part for key in passed for part in ("--env", key)]
-    return [*command, "--workdir", "/tmp", image(), *argv]  # trtllm-build writes a cache where it stands
+    return [*command, "--workdir", "/tmp", image(), *argv]  # trtllm-build writes a cache to its working directory
 
 
 def serve_command(
@@ -138,7 +138,7 @@ def serve_command(
         options += [f"--{variable.lower().replace('_', '-')}", str(port)]
     gateway = sorted(key for key in os.environ if key.startswith(GATEWAY_PREFIX) and key not in SET_BY_LAUNCHER)
     keys_file = os.environ.get("GATEWAY_API_KEYS_FILE")
-    if keys_file:  # relative paths mean this directory; the container stands elsewhere
+    if keys_file:  # relative paths refer to this directory, not to the container's
         environment = {**(environment or {}), "GATEWAY_API_KEYS_FILE": str(Path(keys_file).absolute())}
         gateway.remove("GATEWAY_API_KEYS_FILE")
     keys = [Mount(Path(keys_file).absolute())] if keys_file else []

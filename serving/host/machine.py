@@ -1,4 +1,4 @@
-"""Does this engine fit this machine? One line per disagreement, with what to do. The launcher asks at start-up."""
+"""Does this engine fit this machine? One line per problem, with what to do. The launcher checks at start-up."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def installed_version(runtime: str) -> str:
 
 
 def version_here(runtime: str) -> str:
-    """The runtime's version in this Python; empty where it is not installed."""
+    """The runtime's version in this Python; empty when it is not installed."""
     try:
         return importlib.metadata.version(runtime)
     except importlib.metadata.PackageNotFoundError:

@@ -1,8 +1,8 @@
 """Set up .venv. Runs on a bare Python: standard library only, and safe to run again.
 
-usage: python3 serving/launch/bootstrap.py [EXTRA ...]      extras of pyproject.toml beside server, e.g. dev loadtest
+usage: python3 serving/launch/bootstrap.py [EXTRA ...]      extras of pyproject.toml besides server, e.g. dev loadtest
 
-What is installed is what locks/ lists for this Python, and every file is compared with its hash there (``make lock``).
+Installs what locks/ lists for this Python and checks every file against its hash there (``make lock``).
 """
 
 from __future__ import annotations
@@ -49,11 +49,9 @@ def check_platform() -> None:
 
 
 def use_other_python(version: tuple[int, ...]) -> None:
-    """Run again under a Python that fits, if the machine has one."""
+    """Restart under a Python that fits, if the machine has one."""
     if Path(sys.prefix).resolve() == VENV.resolve():
-        fail(
-            f"{VENV} holds Python {version[0]}.{version[1]}, which does not fit: remove it, then the same command again"
-        )
+        fail(f"{VENV} holds Python {version[0]}.{version[1]}, which does not fit: remove it and repeat the command")
     for minor in range(HIGHEST[1], LOWEST[1] - 1, -1):
         other = shutil.which(f"python3.{minor}")
         if other and runs(other):
@@ -65,7 +63,7 @@ def use_other_python(version: tuple[int, ...]) -> None:
 
 
 def runs(python: str) -> bool:
-    """A version manager's shim exists for versions that are not active; such a one does not start."""
+    """A version manager has shims even for inactive versions; such a shim does not start."""
     command = [python, "-c", "import ensurepip"]
     return bool(shutil.which(python)) and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
@@ -78,7 +76,7 @@ def libpython() -> Path:
         if (folder / name).exists():
             return folder / name
     if ctypes.util.find_library(f"python3.{sys.version_info[1]}"):
-        return Path(name)  # the loader knows where
+        return Path(name)  # the loader finds it
     package = f"libpython3.{sys.version_info[1]}"
     target = VENV / "libpython"
     target.mkdir(parents=True, exist_ok=True)
@@ -95,7 +93,7 @@ def say(line: str) -> None:
 
 
 def pip(packages: int, *arguments: str) -> None:
-    """``pip install``, which tells of its own progress only per file and falls silent for half the time."""
+    """``pip install`` with our own progress: pip reports only files and is silent half of the time."""
     command = [str(VENV / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
     with tempfile.NamedTemporaryFile("w") as output:
         log = Path(output.name)
@@ -111,7 +109,7 @@ def pip(packages: int, *arguments: str) -> None:
 
 
 def show_progress(process: subprocess.Popen[bytes], log: Path, packages: int) -> None:
-    """A counter in place on a terminal, else a line every few seconds, until ``process`` ends."""
+    """Until ``process`` ends, show a counter in place on a terminal, or else a line every few seconds."""
     terminal, began, shown = sys.stdout.isatty(), installed(), ""
     pause = 0.2 if terminal else 5.0
     while True:
@@ -127,7 +125,7 @@ def show_progress(process: subprocess.Popen[bytes], log: Path, packages: int) ->
 
 
 def progress(printed: str, unpacked: int, packages: int) -> str:
-    """What pip is at, from what it printed so far and how many distributions lie in .venv since."""
+    """What pip is doing, judged by its output so far and by how many distributions .venv has gained."""
     if "\nInstalling collected packages" in printed:
         return f"setup: {unpacked} of {packages} packages installed"
     found = re.findall(r"^(?:Collecting|Requirement already satisfied:) ([\w.-]+)", printed, re.MULTILINE)
@@ -145,7 +143,7 @@ def has_pip() -> bool:
 
 
 def make_venv() -> None:
-    if has_pip():  # one whose making was interrupted has none
+    if has_pip():  # an interrupted ``python -m venv`` leaves one without pip
         return
     say(f"making {VENV} with Python {platform.python_version()}")
     made = subprocess.run(
@@ -159,11 +157,11 @@ def make_venv() -> None:
 
 
 def place_stub() -> None:
-    """Put the stub of this Python beside the backend: the one that lies there is for another version."""
+    """Put the stub for this Python beside the backend: the one already there is for another version."""
     triton = VENV / f"lib/python3.{sys.version_info[1]}/site-packages/pytriton/tritonserver"
     stub = triton / f"python_backend_stubs/3.{sys.version_info[1]}/triton_python_backend_stub"
     target = triton / "backends/python/triton_python_backend_stub"
-    partial = target.with_suffix(".new")  # moved into place: a running server keeps the file it has open
+    partial = target.with_suffix(".new")  # renamed into place: a running server keeps its open file
     shutil.copy2(stub, partial)
     partial.chmod(0o755)
     partial.replace(target)
@@ -171,7 +169,7 @@ def place_stub() -> None:
 
 
 def requirements(extras: list[str]) -> list[str]:
-    """The pins of pyproject.toml. Python 3.10 has no TOML reader, so the plain lists are read as they stand."""
+    """The pins of pyproject.toml. Python 3.10 has no TOML reader, so the plain lists are read with expressions."""
     lists: dict[str, list[str]] = {}
     name = ""
     for line in (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines():
@@ -190,12 +188,12 @@ def requirements(extras: list[str]) -> list[str]:
 
 
 def normal(name: str) -> str:
-    """A distribution's name as indexes compare it (PEP 503), without its extras."""
+    """A distribution's normalized name (PEP 503), without its extras."""
     return re.sub(r"[-_.]+", "-", name.partition("[")[0]).lower()
 
 
 def fits(marker: str, minor: int) -> bool:
-    """Does a pin with this marker apply to Python 3.``minor``? pyproject.toml has no other kind."""
+    """Does a pin with this marker apply to Python 3.``minor``? pyproject.toml uses only this kind of marker."""
     if not marker.strip():
         return True
     found = re.fullmatch(r"\s*python_version (>=|<) '3\.(\d+)'\s*", marker)
@@ -205,7 +203,7 @@ def fits(marker: str, minor: int) -> bool:
 
 
 def locks(extras: list[str], minor: int) -> list[Path]:
-    """The lock files of ``server`` and ``extras``. Ends the program when one lacks a pin of pyproject.toml."""
+    """The lock files of ``server`` and ``extras``. Exits when one lacks a pin of pyproject.toml."""
     files = [ROOT / "locks" / f"{extra}-3.{minor}.txt" for extra in dict.fromkeys(("server", *extras))]
     for path in files:
         if not path.is_file():
@@ -220,20 +218,20 @@ def locks(extras: list[str], minor: int) -> list[Path]:
 
 
 def pins(files: list[Path]) -> set[tuple[str, str]]:
-    """Name and version of every package that lock files list."""
+    """Name and version of every package in the lock files."""
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     return {(normal(name), version) for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
 
 
 def use_venvs_python() -> None:
-    """Libraries and Triton's stub must fit the Python that .venv was made with, whichever one started this."""
+    """Libraries and Triton's stub must fit the Python of .venv, whichever Python started this."""
     python = str(VENV / "bin/python")
     if Path(sys.prefix).resolve() != VENV.resolve() and (VENV / "pyvenv.cfg").is_file() and runs(python):
         os.execv(python, [python, *sys.argv])
 
 
 def check(extras: list[str]) -> None:
-    """``--check``: are the locks of every Python those of pyproject.toml? Installs nothing."""
+    """``--check``: do the locks for every Python match pyproject.toml? Installs nothing."""
     for minor in range(LOWEST[1], HIGHEST[1] + 1):
         locks(extras, minor)
 
@@ -254,7 +252,7 @@ def main(extras: list[str]) -> None:
     library = libpython()
     size = "several GB" if "vllm" in extras else "about 400 MB"
     say(f"installing the pinned packages{f' and [{wanted}]' if wanted else ''} ({size} at the first time)")
-    # The lock is the whole closure: nothing is left to resolve, and vLLM's would ask for another numpy than Triton's.
+    # The lock lists everything, so there is nothing to resolve; resolving would give vLLM another numpy than Triton's.
     listed = [f"--requirement={path}" for path in files]
     pip(len(pins(files)), "--progress-bar", "off", "--no-deps", "--require-hashes", *listed)
     place_stub()
@@ -267,13 +265,13 @@ def main(extras: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # A parent that started us in the background leaves SIGINT ignored, and Ctrl-C would stop pip alone.
+    # A parent that started us in the background leaves SIGINT ignored; Ctrl-C would then stop only pip.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.umask(os.umask(0) | 0o022)  # what the server runs from is not for others to write
+    os.umask(os.umask(0) | 0o022)  # other users must not be able to write what the server runs
     try:
         main(sys.argv[1:])
     except OSError as error:
         fail(f"{error.filename or VENV}: {error.strerror or error}")
-    except KeyboardInterrupt:  # pip and venv got it too: they are in the terminal's foreground with this
-        print("\nsetup: interrupted; the same command goes on from here", file=sys.stderr)
+    except KeyboardInterrupt:  # pip and venv got it too, as part of the same foreground group
+        print("\nsetup: interrupted; run the same command to continue", file=sys.stderr)
         sys.exit(130)

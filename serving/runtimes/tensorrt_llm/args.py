@@ -1,4 +1,4 @@
-"""Arguments of ``LLM`` and the capabilities they give, per backend and version. Pure but for reading ``config.json``.
+"""Arguments of ``LLM`` and the capabilities they give, per backend and version. Pure, except for reading config.json.
 
 The arguments class forbids unknown fields, so everything is built from names that the loaded version declares. Only
 names on the list of known removals may be dropped; any other missing name is an error.
@@ -27,7 +27,7 @@ LOGPROBS = frozenset({"logprobs", "top_logprobs"})
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """What the loaded TensorRT-LLM declares, so that code for 1.2.1 and 1.4 is the same.
+    """What the loaded TensorRT-LLM declares, so that the same code serves 1.2.1 and 1.4.
 
     ``fields`` of the arguments class, ``scheduler`` of SchedulerConfig, ``generate`` of ``generate_async``."""
 
@@ -42,7 +42,7 @@ class Surface:
 
     @property
     def full_sampler(self) -> bool:
-        """From the release that dropped ``sampler_type`` on, PyTorch's own sampler honours every field."""
+        """Since the release that dropped ``sampler_type``, PyTorch's own sampler honours every field."""
         return "sampler_type" not in self.fields
 
 
@@ -81,7 +81,7 @@ def read_engine_file(directory: Path) -> EngineFile:
 def capabilities(backend: str, surface: Surface, scoring: bool) -> frozenset[str]:
     """The engine's C++ decoder honours all but log probabilities, which need logits gathered (and crash with cancelled
     streams: docs/tensorrt_llm_facts.md). The default PyTorch sampler of 1.2.1 ignores penalties, min_p, bad words and
-    the seed without a word, so serving uses its ``TRTLLMSampler``, which honours them but gives the sampled token's log
+    the seed silently, so serving uses its ``TRTLLMSampler``, which honours them but gives the sampled token's log
     probability only; the accuracy gate (``scoring``) needs the others and uses the default one. Guides should mask the
     logits before either sampler sees them; ``guide_check`` tries it at load. ``embedding_bias`` (a number for every
     entry of the vocabulary) could carry a logit bias; it is not used yet."""
@@ -128,7 +128,7 @@ def llm_arguments(
 
 
 def known(arguments: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
-    """``arguments`` less the known removals. Raises ``EngineDirectoryError`` for any other name the version lacks."""
+    """``arguments`` without the known removals. Raises ``EngineDirectoryError`` for any other missing name."""
     unknown = set(arguments) - set(fields)
     if unknown - REMOVED_IN_14:
         raise EngineDirectoryError(
@@ -154,7 +154,7 @@ def _engine(package: Package, engine: EngineInfo, options: RuntimeOptions) -> di
 def _pytorch(package: Package, engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
     """CUDA graphs for every batch up to ours (padded to the next captured size), and the overlap scheduler, which
     prepares a step while the one before it runs. Both go with ``TRTLLMSampler``, chunked prefill and guides
-    (docs/tensorrt_llm_facts.md, "LLM API"); they are asked for by name so that no other default can turn them off."""
+    (docs/tensorrt_llm_facts.md, "LLM API"); they are set explicitly so that a changed default cannot turn them off."""
     batch = min(options.max_streams, engine.limits.max_batch_size)
     return {
         "model": str(engine.path / "checkpoint"),
@@ -168,7 +168,7 @@ def _pytorch(package: Package, engine: EngineInfo, options: RuntimeOptions) -> d
 
 
 def kv_arguments(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
-    """``free_gpu_memory_fraction`` is of what is free once the weights are loaded. An engine's KV type is built in."""
+    """``free_gpu_memory_fraction`` is a share of what is free after loading. An engine's KV type is built in."""
     arguments: dict[str, Any] = {"free_gpu_memory_fraction": options.gpu_memory_fraction}
     if options.kv_cache_bytes is not None:
         arguments["max_tokens"] = max(1, options.kv_cache_bytes // kv_bytes_per_token(engine))

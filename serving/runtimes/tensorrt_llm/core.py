@@ -1,8 +1,8 @@
 """The runtime protocol over one loaded ``LLM`` of TensorRT-LLM.
 
-One asyncio loop in one thread owns the requests: they are handed to it, one task per sequence reads the results, and
-whatever arrives within one turn of the loop leaves as one ``on_step`` call. A dead worker blocks that loop for good, so
-it is watched from another thread (``watcher``), and the statistics, which may block too, are asked for in a third.
+One asyncio loop in one thread owns the requests: one task per sequence reads the results, and whatever arrives within
+one turn of the loop leaves as one ``on_step`` call. A dead worker blocks that loop forever, so another thread watches
+it (``watcher``), and a third one reads the statistics, which may block too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from serving.runtimes.tensorrt_llm.watcher import WATCH_S, Watcher
 log = logging.getLogger(__name__)
 DRAIN_S = 5.0  # how long an aborted sequence may take to end by itself
 SHUTDOWN_S = 6.0  # with the guard's own grace period `close` stays within its 20 s
-STALL_S = 120.0  # without a token of any sequence: the executor is dead, although it reports nothing
+STALL_S = 120.0  # without a token of any sequence: the executor is dead, even if it reports nothing
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class TensorRtLlm:
         self._flushing = False
         self._dead = ""
         self._closed = False
-        self._ending = threading.Lock()  # the last ``on_step`` is over before ``on_death`` is called
+        self._ending = threading.Lock()  # the last ``on_step`` returns before ``on_death`` is called
         self._totals = {"prompt": 0, "cached": 0, "generated": 0, "steps": 0}
         self._statistics = Statistics(loaded.llm)
         self._progress = time.monotonic()
@@ -210,7 +210,7 @@ class TensorRtLlm:
         return self._llm.generate_async(**arguments)
 
     def _emit(self, sequence: LiveSequence, delta: SequenceDelta) -> None:
-        """Collect; everything of this turn of the loop is flushed together at its end."""
+        """Collect the deltas of this turn of the loop; they are flushed together at its end."""
         if delta.finish_reason:
             self._live.pop(sequence.request.sequence_id, None)
         self._totals["generated"] += delta.counted
@@ -235,7 +235,7 @@ class TensorRtLlm:
             self._on_step(batch)
 
     def _die(self, reason: str) -> None:
-        """From any thread: the loop may be blocked for good."""
+        """Callable from any thread, because the loop may be blocked forever."""
         with self._ending:
             if self._dead or self._closed:
                 return

@@ -1,7 +1,7 @@
-"""Does this installation keep to a guide? Asked once while it loads, so that guides are enforced or refused.
+"""Does this installation follow a guide? Tested once at load, so that guides are either enforced or refused.
 
-That guided decoding works with ``TRTLLMSampler`` on the PyTorch backend of 1.2 follows from NVIDIA's table and sources,
-not from a run of ours (docs/tensorrt_llm_facts.md, "LLM API"). A guide that is ignored looks like an answer.
+That guided decoding works with ``TRTLLMSampler`` on the PyTorch backend of 1.2 is known from NVIDIA's table and sources
+only; we have not run it (docs/tensorrt_llm_facts.md, "LLM API"). An ignored guide would pass as an answer.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 
 def keeps_to_guides(loaded: LoadedLlm, engine: EngineInfo) -> bool:
-    """Whether a request for ``WORD`` alone is answered by it. Raises ``EngineDirectoryError`` when the request ends the
-    engine."""
+    """Whether a request that allows only ``WORD`` is answered with it. Raises ``EngineDirectoryError`` when the request
+    kills the engine."""
     path = engine.path / "tokenizer.json"
     if not path.is_file():
         raise EngineDirectoryError(f"engine: {path} is missing: rebuild with `make engine`")

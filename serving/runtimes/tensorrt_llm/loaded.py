@@ -25,7 +25,7 @@ class LoadedLlm:
 
 
 def started(make: Callable[[], Any], engine: EngineInfo) -> tuple[Any, tuple[int, ...]]:
-    """What ``make`` returns, and the ids of the processes that it started. Raises ``EngineDirectoryError``."""
+    """The result of ``make``, and the ids of the processes that it started. Raises ``EngineDirectoryError``."""
     before = _children()
     try:
         llm = make()

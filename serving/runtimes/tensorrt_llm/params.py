@@ -10,14 +10,14 @@ from contract.sampling import Guide, Sampling
 from serving import structural_tag
 from serving.json_schema import prepared
 
-UNUSED = "\u0000"  # a bad word's text, which the internals require and never look at beside ``_bad_word_ids``
+UNUSED = "\u0000"  # a bad word's text, which the internals require but ignore when there are ``_bad_word_ids``
 
 
 def arguments(sampling: Sampling, eos: int) -> dict[str, Any]:
     """Everything but ``guided_decoding`` and bad words of several tokens.
 
     Without a tokenizer ``end_id`` is required, and it holds a single id: the first end id. The others become stop ids.
-    ``ignore_eos`` sends no end id but leaves stop ids alone, so those are only what the caller named.
+    ``ignore_eos`` sends no end id but leaves stop ids in place, so those are only what the caller named.
     """
     ends = sampling.stop_token_ids
     ignore = sampling.ignore_eos or not ends
@@ -36,7 +36,7 @@ def arguments(sampling: Sampling, eos: int) -> dict[str, Any]:
         found["stop_token_ids"] = stops
     if sampling.min_tokens > 0:
         found["min_tokens"] = sampling.min_tokens
-    if sampling.logprobs:  # 0 is read as none by 1.2, so the chosen token alone is asked for as one
+    if sampling.logprobs:  # 1.2 reads 0 as none, so the chosen token alone is requested as 1
         found["logprobs"] = max(1, sampling.logprobs - 1)
     singles = [word[0] for word in sampling.bad_words if len(word) == 1]
     if singles:
@@ -45,8 +45,8 @@ def arguments(sampling: Sampling, eos: int) -> dict[str, Any]:
 
 
 def _selection(sampling: Sampling) -> dict[str, Any]:
-    """Greedy is ``top_k=1`` and nothing else (``top_p=0`` is refused by the backend); otherwise all three are
-    given, because a request with none of them is greedy too."""
+    """Greedy is ``top_k=1`` alone (the backend refuses ``top_p=0``); otherwise all three are given, because a request
+    with none of them is greedy too."""
     if sampling.temperature == 0:
         return {"top_k": 1}
     found = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}

@@ -1,6 +1,6 @@
-"""TensorRT-LLM, engine or PyTorch backend, through its LLM API. Written for 1.2.1, with 1.4's changes provided for.
+"""TensorRT-LLM, engine or PyTorch backend, through its LLM API. Written for 1.2.1 and prepared for 1.4.
 
-Not run on a GPU by us: the tests drive it against a stand-in whose signatures come from the published ones.
+We have not run it on a GPU: the tests drive it against a stand-in with the published signatures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TensorRT-LLM's iteration records as KV cache gauges. ``poll`` may block for as long as the executor does."""
+"""TensorRT-LLM's iteration records as KV cache gauges. ``poll`` may block as long as the executor does."""
 
 from __future__ import annotations
 

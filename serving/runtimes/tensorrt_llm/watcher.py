@@ -1,4 +1,4 @@
-"""Notices that TensorRT-LLM is dead, from a thread that nothing of TensorRT-LLM can block.
+"""Notices that TensorRT-LLM is dead, from a thread that TensorRT-LLM cannot block.
 
 TensorRT-LLM hands requests to its workers with a blocking send. Once a worker has been killed that send never returns,
 so the event loop that submits and aborts cannot be the one that watches (docs/tensorrt_llm_facts.md, "Inside a Triton
@@ -13,7 +13,7 @@ import select
 import threading
 from collections.abc import Callable, Sequence
 
-WATCH_S = 1.0  # between two looks at the clock; the end of a process wakes the thread at once
+WATCH_S = 1.0  # between looks at the clock; the end of a process wakes the thread at once
 
 
 class Watcher:

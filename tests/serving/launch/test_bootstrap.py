@@ -157,5 +157,5 @@ def test_an_interrupt_is_one_line(tmp_path: Path, awaited: str) -> None:
     while not (line := process.stdout.readline()).startswith(awaited):
         assert line, process.stderr.read()
     os.killpg(process.pid, signal.SIGINT)
-    assert process.stderr.read().strip() == "setup: interrupted; the same command goes on from here"
+    assert process.stderr.read().strip() == "setup: interrupted; run the same command to continue"
     assert process.wait(60) == 130
