@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 
 from contract.heartbeat import Heartbeat
 from contract.paths import ROOT
+from tests.waiting import until
 
 CHILD = (
     "import sys, time, pathlib; from contract import heartbeat; heartbeat.start(pathlib.Path(sys.argv[1])); "
@@ -22,14 +22,10 @@ PARENT = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 
 def test_a_process_whose_parent_was_killed_ends(tmp_path: Path) -> None:
     path = tmp_path / "a.beat"
     parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD, str(path)], cwd=ROOT)
-    until = time.monotonic() + 20
-    while not path.exists() and time.monotonic() < until:
-        time.sleep(0.02)
+    until(path.exists, 20)
     beat = Heartbeat(path)
     before = beat.count
-    while beat.count == before and time.monotonic() < until:
-        time.sleep(0.02)
-    assert beat.count > before
+    until(lambda: beat.count > before, 20)
     (child,) = psutil.Process(parent.pid).children()
     parent.kill()
     parent.wait()

@@ -15,15 +15,6 @@ from serving.runtimes.base import CAPABILITIES, EngineRequest, RuntimeLimits, Ru
 from serving.streaming.dispatcher import Dispatcher
 
 
-def until(check: Callable[[], object], seconds: float = 5.0) -> float:
-    """Seconds until ``check()`` is true; fails after ``seconds``."""
-    start = time.monotonic()
-    while not check():
-        assert time.monotonic() - start < seconds, "not in time"
-        time.sleep(0.001)
-    return time.monotonic() - start
-
-
 class FakeRuntime:
     """Tokens come when the test says ``step``; an aborted stream ends at once, as the protocol promises."""
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.client.fake_triton import FakeTriton
 from tests.serving.gateway.conftest import RunningGateway
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 Start = Callable[..., RunningGateway]
@@ -35,9 +36,7 @@ def test_a_flood_waits_behind_a_single_request(own_gateway: Start, places: FakeT
     gateway = own_gateway()
     with concurrent.futures.ThreadPoolExecutor(60) as pool:
         flood = [pool.submit(post, gateway, "SLOW 0.3", user="flood", stream=True) for _ in range(60)]
-        until = time.monotonic() + 10
-        while len(places.live) < 4 and time.monotonic() < until:
-            time.sleep(0.01)
+        until(lambda: len(places.live) >= 4)
         time.sleep(0.3)  # all 60 are here
         assert len(places.live) <= 6, "places, and a short queue in the engine"
         begin = time.monotonic()
@@ -51,9 +50,7 @@ def test_a_request_that_gets_no_place_is_told_when_to_come_again(own_gateway: St
     gateway = own_gateway(GATEWAY_FIRST_TOKEN_SECONDS="1", GATEWAY_WORKERS="1", GATEWAY_KEEPALIVE_SECONDS="30")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         running = [pool.submit(post, gateway, "SLOW 3", max_tokens=1) for _ in range(6)]
-        until = time.monotonic() + 10
-        while len(places.live) < 6 and time.monotonic() < until:
-            time.sleep(0.01)
+        until(lambda: len(places.live) == 6)
         for stream in (True, False):
             refused = post(gateway, "SAY x", stream=stream)
             assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
@@ -72,9 +69,9 @@ def test_a_promise_that_cannot_be_kept_is_not_made(own_gateway: Start, places: F
 
     with concurrent.futures.ThreadPoolExecutor(40) as pool:
         flood = [pool.submit(keep_asking) for _ in range(40)]
-        until = time.monotonic() + 60
+        latest = time.monotonic() + 60
         while (refused := post(gateway, "SLOW 1", max_tokens=1, user="flood")).status_code == 200:
-            assert time.monotonic() < until
+            assert time.monotonic() < latest
         enough.set()
         begin, error = time.monotonic(), refused.json()["error"]
         predicted = float(error["message"].split("about ")[1].split(" s")[0])

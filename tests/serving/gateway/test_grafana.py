@@ -16,6 +16,7 @@ import pytest
 from contract.paths import ROOT
 from serving.host.ports import free_ports
 from tests.conftest import Server
+from tests.waiting import until
 
 pytestmark = pytest.mark.browser
 DASHBOARDS = ROOT / "serving" / "gateway" / "dashboards"
@@ -45,7 +46,7 @@ def prometheus(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with (folder / "log").open("w") as log:
         running = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stderr=log, stdout=log)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-        wait_until(lambda: answers(client), folder / "log")
+        until(lambda: answers(client), 20, (folder / "log").read_text)
         yield client
     running.terminate()
     running.wait(10)
@@ -56,13 +57,6 @@ def answers(client: httpx.Client) -> bool:
         return client.get("/-/ready").status_code == 200
     except httpx.TransportError:
         return False
-
-
-def wait_until(check: Any, log: Path) -> None:
-    deadline = time.monotonic() + 20
-    while not check():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
 
 
 def traffic(server: Server) -> None:

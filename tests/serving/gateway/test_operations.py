@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.client.fake_triton import FakeTriton
 from tests.serving.gateway.conftest import RunningGateway, tiny_engine
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 Start = Callable[..., RunningGateway]
@@ -35,10 +36,7 @@ def test_a_client_that_leaves_frees_its_slot(web: httpx.Client, fake: FakeTriton
     with socket.create_connection((web.base_url.host, web.base_url.port or 0)) as raw:
         body = json.dumps(ask(prompt, max_tokens=10_000, stream=stream)).encode()
         raw.sendall(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
-        end = time.monotonic() + 5
-        while not fake.live:
-            assert time.monotonic() < end
-            time.sleep(0.005)
+        until(lambda: fake.live)
         time.sleep(0.1)
         assert fake.live
     assert fake.wait_free() < 0.2
@@ -154,9 +152,7 @@ def test_metrics_of_all_workers_and_the_engine(web: httpx.Client) -> None:
 
 def test_log_lines_have_numbers_and_no_prompts(web: httpx.Client, gateway: RunningGateway) -> None:
     web.post(CHAT, json=ask("SAY my secret"), headers={"x-request-id": "log-me"})
-    end = time.monotonic() + 3
-    while "log-me" not in gateway.log.read_text():
-        assert time.monotonic() < end
+    until(lambda: "log-me" in gateway.log.read_text())
     line = next(json.loads(text) for text in gateway.log.read_text().splitlines() if "log-me" in text)
     assert line["status"] == 200 and line["output_tokens"] == 3 and line["finish"] == "stop" and "ttft_ms" in line
     assert "my secret" not in gateway.log.read_text()
@@ -261,10 +257,7 @@ class held:  # reads like a function
                 b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
             )
             self._sockets.append(raw)
-        end = time.monotonic() + 5
-        while len(self._fake.live) < self._count:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        until(lambda: len(self._fake.live) >= self._count)
 
     def __exit__(self, *_: object) -> None:
         for raw in self._sockets:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.serving.gateway.browser import ChatPage, chromium
 from tests.serving.gateway.fake_openai import FakeOpenAI, serve
+from tests.waiting import until
 
 pytestmark = pytest.mark.browser
 
@@ -55,13 +55,6 @@ def chat(open_page: Open) -> ChatPage:
     return open_page()
 
 
-def wait_until(check: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.01)
-
-
 def test_an_answer_arrives_bit_by_bit_and_ends_as_markdown(chat: ChatPage) -> None:
     chat.page.evaluate(
         """() => { window.seen = new Set();
@@ -86,17 +79,17 @@ def test_stop_keeps_the_text_and_frees_the_stream(chat: ChatPage, fake: FakeOpen
     expect(chat.page.locator(".assistant .body")).to_contain_text("word word")
     chat.page.click("#stop") if how == "button" else chat.page.keyboard.press("Escape")
     assert chat.wait("stopped").startswith("word")
-    wait_until(lambda: fake.open_streams == 0)
+    until(lambda: fake.open_streams == 0)
     assert chat.page.is_visible("#send") and not chat.page.is_visible("#stop")
     assert "word" in chat.ask("/say word again") and chat.page.locator(".message").count() == 4
 
 
 def test_stop_before_the_first_token(chat: ChatPage, fake: FakeOpenAI) -> None:
     chat.send("/hang")
-    wait_until(lambda: fake.open_streams == 1)
+    until(lambda: fake.open_streams == 1)
     chat.page.click("#stop")
     chat.wait("stopped")
-    wait_until(lambda: fake.open_streams == 0)
+    until(lambda: fake.open_streams == 0)
 
 
 ERRORS = [
@@ -159,7 +152,7 @@ def test_reload_in_the_middle_of_an_answer(chat: ChatPage, fake: FakeOpenAI) -> 
     chat.page.wait_for_selector(".assistant[data-state=streaming]")
     chat.page.reload()
     assert chat.wait("stopped").startswith("word")
-    wait_until(lambda: fake.open_streams == 0)
+    until(lambda: fake.open_streams == 0)
 
 
 def test_new_chat_forgets(chat: ChatPage, fake: FakeOpenAI) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import time
 import urllib.request
 from typing import Any
 
@@ -14,6 +13,7 @@ import openai
 import pytest
 
 from client import AsyncClient, Client, Options, errors
+from tests.waiting import until
 
 pytestmark = pytest.mark.triton
 FREE = 0.2  # seconds in which the slot of a client that left is free, by the engine's own gauge
@@ -30,11 +30,7 @@ def running(server: Any) -> int:
 
 
 def wait_running(server: Any, count: int, seconds: float) -> float:
-    begin = time.monotonic()
-    while running(server) != count:
-        assert time.monotonic() - begin < seconds, f"{running(server)} running, not {count}"
-        time.sleep(0.01)
-    return time.monotonic() - begin
+    return until(lambda: running(server) == count, seconds, lambda: f"{running(server)} running, not {count}")
 
 
 def test_one_prompt_is_one_text_over_every_path(server: Any) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.client.fake_triton import FakeTriton
 from tests.serving.gateway.conftest import RunningGateway
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 Start = Callable[..., RunningGateway]
@@ -39,10 +40,7 @@ def test_drain_lets_streams_end_then_leaves_nothing(own_gateway: Start, fake: Fa
     threads = [threading.Thread(target=stream, args=a) for a in (("short", 30), ("long", 10_000))]
     for thread in threads:
         thread.start()
-    end = time.monotonic() + 5
-    while len(fake.live) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: len(fake.live) == 2)
     gateway.process.send_signal(signal.SIGTERM)
     time.sleep(0.3)
     assert httpx.get(f"{gateway.url}/health/ready", trust_env=False).status_code == 503

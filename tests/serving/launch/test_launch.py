@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, LaunchError,
 from serving.launch.logs import error_line, open_private
 from serving.runtimes.base import RuntimeOptions
 from serving.triton.settings import StepSettings
+from tests.waiting import until
 
 
 def problem(*arguments: str) -> str:
@@ -129,13 +129,11 @@ def test_a_child_ends_with_its_session(tmp_path: Path) -> None:
            "p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); time.sleep(600)"  # fmt: skip
     with (tmp_path / "log").open("w+b") as log:
         process = child.start([sys.executable, "-c", code], dict(os.environ), log, tmp_path)
-        while not (text := (tmp_path / "log").read_text()).endswith("\n"):
-            time.sleep(0.01)
+        until(lambda: (tmp_path / "log").read_text().endswith("\n"))
+    text = (tmp_path / "log").read_text()
     assert child.stop(process, 0.2) is False, "it had to be killed"
-    deadline = time.monotonic() + 5
-    while child.is_alive(int(text)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not child.is_alive(int(text)) and process.returncode == -signal.SIGKILL
+    until(lambda: not child.is_alive(int(text)))
+    assert process.returncode == -signal.SIGKILL
 
 
 MAPPER = """
@@ -152,9 +150,7 @@ time.sleep(60)
 def test_shared_memory_of_a_killed_worker_is_removed(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         process = child.start([sys.executable, "-c", MAPPER], dict(os.environ), log, tmp_path)
-    end = time.monotonic() + 10
-    while not (tmp_path / "log").read_text().strip() and time.monotonic() < end:
-        time.sleep(0.05)
+    until(lambda: (tmp_path / "log").read_text().endswith("\n"))
     segment = Path("/dev/shm") / (tmp_path / "log").read_text().strip()
     assert segment.is_file() and child.worker_segments(process.pid) == {segment}
     child.stop(process, 5)
@@ -163,10 +159,7 @@ def test_shared_memory_of_a_killed_worker_is_removed(tmp_path: Path) -> None:
 
 def test_a_zombie_is_not_alive() -> None:
     process = subprocess.Popen(["true"])
-    deadline = time.monotonic() + 5
-    while child.is_alive(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not child.is_alive(process.pid)
+    until(lambda: not child.is_alive(process.pid))
     process.wait()
 
 

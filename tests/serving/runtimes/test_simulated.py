@@ -12,7 +12,7 @@ from contract.errors import EngineUnavailable
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeOptions, SequenceDelta
 from serving.runtimes.simulated import Faults, SimulatedRuntime, create, tokens
-from tests.serving.fakes import until
+from tests.waiting import until
 
 
 class Rig:

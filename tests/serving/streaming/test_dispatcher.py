@@ -17,8 +17,9 @@ from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import EngineRequest
 from serving.streaming.dispatcher import Dispatcher
 from serving.streaming.flow_control import STALE_SECONDS, WINDOW
-from tests.serving.fakes import FakeRuntime, FakeSink, until
+from tests.serving.fakes import FakeRuntime, FakeSink
 from tests.serving.rig import AT_ONCE, CANCEL, QUEUE, STREAM, Rig
+from tests.waiting import until
 
 # --- the ack clock ---------------------------------------------------------------------------------------------------
 

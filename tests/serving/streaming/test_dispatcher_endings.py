@@ -11,8 +11,8 @@ import pytest
 from contract.ack_table import END, REFUSE
 from contract.errors import EngineUnavailable, InvalidRequest
 from serving.streaming.dispatcher import Dispatcher
-from tests.serving.fakes import until
 from tests.serving.rig import AT_ONCE, CANCEL, STREAM, Rig
+from tests.waiting import until
 
 # --- endings ---------------------------------------------------------------------------------------------------------
 

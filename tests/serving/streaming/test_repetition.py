@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from serving.runtimes.base import SequenceDelta
 from serving.streaming.repetition import RepetitionDetector
-from tests.serving.fakes import until
 from tests.serving.rig import AT_ONCE, STREAM, Rig
+from tests.waiting import until
 
 
 def first_repetition(tokens: Sequence[int], most: int, least: int, count: int, min_tokens: int) -> int | None:

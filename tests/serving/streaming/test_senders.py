@@ -11,8 +11,9 @@ import pytest
 from contract.chunks import IntArray, Job, pack
 from serving.streaming.senders import AHEAD, Senders
 from serving.streaming.sequence import ActiveRequest, ActiveSequence
-from tests.serving.fakes import FakeSink, until
+from tests.serving.fakes import FakeSink
 from tests.serving.rig import AT_ONCE, STREAM, Rig
+from tests.waiting import until
 
 HELPERS = 2
 

@@ -28,6 +28,7 @@ from contract.sampling import Guide, Sampling
 from serving import runtimes
 from serving.runtimes.base import EngineRequest, RuntimeOptions, SequenceDelta
 from serving.runtimes.openvino import runtime as openvino
+from tests.waiting import until
 
 END = (151645, 151643)
 PROMPT = list(range(1000, 1020))
@@ -193,9 +194,7 @@ def test_300_requests_with_cancellations_leave_nothing_behind(loaded: Loaded) ->
         thread.join()
     collector.wait(*numbers, seconds=200)
     assert {collector.deltas[number][-1].finish_reason for number in numbers} == {"length", "cancelled"}
-    deadline = time.monotonic() + 5
-    while runtime.stats().running and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: not runtime.stats().running)
     stats = runtime.stats()
     assert (stats.running, stats.waiting, stats.kv_blocks_used) == (0, 0, 0)
 
@@ -236,10 +235,7 @@ def test_the_worker_dies_with_its_parent(directory: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     pid = int(done.stdout)
-    deadline = time.monotonic() + 2
-    while psutil.pid_exists(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not psutil.pid_exists(pid)
+    until(lambda: not psutil.pid_exists(pid))
 
 
 def test_an_engine_that_does_not_load_says_why(directory: Path, tmp_path: Path) -> None:

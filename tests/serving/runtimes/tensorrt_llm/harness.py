@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sys
-import time
 import venv
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from contract.engine_dir import EngineInfo, EngineLimits, GpuInfo, ModelInfo, Ru
 from contract.paths import ROOT
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeOptions
+from tests.waiting import until
 
 WORD = "zqxjkv"
 STANDINS = ROOT / "tests" / "standins"
@@ -89,13 +89,6 @@ class Harness:
 
     def tokens(self, sequence_id: int) -> list[int]:
         return [token for delta in self.deltas(sequence_id) for token in delta.token_ids]
-
-
-def until(condition, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.005)
 
 
 def write_engine_directory(path: Path) -> Path:

@@ -9,7 +9,8 @@ import pytest
 from contract.errors import EngineUnavailable
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeOptions
-from tests.serving.runtimes.tensorrt_llm.harness import TORCH_14, until
+from tests.serving.runtimes.tensorrt_llm.harness import TORCH_14
+from tests.waiting import until
 
 
 def test_length_counts_exactly_max_tokens(harness):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving.runtimes.base import RuntimeOptions
-from tests.serving.runtimes.tensorrt_llm.harness import until
+from tests.waiting import until
 
 
 def test_statistics_survive_a_time_out(start, monkeypatch, caplog):

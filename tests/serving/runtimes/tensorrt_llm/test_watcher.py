@@ -8,7 +8,8 @@ import time
 import pytest
 
 from contract.errors import EngineUnavailable
-from tests.serving.runtimes.tensorrt_llm.harness import TORCH_14, until
+from tests.serving.runtimes.tensorrt_llm.harness import TORCH_14
+from tests.waiting import until
 
 
 def test_a_silent_executor_is_found_out(harness, monkeypatch):

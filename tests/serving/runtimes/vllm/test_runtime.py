@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +14,7 @@ from contract.sampling import Guide, Sampling
 from serving.runtimes.base import EngineRequest, RuntimeOptions
 from serving.runtimes.vllm.runtime import VllmRuntime
 from tests.serving.runtimes.vllm.cases import ERROR, LENGTH, STOP, FakeCore, Output, Outputs, Prefill, Scheduler, engine
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -144,13 +144,6 @@ def test_a_slow_guide_delays_nobody_and_can_be_aborted(served):
     say(served, Output(served.core.sent[1], [6]))
     assert [(d.sequence_id, d.token_ids) for d in served.step()] == [(2, [6])], "the aborted one was never sent"
     assert len(served.core.sent) == 2
-
-
-def until(check):
-    end = time.monotonic() + 5
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_stats_follow_the_scheduler(served):
