@@ -47,6 +47,19 @@ test("the stream helper ends with the whole message", async () => {
   assert.equal(message.content, text);
 });
 
+test("the responses' stream helper ends with the whole response", async () => {
+  const asked = { model: "qwen", input: "Say something.", max_output_tokens: 8, temperature: 0, seed: 7 };
+  const whole = await client.responses.create(asked);
+  const stream = client.responses.stream(asked);
+  let text = "";
+  stream.on("response.output_text.delta", ({ delta }) => (text += delta));
+  const final = await stream.finalResponse();
+  assert.equal(text, whole.output_text);
+  assert.equal(final.output_text, whole.output_text);
+  assert.equal(final.status, whole.status);
+  assert.deepEqual(final.usage.output_tokens, whole.usage.output_tokens);
+});
+
 test("n=2 gives two answers", async () => {
   const { choices } = await client.chat.completions.create({ ...ask, n: 2 });
   assert.deepEqual(choices.map(({ index }) => index).sort(), [0, 1]);
