@@ -10,81 +10,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import shutil
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
 from contract.arguments import Arguments
 from deploy.envoy import configuration
-from deploy.processes import DRAIN_SECONDS, ROOT, Router, ready, say, spawn, stop
+from deploy.processes import DRAIN_SECONDS, ROOT, Router, ready, say, stop
+from deploy.replicas import Home, Replica, fronts, gpus, replace, start_front
 from serving.host.ports import free_ports
-from serving.launch.config import LOCAL
+from serving.launch import config, engine
 from serving.launch.envoy import GUARD_FLAGS, Guard
 
 ROUTERS = ROOT / ".venv-router/bin"
-START_SECONDS = 900  # an engine may have to be loaded from a slow disk
 SETTLE_SECONDS = 3  # both routers ask a replica's health once a second, and must know it before the next one drains
-
-
-def gpus() -> int:
-    if not shutil.which("nvidia-smi"):
-        return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    return len(re.findall(r"^GPU \d+", listed, flags=re.MULTILINE))
-
-
-@dataclass
-class Replica:
-    """One ``python -m serving`` of ours; its ports stay the same when it is replaced."""
-
-    number: int
-    ports: list[int]  # gateway, gRPC, HTTP, metrics
-    options: list[str]
-    gpu: int | None
-    log: Path
-    peers: str = ""  # gRPC addresses of the others, which go on with the answers of a Triton that dies
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.ports[0]}"
-
-    def start(self) -> None:
-        names = ("--gateway-port", "--grpc-port", "--http-port", "--metrics-port")
-        ports = [text for name, port in zip(names, self.ports, strict=True) for text in (name, str(port))]
-        visible = {"GATEWAY_PEERS": self.peers}
-        if self.gpu is not None:
-            visible["CUDA_VISIBLE_DEVICES"] = str(self.gpu)
-        self.process = spawn([sys.executable, "-m", "serving", *ports, *self.options], self.log, visible)
-
-    def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Until it can answer; raises ``RuntimeError`` if it ends before that or takes too long."""
-        assert self.process is not None
-        begin = time.monotonic()
-        while not ready(f"{self.url}/health/ready"):
-            if self.process.poll() is not None or time.monotonic() - begin > START_SECONDS:
-                raise RuntimeError(f"replica {self.number} did not start; see {self.log}")
-            meanwhile()
-            time.sleep(0.2)
-        where = "" if self.gpu is None else f", GPU {self.gpu}"
-        say(
-            f"replica {self.number} ready after {time.monotonic() - begin:.0f} s: "
-            f"{self.url}{where}, pid {self.process.pid}"
-        )
-
-    def replace(self, meanwhile: Callable[[], None]) -> None:
-        stop([self.process] if self.process else [], meanwhile)
-        self.start()
-        self.wait(meanwhile)
 
 
 def aliases(url: str) -> list[str]:
@@ -148,15 +91,16 @@ class Cluster:
         self._chosen = chosen
         self._run: Path = chosen.run
         self._run.mkdir(parents=True, exist_ok=True)
-        ports, cards = free_ports(4 * chosen.count + 2), gpus()
+        replicas = chosen.count or len(chosen.urls)
+        ports, cards = free_ports(4 * chosen.count + replicas + 2), gpus()
         self._admin, self._metrics = ports[:2]
+        self._front_ports, ports = ports[2 : 2 + replicas], ports[2 + replicas :]
         self._replicas = []
         for i in range(chosen.count):
             gpu = i % cards if cards else None
-            own = ports[2 + 4 * i : 6 + 4 * i]
+            own = ports[4 * i : 4 * i + 4]
             self._replicas.append(Replica(i, own, chosen.serving, gpu, self._run / f"replica{i}.log"))
-        for replica in self._replicas:
-            replica.peers = ",".join(f"127.0.0.1:{r.ports[1]}" for r in self._replicas if r is not replica)
+        self._fronts: list[Router] = []
         self._routers: list[Router] = []
         self._roll = False
 
@@ -169,17 +113,22 @@ class Cluster:
             self._watch()
         except KeyboardInterrupt:
             say("draining; open answers are finished")
-        except RuntimeError as problem:
+        except (RuntimeError, config.LaunchError) as problem:
             say(str(problem))
             return 1
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             # Replicas first: the routers carry the open answers to their end.
-            stop([replica.process for replica in self._replicas if replica.process])
+            processes = [replica.process for replica in self._replicas] + [front.process for front in self._fronts]
+            stop([process for process in processes if process])
             stop([router.process for router in self._routers if router.process])
             (self._run / "pid").unlink(missing_ok=True)
         return 0
+
+    @property
+    def _front_urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for _, port in zip(self._fronts, self._front_ports, strict=False)]
 
     def _end(self, *_: int | FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -189,18 +138,27 @@ class Cluster:
 
     def _start(self) -> None:
         chosen = self._chosen
+        serving = config.parse(chosen.serving)
+        if self._replicas:
+            serving, _ = engine.prepare(serving)  # once, before all start
         for replica in self._replicas:
             replica.start()
         for replica in self._replicas:
             replica.wait()
         pairs = [(r.url, r.ports[1]) for r in self._replicas] or list(zip(chosen.urls, chosen.grpc_ports, strict=True))
+        if self._replicas or "--engine" in chosen.serving:
+            homes = [Home(f"127.0.0.1:{r.ports[1]}", f"http://127.0.0.1:{r.ports[3]}/metrics") for r in self._replicas]
+            homes = homes or [Home(f"{urlsplit(url).hostname}:{port}", f"{url}/metrics") for url, port in pairs]
+            self._fronts = fronts(homes, self._front_ports, serving.engine, serving.drain, self._run)
+            for front, url in zip(self._fronts, self._front_urls, strict=True):
+                start_front(front, url)
         (self._run / "envoy.json").unlink(missing_ok=True)  # one from before may be readable by others
         (self._run / "envoy.json").write_text(
             json.dumps(configuration(pairs, chosen.host, chosen.grpc_port, self._admin, chosen.guard), indent=1)
         )
+        urls = self._front_urls or [url for url, _ in pairs]
         self._routers = [
-            Router(smg([url for url, _ in pairs], chosen.host, chosen.port, self._metrics, chosen.policy),
-                  self._run / "smg.log"),
+            Router(smg(urls, chosen.host, chosen.port, self._metrics, chosen.policy), self._run / "smg.log"),
             Router([str(ROUTERS / "envoy"), "-c", str(self._run / "envoy.json"), "--disable-hot-restart",
                    "--drain-time-s", str(DRAIN_SECONDS)], self._run / "envoy.log"),
         ]  # fmt: skip
@@ -213,7 +171,7 @@ class Cluster:
                 raise RuntimeError(f"a router did not start; see {self._run}/smg.log and {self._run}/envoy.log")
             time.sleep(0.1)
         (self._run / "pid").write_text(str(os.getpid()))
-        if chosen.host not in LOCAL and chosen.guard.is_open:
+        if chosen.host not in config.LOCAL and chosen.guard.is_open:
             say(f"warning: HOST={chosen.host} opens gRPC to everybody; set TRITON_KEY_FILE or TRITON_TLS_CLIENT_CA")
         say(f"HTTP http://{chosen.host}:{chosen.port}/v1   gRPC {chosen.host}:{chosen.grpc_port}   Ctrl-C drains all")
 
@@ -226,7 +184,8 @@ class Cluster:
                     continue
                 for replica in self._replicas:
                     say(f"replica {replica.number} drains")
-                    replica.replace(self._watch_routers)
+                    front = self._fronts[replica.number]
+                    replace(replica, front, self._front_urls[replica.number], self._watch_routers)
                     time.sleep(SETTLE_SECONDS)
                 say("all replicas replaced" if self._replicas else "replicas given as URLs are replaced where they run")
             for replica in self._replicas:
@@ -234,6 +193,9 @@ class Cluster:
                     say(f"replica {replica.number} ended with {replica.process.returncode}; it is started again")
                     replica.start()
             self._watch_routers()
+            for front in self._fronts:
+                if front.ended():
+                    front.restart()
             time.sleep(0.5)
 
     def _watch_routers(self) -> None:

@@ -45,10 +45,11 @@ def spawn(command: list[str], log: Path, environment: dict[str, str] | None = No
 
 @dataclass
 class Router:
-    """smg or Envoy. One that dies is started again: only the streams it carried are lost."""
+    """smg, Envoy or a gateway in front. One that dies is started again: only the streams it carried are lost."""
 
     command: list[str]
     log: Path
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     _ends: list[float] = field(default_factory=list)
 
@@ -57,7 +58,7 @@ class Router:
         return self.log.stem
 
     def start(self) -> None:
-        self.process = spawn(self.command, self.log)
+        self.process = spawn(self.command, self.log, self.environment)
 
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None

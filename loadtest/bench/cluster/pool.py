@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ import psutil
 from loadtest.bench.process import LOGS, BenchProcess, Server
 from loadtest.errors import LoadtestError
 from serving.host.ports import free_ports
+from serving.launch.config import SIMULATED_ENGINE
 
 DRAIN = "20"  # seconds that a replica's open answers get
 FOLDER = LOGS / "bench-cluster"
@@ -25,6 +27,7 @@ class Routers(BenchProcess):
     """smg on ``http`` and Envoy on ``grpc`` in front of ``servers``; ``policy`` is smg's."""
 
     def __init__(self, servers: Sequence[Server], policy: str) -> None:
+        engine = next((after for word, after in pairwise(servers[0].command) if word == "--engine"), SIMULATED_ENGINE)
         self.http, self.grpc = free_ports(2)
         folder = FOLDER / f"routers-{self.http}"
         folder.mkdir(parents=True)
@@ -32,7 +35,7 @@ class Routers(BenchProcess):
         command = [
             sys.executable, "-m", "deploy.cluster", "--replicas", urls, "--port", str(self.http), "--policy", policy,
             "--replica-grpc-port", ",".join(str(server.ports["grpc"]) for server in servers),
-            "--grpc-port", str(self.grpc), "--run", str(folder),
+            "--grpc-port", str(self.grpc), "--run", str(folder), "--", "--engine", str(engine), "--drain", DRAIN,
         ]  # fmt: skip
         super().__init__(command, folder / "cluster.log", name="the routers", start_s=60)
 
@@ -46,7 +49,7 @@ class Routers(BenchProcess):
 
 @contextlib.contextmanager
 def replicas(count: int, *options: str, each: Sequence[str] = ()) -> Iterator[list[Server]]:
-    """Servers with gateways that know each other's Tritons, ready. ``each``: an option's value for every one."""
+    """Servers, ready. ``each``: an option's value for every one."""
     all_ports = free_ports(4 * count)
     groups = [all_ports[4 * i : 4 * i + 4] for i in range(count)]
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -56,8 +59,7 @@ def replicas(count: int, *options: str, each: Sequence[str] = ()) -> Iterator[li
             more = ("--step-ms", each[i]) if each else ()
             server = Server(*options, *more, log=FOLDER / f"replica-{ports[0]}.log", gateway=True, ports=ports)
             server.command += ["--drain", DRAIN]
-            peers = ",".join(f"127.0.0.1:{other[1]}" for other in groups if other is not ports)
-            server.environment = {"GATEWAY_PEERS": peers, "GATEWAY_WORKERS": "1"}
+            server.environment = {"GATEWAY_WORKERS": "1"}
             stack.enter_context(server)
             servers.append(server)
         for server in servers:

@@ -1,0 +1,106 @@
+"""What stands behind the routers of ``make cluster``: servers of ours, and a gateway in front of each.
+
+smg cannot resend an answer that breaks off, so what it talks to must outlive the replica that makes the answer: a
+gateway apart from it, on the routers' host. It uses one replica, where smg's affinity has put the conversation's cache,
+and goes on at the others when that one dies.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.processes import Router, ready, say, spawn, stop
+
+START_SECONDS = 900  # an engine may have to be loaded from a slow disk
+
+
+def gpus() -> int:
+    if not shutil.which("nvidia-smi"):
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return len(re.findall(r"^GPU \d+", listed, flags=re.MULTILINE))
+
+
+@dataclass
+class Replica:
+    """One ``python -m serving`` of ours; its ports stay the same when it is replaced."""
+
+    number: int
+    ports: list[int]  # gateway, gRPC, HTTP, metrics
+    options: list[str]
+    gpu: int | None
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    def start(self) -> None:
+        names = ("--gateway-port", "--grpc-port", "--http-port", "--metrics-port")
+        ports = [text for name, port in zip(names, self.ports, strict=True) for text in (name, str(port))]
+        visible = {"GATEWAY_WORKERS": "1"}  # it tells the routers how the replica is; requests come through a front
+        if self.gpu is not None:
+            visible["CUDA_VISIBLE_DEVICES"] = str(self.gpu)
+        self.process = spawn([sys.executable, "-m", "serving", *ports, *self.options], self.log, visible)
+
+    def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Until it can answer; raises ``RuntimeError`` if it ends before that or takes too long."""
+        assert self.process is not None
+        begin = time.monotonic()
+        while not ready(f"{self.url}/health/ready"):
+            if self.process.poll() is not None or time.monotonic() - begin > START_SECONDS:
+                raise RuntimeError(f"replica {self.number} did not start; see {self.log}")
+            meanwhile()
+            time.sleep(0.2)
+        where = "" if self.gpu is None else f", GPU {self.gpu}"
+        say(
+            f"replica {self.number} ready after {time.monotonic() - begin:.0f} s: "
+            f"{self.url}{where}, pid {self.process.pid}"
+        )
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a front finds its replica: gRPC address, and URL of its metrics."""
+
+    grpc: str
+    metrics: str
+
+
+def fronts(homes: Sequence[Home], ports: Sequence[int], engine: Path, drain: int, run: Path) -> list[Router]:
+    """A gateway on each of ``ports``. ``engine``: a directory with the replicas' tokenizer and ``engine.json``."""
+    return [
+        Router([sys.executable, "-m", "serving.gateway"], run / f"front{i}.log", {
+            "HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "TRITON_GRPC": home.grpc, "TRITON_METRICS": home.metrics,
+            "GATEWAY_PEERS": ",".join(other.grpc for other in homes if other is not home),
+            "ENGINE_DIR": str(engine), "GATEWAY_DRAIN_SECONDS": str(drain),
+        })
+        for i, (home, port) in enumerate(zip(homes, ports, strict=True))
+    ]  # fmt: skip
+
+
+def start_front(front: Router, url: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Until it answers. Raises ``RuntimeError``."""
+    front.start()
+    begin = time.monotonic()
+    while not ready(f"{url}/health/ready"):
+        if front.ended() or time.monotonic() - begin > 120:
+            raise RuntimeError(f"{front.name} did not start; see {front.log}")
+        meanwhile()
+        time.sleep(0.1)
+
+
+def replace(replica: Replica, front: Router, url: str, meanwhile: Callable[[], None]) -> None:
+    """Both drain side by side: the front takes nothing new and ends what it has. ``url``: the front's."""
+    stop([each for each in (replica.process, front.process) if each], meanwhile)
+    replica.start()
+    replica.wait(meanwhile)
+    start_front(front, url, meanwhile)
