@@ -8,7 +8,15 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from client.errors import ChunkMissing, ClientError, ConnectError, EngineUnavailable, Overloaded, StreamCut
+from client.errors import (
+    ChunkMissing,
+    ClientError,
+    ConnectError,
+    EngineUnavailable,
+    Overloaded,
+    RequestTimeout,
+    StreamCut,
+)
 from client.types import Completion, Options, Result, Retry, StreamChunk, TopLogprobs
 
 
@@ -129,7 +137,10 @@ def retry_delay(error: ClientError, attempt: int, retry: Retry, started: bool) -
 
 
 def breaks_off(error: Exception) -> bool:
-    """Whether another server, or this one after its restart, could go on with the answer."""
+    """Whether another server, or this one after its restart, could go on with the answer. One that hangs in the middle
+    of it is as good as gone."""
+    if isinstance(error, RequestTimeout):
+        return error.phase == "between chunks"
     return isinstance(error, (ConnectError, EngineUnavailable, StreamCut))
 
 
@@ -138,8 +149,8 @@ ONE_SEQUENCE = "only answers with n = 1 do"
 
 def unresumed(broken: ClientError, why: str) -> ClientError:
     """``broken``, the error that ended an answer, with the reason why nobody goes on with it."""
-    text = f"{broken}; the answer does not go on elsewhere: {why}"
-    return EngineUnavailable(text) if isinstance(broken, EngineUnavailable) else type(broken)(text)
+    broken.args = (f"{broken}; the answer does not go on elsewhere: {why}",)
+    return broken
 
 
 def resume_delay(error: ClientError, attempt: int, retry: Retry, elsewhere: bool) -> float | None:

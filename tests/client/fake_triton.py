@@ -78,6 +78,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.replica = ""  # how a router names it in the headers of answers
         self.refuses = ""  # every new request, with this
         self.dies_at = 0  # every answer breaks off before this piece; 0: none
+        self.hangs_at = 0  # every streamed answer says nothing more from this piece on; 0: none
         self.places, self.waiting = 0, 12  # gauges of the engine; 0 places: it does not say
         self.ready = True
         self.finished_total = 0
@@ -206,6 +207,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             if at == 2 and word == "MID":
                 code, _, message = rest.partition(" ")
                 return await self._refuse(context, code, message)
+            if self.hangs_at and at == self.hangs_at:
+                await self._sleep(30, live)
             if at == 2 and word == "STALL":
                 await self._sleep(float(rest), live)
             if at == 2 and word == "CUT":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from client import AsyncClient, Client, Options, Retry, errors
+from client import AsyncClient, Client, Options, Retry, Timeouts, errors
 from client.channels import Channels
 from tests.client.fake_triton import FakeTriton
 
@@ -50,6 +51,19 @@ async def test_the_same_with_asyncio_and_ids_of_the_caller(pair: tuple[FakeTrito
     assert [i for chunk in got for i in chunk.token_ids] == list(range(7, TOKENS))
     assert [chunk.chunk_index for chunk in got] == list(range(TOKENS - 7))
     assert pair[1].requests[0]["resume_ids"] == list(range(20))
+
+
+async def test_a_server_that_hangs_is_as_good_as_gone(pair: tuple[FakeTriton, FakeTriton]) -> None:
+    pair[0].hangs_at = 20
+    limits = Timeouts(between_chunks=0.3)
+    async with AsyncClient(of(pair), timeouts=limits) as client:
+        got = [c async for c in client.stream("Hi", Options(max_tokens=TOKENS))]
+    assert [i for chunk in got for i in chunk.token_ids] == list(range(TOKENS))
+    assert await asyncio.to_thread(pair[0].wait_free) < 1, "it is told to stop all the same"
+    with Client(of(pair), timeouts=limits) as client:
+        assert client.generate("Hi", Options(max_tokens=TOKENS)).text == WORDS  # whole answers have no pauses to bound
+        with pytest.raises(errors.RequestTimeout, match=r"0\.3 s \(between chunks\).*only answers with n = 1"):
+            list(client.stream("Hi", Options(max_tokens=TOKENS, n=2)))
 
 
 def test_two_sequences_are_not_spliced(pair: tuple[FakeTriton, FakeTriton]) -> None:

@@ -206,13 +206,14 @@ async def test_a_full_queue_is_tried_again_with_a_new_id(fake: FakeTriton, retri
     ],
 )
 async def test_each_timeout_stops_the_request(fake: FakeTriton, prompt: str, timeouts: Timeouts, phase: str) -> None:
-    async with AsyncClient(fake.grpc, timeouts=timeouts) as client:
+    async with AsyncClient(fake.grpc, timeouts=timeouts, retry=NO_RETRY) as client:
         with pytest.raises(errors.RequestTimeout) as caught:
             async for _ in client.stream(prompt):
                 continue
     assert caught.value.phase == phase
     assert await asyncio.to_thread(fake.wait_free) < PROMPT_FREE
-    with Client(fake.grpc, timeouts=timeouts) as blocking, pytest.raises(errors.RequestTimeout) as caught:
+    blocking = Client(fake.grpc, timeouts=timeouts, retry=NO_RETRY)
+    with blocking, pytest.raises(errors.RequestTimeout) as caught:
         await asyncio.to_thread(list, blocking.stream(prompt))
     assert caught.value.phase == phase
     assert await asyncio.to_thread(fake.wait_free) < PROMPT_FREE
