@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     capacity = commands.add_parser("capacity", help="how many replicas a rate needs, from one replica's sweep")
     capacity.add_argument("--rate", type=positive, required=True, help="arrivals, requests per second")
     capacity.add_argument("--sweep", default="", help="sweep.json of one replica (default: the newest in reports/)")
-    capacity.add_argument("--risk", type=positive, default=1.0, help="percent of the time over the limit (default: 1)")
+    capacity.add_argument("--risk", type=positive, default=1.0, help="percent of requests that may wait (default: 1)")
     capacity.set_defaults(action=_capacity)
     return top
 

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import heapq
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from loadtest.capacity import ReplicaLimit, capacity, limit_of, overload, rate_of, replicas_for
+from loadtest.capacity import ReplicaLimit, capacity, erlang_c, limit_of, overload, rate_of, replicas_for
 from loadtest.errors import LoadtestError
 
 LIMIT = ReplicaLimit(rate=12.0, seconds=4.0)  # 48 streams
 
 
-def open_streams(rate: float, seconds: float, horizon: float, seed: int) -> np.ndarray:
-    """How many answers are open at each of 20,000 moments: Poisson arrivals, lengths that vary widely."""
-    rng = np.random.default_rng(seed)
-    starts = np.sort(rng.uniform(-60, horizon, rng.poisson(rate * (horizon + 60))))
-    ends = np.sort(starts + rng.gamma(0.5, seconds / 0.5, len(starts)))
-    moments = np.linspace(60, horizon, 20_000)
-    return np.searchsorted(starts, moments) - np.searchsorted(ends, moments)
+def share_that_waits(rate: float, replicas: int, lengths: Callable[[int], npt.NDArray[np.float64]]) -> float:
+    """Of 200,000 Poisson arrivals at a pool whose places serve whoever came first."""
+    rng = np.random.default_rng(replicas)
+    places = [0.0] * math.floor(replicas * LIMIT.streams)  # when each is free again
+    now, waited = 0.0, 0
+    for gap, length in zip(rng.exponential(1 / rate, 200_000), lengths(200_000), strict=True):
+        now += gap
+        free = heapq.heappop(places)
+        waited += free > now
+        heapq.heappush(places, max(free, now) + length)
+    return waited / 200_000
 
 
 @pytest.mark.parametrize("replicas", [2, 4, 8])
-def test_the_share_over_the_limit_is_that_of_a_simulated_pool(replicas: int) -> None:
-    rate = rate_of(replicas, LIMIT, 0.05)
-    seen = float(np.mean(open_streams(rate, LIMIT.seconds, 4_000, replicas) > replicas * LIMIT.streams))
-    assert seen == pytest.approx(overload(rate, replicas, LIMIT), abs=0.02) and seen > 0.02
+def test_the_share_that_waits_is_that_of_a_simulated_pool(replicas: int) -> None:
+    """Lengths that vary as in the formula, and the same length for all, for which it is on the safe side."""
+    rate, rng = rate_of(replicas, LIMIT, 0.1), np.random.default_rng(1)
+    assert overload(rate, replicas, LIMIT) == pytest.approx(0.1, abs=0.001)
+    assert share_that_waits(rate, replicas, lambda n: rng.exponential(LIMIT.seconds, n)) == pytest.approx(0.1, abs=0.02)
+    assert 0.05 < share_that_waits(rate, replicas, lambda n: np.full(n, LIMIT.seconds)) < 0.11
+
+
+def test_one_place_is_a_queue_with_one_server() -> None:
+    assert erlang_c(1, 0.3) == pytest.approx(0.3) and erlang_c(2, 1.0) == pytest.approx(1 / 3)
+    assert (erlang_c(5, 0), erlang_c(5, 5), erlang_c(100_000, 50_000)) == (0, 1, 0)
 
 
 def test_larger_pools_waste_less() -> None:

@@ -10,6 +10,7 @@ The engines are simulated; launchers, Tritons, gateways and routers are the real
     one is full           requests that a full replica refuses
     cost                  the same load past the routers and through them
     client leaves         until the engine's slot is free
+    2, 4, 8 replicas      15 % below and above the rate that `make capacity` allows for one late request in ten
 
 Columns: hit rate = cached / all prompt tokens; spread = the busiest replica's requests / the mean; TTFT and whole
 answers in milliseconds.
@@ -29,14 +30,14 @@ from contract import engine_dir
 from contract.errors import EngineDirectoryError
 from loadtest.arguments import Arguments, count
 from loadtest.bench import result
-from loadtest.bench.cluster import affinity, cost, trouble
+from loadtest.bench.cluster import affinity, cost, crowding, trouble
 from loadtest.bench.cluster.pool import clean, replicas
 from loadtest.errors import EXIT_LIMITS_MISSED, EXIT_OK, EXIT_USAGE, LoadtestError
 
 MODEL = "qwen2.5-simulated"
 STEP, SLOW_STEP = "30", "120"  # milliseconds
 PLACES = 4  # of a replica that is to be full
-PARTS = ("conversations", "slow", "drain", "killed", "full", "cost")
+PARTS = ("conversations", "slow", "drain", "killed", "full", "cost", "capacity")
 
 
 def simulated(parts: Sequence[str], streams: int) -> list[dict[str, Any]]:
@@ -57,6 +58,11 @@ def simulated(parts: Sequence[str], streams: int) -> list[dict[str, Any]]:
     if "killed" in parts:
         with replicas(4, *engine, "--step-ms", STEP) as servers:
             rows += killed(servers, MODEL, streams, 150)
+    if "capacity" in parts:
+        small = ("--max-streams", str(crowding.PLACES), "--step-ms", str(crowding.STEP_MS))
+        with replicas(8, *engine, *small) as servers:
+            for number in (2, 4, 8):
+                rows += uvloop.run(crowding.measure(servers[:number]))
     if "full" in parts:
         small = ("--max-streams", str(PLACES), "--queue-limit", "0")
         with replicas(2, *engine, *small, "--step-ms", STEP) as servers:
@@ -95,6 +101,7 @@ DETAILS = {
     "router_cpu_ms_per_1k": "router CPU ms per 1,000 tokens",
     "ttft_added_ms": "TTFT added (ms)", "itl_added_ms": "gap added (ms)",
     "tokens_per_s_ratio": "tokens/s, routed / direct",
+    "rate": "requests/s", "late": "share that waited", "expected_late": "by the formula",
     "free_p50_ms": "slot free p50 (ms)", "free_max_ms": "longest (ms)",
 }  # fmt: skip
 

@@ -37,7 +37,8 @@ class Routers(BenchProcess):
             "--replica-grpc-port", ",".join(str(server.ports["grpc"]) for server in servers),
             "--grpc-port", str(self.grpc), "--run", str(folder), "--", "--engine", str(engine), "--drain", DRAIN,
         ]  # fmt: skip
-        super().__init__(command, folder / "cluster.log", name="the routers", start_s=60)
+        super().__init__(command, folder / "cluster.log", name="the routers", start_s=120)
+        self.environment = {"GATEWAY_WORKERS": "1"}
 
     def ready(self) -> bool:
         return "Ctrl-C" in self.log.read_text(encoding="utf-8", errors="replace")
