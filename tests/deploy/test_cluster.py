@@ -110,6 +110,7 @@ def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]
     running.stop()
 
 
+@pytest.mark.timeout(600)  # each of the three may take its two minutes, see ``wait_for``
 @pytest.mark.parametrize("cluster", [3], indirect=True)
 def test_a_roll_under_load_loses_no_answer(cluster: Running) -> None:
     """20 requests/s, half over HTTP, half over gRPC."""
