@@ -48,7 +48,9 @@ class Encoder:
         self.longest_token = max(map(len, self.tokenizer.get_vocab(with_added_tokens=True)))  # bytes
         self._beginning = _beginning(self.tokenizer)
         data = json.loads(tokenizer_json.read_text(encoding="utf-8"))
-        self._ordinary = {str(t["content"]) for t in data.get("added_tokens", []) if not t["special"]}  # <tool_call>
+        added = data.get("added_tokens", [])
+        self.special_ids = {str(t["content"]): int(t["id"]) for t in added if t["special"]}
+        self._ordinary = {str(t["content"]) for t in added if not t["special"]}  # <tool_call>
         self._fast = _fast(data)
         if self._fast is not None and any(self._quick(text) != self._exact(text) for text in PROBE):
             self._fast = None

@@ -8,10 +8,8 @@ with the placeholders resolved, as ordinary text. A request without any takes th
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
-from pathlib import Path
 from typing import Any
 
 from serving.tokenizer.encoder import Encoder
@@ -22,9 +20,8 @@ OPEN, CLOSE = "\ufdd0", "\ufdd1"  # noncharacters of Unicode: no text means them
 class PlainText:
     """Masks and resolves. The placeholders hold a number that is drawn per process, so no caller can write one."""
 
-    def __init__(self, tokenizer_json: Path, encoder: Encoder) -> None:
-        added = json.loads(tokenizer_json.read_text(encoding="utf-8")).get("added_tokens", [])
-        self._ids = {str(token["content"]): int(token["id"]) for token in added if token["special"]}
+    def __init__(self, encoder: Encoder) -> None:
+        self._ids = encoder.special_ids
         self._tokens = sorted(self._ids, key=len, reverse=True)
         self._pattern = re.compile("(" + "|".join(map(re.escape, self._tokens)) + ")" if self._tokens else r"(\b\B)")
         self._nonce = secrets.token_hex(4)

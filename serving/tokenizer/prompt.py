@@ -34,11 +34,12 @@ class Encoded:
 
 
 class PromptBuilder:
-    """The tokenizer step without Triton. ``encode`` takes many requests at once; an error concerns its own one only."""
+    """The tokenizer step without Triton. ``encode`` takes many requests at once; an error concerns its own one only.
+    ``encoder``: the engine's, where somebody has it: reading one takes up to a second, and the GIL."""
 
-    def __init__(self, engine: EngineInfo) -> None:
-        self._encoder = Encoder(engine.path / "tokenizer.json")
-        self._plain = PlainText(engine.path / "tokenizer.json", self._encoder)
+    def __init__(self, engine: EngineInfo, encoder: Encoder | None = None) -> None:
+        self._encoder = encoder or Encoder(engine.path / "tokenizer.json")
+        self._plain = PlainText(self._encoder)
         self._limits = engine.limits
         self._checkpoint = CheckpointDefaults.load(engine.path / "generation_config.json", engine.model.vocab_size)
         self._template = ChatTemplate.load(engine.path, engine.model.name)

@@ -47,7 +47,7 @@ class Tokens:
             PromptBuilder,  # imports transformers, which takes seconds; needed for templates only
         )
 
-        return PromptBuilder(engine_dir.read(self._directory))
+        return PromptBuilder(engine_dir.read(self._directory), self._encoder)
 
     @property
     def _directory(self) -> Path:

@@ -71,7 +71,7 @@ def test_clean_messages_keep_their_ids(builder: PromptBuilder, content: str) -> 
 def both(engine: EngineInfo) -> tuple[PlainText, Encoder]:
     file: Path = engine.path / "tokenizer.json"
     encoder = Encoder(file)
-    return PlainText(file, encoder), encoder
+    return PlainText(encoder), encoder
 
 
 PIECES = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<tool_call>", "word ", "你好", " 12", "\n\n", "<|", "|>", "é"]
