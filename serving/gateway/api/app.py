@@ -100,6 +100,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/v1/responses/{name}", Guarded(gateway, responses.delete), methods=["DELETE"]),
         post("/tokenize", tokenize.tokenize),
         post("/v1/messages/count_tokens", tokenize.count, error_body=messages.error_body),
+        post("/v1/responses/input_tokens", tokenize.count_input),
         post("/detokenize", tokenize.detokenize),
         get("/tokenizer_info", tokenize.info),
         get("/load", operations.load),

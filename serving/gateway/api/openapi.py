@@ -47,6 +47,7 @@ _POSTS: dict[str, tuple[type[BaseModel], str]] = {
     "/v1/responses": (ResponsesRequest, "Response of a model; typed text/event-stream with stream: true"),
     "/v1/messages": (MessagesRequest, "Anthropic's message; typed text/event-stream with stream: true"),
     "/v1/messages/count_tokens": (CountRequest, "Tokens of a message's prompt"),
+    "/v1/responses/input_tokens": (ResponsesRequest, "Tokens of a response's prompt"),
     "/tokenize": (TokenizeRequest, "Text or messages to token ids"),
     "/detokenize": (DetokenizeRequest, "Token ids to text"),
 }

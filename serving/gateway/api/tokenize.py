@@ -1,4 +1,4 @@
-"""/tokenize, /detokenize and /tokenizer_info."""
+"""/tokenize, /detokenize, /tokenizer_info, and how many tokens a prompt has in OpenAI's and Anthropic's API."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serving.gateway.api import http
+from serving.gateway.api import http, stored
 from serving.gateway.core import translate
 from serving.gateway.core.gateway import Gateway
 from serving.gateway.core.plan import GenerationPlan
-from serving.gateway.schema import messages_protocol, parse
+from serving.gateway.schema import messages_protocol, parse, responses_protocol
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.protocol import ChatRequest
 from serving.gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
@@ -76,6 +76,23 @@ class Tokenize:
                 raise messages_protocol.renamed(error) from None
             goes_on = {"continue_final_message": True} if plan.options.continue_final_message else {}
             return {"input_tokens": len(self._encoded(plan, goes_on))}
+
+        return await _json_of(answer)
+
+    async def count_input(self, request: Request) -> Response:
+        """OpenAI's input_tokens: the prompt that the same /v1/responses would make."""
+        asked = await self._read(responses_protocol.ResponsesRequest, request)
+        self._gateway.model_name(asked.model)
+        key = self._gateway.keys.authenticate(http.credentials(request.scope))
+        whole = await stored.resolved(self._gateway.responses, key.name if key else "", asked)
+        await self._gateway.tokens.load(template=True)
+
+        def answer() -> dict[str, Any]:
+            try:
+                plan = translate.chat(responses_protocol.as_chat(whole))
+            except ApiError as error:
+                raise responses_protocol.renamed(error) from None
+            return {"object": "response.input_tokens", "input_tokens": len(self._encoded(plan, {}))}
 
         return await _json_of(answer)
 

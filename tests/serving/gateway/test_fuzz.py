@@ -31,6 +31,7 @@ OPERATIONS = {
     "/v1/responses": "POST",
     "/v1/messages": "POST",
     "/v1/messages/count_tokens": "POST",
+    "/v1/responses/input_tokens": "POST",
     "/tokenize": "POST",
     "/detokenize": "POST",
     "/v1/models": "GET",
@@ -53,6 +54,7 @@ WHOLE: dict[str, dict[str, Any]] = {  # good requests; a few generated fields re
     "/v1/responses": {"model": "qwen", "input": "Hi", "max_output_tokens": LONGEST},
     "/v1/messages": {"model": "qwen", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": LONGEST},
     "/v1/messages/count_tokens": {"model": "qwen", "messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/responses/input_tokens": {"model": "qwen", "input": "Hi"},
     "/tokenize": {"model": "qwen", "prompt": "Hi"},
     "/detokenize": {"model": "qwen", "tokens": [1, 2, 3]},
 }

@@ -111,7 +111,10 @@ def test_health_tokenize_and_metrics(server: Any) -> None:
         asked = web.post("/tokenize", json={"messages": CHAT}).json()
         usage = web.post("/v1/chat/completions", json={"messages": CHAT, "max_tokens": 1}).json()["usage"]
         counted = web.post("/v1/messages/count_tokens", json={"messages": CHAT}).json()
-        assert asked["count"] == counted["input_tokens"] == usage["prompt_tokens"]
+        sized = web.post("/v1/responses/input_tokens", json={"input": CHAT}).json()
+        assert asked["count"] == counted["input_tokens"] == usage["prompt_tokens"] == sized["input_tokens"]
+        wrong = web.post("/v1/responses/input_tokens", json={"input": []}).json()["error"]
+        assert (wrong["param"], sized["object"]) == ("input", "response.input_tokens")
         assert "vllm:kv_cache_usage_perc" in web.get("/metrics").text
 
 
