@@ -29,6 +29,7 @@ VENV = ROOT / ".venv"
 LOWEST, HIGHEST = (3, 10), (3, 12)
 LAST_LINES = 20  # of pip's output, shown when it fails
 FULL = os.strerror(errno.ENOSPC)
+SMALLEST_FREE = 16 << 20  # bytes; with less a virtual environment cannot be made
 GLIBC = (2, 35)  # the wheel of nvidia-pytriton is manylinux_2_35
 
 
@@ -150,7 +151,10 @@ def make_venv() -> None:
         [sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True, check=False
     )
     if made.returncode:
+        free = shutil.disk_usage(ROOT).free
         shutil.rmtree(VENV, ignore_errors=True)
+        if free < SMALLEST_FREE:  # ensurepip does not say why it ended
+            fail(f"the disk of {VENV} is full: make room")
         if problem := next((line for line in made.stderr.splitlines() if "[Errno" in line), ""):
             fail(f"{VENV} cannot be made: {problem.partition('] ')[2]}")
         fail(f"`python -m venv` failed: run `apt install python3.{sys.version_info[1]}-venv`, then the same again")

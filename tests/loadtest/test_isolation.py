@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from contract.paths import ROOT
 from loadtest.bench import attacks
 from loadtest.bench.isolation import CLOSES, DOCUMENT, OPENS, broken, document, growth
 from serving.gateway.settings import GatewaySettings
@@ -59,3 +61,8 @@ def test_attacks_stay_within_the_gateways_bound_of_a_body(monkeypatch: pytest.Mo
             attack(attacks.Doors(1, 1))
     assert set(sizes) == {"/v1/chat/completions", "/v1/completions", "/tokenize"}
     assert min(sizes.values()) > 2**20 and max(sizes.values()) <= GatewaySettings().max_body_bytes
+
+
+def test_the_matrix_names_every_attack() -> None:
+    named = set(re.findall(r"`(\w+)`", (ROOT / "docs/isolation.md").read_text(encoding="utf-8")))
+    assert set(attacks.ATTACKS) <= named

@@ -75,6 +75,15 @@ def test_a_machine_that_lacks_something_is_one_line(script: str, line: str, tmp_
     assert last_line(tmp_path / "log", inside(script)).startswith(line)
 
 
+@needs_mounts
+def test_a_disk_too_small_for_the_packages_is_one_line_and_nothing_looks_ready(tmp_path: Path) -> None:
+    script = "mount -t tmpfs -o size=6m tmpfs /mnt && cp -r serving locks pyproject.toml /mnt && cd /mnt"
+    command = [*inside(script), sys.executable, "/mnt/serving/launch/bootstrap.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr == "setup: the disk of /mnt/.venv is full: make room\n"
+
+
 def test_a_host_name_that_nobody_knows_is_one_line(tmp_path: Path) -> None:
     assert last_line(tmp_path / "log", [], "--host=no.such.host.invalid").startswith(
         "serve: HOST=no.such.host.invalid cannot be used ("

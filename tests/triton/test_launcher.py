@@ -12,14 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from serving.host.ports import free_ports
 from serving.launch.config import SIMULATED_ENGINE
 from serving.launch.triton import binary
-from tests.conftest import ROOT, Server
+from tests.conftest import ROOT, Server, start_server, stop_server
 from tests.triton.calls import Stream, ask
 from tests.triton.processes import alive, family, is_ready, run_dir, shared_memory
 
@@ -185,6 +187,30 @@ def test_a_model_process_that_ends_while_it_loads_is_noticed_at_once(server: Ser
     assert dying.process.wait(60) == 1
     assert dying.log.read_text().splitlines()[-1].startswith("serve: Triton did not start: a model process ended (log:")
     assert time.monotonic() - began < 25  # Triton's own time-out is 30 s a model
+
+
+def test_256_open_files_are_few_and_end_nothing(tmp_path: Path) -> None:
+    server = start_server(
+        tmp_path / "log", "--runtime", "simulated", "--step-ms", "5", gateway=True,
+        under=["prlimit", "--nofile=256:256"],
+    )  # fmt: skip
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 20, "ignore_eos": True}
+
+    def status(_: int) -> int:
+        url = f"{server.gateway}/v1/chat/completions"
+        try:
+            return httpx.post(url, json=body, timeout=60, trust_env=False).status_code
+        except httpx.TransportError:
+            return 0
+
+    try:
+        assert server.log.read_text().startswith("warning: ulimit -Hn is 256: ")
+        with ThreadPoolExecutor(400) as pool:
+            answers = list(pool.map(status, range(400)))
+        assert {200} <= set(answers) <= {0, 200, 429, 503}
+        assert status(0) == 200 and "died" not in server.log.read_text()
+    finally:
+        assert stop_server(server) == 0
 
 
 def test_a_small_soft_limit_of_open_files_is_raised(server: Server) -> None:
