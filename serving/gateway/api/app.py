@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import ipaddress
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
@@ -123,7 +124,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     what = (
         "is not served: this server generates text only" if error.status_code == 404 else f"is not for {request.method}"
     )
-    message = f"{request.url.path[:200]} {what}; GET /openapi.json lists what is"
+    near = difflib.get_close_matches(request.url.path[:200], openapi.document()["paths"], 1, 0.8)
+    hint = f"did you mean {near[0]}?" if near and error.status_code == 404 else "GET /openapi.json lists what is"
+    message = f"{request.url.path[:200]} {what}; {hint}"
     answer = response_of(ApiError(error.status_code, message, code="not_found" if error.status_code == 404 else None))
     answer.headers.update(error.headers or {})
     return answer

@@ -180,6 +180,12 @@ def test_a_compressed_body_is_refused_in_words(web: httpx.Client) -> None:
 def test_paths_and_methods(web: httpx.Client) -> None:
     refused(web.get("/nope"), 404, None, "/nope")
     refused(web.post("/v1/embeddings", json={}), 404, None, "text only")
+    for slip in (
+        "/chat/completions",
+        "/v1/chat/completion",
+        "/v1/v1/chat/completions",
+    ):  # a base URL with or without /v1
+        refused(web.post(slip, json=GOOD), 404, None, "did you mean /v1/chat/completions?")
     wrong = web.get(CHAT)
     refused(wrong, 405, None, "GET")
     assert "POST" in wrong.headers["allow"]
