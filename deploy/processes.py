@@ -10,8 +10,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAIN_SECONDS = 180
@@ -62,6 +65,15 @@ class Router:
 
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
+
+    def kill(self) -> None:
+        """With the workers that it started."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        with suppress(psutil.NoSuchProcess):
+            for worker in psutil.Process(self.process.pid).children(recursive=True):
+                worker.kill()
+        self.process.kill()
 
     def restart(self) -> None:
         """Raises ``RuntimeError`` when it has ended too often."""

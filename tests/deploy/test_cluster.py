@@ -45,7 +45,8 @@ class Running:
         self.wait_for("Ctrl-C")
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
         assert self.process.wait(60) == 0, self.log.read_text()
 
     def wait_for(self, words: str, count: int = 1) -> None:
@@ -207,6 +208,20 @@ def test_a_dead_router_takes_only_its_own_streams_along(cluster: Running, tmp_pa
     finally:
         second.stop()
     assert all(replica.is_running() for _, replica in cluster.replicas)
+
+
+def test_a_second_ctrl_c_stops_at_once(cluster: Running) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(kind, 1) for kind in (cluster.http_stream, cluster.grpc_stream)]
+        time.sleep(1.5)
+        family = psutil.Process(cluster.process.pid).children(recursive=True)
+        cluster.process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert cluster.process.poll() is None and not any(answer.done() for answer in answers)
+        cluster.process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        assert psutil.wait_procs(family, 15)[1] == [] and time.monotonic() - begin < 15
+        assert all(answer.exception() for answer in answers), "they were cut off"
 
 
 def test_nothing_survives_a_killed_cluster(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=count, default=40, help="per answer of --engine (%(default)s)")
     parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_cluster.json")
     arguments = parser.parse_args()
-    about = result.environment("bench-cluster", arguments, engine="simulated")
+    about = result.environment("bench-cluster", arguments, engine=str(arguments.engine or "simulated"))
     try:
         if arguments.engine:
             engine_dir.read(arguments.engine)  # a mistake shows now, not after minutes
