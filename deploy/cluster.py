@@ -19,9 +19,10 @@ from types import FrameType
 from urllib.parse import urlsplit
 
 from contract.arguments import Arguments
+from contract.authority import bracketed
 from deploy.envoy import configuration
 from deploy.processes import DRAIN_SECONDS, ROOT, Router, ready, say, stop
-from deploy.replicas import Home, Replica, fronts, gpus, replace, start_front
+from deploy.replicas import Front, Home, Replica, gpus, replace
 from serving.host.ports import free_ports
 from serving.launch import config, engine
 from serving.launch.envoy import GUARD_FLAGS, Guard
@@ -100,7 +101,7 @@ class Cluster:
             gpu = i % cards if cards else None
             own = ports[4 * i : 4 * i + 4]
             self._replicas.append(Replica(i, own, chosen.serving, gpu, self._run / f"replica{i}.log"))
-        self._fronts: list[Router] = []
+        self._fronts: list[Front] = []
         self._routers: list[Router] = []
         self._roll = False
 
@@ -126,10 +127,6 @@ class Cluster:
             (self._run / "pid").unlink(missing_ok=True)
         return 0
 
-    @property
-    def _front_urls(self) -> list[str]:
-        return [f"http://127.0.0.1:{port}" for _, port in zip(self._fronts, self._front_ports, strict=False)]
-
     def _end(self, *_: int | FrameType | None) -> None:
         raise KeyboardInterrupt
 
@@ -152,18 +149,39 @@ class Cluster:
             replica.start()
         for replica in self._replicas:
             replica.wait()
-        pairs = [(r.url, r.ports[1]) for r in self._replicas] or list(zip(chosen.urls, chosen.grpc_ports, strict=True))
         if self._replicas or "--engine" in chosen.serving:
-            homes = [Home(f"127.0.0.1:{r.ports[1]}", f"http://127.0.0.1:{r.ports[3]}/metrics") for r in self._replicas]
-            homes = homes or [Home(f"{urlsplit(url).hostname}:{port}", f"{url}/metrics") for url, port in pairs]
-            self._fronts = fronts(homes, self._front_ports, serving.engine, serving.drain, self._run)
-            for front, url in zip(self._fronts, self._front_urls, strict=True):
-                start_front(front, url)
+            self._start_fronts(serving)
+        self._start_routers()
+        (self._run / "pid").write_text(str(os.getpid()))
+        if chosen.host not in config.LOCAL and chosen.guard.is_open:
+            say(f"warning: HOST={chosen.host} opens gRPC to everybody; set TRITON_KEY_FILE or TRITON_TLS_CLIENT_CA")
+        say(f"HTTP http://{chosen.host}:{chosen.port}/v1   gRPC {chosen.host}:{chosen.grpc_port}   Ctrl-C drains all")
+
+    def _pairs(self) -> list[tuple[str, int]]:
+        """URL of the gateway and gRPC port of each replica."""
+        local = [(replica.url, replica.ports[1]) for replica in self._replicas]
+        return local or list(zip(self._chosen.urls, self._chosen.grpc_ports, strict=True))
+
+    def _start_fronts(self, serving: config.Config) -> None:
+        homes = [
+            Home(f"{bracketed(urlsplit(url).hostname or '')}:{port}", f"{url}/metrics") for url, port in self._pairs()
+        ]
+        self._fronts = [
+            Front.of(i, homes, port, serving.engine, serving.drain, self._run)
+            for i, port in enumerate(self._front_ports)
+        ]
+        for front in self._fronts:
+            front.start()
+        for front in self._fronts:
+            front.wait()
+
+    def _start_routers(self) -> None:
+        chosen, pairs = self._chosen, self._pairs()
         (self._run / "envoy.json").unlink(missing_ok=True)  # one from before may be readable by others
         (self._run / "envoy.json").write_text(
             json.dumps(configuration(pairs, chosen.host, chosen.grpc_port, self._admin, chosen.guard), indent=1)
         )
-        urls = self._front_urls or [url for url, _ in pairs]
+        urls = [front.url for front in self._fronts] or [url for url, _ in pairs]
         self._routers = [
             Router(smg(urls, chosen.host, chosen.port, self._metrics, chosen.policy), self._run / "smg.log"),
             Router([str(ROUTERS / "envoy"), "-c", str(self._run / "envoy.json"), "--disable-hot-restart",
@@ -177,10 +195,6 @@ class Cluster:
             if any(router.ended() for router in self._routers) or time.monotonic() - begin > 60:
                 raise RuntimeError(f"a router did not start; see {self._run}/smg.log and {self._run}/envoy.log")
             time.sleep(0.1)
-        (self._run / "pid").write_text(str(os.getpid()))
-        if chosen.host not in config.LOCAL and chosen.guard.is_open:
-            say(f"warning: HOST={chosen.host} opens gRPC to everybody; set TRITON_KEY_FILE or TRITON_TLS_CLIENT_CA")
-        say(f"HTTP http://{chosen.host}:{chosen.port}/v1   gRPC {chosen.host}:{chosen.grpc_port}   Ctrl-C drains all")
 
     def _watch(self) -> None:
         while True:
@@ -191,8 +205,7 @@ class Cluster:
                     continue
                 for replica in self._replicas:
                     say(f"replica {replica.number} drains")
-                    front = self._fronts[replica.number]
-                    replace(replica, front, self._front_urls[replica.number], self._watch_routers)
+                    replace(replica, self._fronts[replica.number], self._watch_routers)
                     time.sleep(SETTLE_SECONDS)
                 say("all replicas replaced" if self._replicas else "replicas given as URLs are replaced where they run")
             for replica in self._replicas:

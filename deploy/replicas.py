@@ -19,6 +19,7 @@ from pathlib import Path
 from deploy.processes import Router, ready, say, spawn, stop
 
 START_SECONDS = 900  # an engine may have to be loaded from a slow disk
+FRONT_SECONDS = 120
 
 
 def gpus() -> int:
@@ -75,32 +76,38 @@ class Home:
     metrics: str
 
 
-def fronts(homes: Sequence[Home], ports: Sequence[int], engine: Path, drain: int, run: Path) -> list[Router]:
-    """A gateway on each of ``ports``. ``engine``: a directory with the replicas' tokenizer and ``engine.json``."""
-    return [
-        Router([sys.executable, "-m", "serving.gateway"], run / f"front{i}.log", {
-            "HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "TRITON_GRPC": home.grpc, "TRITON_METRICS": home.metrics,
-            "GATEWAY_PEERS": ",".join(other.grpc for other in homes if other is not home),
-            "ENGINE_DIR": str(engine), "GATEWAY_DRAIN_SECONDS": str(drain),
-        })
-        for i, (home, port) in enumerate(zip(homes, ports, strict=True))
-    ]  # fmt: skip
+class Front(Router):
+    """A gateway on the routers' host that belongs to one replica."""
+
+    @classmethod
+    def of(cls, number: int, homes: Sequence[Home], port: int, engine: Path, drain: int, run: Path) -> Front:
+        """For ``homes[number]``; the others go on with what it loses. ``engine``: a directory with the replicas'
+        ``engine.json`` and tokenizer."""
+        home, peers = homes[number], [home.grpc for i, home in enumerate(homes) if i != number]
+        environment = {
+            "HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "TRITON_GRPC": home.grpc, "GATEWAY_PEERS": ",".join(peers),
+            "TRITON_METRICS": home.metrics, "ENGINE_DIR": str(engine), "GATEWAY_DRAIN_SECONDS": str(drain),
+        }  # fmt: skip
+        return cls([sys.executable, "-m", "serving.gateway"], run / f"front{number}.log", environment)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.environment['GATEWAY_PORT']}"
+
+    def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Until it can answer; raises ``RuntimeError`` if it ends before that or takes too long."""
+        begin = time.monotonic()
+        while not ready(f"{self.url}/health/ready"):
+            if self.ended() or time.monotonic() - begin > FRONT_SECONDS:
+                raise RuntimeError(f"{self.name} did not start; see {self.log}")
+            meanwhile()
+            time.sleep(0.1)
 
 
-def start_front(front: Router, url: str, meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Until it answers. Raises ``RuntimeError``."""
-    front.start()
-    begin = time.monotonic()
-    while not ready(f"{url}/health/ready"):
-        if front.ended() or time.monotonic() - begin > 120:
-            raise RuntimeError(f"{front.name} did not start; see {front.log}")
-        meanwhile()
-        time.sleep(0.1)
-
-
-def replace(replica: Replica, front: Router, url: str, meanwhile: Callable[[], None]) -> None:
-    """Both drain side by side: the front takes nothing new and ends what it has. ``url``: the front's."""
+def replace(replica: Replica, front: Front, meanwhile: Callable[[], None]) -> None:
+    """Both drain side by side: the front takes nothing new and ends what it has."""
     stop([each for each in (replica.process, front.process) if each], meanwhile)
     replica.start()
     replica.wait(meanwhile)
-    start_front(front, url, meanwhile)
+    front.start()
+    front.wait(meanwhile)
