@@ -163,7 +163,8 @@ class Cluster:
         return local or list(zip(self._chosen.urls, self._chosen.grpc_ports, strict=True))
 
     def _start_fronts(self, serving: config.Config) -> None:
-        homes = [
+        homes = [Home(f"127.0.0.1:{r.ports[1]}", f"http://127.0.0.1:{r.ports[3]}/metrics") for r in self._replicas]
+        homes = homes or [
             Home(f"{bracketed(urlsplit(url).hostname or '')}:{port}", f"{url}/metrics") for url, port in self._pairs()
         ]
         self._fronts = [
