@@ -32,9 +32,9 @@ from serving.gateway.core.share.tenants import tenant_of
 from serving.gateway.core.spans import RequestSpan
 from serving.gateway.core.writer import Gone, Writer
 from serving.gateway.schema import messages_protocol
-from serving.gateway.schema.errors import ApiError
+from serving.gateway.schema.errors import ApiError, renamed
 from serving.gateway.schema.protocol import ChatRequest, CompletionRequest
-from serving.gateway.schema.responses_protocol import RENAMED, ResponsesRequest, as_chat, renamed
+from serving.gateway.schema.responses_protocol import RENAMED, ResponsesRequest, as_chat
 
 log = logging.getLogger("serving.gateway.access")
 _ID = re.compile(r"[\w.:-]{1,128}")
@@ -64,7 +64,7 @@ async def plan_response(gateway: Gateway, body: bytes, owner: str) -> tuple[Gene
         asked = as_chat(request)
         plan = await off_loop(len(body), lambda: translate.chat(asked))
     except ApiError as error:
-        raise renamed(error) from None
+        raise renamed(error, RENAMED) from None
     if asked.logprobs:
         await gateway.tokens.load()
     own = RENAMED | {tensor: RENAMED.get(name, name) for tensor, name in plan.renamed.items()}
@@ -79,7 +79,7 @@ async def plan_message(gateway: Gateway, body: bytes, _: str) -> tuple[Generatio
     try:
         plan = await off_loop(len(body), lambda: translate.chat(messages_protocol.as_chat(request)))
     except ApiError as error:
-        raise messages_protocol.renamed(error) from None
+        raise renamed(error, messages_protocol.RENAMED) from None
     own = {tensor: messages_protocol.RENAMED.get(name, name) for tensor, name in plan.renamed.items()}
     return replace(plan, renamed=own), model
 

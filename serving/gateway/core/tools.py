@@ -79,12 +79,16 @@ class ToolParser:
             events += [] if told else self._text(self._lead + "".join(self._object.raw))
         elif self._state == "opening":
             events += self._text(self._lead + self._rest)
-        elif not (self._unclosed and CLOSE.startswith(self._rest)):
+        elif not any(tag.startswith(self._rest) for tag in self._tags_cut(cut)):
             events += self._text(self._rest)
         if self._space and not self.calls:
             events.append(Content(self._space))
         self._rest = self._space = ""
         return _merged(events)
+
+    def _tags_cut(self, cut: bool) -> list[str]:
+        """Whose beginning, at the end of the answer, belongs to a call and not to the text."""
+        return [CLOSE] * self._unclosed + [OPEN] * (cut and self.calls > 0)
 
     def _named(self, text: str) -> list[Event]:
         start: list[Event] = [] if self.calls else [CallStart(0, self._name)]

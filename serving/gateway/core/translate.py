@@ -44,18 +44,15 @@ _SAME = tuple(
 
 def chat(request: ChatRequest) -> GenerationPlan:
     options, renamed = _common(request)
-    if request.max_completion_tokens is not None:
-        if request.max_tokens not in (None, request.max_completion_tokens):
+    if (most := request.max_completion_tokens) is not None:
+        if request.max_tokens not in (None, most):
             raise bad_request("max_tokens", "conflicts with max_completion_tokens; send only one of them")
-        options, renamed["max_tokens"] = (
-            replace(options, max_tokens=request.max_completion_tokens),
-            "max_completion_tokens",
-        )
+        options, renamed["max_tokens"] = replace(options, max_tokens=most), "max_completion_tokens"
     if request.top_logprobs and not request.logprobs:
         raise bad_request("top_logprobs", f"{request.top_logprobs} needs logprobs: true; set both or neither")
-    options = replace(options, logprobs=bool(request.logprobs), top_logprobs=request.top_logprobs or 0)
     options = replace(
-        options, add_generation_prompt=request.add_generation_prompt,
+        options, logprobs=bool(request.logprobs), top_logprobs=request.top_logprobs or 0,
+        add_generation_prompt=request.add_generation_prompt,
         continue_final_message=bool(request.continue_final_message),
     )  # fmt: skip
     options, parser, guide = _tools(request, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -32,3 +33,11 @@ class ApiError(Exception):
 
 def bad_request(param: str, problem: str, code: str | None = None) -> ApiError:
     return ApiError(400, f"{param}: {problem}", param=param, code=code)
+
+
+def renamed(error: ApiError, names: Mapping[str, str]) -> ApiError:
+    """``error`` of a chat request with the field ``names`` of the endpoint that it was made for."""
+    name = names.get(error.param or "")
+    if name and error.param:
+        error.message, error.param = name + error.message.removeprefix(error.param), name
+    return error

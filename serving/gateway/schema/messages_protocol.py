@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from serving.gateway.schema.errors import ApiError, bad_request
+from serving.gateway.schema.errors import bad_request
 from serving.gateway.schema.others import Fixed
 from serving.gateway.schema.protocol import (
     ChatRequest,
@@ -185,14 +185,6 @@ def as_chat(request: CountRequest) -> ChatRequest:
         parallel_tool_calls=False if choice and choice.disable_parallel_tool_use else None,
         response_format=wanted and _format(wanted),
     )
-
-
-def renamed(error: ApiError) -> ApiError:
-    """``error`` of a chat request with this endpoint's field names."""
-    name = RENAMED.get(error.param or "")
-    if name and error.param:
-        error.message, error.param = name + error.message.removeprefix(error.param), name
-    return error
 
 
 def _messages(at: int, turn: ChatTurn) -> list[Message]:

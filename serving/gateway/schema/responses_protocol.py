@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from serving.gateway.schema.errors import ApiError, bad_request
+from serving.gateway.schema.errors import bad_request
 from serving.gateway.schema.others import Fixed
 from serving.gateway.schema.protocol import ChatRequest, JsonObject, Message, Quick, ResponseFormat, Shared, note
 from serving.gateway.schema.responses_items import Item, ItemReference, messages_of
@@ -170,16 +170,6 @@ def input_items(request: ResponsesRequest) -> list[JsonObject]:
 
 
 _ITEMS: TypeAdapter[list[Any]] = TypeAdapter(list[Item])
-
-
-def renamed(error: ApiError) -> ApiError:
-    """``error`` of a chat request with this endpoint's field names."""
-    for chat, name in RENAMED.items():
-        if error.param == chat:
-            error.message = name + error.message.removeprefix(chat)
-            error.param = name
-            break
-    return error
 
 
 def _format(request: ResponsesRequest) -> ResponseFormat | None:

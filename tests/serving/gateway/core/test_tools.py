@@ -183,3 +183,9 @@ def test_a_call_that_the_prompt_has_begun_is_told_whole(size: int) -> None:
     assert isinstance(events[0], CallStart) and events[0].name == "f" and parser.calls == 1
     assert "".join(e.text for e in events if isinstance(e, CallArguments)) == '{"x": 1}'
     assert not any(isinstance(e, Content) for e in events)
+
+
+def test_a_further_call_that_is_cut_within_its_tag_leaves_no_text() -> None:
+    said = call("f", {}) + "\n<tool_ca"
+    assert read([said], cut=True) == ("", [("f", "{}")])
+    assert read(["<tool_ca"], cut=True) == ("<tool_ca", [])
