@@ -18,8 +18,9 @@ ECHO = "PY=printf '%s\\n'"  # prints its arguments, one a line, in the place of 
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """As from a terminal: below `make test` it would name itself make[1] and say where it enters."""
-    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    """As from a terminal: below `make test ARGS=…` it would say where it enters, as make[1], and take those ARGS."""
+    ours = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "ARGS")
+    env = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(["make", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
