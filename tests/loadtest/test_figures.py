@@ -247,7 +247,7 @@ def test_compare_finds_no_difference_in_a_tail_that_few_requests_have(
 ) -> None:
     """Of 71 requests the 95th percentile's interval ends beyond the largest one."""
     for name, count, ttft in (("few", 71, 0.1), ("a", 72, 0.1), ("b", 72, 0.2)):
-        write_report(run_of([record(k, ttft=ttft + 0.0001 * k) for k in range(count)]), tmp_path / name)
+        reported(run_of([record(k, ttft=ttft + 0.0001 * k) for k in range(count)]), tmp_path / name)
     for name, verdict in (("few", "too few"), ("a", "yes")):
         comparing.compare(tmp_path / name, tmp_path / "b", tmp_path / "out.html")
         lines = capsys.readouterr().out.splitlines()
