@@ -55,8 +55,8 @@ def _cluster(replicas: list[tuple[str, int]]) -> dict[str, Any]:
         "name": "replicas",
         "type": "STRICT_DNS",
         "lb_policy": "LEAST_REQUEST",
-        # Of all, not of two drawn by lot: that leaves a replica full beside one with room.
-        "least_request_lb_config": {"choice_count": {"value": max(2, len(replicas))}},
+        # Of 32 draws, not of two (Envoy's default), which leave a replica full beside one with room.
+        "least_request_lb_config": {"choice_count": {"value": 32}},
         "common_lb_config": {
             "healthy_panic_threshold": {"value": 0},  # never send to a replica that drains, but stops for its streams
             "override_host_status": {"statuses": ["UNKNOWN", "HEALTHY", "DEGRADED", "UNHEALTHY", "DRAINING"]},

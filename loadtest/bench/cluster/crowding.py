@@ -23,7 +23,7 @@ ANSWER = TOKENS * STEP_MS / 1e3  # seconds
 LATE = 2.3 * STEP_MS / 1e3  # one that finds a place has its first token at the end of the next step
 LIMIT = ReplicaLimit(PLACES / ANSWER, ANSWER)
 RISK = 0.1
-SECONDS = 40.0
+SECONDS, REQUESTS = 40.0, 150  # both at least
 OFF = (0.85, 1.15)
 
 
@@ -48,7 +48,7 @@ async def _late_share(port: int, rate: float) -> tuple[float, int]:
     async with AsyncClient(f"127.0.0.1:{port}") as client:
         begin = at = loop.time()
         tasks: list[tuple[float, asyncio.Task[float]]] = []
-        while (at := at + draw.expovariate(rate)) < begin + ANSWER + SECONDS:
+        while (at := at + draw.expovariate(rate)) < begin + ANSWER + max(SECONDS, REQUESTS / rate):
             await asyncio.sleep(at - loop.time())
             tasks.append((at, asyncio.ensure_future(_first_token(client, len(tasks)))))
         first = await asyncio.wait_for(asyncio.gather(*(task for _, task in tasks)), TIMEOUT)
