@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import random
 import socket
 import sys
 import time
@@ -83,6 +84,13 @@ def blanks(doors: Doors) -> str:
 
 def dashes(doors: Doors) -> str:
     return prompts(doors, said("-" * 2_000_000), 4, Options(max_tokens=1))
+
+
+def whole_context(doors: Doors) -> str:
+    """An ordinary long document, near the CPU model's 8,192 tokens; no two alike, so that no cache helps."""
+    numbers = (" ".join(f"{random.randrange(10**6):06}" for _ in range(1_000)) for _ in range(3))
+    with doors.client() as client:
+        return counted(outcome(partial(client.generate, text, Options(max_tokens=1))) for text in numbers)
 
 
 def many_messages(doors: Doors) -> str:
@@ -253,10 +261,10 @@ def http_long_repeat(doors: Doors) -> str:
 ATTACKS: dict[str, Callable[[Doors], str]] = {
     each.__name__: each
     for each in (
-        stop_words, equals_signs, blanks, dashes, many_messages, many_tools, slow_regex, wide_schema, gzip_bomb,
-        many_texts, hand_made_chunks, hand_made_jobs, http_tools, http_messages, http_content_parts, http_logit_bias,
-        http_prompt_ids, http_unknown_fields, http_long_text, http_equals_signs, http_tokenize, http_half_sent,
-        http_choices, http_long_repeat,
+        stop_words, equals_signs, blanks, dashes, whole_context, many_messages, many_tools, slow_regex, wide_schema,
+        gzip_bomb, many_texts, hand_made_chunks, hand_made_jobs, http_tools, http_messages, http_content_parts,
+        http_logit_bias, http_prompt_ids, http_unknown_fields, http_long_text, http_equals_signs, http_tokenize,
+        http_half_sent, http_choices, http_long_repeat,
     )
 }  # fmt: skip
 

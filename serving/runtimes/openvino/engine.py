@@ -17,7 +17,7 @@ from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool
 from serving.runtimes.openvino.drafts import COST, Drafter
 from serving.runtimes.openvino.endings import Ending
 from serving.runtimes.openvino.sampling import GrammarError, GrammarState, SampledToken, Sampler
-from serving.runtimes.openvino.scheduler import ScheduledChunk, ScheduledSequence, Scheduler
+from serving.runtimes.openvino.scheduler import FLAT, ScheduledChunk, ScheduledSequence, Scheduler
 from serving.runtimes.openvino.scoring import score
 
 GUIDE = "guided_decoding_guide"  # the field that a grammar's failure is blamed on
@@ -31,7 +31,7 @@ class Model(Protocol):
 
 class Engine:
     """``end_ids`` end a guided answer even when the request ignores them. ``drafts``: speculation for lone streams, and
-    what a step with drafts costs (``drafts.COST``)."""
+    what a step with drafts costs (``drafts.COST``). ``attention_span``: see ``Scheduler``."""
 
     def __init__(
         self,
@@ -43,11 +43,12 @@ class Engine:
         step_tokens: int = STEP_TOKENS,
         drafts: bool = False,
         draft_cost: float = COST,
+        attention_span: float = FLAT,
     ) -> None:
         self._draft_cost = draft_cost
         self._model = model
         self._pool = pool
-        self._scheduler = Scheduler(pool, max_streams, step_tokens, drafts)
+        self._scheduler = Scheduler(pool, max_streams, step_tokens, drafts, attention_span)
         self._max_seq_len = max_seq_len
         self._end_ids = end_ids
         self._arrivals = self._prompt_tokens = self._cached_tokens = self._generated = self._steps = 0

@@ -2,13 +2,15 @@
 
 Every decoding sequence gets its token in every step. Prompts share what is left of the step: half goes to the one that
 waited longest, the rest to those with the least left, so that a long prompt neither stalls the decoders nor the short
-prompts behind it. When KV blocks run out the youngest sequence of the lowest priority gives its blocks back and waits
-at the head of its queue; recomputing it later yields the same continuation.
+prompts behind it. A token deep in a long prompt counts for more than one at its beginning, by what its attention costs,
+so that steps in company do not grow with the context. When KV blocks run out the youngest sequence of the lowest
+priority gives its blocks back and waits at the head of its queue; recomputing it later yields the same continuation.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from serving.runtimes.openvino.drafts import TOO_PENALIZED, Drafter
 from serving.runtimes.openvino.sampling import Sampler
 
+FLAT = math.inf  # an attention span: tokens cost the same wherever they stand
 LEAST_PREFILL = 32  # tokens of prompt work in a step, however many sequences decode
 # Tokens of prompts in a step that get a score: each takes the logits of the whole vocabulary, about a millisecond.
 MOST_SCORED = 32
@@ -92,10 +95,14 @@ class ScheduledChunk:
 
 
 class Scheduler:
-    """``step_tokens`` is the target size of a step; ``drafts``: a sequence that is alone gets some.
+    """``step_tokens`` is the target size of a step, in tokens at the beginning of a prompt; ``attention_span``: the
+    context at which a token costs twice as much as there; ``drafts``: a sequence that is alone gets some.
     Not thread-safe: the engine's thread owns it."""
 
-    def __init__(self, pool: BlockPool, max_streams: int, step_tokens: int, drafts: bool = False) -> None:
+    def __init__(
+        self, pool: BlockPool, max_streams: int, step_tokens: int, drafts: bool = False, attention_span: float = FLAT
+    ) -> None:
+        self._attention_span = attention_span
         self.pool = pool
         self.preemptions = 0
         self._max_streams = max_streams
@@ -140,7 +147,8 @@ class Scheduler:
         prefilling = [s for s in self._running.values() if s.pending > 1]
         chunks = [ScheduledChunk(sequence, sequence.computed, 1, self._drafts(sequence)) for sequence in decoding]
         budget = max(LEAST_PREFILL, self._step_tokens - len(decoding))
-        return chunks + few_scored(share(prefilling, budget))
+        span = self._attention_span if len(self._running) > 1 else FLAT  # one that is alone keeps nobody waiting
+        return chunks + few_scored(share(prefilling, budget, span))
 
     def done(self, chunk: ScheduledChunk) -> None:
         """The chunk was computed: its full blocks may be shared from now on."""
@@ -218,18 +226,21 @@ class Scheduler:
             self._running[sequence.request.sequence_id] = sequence
 
 
-def share(prompts: list[ScheduledSequence], budget: int) -> list[ScheduledChunk]:
-    """Split ``budget`` tokens: half is the longest waiting prompt's, the rest goes to those with the least left."""
+def share(prompts: list[ScheduledSequence], budget: int, attention_span: float = FLAT) -> list[ScheduledChunk]:
+    """Split the work of ``budget`` tokens: half is the longest waiting prompt's, the rest goes to those with the least
+    left. The longest waiting one always gets a token."""
     if not prompts:
         return []
+    price = {id(s): 1 + s.computed / attention_span for s in prompts}
     oldest = min(prompts, key=lambda s: s.order)
-    given = {id(oldest): min(oldest.pending, budget - budget // 2)}
-    left = budget - given[id(oldest)]
+    half = budget - budget // 2
+    given = {id(oldest): max(1, min(oldest.pending, int(half / price[id(oldest)])))}
+    left = budget - given[id(oldest)] * price[id(oldest)]
     for sequence in sorted(prompts, key=lambda s: (s.pending, s.order)):
         before = given.get(id(sequence), 0)
-        extra = min(sequence.pending - before, left)
+        extra = max(0, min(sequence.pending - before, int(left / price[id(sequence)])))
         given[id(sequence)] = before + extra
-        left -= extra
+        left -= extra * price[id(sequence)]
     return [ScheduledChunk(s, s.computed, given[id(s)]) for s in prompts if given[id(s)]]
 
 

@@ -9,6 +9,7 @@ End of file on the socket means that the parent is gone: the worker leaves at on
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
@@ -25,6 +26,7 @@ import psutil
 from contract import engine_dir, heartbeat
 from contract.engine_dir import EngineInfo
 from contract.errors import InvalidRequest, to_wire
+from contract.model_shape import ModelShape
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
@@ -34,6 +36,7 @@ from serving.runtimes.openvino.engine import GUIDE, Engine
 from serving.runtimes.openvino.guides import Grammars
 from serving.runtimes.openvino.model import PagedModel
 from serving.runtimes.openvino.sampling import GrammarState
+from serving.runtimes.openvino.settings import attention_span
 
 DEFAULT_KV_BYTES = 1 << 30
 WARM_UP_PROMPT = 24  # tokens: less than a KV block
@@ -67,9 +70,10 @@ class EngineWorker:
         speculate = options.speculate and model.draft_cost is not None
         for drafts in (False, speculate)[: 1 + speculate]:  # lone streams pause drafting where it does not pay
             warm_up(Engine(model, BlockPool(blocks), 2, context, drafts=drafts))
+        shape = ModelShape.of(json.loads((engine.path / "config.json").read_text(encoding="utf-8")))
         self._engine = Engine(
             model, BlockPool(blocks), options.max_streams, context, self._grammars.end_ids,
-            drafts=speculate, draft_cost=model.draft_cost or COST,
+            drafts=speculate, draft_cost=model.draft_cost or COST, attention_span=attention_span(shape),
         )  # fmt: skip
 
     def run(self) -> None:

@@ -1,0 +1,36 @@
+"""How prompts share a step."""
+
+from __future__ import annotations
+
+import pytest
+
+from contract.sampling import Sampling
+from serving.runtimes.base import EngineRequest
+from serving.runtimes.openvino.sampling import Sampler
+from serving.runtimes.openvino.scheduler import ScheduledSequence, share
+
+SPAN = 1_000  # where a token costs twice as much as at the beginning
+
+
+def prompt(arrival: int, tokens: int, computed: int = 0) -> ScheduledSequence:
+    request = EngineRequest(arrival, list(range(tokens)), Sampling(max_tokens=1))
+    return ScheduledSequence(request, Sampler(request.sampling, []), arrival, list(range(tokens)), computed)
+
+
+@pytest.mark.parametrize(("computed", "tokens"), [(0, 128), (1_000, 64), (7_000, 16)])
+def test_a_step_is_shorter_in_tokens_the_deeper_it_is_in_a_prompt(computed, tokens):
+    assert [chunk.count for chunk in share([prompt(0, 9_000, computed)], 128, SPAN)] == [tokens]
+
+
+def test_short_prompts_take_what_the_long_one_leaves_at_their_own_price():
+    long, short, next_one = prompt(0, 9_000, 7_000), prompt(1, 40), prompt(2, 60)
+    given = {chunk.sequence.arrival: chunk.count for chunk in share([long, short, next_one], 128, SPAN)}
+    assert given == {0: 8, 1: 40, 2: 24}  # half of 128 buys 8 tokens at the price of 8
+
+
+def test_however_deep_a_prompt_goes_on():
+    assert [chunk.count for chunk in share([prompt(0, 90_000, 80_000)], 32, SPAN)] == [1]
+
+
+def test_without_a_span_depth_costs_nothing():
+    assert [chunk.count for chunk in share([prompt(0, 9_000, 7_000)], 128)] == [128]
