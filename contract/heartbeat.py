@@ -11,6 +11,7 @@ from pathlib import Path
 
 SUFFIX = ".beat"
 BEAT_SECONDS = 0.1
+LOOK_BEATS = 10  # between two looks at whether the file is still there
 MOST_PER_TURN = 0.25  # seconds of silence that one turn of a watcher may add
 
 
@@ -109,13 +110,25 @@ def launcher_path(run_dir: Path) -> Path:
 def start(path: Path) -> None:
     """Beat from a thread of its own for as long as this process runs, whatever its other threads wait for.
 
-    The process ends when its parent is gone: a stub of a Triton that was killed does not always notice by itself."""
+    The process ends when its parent is gone: a stub of a Triton that was killed does not always notice by itself. It
+    also ends when the file at ``path`` is not its own any more: its parent was gone before it asked who that is, and
+    the run directory was removed or serves another Triton."""
     heartbeat, parent = Heartbeat.create(path), os.getppid()
+    own = path.stat().st_ino
 
     def run() -> None:
-        while os.getppid() == parent:
+        beats = 0
+        while os.getppid() == parent and (beats % LOOK_BEATS or _inode(path) == own):
             heartbeat.beat()
+            beats += 1
             time.sleep(BEAT_SECONDS)
         os._exit(1)
 
     threading.Thread(target=run, name="heartbeat", daemon=True).start()
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from contract.heartbeat import Heartbeat
 from contract.paths import ROOT
@@ -31,3 +33,16 @@ def test_a_process_whose_parent_was_killed_ends(tmp_path: Path) -> None:
     parent.wait()
     assert psutil.wait_procs([child], 10)[1] == []
     beat.close()
+
+
+@pytest.mark.parametrize("happens", ["the run directory is removed", "another stub beats there"])
+def test_a_process_that_nobody_watches_any_more_ends(tmp_path: Path, happens: str) -> None:
+    path = tmp_path / "run" / "a.beat"
+    path.parent.mkdir()
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], cwd=ROOT)
+    until(path.exists, 20)
+    if happens.startswith("another"):
+        Heartbeat.create(path).close()
+    else:
+        shutil.rmtree(path.parent)
+    assert child.wait(20) == 1
