@@ -114,7 +114,7 @@ def start(path: Path) -> None:
     also ends when the file at ``path`` is not its own any more: its parent was gone before it asked who that is, and
     the run directory was removed or serves another Triton."""
     heartbeat, parent = Heartbeat.create(path), os.getppid()
-    own = path.stat().st_ino
+    own = _inode(path) or -1
 
     def run() -> None:
         beats = 0
