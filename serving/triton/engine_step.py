@@ -18,6 +18,7 @@ from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import RuntimeStats
 from serving.streaming.dispatcher import Dispatcher
 from serving.triton import io as triton_io
+from serving.triton.metrics import Metrics
 from serving.triton.settings import StepSettings
 from serving.triton.spans import EngineSpans
 from serving.triton.stall import StallWatch, limit_of
@@ -49,7 +50,7 @@ class EngineStep:
         self._warmed_up = self._runtime.stats()  # its tokens are nobody's
         limit = limit_of(info.runtime.name, settings.step_seconds, settings.runtime.step_ms)
         self._stall, self._ack_table = StallWatch(limit), ack_table
-        self._metrics = triton_io.Metrics(info.model.name)
+        self._metrics = Metrics(info.model.name)
         self._kv_dtype = info.kv_dtype
         self._stepped = self._warmed_up
         for target in (self._dispatcher.run, self._report):
