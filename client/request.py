@@ -160,7 +160,7 @@ class RunningRequest:
         delay = self._delay(error)
         if delay is None:
             self._done = True
-            if self._broken and "resume_ids" in str(error):  # this server cannot go on with it
+            if self._broken and ("resume_ids" in str(error) or breaks_off(error)):  # what ended the answer comes first
                 raise unresumed(self._broken, str(error)) from error
             if self._ids and self._ask.options.n > 1 and breaks_off(error):
                 raise unresumed(error, ONE_SEQUENCE)

@@ -149,7 +149,8 @@ ONE_SEQUENCE = "only answers with n = 1 do"
 
 def unresumed(broken: ClientError, why: str) -> ClientError:
     """``broken``, the error that ended an answer, with the reason why nobody goes on with it."""
-    broken.args = (f"{broken}; the answer does not go on elsewhere: {why}",)
+    if why != str(broken):
+        broken.args = (f"{broken}; the answer does not go on elsewhere: {why}",)
     return broken
 
 

@@ -87,6 +87,17 @@ def test_an_engine_that_cannot_go_on_leaves_the_first_error(fake: FakeTriton) ->
                 fake.refuses = "[unsupported] resume_ids: the loaded engine cannot honour it"
 
 
+def test_a_server_that_is_gone_for_good_leaves_the_first_error() -> None:
+    fake = FakeTriton().start()
+    with (
+        Client(fake.grpc, retry=Retry(backoff=0.01)) as client,
+        pytest.raises(errors.ClientError, match=r".+; the answer does not go on elsewhere: no server answers at"),
+    ):
+        for chunk in client.stream("Hi", Options(max_tokens=TOKENS)):
+            if chunk.chunk_index == 2:
+                fake.stop()
+
+
 def test_the_fewest_open_requests_come_first_and_a_failed_one_last() -> None:
     channels = Channels(["a", "b", "c"])
     assert [channels.pick() for _ in range(4)] == ["a", "b", "c", "a"]
