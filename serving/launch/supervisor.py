@@ -28,7 +28,6 @@ CANARY_SECONDS = 120.0
 STUBLESS_SECONDS = (
     1.0  # a model that raises says so in this time and Triton ends; of one that just ends it knows nothing
 )
-LOOK_SECONDS = 2.0  # routers ask a replica once a second whether it is ready
 UNLOAD_SECONDS = 3.0  # from the last stream's end to a killed Triton: engines close their workers in this time
 MODELS = ("tokenizer", "engine", "detokenizer")
 LOGS = ROOT / ".run"
@@ -47,7 +46,6 @@ class Supervisor:
         self._looked = 0.0
         self._log_start = 0
         self._signals = 0
-        self._is_told_by_program = False  # SIGTERM: an orchestrator or a router's owner, not a person
         self._in_canary = False
         self._is_serving = False
         LOGS.mkdir(exist_ok=True)
@@ -239,7 +237,6 @@ class Supervisor:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._is_told_by_program = number == signal.SIGTERM
             self._readiness.say("draining")
             drains = f"\nstopping: open streams get {self._config.drain} s to end (again: stop at once)"
             logs.say(drains if self._is_serving else "")  # what starts has none, and says itself that it stopped
@@ -254,8 +251,6 @@ class Supervisor:
     def _clean(self) -> None:
         """The gateway drains first: it needs Triton for its open streams."""
         deadline = time.monotonic() + (self._config.drain if self._is_serving else 0)
-        if self._is_told_by_program:
-            self._let_routers_look(min(deadline, time.monotonic() + LOOK_SECONDS))
         self._gateway.stop(lambda process: self._stop(process, deadline), lambda: self._signals < 2)
         if self._triton:
             drain(self._run_dir, deadline, lambda: self._signals < 2 and not self._broken())
@@ -265,12 +260,6 @@ class Supervisor:
         rundir.remove_shm(self._shm)
         shutil.rmtree(self._run_dir, ignore_errors=True)
         self._lock.close()
-
-    def _let_routers_look(self, until: float) -> None:
-        """Not ready any more, and still answering: a router that has not asked since would send requests to be refused,
-        all of them, because a replica that refuses is the one with the fewest open requests."""
-        while time.monotonic() < until and self._signals < 2:
-            time.sleep(0.05)
 
     def _stop(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         """SIGTERM, patience until ``deadline`` or a second signal, then SIGKILL to what is left of its session."""
