@@ -20,14 +20,12 @@ from loadtest import compare as comparing
 from loadtest.aggregate import Lane, merged
 from loadtest.errors import LoadtestError
 from loadtest.plan import plan_from
-from loadtest.prometheus import parse, value_of
 from loadtest.record import Record
 from loadtest.report import write_report
 from loadtest.report.svg import Chart, Series, render
 from loadtest.scrape import ServerSeries
 from loadtest.slo import Slo, parse_slo
 from loadtest.summary import Run, lane_figures, limits, saturation, summarize
-from loadtest.sweep import RateStep, conclusion, search
 from loadtest.verdict import WorkerHealth, judge
 from loadtest.webui import streaming_rows
 
@@ -262,39 +260,6 @@ def test_compare_refuses_what_is_no_run(tmp_path: Path, damage: str | None) -> N
         (tmp_path / "requests.jsonl").write_text("")
     with pytest.raises(LoadtestError, match=r"^compare: [^\n]+$"):
         comparing.load(tmp_path)
-
-
-@given(st.floats(0.3, 200), st.floats(0.5, 8))
-def test_sweep_closes_in_on_the_capacity(capacity: float, start: float) -> None:
-    def run(rate: float) -> RateStep:
-        return RateStep(rate, rate <= capacity, False, rate > capacity * 1.2, {})
-
-    steps = search(run, start)
-    met = max((s.rate for s in steps if s.met), default=None)
-    if capacity >= start / 60:
-        assert met is not None and met <= capacity <= met * 1.15 + 0.01
-    assert len(steps) <= 18 and any(s.saturated for s in steps) and "saturates at" in conclusion(steps)
-
-
-def test_sweep_stops_at_an_invalid_run_and_at_its_highest_rate() -> None:
-    assert len(search(lambda rate: RateStep(rate, rate < 3, rate >= 4, False, {}), 1)) == 3
-    assert [s.rate for s in search(lambda rate: RateStep(rate, True, False, False, {}), 1, 5)] == [1, 2, 4, 5]
-    beyond = search(lambda rate: RateStep(rate, rate <= 1, False, rate > 4, {}), 1)
-    assert beyond[-1].saturated and beyond[-1].rate == 4.5
-
-
-def test_prometheus_text() -> None:
-    text = '# HELP x\nvllm:num_requests_running{model="q"} 3\nvllm:num_requests_running{model="r"} 4.5\n'
-    samples = parse(text)
-    assert value_of(samples, "vllm:num_requests_running") == 7.5
-    assert value_of(samples, "vllm:num_requests_running{model=r}") == 4.5
-    assert value_of(samples, "other") is None
-    with pytest.raises(ValueError):
-        parse("<html>not metrics</html>")
-    series = ServerSeries("u")
-    for second, freed in ((0.0, 5), (1.0, 9)):
-        series.add(second, parse(f'{text}qwen_streams_finished_total{{reason="disconnected"}} {freed}\n'))
-    assert series.points["running"] == [(0.0, 7.5), (1.0, 7.5)] and series.freed_during_run == 4
 
 
 def test_streaming_tab_has_rows_per_metric_and_none_in_aggregated() -> None:

@@ -32,7 +32,7 @@ from serving.gateway.core.share.tenants import tenant_of
 from serving.gateway.core.spans import RequestSpan
 from serving.gateway.core.writer import Gone, Writer
 from serving.gateway.schema import messages_protocol
-from serving.gateway.schema.errors import ApiError, renamed
+from serving.gateway.schema.errors import ApiError, renaming
 from serving.gateway.schema.protocol import ChatRequest, CompletionRequest
 from serving.gateway.schema.responses_protocol import RENAMED, ResponsesRequest, as_chat
 
@@ -60,11 +60,9 @@ async def plan_response(gateway: Gateway, body: bytes, owner: str) -> tuple[Gene
     request = await stored.resolved(gateway.responses, owner, await http.request_of(ResponsesRequest, body))
     gateway.check_template(request.chat_template_kwargs)
     model = gateway.model_name(request.model)
-    try:
+    with renaming(RENAMED):
         asked = as_chat(request)
         plan = await off_loop(len(body), lambda: translate.chat(asked))
-    except ApiError as error:
-        raise renamed(error, RENAMED) from None
     if asked.logprobs:
         await gateway.tokens.load()
     own = RENAMED | {tensor: RENAMED.get(name, name) for tensor, name in plan.renamed.items()}
@@ -76,10 +74,8 @@ async def plan_message(gateway: Gateway, body: bytes, _: str) -> tuple[Generatio
     request = await http.request_of(messages_protocol.MessagesRequest, body)
     gateway.check_template(request.chat_template_kwargs)
     model = gateway.model_name(request.model)
-    try:
+    with renaming(messages_protocol.RENAMED):
         plan = await off_loop(len(body), lambda: translate.chat(messages_protocol.as_chat(request)))
-    except ApiError as error:
-        raise renamed(error, messages_protocol.RENAMED) from None
     own = {tensor: messages_protocol.RENAMED.get(name, name) for tensor, name in plan.renamed.items()}
     return replace(plan, renamed=own), model
 

@@ -15,7 +15,7 @@ from serving.gateway.core import translate
 from serving.gateway.core.gateway import Gateway
 from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.schema import messages_protocol, parse, responses_protocol
-from serving.gateway.schema.errors import ApiError, renamed
+from serving.gateway.schema.errors import ApiError, renaming
 from serving.gateway.schema.protocol import ChatRequest
 from serving.gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
 
@@ -70,10 +70,8 @@ class Tokenize:
         await self._gateway.tokens.load(template=True)
 
         def answer() -> dict[str, Any]:
-            try:
+            with renaming(messages_protocol.RENAMED):
                 plan = translate.chat(messages_protocol.as_chat(asked))
-            except ApiError as error:
-                raise renamed(error, messages_protocol.RENAMED) from None
             goes_on = {"continue_final_message": True} if plan.options.continue_final_message else {}
             return {"input_tokens": len(self._encoded(plan, goes_on))}
 
@@ -88,10 +86,8 @@ class Tokenize:
         await self._gateway.tokens.load(template=True)
 
         def answer() -> dict[str, Any]:
-            try:
+            with renaming(responses_protocol.RENAMED):
                 plan = translate.chat(responses_protocol.as_chat(whole))
-            except ApiError as error:
-                raise renamed(error, responses_protocol.RENAMED) from None
             return {"object": "response.input_tokens", "input_tokens": len(self._encoded(plan, {}))}
 
         return await _json_of(answer)

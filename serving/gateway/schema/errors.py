@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -35,9 +36,13 @@ def bad_request(param: str, problem: str, code: str | None = None) -> ApiError:
     return ApiError(400, f"{param}: {problem}", param=param, code=code)
 
 
-def renamed(error: ApiError, names: Mapping[str, str]) -> ApiError:
-    """``error`` of a chat request with the field ``names`` of the endpoint that it was made for."""
-    name = names.get(error.param or "")
-    if name and error.param:
-        error.message, error.param = name + error.message.removeprefix(error.param), name
-    return error
+@contextlib.contextmanager
+def renaming(names: Mapping[str, str]) -> Iterator[None]:
+    """Gives an ``ApiError`` of a chat request the field ``names`` of the endpoint that the request was made for."""
+    try:
+        yield
+    except ApiError as error:
+        name = names.get(error.param or "")
+        if name and error.param:
+            error.message, error.param = name + error.message.removeprefix(error.param), name
+        raise error from None

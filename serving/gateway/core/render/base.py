@@ -37,8 +37,8 @@ class Renderer:
     """What streams and bodies have in common."""
 
     def kept(self, used: Usage) -> dict[str, Any]:
-        """What is stored of a finished answer, for endpoints that store any."""
-        raise NotImplementedError
+        """What is stored of a finished answer: nothing, unless the endpoint stores answers."""
+        return {}
 
 
 class StreamRenderer(Renderer, ABC):
