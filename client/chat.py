@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from client._clients import Client
 from client._words import HELP, say
@@ -17,7 +20,12 @@ from client.types import Options, StreamChunk
 from contract.fields import BY_OPTION
 
 _SETTABLE = {f.name: str(f.type) for f in fields(Options) if (option := BY_OPTION[f.name].option) and option.in_chat}
+CTRL_C_SECONDS = 0.02  # between two looks at whether it was pressed
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's answer must not move the terminal's cursor
+
+
+class Cancellable(Protocol):
+    def cancel(self) -> None: ...
 
 
 @dataclass
@@ -114,10 +122,9 @@ class Chat:
         self.messages.append({"role": "user", "content": text})
         timing, said, how = Timing(), _Tee(self._out), ""
         try:
-            with self._client.stream(head + self.messages, self._options) as chunks:
+            with self._client.stream(head + self.messages, self._options) as chunks, ctrl_c_cancels(chunks) as pressed:
                 show(chunks, timing, said)  # type: ignore[arg-type]  # it has the three methods ``show`` uses
-        except KeyboardInterrupt:
-            how = say("stopped")
+            how = say("stopped") if pressed.is_set() else ""
         except ClientError as error:
             self._out.write("\n" if said.text else "")
             self._note(f"{error}")
@@ -172,6 +179,29 @@ class _Tee:
     def write(self, text: str) -> int:
         self.text += text
         return self._out.write(text)
+
+
+@contextlib.contextmanager
+def ctrl_c_cancels(stream: Cancellable) -> Iterator[threading.Event]:
+    """Meanwhile Ctrl-C sets the event and cancels ``stream``, from another thread.
+
+    As a ``KeyboardInterrupt`` it would come up in the middle of gRPC's own code, which then breaks the channel of all
+    later answers. For the main thread."""
+    pressed, over = threading.Event(), threading.Event()
+
+    def cancel() -> None:
+        while not over.wait(CTRL_C_SECONDS):
+            if pressed.is_set():
+                stream.cancel()
+                return
+
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    threading.Thread(target=cancel, name="ctrl-c", daemon=True).start()
+    try:
+        yield pressed
+    finally:
+        over.set()
+        signal.signal(signal.SIGINT, before)
 
 
 def loop(chat: Chat, lines: TextIO) -> None:
