@@ -21,15 +21,18 @@ from contract.finish import FINISH_CODES
 from contract.packed import REASONS, SequenceOutput, unpack
 from contract.prompt_part import PromptPart
 
+PING_TIMEOUT_MS = 8_000
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 # Messages of any size (a 128k-token prompt is over gRPC's 4 MiB). After 10 s of silence a ping: a host that is gone
 # sends nothing else. A Triton that our launcher did not start answers more than 2 pings without data in 5 minutes with
-# GOAWAY, so after two there is one a minute, and only while a call is open.
+# GOAWAY, so after two there is one a minute, and only while a call is open. While data flow gRPC sends pings of its own
+# to measure the connection. One that is not answered holds the keepalive back, for a minute unless told otherwise.
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
     ("grpc.http2.max_pings_without_data", 2),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),

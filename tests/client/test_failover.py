@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from client import AsyncClient, Client, Options, Retry, Timeouts, errors
+from client import NO_RETRY, AsyncClient, Client, Options, Retry, Timeouts, errors, kserve
 from client.channels import Channels
+from contract.paths import ROOT
 from tests.client.fake_triton import FakeTriton
 
 TOKENS = 60
@@ -96,6 +100,39 @@ def test_a_server_that_is_gone_for_good_leaves_the_first_error() -> None:
         for chunk in client.stream("Hi", Options(max_tokens=TOKENS)):
             if chunk.chunk_index == 2:
                 fake.stop()
+
+
+SERVER = """
+from tests.client.fake_triton import FakeTriton
+fake = FakeTriton()
+fake.step_ms = 5
+print(fake.start().grpc, flush=True)
+input()
+"""
+
+
+async def test_a_host_that_is_gone_in_mid_stream_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connections stay open and nothing comes; gRPC's own pings are under way, as always while data flow."""
+    options = dict(kserve.CHANNEL_OPTIONS)
+    assert options["grpc.http2.ping_timeout_ms"] == options["grpc.keepalive_timeout_ms"] <= 10_000
+    quick = options | {"grpc.http2.ping_timeout_ms": 1_000, "grpc.keepalive_timeout_ms": 1_000}
+    monkeypatch.setattr(kserve, "CHANNEL_OPTIONS", tuple(quick.items()))
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as server:
+        assert server.stdout
+        async with AsyncClient(server.stdout.readline().strip(), retry=NO_RETRY) as client:
+
+            async def read() -> None:
+                async for chunk in client.stream("count", Options(max_tokens=2000)):
+                    if chunk.chunk_index == 100:
+                        server.send_signal(signal.SIGSTOP)
+
+            try:
+                with pytest.raises(errors.ConnectError, match="ping timeout"):
+                    await asyncio.wait_for(read(), 40)
+            finally:
+                server.kill()
 
 
 def test_the_fewest_open_requests_come_first_and_a_failed_one_last() -> None:
