@@ -207,7 +207,7 @@ class Bench:
             row |= {"contender": contender} | report.medians(self.runs[key])
             if "tokens_per_s" in row and load.streams:
                 context = self.args.input_tokens + (load.tokens or self.args.output_tokens) / 2
-                traffic = limits.Traffic(ModelShape.of(self.config), precision.removesuffix("-dynamic"))
+                traffic = limits.Traffic(ModelShape.of(self.config), *engines.bits(precision))
                 limit = traffic.tokens_per_s(load.streams, context, self.facts["copy_bandwidth_gb_s"] * 1e9)
                 row["of_limit"] = round(row["tokens_per_s"] / limit, 3)
             yield row

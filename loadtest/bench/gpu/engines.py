@@ -26,6 +26,12 @@ RESIDUAL_STD = {"o_proj.weight": 0.004, "down_proj.weight": 0.0015}
 FOLLOWERS = 4  # likely next tokens of each token
 # Logits of the followers and their noise: together they get about half of the probability, about a nat apart.
 FOLLOWER_LOGIT, NOISE = 15.0, 0.8
+# Names of engines beside the plain precisions: the precision, and further settings of the build.
+BUILDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fp8-head": ("fp8", {"fp8_head": True}),
+    "fp8-kv": ("fp8", {"kv_dtype": "fp8"}),
+    "fp8-head-kv": ("fp8", {"fp8_head": True, "kv_dtype": "fp8"}),
+}
 SMALL = {  # for checks of what an engine does, not how fast
     "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8,
     "num_key_value_heads": 4, "max_window_layers": 4,
@@ -104,7 +110,10 @@ def _followers(embedding: Any, generator: Any) -> Any:
 def engine(
     source: Path, out: Path, precision: str, tensor_parallel: int = 1, options: dict[str, Any] | None = None
 ) -> Path:
-    """An engine directory of the vLLM builder for ``source``; kept if it is there."""
+    """An engine directory of the vLLM builder for ``source``; kept if it is there.
+
+    ``precision``: one of the builder's or a name in ``BUILDS``."""
+    precision, settings = BUILDS.get(precision, (precision, {}))
     if not (out / "engine.json").is_file():
         vllm_build.build(
             BuildSpec(
@@ -116,9 +125,16 @@ def engine(
                 tensor_parallel=tensor_parallel,
                 vllm_args=options or {},
                 command="make bench-gpu",
+                **settings,
             )
         )
     return out
+
+
+def bits(name: str) -> tuple[str, str]:
+    """Of an engine's weights and of its KV cache, as ``limits.Traffic`` names them."""
+    precision, settings = BUILDS.get(name, (name, {}))
+    return precision.removesuffix("-dynamic"), settings.get("kv_dtype", "bf16")
 
 
 def main() -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from contract.paths import ROOT
 from loadtest.arguments import Arguments, count, positive
 from loadtest.bench.gpu import report
+from loadtest.bench.gpu.engines import BUILDS
 from loadtest.bench.gpu.samples import SAMPLING
 
-PRECISIONS = ("fp8", "fp8-dynamic", "bf16")
+PRECISIONS = ("fp8", "fp8-dynamic", "bf16", *BUILDS)
 
 
 def parse(description: str | None, argv: Sequence[str] | None = None) -> argparse.Namespace:
