@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-AT_ONCE, WINDOW = 3, 600.0  # so many deaths within so many seconds are answered at once
+WINDOW = 600.0  # seconds for which a death is remembered
+AT_ONCE = 3  # so many deaths in a row are answered at once
+STEADY = 30.0  # seconds from a start to the next death that end such a row: no crash loop
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 
 
@@ -13,6 +15,8 @@ class Deaths:
 
     def __init__(self) -> None:
         self._times: deque[float] = deque()
+        self._row = 0
+        self._started = float("-inf")
 
     def __len__(self) -> int:
         return len(self._times)
@@ -22,5 +26,8 @@ class Deaths:
         self._times.append(now)
         while now - self._times[0] > WINDOW:
             self._times.popleft()
-        extra = len(self._times) - AT_ONCE
-        return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (extra - 1)) if extra > 0 else 0.0
+        self._row = 1 if now - self._started >= STEADY else self._row + 1
+        extra = self._row - AT_ONCE
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (extra - 1)) if extra > 0 else 0.0
+        self._started = now + pause
+        return pause

@@ -187,13 +187,13 @@ class Supervisor:
         logs.say("serving again")
 
     def _await_turn(self, why: str) -> None:
-        """Count a death; from the fourth in ten minutes on, wait before the next start, or give up if so asked."""
+        """Count a death; from the fourth in a row on, wait before the next start, or give up if so asked."""
         pause = self._deaths.add(time.monotonic())
         if self._has_died_too_often():
             deaths = f"{len(self._deaths)} deaths in {WINDOW:.0f} s"
             raise LaunchError(f"{deaths}, giving up; the last: {why} (log: {self._log('triton')})")
         if pause:
-            logs.say(f"{len(self._deaths)} deaths in ten minutes: the next start is in {pause:.0f} s")
+            logs.say(f"{len(self._deaths)} deaths, each soon after a start: the next start is in {pause:.0f} s")
         until = time.monotonic() + pause
         while time.monotonic() < until:
             self._give_up_if_signalled()

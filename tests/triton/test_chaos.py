@@ -88,7 +88,7 @@ def table() -> None:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Iterator[Server]:
-    """One for each test: from the fourth death on a launcher waits before it starts again."""
+    """One for each test: what the death before left must not help or harm the next."""
     server = start_server(tmp_path / "log", *SIMULATED, gateway=True)
     yield server
     processes, directory = family(server), run_dir(server)
