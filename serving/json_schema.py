@@ -1,6 +1,6 @@
 """A JSON schema as grammar engines take it. Pure.
 
-Two things are adjusted, the same for every runtime:
+These are adjusted, the same for every runtime:
 
 - ``format`` values that no grammar knows are dropped: the standard makes them annotations (JSON Schema 2020-12,
   validation vocabulary, 7.2.1), and libraries emit dozens (color, path, binary, int64, …).
@@ -8,12 +8,15 @@ Two things are adjusted, the same for every runtime:
   model that may invent keys goes on inventing; OpenAI's strict mode and xgrammar's (vLLM's default) close objects too.
   A name that is required counts as listed, with any value. Objects that are combined with further schemas stay open:
   closing a part would forbid what the others ask for.
+- Keywords take the form that engines know (``serving.json_schema_forms``).
 """
 
 from __future__ import annotations
 
 import json
 from typing import Any
+
+from serving.json_schema_forms import known_forms
 
 # What llguidance has grammars for; xgrammar and outlines know some of them and ignore the others.
 KNOWN_FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
@@ -36,7 +39,8 @@ def prepared(text: str) -> str:
         adjusted = _prepared(schema, closed=True, combined=_combined(schema))
     except (ValueError, RecursionError):
         return text
-    return text if adjusted == schema else json.dumps(adjusted)
+    written = json.dumps(adjusted)
+    return text if written == json.dumps(schema) else written
 
 
 def _prepared(schema: Any, *, closed: bool, combined: frozenset[str], at: str = "#") -> Any:
@@ -66,7 +70,7 @@ def _prepared(schema: Any, *, closed: bool, combined: frozenset[str], at: str = 
         listed = out["properties"]  # first, in their order: it is the order of the answer
         out["properties"] = listed | {name: {} for name in names if name not in listed}
         out["additionalProperties"] = False
-    return out
+    return known_forms(out)
 
 
 def _combining(schema: dict[str, Any]) -> tuple[str, ...]:

@@ -14,6 +14,9 @@ from serving.gateway.schema.protocol import Common, Structured, Tool
 
 ANY_OBJECT = ("json_schema", '{"type":"object"}')  # the engines' own "json" takes a bare string for JSON too
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}  # of a function that lists none
+# llguidance's word for "enforce what you can", which other engines do not look at. Who calls with tools often did not
+# write their schemas, and OpenAI promises a function's schema only where it is ``strict``.
+LENIENT = {"x-guidance": {"lenient": True, "coerce_one_of": True}}
 Guided = tuple[str, str, str]  # guide type, guide, the request's field
 
 
@@ -110,10 +113,16 @@ def rest_of_call(tools: list[Tool], begun: str, *, one: bool) -> str:
     return dumped({"type": "structural_tag", "format": {"type": "sequence", "elements": elements}})
 
 
+def arguments_schema(tool: Tool) -> dict[str, Any]:
+    """What the arguments of a call of ``tool`` must fit, as far as the engine can see to it unless it is strict."""
+    schema = tool.function.parameters or NO_PARAMETERS
+    return schema if tool.function.strict or "x-guidance" in schema else schema | LENIENT
+
+
 def _call_tag(tool: Tool) -> dict[str, Any]:
     return structural_tag.tag(
         f'{OPEN}\n{{"name": "{tool.function.name}", "arguments": ',
-        {"type": "json_schema", "json_schema": tool.function.parameters or NO_PARAMETERS},
+        {"type": "json_schema", "json_schema": arguments_schema(tool)},
         "}\n" + CLOSE,
     )
 
@@ -151,6 +160,7 @@ def required_calls(tools: list[Tool], *, one: bool) -> dict[str, Any]:
         })  # fmt: skip
     most = {"maxItems": 1} if one else {}
     return {
+        **({} if any(tool.function.strict for tool in tools) else LENIENT),
         **({"$defs": definitions} if definitions else {}),
         "type": "array",
         "minItems": 1,

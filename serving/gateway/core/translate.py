@@ -10,8 +10,8 @@ from client.types import Options, Prompt
 from contract.chunks import REPETITION
 from contract.fields import BY_NAME, FIELDS
 from serving.gateway.core.guides import (
-    NO_PARAMETERS,
     Guided,
+    arguments_schema,
     dumped,
     required_calls,
     response_guide,
@@ -205,7 +205,7 @@ def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[]
         return options, (lambda: ToolParser("hermes", begun=begun)), ""
     if isinstance(choice, NamedTool):  # like `required`, it wins over a response format: the answer is a call
         name = choice.function.name
-        schema = _known(tools, name).function.parameters or NO_PARAMETERS
+        schema = arguments_schema(_known(tools, name))
         parser: Callable[[], ToolParser] = lambda: ToolParser("named", name)  # noqa: E731  # typed
         return replace(options, guide_type="json_schema", guide=dumped(schema)), parser, "tool_choice"
     schema = required_calls(tools, one=one)

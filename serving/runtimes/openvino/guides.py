@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,17 @@ from serving.json_schema import prepared
 from serving.runtimes.openvino.endings import BRIEF, THOROUGH, Ending, EndingSearch
 from serving.runtimes.openvino.regexes import narrowed, narrowed_in_lark
 from serving.runtimes.openvino.sampling import GrammarError
-from serving.runtimes.openvino.tags import Lark, Quoted, TaggedText, Trigger, Vocabulary, quoted, triggered
+from serving.runtimes.openvino.tags import (
+    Known,
+    Lark,
+    Quoted,
+    TaggedText,
+    Trigger,
+    Vocabulary,
+    as_it_is,
+    quoted,
+    triggered,
+)
 from serving.structural_tag import Format
 
 if TYPE_CHECKING:
@@ -34,8 +44,8 @@ KEPT = 32  # compiled grammars
 # One Earley item and more per optional property of a schema; 2,000 by default. MASK_SECONDS bounds the time instead.
 LIMITS = LLParserLimits(max_items_in_row=50_000, step_max_items=500_000)
 # Bounded, or a model that likes blanks would never close an object.
-# oneOf is enforced as anyOf: an answer that fits two branches at once is not ruled out.
-JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"\n? {0,16}", "coerce_one_of": True}
+JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"\n? {0,16}"}
+OVERLAP = "oneOf constraints are not supported"
 
 
 def grammar_of(guide: Guide) -> str:
@@ -52,7 +62,22 @@ def _checked(grammar: str) -> str:
 
 def tag_grammar(tree: Format, literal: Quoted) -> str:
     """The grammar text of a structural tag. Raises ``ValueError`` when it does not compile."""
-    return _checked(LLMatcher.grammar_from_lark(Lark(tree, literal, dict(JSON_OPTIONS), _lark).text()))
+
+    def written(known: Known) -> str:
+        return _checked(LLMatcher.grammar_from_lark(Lark(tree, literal, dict(JSON_OPTIONS), _lark, known).text()))
+
+    try:
+        return written(as_it_is)
+    except ValueError:
+        return written(_or_any_object)
+
+
+def _or_any_object(schema: dict[str, Any]) -> dict[str, Any]:
+    """A lenient schema of arguments that cannot be enforced in any part must not cost all other tools theirs."""
+    if not schema.get("x-guidance", {}).get("lenient"):
+        return schema
+    problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS))
+    return schema if not problem or problem.startswith("WARNING") else {"type": "object"}
 
 
 def _translate(guide: Guide) -> str:
@@ -178,6 +203,11 @@ def _refusal(guide: Guide, reason: str) -> str:
     if unknown:
         names = " and ".join(name.strip('" ') for name in unknown[1].split(","))
         return f"this engine cannot enforce {names} (in {shown(guide.guide)}); leave it out and check the answer"
+    if OVERLAP in reason:
+        return (
+            f"oneOf (in {shown(guide.guide)}) cannot be enforced, since one value may fit two of its branches; "
+            "write anyOf, or give each branch a required property with a const of its own"
+        )
     return f"{shown(guide.guide)} is not a valid {guide.type} ({reason[:200]}): correct it"
 
 

@@ -22,6 +22,7 @@ from serving.structural_tag import Format
 
 Mask = npt.NDArray[np.bool_]
 Quoted = Callable[[str], str]  # a text as Lark terminals
+Known = Callable[[dict[str, Any]], dict[str, Any]]  # a schema as the engine can enforce it
 
 
 def quoted(text: str) -> str:
@@ -29,13 +30,22 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if text else ""
 
 
+def as_it_is(schema: dict[str, Any]) -> dict[str, Any]:
+    return schema
+
+
 class Lark:
     """A format tree as one llguidance grammar. Raises ``ValueError`` for a format that it does not have."""
 
     def __init__(
-        self, tree: Format, literal: Quoted, json_options: dict[str, Any], other: Callable[[str], str]
+        self,
+        tree: Format,
+        literal: Quoted,
+        json_options: dict[str, Any],
+        other: Callable[[str], str],
+        known: Known = as_it_is,
     ) -> None:
-        self._literal, self._options, self._other = literal, json_options, other
+        self._literal, self._options, self._other, self._known = literal, json_options, other, known
         self._rules: list[str] = []
         self._others: list[dict[str, str]] = []
         self._start = self._of(tree)
@@ -69,6 +79,7 @@ class Lark:
         schema = tree["json_schema"]
         if isinstance(schema, bool):
             schema = {} if schema else {"not": {}}
+        schema = self._known(schema)
         options = self._options | schema.get("x-guidance", {})
         return self._rule("%json " + json.dumps(schema | {"x-guidance": options}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from contract.sampling import Guide, Sampling
 from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.engine import Engine
-from serving.runtimes.openvino.guides import Grammars
+from serving.runtimes.openvino.guides import Grammars, grammar_of
 from serving.runtimes.openvino.sampling import GrammarError
 from serving.runtimes.openvino.scheduler import ScheduledChunk
 
@@ -43,6 +44,60 @@ def test_a_schema_of_many_optional_properties_can_be_followed(tokenizer: tuple[P
         assert allowed is not None and allowed[token]
         state.accept(token)
     assert state.finished
+
+
+def tagged(kind: str, **more: object) -> dict[str, object]:
+    return {
+        "type": "object",
+        "properties": {"kind": {"const": kind}, "n": {"type": "integer"}, **more},
+        "required": ["kind"],
+    }
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"oneOf": [tagged("a"), tagged("b")]},
+        {"$defs": {"A": tagged("a"), "B": tagged("b")}, "discriminator": {"propertyName": "kind"},
+         "oneOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}]},
+        {"oneOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}]},
+        {"oneOf": [{"enum": ["a", 1]}, {"enum": ["b", 2]}]},
+        {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
+         "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+        {"oneOf": [{"type": "object", "properties": {"a": {}}, "required": ["a"]},
+                   {"type": "object", "properties": {"b": {}}, "required": ["b"]}]},
+        {"type": "array", "items": {"type": "integer"}, "uniqueItems": False, "maxItems": 3.0},
+    ],
+)  # fmt: skip
+def test_branches_that_exclude_each_other_are_enforced(schema: dict[str, object]) -> None:
+    """pydantic's discriminated unions, zod's, and "exactly one of these"."""
+    assert grammar_of(Guide("json_schema", json.dumps(schema)))
+
+
+def test_exactly_one_of_two_names(tokenizer: tuple[Path, Tokenizer]) -> None:
+    path, encoder = tokenizer
+    names = {"a": {"const": 1}, "b": {"const": 1}}
+    schema = {"type": "object", "properties": names, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}
+    state = Grammars(path, 257, [256]).start(Guide("json_schema", json.dumps(schema | {"additionalProperties": False})))
+    for token in encoder.encode('{"a": 1').ids:
+        state.accept(token)
+    allowed = state.allowed()
+    assert allowed is not None and allowed[encoder.encode("}").ids[0]] and not allowed[encoder.encode(",").ids[0]]
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf (in '{\"oneOf\"", ),
+        ({"oneOf": [{"type": "string", "minLength": 1}, {"type": "string"}]}, "one value may fit two of its branches"),
+        ({"type": "array", "uniqueItems": True}, "this engine cannot enforce uniqueItems (in"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_enforced_is_refused_by_name(
+    tokenizer: tuple[Path, Tokenizer], schema: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Grammars(tokenizer[0], 257, [256]).start(Guide("json_schema", json.dumps(schema)))
 
 
 class GivesUp:

@@ -43,6 +43,25 @@ def test_free_text_has_no_mask_and_calls_are_the_tools(rig: Rig) -> None:
     assert mask is not None and not mask[rig.end], "an answer cannot end within a call"
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+        {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+        {"type": "string", "pattern": "(?=a)b"},
+        {"$ref": "https://example.com/schema"},
+    ],
+)
+def test_a_schema_of_one_tool_that_cannot_be_enforced_costs_the_others_nothing(rig: Rig, odd: dict[str, Any]) -> None:
+    """Tools come from servers whose schemas the caller did not write."""
+    parameters = {"type": "object", "properties": {"odd": odd}}
+    other = Tool.model_validate({"type": "function", "function": {"name": "other", "parameters": parameters}})
+    state = rig.start(tool_tags([*TOOLS, other], ("", "", ""), one=False))
+    assert rig.takes(state, CALL) > 10
+    assert rig.takes(state, '\n<tool_call>\n{"name": "other", "arguments": {') > 5
+    assert not rig.refuses(state, '"odd"') and rig.refuses(state, "1")
+
+
 def test_a_replayed_state_is_where_the_first_one_was(rig: Rig) -> None:
     """An answer that broke off: its tokens are accepted without asking for masks, in text, in a tag, between tags."""
     ids = rig.ids("Yes <b> " + CALL + "\nand " + CALL[:50])
