@@ -1,4 +1,4 @@
-"""What the terminal chat says, in Chinese. English is what the code is written in."""
+"""The terminal chat's phrases in Chinese, by their English form in the code."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ Ctrl-C 停止回答，Ctrl-D 退出。""",
 
 
 def say(phrase: str, *values: str) -> str:
-    """``phrase`` in the user's language, with ``values`` in the places of {0}, {1}, …"""
+    """``phrase`` in the user's language, with ``values`` for {0}, {1}, …"""
     return (CHINESE.get(phrase, phrase) if language() == "zh" else phrase).format(*values)

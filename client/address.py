@@ -17,7 +17,7 @@ class Address(NamedTuple):
 
 
 def parse_all(urls: str, *, secure: bool = False) -> tuple[Address, ...]:
-    """One address, or several of Tritons separated by commas. ``secure``: those without a scheme mean ``grpcs://``.
+    """One address, or several gRPC ones separated by commas. ``secure``: those without a scheme mean ``grpcs://``.
 
     Raises ``ValueError`` with one clear sentence."""
     addresses = tuple(parse(url.strip(), secure=secure) for url in urls.split(","))

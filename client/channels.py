@@ -7,14 +7,14 @@ import time
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-AVOID_SECONDS = 2.0  # after a failure, while another one is there
+AVOID_SECONDS = 2.0  # a channel that failed is passed over for this long, if there is another
 
 C = TypeVar("C")
 
 
 class Channels(Generic[C]):
-    """Connections to Tritons that serve the same engine. Picks the one with the fewest open requests; with ``home`` the
-    first one as long as it works, because a conversation's cache is there. Safe to share by threads."""
+    """Connections to Tritons that serve the same engine. Picks the one with the fewest open requests; with ``home``,
+    the first for as long as it works, because the conversation's cache is there. Thread-safe."""
 
     def __init__(self, channels: Sequence[C], *, home: bool = False) -> None:
         self.all, self._home = tuple(channels), home
@@ -23,7 +23,7 @@ class Channels(Generic[C]):
         self._lock = threading.RLock()  # a stream that is dropped may be collected while its thread holds the lock
 
     def pick(self) -> C:
-        """The caller says ``left`` when its attempt is over."""
+        """Call ``left`` with the channel when the attempt is over."""
         with self._lock:
             now = time.monotonic()
             best = min(range(len(self.all)), key=lambda i: (self._avoid_until[i] > now, *self._rank(i), i))

@@ -20,7 +20,7 @@ from client.types import Options, StreamChunk
 from contract.fields import BY_OPTION
 
 _SETTABLE = {f.name: str(f.type) for f in fields(Options) if (option := BY_OPTION[f.name].option) and option.in_chat}
-CTRL_C_SECONDS = 0.02  # between two looks at whether it was pressed
+CTRL_C_SECONDS = 0.02  # how often it is checked whether Ctrl-C was pressed
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's answer must not move the terminal's cursor
 
 
@@ -61,16 +61,14 @@ def printable(text: str, terminal: bool) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) if terminal else text
 
 
-def show(chunks: Iterable[StreamChunk], timing: Timing, out: TextIO) -> str:
-    """Print text as it comes; returns what was printed, also when interrupted (through ``timing``'s caller)."""
-    terminal, parts = out.isatty(), []
+def show(chunks: Iterable[StreamChunk], timing: Timing, out: TextIO) -> None:
+    """Print text as it comes."""
+    terminal = out.isatty()
     for chunk in chunks:
         timing.add(chunk)
         if chunk.text:
-            parts.append(chunk.text)
             out.write(printable(chunk.text, terminal))
             out.flush()
-    return "".join(parts)
 
 
 def setting(options: Options, name: str, value: str) -> Options:
@@ -99,7 +97,7 @@ def _typed(name: str, value: str) -> Any:
 
 
 class Chat:
-    """One conversation. ``ask`` and ``command`` are what a line of input becomes."""
+    """One conversation. ``line`` takes what the user typed: a message, or a command that begins with ``/``."""
 
     def __init__(self, client: Client, options: Options, system: str, out: TextIO, notes: TextIO) -> None:
         self._client, self._options, self._out, self._notes = client, options, out, notes
@@ -170,7 +168,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 class _Tee:
-    """Writes on and remembers, so that a stopped answer stays in the conversation."""
+    """Passes text on and keeps a copy, so that a stopped answer stays in the conversation."""
 
     def __init__(self, out: TextIO) -> None:
         self._out, self.text = out, ""
@@ -183,10 +181,9 @@ class _Tee:
 
 @contextlib.contextmanager
 def ctrl_c_cancels(stream: Cancellable) -> Iterator[threading.Event]:
-    """Meanwhile Ctrl-C sets the event and cancels ``stream``, from another thread.
+    """Inside the ``with``, Ctrl-C sets the yielded event, and another thread cancels ``stream``. Main thread only.
 
-    As a ``KeyboardInterrupt`` it would come up in the middle of gRPC's own code, which then breaks the channel of all
-    later answers. For the main thread."""
+    A ``KeyboardInterrupt`` raised inside gRPC's own code would break the channel for all later answers."""
     pressed, over = threading.Event(), threading.Event()
 
     def cancel() -> None:

@@ -1,4 +1,4 @@
-"""What a server may ask for and how it is known to be the right one: an API key, TLS, a client's certificate."""
+"""API key, TLS and client certificate of a connection."""
 
 from __future__ import annotations
 

@@ -23,10 +23,10 @@ from contract.prompt_part import PromptPart
 
 PING_TIMEOUT_MS = 8_000
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
-# Messages of any size (a 128k-token prompt is over gRPC's 4 MiB). After 10 s of silence a ping: a host that is gone
-# sends nothing else. A Triton that our launcher did not start answers more than 2 pings without data in 5 minutes with
-# GOAWAY, so after two there is one a minute, and only while a call is open. While data flow gRPC sends pings of its own
-# to measure the connection. One that is not answered holds the keepalive back, for a minute unless told otherwise.
+# Messages may have any size: a 128k-token prompt exceeds gRPC's default of 4 MiB. After 10 s of silence gRPC pings;
+# nothing else notices a host that is gone. A Triton that our launcher did not start answers more than 2 pings without
+# data in 5 minutes with GOAWAY, so after two there is one a minute, and only while a call is open. While data flows,
+# gRPC also pings to measure bandwidth; an unanswered one delays the keepalive, by a minute unless limited here.
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -85,7 +85,7 @@ def add_tensor(request: Any, name: str, datatype: str, values: Sequence[Any]) ->
 
 
 def _misfit(name: str, datatype: str, values: Sequence[Any]) -> errors.InvalidRequest:
-    """About the first value that no tensor of this type holds, in the words of the tokenizer step."""
+    """The error for the first value that a tensor of this type cannot hold, worded as the tokenizer step words it."""
     wrong = next(value for value in values if not _fits(datatype, value))
     if isinstance(wrong, int) or (datatype == "FP32" and isinstance(wrong, float)):
         row = BY_NAME[name]
@@ -174,7 +174,7 @@ def _named(raw: dict[str, bytes]) -> SequenceOutput:
 
 
 def _prompt(raw: dict[str, bytes]) -> bytes:
-    """What the named tensors say of the prompt, as ``packed`` says it."""
+    """The named tensors about the prompt, in the layout of ``packed``."""
     if "prompt_ids" not in raw and "prompt_log_probs" not in raw:
         return b""
 

@@ -38,7 +38,7 @@ _TRITON_TEXTS = (  # in a stream, where Triton's own errors have no status
     ("unknown model", "model_not_found"), ("has no available versions", "model_not_found"),
     ("inference input", "invalid_request"), ("inputs but got", "invalid_request"), ("batch-size", "invalid_request"),
 )  # fmt: skip
-# "Stub process 'detokenizer_0_0' is not healthy.", also without the name, and whatever the status
+# "Stub process 'detokenizer_0_0' is not healthy.": with or without the name, and under any status
 _STUB_ENDED = re.compile(r"Stub process (?:'(\w+?)_\d+_\d+' )?(?:is not healthy|exited unexpectedly)")
 _CONNECTION_TEXTS = (  # gRPC's, with status UNAVAILABLE; through a proxy a lost server is a reset stream, UNKNOWN
     "failed to connect", "connection refused", "connection reset", "socket closed", "connection timed out",
@@ -54,7 +54,7 @@ _TLS_TEXTS = (  # gRPC's and Python's, in lower case, and what to do
     ("hostname verification check failed", _OTHER_NAME),
     ("certificate_verify_failed", "nobody known here has signed its certificate: name its CA (QWEN_TLS_CA or tls=)"),
     ("certificate_required", _NO_CLIENT), ("unknown_ca", _NO_CLIENT),
-    ("unwrap failed", _NO_CLIENT),  # in TLS 1.3 a server says no only after the client took the connection for open
+    ("unwrap failed", _NO_CLIENT),  # a TLS 1.3 server refuses only after the client considers the connection open
     ("handshake read failed", _NO_TLS), ("wrong_version_number", _NO_TLS),
 )  # fmt: skip
 
@@ -63,11 +63,11 @@ def from_text(message: str) -> ClientError:
     """The exception for an ``error_message`` inside a stream."""
     text = plain(message)
     triton = next((word for part, word in _TRITON_TEXTS if part in text), "internal_error")
-    return from_wire(message) or _without_process(text) or answered(triton, text)
+    return from_wire(message) or _stub_ended(text) or answered(triton, text)
 
 
-def _without_process(text: str) -> ClientError | None:
-    """For Triton's word of a model process that hangs or has ended: what is happening, as the engine says it."""
+def _stub_ended(text: str) -> ClientError | None:
+    """The error for Triton's report that a model process hangs or has ended, worded as the engine step words it."""
     stub = _STUB_ENDED.search(text)
     if stub is None:
         return None
@@ -91,7 +91,7 @@ def from_grpc(status: str, details: str, address: str) -> ClientError:
         return Cancelled(message)
     if status == "DEADLINE_EXCEEDED":
         return RequestTimeout("total", 0.0)
-    if error := from_wire(details) or _without_process(message):
+    if error := from_wire(details) or _stub_ended(message):
         return error
     if status in ("UNAVAILABLE", "UNKNOWN", "INTERNAL") and any(sign in message.lower() for sign in _CONNECTION_TEXTS):
         return unreachable(address, message)

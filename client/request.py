@@ -76,8 +76,8 @@ class Ask:
 class RunningRequest:
     """Base of the two streams: start, end, stop, and what an error means.
 
-    A stream that breaks off goes on behind the tokens it has, on another server where there are several. The caller
-    sees one stream: no token comes twice, and ``chunk_index`` counts on.
+    A stream that breaks off is resumed after the tokens it has, on another server where there are several. The caller
+    sees one stream: no token comes twice, and ``chunk_index`` keeps counting.
     """
 
     _call: Any

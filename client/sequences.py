@@ -124,8 +124,8 @@ def collect(request_id: str, options: Options, chunks: Iterable[StreamChunk]) ->
 def retry_delay(error: ClientError, attempt: int, retry: Retry, started: bool) -> float | None:
     """Seconds to wait before try number ``attempt + 1``; ``None`` when it must not be repeated.
 
-    A request that has shown text is never repeated: the caller would see two answers spliced together. It goes on
-    (``resume_delay``) where the server takes ``resume_ids``.
+    A request that has shown text is never repeated: the caller would see two answers spliced together. It is resumed
+    (``resume_delay``) where the server accepts ``resume_ids``.
     """
     if started or attempt >= retry.attempts or not isinstance(error, (ConnectError, Overloaded, EngineUnavailable)):
         return None
@@ -137,8 +137,8 @@ def retry_delay(error: ClientError, attempt: int, retry: Retry, started: bool) -
 
 
 def breaks_off(error: Exception) -> bool:
-    """Whether another server, or this one after its restart, could go on with the answer. One that hangs in the middle
-    of it is as good as gone."""
+    """Whether another server, or this one after its restart, could resume the answer. A server that stalls in the
+    middle of an answer counts as gone."""
     if isinstance(error, RequestTimeout):
         return error.phase == "between chunks"
     return isinstance(error, (ConnectError, EngineUnavailable, StreamCut))
@@ -148,22 +148,22 @@ ONE_SEQUENCE = "only answers with n = 1 do"
 
 
 def unresumed(broken: ClientError, why: str) -> ClientError:
-    """``broken``, the error that ended an answer, with the reason why nobody goes on with it."""
+    """``broken``, the error that ended an answer, with the reason why the answer cannot be resumed."""
     if why != str(broken):
         broken.args = (f"{broken}; the answer does not go on elsewhere: {why}",)
     return broken
 
 
 def resume_delay(error: ClientError, attempt: int, retry: Retry, elsewhere: bool) -> float | None:
-    """As ``retry_delay``, for an answer that goes on behind the tokens it has. ``attempt`` counts from the last token
-    on; ``elsewhere``: the next one goes to another server, which need not recover from anything."""
+    """As ``retry_delay``, for an answer that is resumed after the tokens it has. ``attempt`` counts from the last token
+    on; ``elsewhere``: the next attempt goes to another server, which has nothing to recover from."""
     if attempt == 1 and elsewhere and breaks_off(error) and retry.attempts > 1:
         return 0.0
     return retry_delay(EngineUnavailable(str(error)) if breaks_off(error) else error, attempt, retry, False)
 
 
 def resumed(options: Options, ids: Sequence[int]) -> Options:
-    """The options of an attempt that goes on behind ``ids``. What was to be said about the prompt has been said."""
+    """The options of an attempt that resumes after ``ids``; what was asked about the prompt has been answered."""
     return replace(
         options, resume_ids=(*options.resume_ids, *ids), prompt_logprobs=False, prompt_top_logprobs=0,
         return_prompt_ids=False,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from contract import context
 from contract.chunks import Job
 from contract.engine_dir import EngineInfo
-from contract.errors import InvalidRequest, ServingError, shown
+from contract.errors import InvalidRequest, shown
 from contract.sampling import Sampling
 from serving.tokenizer.encoder import Encoder
 from serving.tokenizer.inputs import CheckpointDefaults, Inputs, Tensors
@@ -34,8 +33,8 @@ class Encoded:
 
 
 class PromptBuilder:
-    """The tokenizer step without Triton. ``encode`` takes many requests at once; an error concerns its own one only.
-    ``encoder``: the engine's, where somebody has it: reading one takes up to a second, and the GIL."""
+    """The tokenizer step without Triton. ``encoder``: the engine's, if it is loaded already: loading one takes up to a
+    second and holds the GIL."""
 
     def __init__(self, engine: EngineInfo, encoder: Encoder | None = None) -> None:
         self._encoder = encoder or Encoder(engine.path / "tokenizer.json")
@@ -66,32 +65,25 @@ class PromptBuilder:
         if least > self._limits.max_input_len:
             raise context.too_long(self._limits, field, f"at least {least}")
 
-    def encode(self, requests: Sequence[Tensors]) -> list[Encoded | ServingError]:
-        return [self._one(tensors) for tensors in requests]
-
-    def _one(self, tensors: Tensors) -> Encoded | ServingError:
-        try:
-            self.check_size(tensors)
-            inputs = Inputs(tensors, self._checkpoint)
-            if inputs.flag("stop"):
-                return Encoded(
-                    self._encoder.encode("stop"),
-                    Job(Sampling(max_tokens=1), cancel=True, stop_key=inputs.text("stop_key")),
-                )
-            field = _prompt_field(inputs)
-            text = self._text(inputs, field)
-            parsed = self._with_biases(inputs, self._with_words(inputs, job(inputs, self._checkpoint)))
-            ids = list(inputs.integers("input_ids")) if field == "input_ids" else self._encoded(text, field)
-            if field == "text_input":  # a template writes the special tokens that begin a text itself
-                ids = self._encoder.begun(ids)
-            context.room(self._limits, field, len(ids), parsed.sampling.max_tokens)
-            _check_scores(len(ids), parsed.sampling.prompt_logprobs)
-            if not inputs.flag("exclude_input_in_output"):
-                echo = self._encoder.decode(ids) if field == "input_ids" else self._plain.resolved(text)
-                parsed = replace(parsed, text=replace(parsed.text, echo=echo))
-            return Encoded(ids, parsed)
-        except ServingError as error:
-            return error
+    def encode(self, tensors: Tensors) -> Encoded:
+        """One request. Raises ``ServingError`` naming the input at fault."""
+        self.check_size(tensors)
+        inputs = Inputs(tensors, self._checkpoint)
+        if inputs.flag("stop"):
+            stop = Job(Sampling(max_tokens=1), cancel=True, stop_key=inputs.text("stop_key"))
+            return Encoded(self._encoder.encode("stop"), stop)
+        field = _prompt_field(inputs)
+        text = self._text(inputs, field)
+        parsed = self._with_biases(inputs, self._with_words(inputs, job(inputs, self._checkpoint)))
+        ids = list(inputs.integers("input_ids")) if field == "input_ids" else self._encoded(text, field)
+        if field == "text_input":  # a template writes the special tokens that begin a text itself
+            ids = self._encoder.begun(ids)
+        context.room(self._limits, field, len(ids), parsed.sampling.max_tokens)
+        _check_scores(len(ids), parsed.sampling.prompt_logprobs)
+        if not inputs.flag("exclude_input_in_output"):
+            echo = self._encoder.decode(ids) if field == "input_ids" else self._plain.resolved(text)
+            parsed = replace(parsed, text=replace(parsed.text, echo=echo))
+        return Encoded(ids, parsed)
 
     def _text(self, inputs: Inputs, field: str) -> str:
         """The prompt's text, rendered; "" for one that came as ids."""

@@ -13,36 +13,28 @@ class Metrics:
     def __init__(self, model: str) -> None:
         """``model``: the label of every series."""
         self._model = model
-        self._metrics: dict[tuple[str, str], Any] = {}
+        self._metrics: dict[tuple[str, ...], Any] = {}
         self._last: dict[tuple[str, str], float] = {}
         self._families: dict[str, Any] = {}
 
     def info(self, name: str, labels: dict[str, str]) -> None:
-        """A gauge of 1 whose labels say something, once."""
-        if name not in self._families:
-            self._families[name] = pb.MetricFamily(
-                name=name, description=DESCRIPTIONS[name], kind=pb.MetricFamily.GAUGE
-            )
-            self._metrics[name, ""] = self._families[name].Metric(labels={"model_name": self._model, **labels})
-            self._metrics[name, ""].set(1)
+        """A gauge of 1 that carries information in its labels, which never change."""
+        if self._is_new(name, "", 1):
+            self._metric(name, pb.MetricFamily.GAUGE, labels).set(1)
 
     def histogram(self, name: str, value: float, buckets: list[float]) -> None:
-        if name not in self._families:
-            kind = pb.MetricFamily.HISTOGRAM
-            self._families[name] = pb.MetricFamily(name=name, description=DESCRIPTIONS[name], kind=kind)
-            labels = {"model_name": self._model}
-            self._metrics[name, ""] = self._families[name].Metric(labels=labels, buckets=buckets)
-        self._metrics[name, ""].observe(value)
+        self._metric(name, pb.MetricFamily.HISTOGRAM, buckets=buckets).observe(value)
 
     def gauge(self, name: str, value: float) -> None:
         if self._is_new(name, "", value):
-            self._metric(name, pb.MetricFamily.GAUGE, "").set(value)
+            self._metric(name, pb.MetricFamily.GAUGE).set(value)
 
     def counter(self, name: str, total: float, reason: str = "") -> None:
         """Bring the counter up to ``total``, which only grows."""
         before = self._last.get((name, reason), 0.0)
         if self._is_new(name, reason, total):
-            self._metric(name, pb.MetricFamily.COUNTER, reason).increment(total - before)
+            labels = {"reason": reason} if reason else {}
+            self._metric(name, pb.MetricFamily.COUNTER, labels).increment(total - before)
 
     def _is_new(self, name: str, reason: str, value: float) -> bool:
         """Every call is a round trip to Triton: an idle server must not make a hundred of them per second."""
@@ -50,13 +42,14 @@ class Metrics:
         self._last[name, reason] = value
         return changed
 
-    def _metric(self, name: str, kind: Any, reason: str) -> Any:
-        if (name, reason) not in self._metrics:
+    def _metric(self, name: str, kind: Any, labels: dict[str, str] | None = None, **more: Any) -> Any:
+        labels = {"model_name": self._model, **(labels or {})}
+        key = name, *labels.values()
+        if key not in self._metrics:
             if name not in self._families:
                 self._families[name] = pb.MetricFamily(name=name, description=DESCRIPTIONS[name], kind=kind)
-            labels = {"model_name": self._model} | ({"reason": reason} if reason else {})
-            self._metrics[name, reason] = self._families[name].Metric(labels=labels)
-        return self._metrics[name, reason]
+            self._metrics[key] = self._families[name].Metric(labels=labels, **more)
+        return self._metrics[key]
 
 
 DESCRIPTIONS = {

@@ -76,21 +76,21 @@ class TokenizerStep:
 
     def _answer(self, arrival: _Arrival) -> Any:
         try:
-            (result,) = self._builder.encode([arrival.tensors])
-            if isinstance(result, ServingError):
-                self._record(arrival, 0, str(result))
-                return triton_io.failed(result)
+            result = self._builder.encode(arrival.tensors)
             job = self._traced(arrival, len(result.ids), result.job)
             return triton_io.encoded(result.ids, job.to_json(), self._seal)
+        except ServingError as problem:
+            self._record(arrival, 0, str(problem))
+            return triton_io.failed(problem)
         except Exception:  # noqa: BLE001 - logged; it must not end the thread
             return _unexpected()
 
     def _traced(self, arrival: _Arrival, tokens: int, job: Job) -> Job:
-        """The job, told under which span the engine's lie: the caller's, or this step's where there is none."""
+        """The job with the parent of the engine's spans: the caller's span, or this step's where there is none."""
         if not self._tracer or job.cancel:
             return job
         own = self._record(arrival, tokens)
-        continued = own.split("-")[1] in arrival.trace  # not where the caller's is none
+        continued = own.split("-")[1] in arrival.trace  # false where the caller sent no valid traceparent
         return replace(job, trace=arrival.trace if continued else own)
 
     def _record(self, arrival: _Arrival, tokens: int, error: str = "") -> str:

@@ -192,7 +192,7 @@ class _Exchange:
         answer = Answer(
             gateway.answer_context, plan, answer_id, renderer, self._writer, self._timing, self._span.metadata, tenant
         )
-        gateway.promise(answer.work(0))
+        gateway.check_ttft(answer.work(0))
         self._answer, self._reserved = answer, _expected_tokens(plan, held.size)
         gateway.keys.admit(self._key, self._reserved)
         await self._run_watched(answer)

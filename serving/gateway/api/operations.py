@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from client.errors import ClientError
 from contract.paths import ROOT
 from serving.gateway.core.errors import from_library
-from serving.gateway.core.gateway import FORSAKEN_SECONDS, Gateway
+from serving.gateway.core.gateway import ABANDONED_SECONDS, Gateway
 from serving.gateway.core.metrics import CONTENT_TYPE_LATEST
 from serving.gateway.core.triton_metrics import RUNNING, WAITING
 
@@ -51,7 +51,7 @@ class Operations:
 
     async def live(self, _: Request) -> Response:
         """503 only when nobody but an orchestrator can help."""
-        problem = self._gateway.unwatched(FORSAKEN_SECONDS)
+        problem = self._gateway.unwatched(ABANDONED_SECONDS)
         return JSONResponse({"status": problem or "alive"}, 503 if problem else 200)
 
     async def ready(self, _: Request) -> Response:

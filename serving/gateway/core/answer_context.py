@@ -1,4 +1,4 @@
-"""What an answer is given by its worker process, and when it got how far."""
+"""What an answer needs from its worker process, and the times of its stages."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from serving.gateway.core.share.scheduler import FairScheduler
 
 @dataclass(frozen=True, slots=True)
 class AnswerContext:
-    """What an answer needs from its worker process."""
-
     channels: Channels[AioChannel]
     metrics: GatewayMetrics
     token_text: TokenText
@@ -25,7 +23,7 @@ class AnswerContext:
 
 @dataclass(slots=True)
 class AnswerTimes:
-    """Monotonic seconds."""
+    """Monotonic seconds; 0: not yet."""
 
     arrived: float
     read: float = 0.0

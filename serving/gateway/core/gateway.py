@@ -42,8 +42,8 @@ from serving.gateway.settings import GatewaySettings
 log = logging.getLogger("serving.gateway")
 TICK = 0.25  # seconds between checks of the open answers
 READY_SECONDS = 2.0  # limit on one readiness call to Triton
-UNWATCHED_SECONDS = 4.0  # a launcher silent for this long would notice no death: not ready
-FORSAKEN_SECONDS = 30.0  # silent for this long: not alive, so that an orchestrator starts the whole anew
+UNWATCHED_SECONDS = 4.0  # launcher silent for this long: not ready, because nothing would restart a dead engine
+ABANDONED_SECONDS = 30.0  # launcher silent for this long: not alive, so that an orchestrator restarts everything
 MODEL = "qwen"
 SPARE_ROWS = 2  # for workers that start while those they replace still end
 
@@ -118,7 +118,7 @@ class Gateway:
         """Seconds until what waits here and in the engine is served."""
         return self.triton_metrics.retry_after(self.scheduler.waiting, self.scheduler.places_per_second)
 
-    def promise(self, work: Work) -> None:
+    def check_ttft(self, work: Work) -> None:
         """Raises ``ApiError`` 429 for a request that would wait longer for its first token than ``ttft_limit``."""
         limit = self.settings.ttft_limit
         if not limit:
@@ -202,7 +202,7 @@ class Gateway:
 
     # health
     def outage(self) -> str:
-        """The launcher's word on Triton, one file for all workers, so that they agree; "" when all is well."""
+        """Why Triton does not answer, as the launcher tells all workers in one file; "" when all is well."""
         if not self.settings.readiness_file:
             return ""
         try:
@@ -211,7 +211,7 @@ class Gateway:
             return "the launcher is gone"
 
     def unwatched(self, seconds: float) -> str:
-        """Whether the launcher has been silent for so long. Requests are answered all the same, while Triton lives."""
+        """The problem when the launcher has been silent for ``seconds``; "" otherwise. Requests are still answered."""
         launcher = self._launcher
         if launcher is None or not launcher.has_begun or launcher.silent < seconds:
             return ""

@@ -1,4 +1,4 @@
-"""The span of one HTTP request, and below it its wait for its turn; what the engine adds lies under it too.
+"""The span of one HTTP request, with a child for its time in the gateway's queue; the engine's spans are children too.
 
 Attributes: https://opentelemetry.io/docs/specs/semconv/registry/attributes/gen-ai/; never a text.
 """

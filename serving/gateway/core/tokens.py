@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 class Tokens:
-    """The tokenizer. ``prepare`` loads it before anybody is served; what a chat template needs comes at first use, in a
-    thread (``load``)."""
+    """The tokenizer. ``prepare`` loads it before anybody is served. Chat templates need transformers, whose import
+    takes seconds: it is loaded at first use, in a thread (``load``)."""
 
     def __init__(self, engine: Path | None) -> None:
         self._engine = engine
@@ -43,9 +43,7 @@ class Tokens:
     @cached_property
     def _builder(self) -> PromptBuilder:
         from contract import engine_dir
-        from serving.tokenizer.prompt import (
-            PromptBuilder,  # imports transformers, which takes seconds; needed for templates only
-        )
+        from serving.tokenizer.prompt import PromptBuilder
 
         return PromptBuilder(engine_dir.read(self._directory), self._encoder)
 
@@ -83,10 +81,10 @@ class Tokens:
         given["messages"] = [json.dumps(messages, ensure_ascii=False).encode()]
         if tools:
             given["tools"] = [json.dumps(list(tools), ensure_ascii=False).encode()]
-        (encoded,) = self._builder.encode([given])
-        if isinstance(encoded, ServingError):
-            raise ApiError(400, str(encoded), param="messages")
-        return encoded.ids
+        try:
+            return self._builder.encode(given).ids
+        except ServingError as error:
+            raise ApiError(400, str(error), param="messages") from None
 
     def decode(self, ids: list[int]) -> str:
         """Raises ``ApiError`` for an id outside the vocabulary."""

@@ -38,9 +38,8 @@ class ToolParser:
         self._framing, self._name = framing, name
         self.calls = 0
         self._rest = ""  # not yet understood: may be the beginning of a tag
-        self._state = (
-            "outside"  # outside, opening (after the tag), inside (an object), after (it, before the closing tag)
-        )
+        # outside, opening (after the tag), inside (an object), after (the object, before the closing tag)
+        self._state = "outside"
         self._space = ""  # whitespace that a following tool call would swallow
         self._lead = ""  # what came before the object: text again if it turns out not to be a call
         self._unclosed = False  # a call has begun whose closing tag has not come
@@ -73,10 +72,9 @@ class ToolParser:
         events: list[Event] = []
         if self._state == "inside":
             events += self._counted(self._object.cut() if cut else self._object.close())
-            told = self._object.started or (
-                cut and self._framing == "array"
-            )  # a forced call without its name is no text
-            events += [] if told else self._text(self._lead + "".join(self._object.raw))
+            forced = cut and self._framing == "array"  # a forced call is never text, even cut off before its name
+            if not (self._object.started or forced):
+                events += self._text(self._lead + "".join(self._object.raw))
         elif self._state == "opening":
             events += self._text(self._lead + self._rest)
         elif not any(tag.startswith(self._rest) for tag in self._tags_cut(cut)):

@@ -26,9 +26,7 @@ def fields(**values: Any) -> Tensors:
 
 
 def encode(builder: PromptBuilder, **values: Any) -> Encoded:
-    (result,) = builder.encode([fields(**values)])
-    assert isinstance(result, Encoded), result
-    return result
+    return builder.encode(fields(**values))
 
 
 def rendered(builder: PromptBuilder, tokenizer: Tokenizer, messages: list[Any], **values: Any) -> str:

@@ -106,11 +106,10 @@ class ChatStream(StreamRenderer):
         out = b""
         if index in self._unstarted and (deltas or update.finish):
             out = self._start(index, _with_usage(used._replace(completion=0)) if counted else None)
-        for at, delta in enumerate(
-            deltas
-        ):  # ids and log probs belong to the update as a whole: they go with its first delta
-            first = at == 0
-            out += self._event(index, delta, extras if first else {}, update.logprobs if first else None, tail=tail)
+        logprobs = update.logprobs
+        for delta in deltas:
+            out += self._event(index, delta, extras, logprobs, tail=tail)
+            extras, logprobs = {}, None  # they belong to the whole update and go with its first delta
         return out + self._event(index, {}, finish=update.finish, tail=tail) if update.finish else out
 
     def _deltas(self, events: list[Event]) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ WAY_SECONDS = 0.05  # from a sequence's end in the engine to the beginning of th
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Sequences. ``most``: decoded at once; ``reserve``: of these, places that a tenant with few may always take;
-    ``margin``: may wait in the engine, so that it fills a free place within the same step; ``on_the_way``: have ended
-    there without our knowing it yet, or are still going there."""
+    """In sequences. ``most``: decoded at once. ``reserve``: places among these that a tenant with few sequences may
+    always take. ``margin``: may wait inside the engine, so that it fills a free place within the same step.
+    ``on_the_way``: have ended in the engine without our knowing yet, or have not arrived there yet."""
 
     most: int
     on_the_way: int = 0

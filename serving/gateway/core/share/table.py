@@ -17,15 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TENANTS = 4096  # counters; users are hashed to them
-FRESH_SECONDS = 0.1  # a worker that has not looked for longer than this is not waited for
-RECENT_SECONDS = 60.0  # for so long a tenant counts as present after its last request
+FRESH_SECONDS = 0.1  # a worker that has not looked for this long is not waited for
+RECENT_SECONDS = 60.0  # a tenant counts as present for this long after its last request
 _VIRTUAL, _LAST, _LAST_AT, _OTHER, _OTHER_AT = range(5)
 _HEADER = 8
 _PID, _FLIGHT, _WAITING, _HEAD, _SINCE, _LOOKED, _UNREAD, _UNREAD_LONG, _LONG = range(9)
 _ROW_HEADER = 16
-_OF_WAITING, _OF_FLIGHT, _OF_PROMPTS, _OF_PLEDGED = (
-    _ROW_HEADER + part * TENANTS for part in range(4)
-)  # then one entry per tenant
+# after the row's header: four parts with one entry per tenant
+_OF_WAITING, _OF_FLIGHT, _OF_PROMPTS, _OF_PLEDGED = (_ROW_HEADER + part * TENANTS for part in range(4))
 _ROW = _ROW_HEADER + 4 * TENANTS
 
 
