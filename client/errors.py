@@ -11,6 +11,7 @@ from contract.errors import (
     ClientError,
     ConnectError,
     ContextTooLong,
+    DeadlineExceeded,
     DuplicateId,
     EngineUnavailable,
     InternalError,
@@ -26,7 +27,7 @@ from contract.errors import (
 )
 
 __all__ = [
-    "CODES", "Cancelled", "ChunkMissing", "ClientError", "ConnectError", "ContextTooLong", "DuplicateId",
-    "EngineUnavailable", "InternalError", "InvalidRequest", "ModelNotFound", "NotAuthorized", "Overloaded",
-    "RequestTimeout", "ServingError", "StreamBroken", "StreamCut", "Unsupported",
+    "CODES", "Cancelled", "ChunkMissing", "ClientError", "ConnectError", "ContextTooLong", "DeadlineExceeded",
+    "DuplicateId", "EngineUnavailable", "InternalError", "InvalidRequest", "ModelNotFound", "NotAuthorized",
+    "Overloaded", "RequestTimeout", "ServingError", "StreamBroken", "StreamCut", "Unsupported",
 ]  # fmt: skip

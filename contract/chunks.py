@@ -56,6 +56,8 @@ class Job:
     priority: int = 0
     lora_name: str = ""
     cache_salt: str = ""
+    timeout_us: int = 0  # what the caller allows for all of it, and the moment (``time.monotonic``) at which that ends;
+    deadline: float = 0.0  # 0: none
     trace: str = ""  # W3C traceparent of the span that the engine's belong to; empty: none is wanted
     stop_key: str = ""  # of a request: who knows it may cancel; of a `stop` request: what its sender knows
     repetition: tuple[int, ...] = ()  # the values of ``REPETITION``; empty: answers may repeat themselves

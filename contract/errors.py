@@ -8,6 +8,7 @@ ClientError                     what one request can end with
 │   ├── DuplicateId             a request with this id is still running
 │   ├── ModelNotFound           the server has no model of that name
 │   ├── NotAuthorized           the API key is missing or wrong
+│   ├── DeadlineExceeded        the time that the request gave itself has passed
 │   ├── Overloaded              the queue is full: ``retry_after`` seconds, when the server gives an estimate
 │   ├── EngineUnavailable       the engine is dead, starting or draining, or failed on this request
 │   └── InternalError           any other fault of the server
@@ -104,6 +105,18 @@ class Overloaded(ServingError):
     code = "queue_full"
 
 
+class DeadlineExceeded(ServingError):
+    """The request's own ``timeout`` (KServe's parameter, microseconds) has passed before its end."""
+
+    code = "deadline_exceeded"
+
+    def __init__(self, microseconds: int, tokens: int = 0) -> None:
+        problem = (
+            f"timeout: {microseconds} microseconds have passed after {tokens} tokens; allow more, or ask for fewer"
+        )
+        super().__init__(problem, field="timeout")
+
+
 class EngineUnavailable(ServingError):
     code = "engine_unavailable"
 
@@ -175,6 +188,7 @@ CODES: dict[str, Code] = {
     "duplicate_id": Code(DuplicateId, "ALREADY_EXISTS", 409, "duplicate_id"),
     "model_not_found": Code(ModelNotFound, "NOT_FOUND", 503, "model_not_ready"),  # the gateway's own model
     "not_authorized": Code(NotAuthorized, "INTERNAL", 500, "internal_error"),  # the gateway's own access to Triton
+    "deadline_exceeded": Code(DeadlineExceeded, "UNAVAILABLE", 504, "timeout"),  # as Triton's own for queues
     "queue_full": Code(Overloaded, "UNAVAILABLE", 429, "queue_full"),
     "engine_unavailable": Code(EngineUnavailable, "UNAVAILABLE", 503, "engine_unavailable"),
     "internal_error": Code(InternalError, "INTERNAL", 500, "internal_error"),
@@ -225,6 +239,6 @@ def from_wire(message: str) -> ServingError | None:
         return None
     sentence = text[coded.end() :]
     error = answered(coded[1], sentence)
-    if isinstance(error, (InvalidRequest, DuplicateId)):
+    if isinstance(error, (InvalidRequest, DuplicateId, DeadlineExceeded)):
         error.field = sentence.partition(":")[0].partition(" ")[0]
     return error

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from contract import chunks
 from contract.ack_table import END, AckTable
 from contract.chunks import Job
-from contract.errors import EngineUnavailable, InvalidRequest, ServingError, from_wire
+from contract.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest, ServingError, from_wire
 from contract.finish import FINISH_CODES
 from contract.prompt_part import PromptPart
 from serving.detokenizer.text import TokenBytes
@@ -207,6 +207,9 @@ class Dispatcher:
         self._ack_table.open_sequences = len(self.registry.sequences) + self._senders.pending
         for request in self._watch.abandoned():
             self._leave(request)
+        for request in self.registry.late(now):
+            done = sum(sequence.completion_tokens for sequence in request.sequences)
+            self._fail(request, DeadlineExceeded(request.job.timeout_us, done))
         if self._watch.is_detokenizer_silent(now):
             self.on_death(f"the detokenizer has not answered for {DEAD_BEAT_SECONDS:.0f} s")
         if self._ack_table.closing == END:

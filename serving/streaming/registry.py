@@ -96,6 +96,11 @@ class RequestRegistry:
         with self._lock:
             return self.requests.get(request_id)
 
+    def late(self, now: float) -> list[ActiveRequest]:
+        """Requests whose deadline has passed."""
+        with self._lock:
+            return [r for r in self.requests.values() if 0 < r.job.deadline <= now and not r.gone]
+
     def next_requests(self, count: int) -> list[ActiveRequest]:
         """The ``count`` requests that have gone unchecked for longest."""
         with self._lock:

@@ -10,6 +10,9 @@ from typing import Any
 from contract.errors import InvalidRequest, Unsupported, shown
 from contract.fields import FIELD_OF_TENSOR
 
+TIMEOUT = "timeout"  # KServe's, of microseconds; over gRPC Triton takes it out itself
+LONGEST_US = 2**63 - 1
+
 # Inputs of NVIDIA's ensemble (tensorrtllm_backend v0.17.0, all_models/inflight_batcher_llm/ensemble/config.pbtxt).
 NVIDIAS = {
     "return_context_logits": "use return_prompt_log_probs",
@@ -34,7 +37,7 @@ UNREAD = ("id", "traceparent", "tracestate")
 def refuse_parameters(parameters: Mapping[str, Any]) -> None:
     """Raises ``InvalidRequest`` for the first one; NVIDIA's are accepted at values that change nothing."""
     for name, value in parameters.items():
-        if name in UNREAD:
+        if name in UNREAD or name == TIMEOUT:
             continue
         if name in NVIDIAS:
             if value:
@@ -43,3 +46,11 @@ def refuse_parameters(parameters: Mapping[str, Any]) -> None:
         near = difflib.get_close_matches(name[:60], FIELD_OF_TENSOR, 1)
         hint = f"did you mean {near[0]}?" if near else "docs/fields.md lists them"
         raise InvalidRequest(name[:100], f"no such input; {hint}")
+
+
+def timeout_us(by_triton: int, parameters: Mapping[str, Any]) -> int:
+    """Microseconds that the caller allows the request; 0: no bound. Raises ``InvalidRequest``."""
+    given = parameters.get(TIMEOUT) or by_triton
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= LONGEST_US:
+        raise InvalidRequest(TIMEOUT, f"{shown(given)} is not a time; give microseconds as an integer, 0 for no bound")
+    return given

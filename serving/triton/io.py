@@ -104,6 +104,11 @@ def parameters(request: Any) -> dict[str, Any]:
     return json.loads(raw) if len(raw) > len("{}") else {}
 
 
+def timeout(request: Any) -> int:
+    """KServe's request parameter, in microseconds, which Triton only passes on to the steps; 0: none."""
+    return int(request.timeout())
+
+
 def encoded(ids: list[int], job: bytes, seal: Seal) -> Any:
     """The tokenizer step's response: INT32 [1, n] and STRING [1, 1]."""
     return pb.InferenceResponse(

@@ -12,10 +12,10 @@ from queue import PriorityQueue
 from typing import Any
 
 from contract.chunks import Job
-from contract.errors import InternalError, ServingError
+from contract.errors import DeadlineExceeded, InternalError, ServingError
 from contract.seal import Seal
 from serving.tokenizer.inputs import Tensors
-from serving.tokenizer.parameters import refuse_parameters
+from serving.tokenizer.parameters import refuse_parameters, timeout_us
 from serving.tokenizer.prompt import PromptBuilder, size
 from serving.tracing import HEADER, Tracer
 from serving.triton import io as triton_io
@@ -30,7 +30,12 @@ NICENESS = 5  # of the thread for long prompts: streams and short prompts get th
 class _Arrival:
     tensors: Tensors
     trace: str = ""  # the caller's ``traceparent``
+    timeout_us: int = 0  # what the caller allows; 0: any time
     arrived: float = field(default_factory=time.monotonic)
+
+    @property
+    def deadline(self) -> float:
+        return self.arrived + self.timeout_us / 1e6 if self.timeout_us else 0.0
 
 
 class TokenizerStep:
@@ -52,7 +57,8 @@ class TokenizerStep:
             try:
                 parameters = triton_io.parameters(request)
                 refuse_parameters(parameters)
-                arrival = _Arrival(triton_io.inputs(request), str(parameters.get(HEADER, "")))
+                allowed = timeout_us(triton_io.timeout(request), parameters)
+                arrival = _Arrival(triton_io.inputs(request), str(parameters.get(HEADER, "")), allowed)
                 bytes_ = size(arrival.tensors)
                 if bytes_ > SHORT:
                     self._builder.check_size(arrival.tensors)
@@ -76,8 +82,12 @@ class TokenizerStep:
 
     def _answer(self, arrival: _Arrival) -> Any:
         try:
+            if arrival.timeout_us and time.monotonic() >= arrival.deadline:
+                raise DeadlineExceeded(arrival.timeout_us)
             result = self._builder.encode(arrival.tensors)
             job = self._traced(arrival, len(result.ids), result.job)
+            if arrival.timeout_us:
+                job = replace(job, timeout_us=arrival.timeout_us, deadline=arrival.deadline)
             return triton_io.encoded(result.ids, job.to_json(), self._seal)
         except ServingError as problem:
             self._record(arrival, 0, str(problem))

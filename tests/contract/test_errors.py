@@ -10,6 +10,7 @@ from contract.errors import (
     CODES,
     ClientError,
     ContextTooLong,
+    DeadlineExceeded,
     DuplicateId,
     EngineUnavailable,
     InvalidRequest,
@@ -27,6 +28,7 @@ ERRORS = [
     ContextTooLong("messages", "the prompt has 9 tokens; shorten it"),
     Unsupported("guided_decoding_guide_type json", "the loaded engine cannot honour it"),
     DuplicateId("same"),
+    DeadlineExceeded(200_000, 37),
     Overloaded("queue: full (8 of 8 sequences); try again later"),
     EngineUnavailable("engine: out of pages"),
 ]

@@ -94,8 +94,10 @@ class Stream:
         self._client.stop_stream(cancel_requests=True)
         self._client.close()
 
-    def send(self, request_id: str = "", batch: int = 1, **values: Any) -> None:
-        self._client.async_stream_infer(MODEL, tensors(batch=batch, **values), request_id=request_id)
+    def send(self, request_id: str = "", batch: int = 1, timeout: int | None = None, **values: Any) -> None:
+        """``timeout``: KServe's parameter, in microseconds."""
+        inputs = tensors(batch=batch, **values)
+        self._client.async_stream_infer(MODEL, inputs, request_id=request_id, timeout=timeout)
 
     @property
     def waiting(self) -> int:

@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 
 from tests.conftest import ROOT, Server
-from tests.triton.calls import Stream, ask, scalar
+from tests.triton.calls import Stream, ask, generate, scalar
 from tests.triton.test_streams import is_free
 
 pytestmark = pytest.mark.triton
@@ -113,3 +113,26 @@ def test_an_unstreamed_request_can_be_stopped_and_answers_with_what_it_has(serve
         ask(server.grpc, request_id="quiet", stop=True)
         answer = stream.answer()
     assert answer.finish == "cancelled" and answer.completion_tokens > 0 and answer.text
+
+
+def test_a_timeout_ends_the_request_over_grpc(server: Server) -> None:
+    with Stream(server.grpc) as stream:
+        stream.send(timeout=400_000, **LONG | {"ignore_eos": True})
+        answer = stream.answer()
+        assert re.search(
+            r"\[deadline_exceeded\] timeout: 400000 microseconds have passed after \d+ tokens", str(answer.error)
+        )
+        assert answer.in_order and answer.text and not answer.finish
+        stream.send(timeout=60_000_000, text_input="Hi", max_tokens=3, stream=True)
+        assert stream.answer().finish == "length"
+
+
+def test_a_timeout_ends_the_request_over_http(server: Server) -> None:
+    begun = time.monotonic()
+    status, answer = generate(server.http, LONG | {"stream": False, "ignore_eos": True, "timeout": 400_000})
+    assert status != 200 and "[deadline_exceeded] timeout: 400000 microseconds" in answer["error"]
+    assert time.monotonic() - begun < 20
+    status, answer = generate(server.http, {"text_input": "Hi", "max_tokens": 2, "timeout": "soon"})
+    assert status == 400 and "timeout: 'soon' is not a time; give microseconds" in answer["error"]
+    status, answer = generate(server.http, {"text_input": "Hi", "max_tokens": 2, "timeout": 60_000_000})
+    assert status == 200 and answer["completion_tokens"] == 2

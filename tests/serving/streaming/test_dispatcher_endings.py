@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from contract.ack_table import END, REFUSE
-from contract.errors import EngineUnavailable, InvalidRequest
+from contract.chunks import Job
+from contract.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest
 from serving.streaming.dispatcher import Dispatcher
 from tests.serving.rig import AT_ONCE, CANCEL, STREAM, Rig
 from tests.waiting import until
@@ -71,6 +72,20 @@ def test_a_stop_mark_aborts_and_what_came_after_is_not_sent(rig: Rig) -> None:
     until(lambda: sink.ends)
     assert sink.ids == [1] and sink.finish == "cancelled"  # the detokenizer calls it "stop"
     until(rig.is_free)
+
+
+@pytest.mark.parametrize("job", [STREAM, AT_ONCE])
+def test_a_request_ends_when_its_own_time_has_passed(rig: Rig, job: Job) -> None:
+    timed = replace(job, n=2, timeout_us=300_000, deadline=time.monotonic() + 0.3)
+    sink, other = rig.open(timed), rig.open(job)
+    rig.runtime.step(1)
+    seconds = until(lambda: sink.error)
+    assert 0.1 < seconds < 2 and isinstance(sink.error, DeadlineExceeded) and sink.ends == 1
+    assert str(sink.error) == "timeout: 300000 microseconds have passed after 2 tokens; allow more, or ask for fewer"
+    assert len(rig.runtime.submitted) == 1 and rig.dispatcher.registry.finished["error"] == 2
+    rig.runtime.step(2, finish="length")
+    until(lambda: other.ends)
+    assert other.ids == [1, 2]
 
 
 def test_cancel_by_id_answers_both(rig: Rig) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from contract.errors import InvalidRequest, Unsupported
-from serving.tokenizer.parameters import refuse_parameters
+from serving.tokenizer.parameters import refuse_parameters, timeout_us
 
 
 @pytest.mark.parametrize("parameters", [{}, {"return_context_logits": False, "lora_task_id": 0}, {"id": "a"}])
@@ -28,3 +28,21 @@ def test_anything_else_is_refused(parameters: dict[str, Any], sentence: str, kin
     with pytest.raises(kind) as caught:
         refuse_parameters(parameters)
     assert str(caught.value).startswith(sentence)
+
+
+def test_a_timeout_is_microseconds_from_either_door() -> None:
+    refuse_parameters({"timeout": 5})
+    assert [timeout_us(0, {}), timeout_us(7, {}), timeout_us(0, {"timeout": 5}), timeout_us(0, {"timeout": 0})] == [
+        0,
+        7,
+        5,
+        0,
+    ]
+
+
+@pytest.mark.parametrize("given", ["5", -1, 2**63, True, 1.5])
+def test_another_timeout_is_refused(given: Any) -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"^timeout: .* is not a time; give microseconds as an integer, 0 for no bou"
+    ):
+        timeout_us(0, {"timeout": given})
