@@ -22,6 +22,7 @@ from loadtest.errors import EXIT_OK, LoadtestError
 from loadtest.histogram import Histogram
 from loadtest.record import Record
 from loadtest.report import page
+from loadtest.report.charts import PER_OCTAVE
 from loadtest.report.sentences import sentences
 from loadtest.report.svg import Chart, Series
 from loadtest.report.words import words
@@ -173,7 +174,7 @@ def _page(a: SavedRun, b: SavedRun, rows: list[Row], notes: list[str]) -> str:
 
 def _cdfs(a: SavedRun, b: SavedRun, metric: str) -> list[Series]:
     return [
-        Series(name, [(v * 1e3, share) for v, share in Histogram.of(values).cdf()], "steps")
+        Series(name, [(v * 1e3, share) for v, share in Histogram.of(values).cdf(PER_OCTAVE)], "steps")
         for name, run in (("A", a), ("B", b))
         if (values := run.values(metric))
     ]

@@ -41,7 +41,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     lines = [f"\n{plan['scenario']} over {plan['transport']}, {load}, {_length(summary)}, seed {plan['seed']}"]
     lanes = summary["lanes"] if len(summary["lanes"]) > 1 else {plan["transport"]: summary["total"]}
     for name, figures in lanes.items():
-        lines += _lane(name, figures)
+        lines += _lane(name, figures, summary["error_examples"])
     lines += _gateway(summary["gateway_cost"])
     lines += _closing(summary)
     return "\n".join(lines)
@@ -52,7 +52,7 @@ def _length(summary: dict[str, Any]) -> str:
     return f"interrupted after {summary['measured_s']:.1f} of {planned}" if summary["interrupted"] else planned
 
 
-def _lane(name: str, figures: dict[str, Any]) -> list[str]:
+def _lane(name: str, figures: dict[str, Any], examples: dict[str, str]) -> list[str]:
     c = figures["counts"]
     return [
         f"\n{name + ', ms':22s}" + "".join(f"{column:>10s}" for column in COLUMNS),
@@ -64,8 +64,12 @@ def _lane(name: str, figures: dict[str, Any]) -> list[str]:
         f"{c['scheduled']} scheduled = {c['completed']} completed + {c['failed']} failed + {c['cancelled']} cancelled "
         f"+ {c['in_flight']} in flight; {figures['requests_per_s']:.2f} requests/s, {figures['tokens_per_s']:.0f} "
         f"tokens/s, goodput {figures['goodput_per_s']:.2f}/s; {c['good']} met all limits",
-        *(f"  {count} × {kind}" for kind, count in figures["errors"].items()),
+        *(f"  {count} × {kind}{_example(examples.get(kind))}" for kind, count in figures["errors"].items()),
     ]
+
+
+def _example(text: str | None) -> str:
+    return f": {text[:120]}" if text else ""
 
 
 def _gateway(cost: dict[str, Any] | None) -> list[str]:
@@ -89,4 +93,5 @@ def _closing(summary: dict[str, Any]) -> list[str]:
     server = summary["server"]
     if server and server["we_left"] and server["streams_freed"] is not None:
         lines.append(f"users who left: {server['we_left']}; streams the server freed: {server['streams_freed']}")
+    lines += [f"note: {note}" for note in summary["notes"]]
     return [*lines, f"verdict: {verdict['state'].upper()}", *(f"  {reason}" for reason in verdict["reasons"])]

@@ -1,7 +1,8 @@
-"""A mergeable log-linear histogram: every percentile within 0.2 % of the exact one, over any number of workers.
+"""A mergeable log-linear histogram: every percentile within 0.02 % of the exact one, over any number of workers.
 
-Each power of two is cut into 256 equal buckets, so a bucket is at most 1/256 of its value wide and its middle is at
-most 0.2 % off. Locust's own statistics round to 10 ms below 1 s and to 100 ms above, too coarse for a TTFT.
+Each power of two is cut into 4096 equal buckets, so a bucket is at most 1/4096 of its value wide and its middle is at
+most 0.013 % off: less than a tenth of a millisecond in half a second. Locust's own statistics round to 10 ms below 1 s
+and to 100 ms above, too coarse for a TTFT.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-SUBBUCKETS = 256
+SUBBUCKETS = 4096
 RELATIVE_ERROR = 1 / (2 * SUBBUCKETS)
 SMALLEST = 1e-9  # seconds; anything smaller (0 included) is counted here
 
@@ -62,19 +63,23 @@ class Histogram:
                 return min(max(_middle(index), self.minimum), self.maximum)
         raise AssertionError("counts and count disagree")
 
+    def above(self, limit: float) -> int:
+        """How many values are over ``limit`` seconds."""
+        return sum(times for index, times in self.counts.items() if min(_middle(index), self.maximum) > limit)
+
     def share_within(self, limit: float) -> float | None:
         """The share of values at or below ``limit`` seconds; ``None`` when empty."""
         if not self.count or self.maximum <= limit:
             return 1.0 if self.count else None
         return next((share for value, share in reversed(self.cdf()) if value <= limit), 0.0)
 
-    def cdf(self) -> list[tuple[float, float]]:
-        """(value, share of values at or below it), ascending."""
-        seen, points = 0, []
+    def cdf(self, per_octave: int = SUBBUCKETS) -> list[tuple[float, float]]:
+        """(value, share of values at or below it), ascending; fewer points ``per_octave`` are enough for a chart."""
+        seen, points, step = 0, dict[int, tuple[float, float]](), SUBBUCKETS // per_octave
         for index in sorted(self.counts):
             seen += self.counts[index]
-            points.append((min(max(_middle(index), self.minimum), self.maximum), seen / self.count))
-        return points
+            points[index // step] = (min(max(_middle(index), self.minimum), self.maximum), seen / self.count)
+        return list(points.values())
 
     def to_wire(self) -> dict[str, Any]:
         return {

@@ -19,7 +19,7 @@ from loadtest.scenarios.base import Scenario, ScenarioSettings
 from loadtest.slo import Slo, parse_slo
 
 TRANSPORTS = ("grpc", "sse", "both")
-_DURATION = re.compile(r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?$")
+_DURATION = re.compile(r"^(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(?:s|$))?(?:(\d+)ms)?$")
 
 
 @dataclass(frozen=True)
@@ -158,14 +158,14 @@ def _convert(name: str, raw: Any) -> Any:
 
 
 def parse_duration(raw: Any, name: str = "duration") -> float:
-    """``90``, ``90s``, ``1m30s``, ``2h`` → seconds."""
+    """``90``, ``90s``, ``1m30s``, ``2h``, ``500ms`` → seconds."""
     if isinstance(raw, (int, float)):
         return float(raw)
     match = _DURATION.match(str(raw).strip())
     if match is None or not any(match.groups()):
         raise LoadtestError(f"{name}: {raw!r} is not a duration: write e.g. 60s, 5m or 1h30m")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    hours, minutes, seconds, milliseconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
 
 
 def _positive(name: str, value: float) -> None:

@@ -18,7 +18,7 @@ FORMULAS = {
     "ttft": "t_first − t_send",
     "e2e_sched": "t_last − t_sched",
     "e2e": "t_last − t_send",
-    "tpot": "(t_last − t_first) / (n − 1), requests with n > 1 output tokens",
+    "tpot": "(t_last − t_first) / (n − 1), requests whose n > 1 output tokens came in more than one piece",
     "itl": "gaps between consecutive messages of a stream, pooled over all streams",
     "lag": "t_send − t_sched (the generator's own lateness)",
 }
@@ -49,6 +49,7 @@ class Record:
     cached_tokens: int = 0
     messages: int = 0
     longest_gap: float = 0.0
+    counted: bool = True  # by the server; False: one token per message
 
     def values(self) -> dict[str, float | None]:
         """The metrics of ``FORMULAS`` except itl; ``None`` where the request has none."""
@@ -59,7 +60,7 @@ class Record:
             "ttft": _minus(first, self.t_send),
             "e2e_sched": _minus(last, self.t_sched) if done else None,
             "e2e": _minus(last, self.t_send) if done else None,
-            "tpot": (last - first) / (n - 1) if done and n > 1 and first is not None and last is not None else None,
+            "tpot": spread / (n - 1) if done and n > 1 and (spread := _minus(last, first)) else None,
             "lag": _minus(self.t_send, self.t_sched),
         }
 
@@ -82,7 +83,7 @@ class Record:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Record:
-        return cls(**{name: data[name] for name in _FIELDS})
+        return cls(**{name: data[name] for name in _FIELDS if name in data})
 
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(Record))

@@ -12,12 +12,13 @@ import numpy as np
 
 from loadtest.aggregate import Lane, merged
 from loadtest.environment import describe
+from loadtest.notes import notes
 from loadtest.plan import RunPlan
 from loadtest.record import FORMULAS, Record
 from loadtest.scrape import ServerSeries
 from loadtest.slo import Slo, metric_of
 from loadtest.stats import Interval, bootstrap_difference, percentile_of_rows, running_streams, slope
-from loadtest.verdict import WorkerHealth, judge
+from loadtest.verdict import WorkerHealth, judge, latency
 
 SCHEMA = "qwen-triton/loadtest-summary/1"
 PERCENTILES = (50, 75, 90, 95, 99, 99.9)
@@ -76,6 +77,8 @@ def summarize(run: Run) -> dict[str, Any]:
         "environment": describe(),
         "limits": limits(total, plan.limits),
         "verdict": dataclasses.asdict(verdict) | {"exit_code": verdict.exit_code},
+        "notes": notes(total, plan),
+        "error_examples": _examples(run.records),
         "measured_s": run.measured_s,
         "total": lane_figures(total, run.measured_s),
         "lanes": {name: lane_figures(lane, run.measured_s) for name, lane in run.lanes.items()},
@@ -87,19 +90,24 @@ def summarize(run: Run) -> dict[str, Any]:
     }
 
 
+def _examples(records: list[Record]) -> dict[str, str]:
+    """kind → what the first failure of that kind said."""
+    failed = [r for r in records if r.measured and r.outcome == "failed"]
+    return {r.error_kind: r.error for r in sorted(failed, key=lambda r: -r.t_sched)}
+
+
 def limits(total: Lane, slo: Slo) -> list[dict[str, Any]]:
     """Each limit with what was measured, for people: a per-request limit as the share of values within it."""
     rows = []
     for name, limit in slo.limits.items():
-        within = total.histograms[metric_of(name)].share_within(limit)
+        within = total.share_within(metric_of(name), limit)
         shown = "-" if within is None else f"{within:.1%}"
         text = f"{name.upper()} ≤ {limit * 1e3:g} ms ({slo.good:.0%})"
         rows.append({"limit": text, "measured": shown, "met": within is not None and within >= slo.good})
     for (name, percent), limit in slo.percentiles.items():
-        value = total.histograms[metric_of(name)].percentile(percent)
-        shown = "-" if value is None else f"{value * 1e3:.1f} ms"
+        value = total.percentile(metric_of(name), percent, limit)
         text = f"{name.upper()} p{percent:g} ≤ {limit * 1e3:g} ms"
-        rows.append({"limit": text, "measured": shown, "met": value is not None and value <= limit})
+        rows.append({"limit": text, "measured": latency(value), "met": value is not None and value <= limit})
     if rows:
         failed, scheduled = total.counts["failed"], total.counts["scheduled"]
         text = f"errors ≤ {slo.errors:.1%}"

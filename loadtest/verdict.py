@@ -5,6 +5,7 @@ INVALID comes first: a run whose generator was the bottleneck says nothing about
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from loadtest.aggregate import Lane
@@ -90,6 +91,13 @@ def _generator(total: Lane, workers: list[WorkerHealth]) -> list[str]:
     return reasons
 
 
+def latency(value: float | None) -> str:
+    """``inf`` stands for requests that had waited longer than their limit when the run ended."""
+    if value is None:
+        return "not measured"
+    return f"{value * 1e3:.1f} ms" if value < math.inf else "not reached"
+
+
 def _missed(total: Lane, slo: Slo) -> list[str]:
     c = total.counts
     reasons = []
@@ -100,8 +108,8 @@ def _missed(total: Lane, slo: Slo) -> list[str]:
     if slo.limits and judged and c["good"] < slo.good * judged:
         reasons.append(f"{c['good'] / judged:.1%} of requests met all limits (wanted {slo.good:.1%})")
     for (name, percent), limit in slo.percentiles.items():
-        value = total.histograms[metric_of(name)].percentile(percent)
+        value = total.percentile(metric_of(name), percent, limit)
         if value is None or value > limit:
-            shown = "not measured" if value is None else f"{value * 1e3:.1f} ms"
+            shown = latency(value)
             reasons.append(f"{name} p{percent:g} is {shown} (limit {limit * 1e3:g} ms)")
     return reasons

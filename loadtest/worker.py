@@ -65,7 +65,8 @@ class LoadWorker:
         self._lag = Histogram()
         self._messages = 0
         self._process = psutil.Process()
-        self._cpu: tuple[float, float] = (0.0, 0.0)
+        self._cpu_before = 0.0
+        self._window: list[tuple[float, float]] = []  # (CPU seconds, clock) at its start and its end
         self._stopped = self._on_time = False
 
     def start(self) -> None:
@@ -143,10 +144,13 @@ class LoadWorker:
     def _run(self, number: int, record: Record, request: Request, answer: list[str] | None) -> None:
         record.t_send = self.now()
         error: TransportError | None = None
+        arrivals: list[float] = []
         try:
-            end = self._transports[record.transport].stream(request, self._listener(record, request))
+            end = self._transports[record.transport].stream(request, self._listener(record, request, arrivals))
+            self._spread(record, end.completion_tokens - record.completion_tokens, arrivals)
             record.prompt_tokens, record.cached_tokens = end.prompt_tokens, end.cached_tokens
             record.completion_tokens, record.finish_reason = end.completion_tokens, end.finish_reason
+            record.counted = end.counted
             outcome: Outcome = "cancelled" if end.left else "completed"
             if record.t_first is None and not end.left:
                 raise TransportError("empty", "the stream ended without a token")
@@ -158,13 +162,14 @@ class LoadWorker:
             outcome, error = "failed", TransportError("protocol", f"{type(caught).__name__}: {caught}"[:300])
         self._finish(number, record, outcome, error)
 
-    def _listener(self, record: Record, request: Request) -> Callable[[float, int], bool]:
+    def _listener(self, record: Record, request: Request, arrivals: list[float]) -> Callable[[float, int], bool]:
         """The hot path: once per message. Local names, because an attribute look-up costs as much as the arithmetic."""
         epoch, lane_name, leave = self._epoch, record.transport, request.leave_after
         start, end, measured, lanes = self.plan.warmup, self.plan.end, record.measured, self._lanes
 
         def on_message(stamp: float, tokens: int) -> bool:
             t = stamp - epoch
+            arrivals.append(t)
             lane = lanes[lane_name]
             lane.message(int(t), tokens - record.completion_tokens, start <= t < end)
             if record.t_last is None:
@@ -182,6 +187,14 @@ class LoadWorker:
             return leave is None or tokens < leave
 
         return on_message
+
+    def _spread(self, record: Record, tokens: int, arrivals: list[float]) -> None:
+        """``tokens`` that only the last usage told of came with the messages: evenly, as far as anyone can know."""
+        lane, count, given = self._lanes[record.transport], len(arrivals), 0
+        for k, t in enumerate(arrivals if tokens > 0 else (), 1):
+            share = tokens * k // count - given
+            given += share
+            lane.more_tokens(int(t), share, self.plan.warmup <= t < self.plan.end)
 
     def _finish(self, number: int, record: Record, outcome: Outcome, error: TransportError | None) -> None:
         if self._running.pop(number, None) is None:
@@ -225,13 +238,29 @@ class LoadWorker:
     # --- figures ------------------------------------------------------------------------------------------------
 
     def _probe(self) -> None:
-        """How late the event loop is: what it adds to every time stamp."""
+        """How late the event loop is within the window. One long stall counts for all the looks that it prevented."""
         self._sleep_until(0.0)
-        self._cpu = (self._cpu_seconds(), time.monotonic())
-        while True:
-            start = time.monotonic()
+        self._cpu_before = self._cpu_seconds()
+        self._sleep_until(self.plan.warmup)
+        self._window.append((self._cpu_seconds(), time.monotonic()))
+        while self.now() < self.plan.end:
+            due = time.monotonic() + PROBE_S
             gevent.sleep(PROBE_S)
-            self._lag.record(max(0.0, time.monotonic() - start - PROBE_S))
+            late = max(0.0, time.monotonic() - due)
+            self._lag.record(late)
+            for k in range(1, int(late / PROBE_S) + 1):
+                self._lag.record(late - k * PROBE_S)
+        self._window.append((self._cpu_seconds(), time.monotonic()))
+
+    def _cpu_share(self) -> float:
+        """Of one core, over the window so far."""
+        if not self._window:
+            return 0.0
+        (cpu, clock), (cpu_now, clock_now) = (
+            self._window[0],
+            (*self._window[1:], (self._cpu_seconds(), time.monotonic()))[0],
+        )
+        return (cpu_now - cpu) / (clock_now - clock) if clock_now > clock else 0.0
 
     def _cpu_seconds(self) -> float:
         times = self._process.cpu_times()
@@ -248,8 +277,6 @@ class LoadWorker:
         for name in self._lanes:
             self._lanes[name] = Lane()
         self._done = []
-        used = self._cpu_seconds() - self._cpu[0] if self._cpu[1] else 0.0
-        wall = time.monotonic() - self._cpu[1] if self._cpu[1] else 0.0
         return {
             "worker": self.index,
             "final": final,
@@ -259,8 +286,8 @@ class LoadWorker:
             "lanes": {name: lane.to_wire() for name, lane in lanes.items()},
             "records": [record.to_wire() for record in records],
             "health": {
-                "cpu": used / wall if wall else 0.0,
-                "cpu_s": used,
+                "cpu": self._cpu_share(),
+                "cpu_s": self._cpu_seconds() - self._cpu_before if self._cpu_before else 0.0,
                 "loop_lag_p99": self._lag.percentile(99) or 0.0,
                 "messages": self._messages,
             },

@@ -12,6 +12,7 @@ from loadtest.summary import Run
 
 WINDOWS = 12  # the run cut into so many pieces for "TTFT against rate"
 DOTS = 1500
+PER_OCTAVE = 256  # points of a distribution between a value and its double
 TRIMMED = 0.005  # the lowest half per cent of a distribution: a few gaps near 0 would take most of a logarithmic axis
 
 
@@ -32,7 +33,7 @@ def _cdf(title: str, run: Run, metrics: Sequence[str]) -> Chart:
     series = [
         Series(
             _label(run, lane, metric),
-            [(v * 1e3, share) for v, share in lanes.histograms[metric].cdf() if share > TRIMMED],
+            [(v * 1e3, share) for v, share in lanes.histograms[metric].cdf(PER_OCTAVE) if share > TRIMMED],
             "steps",
             dashed=metric in ("ttft", "e2e"),  # in a closed loop they lie on those from the schedule
         )

@@ -21,7 +21,7 @@ RATES = {
 }
 COUNTS = (
     "scheduled", "completed", "failed", "cancelled", "in_flight", "warmup", "prompt_tokens", "cached_tokens",
-    "completion_tokens", "length_mismatches",
+    "completion_tokens", "length_mismatches", "uncounted",
 )  # fmt: skip
 COLUMNS = ("mean", "p50", "p75", "p90", "p95", "p99", "p99.9", "max")
 WIRES = {"grpc": "gRPC", "sse": "SSE", "both": "gRPC and SSE"}
@@ -69,8 +69,9 @@ def _verdict(summary: dict[str, Any], say: Say) -> str:
     if state == "invalid" and not any("worker" in r or "lag" in r for r in summary["verdict"]["reasons"]):
         word = "INVALID"
     reasons = "".join(f"<li>{escape(say(reason))}</li>" for reason in summary["verdict"]["reasons"])
+    notes = "".join(f'<p class="soft">{escape(say(note))}</p>' for note in summary["notes"])
     return f'<p><span class="verdict {state}">{escape(say(word))}</span></p>' + (
-        f"<ul>{reasons}</ul>" if reasons else ""
+        f"<ul>{reasons}</ul>{notes}" if reasons else notes
     )
 
 
@@ -118,7 +119,11 @@ def _counts(summary: dict[str, Any], say: Say) -> str:
     rows: list[list[Any]] = [[say(n.replace("_", " ")), *(f["counts"][n] for f in lanes.values())] for n in COUNTS]
     rows += [[say(label), *(_short(f[name]) for f in lanes.values())] for name, label in RATES.items()]
     kinds = sorted({kind for f in lanes.values() for kind in f["errors"]})
-    rows += [[f"{say('failed')}: {kind}", *(f["errors"].get(kind, 0) for f in lanes.values())] for kind in kinds]
+    told = {kind: f": {summary['error_examples'][kind]}" for kind in kinds if summary["error_examples"].get(kind)}
+    rows += [
+        [f"{say('failed')}: {kind}{told.get(kind, '')}", *(f["errors"].get(kind, 0) for f in lanes.values())]
+        for kind in kinds
+    ]
     return html.table(["", *map(say, lanes)], rows)
 
 
@@ -156,7 +161,7 @@ def _generator(summary: dict[str, Any], say: Say) -> str:
         for w in generator["workers"]
     ]
     cpu = generator["cpu_us_per_message"]
-    cost = say(f"{cpu:.0f} µs of CPU per message; percentiles within 0.2 %") if cpu else ""
+    cost = say(f"{cpu:.0f} µs of CPU per message; percentiles within 0.02 %") if cpu else ""
     note = f'<p class="soft">{cost}</p>' if cpu else ""
     return html.table(["", say("of one core"), say("loop lag p99, ms"), say("messages")], rows) + note
 

@@ -25,12 +25,23 @@ CHINESE = {
     "{} of requests met all limits (wanted {})": "{} 的请求达到全部指标（要求 {}）",
     "{} p{} is {} (limit {} ms)": "{} p{} 为 {}（上限 {} 毫秒）",
     "{} ms": "{} 毫秒", "not measured": "没有测到",
+    "{} p{} is not reached (limit {} ms)": "{} p{} 未达到（上限 {} 毫秒）",
+    # notes
+    "{} of {} requests had not ended when the run did, or gave up: the table's E2E leaves them out, and they miss each "
+    "limit that they had outlasted":
+        "{1} 个请求中有 {0} 个在运行结束时尚未完成或已超时：表中的端到端延迟不含它们；凡已超过的限制，均按未达标计",
+    "{} of {} answers came in one piece and have no TPOT: something on the way may hold the stream back":
+        "{1} 个回答中有 {0} 个一次性到达，没有 TPOT：途中可能有环节缓冲了数据流",
+    "the server did not count the tokens of {} answers: each message counts as one":
+        "服务端没有统计 {} 个回答的 token：每条消息按一个 token 计",
+    "{} of {} answers were not as long as asked for: the server may not know ignore_eos":
+        "{1} 个回答中有 {0} 个长度与要求不符：服务端可能不支持 ignore_eos",
     # one run
     "{} over {}": "{}，经由 {}", "{} users, closed loop": "{} 个用户，闭环", "open loop, {}": "开环，{}",
     "open loop, {} at {}/s": "开环，{}，{}/s", "{} s after {} s of warm-up": "预热 {1} 秒后测量 {0} 秒",
     "started {}": "开始于 {}", "model {}": "模型 {}", "errors ≤ {}": "错误 ≤ {}",
-    "worker {}": "压测进程 {}", "{} µs of CPU per message; percentiles within 0.2 %":
-        "每条消息 {} 微秒 CPU；百分位数误差在 0.2 % 以内",
+    "worker {}": "压测进程 {}", "{} µs of CPU per message; percentiles within 0.02 %":
+        "每条消息 {} 微秒 CPU；百分位数误差在 0.02 % 以内",
     "A message carried {} tokens on average: ITL is not the time of one token, TPOT is.":
         "平均每条消息含 {} 个 token：单个 token 的时间是 TPOT，而不是 ITL。",
     # two runs

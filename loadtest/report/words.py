@@ -22,7 +22,8 @@ CHINESE = {
     "Requests and tokens": "请求与 token", "all": "合计",
     "scheduled": "计划", "completed": "完成", "cancelled": "取消", "in flight": "未结束", "warmup": "预热",
     "prompt tokens": "输入 token", "cached tokens": "缓存 token", "completion tokens": "输出 token",
-    "length mismatches": "长度不符", "requests per s": "请求/s", "tokens per s": "tokens/s",
+    "length mismatches": "长度不符", "uncounted": "服务端未计数", "not reached": "未达到",
+    "requests per s": "请求/s", "tokens per s": "tokens/s",
     "goodput per s": "有效吞吐/s", "tokens per message": "每条消息的 token",
     "What the gateway costs (SSE − gRPC, same run)": "网关开销（SSE − gRPC，同一次运行）",
     "difference": "差值", "95 % interval": "95 % 区间", "beyond chance": "超出随机波动",
@@ -46,8 +47,8 @@ CHINESE = {
     "limits met up to here": "到此为止达标", "saturated": "饱和", "missed": "未达标", "limits": "指标",
     "cpu": "CPU", "cores": "核数", "memory": "内存", "system": "系统", "gpu": "GPU", "packages": "软件包",
     "t_first − t_sched (what a user waits who arrives on time)": "t_first − t_sched（准时到达的用户等待的时间）",
-    "(t_last − t_first) / (n − 1), requests with n > 1 output tokens":
-        "(t_last − t_first) / (n − 1)，输出 token 数 n > 1 的请求",
+    "(t_last − t_first) / (n − 1), requests whose n > 1 output tokens came in more than one piece":
+        "(t_last − t_first) / (n − 1)，输出 token 数 n > 1 且分多次到达的请求",
     "gaps between consecutive messages of a stream, pooled over all streams": "同一流中相邻消息的间隔，所有流合并统计",
     "t_send − t_sched (the generator's own lateness)": "t_send − t_sched（压测端自身的延误）",
     "requests that ended within the window and meet every per-request limit, per second":

@@ -14,12 +14,14 @@ OnMessage = Callable[[float, int], bool]
 
 @dataclass(slots=True)
 class StreamEnd:
-    """What the server said at the end. Counts are its own; ``left`` is set when the caller walked away."""
+    """What the server said at the end. ``completion_tokens`` are its own where it ``counted``, else one per message;
+    ``left`` is set when the caller walked away."""
 
     finish_reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    counted: bool = False
     text: str = ""
     left: bool = False
 

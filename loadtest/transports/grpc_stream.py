@@ -163,8 +163,8 @@ class _GrpcReader:
         self.failure: TransportError | None = None
         self._on_message = on_message
         self._text: list[bytes] = []
-        self._counted = False
         self._order: list[str] = []
+        self._reasoned = False  # does this model say why it ends?
 
     def message(self, payload: bytes, stamp: float) -> bool:
         if self.end.left:
@@ -196,14 +196,16 @@ class _GrpcReader:
         self._text.append(text)
         before = self.end.completion_tokens
         self._counts(values)
-        if "completion_tokens" not in values:  # another ensemble: every message with text counts as one token
+        if "completion_tokens" in values:
+            self.end.counted = True
+        else:  # another ensemble: every message with text counts as one token
             self.end.completion_tokens += bool(text)
         return self.end.completion_tokens if self.end.completion_tokens > before else 0
 
     def _read_packed(self, got: SequenceOutput) -> int:
         end, before = self.end, self.end.completion_tokens
         self._text.append(got.text.encode())
-        self._counted = True
+        end.counted = self._reasoned = True
         end.prompt_tokens, end.completion_tokens = got.prompt_tokens, got.completion_tokens
         end.cached_tokens, end.finish_reason = got.cached_tokens, got.finish or ""
         return end.completion_tokens if end.completion_tokens > before else 0
@@ -214,7 +216,7 @@ class _GrpcReader:
             if (count := values.get(name)) is not None:
                 setattr(end, name, INT32.unpack(count[:4])[0])
         if (reason := values.get("finish_reason")) is not None:
-            self._counted = True
+            self._reasoned = True
             end.finish_reason = reason[4:].decode()
 
     def finished(self) -> StreamEnd:
@@ -222,7 +224,7 @@ class _GrpcReader:
         end.text = b"".join(self._text).decode("utf-8", "replace")
         if end.left:
             return end
-        if self._counted and not end.finish_reason:
+        if self._reasoned and not end.finish_reason:
             raise TransportError("cut_short", "the stream ended without a finish_reason")
         if end.finish_reason in ("error", "cancelled"):
             raise TransportError(f"finish_{end.finish_reason}", f"the server ended the stream with {end.finish_reason}")

@@ -11,7 +11,6 @@ message. Both receive windows are opened to the maximum once and topped up every
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from gevent.lock import RLock
 from hpack import Decoder, Encoder, HPACKError
 
 from contract.authority import authority
+from loadtest.transports.arrival import receive, stamped
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
@@ -158,8 +158,11 @@ class Connection:
         reason = "the server closed the connection"
         buffer = bytearray()
         try:
-            while data := self._socket.recv(BLOCK):
-                stamp = time.monotonic()
+            kernel = stamped(self._socket)
+            while True:
+                data, stamp = receive(self._socket, BLOCK, kernel)
+                if not data:
+                    break
                 buffer += data
                 self._frames(buffer, stamp)
         except (OSError, HPACKError, struct.error) as error:

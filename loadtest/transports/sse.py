@@ -3,13 +3,13 @@
 The HTTP parsing is geventhttpclient's (llhttp, in C); this module owns the socket, so that a message is stamped when
 its bytes arrive and a closed connection is never mistaken for the end of a stream. Tokens are the server's: the usage
 of each chunk where ``continuous_usage_stats`` is honoured, else one per chunk with content, put right by the
-final usage.
+final usage. An answer is whole when it gave its reason or ``[DONE]``, however its body or connection then ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,11 +23,15 @@ from client.sse import Events
 from contract.authority import authority
 from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
+from loadtest.transports.arrival import receive, stamped
 from loadtest.transports.base import OnMessage, StreamEnd
 from loadtest.transports.credentials import tls_context
 
 BLOCK = 65536
 CONNECT_TIMEOUT = 10.0
+LINGER_S = 0.1  # how long a body may take to end after [DONE] for its connection to be used again
+TEXTS = ("content", "reasoning_content", "reasoning", "refusal")  # of a delta; each brings tokens,
+CALLS = ("tool_calls", "function_call")  # and so do these
 PATH = "/v1/chat/completions"
 
 
@@ -112,13 +116,16 @@ class SseTransport:
 
     @staticmethod
     def _receive(sock: Any, reader: _SseReader) -> None:
-        while not reader.http.message_complete:
-            data = sock.recv(BLOCK)
-            now = time.monotonic()
-            if not data:
+        kernel = stamped(sock)
+        while not (reader.done or reader.http.message_complete):
+            data, stamp = receive(sock, BLOCK, kernel)
+            if not data and not reader.whole:
                 raise ConnectionError("the server closed the connection")
-            if not reader.feed(data, now):
+            if not data or not reader.feed(data, stamp):
                 return
+        with gevent.Timeout(LINGER_S, False), contextlib.suppress(OSError):
+            while not reader.http.message_complete and (data := sock.recv(BLOCK)):
+                reader.feed(data, 0.0)
 
 
 class _Body(HTTPResponse):
@@ -139,8 +146,12 @@ class _SseReader:
         self._on_message = on_message
         self._events = Events()
         self._text: list[str] = []
-        self._done = False
-        self.begun = False
+        self.done = self.begun = self._events_seen = False
+
+    @property
+    def whole(self) -> bool:
+        """Did the answer come to its end?"""
+        return self.done or bool(self.end.finish_reason)
 
     def feed(self, data: bytes, now: float) -> bool:
         """False when the caller abandons the stream."""
@@ -157,13 +168,21 @@ class _SseReader:
         return True
 
     def _event(self, data: bytes, now: float) -> bool:
+        self._events_seen = True
         if data == b"[DONE]":
-            self._done = True
+            self.done = True
+        if self.done or not data:
             return True
-        chunk = orjson.loads(data)
-        if "error" in chunk:
-            error = chunk["error"]
-            raise _refusal(int(error.get("status") or 500), error)
+        try:
+            chunk = orjson.loads(data)
+            error = chunk.get("error")
+        except (ValueError, AttributeError):
+            shown = data[:80].decode("utf-8", "replace")
+            raise TransportError("protocol", f"an event is no JSON object: {shown}") from None
+        if error:
+            told = error if isinstance(error, dict) else {"message": error}
+            status = str(told.get("status") or told.get("code"))
+            raise _refusal(int(status) if status.isdecimal() else 500, told)
         before = self.end.completion_tokens
         self._choices(chunk.get("choices") or (), chunk.get("usage"))
         tokens = self.end.completion_tokens
@@ -175,11 +194,11 @@ class _SseReader:
         content = False
         for choice in choices:
             delta = choice.get("delta") or {}
-            text = delta.get("content") or ""
-            content = content or bool(text or delta.get("tool_calls") or delta.get("reasoning_content"))
-            self._text.append(text)
+            content = content or any(delta.get(name) for name in TEXTS + CALLS)
+            self._text.append(delta.get("content") or "")
             end.finish_reason = choice.get("finish_reason") or end.finish_reason
         if usage:
+            end.counted = True
             end.prompt_tokens = usage.get("prompt_tokens") or 0
             end.completion_tokens = usage.get("completion_tokens") or 0
             end.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
@@ -192,8 +211,11 @@ class _SseReader:
             return self.end
         if self.http.status_code != 200:
             raise self._refused()
-        if not self._done:
-            raise TransportError("cut_short", "the stream ended without [DONE]")
+        if not self._events_seen:
+            kind = self.http.get("content-type") or "no Content-Type"
+            raise TransportError("not_a_stream", f"the server answered {kind}, not text/event-stream")
+        if not self.whole:
+            raise TransportError("cut_short", "the stream ended without a finish_reason or [DONE]")
         if self.end.finish_reason in ("error", "cancelled"):
             raise TransportError(f"finish_{self.end.finish_reason}", "the server gave up on the stream")
         return self.end

@@ -113,6 +113,50 @@ def test_verdicts() -> None:
     assert missed.state == "fail" and "e2e p99" in missed.reasons[0]
 
 
+def waiting(index: int, waited: float, first: bool = False) -> Record:
+    """In flight when the run ended."""
+    one = record(index, "in_flight")
+    one.t_first = one.t_last = one.t_sched + 0.1 if first else None
+    one.t_end = one.t_sched + waited
+    return one
+
+
+def test_who_waits_when_the_run_ends_is_no_survivor() -> None:
+    """Nine answers took 1 s, and three requests had waited 30 s: the p90 is not 1 s."""
+    records = [*(record(k) for k in range(9)), waiting(9, 30.0), waiting(10, 30.0), waiting(11, 30.0, first=True)]
+    lane = lane_of(records)
+    for text, missed in (
+        ("e2e.p90=8s", True), ("e2e.p50=8s", False), ("e2e.p90=60s", False),  # nobody knows that it took over 60 s
+        ("ttft.p90=8s", True), ("ttft.p80=8s", False), ("tpot.p90=8s", False),
+    ):  # fmt: skip
+        verdict = judge(lane, parse_slo(text), [HEALTHY], 12)
+        assert (verdict.state == "fail") is missed, (text, verdict)
+        (row, errors) = limits(lane, parse_slo(text))
+        assert row["met"] is not missed and errors["met"] and (row["measured"] == "not reached") is missed
+    assert "e2e p90 is not reached" in judge(lane, parse_slo("e2e.p90=8s"), [HEALTHY], 12).reasons[0]
+    assert limits(lane, parse_slo("e2e=8s"))[0]["measured"] == "75.0%"
+    given_up = waiting(12, 30.0)
+    given_up.outcome, given_up.error_kind = "failed", "timeout"
+    assert lane_of([given_up]).over("e2e_sched", 8.0) == 1
+    there_and_back = Lane.from_wire(json.loads(json.dumps(lane.to_wire())))
+    assert merged([there_and_back, lane]).over("e2e_sched", 8.0) == 6
+    assert "3 of 12 requests had not ended" in summarize(run_of(records))["notes"][0]
+
+
+def test_notes_say_what_the_figures_leave_out() -> None:
+    def told(records: list[Record], **options: object) -> str:
+        return " ".join(summarize(run_of(records, **options))["notes"])
+
+    assert told([record(k) for k in range(9)]) == ""
+    whole, guessed, short = record(), record(1), record(2)
+    whole.t_last = whole.t_first
+    assert "1 of 1 answers came in one piece" in told([whole]) and told([whole], stream="no") == ""
+    guessed.counted = False
+    assert "tokens of 1 answers: each message counts as one" in told([guessed])
+    short.completion_tokens = 4
+    assert "1 of 1 answers were not as long" in told([short]) and told([short], respect_eos="yes") == ""
+
+
 @pytest.mark.parametrize(
     ("health", "planned", "says"),
     [

@@ -163,7 +163,8 @@ def test_profiles_warm_up_below_their_first_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("1m30s", 90), ("2h", 7200), ("0.5s", 0.5), (7, 7)]
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("1m30s", 90), ("2h", 7200), ("0.5s", 0.5), ("1500ms", 1.5), ("1m", 60), (7, 7)],
 )
 def test_durations(text: object, seconds: float) -> None:
     assert parse_duration(text) == seconds

@@ -71,8 +71,13 @@ def test_a_user_who_leaves_hears_no_more() -> None:
     assert seen == [1, 2] and reader.finished().left
 
 
-def test_a_stream_without_its_end_was_cut() -> None:
+def test_a_reason_ends_an_answer_as_well_as_done_does() -> None:
     reader, _ = read(answer(CONTINUOUS, done=False), [50])
+    assert reader.finished().completion_tokens == 6
+
+
+def test_a_stream_without_its_end_was_cut() -> None:
+    reader, _ = read(answer(CONTINUOUS[:3], done=False), [50])
     with pytest.raises(TransportError, match="cut_short"):
         reader.finished()
 

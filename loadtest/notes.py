@@ -1,0 +1,30 @@
+"""What a reader of the figures must know about them: sentences that come with the verdict and change nothing in it."""
+
+from __future__ import annotations
+
+from loadtest.aggregate import Lane
+from loadtest.plan import RunPlan
+
+SHARE = 0.05  # of the answers; below that it says nothing about the server
+
+
+def notes(total: Lane, plan: RunPlan) -> list[str]:
+    """From a run's figures, in the order in which they matter."""
+    c = total.counts
+    done, found = c["completed"], []
+    if waiting := total.waited["e2e_sched"].count:
+        found.append(
+            f"{waiting} of {c['scheduled']} requests had not ended when the run did, or gave up: the table's E2E "
+            "leaves them out, and they miss each limit that they had outlasted"
+        )
+    whole = done - total.histograms["tpot"].count
+    if plan.stream and done and c["completion_tokens"] > 2 * done and whole > SHARE * done:
+        found.append(
+            f"{whole} of {done} answers came in one piece and have no TPOT: something on the way may hold the stream "
+            "back"
+        )
+    if c["uncounted"]:
+        found.append(f"the server did not count the tokens of {c['uncounted']} answers: each message counts as one")
+    if (wrong := c["length_mismatches"]) > SHARE * done and not plan.respect_eos:
+        found.append(f"{wrong} of {done} answers were not as long as asked for: the server may not know ignore_eos")
+    return found

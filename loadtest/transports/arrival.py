@@ -1,0 +1,43 @@
+"""Bytes and the moment they arrived, by the kernel's clock where it tells: a generator that reads late stamps no later.
+
+Linux stamps received packets on request (``SO_TIMESTAMPNS``, for TCP since 4.14) and gives a read the stamp of its last
+byte: https://docs.kernel.org/networking/timestamping.html. So messages share a stamp only where a reader is so late
+that the next is there already. TLS sockets and other systems are stamped after the read.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import Any
+
+from gevent import socket
+
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python has no name for it
+TIMESPEC = struct.Struct("@qq")  # seconds, nanoseconds by the clock of day
+SPACE = socket.CMSG_SPACE(TIMESPEC.size)
+LATE_MAX_NS = 60_000_000_000  # a read later than this was not late: somebody set the clock
+
+
+def stamped(sock: Any) -> bool:
+    """Ask for stamps. False where ``receive`` must look at the clock itself."""
+    if not isinstance(sock, socket.socket) or not hasattr(sock, "recvmsg"):
+        return False
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    except OSError:
+        return False
+    return True
+
+
+def receive(sock: Any, size: int, kernel: bool) -> tuple[bytes, float]:
+    """At most ``size`` bytes and the arrival of the last, by ``time.monotonic``. ``kernel``: what ``stamped`` said."""
+    if not kernel:
+        return sock.recv(size), time.monotonic()
+    data, ancillary, _, _ = sock.recvmsg(size, SPACE)
+    now, late = time.monotonic(), 0
+    for _, kind, value in ancillary:
+        if kind == SO_TIMESTAMPNS:
+            seconds, nanoseconds = TIMESPEC.unpack(value)
+            late = time.time_ns() - seconds * 1_000_000_000 - nanoseconds
+    return data, now - late * 1e-9 if 0 < late < LATE_MAX_NS else now

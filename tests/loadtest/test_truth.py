@@ -1,0 +1,130 @@
+"""Every figure beside the truth: a server with known times, and answers in every form that servers send."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from loadtest.scenarios.base import Request
+from loadtest.stats import quantile
+from loadtest.transports.sse import SseTransport
+from tests.loadtest.mock import Mock, Result, loadtest, started
+from tests.loadtest.script_server import ITL, SCRIPTS, TTFT
+
+WHOLE = (
+    "plain", "counted", "several", "several_counted", "empty_first", "reasoning", "tools", "comments", "crlf", "split",
+    "burst", "one_message", "pause", "no_usage", "null_error", "no_done", "until_close", "left_open",
+)  # fmt: skip
+FAILED = {
+    "error_midway": "engine_dead", "error_text": "internal_error", "cut": "cut_short", "cut_politely": "cut_short",
+    "hang": "timeout", "endless": "timeout", "nothing": "empty", "busy": "queue_full",
+    "unavailable": "engine_unavailable", "whole": "not_a_stream", "page": "not_a_stream",
+}  # fmt: skip
+
+
+class Scripted:
+    """One run of all scripts, 40 ms apart, and what the server says of it."""
+
+    def __init__(self, run: Result, truth: list[dict[str, Any]]) -> None:
+        names = list(SCRIPTS)
+        self.run = run
+        self.records = {names[row["index"]]: row for row in run.requests}
+        self.truth = {row["script"]: row for row in truth}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Mock]:
+    with started(server="script_server") as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def scripted(server: Mock, tmp_path_factory: pytest.TempPathFactory) -> Scripted:
+    directory = tmp_path_factory.mktemp("scripted")
+    lines = [
+        {"timestamp": 40 * k, "prompt": name, "output_length": 40 if name.startswith("several") else 10}
+        for k, name in enumerate(SCRIPTS)
+    ]
+    trace = directory / "scripts.jsonl"
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ports = ("--gateway-port", str(server.gateway), "--metrics-port", str(server.gateway))
+    window = ("--duration", "2.5s", "--warmup", "0s", "--timeout", "1500ms")
+    run = loadtest(directory, "--scenario", str(trace), "--transport", "sse", *ports, *window)
+    return Scripted(run, server.get("/truth"))
+
+
+def test_all_scripts_are_covered() -> None:
+    assert set(WHOLE) | set(FAILED) == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("script", WHOLE)
+def test_a_whole_answer_is_whole_and_every_token_counts(scripted: Scripted, script: str) -> None:
+    record, sent = scripted.records[script], scripted.truth[script]["sent"]
+    assert (record["outcome"], record["error"]) == ("completed", "")
+    assert record["completion_tokens"] == sum(tokens for *_, tokens in sent)
+    assert record["messages"] == (10 if script == "burst" else len(sent))
+    assert record["counted"] == (script not in ("no_usage", "no_done"))
+
+
+@pytest.mark.parametrize("script", WHOLE)
+def test_times_are_those_of_the_server(scripted: Scripted, script: str) -> None:
+    """The first and last token arrived when they were sent; TTFT and TPOT are what follows from that."""
+    record, truth = scripted.records[script], scripted.truth[script]
+    first, last = truth["sent"][0], truth["sent"][-1]
+    span = record["t_last"] - record["t_first"]
+    assert last[0] - first[1] - SLACK <= span <= last[1] - first[0] + SLACK
+    assert record["ttft_s"] >= first[0] - truth["arrived"] - SLACK
+    count = record["completion_tokens"]
+    if script in ("burst", "one_message"):
+        assert record["tpot_s"] is None, "all tokens at once say nothing about the time of one"
+    else:
+        assert record["tpot_s"] == pytest.approx(span / (count - 1), abs=2e-6)
+
+
+SLACK = 0.002
+
+
+@pytest.mark.parametrize(("script", "kind"), FAILED.items())
+def test_each_way_to_fail_has_its_name(scripted: Scripted, script: str, kind: str) -> None:
+    record = scripted.records[script]
+    assert (record["outcome"], record["error_kind"]) == ("failed", kind), record["error"]
+
+
+def test_the_run_adds_up(scripted: Scripted) -> None:
+    summary = scripted.run.summary
+    total = summary["total"]
+    assert total["counts"]["completed"] == len(WHOLE) and total["counts"]["failed"] == len(FAILED)
+    sent = [tokens for row in scripted.truth.values() for *_, tokens in row["sent"]]
+    late = sum(tokens for *_, tokens in scripted.truth["endless"]["sent"])  # some of these come after the time-out
+    assert sum(sent) - late <= total["counts"]["window_tokens"] <= sum(sent), "also those that no message counted"
+    assert total["tokens_per_s"] == total["counts"]["window_tokens"] / 2.5
+    assert total["latency"]["ttft"]["count"] == len(WHOLE)
+    exact = [row["ttft_s"] for row in scripted.run.requests if row["outcome"] == "completed"]
+    for percent in (50, 90, 99):
+        assert total["latency"]["ttft"][f"p{percent}"] == pytest.approx(quantile(exact, percent), rel=2e-4)
+    notes = " ".join(summary["notes"])
+    assert "2 of 29 requests had not ended" in notes and "2 of 18 answers came in one piece" in notes
+    assert "tokens of 2 answers" in notes
+    assert summary["error_examples"]["queue_full"] == "slow down" and "slow down" in scripted.run.output
+
+
+def test_a_busy_generator_does_not_make_the_server_slow(server: Mock) -> None:
+    """Each message keeps the whole loop busy for 10 ms; its arrival is still the server's time."""
+    stamps: list[float] = []
+
+    def busy(stamp: float, tokens: int) -> bool:
+        stamps.append(stamp)
+        time.sleep(0.01)
+        return True
+
+    transport = SseTransport("127.0.0.1", server.gateway, "scripted", timeout=5, ignore_eos=False)
+    end = transport.stream(Request(({"role": "user", "content": "plain"},), 10, 1), busy)
+    transport.close()
+    sent = [row for row in server.get("/truth") if row["script"] == "plain"][-1]["sent"]
+    late = sorted(stamp - after for stamp, (_, after, _) in zip(stamps, sent, strict=True))
+    assert end.completion_tokens == 10 and late[len(late) // 2] < SLACK
+    assert (stamps[-1] - stamps[0]) / 9 == pytest.approx(ITL, rel=0.3) and TTFT > 0

@@ -1,0 +1,59 @@
+"""When did bytes arrive? Not when somebody had time to read them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from gevent import socket
+
+from loadtest.transports.arrival import LATE_MAX_NS, receive, stamped
+
+
+def connected() -> tuple[Any, Any]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs, _ = server.accept()
+    return ours, theirs
+
+
+def test_a_reader_that_is_late_stamps_the_arrival() -> None:
+    ours, theirs = connected()
+    with ours, theirs:
+        kernel = stamped(ours)
+        assert kernel, "Linux stamps TCP since 4.14"
+        for _ in range(2):  # the first stamp is no exception
+            before = time.monotonic()
+            theirs.sendall(b"token")
+            after = time.monotonic()
+            time.sleep(0.1)  # the whole loop stands still
+            data, stamp = receive(ours, 100, kernel)
+            assert data == b"token" and before - 0.001 < stamp < after + 0.05
+
+
+def test_without_the_kernel_the_read_is_stamped() -> None:
+    ours, theirs = connected()
+    with ours, theirs:
+        theirs.sendall(b"token")
+        before = time.monotonic()
+        data, stamp = receive(ours, 100, False)
+        assert data == b"token" and stamp >= before
+        theirs.close()
+        assert receive(ours, 100, stamped(ours))[0] == b""
+
+
+def test_a_clock_that_was_set_is_no_lateness(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = connected()
+    with ours, theirs:
+        kernel = stamped(ours)
+        now = time.time_ns()
+        for shift in (-LATE_MAX_NS, 2 * LATE_MAX_NS):
+            theirs.sendall(b"token")
+            monkeypatch.setattr(time, "time_ns", lambda shift=shift: now + shift)
+            before = time.monotonic()
+            assert before <= receive(ours, 100, kernel)[1] <= time.monotonic()
+
+
+def test_a_socket_that_is_read_in_another_way_is_not_stamped() -> None:
+    assert not stamped(object())
