@@ -6,40 +6,50 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from contract import engine_dir
 from contract.sampling import Sampling
 from loadtest.bench.cpu.figures import Figures, Workload, measured, report
 from serving import runtimes
-from serving.runtimes.base import EngineRequest, RuntimeOptions
+from serving.runtimes.base import EngineRequest, RuntimeOptions, SequenceDelta
 
 
 def measure(model: str, load: Workload) -> list[Figures]:
     """``model`` is an engine directory."""
     arrived: dict[int, list[float]] = {}
-    changed = threading.Condition()
+    running: set[int] = set()
+    deaths: list[str] = []
+    ended = threading.Event()
 
-    def on_step(deltas: Sequence[Any]) -> None:
-        with changed:
-            for delta in deltas:
-                arrived.setdefault(delta.sequence_id, []).append(time.perf_counter())
-            changed.notify_all()
+    def on_step(deltas: Sequence[SequenceDelta]) -> None:
+        now = time.perf_counter()
+        for delta in deltas:
+            arrived[delta.sequence_id].append(now)
+            if delta.finish_reason:
+                running.discard(delta.sequence_id)
+        if not running:  # the only time that another thread wakes: it would take a core from the engine
+            ended.set()
+
+    def on_death(reason: str) -> None:
+        deaths.append(reason)
+        ended.set()
 
     engine = engine_dir.read(Path(model))
     # no drafts: answers to random tokens soon repeat themselves, and drafts would look better than they are
     options = RuntimeOptions(threads=load.threads, speculate=False)
-    runtime = runtimes.load(engine, options, on_step, lambda reason: None)
+    runtime = runtimes.load(engine, options, on_step, on_death)
 
     def ask(prompts: list[list[int]]) -> list[float]:
         arrived.clear()
+        arrived.update((number, []) for number in range(len(prompts)))
+        running.update(arrived)
+        ended.clear()
         start = time.perf_counter()
         for number, prompt in enumerate(prompts):
             runtime.submit(EngineRequest(number, prompt, Sampling(load.tokens, temperature=0.0, ignore_eos=True)))
-        with changed:
-            changed.wait_for(
-                lambda: len(arrived) == len(prompts) and all(len(t) == load.tokens for t in arrived.values())
-            )
+        ended.wait()
+        if deaths:
+            raise RuntimeError(deaths[0])
         return [max(times) - start for times in zip(*arrived.values(), strict=True)]
 
     try:

@@ -58,6 +58,11 @@ class Engine:
     def busy(self) -> bool:
         return bool(self._scheduler.running or self._scheduler.waiting)
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many sequences run, and how many wait."""
+        return self._scheduler.running, self._scheduler.waiting
+
     def submit(self, request: EngineRequest, grammar: GrammarState | None = None, ending: Ending | None = None) -> None:
         """Raises ``ValueError`` for ``resume_ids`` that do not follow the grammar."""
         prompt = [int(token) for token in request.input_ids]

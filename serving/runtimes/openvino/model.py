@@ -20,6 +20,7 @@ from openvino import opset13 as op
 from openvino._offline_transformations import paged_attention_transformation
 
 from serving.runtimes.openvino.blocks import blocks_for
+from serving.runtimes.openvino.inputs import ONE_ROW, SAMPLED, BoundRequest, batch, is_one_row, prompt
 from serving.runtimes.openvino.scheduler import ScheduledChunk
 from serving.runtimes.openvino.settings import (
     cpu_flags,
@@ -30,14 +31,8 @@ from serving.runtimes.openvino.settings import (
     properties,
 )
 
-SAMPLED = "sampled_tokens_indices"
-LONE = {  # sizes of the inputs of a stream that decodes alone; block_indices has room for every block
-    "input_ids": 1, "position_ids": 1, SAMPLED: 1, "past_lens": 1, "subsequence_begins": 2, "block_indices_begins": 2,
-}  # fmt: skip
 TIMED_ROWS = (8, 16, 32, 64, 128)  # steps that are timed to find where long ones begin
 TIMES = 4  # runs of each, of which the fastest counts: other work on the machine only ever slows one down
-INT32, INT64 = np.int32, np.int64
-Inputs = dict[str, npt.NDArray[Any]]
 log = logging.getLogger(__name__)
 
 
@@ -57,13 +52,13 @@ class PagedModel:
         self._settings = properties(precision, capabilities, flags, threads)
         compiled = self._core.compile_model(self._model, "CPU", self._settings)
         log.info("%d threads; compiled with %s", compiled.get_property("INFERENCE_NUM_THREADS"), self._settings)
-        self._any = compiled.create_infer_request()
+        self._any = BoundRequest(compiled)
         self._caches = _cache_ports(compiled)
         self.vocab_size = int(compiled.output(0).get_partial_shape()[-1].get_length())
-        self._long: Any = None
+        self._long: BoundRequest | None = None
         if has_long_model(precision, flags, weight_bytes):
             self._long = self._compile_long(properties(precision, capabilities, flags, threads, prefill=True))
-        self._lone: Any = None
+        self._lone: BoundRequest | None = None
         self._wants_lone = has_one_row_model(precision, weight_bytes)
         self.draft_cost = draft_cost(self._settings, self._wants_lone)
 
@@ -82,10 +77,10 @@ class PagedModel:
             self._tensors[port.get_any_name()] = ov.Tensor(data, shape, kind), data
         if self._wants_lone:
             self._lone = self._compile_lone()
-        for request in filter(None, (self._any, self._long, self._lone)):
+        for request in filter(None, (self._any, self._long)):
             for name, (tensor, _) in self._tensors.items():
-                request.set_tensor(name, tensor)
-        self._long_rows = self._find_crossover() if self._long else None
+                request.bind(name, tensor)
+        self._long_rows = self._find_crossover(self._long) if self._long else None
         if self._long_rows is None:
             self._long = None  # and its weights
 
@@ -94,92 +89,56 @@ class PagedModel:
 
         Releases the GIL. Keys and values of every chunk are in their blocks afterwards."""
         inputs = batch(chunks)
-        rows = len(inputs["input_ids"])
-        if self._lone and all(len(inputs[name]) == size for name, size in LONE.items()):
-            table = np.zeros(self._blocks, INT32)
-            table[: len(inputs["block_indices"])] = inputs["block_indices"]
-            return _run(self._lone, inputs | {"block_indices": table})
-        return _run(self._long if self._long_rows is not None and rows >= self._long_rows else self._any, inputs)
+        if self._lone and is_one_row(inputs):
+            return self._lone.run(inputs)
+        if self._long and self._long_rows is not None and len(inputs["input_ids"]) >= self._long_rows:
+            return self._long.run(inputs)
+        return self._any.run(inputs)
 
-    def _compile_lone(self) -> Any:
-        """All shapes known, so that OpenVINO checks none of them in a step."""
+    def _compile_lone(self) -> BoundRequest | None:
+        """All shapes known, so that OpenVINO checks none of them in a step, and the KV tensors as constants, which
+        PagedAttention writes all the same: an input is checked and bound anew in every step, and 60 take 0.5 ms.
+
+        ``None`` where the plugin would compute with copies of them."""
         model = self._model.clone()
-        sizes: dict[str, Any] = {**LONE, "block_indices": self._blocks}
-        shapes = {name: ov.PartialShape([size]) for name, size in sizes.items()}
-        for port in _cache_ports(model):
-            shapes[port.get_any_name()] = ov.PartialShape([self._blocks, *list(port.get_partial_shape())[1:]])
-        model.reshape(shapes)
-        compiled = self._core.compile_model(model, "CPU", self._settings)
-        self._check_layout(compiled)
-        return compiled.create_infer_request()
+        model.reshape({n: ov.PartialShape([s]) for n, s in {**ONE_ROW, "block_indices": self._blocks}.items()})
+        for parameter in model.get_parameters():
+            if found := self._tensors.get(parameter.output(0).get_any_name()):
+                parameter.output(0).replace(op.constant(found[0], shared_memory=True).output(0))
+                model.remove_parameter(parameter)
+        model.validate_nodes_and_infer_types()
+        request = BoundRequest(self._core.compile_model(model, "CPU", self._settings))
+        request.run(prompt(1))
+        if all(data[0].any() for _, data in self._tensors.values()):
+            return request
+        log.warning("openvino %s copies constants here: a stream alone goes without fixed shapes", ov.__version__)
+        return None
 
-    def _compile_long(self, settings: dict[str, Any]) -> Any:
+    def _compile_long(self, settings: dict[str, Any]) -> BoundRequest:
         compiled = self._core.compile_model(self._model, "CPU", settings)
         self._check_layout(compiled)
         log.info("for long steps with %s", settings)
-        return compiled.create_infer_request()
+        return BoundRequest(compiled)
 
     def _check_layout(self, compiled: Any) -> None:
         if _layout(_cache_ports(compiled)) != _layout(self._caches):
             raise RuntimeError(f"openvino {ov.__version__}: the models of one engine lay KV out differently")
 
-    def _find_crossover(self) -> int | None:
+    def _find_crossover(self, other: BoundRequest) -> int | None:
         """Time both models on prompts of some lengths. Steps of some hundred ms in all; the KV cache is still empty."""
         sizes = [rows for rows in TIMED_ROWS if blocks_for(rows) <= self._blocks]
         seconds: list[dict[int, float]] = [{}, {}]
         for rows in sizes:
             inputs = prompt(rows)
             for _ in range(1 + TIMES):  # in turn, so that other work on the machine falls on both
-                for request, found in zip((self._any, self._long), seconds, strict=True):
+                for request, found in zip((self._any, other), seconds, strict=True):
                     start = time.perf_counter()
-                    _run(request, inputs)
+                    request.run(inputs)
                     found[rows] = min(found.get(rows, np.inf), time.perf_counter() - start)
         best = crossover(*seconds)
         short, long = ({rows: round(1e3 * s, 1) for rows, s in found.items()} for found in seconds)
         log.info("ms by rows of a step: %s, with the model for long steps %s; long from %s rows", short, long, best)
         return best
-
-
-def _run(request: Any, inputs: Inputs) -> npt.NDArray[np.float32]:
-    for name, values in inputs.items():
-        request.set_tensor(name, ov.Tensor(values))
-    request.infer()
-    logits: npt.NDArray[np.float32] = request.get_output_tensor(0).data
-    return logits.reshape(-1, logits.shape[-1])
-
-
-def prompt(rows: int) -> Inputs:
-    """The inputs of a step that reads a prompt of ``rows`` tokens into the first blocks."""
-    return {
-        "input_ids": np.zeros(rows, INT64),
-        "position_ids": np.arange(rows, dtype=INT64),
-        "past_lens": np.zeros(1, INT32),
-        "subsequence_begins": np.array([0, rows], INT32),
-        "block_indices": np.arange(blocks_for(rows), dtype=INT32),
-        "block_indices_begins": np.array([0, blocks_for(rows)], INT32),
-        "max_context_len": np.array(rows, INT32),
-        SAMPLED: np.array([rows - 1], INT64),
-    }
-
-
-def batch(chunks: Sequence[ScheduledChunk]) -> Inputs:
-    """The inputs of PagedAttention for one step: all chunks' tokens in one row, and where each one's blocks lie."""
-    parts = [chunk.tokens for chunk in chunks]
-    ends = np.cumsum([len(part) for part in parts])
-    lengths = [chunk.start + len(part) for chunk, part in zip(chunks, parts, strict=True)]
-    tables = [chunk.sequence.blocks[: blocks_for(length)] for chunk, length in zip(chunks, lengths, strict=True)]
-    rows = [row for end, c in zip(ends, chunks, strict=True) for row in range(end - c.rows, end)]
-    positions = np.concatenate([np.arange(c.start, n, dtype=INT64) for c, n in zip(chunks, lengths, strict=True)])
-    return {
-        "input_ids": np.array([token for part in parts for token in part], INT64),
-        "position_ids": positions,
-        "past_lens": np.array([chunk.start for chunk in chunks], INT32),
-        "subsequence_begins": np.concatenate([[0], ends]).astype(INT32),
-        "block_indices": np.array([block for table in tables for block in table], INT32),
-        "block_indices_begins": np.concatenate([[0], np.cumsum([len(t) for t in tables])]).astype(INT32),
-        "max_context_len": np.array(max(lengths), INT32),
-        SAMPLED: np.array(rows, INT64),
-    }
 
 
 def _sample_before_head(model: Any) -> None:

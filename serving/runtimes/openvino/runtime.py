@@ -29,6 +29,7 @@ from serving.runtimes.base import (
     RuntimeOptions,
     RuntimeStats,
 )
+from serving.runtimes.openvino import wire
 
 HONOURED = GUIDES | {  # by ``sampling.Sampler`` and the worker's scheduler
     "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
@@ -118,7 +119,8 @@ class OpenVinoRuntime:
     def _read(self) -> None:
         try:
             while True:
-                _, deltas, self._stats = self._connection.recv()
+                deltas, stats = wire.unpack(self._connection.recv_bytes())
+                self._stats = stats or self._stats
                 if deltas:
                     self._on_step(deltas)
         except (EOFError, OSError):

@@ -2,13 +2,14 @@
 
 Messages are pickled tuples over a socket pair, both ends being this program's own. To the worker: ``("start", engine,
 options)`` once, then ``("submit", request)``, ``("abort", sequence_id)``, ``("close",)``. From it:
-``("ready", limits)`` or ``("failed", reason)``, then one ``("step", deltas, stats)`` per engine step.
+``("ready", limits, stats)`` or ``("failed", reason)``, then ``wire``'s bytes after each step that has news.
 End of file on the socket means that the parent is gone: the worker leaves at once, in the middle of a step too.
 (PR_SET_PDEATHSIG would do it as well, but fires when the parent's *thread* that started the worker ends.)
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,7 +30,8 @@ from contract.engine_dir import EngineInfo
 from contract.errors import InvalidRequest, to_wire
 from contract.model_shape import ModelShape
 from contract.sampling import Sampling
-from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, SequenceDelta
+from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, RuntimeStats, SequenceDelta
+from serving.runtimes.openvino import wire
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from serving.runtimes.openvino.drafts import COST
 from serving.runtimes.openvino.endings import Ending
@@ -42,6 +45,7 @@ DEFAULT_KV_BYTES = 1 << 30
 WARM_UP_PROMPT = 24  # tokens: less than a KV block
 KV_CONTEXTS = 2  # default KV memory: at least this many longest streams …
 KV_FRACTION = 0.4  # … but no more of the free memory than this
+STATS_SECONDS = 0.05  # between two reports while the same sequences run
 
 log = logging.getLogger("openvino")
 
@@ -51,6 +55,7 @@ class EngineWorker:
         self._connection = connection
         self._inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self._guided: queue.SimpleQueue[EngineRequest] = queue.SimpleQueue()
+        self._reported_load, self._next_report = (0, 0), 0.0
         self._handing_over = threading.Lock()  # an abort must not overtake its sequence
         self._compiling: set[int] = set()
         self._given_up: set[int] = set()  # aborted while their grammar compiles
@@ -82,12 +87,23 @@ class EngineWorker:
             heartbeat.start(Path(run_dir) / f"openvino{heartbeat.SUFFIX}")
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         self._connection.send(("ready", self.limits, self._engine.stats()))
+        gc.freeze()  # what is there now stays: the collector need not look at it again between two tokens
         while True:
             deltas = self._take_messages(wait=not self._engine.busy)
             if deltas is None:
                 return
             deltas += self._engine.step()
-            self._connection.send(("step", deltas, self._engine.stats()))
+            stats = self._news()
+            if deltas or stats:
+                self._connection.send_bytes(wire.pack(deltas, stats))
+
+    def _news(self) -> RuntimeStats | None:
+        """The engine's counters, at once when a sequence came or went, else now and then."""
+        now, load = time.monotonic(), self._engine.load
+        if load == self._reported_load and now < self._next_report:
+            return None
+        self._reported_load, self._next_report = load, now + STATS_SECONDS
+        return self._engine.stats()
 
     def _read(self) -> None:
         """The reader thread. A third one compiles grammars, so that they delay neither a step nor others."""

@@ -199,6 +199,21 @@ def test_300_requests_with_cancellations_leave_nothing_behind(loaded: Loaded) ->
     assert (stats.running, stats.waiting, stats.kv_blocks_used) == (0, 0, 0)
 
 
+def test_counters_follow_a_stream(loaded: Loaded) -> None:
+    """They come with the steps in which sequences begin and end, and now and then between."""
+    runtime, collector = loaded
+    before, steps = runtime.stats(), set()
+    number = ask(loaded, max_tokens=400)
+    until(lambda: number in collector.deltas)
+    assert runtime.stats().running == 1
+    while not collector.deltas[number][-1].finish_reason:
+        steps.add(runtime.stats().steps)
+        time.sleep(0.001)
+    after = runtime.stats()
+    assert len(steps) > 2 and after.running == 0 and after.generated_tokens == before.generated_tokens + 400
+    assert len(steps) < 400 / 2, "not with every step"
+
+
 def traffic(runtime: openvino.OpenVinoRuntime, numbers: list[int], seed: int) -> None:
     rng = random.Random(seed)
     shared = list(range(2000, 2064))
