@@ -69,7 +69,7 @@ def is_one_row(inputs: Inputs) -> bool:
 class BoundRequest:
     """An infer request whose input tensors are set once and then written in place.
 
-    Setting a tensor makes OpenVINO look for its port among those of all layers' caches, 20 µs for each of eight."""
+    OpenVINO looks for a tensor's port among those of all layers' caches: setting all eight anew takes 0.2 ms."""
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
