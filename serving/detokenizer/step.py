@@ -108,7 +108,7 @@ class Detokenizer:
             return
         chunk.text += stream.push(chunk.ids)
         if chunk.finish:
-            chunk.text += stream.finish()
+            chunk.text += stream.finish(cut=chunk.finish != STOP)
         self._cut(state, chunk, stream.tokens - before)
 
     def _cut(self, state: _State, chunk: Chunk, used: int) -> None:

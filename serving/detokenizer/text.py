@@ -3,7 +3,7 @@
 A token of byte-level BPE is a string of bytes, possibly part of a character. ``TokenBytes`` maps ids to bytes once per
 process; ``TextStream`` runs them through an incremental UTF-8 decoder, so the concatenation of what it yields equals
 ``Tokenizer.decode`` of all ids for every way of cutting the ids into chunks (both replace a maximal invalid
-subsequence by one U+FFFD).
+subsequence by one U+FFFD). Only half a character at the end of an answer that was cut off is left out.
 """
 
 from __future__ import annotations
@@ -68,11 +68,12 @@ class TextStream:
             pieces.append(self._matcher.push(text) if self.tokens > self._min_tokens else text)
         return "".join(pieces)
 
-    def finish(self) -> str:
-        """Held-back text and, if the last character is incomplete, U+FFFD, as in a decode of all ids at once."""
+    def finish(self, *, cut: bool = False) -> str:
+        """Held-back text. Of an incomplete last character: nothing where the answer was ``cut`` off within it, else
+        U+FFFD, as in a decode of all ids at once."""
         if self.stopped:
             return ""
-        tail = self._decoder.decode(b"", final=True)
+        tail = "" if cut else self._decoder.decode(b"", final=True)
         if self._matcher is None:
             return tail
         text = self._matcher.push(tail)

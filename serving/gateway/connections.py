@@ -18,8 +18,13 @@ from serving.gateway.http10 import Http10Protocol
 
 HEADER_SECONDS = 10.0  # for a request's headers to arrive
 HEADER_BYTES = 64 * 1024
+URL_BYTES = 16 * 1024  # httptools reads no URL of 64 KiB and more
 KEEPALIVE_SECONDS = 120  # of an idle connection: longer than clients keep theirs (reqwest and Go's net/http: 90 s)
 SPARE_FILES = 128  # descriptors that are not clients' connections
+
+
+class _Refused(Exception):
+    """Ends the reading of what follows a request that has been answered with an error."""
 
 
 @dataclass
@@ -51,6 +56,7 @@ class BoundedProtocol(Http10Protocol):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._head_bytes = 0
+        self._fields_bytes = 0  # of the headers that are complete
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._in_head = False
@@ -75,7 +81,7 @@ class BoundedProtocol(Http10Protocol):
 
     def _begin_head(self) -> None:
         self._end_head()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._fields_bytes = True, 0, 0
         self._head_timer = self.loop.call_later(HEADER_SECONDS, self._head_is_late)
 
     def _end_head(self) -> None:
@@ -97,8 +103,25 @@ class BoundedProtocol(Http10Protocol):
         if not self._in_head:
             return
         self._head_bytes += len(data)
-        if self._head_bytes > HEADER_BYTES and not self.transport.is_closing():
-            self._refuse(431, f"the headers exceed {HEADER_BYTES} bytes; send fewer", "headers_too_large")
+        if self._head_bytes > HEADER_BYTES + URL_BYTES and not self.transport.is_closing():
+            self._refuse_headers()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > URL_BYTES:
+            problem = f"the URL exceeds {URL_BYTES} bytes; send what it holds in the body of a POST"
+            self._refuse(414, problem, "url_too_long")
+            raise _Refused
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._fields_bytes += len(name) + len(value)
+        if self._fields_bytes > HEADER_BYTES:
+            self._refuse_headers()
+            raise _Refused
+
+    def _refuse_headers(self) -> None:
+        self._refuse(431, f"the headers exceed {HEADER_BYTES} bytes; send fewer", "headers_too_large")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -151,6 +174,8 @@ class BoundedProtocol(Http10Protocol):
 
     # answers that no application gave
     def send_400_response(self, msg: str) -> None:
+        if self.transport.is_closing():
+            return  # refused already
         self._refuse(400, "this is not HTTP as the server reads it; see RFC 9112", "invalid_http")
 
     def _refuse(self, status: int, problem: str, code: str) -> None:
@@ -166,6 +191,7 @@ class BoundedProtocol(Http10Protocol):
 REASONS = {
     400: b"Bad Request",
     408: b"Request Timeout",
+    414: b"URI Too Long",
     431: b"Request Header Fields Too Large",
     503: b"Service Unavailable",
 }

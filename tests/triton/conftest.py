@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from serving.launch.config import SIMULATED_ENGINE
 from serving.runtimes.simulated import tokens
 from tests.conftest import Server
+from tests.decoding import cut_text
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,10 +27,10 @@ def tokenizer(server: Server) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def says(tokenizer: Tokenizer) -> Callable[[str, int, int], str]:
-    """``says(prompt, seed, count)``: the simulated engine's text, decoded in one go."""
+    """``says(prompt, seed, count)``: the simulated engine's text, without half a character at its end."""
 
     def text(prompt: str, seed: int, count: int) -> str:
         ids = tokenizer.encode(prompt, add_special_tokens=False).ids
-        return str(tokenizer.decode(tokens(ids, seed, count), skip_special_tokens=True))
+        return cut_text(tokenizer, tokens(ids, seed, count))
 
     return text

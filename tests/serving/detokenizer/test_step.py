@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from contract import byte_alphabet
 from contract.ack_table import AckTable
 from contract.chunks import Chunk, IntArray, TextOptions, join, pack
 from contract.finish import FINISH_CODES
@@ -57,7 +58,7 @@ def test_interleaved_streams_keep_their_texts(
     for slot in data.draw(st.permutations([s for s, queue in enumerate(queues) for _ in queue])):
         _, ids = queues[slot].pop(0)
         seqs[slot] += 1
-        finish = LENGTH if seqs[slot] == lengths[slot] else 0
+        finish = STOP if seqs[slot] == lengths[slot] else 0
         done = one(detokenizer, chunk(list(ids), seqs[slot], slot=slot, generation=generation, finish=finish))
         texts[slot] += done.text
         assert ack_table.acked(slot, generation, seqs[slot])
@@ -157,6 +158,22 @@ def test_a_chunk_that_is_not_due_changes_nothing(
         one(detokenizer, chunk(letters(tokenizer, "x"), seq, generation=generation))
     assert ack_table.acked(0, 5, 1)
     assert one(detokenizer, chunk(letters(tokenizer, "b"), 2, generation=5, finish=LENGTH)).text == "b"
+
+
+@pytest.mark.parametrize(("finish", "end"), [("length", ""), ("cancelled", ""), ("repetition", ""), ("stop", "\ufffd")])
+def test_half_a_character_at_the_end_is_the_same_streamed_and_whole(
+    detokenizer: Detokenizer, tokenizer: Tokenizer, finish: str, end: str
+) -> None:
+    """What a limit cut off is left out; what the model ended with itself is shown, as in the middle of a text."""
+    ids = letters(tokenizer, "a") + [
+        tokenizer.token_to_id(byte_alphabet.CHARACTERS[byte]) for byte in "世".encode()[:2]
+    ]
+    code = FINISH_CODES.index(finish)
+    whole = one(detokenizer, chunk(ids, finish=code))
+    last = len(ids)
+    streamed = [one(detokenizer, chunk([i], n, slot=1, finish=code * (n == last))) for n, i in enumerate(ids, 1)]
+    assert whole.text == "".join(part.text for part in streamed) == "a" + end
+    assert whole.ids == [i for part in streamed for i in part.ids] == ids
 
 
 def test_nothing_is_kept_of_finished_streams(detokenizer: Detokenizer, tokenizer: Tokenizer) -> None:

@@ -70,6 +70,16 @@ def test_a_character_left_unfinished_shows_once_at_the_end(tokenizer: Tokenizer,
     assert stream.finish() == "\ufffd" == one_shot(tokenizer, ids)
 
 
+def test_half_a_character_where_an_answer_was_cut_off_is_left_out(
+    tokenizer: Tokenizer, token_bytes: TokenBytes
+) -> None:
+    """But not what was held back for a stop string, nor broken bytes in front of it."""
+    ids = [tokenizer.token_to_id(CHARACTERS[byte]) for byte in b"ab\xff" + "世".encode()[:2]]
+    assert (plain := TextStream(token_bytes)).push(ids) + plain.finish(cut=True) == "ab\ufffd"
+    held = TextStream(token_bytes, ("b\ufffdc",))
+    assert [held.push(ids), held.finish(cut=True)] == ["a", "b\ufffd"]
+
+
 def test_every_id_has_the_bytes_that_the_tokenizer_shows(tokenizer: Tokenizer, token_bytes: TokenBytes) -> None:
     """All 152,064 ids, ten thousand at a time; a lone byte of a character is U+FFFD on both sides."""
     for start in range(0, VOCABULARY, 10_000):

@@ -71,6 +71,42 @@ def test_thousands_of_half_requests_stop_nobody(own_gateway: Start, sent: bytes)
         assert answers_promptly(gateway)
 
 
+@pytest.mark.parametrize("size", [17_000, 70_000])
+@pytest.mark.parametrize(
+    ("head", "status", "said"),
+    [
+        (
+            b"GET /v1/models/%b HTTP/1.1\r\nhost: x\r\n\r\n",
+            414,
+            "the URL exceeds 16384 bytes; send what it holds in the body",
+        ),
+        (b"GET /v1/models?x=%b HTTP/1.1\r\nhost: x\r\n\r\n", 414, "the URL exceeds 16384 bytes"),
+        (
+            b"GET /v1/models HTTP/1.1\r\nhost: x\r\ncookie: %b\r\n\r\n",
+            431,
+            "the headers exceed 65536 bytes; send fewer",
+        ),
+    ],
+    ids=["path", "query", "header"],
+)
+def test_a_long_head_is_refused_with_its_limit(
+    gateway: RunningGateway, head: bytes, status: int, said: str, size: int
+) -> None:
+    if status == 431 and size < 65_536:
+        status, said = 200, "qwen"
+    with contextlib.ExitStack() as stack:
+        raw = opened(gateway, head % (b"a" * size) * 2, stack)  # nothing is read of a second request
+        raw.settimeout(3)
+        received = raw.recv(65536)
+        while b"}" not in received:
+            received += raw.recv(65536)
+        first, _, body = received.partition(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 %d " % status) and said in body.decode()
+        if status != 200:
+            error = json.loads(body)["error"]
+            assert error["type"] == "invalid_request_error" and end_of(raw) == b""
+
+
 @pytest.mark.usefixtures("fake")
 def test_headers_must_arrive(own_gateway: Start) -> None:
     gateway = own_gateway(GATEWAY_WORKERS="1")
