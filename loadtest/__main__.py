@@ -17,10 +17,10 @@ from loadtest.options import run_parser
 
 def _run(options: argparse.Namespace) -> int:
     from loadtest.command import locust_command
-    from loadtest.plan import plan_from
+    from loadtest.plan import plan_of_command
     from loadtest.preflight import check_target
 
-    plan = plan_from(vars(options))
+    plan = plan_of_command(vars(options))
     check_target(plan)
     if options.ui:
         print(f"open http://127.0.0.1:{options.web_port} (tab Streaming; Ctrl-C ends it)", flush=True)

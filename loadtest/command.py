@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from loadtest.options import OPTIONS
+from loadtest.plan import RunPlan
 
 LOCUSTFILE = str(Path(__file__).with_name("locustfile.py"))
 SPAWN_RATE = 100  # users per second and worker; Locust warns above
@@ -14,8 +15,9 @@ SPAWN_RATE = 100  # users per second and worker; Locust warns above
 
 def locust_command(options: argparse.Namespace) -> list[str]:
     """The Locust command line of a run."""
-    command = [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--host", options.host, "--users", str(options.users)]
-    spawn_rate = min(int(options.users), SPAWN_RATE * options.workers)
+    users = int(options.users or RunPlan.users)  # in an open loop they only keep Locust running
+    command = [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--host", options.host, "--users", str(users)]
+    spawn_rate = min(users, SPAWN_RATE * options.workers)
     command += ["--spawn-rate", str(spawn_rate), "--loglevel", "WARNING"]
     if options.workers > 1:
         command += ["--processes", str(options.workers)]

@@ -66,7 +66,7 @@ def workers(text: str) -> int:
 
 def run_parser(parser: ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="the server; https://NAME for TLS")
-    parser.add_argument("--users", default="4", help="closed loop: how many users (default 4)")
+    parser.add_argument("--users", default="", help="closed loop: how many users (default 4)")
     parser.add_argument("--workers", type=workers, default=1, help="generator processes, at most 256 (default 1)")
     parser.add_argument("--ui", action="store_true", help="Locust's web UI with the Streaming tab instead of a run")
     parser.add_argument("--web-port", type=port, default=8089, help="where the web UI listens (127.0.0.1)")

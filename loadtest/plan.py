@@ -144,6 +144,17 @@ def plan_from(options: Mapping[str, Any]) -> RunPlan:
     return RunPlan(**values).check()
 
 
+def plan_of_command(options: Mapping[str, Any]) -> RunPlan:
+    """A checked plan from a command line of ours, where ``users`` that were not given are "". ``LoadtestError``."""
+    plan = plan_from(options)
+    if options["users"] and plan.process.is_open:
+        why = f"{plan.process} arrivals start requests at their time, however many are open"
+        raise LoadtestError(
+            f"users: {plan.users} of them have nothing to do: {why}: drop USERS, or RATE for a closed loop"
+        )
+    return plan
+
+
 def _convert(name: str, raw: Any) -> Any:
     default = getattr(RunPlan, name)
     if name in ("duration", "warmup", "drain", "timeout"):

@@ -21,7 +21,7 @@ from client.language import language
 from loadtest import console, files
 from loadtest.command import locust_command
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, EXIT_USAGE, LoadtestError
-from loadtest.plan import plan_from
+from loadtest.plan import plan_of_command
 from loadtest.preflight import check_target
 from loadtest.report import page
 from loadtest.report.sentences import sentences
@@ -88,7 +88,7 @@ def _beyond(run: Callable[[float], RateStep], steps: list[RateStep], highest: fl
 
 def sweep(options: argparse.Namespace) -> int:
     options.rate = options.rate or "1"
-    plan = plan_from(vars(options))
+    plan = plan_of_command(vars(options))
     if not plan.slo:
         raise LoadtestError("slo: a sweep needs limits to break: add SLO=ttft=200ms,tpot=50ms")
     check_target(plan)

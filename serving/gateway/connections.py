@@ -23,7 +23,7 @@ KEEPALIVE_SECONDS = 120  # of an idle connection: longer than clients keep their
 SPARE_FILES = 128  # descriptors that are not clients' connections
 
 
-class _Refused(Exception):
+class _HeadRefused(Exception):
     """Ends the reading of what follows a request that has been answered with an error."""
 
 
@@ -111,14 +111,14 @@ class BoundedProtocol(Http10Protocol):
         if len(self.url) > URL_BYTES:
             problem = f"the URL exceeds {URL_BYTES} bytes; send what it holds in the body of a POST"
             self._refuse(414, problem, "url_too_long")
-            raise _Refused
+            raise _HeadRefused
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
         self._fields_bytes += len(name) + len(value)
         if self._fields_bytes > HEADER_BYTES:
             self._refuse_headers()
-            raise _Refused
+            raise _HeadRefused
 
     def _refuse_headers(self) -> None:
         self._refuse(431, f"the headers exceed {HEADER_BYTES} bytes; send fewer", "headers_too_large")

@@ -180,6 +180,7 @@ def group_of(pid: int) -> int:
         (["--slo", "ttft=abc"], "slo: 'ttft=abc'"),
         (["--scenario", "missing.toml"], "scenario: cannot read missing.toml"),
         (["--users", "many"], "users: 'many' is not a number"),
+        (["--users", "8", "--rate", "5"], "users: 8 of them have nothing to do: poisson arrivals start requests at"),
         (["--duration", "soon"], "duration: 'soon' is not a duration"),
     ],
 )
