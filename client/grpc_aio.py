@@ -1,8 +1,4 @@
-"""The asyncio transport to Triton: one channel, one RPC per request, raw protobuf stubs.
-
-``ModelStreamInfer`` is called through ``unary_stream``: on the wire that is the same bidirectional call with one
-message and an immediate half-close, without the task that feeds a request iterator.
-"""
+"""The asyncio transport to Triton: one channel, one RPC per request, raw protobuf stubs."""
 
 from __future__ import annotations
 
@@ -12,35 +8,23 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from tritonclient.grpc import service_pb2 as pb
 
-from client import errors, kserve, refusals
+from client import errors
 from client._call import AioCall
 from client.channels import Channels
 from client.credentials import PLAIN, Credentials
-from client.request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
+from client.request import Ask, Channel, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 from contract.replica import Route
 
 
-class AioChannel:
+class AioChannel(Channel):
     """A channel to one Triton and the two calls made on it. Safe to share by all tasks of one event loop."""
 
     def __init__(self, target: str, *, credentials: Credentials = PLAIN, model: str = "qwen") -> None:
-        self.target, self.model, self.metadata = target, model, credentials.metadata
-        self._channel = credentials.channel(grpc.aio, target, list(kserve.CHANNEL_OPTIONS))
-        self._infer = self._channel.unary_stream(
-            kserve.METHOD,
-            request_serializer=pb.ModelInferRequest.SerializeToString,
-            response_deserializer=pb.ModelStreamInferResponse.FromString,
-        )
+        super().__init__(grpc.aio, target, credentials, model)
         self._stops: set[asyncio.Task[None]] = set()
         self._pumps: set[asyncio.Task[None]] = set()
-
-    @property
-    def raw(self) -> Any:
-        """The ``grpc.aio.Channel``, for other calls of the KServe service; they bring ``metadata``."""
-        return self._channel
 
     def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
         """Start a request; returns the call, an async iterator over ``ModelStreamInferResponse``."""
@@ -52,9 +36,7 @@ class AioChannel:
 
     def stop(self, request_id: str, route: Route = ()) -> None:
         """Free the engine's slot of a running request. Returns at once; failures are harmless (it has ended)."""
-        request = kserve.stop_request(request_id, self.model)
-        call = self._infer(request, timeout=STOP_SECONDS, metadata=(*self.metadata, *route))
-        task = asyncio.get_running_loop().create_task(self._drain(call))
+        task = asyncio.get_running_loop().create_task(self._drain(self._stop(request_id, route)))
         self._stops.add(task)
         task.add_done_callback(self._stops.discard)
 
@@ -68,7 +50,7 @@ class AioChannel:
 
     async def connect(self, timeout: float | None) -> None:
         """Wait for the connection. A refused one returns too: the call then fails with the reason."""
-        if self._channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
+        if self.raw.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             try:
                 await asyncio.wait_for(self._settled(), timeout)
             except asyncio.TimeoutError:
@@ -76,17 +58,14 @@ class AioChannel:
 
     async def _settled(self) -> None:
         settled = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
-        while (state := self._channel.get_state(try_to_connect=True)) not in settled:
-            await self._channel.wait_for_state_change(state)
-
-    def error(self, error: grpc.RpcError) -> errors.ClientError:
-        return refusals.from_grpc(error.code().name, error.details() or "", self.target)
+        while (state := self.raw.get_state(try_to_connect=True)) not in settled:
+            await self.raw.wait_for_state_change(state)
 
     async def close(self) -> None:
         """Lets stop requests on their way, and the calls they end, leave first."""
         if waiting := self._stops | self._pumps:
             await asyncio.wait(waiting, timeout=1.0)
-        await self._channel.close()
+        await self.raw.close()
 
 
 def _watch(loop: asyncio.AbstractEventLoop, deadline: Deadline, shortest: float) -> None:

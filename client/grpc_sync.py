@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from client import errors, kserve, refusals
+from client import errors
 from client._call import SyncCall
 from client.channels import Channels
 from client.credentials import PLAIN, Credentials
-from client.request import STOP_SECONDS, Ask, Deadline, Metadata, RunningRequest
+from client.request import Ask, Channel, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 from contract.replica import Route
 
@@ -55,18 +55,12 @@ class Watchdog:
                     self._changed.wait(self.TICK if self._deadlines else None)
 
 
-class SyncChannel:
+class SyncChannel(Channel):
     """A channel to one Triton and the two calls made on it."""
 
     def __init__(self, target: str, *, credentials: Credentials = PLAIN, model: str = "qwen") -> None:
-        self.target, self.model, self._metadata = target, model, credentials.metadata
-        self._channel = credentials.channel(grpc, target, list(kserve.CHANNEL_OPTIONS))
-        self._infer = self._channel.unary_stream(
-            kserve.METHOD,
-            request_serializer=pb.ModelInferRequest.SerializeToString,
-            response_deserializer=pb.ModelStreamInferResponse.FromString,
-        )
-        self._live = self._channel.unary_unary(
+        super().__init__(grpc, target, credentials, model)
+        self._live = self.raw.unary_unary(
             "/inference.GRPCInferenceService/ServerLive",
             request_serializer=pb.ServerLiveRequest.SerializeToString,
             response_deserializer=pb.ServerLiveResponse.FromString,
@@ -75,13 +69,12 @@ class SyncChannel:
         self._connected = False
 
     def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
-        sent = self._infer(request, timeout=timeout, metadata=(*self._metadata, *metadata))
+        sent = self._infer(request, timeout=timeout, metadata=(*self.metadata, *metadata))
         return SyncCall(sent, lambda to: self.stop(request.id, to))
 
     def stop(self, request_id: str, route: Route = ()) -> None:
         """Free the engine's slot of a running request. Returns at once; the call ends by itself."""
-        request = kserve.stop_request(request_id, self.model)
-        call = self._infer(request, timeout=STOP_SECONDS, metadata=(*self._metadata, *route))
+        call = self._stop(request_id, route)
         call.add_callback(call.cancel)  # holds the call until its end: a call that is dropped is cancelled
 
     def connect(self, timeout: float | None) -> None:
@@ -89,18 +82,15 @@ class SyncChannel:
         if self._connected:
             return
         try:
-            self._live(pb.ServerLiveRequest(), timeout=timeout, metadata=self._metadata)
+            self._live(pb.ServerLiveRequest(), timeout=timeout, metadata=self.metadata)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise errors.RequestTimeout("connect", timeout or 0.0) from None
         self._connected = True
 
-    def error(self, error: grpc.RpcError) -> errors.ClientError:
-        return refusals.from_grpc(error.code().name, error.details() or "", self.target)
-
     def close(self) -> None:
         self.watchdog.close()
-        self._channel.close()
+        self.raw.close()
 
 
 class GrpcStream(RunningRequest, Iterator[StreamChunk]):

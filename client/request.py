@@ -4,31 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
+from tritonclient.grpc import service_pb2 as pb
 
-from client import errors, kserve
+from client import errors, kserve, refusals
 from client.channels import Channels
+from client.credentials import Credentials
 from client.sequences import ONE_SEQUENCE, Order, breaks_off, resume_delay, resumed, retry_delay, unresumed
 from client.types import Options, Prompt, Retry, StreamChunk, Timeouts
-from contract.replica import Route
 
 Metadata = Sequence[tuple[str, str]]
 STOP_SECONDS = 5.0  # bound on a stop request, which answers at once
 
 
-class Channel(Protocol):
-    """What a request needs of a connection."""
+class Channel:
+    """A gRPC channel to one Triton. ``module``: ``grpc`` or ``grpc.aio``.
 
-    target: str
-    model: str
+    ``ModelStreamInfer`` is called through ``unary_stream``: on the wire that is the same bidirectional call with one
+    message and an immediate half-close, without the task or thread that feeds a request iterator."""
 
-    def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any: ...
+    def __init__(self, module: Any, target: str, credentials: Credentials, model: str) -> None:
+        self.target, self.model, self.metadata = target, model, credentials.metadata
+        self.raw = credentials.channel(module, target, list(kserve.CHANNEL_OPTIONS))  # other calls bring ``metadata``
+        self._infer = self.raw.unary_stream(
+            kserve.METHOD,
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
 
-    def stop(self, request_id: str, route: Route = ()) -> None: ...
+    def _stop(self, request_id: str, route: Metadata) -> Any:
+        """The call that frees the engine's slot of a running request."""
+        request = kserve.stop_request(request_id, self.model)
+        return self._infer(request, timeout=STOP_SECONDS, metadata=(*self.metadata, *route))
 
-    def error(self, error: grpc.RpcError) -> errors.ClientError: ...
+    def error(self, error: grpc.RpcError) -> errors.ClientError:
+        return refusals.from_grpc(error.code().name, error.details() or "", self.target)
 
 
 class Deadline:

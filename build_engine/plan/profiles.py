@@ -42,7 +42,6 @@ class Speed:
     max_batch_size: int | None = None
     max_num_tokens: int | None = None
     plugins: tuple[str, ...] = ()
-    cuda_graphs: bool = False
 
 
 SPEEDS = {
@@ -54,7 +53,6 @@ SPEEDS = {
             "few users at once, each token as early as possible",
             max_batch_size=16,
             plugins=("--gemm_swiglu_plugin", "fp8", "--low_latency_gemm_plugin", "fp8"),
-            cuda_graphs=True,
         ),
         Speed(
             "throughput",

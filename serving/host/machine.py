@@ -86,13 +86,3 @@ def _memory(engine: EngineInfo, found: Sequence[DetectedGpu]) -> Iterator[str]:
     smallest = min(item.gpu.memory_mib for item in found) * 1024**2
     if each > smallest * 0.95:
         yield f"engine needs {each / GIB:.1f} GiB per GPU, the GPU has {smallest / GIB:.1f}: use PRECISION=fp8 or TP=2"
-
-
-def accept_tensor_parallel(engine: EngineInfo, wanted: int) -> str:
-    """Why ``TP=wanted`` cannot serve this engine, or an empty string: the size is fixed when an engine is built."""
-    built = engine.gpu.tensor_parallel if engine.gpu else 1
-    if wanted == built:
-        return ""
-    if engine.runtime.backend == "engine":
-        return f"TP={wanted} asked, the engine was built for TP={built}: rebuild with `make engine TP={wanted}`"
-    return ""

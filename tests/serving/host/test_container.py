@@ -174,9 +174,3 @@ def test_a_passed_gate_opens_the_way_for_a_quantized_kv_cache():
 
 def test_another_pytorch_version_is_accepted_because_checkpoints_move():
     assert problems(PYTORCH, installed="1.4.0rc1") == []
-
-
-def test_tensor_parallel_is_fixed_in_an_engine_and_free_in_a_checkpoint():
-    assert machine.accept_tensor_parallel(ENGINE, 1) == ""
-    assert "make engine TP=2" in machine.accept_tensor_parallel(ENGINE, 2)
-    assert machine.accept_tensor_parallel(PYTORCH, 2) == ""
