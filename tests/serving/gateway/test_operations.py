@@ -49,8 +49,7 @@ def test_all_prompts_of_a_request_are_freed(web: httpx.Client, fake: FakeTriton)
     with web.stream("POST", "/v1/completions", json=body) as response:
         lines = response.iter_lines()  # kept: dropping it would close the connection
         next(lines)
-        while len(fake.live) < 3:  # the first line may come before the last prompt has arrived
-            time.sleep(0.01)
+        until(lambda: len(fake.live) == 3)  # the first line may come before the last prompt has arrived
     assert fake.wait_free() < 0.2
     bad = {"prompt": ["x", "ERR invalid_request text_input: too long", "y"], "max_tokens": 1000}
     assert web.post("/v1/completions", json=bad).json()["error"]["param"] == "prompt"

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from contract.paths import ROOT
 from serving.runtimes.vllm import fork_server
+from tests.waiting import until
 
 
 def core(out: str, was_imported: str) -> None:
@@ -61,6 +62,7 @@ def test_a_core_that_dies_is_seen(monkeypatch):
 OWNER = """
 import sys, time
 from serving.runtimes.vllm import fork_server
+from tests.waiting import until
 from tests.serving.runtimes.vllm.test_fork_server import sleeping_core
 if __name__ == "__main__":
     fork_server.PRELOADED = ()
@@ -81,9 +83,7 @@ def test_a_core_that_still_loads_leaves_with_a_killed_owner(tmp_path):
     script.write_text(OWNER)
     with subprocess.Popen([sys.executable, script, out], env=os.environ | {"PYTHONPATH": str(ROOT)}) as owner:
         try:
-            deadline = time.monotonic() + 60
-            while not (out.exists() and out.read_text()) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            until(lambda: out.exists() and out.read_text(), 60)
             core_handle = os.pidfd_open(int(out.read_text()))
         finally:
             owner.kill()
