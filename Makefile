@@ -38,7 +38,7 @@ $(error $(firstword $(UNREAD))= changes nothing in `make $(MAKECMDGOALS)`, leave
 endif
 
 # Recipes read values as $$NAME, because make would not quote a quote.
-SERVE_VARIABLES := TRITON_HOST DRAIN MAX_RESTARTS MAX_STREAMS QUEUE_LIMIT KV_CACHE_GB GPU_MEMORY_FRACTION THREADS EXACT STEP_SECONDS STEP_MS \
+SERVE_VARIABLES := TRITON_HOST LAME_DUCK DRAIN MAX_RESTARTS MAX_STREAMS QUEUE_LIMIT KV_CACHE_GB GPU_MEMORY_FRACTION THREADS EXACT STEP_SECONDS STEP_MS \
   PREFILL_MS_PER_TOKEN FAULT
 export ENGINE MODEL DRY_RUN TRITON_KEY_FILE TRITON_TLS_CERT TRITON_TLS_KEY TRITON_TLS_CLIENT_CA $(SERVE_VARIABLES) $(BUILD_VARIABLES)
 # $(call option,GPU,gpu) is --gpu "$GPU", or nothing when GPU= is not given.
@@ -55,8 +55,8 @@ SETUP = setup $(if $(TRITON_KEY_FILE)$(TRITON_TLS_CERT),setup-router) \
   $(if $(strip $(OTEL_EXPORTER_OTLP_ENDPOINT)$(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)),setup-otel)
 DOOR = $(call option,TRITON_KEY_FILE,triton-key-file) $(call option,TRITON_TLS_CERT,triton-tls-cert) \
   $(call option,TRITON_TLS_KEY,triton-tls-key) $(call option,TRITON_TLS_CLIENT_CA,triton-tls-client-ca)
-SERVE_OPTIONS = $(call option,DRAIN,drain) $(call option,MAX_RESTARTS,max-restarts) $(call option,MAX_STREAMS,max-streams) \
-  $(call option,QUEUE_LIMIT,queue-limit) $(call option,KV_CACHE_GB,kv-cache-gb) $(call option,GPU_MEMORY_FRACTION,gpu-memory-fraction) \
+SERVE_OPTIONS = $(call option,LAME_DUCK,lame-duck) $(call option,DRAIN,drain) $(call option,MAX_RESTARTS,max-restarts) \
+  $(call option,MAX_STREAMS,max-streams) $(call option,QUEUE_LIMIT,queue-limit) $(call option,KV_CACHE_GB,kv-cache-gb) $(call option,GPU_MEMORY_FRACTION,gpu-memory-fraction) \
   $(call option,THREADS,threads) $(call option,EXACT,exact) $(call option,STEP_SECONDS,step-seconds) $(call option,STEP_MS,step-ms) \
   $(call option,PREFILL_MS_PER_TOKEN,prefill-ms-per-token) $(call option,FAULT,fault) $(call option,RUNTIME,runtime) \
   $(call option,ENGINE,engine) $(if $(filter command,$(origin MODEL)),--model "$$MODEL")

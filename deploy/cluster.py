@@ -20,15 +20,14 @@ from urllib.parse import urlsplit
 
 from contract.arguments import Arguments
 from contract.authority import bracketed
-from deploy.envoy import configuration
+from deploy.envoy import CHECK_SECONDS, configuration
 from deploy.processes import DRAIN_SECONDS, ROOT, Router, ready, say, stop
-from deploy.replicas import Front, Home, Replica, gpus, replace
+from deploy.replicas import LOOK_SECONDS, Front, Home, Replica, gpus, replace
 from serving.host.ports import free_ports
 from serving.launch import config, engine
 from serving.launch.envoy import GUARD_FLAGS, Guard
 
 ROUTERS = ROOT / ".venv-router/bin"
-SETTLE_SECONDS = 3  # both routers ask a replica's health once a second, and must know it before the next one drains
 
 
 def aliases(url: str) -> list[str]:
@@ -45,9 +44,10 @@ def aliases(url: str) -> list[str]:
 def smg(urls: list[str], host: str, port: int, metrics_port: int, policy: str) -> list[str]:
     return [
         str(ROUTERS / "smg"), "launch", "--host", host, "--port", str(port), "--policy", policy,
-        "--disable-tokenizer-autoload", "--health-check-endpoint", "/health/ready", "--health-check-interval-secs", "1",
-        "--health-failure-threshold", "1", "--health-success-threshold", "1", "--shutdown-grace-period-secs",
-        str(DRAIN_SECONDS), "--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port),
+        "--disable-tokenizer-autoload", "--health-check-endpoint", "/health/ready", "--health-check-interval-secs",
+        str(CHECK_SECONDS), "--health-failure-threshold", "1", "--health-success-threshold", "1",
+        "--shutdown-grace-period-secs", str(DRAIN_SECONDS),
+        "--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port),
         "--disable-circuit-breaker",  # it would keep a replaced replica out long after its health check passes
         *aliases(urls[0]), "--worker-urls", *urls,
     ]  # fmt: skip
@@ -82,6 +82,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     ports = [int(port) if port.isdecimal() else 0 for port in chosen.replica_grpc_port.split(",")]
     if not count and (len(ports) not in (1, len(urls)) or not all(0 < port < 65536 for port in ports)):
         parser.error(f"--replica-grpc-port {chosen.replica_grpc_port!r}: give one port for all, or one for each URL")
+    chosen.serving = [f"--lame-duck={LOOK_SECONDS}", *chosen.serving]
     chosen.count, chosen.urls = count, [] if count else urls
     chosen.grpc_ports = ports * len(urls) if len(ports) == 1 else ports
     return chosen
@@ -120,9 +121,9 @@ class Cluster:
         finally:
             signal.signal(signal.SIGINT, self._hurry)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            # Replicas first: the routers carry the open answers to their end.
+            # Replicas first: the routers carry the open answers to their end. All go, so none is a lame duck (SIGINT).
             processes = [replica.process for replica in self._replicas] + [front.process for front in self._fronts]
-            stop([process for process in processes if process])
+            stop([process for process in processes if process], signal.SIGINT)
             stop([router.process for router in self._routers if router.process])
             (self._run / "pid").unlink(missing_ok=True)
         return 0
@@ -167,10 +168,7 @@ class Cluster:
         homes = homes or [
             Home(f"{bracketed(urlsplit(url).hostname or '')}:{port}", f"{url}/metrics") for url, port in self._pairs()
         ]
-        self._fronts = [
-            Front.of(i, homes, port, serving.engine, serving.drain, self._run)
-            for i, port in enumerate(self._front_ports)
-        ]
+        self._fronts = [Front.of(i, homes, port, serving, self._run) for i, port in enumerate(self._front_ports)]
         for front in self._fronts:
             front.start()
         for front in self._fronts:
@@ -207,7 +205,7 @@ class Cluster:
                 for replica in self._replicas:
                     say(f"replica {replica.number} drains")
                     replace(replica, self._fronts[replica.number], self._watch_routers)
-                    time.sleep(SETTLE_SECONDS)
+                    time.sleep(LOOK_SECONDS)  # the routers must know this one before the next one drains
                 say("all replicas replaced" if self._replicas else "replicas given as URLs are replaced where they run")
             for replica in self._replicas:
                 if replica.process and replica.process.poll() is not None:

@@ -9,6 +9,8 @@ from contract.replica import HEADER
 from serving.launch import envoy
 from serving.launch.envoy import Guard
 
+CHECK_SECONDS = 1  # how often both routers ask whether a replica is ready; they believe the first answer
+
 
 def configuration(
     replicas: list[tuple[str, int]], host: str, port: int, admin_port: int, guard: Guard
@@ -76,8 +78,8 @@ def _cluster(replicas: list[tuple[str, int]]) -> dict[str, Any]:
         "health_checks": [
             {
                 "timeout": "1s",
-                "interval": "1s",
-                "no_traffic_interval": "1s",
+                "interval": f"{CHECK_SECONDS}s",
+                "no_traffic_interval": f"{CHECK_SECONDS}s",
                 "unhealthy_threshold": 1,
                 "healthy_threshold": 1,
                 # The gateway speaks HTTP/1.1, the gRPC port of the same cluster HTTP/2.

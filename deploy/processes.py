@@ -86,10 +86,14 @@ class Router:
         self.start()
 
 
-def stop(processes: list[subprocess.Popen[bytes]], meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Drain them side by side; one that hangs is killed."""
+def stop(
+    processes: list[subprocess.Popen[bytes]],
+    number: signal.Signals = signal.SIGTERM,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """Drain them side by side; one that hangs is killed. After SIGTERM our servers are lame ducks first."""
     for process in processes:
-        process.terminate()
+        process.send_signal(number)
     deadline = time.monotonic() + DRAIN_SECONDS
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         meanwhile()

@@ -16,8 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.envoy import CHECK_SECONDS
 from deploy.processes import Router, ready, say, spawn, stop
+from serving.launch.config import Config
 
+LOOK_SECONDS = 3 * CHECK_SECONDS  # until both routers know for certain: the next question, its answer, and one to spare
 START_SECONDS = 900  # an engine may have to be loaded from a slow disk
 FRONT_SECONDS = 120
 
@@ -80,13 +83,14 @@ class Front(Router):
     """A gateway on the routers' host that belongs to one replica."""
 
     @classmethod
-    def of(cls, number: int, homes: Sequence[Home], port: int, engine: Path, drain: int, run: Path) -> Front:
-        """For ``homes[number]``; the others go on with what it loses. ``engine``: a directory with the replicas'
-        ``engine.json`` and tokenizer."""
+    def of(cls, number: int, homes: Sequence[Home], port: int, serving: Config, run: Path) -> Front:
+        """For ``homes[number]``; the others go on with what it loses. ``serving``: what the replicas were started with,
+        or at least a directory with their ``engine.json`` and tokenizer."""
         home, peers = homes[number], [home.grpc for i, home in enumerate(homes) if i != number]
         environment = {
             "HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "TRITON_GRPC": home.grpc, "GATEWAY_PEERS": ",".join(peers),
-            "TRITON_METRICS": home.metrics, "ENGINE_DIR": str(engine), "GATEWAY_DRAIN_SECONDS": str(drain),
+            "TRITON_METRICS": home.metrics, "ENGINE_DIR": str(serving.engine),
+            "GATEWAY_LAME_DUCK_SECONDS": str(serving.lame_duck), "GATEWAY_DRAIN_SECONDS": str(serving.drain),
         }  # fmt: skip
         return cls([sys.executable, "-m", "serving.gateway"], run / f"front{number}.log", environment)
 
@@ -105,8 +109,8 @@ class Front(Router):
 
 
 def replace(replica: Replica, front: Front, meanwhile: Callable[[], None]) -> None:
-    """Both drain side by side: the front takes nothing new and ends what it has."""
-    stop([each for each in (replica.process, front.process) if each], meanwhile)
+    """Both are lame ducks, then drain, side by side: what the replica refuses, its front sends to the others."""
+    stop([each for each in (replica.process, front.process) if each], meanwhile=meanwhile)
     replica.start()
     replica.wait(meanwhile)
     front.start()

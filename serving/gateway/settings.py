@@ -75,7 +75,11 @@ class GatewaySettings:
         "bytes for responses that callers may come back to (`previous_response_id`, `item_reference`); 0: stateless",
     )  # fmt: skip
     responses_seconds: float = _var("GATEWAY_RESPONSES_SECONDS", 3600.0, "how long such a response is kept")
-    drain_seconds: float = _var("GATEWAY_DRAIN_SECONDS", 10.0, "time open streams have to finish after SIGTERM")
+    lame_duck_seconds: float = _var(
+        "GATEWAY_LAME_DUCK_SECONDS", 0.0,
+        "after SIGTERM requests are taken for this long while `/health/ready` is 503, so that routers look away first",
+    )  # fmt: skip
+    drain_seconds: float = _var("GATEWAY_DRAIN_SECONDS", 10.0, "time open streams then have to finish")
     keepalive_seconds: float = _var(
         "GATEWAY_KEEPALIVE_SECONDS", 10.0, "a stream silent for this long gets a `: keep-alive` comment"
     )

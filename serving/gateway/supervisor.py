@@ -75,7 +75,7 @@ class WorkerSupervisor:
         self._pulses: dict[int, Pulse] = {}  # by pid
         self._workers: list[subprocess.Popen[bytes]] = []
         self._deaths: list[float] = []
-        self._signalled = False
+        self._signal = 0  # the first one that came
 
     def run(self) -> int:
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -94,8 +94,8 @@ class WorkerSupervisor:
             shutil.rmtree(self._run_dir, ignore_errors=True)
             self._lock.close()
 
-    def _on_signal(self, *_: object) -> None:
-        self._signalled = True
+    def _on_signal(self, number: int, *_: object) -> None:
+        self._signal = self._signal or number
 
     def _start(self) -> subprocess.Popen[bytes]:
         names = {f.name: f.metadata["env"] for f in fields(GatewaySettings)}
@@ -111,7 +111,7 @@ class WorkerSupervisor:
         return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
 
     def _watch(self) -> int:
-        while not self._signalled:
+        while not self._signal:
             time.sleep(WATCH_SECONDS)
             if self._heartbeat:
                 self._heartbeat.beat()
@@ -149,10 +149,12 @@ class WorkerSupervisor:
         return len(self._deaths) >= DEATHS
 
     def _stop(self) -> None:
+        number, settings = self._signal or signal.SIGINT, self._settings
         for process in self._workers:
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        until = time.monotonic() + self._settings.drain_seconds + 7
+                process.send_signal(number)
+        lame = settings.lame_duck_seconds if number == signal.SIGTERM else 0.0
+        until = time.monotonic() + lame + settings.drain_seconds + 7
         for process in self._workers:
             try:
                 process.wait(max(0.0, until - time.monotonic()))

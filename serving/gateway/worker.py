@@ -1,4 +1,7 @@
-"""One worker process. Started by ``supervisor``; exits on a signal or when the supervisor is gone."""
+"""One worker process. Started by ``supervisor``; exits on a signal or when the supervisor is gone.
+
+SIGTERM comes from programs, and a router may be in front: the worker is a lame duck first. SIGINT is a person's Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until ``serve`` can answer it: no traceback out of an import
 
 import uvicorn
 import uvloop
@@ -40,19 +46,24 @@ async def serve(settings: GatewaySettings) -> None:
         timeout_keep_alive=KEEPALIVE_SECONDS,
     )  # fmt: skip
     server = _WorkerServer(config)
-    loop, ending = asyncio.get_running_loop(), asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, ending.set)
+    loop, ending, at_once = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+    def hurry() -> None:
+        at_once.set()
+        ending.set()
+
+    loop.add_signal_handler(signal.SIGTERM, ending.set)
+    loop.add_signal_handler(signal.SIGINT, hurry)
 
     def orphaned() -> None:
         """Leave the port to the next supervisor's workers; open streams still end in peace."""
         for listener in server.servers:
             listener.close()
-        ending.set()
+        hurry()
 
     loop.add_reader(0, orphaned)  # the supervisor holds the write end and never writes: readable means it is gone
     pulse = asyncio.create_task(_beat(Path(settings.run_dir)))
-    drain = asyncio.create_task(_drain_when(ending, gateway, server))
+    drain = asyncio.create_task(_drain_when(ending, at_once, gateway, server))
     await server.serve([listen(settings.host, settings.port)])
     drain.cancel()
     pulse.cancel()
@@ -66,9 +77,10 @@ async def _beat(run_dir: Path) -> None:
         await asyncio.sleep(BEAT_SECONDS)
 
 
-async def _drain_when(ending: asyncio.Event, gateway: Gateway, server: uvicorn.Server) -> None:
+async def _drain_when(ending: asyncio.Event, at_once: asyncio.Event, gateway: Gateway, server: uvicorn.Server) -> None:
     await ending.wait()
     asyncio.get_running_loop().remove_reader(0)
+    await gateway.lame_duck(at_once)
     await gateway.drain()
     server.should_exit = True
 

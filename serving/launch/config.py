@@ -71,7 +71,8 @@ class LaunchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Ports are TCP; gateway port 0: no gateway. ``drain``: seconds that open streams get to end.
+    """Ports are TCP; gateway port 0: no gateway. ``lame_duck``: seconds after SIGTERM in which routers see that the
+    server is not ready and requests are still taken; ``drain``: seconds that open streams then get to end.
 
     ``model`` is what ``engine`` is built from when it is not there; empty: the model of a machine without an engine."""
 
@@ -86,6 +87,7 @@ class Config:
     inner_grpc_port: int  # Triton's own; another one behind a door
     metrics_port: int
     gateway_port: int
+    lame_duck: int
     drain: int
     max_restarts: int  # in ten minutes; 0: no limit
     environment: dict[str, str]  # what the models read, see serving.triton.settings
@@ -132,6 +134,11 @@ def parse(arguments: list[str] | None = None) -> Config:
         add(
             f"--{name}-port", type=int, default=port, help=f"default {port}" + ("; 0: no gateway" * (name == "gateway"))
         )
+    add(
+        "--lame-duck", type=int, default=0,
+        help="seconds after SIGTERM in which /health/ready says no and requests are still taken, so that a router "
+        "sends them elsewhere before one is refused (default 0)",
+    )  # fmt: skip
     add("--drain", type=int, default=10, help="seconds that open streams get to end on Ctrl-C or SIGTERM (default 10)")
     add(
         "--max-restarts", type=int, default=0,
@@ -155,6 +162,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         inner_grpc_port=free_port() if guard else args.grpc_port,
         metrics_port=args.metrics_port,
         gateway_port=args.gateway_port,
+        lame_duck=args.lame_duck,
         drain=args.drain,
         max_restarts=args.max_restarts,
         environment={option.variable: str(getattr(args, option.attribute)) for option in OPTIONS},
@@ -171,6 +179,11 @@ def _check_values(args: argparse.Namespace) -> None:
         _within(name.upper(), getattr(args, name), 0 if name == "gateway_port" else 1, 65535)
     if args.host not in LOCAL and not args.gateway_port:
         raise LaunchError(f"HOST={args.host} is the gateway's, and GATEWAY_PORT=0 starts none; TRITON_HOST is Triton's")
+    _within("LAME_DUCK", args.lame_duck, 0, 3600)
+    if args.lame_duck and not args.gateway_port:
+        raise LaunchError(
+            f"LAME_DUCK={args.lame_duck} shows at the gateway's /health/ready, and GATEWAY_PORT=0 starts none"
+        )
     _within("DRAIN", args.drain, 0, 3600)
     _within("MAX_RESTARTS", args.max_restarts, 0, 1000)
     for option in OPTIONS:

@@ -34,7 +34,8 @@ def command(config: Config) -> list[str]:
             "TRITON_KEY_FILE and TRITON_TLS_… are not for a server in NVIDIA's container; `make cluster REPLICAS=1` "
             "puts the same gRPC door in front of it"
         )
-    arguments = ["--drain", str(config.drain), "--max-restarts", str(config.max_restarts)]
+    arguments = ["--lame-duck", str(config.lame_duck), "--drain", str(config.drain)]
+    arguments += ["--max-restarts", str(config.max_restarts)]
     arguments += [f"{option.flag}={config.environment[option.variable]}" for option in OPTIONS]
     addresses = {name: config.address(name)[1:] for name in config.ports}
     return container.serve_command(config.engine, addresses, arguments=arguments)

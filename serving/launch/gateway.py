@@ -94,6 +94,7 @@ class GatewayChild:
             "HOST": config.host,
             "RUN_DIR": str(self._home),
             "GATEWAY_READINESS_FILE": str(self.readiness),
+            "GATEWAY_LAME_DUCK_SECONDS": str(config.lame_duck),
             "GATEWAY_DRAIN_SECONDS": str(config.drain),
             "TRITON_GRPC": reach(config.inner_host, config.inner_grpc_port),
             "TRITON_METRICS": f"http://{reach(config.inner_host, config.metrics_port)}/metrics",

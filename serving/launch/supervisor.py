@@ -46,6 +46,7 @@ class Supervisor:
         self._looked = 0.0
         self._log_start = 0
         self._signals = 0
+        self._lame_duck = 0.0  # how long the gateway, once signalled, takes requests that routers still send
         self._in_canary = False
         self._is_serving = False
         LOGS.mkdir(exist_ok=True)
@@ -237,8 +238,9 @@ class Supervisor:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._readiness.say("draining")
-            drains = f"\nstopping: open streams get {self._config.drain} s to end (again: stop at once)"
+            self._lame_duck = self._config.lame_duck if number == signal.SIGTERM and self._is_serving else 0.0
+            routers = f"routers get {self._lame_duck} s to look away, then " if self._lame_duck else ""
+            drains = f"\nstopping: {routers}open streams get {self._config.drain} s to end (again: stop at once)"
             logs.say(drains if self._is_serving else "")  # what starts has none, and says itself that it stopped
         if self._in_canary:  # it may take minutes and cannot look
             self._in_canary = False
@@ -249,9 +251,11 @@ class Supervisor:
             raise LaunchError("stopped while starting")
 
     def _clean(self) -> None:
-        """The gateway drains first: it needs Triton for its open streams."""
-        deadline = time.monotonic() + (self._config.drain if self._is_serving else 0)
-        self._gateway.stop(lambda process: self._stop(process, deadline), lambda: self._signals < 2)
+        """The gateway drains first: it needs Triton for its open streams, and routers ask it whether we are ready."""
+        self._readiness.say("draining")
+        number = signal.SIGTERM if self._lame_duck else signal.SIGINT
+        deadline = time.monotonic() + self._lame_duck + (self._config.drain if self._is_serving else 0)
+        self._gateway.stop(lambda process: self._stop(process, deadline, number), lambda: self._signals < 2)
         if self._triton:
             drain(self._run_dir, deadline, lambda: self._signals < 2 and not self._broken())
             self._stop(self._triton, time.monotonic() + UNLOAD_SECONDS)
@@ -261,10 +265,11 @@ class Supervisor:
         shutil.rmtree(self._run_dir, ignore_errors=True)
         self._lock.close()
 
-    def _stop(self, process: subprocess.Popen[bytes], deadline: float) -> None:
-        """SIGTERM, patience until ``deadline`` or a second signal, then SIGKILL to what is left of its session."""
+    def _stop(self, process: subprocess.Popen[bytes], deadline: float, number: int = signal.SIGTERM) -> None:
+        """Signal ``number``, patience until ``deadline`` or another signal to us, then SIGKILL to what is left of its
+        session."""
         if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
         while process.poll() is None and time.monotonic() < deadline and self._signals < 2:
             time.sleep(0.05)
         child.stop(process, 0)

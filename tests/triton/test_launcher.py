@@ -102,6 +102,34 @@ def test_sigterm_drains_in_bounded_time_and_leaves_nothing(own_server: Callable[
     assert "stopping: open streams get 3 s to end" in server.log.read_text()
 
 
+def test_sigterm_makes_a_lame_duck_first(own_server: Callable[..., Server]) -> None:
+    """Routers read at the gateway that the server is not ready, while both doors still answer what they send."""
+    server = own_server(*SIMULATED, "--lame-duck", "4", gateway=True)
+    with Stream(server.grpc) as endless:
+        endless.send(text_input="Hi", max_tokens=30_000, stream=True)
+        endless.next()
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        url = server.gateway
+        server.wait_for(lambda: httpx.get(f"{url}/health/ready").status_code == 503, 2)
+        late = ask(server.grpc, text_input="Hi", max_tokens=2)
+        over_http = httpx.post(f"{url}/v1/completions", json={"model": "qwen", "prompt": "Hi", "max_tokens": 2})
+        if time.monotonic() - start < 4:  # else this machine was too busy to ask in time
+            assert late.error is None and over_http.status_code == 200, (late.error, over_http.text)
+        server.wait_for(lambda: ask(server.grpc, text_input="Hi", max_tokens=2).error is not None, 10)
+        assert 4 < time.monotonic() - start < 4 + DRAIN + 2
+        assert endless.answer().error is not None
+        assert server.process.wait(30) == 0
+    assert "stopping: routers get 4 s to look away, then open streams get 3 s to end" in server.log.read_text()
+
+
+def test_ctrl_c_is_no_lame_duck(own_server: Callable[..., Server]) -> None:
+    server = own_server(*SIMULATED, "--lame-duck", "60", gateway=True)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(DRAIN + 10) == 0
+    assert "look away" not in server.log.read_text()
+
+
 def test_a_second_ctrl_c_stops_at_once(own_server: Callable[..., Server]) -> None:
     server = own_server(*SIMULATED, "--drain", "60")
     processes, directory = family(server), run_dir(server)

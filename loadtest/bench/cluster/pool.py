@@ -18,6 +18,7 @@ from loadtest.errors import LoadtestError
 from serving.host.ports import free_ports
 from serving.launch.config import SIMULATED_ENGINE
 
+LAME_DUCK = "3"  # seconds, as `make cluster` gives its own
 DRAIN = "20"  # seconds that a replica's open answers get
 FOLDER = LOGS / "bench-cluster"
 ROUTERS = Path(".venv-router/bin/envoy")
@@ -59,7 +60,7 @@ def replicas(count: int, *options: str, each: Sequence[str] = ()) -> Iterator[li
         for i, ports in enumerate(groups):
             more = ("--step-ms", each[i]) if each else ()
             server = Server(*options, *more, log=FOLDER / f"replica-{ports[0]}.log", gateway=True, ports=ports)
-            server.command += ["--drain", DRAIN]
+            server.command += ["--lame-duck", LAME_DUCK, "--drain", DRAIN]
             server.environment = {"GATEWAY_WORKERS": "1"}
             stack.enter_context(server)
             servers.append(server)

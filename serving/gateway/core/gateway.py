@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -70,7 +71,7 @@ class Gateway:
         self.scheduler = FairScheduler(shares, self.triton_metrics.capacity)
         launched = settings.readiness_file
         self._launcher = Pulse(launcher_path(Path(launched).parent)) if launched else None
-        self.draining = False
+        self.leaving = self.draining = False  # not ready any more; refusing, too
         self.answers: set[Answer] = set()
         self.open = 0
         self.bodies = BodyMemory(BODIES * settings.max_body_bytes)
@@ -187,9 +188,15 @@ class Gateway:
         self._tasks.append(task)
         task.add_done_callback(self._tasks.remove)
 
+    async def lame_duck(self, at_once: asyncio.Event) -> None:
+        """Not ready, but taking requests for ``lame_duck_seconds``: a router that has not asked yet sends some."""
+        self.leaving = True
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(at_once.wait(), self.settings.lame_duck_seconds)
+
     async def drain(self) -> None:
         """Refuse new requests; let open answers finish for ``drain_seconds``, then end them with an error."""
-        self.draining = True
+        self.leaving = self.draining = True
         log.info("draining", extra={"open": self.open})
         until = time.monotonic() + self.settings.drain_seconds
         while self.open and time.monotonic() < until:
@@ -219,7 +226,7 @@ class Gateway:
 
     async def ready(self) -> str:
         """``""`` when requests can be answered, else why not."""
-        if self.draining:
+        if self.leaving:
             return "draining"
         launched = self.settings.readiness_file
         if problem := self.outage() or self.unwatched(UNWATCHED_SECONDS):

@@ -55,6 +55,33 @@ def test_drain_lets_streams_end_then_leaves_nothing(own_gateway: Start, fake: Fa
     assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if _is_worker_of(p, gateway.process.pid)]
 
 
+def test_a_lame_duck_is_not_ready_and_answers(own_gateway: Start, fake: FakeTriton) -> None:
+    """SIGTERM: first routers look away, then requests are refused. Ctrl-C refuses at once."""
+    fake.step_ms = 20
+    gateway = own_gateway(GATEWAY_LAME_DUCK_SECONDS="2", GATEWAY_DRAIN_SECONDS="8")
+    body = ask("x", max_tokens=10_000, stream=True)
+    with httpx.stream("POST", gateway.url + CHAT, json=body, trust_env=False, timeout=20) as open_stream:
+        lines = open_stream.iter_lines()
+        next(lines)
+        signalled = time.monotonic()
+        gateway.process.send_signal(signal.SIGTERM)
+        until(lambda: httpx.get(f"{gateway.url}/health/ready", trust_env=False).status_code == 503)
+        admitted = httpx.post(gateway.url + CHAT, json=ask("x", max_tokens=2), trust_env=False)
+        if time.monotonic() - signalled < 2:  # else this machine was too busy to ask in time
+            assert admitted.status_code == 200, admitted.text
+        until(lambda: httpx.post(gateway.url + CHAT, json=ask("x"), trust_env=False).status_code == 503, 10)
+        assert time.monotonic() - signalled > 2
+        assert httpx.get(f"{gateway.url}/health/live", trust_env=False).status_code == 200
+    assert gateway.process.wait(10) == 0
+
+
+def test_ctrl_c_is_no_lame_duck(own_gateway: Start) -> None:
+    gateway = own_gateway(GATEWAY_LAME_DUCK_SECONDS="60")
+    gateway.process.send_signal(signal.SIGINT)
+    assert gateway.process.wait(10) == 0
+    assert "Traceback" not in gateway.log.read_text()
+
+
 def _is_worker_of(cmdline: Path, parent: int) -> bool:
     try:
         stat = (cmdline.parent / "stat").read_text().rsplit(")", 1)[1].split()

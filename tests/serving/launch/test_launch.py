@@ -36,6 +36,7 @@ def problem(*arguments: str) -> str:
         ("--step-ms=nan", "STEP_MS=nan is out of range; give a number between 0 and 3.6e+06"),
         ("--step-ms=-5", "STEP_MS=-5 is out of range"),
         ("--drain=-1", "DRAIN=-1 is out of range"),
+        ("--lame-duck=-1", "LAME_DUCK=-1 is out of range"),
         ("--kv-cache-gb=-1", "KV_CACHE_GB=-1 is out of range"),
         ("--max-streams=0", "MAX_STREAMS=0 is out of range"),
         ("--queue-limit=-1", "QUEUE_LIMIT=-1 is out of range"),
@@ -60,6 +61,11 @@ def test_a_value_that_makes_no_sense(argument: str, line: str) -> None:
 def test_host_without_a_gateway_says_whose_it_is() -> None:
     line = "HOST=0.0.0.0 is the gateway's, and GATEWAY_PORT=0 starts none; TRITON_HOST is Triton's"
     assert problem("--host=0.0.0.0", "--gateway-port=0") == line
+
+
+def test_a_lame_duck_without_a_gateway_would_be_seen_by_no_router() -> None:
+    line = "LAME_DUCK=3 shows at the gateway's /health/ready, and GATEWAY_PORT=0 starts none"
+    assert problem("--lame-duck=3", "--gateway-port=0") == line
 
 
 def test_triton_stays_on_localhost_and_gets_no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
