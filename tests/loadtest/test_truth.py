@@ -13,7 +13,7 @@ from loadtest.scenarios.base import Request
 from loadtest.stats import quantile
 from loadtest.transports.sse import SseTransport
 from tests.loadtest.mock import Mock, Result, loadtest, started
-from tests.loadtest.script_server import ITL, SCRIPTS, TTFT
+from tests.loadtest.scripts import ITL, SCRIPTS, TTFT
 
 WHOLE = (
     "plain", "counted", "several", "several_counted", "empty_first", "reasoning", "tools", "comments", "crlf", "split",

@@ -1,0 +1,54 @@
+"""Two runs side by side: read back, compared, and refused where one is no run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loadtest import compare as comparing
+from loadtest.errors import LoadtestError
+from tests.loadtest.test_figures import Page, record, reported, run_of
+
+
+def test_compare_says_that_a_run_was_interrupted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        run = run_of([record(k) for k in range(40)])
+        run.interrupted, run.ended = name == "b", run.plan.warmup + 4.0
+        reported(run, tmp_path / name)
+    comparing.compare(tmp_path / "a", tmp_path / "b", tmp_path / "out.html")
+    said = capsys.readouterr().out
+    assert f"note: run B was interrupted: 4.0 of {run.plan.duration:g} s measured" in said and "run A was" not in said
+
+
+def test_compare_reads_runs_back_and_names_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, ttft, seed in (("a", 0.1, 1), ("b", 0.2, 2)):
+        reported(run_of([record(k, ttft=ttft + 0.001 * k) for k in range(40)], seed=seed), tmp_path / name)
+    assert comparing.compare(tmp_path / "a", tmp_path / "b", tmp_path / "out.html") == 0
+    said = capsys.readouterr().out
+    assert "note: seed: A 1, B 2" in said
+    row = next(line for line in said.splitlines() if line.startswith("TTFT from send p50"))
+    assert "100.0 [" in row and row.rstrip().endswith("yes")
+    assert Page((tmp_path / "out.html").read_text()).tags.count("svg") == 4
+
+
+def test_compare_finds_no_difference_in_a_tail_that_few_requests_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 71 requests the 95th percentile's interval ends beyond the largest one."""
+    for name, count, ttft in (("few", 71, 0.1), ("a", 72, 0.1), ("b", 72, 0.2)):
+        reported(run_of([record(k, ttft=ttft + 0.0001 * k) for k in range(count)]), tmp_path / name)
+    for name, verdict in (("few", "too few"), ("a", "yes")):
+        comparing.compare(tmp_path / name, tmp_path / "b", tmp_path / "out.html")
+        lines = capsys.readouterr().out.splitlines()
+        ends = {line.split()[3]: line.rstrip() for line in lines if line.startswith("TTFT from send")}
+        assert ends["p95"].endswith(verdict) and ends["mean"].endswith("yes") and ends["p50"].endswith("yes")
+
+
+@pytest.mark.parametrize("damage", [None, "{", '{"schema": "other"}'])
+def test_compare_refuses_what_is_no_run(tmp_path: Path, damage: str | None) -> None:
+    if damage is not None:
+        (tmp_path / "summary.json").write_text(damage)
+        (tmp_path / "requests.jsonl").write_text("")
+    with pytest.raises(LoadtestError, match=r"^compare: [^\n]+$"):
+        comparing.load(tmp_path)
