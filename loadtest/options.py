@@ -34,12 +34,20 @@ OPTIONS = (
     RunOption("--language", "mixed", "prompts: en, zh or mixed"),
     RunOption("--input-tokens", "", f"prompt length: {lengths.HELP}"),
     RunOption("--output-tokens", "", f"answer length: {lengths.HELP}"),
-    RunOption("--respect-eos", "", "yes: answers may end early; by default ignore_eos forces the length", None, True),
+    RunOption(
+        "--respect-eos",
+        "no",
+        "yes: answers may end early; by default ignore_eos forces the length",
+        ("yes", "no"),
+        True,
+    ),
     RunOption(
         "--stream", "yes", "no: one whole answer per request, to see what streaming is worth", ("yes", "no"), True
     ),
     RunOption("--timeout", "120s", "give up on a stream after this long", None, True),
-    RunOption("--model", "qwen", "Triton's model name", None, True),
+    RunOption(
+        "--model", "qwen", "Triton's model name; over sse one that the server lists (default: its first)", None, True
+    ),
     RunOption("--grpc-port", "8001", "Triton's gRPC port", None, True),
     RunOption("--gateway-port", "8080", "the gateway's HTTP port", None, True),
     RunOption("--metrics-port", "8002", "Triton's metrics port, scraped during the run", None, True),

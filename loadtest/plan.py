@@ -19,6 +19,7 @@ from loadtest.scenarios.base import Scenario, ScenarioSettings
 from loadtest.slo import Slo, parse_slo
 
 TRANSPORTS = ("grpc", "sse", "both")
+YES, NO = ("yes", "true", "1", "on"), ("no", "false", "0", "off")
 _DURATION = re.compile(r"^(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(?:s|$))?(?:(\d+)ms)?$")
 
 
@@ -110,6 +111,9 @@ class RunPlan:
             )
         if not 1 <= self.users <= 100_000:
             raise LoadtestError(f"users: {self.users} must be from 1 to 100000")
+        for name in ("grpc_port", "gateway_port", "metrics_port"):
+            if not 1 <= getattr(self, name) <= 65_535:
+                raise LoadtestError(f"{name.replace('_', '-')}: {getattr(self, name)} is no port from 1 to 65535")
         self._check_rate()
         _ = self.limits
         self.load.conversation(0).request(0)  # a bad language or length shows here
@@ -160,12 +164,18 @@ def _convert(name: str, raw: Any) -> Any:
     if name in ("duration", "warmup", "drain", "timeout"):
         return parse_duration(raw, name)
     if isinstance(default, bool):
-        return raw if isinstance(raw, bool) else str(raw).lower() in ("1", "true", "yes")
+        return raw if isinstance(raw, bool) else _yes(name, str(raw))
     kind = float if name == "rate" else type(default)
     try:
         return kind(raw)
     except (TypeError, ValueError):
         raise LoadtestError(f"{name.replace('_', '-')}: {raw!r} is not a number") from None
+
+
+def _yes(name: str, text: str) -> bool:
+    if text.lower() not in YES + NO:
+        raise LoadtestError(f"{name.replace('_', '-')}: {text!r} is neither yes nor no")
+    return text.lower() in YES
 
 
 def parse_duration(raw: Any, name: str = "duration") -> float:
@@ -188,7 +198,10 @@ def _host(text: str) -> str:
     """``http://name/`` → ``name``; ``https://name`` is kept, because it also means TLS. A port or a path is refused:
     gRPC, SSE and metrics have a port each, and a run must not measure another server than the one that was named."""
     bare = text if text.count(":") < 2 or "[" in text else bracketed(text)
-    parts = urlsplit(text if "://" in text else f"//{bare}")
+    try:
+        parts = urlsplit(text if "://" in text else f"//{bare}")
+    except ValueError:  # brackets around what is no IPv6 address
+        parts = urlsplit("")
     if not parts.hostname or parts.scheme not in ("", "http", "https"):
         raise LoadtestError(f"host: {text!r} is not a host name: write e.g. 127.0.0.1 or https://llm.example.org")
     port = parts.netloc.rpartition("]")[2].partition(":")[2]

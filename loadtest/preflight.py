@@ -13,7 +13,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from client import credentials
+from client import credentials, refusals
 from contract.authority import authority
 from loadtest.errors import LoadtestError, TransportError
 from loadtest.plan import RunPlan
@@ -60,7 +60,7 @@ def _check_grpc(plan: RunPlan, target: TargetFacts) -> None:
         target.packed = bool(ready.ready) and _offers_packed(server, plan.model)
     except TransportError as error:
         if error.kind in ("connect", "timeout", "cut_short"):
-            raise LoadtestError(f"host: no Triton gRPC server answers at {where} ({error}): {START}") from None
+            raise LoadtestError(f"host: no Triton gRPC server answers at {where} ({error.message}): {START}") from None
         raise LoadtestError(f"host: {where} answered {error}") from None
     finally:
         server.close()
@@ -85,16 +85,37 @@ def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
     key = os.environ.get("OPENAI_API_KEY", "")
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
-        context = (credentials.tls_of(os.environ) or credentials.Tls()).context() if plan.secure else None
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as answer:
-            models = json.load(answer)["data"]
+        with _opener(plan).open(request, timeout=TIMEOUT_S) as answer:
+            names = [str(model["id"]) for model in json.load(answer)["data"]]
     except urllib.error.HTTPError as error:
         raise LoadtestError(f"host: {url} answered {error.code}: is the model ready, and OPENAI_API_KEY set?") from None
     except OSError as error:
-        raise LoadtestError(f"host: no gateway answers at {url} ({error}): {START}") from None
+        why = refusals.unreachable(url, str(getattr(error, "reason", error)))
+        raise LoadtestError(f"host: {why}, or set HOST and GATEWAY_PORT") from None
     except (ValueError, KeyError, TypeError):
         raise LoadtestError(f"host: {url} is not an OpenAI-compatible server: set GATEWAY_PORT") from None
-    if not models:
+    if not names:
         raise LoadtestError(f"model: {url} lists no model: wait until the server is ready")
-    target.sse_model = str(models[0]["id"])
+    target.sse_model = _gateway_model(plan, names)
     target.facts["gateway"] = {"model": target.sse_model}
+
+
+def _opener(plan: RunPlan) -> urllib.request.OpenerDirector:
+    """Straight to the server, as the load goes: not through a proxy of the environment. Raises ``LoadtestError``."""
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if plan.secure:
+        try:
+            context = (credentials.tls_of(os.environ) or credentials.Tls()).context()
+        except ValueError as error:
+            raise LoadtestError(str(error)) from None
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    return urllib.request.build_opener(*handlers)
+
+
+def _gateway_model(plan: RunPlan, names: list[str]) -> str:
+    """The one that was asked for, else the first; ``both`` may name Triton's, which the gateway calls otherwise."""
+    if plan.model in names:
+        return plan.model
+    if plan.model != RunPlan.model and plan.transport == "sse":
+        raise LoadtestError(f"model: {plan.model!r} is not served: use {', '.join(names[:8])}")
+    return names[0]

@@ -11,7 +11,7 @@ import struct
 import time
 from typing import Any
 
-from gevent import socket
+from gevent import socket, ssl
 
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python has no name for it
 TIMESPEC = struct.Struct("@qq")  # seconds, nanoseconds by the clock of day
@@ -21,7 +21,7 @@ LATE_MAX_NS = 60_000_000_000  # a read later than this was not late: somebody se
 
 def stamped(sock: Any) -> bool:
     """Ask for stamps. False where ``receive`` must look at the clock itself."""
-    if not isinstance(sock, socket.socket) or not hasattr(sock, "recvmsg"):
+    if isinstance(sock, ssl.SSLSocket) or not hasattr(sock, "recvmsg"):
         return False
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)

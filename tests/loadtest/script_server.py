@@ -1,10 +1,10 @@
 """A server that answers as ``scripts`` say and writes down when it really sent what.
 
-    python -m tests.loadtest.script_server         -> {"grpc": 0, "gateway": 41234}
+    python -m tests.loadtest.script_server [plain]   -> {"grpc": 0, "gateway": 41234}
 
-The last user message names the script, so that one run can hold all of them. GET /truth gives, per request, the script,
-its arrival, and for each message with tokens the monotonic times before and after it was sent: on one machine this is
-the generator's own clock.
+The last user message names the script, so one run can hold all of them; the argument is for all other messages. GET
+/truth gives, per request, the script, its arrival, and for each message with tokens the monotonic times before and after
+it was sent: on one machine this is the generator's own clock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from tests.loadtest.scripts import SCRIPTS, Answer
 
 
 class Server:
-    def __init__(self) -> None:
+    def __init__(self, other: str) -> None:
+        self.other = other
         self.truth: list[dict[str, Any]] = []
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -37,17 +38,22 @@ class Server:
     async def answer(self, path: str, body: bytes, writer: asyncio.StreamWriter) -> None:
         if path == "/v1/chat/completions":
             request = json.loads(body)
-            answer = Answer(writer, request, request["messages"][-1]["content"], time.monotonic())
+            asked = request["messages"][-1]["content"]
+            script = asked if isinstance(asked, str) and asked in SCRIPTS else self.other
+            answer = Answer(writer, request, script, time.monotonic())
             self.truth.append({"script": answer.script, "arrived": answer.arrived, "sent": answer.sent})
             await SCRIPTS[answer.script](answer)
             return
-        pages = {"/truth": self.truth, "/v1/models": {"data": [{"id": "scripted"}]}}
+        pages = {
+            "/truth": self.truth,
+            "/v1/models": {"object": "list", "data": [{"id": "scripted", "object": "model"}]},
+        }
         text = json.dumps(pages.get(path, {}))
         writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
 
 
 async def serve() -> None:
-    server = Server()
+    server = Server((*sys.argv[1:], "plain")[0])
     web = await asyncio.start_server(server.connection, "127.0.0.1", 0, backlog=1024)
     print(json.dumps({"grpc": 0, "gateway": web.sockets[0].getsockname()[1]}), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # the parent closes our stdin to end us

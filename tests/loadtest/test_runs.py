@@ -176,7 +176,7 @@ def group_of(pid: int) -> int:
     ("options", "says"),
     [
         (["--grpc-port", "1"], "host: no Triton gRPC server answers at 127.0.0.1:1"),
-        (["--transport", "sse", "--gateway-port", "1"], "host: no gateway answers"),
+        (["--transport", "sse", "--gateway-port", "1"], "host: no server answers at http://127.0.0.1:1/v1/models"),
         (["--slo", "ttft=abc"], "slo: 'ttft=abc'"),
         (["--scenario", "missing.toml"], "scenario: cannot read missing.toml"),
         (["--users", "many"], "users: 'many' is not a number"),

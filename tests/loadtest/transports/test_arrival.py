@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
-from gevent import socket
+from gevent import socket, ssl
 
 from loadtest.transports.arrival import LATE_MAX_NS, receive, stamped
+from tests.certificates import Authority
 
 
 def connected() -> tuple[Any, Any]:
@@ -57,3 +60,19 @@ def test_a_clock_that_was_set_is_no_lateness(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_socket_that_is_read_in_another_way_is_not_stamped() -> None:
     assert not stamped(object())
+
+
+def test_tls_is_read_without_stamps(tmp_path: Path) -> None:
+    made = Authority(tmp_path, "ca").sign("server")
+    ours, theirs = connected()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate, made.key)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(tmp_path / "ca.crt")
+    answer = gevent.spawn(lambda: context.wrap_socket(socket.socket(fileno=theirs.detach()), server_side=True))
+    secure = client.wrap_socket(ours, server_hostname="localhost")
+    with secure, answer.get(timeout=5) as server:
+        kernel = stamped(secure)
+        server.sendall(b"token")
+        before = time.monotonic()
+        assert not kernel and receive(secure, 100, kernel)[0] == b"token" and before < time.monotonic()

@@ -1,0 +1,104 @@
+"""Who is asked before a run, and what is said when the answer is no."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from contract.authority import authority
+from loadtest.errors import LoadtestError
+from loadtest.plan import plan_from
+from loadtest.preflight import TargetFacts, check_target
+from tests.certificates import Authority
+
+MODELS = json.dumps({"data": [{"id": "first"}, {"id": "second"}]})
+
+
+@contextmanager
+def gateway(body: str = MODELS, status: int = 200, signed: Authority | None = None) -> Iterator[int]:
+    """The port of a server that answers everything with ``body``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if signed is not None:
+        made = signed.sign("server")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(made.certificate, made.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def asked(port: int, out: Path, **options: str) -> TargetFacts:
+    plan = {"transport": "sse", "gateway_port": str(port), "out": str(out)}
+    return check_target(plan_from(plan | options))
+
+
+def test_the_model_is_the_first_or_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    with gateway() as port:
+        assert asked(port, tmp_path).sse_model == "first"
+        assert asked(port, tmp_path, model="second").sse_model == "second"
+        with pytest.raises(LoadtestError, match=r"^model: 'third' is not served: use first, second$"):
+            asked(port, tmp_path, model="third")
+
+
+def test_no_proxy_of_the_environment_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with gateway() as port:
+        assert asked(port, tmp_path).sse_model == "first"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ("<html>", 200, "is not an OpenAI-compatible server"),
+        ("[]", 200, "is not an OpenAI-compatible server"),
+        ('{"data": []}', 200, "lists no model"),
+        ("no", 401, "answered 401: .* OPENAI_API_KEY set"),
+    ],
+)
+def test_what_is_no_model_server_is_said(body: str, status: int, says: str, tmp_path: Path) -> None:
+    with gateway(body, status) as port, pytest.raises(LoadtestError, match=says) as told:
+        asked(port, tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Authority(tmp_path, "ca")
+    secure = {"host": "https://localhost"}
+    with gateway(signed=ours) as port:
+        with pytest.raises(LoadtestError, match="nobody known here has signed its certificate: name its CA"):
+            asked(port, tmp_path, **secure)
+        monkeypatch.setenv("QWEN_TLS_CA", str(tmp_path / "missing.crt"))
+        with pytest.raises(LoadtestError, match=r"the CA file .*missing.crt cannot be read"):
+            asked(port, tmp_path, **secure)
+        monkeypatch.setenv("QWEN_TLS_CA", str(tmp_path / "ca.crt"))
+        assert asked(port, tmp_path, **secure).sse_model == "first"
+    with gateway() as port, pytest.raises(LoadtestError, match="may speak no TLS"):
+        asked(port, tmp_path, **secure)
+
+
+def test_nobody_there_is_one_line(tmp_path: Path) -> None:
+    with gateway() as port:
+        pass
+    with pytest.raises(LoadtestError, match=f"^host: no server answers at http://{authority('127.0.0.1', port)}"):
+        asked(port, tmp_path)
