@@ -3,8 +3,8 @@
     python -m tests.loadtest.script_server [plain]   -> {"grpc": 0, "gateway": 41234}
 
 The last user message names the script, so one run can hold all of them; the argument is for all other messages. GET
-/truth gives, per request, the script, its arrival, and for each message with tokens the monotonic times before and after
-it was sent: on one machine this is the generator's own clock.
+/truth gives, per request, the script, its arrival, and for each message with tokens the monotonic times before and
+after it was sent: on one machine this is the generator's own clock.
 """
 
 from __future__ import annotations
