@@ -16,7 +16,8 @@ import sys
 import time
 from typing import Any
 
-from tests.loadtest.scripts import SCRIPTS, Answer
+from tests.loadtest.answer import Answer
+from tests.loadtest.scripts import SCRIPTS
 
 
 class Server:
