@@ -18,7 +18,7 @@ ClientError                     what one request can end with
 │   ├── ChunkMissing            chunk_index has a gap or went back
 │   └── StreamCut               it ended without a finish reason
 └── Cancelled                   somebody stopped the request
-OperatorError                   one line for whoever typed a command: what was wrong, the value, what to type
+OperatorError                   one line for the person who typed a command: what was wrong, the value, what to type
 ├── EngineDirectoryError        ENGINE_DIR is missing, damaged or does not fit this machine
 ├── BuildError                  planning, building or verifying an engine
 └── LoadtestError               a load test that cannot run                    (loadtest/errors.py)

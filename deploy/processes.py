@@ -18,7 +18,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAIN_SECONDS = 180
-AT_ONCE, WINDOW = 3, 60.0  # a router that ended so often in so many seconds does not come back
+AT_ONCE, WINDOW = 3, 60.0  # a router that ended more often than this within WINDOW seconds ends the cluster
 
 
 def say(line: str) -> None:

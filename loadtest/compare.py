@@ -1,9 +1,9 @@
 """Two runs side by side: what changed, by how much, and whether chance explains it.
 
 Intervals are 95 % percentile bootstraps over requests (2000 resamples each side); a difference counts when its interval
-leaves 0 out. A percentile needs so many requests that its own interval lies within the sample: with fewer the
-bootstrap knows nothing beyond the largest value and finds differences that are none. Runs should share scenario, seed
-and load; where they do not, the page says so first.
+excludes 0. A percentile needs enough requests for its own interval to lie within the sample: with fewer, the bootstrap
+knows nothing beyond the largest value and finds spurious differences. Runs should share scenario, seed and load; where
+they do not, the page says so first.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from loadtest.report.svg import Chart, Series
 from loadtest.stats import quantile, thin
 from loadtest.summary import Run
 
-WINDOWS = 12  # the run cut into so many pieces for "TTFT against rate"
+WINDOWS = 12  # pieces of the run in "TTFT against rate"
 DOTS = 1500
 PER_OCTAVE = 256  # points of a distribution between a value and its double
 TRIMMED = 0.005  # the lowest half per cent of a distribution: a few gaps near 0 would take most of a logarithmic axis

@@ -11,9 +11,8 @@ from loadtest.report.words import ENGLISH, Say
 
 WIDTH, HEIGHT = 560, 280
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 22, 44
-DECADES = (
-    3  # of a logarithmic axis: gaps of a microsecond between tokens of one message would leave no room for the rest
-)
+# Of a logarithmic axis: microseconds between the tokens of one message would leave no room for everything else.
+DECADES = 3
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568")
 ON_DARK = ("#63b3ed", "#f6ad55", "#68d391", "#b794f4", "#f687b3", "#cbd5e0")  # what a dark page puts for them
 FEW = 300  # dots that are drawn larger

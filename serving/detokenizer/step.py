@@ -88,7 +88,7 @@ class Detokenizer:
             _silence(chunk)
 
     def _check_owner(self, chunk: Chunk) -> None:
-        """A slot's owners come in the order of their generations: an old chunk that is sent again harms nobody."""
+        """A slot's owners come in the order of their generations, so an old chunk that is sent again is refused."""
         before = self._owners.get(chunk.slot, 0)
         if chunk.seq != 1 or not 0 < (chunk.generation - before) % MAX_GENERATION < MAX_GENERATION // 2:
             raise ValueError(f"chunk {chunk.seq} of slot {chunk.slot} is not its next owner's first one")
@@ -97,7 +97,7 @@ class Detokenizer:
         self._owners[chunk.slot] = chunk.generation
 
     def _replay(self, state: _State, chunk: Chunk) -> None:
-        """What the caller has is not sent again, but half a character or half a stop string may go on."""
+        """What the caller has is not sent again, but half a character or half a stop string may be completed."""
         state.text.push(chunk.options.resume_ids)
         self._cut(state, chunk, 0)
 
@@ -124,7 +124,7 @@ class Detokenizer:
 
 
 def _silence(chunk: Chunk) -> None:
-    """Leave what is said of the prompt."""
+    """Keep only what concerns the prompt."""
     chunk.text = chunk.options.echo if chunk.seq == 1 else ""
     chunk.ids, chunk.log_probs, chunk.top_logprobs, chunk.completion_tokens = [], [], b"", 0
     if chunk.finish == STOP:

@@ -1,7 +1,7 @@
-"""Connections that send or read slowly, or never: each has a time-out, and all together a bound.
+"""Connections that send or read slowly or never: each has time-outs, and their number is bounded.
 
 A connection without a complete request costs its client nothing, so it gives way: past the bound the one that has been
-incomplete for longest is closed, be it idle, in its headers or in its body.
+incomplete for longest is closed, whether it is idle, in its headers or in its body.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class BoundedProtocol(Http10Protocol):
         self._begin_head()
 
     def give_way(self) -> None:
-        """Close it at once: what was not flushed, nobody waits for."""
+        """Close it at once: nobody waits for unsent data."""
         self.limits.incomplete.pop(self, None)
         self.transport.abort()
 

@@ -129,7 +129,7 @@ class WorkerSupervisor:
         return 0
 
     def _kill_if_hung(self, process: subprocess.Popen[bytes]) -> None:
-        """A worker whose event loop stands still would go on getting its share of new connections."""
+        """A worker whose event loop stands still would keep getting its share of new connections."""
         if process.pid not in self._pulses:
             self._pulses[process.pid] = Pulse(worker_path(self._run_dir, process.pid))
         pulse = self._pulses[process.pid]

@@ -1,4 +1,4 @@
-"""Disconnect watch: finds requests whose client is gone, and notices a detokenizer that is.
+"""Disconnect watch: finds requests whose client is gone, and notices when the detokenizer is gone.
 
 An ensemble stops scheduling later steps when its client disconnects, but never tells a running one. So a chunk that
 stays unacknowledged while the detokenizer lives means that nobody is listening. The detokenizer's life is measured by

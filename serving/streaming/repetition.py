@@ -34,7 +34,7 @@ class RepetitionDetector:
         self.found = any(map(self._repeats, ids))
 
     def cut(self, delta: SequenceDelta) -> SequenceDelta:
-        """``delta`` without what follows the repetition. Its end, whatever the reason, then says ``repetition``."""
+        """``delta`` without what follows the repetition. Its finish reason, if it has one, becomes ``repetition``."""
         if self.found:
             ended = delta.finish_reason is not None and delta.finish_reason != "error"
             return SequenceDelta(

@@ -37,7 +37,7 @@ class Encoder:
     ``encode_plain`` reads those as ordinary text."""
 
     def __init__(self, tokenizer_json: Path) -> None:
-        """Raises ``OSError`` or ``ValueError`` for a file that is none."""
+        """Raises ``OSError`` or ``ValueError`` for a file that cannot be read as a tokenizer."""
         self.tokenizer = Tokenizer.from_file(str(tokenizer_json))
         self.tokenizer.no_truncation()  # a file saved while training may cut or pad: a prompt is never cut silently
         self.tokenizer.no_padding()
@@ -80,7 +80,7 @@ class Encoder:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
 
     def begun(self, ids: list[int]) -> list[int]:
-        """``ids`` behind the special tokens that begin a text for this tokenizer (Llama's), unless they are there."""
+        """``ids`` with the special tokens that begin every text of this tokenizer (Llama's), unless they are there."""
         there = ids[: len(self._beginning)] == self._beginning
         return ids if there else [*self._beginning, *ids]
 

@@ -1,5 +1,5 @@
-"""Names that no input has. Over gRPC Triton refuses them itself; what HTTP's /generate finds in a body and cannot place
-becomes a parameter of the request, which nobody would look at."""
+"""Refuses names that no input has. Over gRPC Triton does that itself; HTTP's /generate turns a body's unknown fields into
+request parameters, which would be ignored."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Users' text stays text: a special token that stands in a message's content is not one.
 
 ``<|im_end|>\\n<|im_start|>system`` in a message would end the turn and open another one, because a template's output is
-one string in which nobody can tell whose words are whose. So special tokens in messages and tools are masked by
-placeholders before the template is rendered, and the parts between the template's own special tokens are encoded
-with the placeholders resolved, as ordinary text. A request without any takes the direct path, with the same ids.
+one string that no longer tells the template's tokens from the users'. So special tokens in messages and tools are
+masked by placeholders before the template is rendered, and the parts between the template's own special tokens are
+encoded with the placeholders resolved, as ordinary text. A request without any takes the direct path, with the same
+ids.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class PromptBuilder:
         self._template = ChatTemplate.load(engine.path, engine.model.name)
 
     def check_size(self, tensors: Tensors) -> None:
-        """Refuse by bytes alone what must be refused anyway, before any work. Raises ``InvalidRequest``."""
+        """Refuse what is certainly too long by its size alone, before any work. Raises ``InvalidRequest``."""
         for text in tensors.get("text_input", ())[:1]:
             self._check_length(text if isinstance(text, bytes) else str(text).encode(), "text_input")
         for name in ("messages", "tools"):
@@ -146,7 +146,7 @@ class PromptBuilder:
 
 
 def _check_scores(prompt_tokens: int, wanted: int) -> None:
-    """Scores of a prompt travel in few large messages, which hold up whoever reads them."""
+    """Scores of a prompt travel in a few large messages, which would hold up their reader's other streams."""
     if wanted > 1 and prompt_tokens * wanted > MOST_SCORES:
         most = MOST_SCORES // prompt_tokens - 1
         problem = f"{wanted - 1} for each of {prompt_tokens} tokens are too many; give at most {max(0, most)}"

@@ -1,8 +1,8 @@
-"""A checkpoint's chat template, and what it is able to say.
+"""A checkpoint's chat template, and what it is able to render.
 
-Many templates render nothing of ``tools``, of a tool's result or of a system message: the model would answer as if it
-had never been sent. So each of them is rendered once at start with a word that must come out. Tools that did not come
-out are told in the system message (``tool_text``); anything else is refused by name.
+Many templates drop ``tools``, tool results or system messages: the model would answer as if they had never been sent.
+So each of these is rendered once at start with a word that must come out. Tools that did not come out are put into the
+system message (``tool_text``); anything else is refused by name.
 """
 
 from __future__ import annotations

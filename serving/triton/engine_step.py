@@ -47,7 +47,7 @@ class EngineStep:
         self._looked = time.monotonic()
         self._runtime = runtimes.load(info, settings.runtime, self._dispatcher.on_step, self._die)
         self._dispatcher.attach(self._runtime)
-        self._warmed_up = self._runtime.stats()  # its tokens are nobody's
+        self._warmed_up = self._runtime.stats()  # the warm-up's tokens are no client's
         limit = limit_of(info.runtime.name, settings.step_seconds, settings.runtime.step_ms)
         self._stall, self._ack_table = StallWatch(limit), ack_table
         self._metrics = Metrics(info.model.name)

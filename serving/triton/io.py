@@ -99,7 +99,7 @@ def inputs(request: Any) -> Tensors:
 
 
 def parameters(request: Any) -> dict[str, Any]:
-    """What Triton's HTTP /generate found in a body and no input has the name of."""
+    """The request's parameters, where Triton's HTTP /generate puts body fields that are no input's name."""
     raw = request.parameters()
     return json.loads(raw) if len(raw) > len("{}") else {}
 
@@ -143,7 +143,7 @@ def send_only(sender: Any, response: Any) -> None:
 
 
 class _Reused:
-    """Tensors of values that come again and again (0, 1, 2 …; ""): building one costs more than the rest of a chunk.
+    """Tensors of recurring values (0, 1, 2 …; ""): building one costs more than the rest of a chunk.
 
     A tensor may be part of many responses: the backend copies it to shared memory once and names that copy.
     """

@@ -50,5 +50,5 @@ class StepSettings:
 
     @property
     def slots(self) -> int:
-        """One per sequence that may run or wait, and as many again: a slot rests before it is used anew."""
+        """One per sequence that may run or wait, and as many again, so that a slot rests before it is reused."""
         return 2 * (self.queue_limit + self.runtime.max_streams)

@@ -1,4 +1,4 @@
-"""Does the engine make steps while it has something to do? For children that hang, which no dead pipe reports."""
+"""Notices an engine that makes no steps while it has work: a child that hangs closes no pipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serving.runtimes.base import RuntimeStats
 STEP_SECONDS = 12.0
 STEP_SECONDS_OF = {"openvino": 120.0}
 UNREADY_PART = 3  # not ready from this part of the limit on
-MOST_PER_LOOK = 0.5  # seconds that count between two looks: who is not run does not see the engine run
+MOST_PER_LOOK = 0.5  # seconds that count between two looks: while we were not running, we could not see steps
 
 
 def limit_of(runtime: str, asked: float, step_ms: float) -> float:

@@ -27,7 +27,7 @@ def response_of(error: ApiError, error_body: ErrorBody = ApiError.body) -> Respo
 
 
 class Guarded:
-    """ASGI around a handler: API key unless ``public``, errors in OpenAI's shape or another's."""
+    """ASGI around a handler: API key unless ``public``, errors in OpenAI's shape unless ``error_body`` is given."""
 
     def __init__(
         self, gateway: Gateway, handler: Handler, *, public: bool = False, error_body: ErrorBody = ApiError.body

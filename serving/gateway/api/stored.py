@@ -1,4 +1,4 @@
-"""/v1/responses that are kept: what a request refers to, and GET and DELETE of one."""
+"""Stored /v1/responses: resolving what a request refers to, and GET and DELETE of one."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def keeper(
 def _keep(store: ResponseStore, owner: str, request: ResponsesRequest, response: dict[str, Any]) -> None:
     try:
         store.save(owner, response, protocol.input_items(request))
-    except OSError as error:  # the answer is made, and worth more than coming back to it
+    except OSError as error:  # the answer exists and is worth more than being able to refer to it
         log.warning("a response could not be stored: %s", error)
 
 

@@ -70,8 +70,8 @@ class Answer:
         return sum(choice.tokens for choice in self.choices)
 
     def used_tokens(self, reserved: int) -> int:
-        """What its key pays for. A client that leaves before the engine has named a number pays for the prompts that
-        were sent, or what was reserved where whole answers were being made."""
+        """What its key pays for. A client that leaves before the engine has reported a count pays an estimate of the
+        prompts that were sent, or, for answers that are not streamed, what was reserved."""
         used = self.prompt_tokens + self.output_tokens
         if not isinstance(self._stopped, Gone):
             return used
@@ -82,7 +82,7 @@ class Answer:
 
     @property
     def waits_its_turn(self) -> bool:
-        """Nothing of it is at the engine yet."""
+        """None of its calls has reached the engine yet."""
         return bool(self._turns) and not any(turn.began for turn in self._turns)
 
     @property
@@ -100,7 +100,7 @@ class Answer:
             self.stop(error if isinstance(error, Exception) else Gone())
             raise
         used, renderer = Usage(self.prompt_tokens, self.output_tokens, sum(self._cached_tokens)), self.renderer
-        if self.plan.keep:  # before its end is told: the next request may ask for it
+        if self.plan.keep:  # before the client learns of the end: its next request may refer to it
             await asyncio.to_thread(self.plan.keep, renderer.kept(used))
         if isinstance(renderer, StreamRenderer):
             await self.writer.event(renderer.end(used))
@@ -148,7 +148,7 @@ class Answer:
         return self._prompt_tokens[prompt] - self._cached_tokens[prompt] + made
 
     async def _generate(self, prompt: int, turn: EngineTurn) -> None:
-        """Until the answer ends. When its Triton dies the next one goes on behind the tokens that have come."""
+        """Until the answer ends. When its Triton dies, the next one resumes after the tokens that have come."""
         request_id = self.id if len(self.plan.prompts) == 1 else f"{self.id}-{prompt}"
         ids, left, number, broken = list[int](), len(self._context.channels.all) - 1, 0, None
         while True:
@@ -157,7 +157,7 @@ class Answer:
                 await self._attempt(channel, f"{request_id}+{number}" if number else request_id, prompt, turn, ids)
             except ClientError as error:
                 failed = breaks_off(error)
-                if broken and "resume_ids" in str(error):  # this engine cannot go on with it
+                if broken and "resume_ids" in str(error):  # this engine cannot resume it
                     raise unresumed(broken, str(error)) from error
                 before, ids, left = len(ids), self._ids_to_resume(prompt), left - 1
                 if len(ids) > before:
@@ -241,7 +241,7 @@ class Answer:
             else:
                 data = self._render(choice, got, prompt)
             if got.finish and all(c.finish for c in self._choices_of(prompt)):
-                self._leave(turn, prompt)  # before the client has it all: the next one's way to the engine takes time
+                self._leave(turn, prompt)  # before the last write: the next request takes time to reach the engine
             if data:
                 await write(data)
 
@@ -256,7 +256,7 @@ class Answer:
 
     @property
     def _scored_bytes(self) -> int:
-        """Of a body's scores of prompts, roughly."""
+        """Roughly the size of the prompts' scores in a body."""
         options = self.plan.options
         return 64 * self.prompt_tokens * (1 + options.prompt_top_logprobs) if options.prompt_logprobs else 0
 

@@ -1,4 +1,4 @@
-"""Memory for request bodies: all of a worker's together have a bound, and half of one makes room for a whole one."""
+"""Memory for request bodies: a worker's bodies together are bounded, and incomplete ones give way to complete ones."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from types import TracebackType
 
 from serving.gateway.schema.errors import ApiError
 
-BODIES = 32  # of the greatest length that one worker holds
-SMALL = 64 * 1024  # bytes; what such bodies hold is bounded by the number of connections
+BODIES = 32  # bodies of the greatest allowed length that one worker may hold
+SMALL = 64 * 1024  # bytes; the memory of smaller bodies is bounded by the number of connections
 
 
 class BodyMemory:
@@ -40,7 +40,7 @@ class BodyMemory:
 
 
 class HeldBody:
-    """One body's share. Leave the ``with`` when neither it nor what was made of it is needed any more."""
+    """One body's share of the memory. Leave the ``with`` when neither the body nor its parsed form is needed."""
 
     __slots__ = ("_memory", "is_evicted", "size")
 

@@ -65,8 +65,8 @@ class ChoiceState:
         echoed_tops: int | None = None,
         prompt_logprobs: int | None = None,
     ) -> None:
-        """``echoed_tops``: log probabilities begin with the prompt's, with so many alternatives; ``prompt_logprobs``:
-        the prompt's apart, in vLLM's form."""
+        """``echoed_tops``: log probabilities begin with the prompt's, with this many alternatives. ``prompt_logprobs``:
+        the prompt's are separate, in vLLM's form, with this many alternatives."""
         self.index, self.tokens, self.offset = index, 0, 0
         self.finish: str | None = None
         self._chat, self._parser, self._token_text, self._want_logprobs = chat, parser, token_text, logprobs
@@ -92,11 +92,11 @@ class ChoiceState:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether another engine can take over: from the start, or behind the tokens that have come."""
+        """Whether another engine can take over: from the start, or after the tokens that have come."""
         return not self.finish and (self._next == 0 or bool(self.ids))
 
     def resume(self) -> list[int]:
-        """The ids behind which a new attempt goes on; its chunks count from 0."""
+        """The ids after which a new attempt resumes; its chunks count from 0."""
         self._first = self._next
         return memoryview(self.ids).cast("i").tolist()
 

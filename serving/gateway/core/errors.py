@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contract.errors import CODES, ClientError, ConnectError, ServingError
 from serving.gateway.schema.errors import ApiError
 
-_TENSOR = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")  # the names that could be a tensor's; none is a word
+_TENSOR = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")  # what may be a tensor's name; no English word has an underscore
 
 
 def from_library(error: ClientError, renamed: Mapping[str, str], retry_after: int, outage: str = "") -> ApiError:

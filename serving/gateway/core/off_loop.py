@@ -1,4 +1,4 @@
-"""Work on large bodies in a thread of its own: one at a time, so that it competes with the event loop only once."""
+"""Work on large bodies happens in one thread, one at a time, so that at most one competes with the event loop."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ BYTES_PER_TOKEN = 4
 
 
 def prompt_estimate(prompt: Prompt) -> int:
-    """About how many tokens it has, in no time."""
+    """A cheap estimate of its number of tokens."""
     if isinstance(prompt, str):
         return len(prompt) // BYTES_PER_TOKEN + 1
     if not prompt or isinstance(prompt[0], int):
@@ -54,8 +54,8 @@ class GenerationPlan:
 
     @property
     def names_stop(self) -> bool:
-        """Whether the answer says which stop string ended it. The engine then leaves it in the text, where
-        ``ChoiceState`` finds it; impossible where a text may end with one and go on."""
+        """Whether the answer says which stop string ended it. The engine then leaves the string in the text, where
+        ``ChoiceState`` finds it; not possible where a text may contain a stop string and continue."""
         options = self.options
         return bool(options.stop) and not (options.include_stop or options.min_tokens or self.echo)
 
@@ -71,7 +71,7 @@ class GenerationPlan:
         return self.echo and self.options.logprobs
 
     def infer_request(self, request_id: str, index: int, model: str, ids: Sequence[int] = ()) -> Any:
-        """``ids``: of an answer that broke off. Raises ``ApiError`` for a value that fits no tensor."""
+        """``ids``: those of an answer that broke off. Raises ``ApiError`` for a value that no tensor can hold."""
         options = replace(self.options, include_stop=True) if self.names_stop else self.options
         options = resumed(options, ids) if ids else options
         try:

@@ -1,4 +1,4 @@
-"""Responses that callers may come back to: ``previous_response_id``, ``item_reference``, GET and DELETE.
+"""Stored responses: ``previous_response_id``, ``item_reference``, GET and DELETE.
 
 Files in the gateway's private run directory: all workers see them, and they go when the gateway does. A file's name is
 a hash of its owner and id, so no key reaches another's, and no id is a path. An item's file holds the name of its
@@ -53,7 +53,7 @@ class ResponseStore:
         return next((item for item in kept["response"]["output"] if item["id"] == item_id), None) if kept else None
 
     def delete(self, owner: str, response_id: str) -> bool:
-        """Its items go with it: their files lead nowhere then. False when there was none."""
+        """Its items become unreachable with it. False when there was no such response."""
         try:
             (self._directory / self._name(owner, response_id)).unlink()
         except FileNotFoundError:

@@ -222,8 +222,8 @@ def _last_text(request: ChatRequest) -> str:
 
 
 def _calls_in_text(tools: list[Tool], options: Options, answer: Guided, begun: str, *, one: bool) -> Options:
-    """``tool_choice: auto``. Without a grammar for the ``answer`` the request asked for none: where the engine has
-    none, or the schemas are too much for it, the answer comes without; and a grammar lets no answer go on for ever."""
+    """``tool_choice: auto``. Unless the request has a grammar for the ``answer``, it asked for none: the guide is then
+    optional, and is left out where schemas are too large or ``ignore_eos`` wants an answer that a grammar would end."""
     if answer[0] == "structural_tag":
         return options  # the caller's own says where calls are
     rest = rest_of_call(tools, begun, one=one) if begun else ""

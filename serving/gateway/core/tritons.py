@@ -1,4 +1,4 @@
-"""The Tritons behind the gateway: where each is and what it asks for."""
+"""The Tritons behind the gateway: their addresses and the credentials that each requires."""
 
 from __future__ import annotations
 

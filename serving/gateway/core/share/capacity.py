@@ -25,7 +25,7 @@ class Capacity:
         return max(2, self.most // 8)
 
     def limit(self, *, alone: bool) -> int:
-        """For all tenants together: whoever is alone leaves no place empty for others."""
+        """For all tenants together. A tenant that is alone need not leave places empty for others."""
         return self.most + self.margin if alone else max(1, self.most - self.reserve + self.on_the_way)
 
 

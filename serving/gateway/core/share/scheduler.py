@@ -18,8 +18,8 @@ from serving.gateway.core.share.queues import TenantQueues
 from serving.gateway.core.share.table import ShareTable
 from serving.gateway.core.share.turn import EngineTurn, Work
 
-LOOK_SECONDS = 0.005  # between looks at the other workers' places while requests wait here
-RANK_LOOKS = 10  # after so many of them the order is found anew, for other workers change it too
+LOOK_SECONDS = 0.005  # how often the other workers' places are checked while requests wait here
+RANK_LOOKS = 10  # after this many looks the order is recomputed, because other workers change it too
 FIRST_MEAN = 128.0  # tokens of an answer, until some have been seen
 MOST_LONG = 2  # long prompts that the engine reads at a time
 MEMORY = 50  # answers over which their mean length and time are taken
@@ -113,7 +113,7 @@ class FairScheduler:
         self._serve()
 
     def _next(self, now: float) -> EngineTurn | None:
-        """Short prompts do not wait for long ones that wait for their kind, nor the other way round."""
+        """Short prompts do not wait behind long ones that are held back, nor the other way round."""
         capacity, kinds = self._capacity.capacity, (self._short, self._long)
         heads = [(queues.rank(turn.work.tenant), turn) for queues in kinds if (turn := queues.first())]
         for _, turn in sorted(heads, key=operator.itemgetter(0)):
@@ -122,7 +122,7 @@ class FairScheduler:
         return self._from_reserve(capacity, now) if heads and capacity else None
 
     def _is_first(self, turn: EngineTurn, now: float) -> bool:
-        """No other worker has somebody who comes before this one. They say so of short prompts only."""
+        """No other worker has a request that comes before this one. Workers publish short prompts only."""
         own, rank = self._queues_of(turn).rank(turn.work.tenant), self._table.rank
         return turn.is_long or all((rank(other), since) >= own for other, since in self._table.heads(now))
 
