@@ -1,5 +1,5 @@
-"""Refuses names that no input has. Over gRPC Triton does that itself; HTTP's /generate turns a body's unknown fields into
-request parameters, which would be ignored."""
+"""Refuses names that no input has. Over gRPC Triton does that itself; HTTP's /generate turns unknown fields of a body
+into request parameters, which would be ignored."""
 
 from __future__ import annotations
 
