@@ -29,6 +29,16 @@ STEP_MS = "30"
 STREAMS = 24
 
 
+def prompt(number: int) -> str:
+    """Each begins in its own way: smg sends prompts that begin alike to one replica."""
+    return f"{number} is the number of this story. Tell it."
+
+
+def story(number: int) -> str:
+    """Request id of an HTTP answer, by which the log of the front that gave it knows it."""
+    return f"story-{number}-"
+
+
 class Running:
     def __init__(self, folder: Path, replicas: str, grpc_ports: str = "") -> None:
         """``replicas``: how many, or URLs with their ``grpc_ports``."""
@@ -62,6 +72,11 @@ class Running:
     def smg(self) -> psutil.Process:
         return next(each for each in psutil.Process(self.process.pid).children() if each.name().startswith("smg"))
 
+    def front(self, number: int) -> psutil.Process:
+        """The supervisor of the gateway in front of that replica; its log is its standard output."""
+        children = psutil.Process(self.process.pid).children()
+        return next(each for each in children if Path(f"/proc/{each.pid}/fd/1").resolve().stem == f"front{number}")
+
     @property
     def replicas(self) -> list[tuple[str, psutil.Process]]:
         """URL of the gateway and process of each, in the order of their numbers."""
@@ -71,26 +86,34 @@ class Running:
     def grpc_stream(self, number: int) -> tuple[str, int]:
         """Text and count of tokens, through Envoy."""
         with Client(f"127.0.0.1:{self.grpc}") as client:
-            answer = list(client.stream(f"Story {number}", Options(max_tokens=LONG, seed=number)))
+            answer = list(client.stream(prompt(number), Options(max_tokens=LONG, seed=number)))
         assert [chunk.chunk_index for chunk in answer] == list(range(len(answer)))
         return "".join(chunk.text for chunk in answer), answer[-1].completion_tokens
 
     def http_stream(self, number: int) -> tuple[str, int]:
         """The same through smg. Raises ``AssertionError`` or ``httpx.HTTPError`` for an answer that is not whole."""
         body = {
-            "model": "qwen2.5-simulated", "prompt": f"Story {number}", "max_tokens": LONG, "seed": number,
+            "model": "qwen2.5-simulated", "prompt": prompt(number), "max_tokens": LONG, "seed": number,
             "stream": True, "stream_options": {"include_usage": True},
         }  # fmt: skip
-        answer = httpx.post(f"http://127.0.0.1:{self.port}/v1/completions", json=body, timeout=60)
+        headers = {"x-request-id": story(number)}
+        answer = httpx.post(f"http://127.0.0.1:{self.port}/v1/completions", json=body, headers=headers, timeout=60)
         events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
         assert answer.status_code == 200 and not any("error" in event for event in events), answer.text[-300:]
         text = "".join(choice["text"] for event in events for choice in event["choices"])
         return text, events[-1]["usage"]["completion_tokens"]
 
-    def over_http(self, model: str = "qwen2.5-simulated") -> bool:
+    def http_answer(self, number: int) -> tuple[str, int]:
+        """The same in one piece."""
+        body = {"model": "qwen2.5-simulated", "prompt": prompt(number), "max_tokens": LONG, "seed": number}
+        answer = httpx.post(f"http://127.0.0.1:{self.port}/v1/completions", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["choices"][0]["text"], answer.json()["usage"]["completion_tokens"]
+
+    def over_http(self, model: str = "qwen2.5-simulated", text: str = "Hi") -> bool:
         """Whether a streamed answer came whole."""
         body = {
-            "model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": TOKENS, "stream": True,
+            "model": model, "messages": [{"role": "user", "content": text}], "max_tokens": TOKENS, "stream": True,
             "stream_options": {"include_usage": True},
         }  # fmt: skip
         try:
@@ -208,6 +231,34 @@ def test_a_dead_router_takes_only_its_own_streams_along(cluster: Running, tmp_pa
     finally:
         second.stop()
     assert all(replica.is_running() for _, replica in cluster.replicas)
+
+
+def test_a_dead_front_takes_only_its_own_answers_along(cluster: Running, tmp_path: Path) -> None:
+    """Their clients hear of it at once. Everybody else notices nothing, and the front comes back."""
+    front, log = cluster.front(0), tmp_path / "front0.log"
+    with ThreadPoolExecutor(2 * STREAMS) as pool:
+        in_one_piece = [pool.submit(cluster.http_answer, i) for i in range(STREAMS // 4)]
+        over_http = [pool.submit(cluster.http_stream, i) for i in range(STREAMS // 2)]
+        over_grpc = [pool.submit(cluster.grpc_stream, i) for i in range(STREAMS // 2)]
+        time.sleep(2.5)
+        for each in [*front.children(recursive=True), front]:
+            each.kill()
+        struck = time.monotonic()
+        new = [pool.submit(cluster.over_http) for _ in range(8)]
+        time.sleep(2.5)  # the others have a second to go
+        lost = [i for i, answer in enumerate(over_http) if answer.done()]
+        assert 0 < len(lost) < len(over_http) and all(over_http[i].exception() for i in lost), lost
+        assert all(answer.result() for answer in new), "smg sends elsewhere what a dead front has not taken"
+        whole = {i: answer.result() for i, answer in enumerate(over_http) if i not in lost}
+        assert {i: over_grpc[i].result() for i in whole} == whole and all(answer.result() for answer in over_grpc)
+        assert [answer.result() for answer in in_one_piece] == [answer.result() for answer in over_grpc[: STREAMS // 4]]
+    others = (tmp_path / "front1.log").read_text()
+    assert lost == [i for i in range(STREAMS // 2) if story(i) not in others]
+    cluster.wait_for("front0 ended with -9; it is started again")
+    served = '"path":"/v1/chat/completions"'
+    before, asked = log.read_text().count(served), 0
+    while log.read_text().count(served) == before:
+        assert cluster.over_http(text=prompt(asked := asked + 1)) and time.monotonic() < struck + 60, "it serves again"
 
 
 def test_a_second_ctrl_c_stops_at_once(cluster: Running) -> None:
