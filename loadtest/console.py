@@ -64,8 +64,14 @@ def _lane(name: str, figures: dict[str, Any], examples: dict[str, str]) -> list[
         f"{c['scheduled']} scheduled = {c['completed']} completed + {c['failed']} failed + {c['cancelled']} cancelled "
         f"+ {c['in_flight']} in flight; {figures['requests_per_s']:.2f} requests/s, {figures['tokens_per_s']:.0f} "
         f"tokens/s, goodput {figures['goodput_per_s']:.2f}/s; {c['good']} met all limits",
+        *_cached(c),
         *(f"  {count} × {kind}{_example(examples.get(kind))}" for kind, count in figures["errors"].items()),
     ]
+
+
+def _cached(c: dict[str, int]) -> list[str]:
+    share = c["cached_tokens"] / max(1, c["prompt_tokens"])
+    return [f"{c['prompt_tokens']} prompt tokens, {share:.0%} of them from the cache"] if share else []
 
 
 def _example(text: str | None) -> str:

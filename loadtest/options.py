@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from loadtest import arrivals, lengths, slo
 from loadtest.arguments import count, port
 from loadtest.plan import TRANSPORTS
-from loadtest.scenarios import SCENARIOS
+from loadtest.scenarios import FILES, SCENARIOS
 
 MAX_WORKERS = 256
 
@@ -22,7 +22,7 @@ class RunOption(NamedTuple):
 
 
 OPTIONS = (
-    RunOption("--scenario", "chat", f"{', '.join(SCENARIOS)}, a .toml file or a .jsonl trace"),
+    RunOption("--scenario", "chat", f"{', '.join(SCENARIOS)}, {FILES}"),
     RunOption("--transport", "grpc", "grpc (Triton), sse (OpenAI gateway), or both interleaved in one run", TRANSPORTS),
     RunOption("--rate", "", "requests per second; makes the loop open"),
     RunOption("--arrivals", "", f"{arrivals.HELP} (default: poisson with a rate, else closed)"),

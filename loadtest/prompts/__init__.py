@@ -51,6 +51,12 @@ def corpus(language: str, rng: random.Random) -> Corpus:
     return _load(rng.choice(("en", "zh")) if language == "mixed" else language)
 
 
+def tokens_of(text: str) -> int:
+    """About how many tokens ``text`` has, by its Chinese and its other characters."""
+    chinese = sum(character >= "\u2e80" for character in text)
+    return round(chinese / _load("zh").chars_per_token + (len(text) - chinese) / _load("en").chars_per_token)
+
+
 @cache
 def _load(language: str) -> Corpus:
     data = json.loads((Path(__file__).parent / f"{language}.json").read_text(encoding="utf-8"))

@@ -57,6 +57,22 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class Slice(Conversation):
+    """One turn of a longer conversation, with the canned history that leads to it."""
+
+    whole: Conversation | None = None
+    at: int = 0
+
+    @classmethod
+    def of(cls, whole: Conversation, turn: int) -> Slice:
+        return cls(whole.number, (whole.turns[turn],), whole.system, whole.seed, whole.scenario, whole, turn)
+
+    def request(self, turn: int, answers: Sequence[str] | None = None) -> Request:
+        assert self.whole is not None
+        return self.whole.request(self.at)
+
+
+@dataclass(frozen=True, slots=True)
 class ScenarioSettings:
     """What a user may change about any scenario; ``None`` leaves the scenario's own choice."""
 
@@ -67,6 +83,8 @@ class ScenarioSettings:
     turns: int | None = None
     cancel_share: float | None = None
     think_s: float | None = None
+    prefix_tokens: int | None = None
+    prefixes: int | None = None
     extra: dict[str, str] = field(default_factory=dict)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from loadtest.scenarios import chat, code, summarize
-from loadtest.scenarios.base import Conversation, Request, Scenario, ScenarioSettings
+from loadtest.scenarios.base import Conversation, Scenario, ScenarioSettings, Slice
 
 WEIGHTS = {"chat": 6, "summarize": 2, "code": 2}
 
@@ -27,22 +26,10 @@ class Mixed:
         part = self.parts[rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]]
         whole = part.conversation(number)
         turn = rng.randrange(part.turns)
-        return _Slice(number, (whole.turns[turn],), whole.system, whole.seed, whole.scenario, whole, turn)
+        return Slice.of(whole, turn)
 
     def think(self, rng: random.Random) -> float:
         return self.parts["chat"].think(rng)
-
-
-@dataclass(frozen=True, slots=True)
-class _Slice(Conversation):
-    """One turn of a longer conversation, with the canned history that leads to it."""
-
-    whole: Conversation | None = None
-    at: int = 0
-
-    def request(self, turn: int, answers: Sequence[str] | None = None) -> Request:
-        assert self.whole is not None
-        return self.whole.request(self.at)
 
 
 def create(settings: ScenarioSettings) -> Scenario:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from loadtest.lengths import Length
 from loadtest.prompts import Corpus, corpus
@@ -26,7 +27,8 @@ class Drawn:
     turns: int = 1
     think_s: float = 0.0
     cancel_share: float = 0.0
-    shared_system: bool = True
+    prefix_tokens: int = 0  # of the system prompt; 0: the shipped one, which is short and the same for all
+    prefixes: int = 1  # how many different ones there are
     arrivals: str = ""
     period_s: float = 0.0
     times: tuple[float, ...] = field(default=())
@@ -35,8 +37,11 @@ class Drawn:
         rng = random.Random(f"{self.settings.seed}:{self.name}:{number}")
         texts = corpus(self.settings.language, rng)
         turns = tuple(self._turn(texts, rng, k) for k in range(self.turns))
-        system = texts.system if self.shared_system else ""
+        system = self._prefix(rng.randrange(self.prefixes)) if self.prefix_tokens else texts.system
         return Conversation(number, turns, system, rng.getrandbits(31), self.name)
+
+    def _prefix(self, number: int) -> str:
+        return prefix(self.settings.seed, self.settings.language, number, self.prefix_tokens)
 
     def _turn(self, texts: Corpus, rng: random.Random, k: int) -> Turn:
         length = self.input_tokens.sample(rng) if self.input_tokens else None
@@ -62,6 +67,8 @@ def drawn(
     cancel_share: float = 0.0,
     arrivals: str = "",
     period_s: float = 0.0,
+    prefix_tokens: int = 0,
+    prefixes: int = 1,
 ) -> Drawn:
     """A scenario with its own figures, each of which ``settings`` may replace."""
 
@@ -72,7 +79,15 @@ def drawn(
         name, settings, wording, settings.input_tokens or input_tokens, settings.output_tokens or output,
         turns=settings.turns or turns, think_s=pick(settings.think_s, think_s),
         cancel_share=pick(settings.cancel_share, cancel_share), arrivals=arrivals, period_s=period_s,
+        prefix_tokens=settings.prefix_tokens or prefix_tokens, prefixes=settings.prefixes or prefixes,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def prefix(seed: int, language: str, number: int, tokens: int) -> str:
+    """The same text for the same number, for whichever conversation asks: a prefix cache can keep it."""
+    rng = random.Random(f"{seed}:prefix:{number}")
+    return corpus(language, rng).text(rng, tokens)
 
 
 def question(texts: Corpus, rng: random.Random, tokens: int | None, turn: int) -> str:

@@ -1,17 +1,19 @@
-"""trace: replay of a JSONL file, one request a line, at the recorded times.
+"""trace: replay of a JSONL or CSV file, one request a line, at the recorded times.
 
-A line has ``timestamp`` (milliseconds from the start, as Mooncake's public traces have it), ``output_length`` (tokens)
-and one of ``messages`` (OpenAI form), ``prompt`` (text) or ``input_length`` (tokens; the text is then drawn from the
-shipped prose). ``hash_ids`` name blocks of 512 tokens: equal ids give equal text, so that a prefix cache sees what it
-would have seen.
+A line of JSONL has ``timestamp`` (milliseconds from the start, as Mooncake's public traces have it), ``output_length``
+(tokens) and one of ``messages`` (OpenAI form), ``prompt`` (text) or ``input_length`` (tokens; the text is then drawn
+from the shipped prose). ``hash_ids`` name blocks of 512 tokens: equal ids give equal text, so that a prefix cache sees
+what it would have seen. A CSV file has the columns of BurstGPT (seconds) or of Azure's LLM traces (dates).
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,20 @@ EXAMPLE = Path(__file__).parent / "example_trace.jsonl"
 FORM = '{"timestamp": 1200, "input_length": 300, "output_length": 80}'
 
 
+# time, prompt tokens, answer tokens: https://github.com/HPMLL/BurstGPT, https://github.com/Azure/AzurePublicDataset
+COLUMNS = (("timestamp", "request tokens", "response tokens"), ("timestamp", "contexttokens", "generatedtokens"))
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
+    """``messages``, or ``tokens`` of prose that is made when it is sent: a long trace's texts would fill the memory."""
+
+    number: int
     time: float
-    messages: tuple[Message, ...]
     output: int
-    leave_after: int | None = None
+    messages: tuple[Message, ...] = ()
+    tokens: int = 0
+    blocks: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Trace:
 
     def conversation(self, number: int) -> Conversation:
         line = self.lines[number % len(self.lines)]
-        return _Recorded(number, (), "", self.settings.seed + number, self.name, line)
+        return _Recorded(number, (), "", self.settings.seed + number, self.name, line, self.settings)
 
     def think(self, rng: random.Random) -> float:
         return 0.0
@@ -53,33 +63,60 @@ class Trace:
 @dataclass(frozen=True, slots=True)
 class _Recorded(Conversation):
     line: Line | None = None
+    settings: ScenarioSettings | None = None
 
     def request(self, turn: int, answers: Sequence[str] | None = None) -> Request:
-        assert self.line is not None
-        return Request(
-            self.line.messages, self.line.output, self.seed, self.number, 0, self.line.leave_after, self.scenario
-        )
+        assert self.line is not None and self.settings is not None
+        messages = self.line.messages or ({"role": "user", "content": _prose(self.line, self.settings)},)
+        return Request(messages, self.line.output, self.seed, self.number, 0, None, self.scenario)
 
 
 def create(settings: ScenarioSettings) -> Scenario:
     path = Path(settings.extra.get("file", EXAMPLE))
+    read = _from_csv if path.suffix == ".csv" else _from_jsonl
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = tuple(sorted(read(path), key=lambda line: line.time))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LoadtestError(f"trace: cannot read {path} ({error}): name a JSONL file with lines like {FORM}") from None
-    lines = tuple(
-        sorted(
-            (_line(text, path, n, settings) for n, text in enumerate(texts, 1) if text.strip()), key=lambda x: x.time
-        )
-    )
     if not lines:
         raise LoadtestError(f"trace: {path} holds no request: write lines like {FORM}")
     first = lines[0].time
     return Trace(settings, lines, tuple(line.time - first for line in lines))
 
 
-def _line(text: str, path: Path, number: int, settings: ScenarioSettings) -> Line:
-    where = f"trace: {path}:{number}"
+def _from_jsonl(path: Path) -> Iterator[Line]:
+    with path.open(encoding="utf-8") as file:
+        for number, text in enumerate(file, 1):
+            if text.strip():
+                yield _line(text, f"trace: {path}:{number}", number)
+
+
+def _from_csv(path: Path) -> Iterator[Line]:
+    """Requests without an answer are failures of the recorded service, and left out."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        names = {name.strip().lower(): name for name in rows.fieldnames or ()}
+        columns = next(([names[c] for c in known] for known in COLUMNS if set(known) <= set(names)), None)
+        if columns is None:
+            wanted = " or ".join(", ".join(known) for known in COLUMNS)
+            raise LoadtestError(f"trace: {path} has not the columns of a trace: {wanted}")
+        for number, row in enumerate(rows, 1):
+            try:
+                when, tokens, output = _seconds(row[columns[0]]), int(row[columns[1]]), int(row[columns[2]])
+            except (ValueError, TypeError):
+                raise LoadtestError(f"trace: {path}:{rows.line_num}: a time or a number of tokens is none") from None
+            if output > 0:
+                yield Line(number, when, output, tokens=max(1, tokens))
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return datetime.fromisoformat(text.strip()[:26]).timestamp()  # Azure writes tenths of microseconds
+
+
+def _line(text: str, where: str, number: int) -> Line:
     try:
         data = json.loads(text)
     except ValueError:
@@ -87,8 +124,16 @@ def _line(text: str, path: Path, number: int, settings: ScenarioSettings) -> Lin
     if not isinstance(data, dict):
         raise LoadtestError(f"{where}: not a JSON object: write lines like {FORM}")
     time = _number(data, "timestamp", where) / 1000
-    output = int(_number(data, "output_length", where))
-    return Line(time, _messages(data, where, number, settings), max(1, output))
+    output = max(1, int(_number(data, "output_length", where)))
+    messages = data.get("messages")
+    if isinstance(messages, list) and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages):
+        return Line(number, time, output, tuple(messages))
+    if isinstance(data.get("prompt"), str):
+        return Line(number, time, output, ({"role": "user", "content": data["prompt"]},))
+    if "input_length" not in data:
+        raise LoadtestError(f"{where}: needs messages, prompt or input_length: write lines like {FORM}")
+    tokens, blocks = int(_number(data, "input_length", where)), tuple(data.get("hash_ids") or ())
+    return Line(number, time, output, tokens=tokens, blocks=blocks)
 
 
 def _number(data: dict[str, Any], key: str, where: str) -> float:
@@ -98,24 +143,12 @@ def _number(data: dict[str, Any], key: str, where: str) -> float:
     return float(value)
 
 
-def _messages(data: dict[str, Any], where: str, number: int, settings: ScenarioSettings) -> tuple[Message, ...]:
-    messages = data.get("messages")
-    if isinstance(messages, list) and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages):
-        return tuple(messages)
-    if isinstance(data.get("prompt"), str):
-        return ({"role": "user", "content": data["prompt"]},)
-    if "input_length" not in data:
-        raise LoadtestError(f"{where}: needs messages, prompt or input_length: write lines like {FORM}")
-    tokens = int(_number(data, "input_length", where))
-    return ({"role": "user", "content": _prose(data.get("hash_ids") or [], tokens, number, settings)},)
-
-
-def _prose(blocks: list[Any], tokens: int, number: int, settings: ScenarioSettings) -> str:
+def _prose(line: Line, settings: ScenarioSettings) -> str:
     """Whole blocks by their ids, then the rest, which is this line's own."""
-    names = [f"block:{block}" for block in blocks[: tokens // BLOCK_TOKENS]]
-    sizes = [BLOCK_TOKENS] * len(names) + [tokens - BLOCK_TOKENS * len(names)]
+    names = [f"block:{block}" for block in line.blocks[: line.tokens // BLOCK_TOKENS]]
+    sizes = [BLOCK_TOKENS] * len(names) + [line.tokens - BLOCK_TOKENS * len(names)]
     parts = []
-    for name, size in zip([*names, f"line:{number}"], sizes, strict=True):
+    for name, size in zip([*names, f"line:{line.number}"], sizes, strict=True):
         rng = random.Random(f"{settings.seed}:{name}")
         parts += [corpus(settings.language, rng).text(rng, size)] if size else []
     return "\n".join(parts) or "?"

@@ -1,0 +1,136 @@
+"""Recorded conversations and traces, in the forms that the field has them in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.errors import LoadtestError
+from loadtest.plan import plan_from
+from loadtest.scenarios.base import Request, request_number
+
+
+def sharegpt(path: Path, count: int = 6) -> Path:
+    """Conversation k has k + 1 turns; the first opens with the assistant, as some of ShareGPT's do."""
+    rows = [
+        {
+            "id": str(k),
+            "conversations": [{"from": "gpt", "value": "hello"}] * (k == 0)
+            + [
+                {"from": side, "value": f"{side} {k}.{turn} " + "word " * 30}
+                for turn in range(k + 1)
+                for side in ("human", "gpt")
+            ],
+        }
+        for k in range(count)
+    ]
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def sent(path: Path, count: int, **options: str) -> list[Request]:
+    plan = plan_from({"scenario": str(path), "rate": "5"} | options)
+    return [request_number(plan.load, number) for number in range(count)]
+
+
+def test_sharegpt_is_asked_once_a_pass_with_its_own_history(tmp_path: Path) -> None:
+    path = sharegpt(tmp_path / "share.json")
+    first = sent(path, 12)
+    asked = [request.messages[-1]["content"].split()[1].split(".")[0] for request in first]
+    assert sorted(asked[:6]) == sorted(asked[6:]) == list("012345") and asked[:6] != asked[6:]
+    for request in first:
+        roles = [message["role"] for message in request.messages]
+        assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"], "the answer to come is not told"
+        assert 25 < request.max_tokens < 50 and request.scenario == "share"
+    assert first == sent(path, 12) and first != sent(path, 12, seed="2")
+    assert {request.max_tokens for request in sent(path, 6, output_tokens="9")} == {9}
+
+
+def test_whole_conversations_by_a_file_of_ones_own(tmp_path: Path) -> None:
+    sharegpt(tmp_path / "share.json")
+    own = tmp_path / "own.toml"
+    own.write_text('file = "share.json"\nturns = 3\nthink_s = 0.5\n')
+    load = plan_from({"scenario": str(own), "users": "2"}).load
+    assert load.turns == 3 and {len(load.conversation(k).turns) for k in range(4)} == {3, 4, 5, 6}
+    second = load.conversation(0).request(1, ["what the server said"])
+    assert second.messages[1] == {"role": "assistant", "content": "what the server said"}
+
+
+def test_openai_lines_and_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    chat = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+    path.write_text("\n".join(map(json.dumps, [{"messages": chat}, {"prompt": "你好", "output_length": 7}])))
+    plan = plan_from({"scenario": str(path)})
+    assert str(plan.process) == "closed" and str(plan_from({"scenario": str(path), "rate": "2"}).process) == "poisson"
+    requests = sorted(sent(path, 2), key=lambda request: request.max_tokens)
+    assert [r.max_tokens for r in requests] == [7, 128] and list(requests[1].messages) == chat
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.json", "{}", "is no list of conversations"), ("a.json", "[", "is not JSON"), ("a.json", "[]", "holds no"),
+        ("a.json", '[{"id": 1}]', "conversation 1: no conversation of texts"),
+        ("a.json", '[{"conversations": [{"from": "human", "value": 3}]}]', "no conversation of texts"),
+        ("a.json", '[{"messages": [{"role": "tool", "content": "x"}]}]', "role 'tool' is none of"),
+        ("a.jsonl", '{"prompt": "x", "output_length": 0}', "a.jsonl:1: output_length must be"),
+        ("a.jsonl", '{"prompt": "x"}\n{', "is not JSON"), ("b.json", None, "cannot read"),
+        ("a.csv", "a,b\n1,2\n", "has not the columns of a trace"), ("a.csv", "", "has not the columns of a trace"),
+        ("a.csv", "Timestamp,Request tokens,Response tokens\n1,x,3\n", "a.csv:2: a time or a number"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_one_line(name: str, text: str | None, says: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(LoadtestError, match=says) as told:
+        plan_from({"scenario": str(tmp_path / name)})
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "times"),
+    [
+        (
+            "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,GPT-4,472,18,490,API log\n"
+            "6.5,ChatGPT,100,0,100,API log\n45,ChatGPT,1087,230,1317,API log\n",
+            [0.0, 40.0],
+        ),
+        (
+            "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,472,18\n"
+            "2023-11-16 18:17:04.0319600,1087,230\n",
+            [0.0, 0.052],
+        ),
+    ],
+)
+def test_csv_traces_of_the_field(text: str, times: list[float], tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(text)
+    plan = plan_from({"scenario": str(path), "warmup": "0s", "language": "en"})
+    assert list(plan.schedule()) == pytest.approx(times) and str(plan.process) == "trace"
+    requests = [request_number(plan.load, number) for number in range(2)]
+    assert [request.max_tokens for request in requests] == [18, 230]
+    assert [round(len(r.messages[0]["content"]) / 4.6) for r in requests] == [472, 1087]
+
+
+@pytest.mark.parametrize("options", [{"input_tokens": "9"}, {"output_tokens": "9"}])
+def test_what_a_trace_records_cannot_be_set(options: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"timestamp": 0, "prompt": "x", "output_length": 3}')
+    with pytest.raises(LoadtestError, match=r"^\w+-tokens: .* is recorded and has its own"):
+        plan_from({"scenario": str(path)} | options)
+
+
+def test_prefixes_are_shared_and_long(tmp_path: Path) -> None:
+    systems = [request.messages[0]["content"] for request in sent(Path("prefix"), 100, language="en")]
+    assert len(set(systems)) == 8 and {round(len(text) / 4.6) for text in systems} == {1000}
+    assert len({text[:12] for text in systems}) == 8, "they differ from their start"
+    own = tmp_path / "own.toml"
+    own.write_text('base = "summarize"\nprefix_tokens = 300\nprefixes = 2\n')
+    systems = [request.messages[0]["content"] for request in sent(own, 30, language="en")]
+    assert len(set(systems)) == 2 and {round(len(text) / 4.6) for text in systems} == {300}
+    own.write_text("prefixes = 0\n")
+    with pytest.raises(LoadtestError, match="prefixes = 0 must be a number from 1"):
+        plan_from({"scenario": str(own)})
