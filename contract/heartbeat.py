@@ -97,6 +97,11 @@ def worker_path(run_dir: Path, pid: int) -> Path:
     return run_dir / f"worker-{pid}{SUFFIX}"
 
 
+def worker_pids(home: Path) -> set[int]:
+    """Gateway workers that have begun to serve, with their run directory in ``home``; they may have ended since."""
+    return {int(path.stem.rpartition("-")[2]) for path in home.glob(f"*/worker-*{SUFFIX}")}
+
+
 def supervisor_path(run_dir: Path) -> Path:
     """Where the gateway's supervisor beats."""
     return run_dir / f"supervisor{SUFFIX}"

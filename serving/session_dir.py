@@ -38,6 +38,15 @@ def left_over(parent: Path, prefix: str) -> Iterator[tuple[Path, str]]:
                 yield directory, lock.read()
 
 
+def is_owned(directory: Path) -> bool:
+    """Whether the process that made it lives, stopped or not."""
+    try:
+        with (directory / LOCK).open("a+") as lock:
+            return not _is_free(lock)
+    except OSError:
+        return False
+
+
 def _is_free(lock: IO[str]) -> bool:
     """Take the lock if nobody has it."""
     try:

@@ -13,6 +13,16 @@ def address_of(host: str, port: int) -> tuple[int, int, int, Any]:
     return family, kind, proto, address
 
 
+def hold(host: str, port: int) -> socket.socket:
+    """Reserve the port without listening; while it is held, only sockets of ``listen`` can share it. Raises ``OSError``
+    when it is in use, be it by another gateway."""
+    family, kind, proto, address = address_of(host, port)
+    with socket.socket(family, kind, proto) as probe:  # without SO_REUSEPORT
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+    return listen(host, port)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that shares the port with the other workers; the kernel distributes connections among them."""
     family, kind, proto, address = address_of(host, port)

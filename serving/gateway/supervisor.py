@@ -33,14 +33,11 @@ HUNG_SECONDS = 5.0  # a worker whose event loop stands still for this long is re
 START_SECONDS = 60.0  # the same for one that has not begun to serve
 
 
-def hold_port(settings: GatewaySettings) -> socket.socket:
-    """Reserve the port without listening. Raises ``GatewaySettingsError`` when it is in use."""
+def hold_port(settings: GatewaySettings, *, launched: bool) -> socket.socket:
+    """Reserve the port without listening. A launcher holds it for all its gateways, of which an earlier one's workers
+    may still listen. Raises ``GatewaySettingsError`` when it is in use."""
     try:
-        family, kind, proto, address = listening.address_of(settings.host, settings.port)
-        with socket.socket(family, kind, proto) as probe:  # without SO_REUSEPORT: a second gateway must not slip in
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-        return listening.listen(settings.host, settings.port)
+        return (listening.listen if launched else listening.hold)(settings.host, settings.port)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         raise GatewaySettingsError(
@@ -63,9 +60,9 @@ class WorkerSupervisor:
         if problem := tracing.obstacle():
             raise GatewaySettingsError(problem)
         self._settings = settings
-        self._held = hold_port(settings)
-        self.port: int = self._held.getsockname()[1]
         home = os.environ.get("RUN_DIR")  # the launcher's, which watches this process
+        self._held = hold_port(settings, launched=bool(home))
+        self.port: int = self._held.getsockname()[1]
         self._heartbeat = Heartbeat.create(supervisor_path(Path(home))) if home else None
         parent = Path(home or tempfile.gettempdir())
         if not home:  # what gateways left that were killed; in its own the launcher does so
@@ -95,6 +92,10 @@ class WorkerSupervisor:
             self._lock.close()
 
     def _on_signal(self, number: int, *_: object) -> None:
+        """The second one ends open answers at once."""
+        for process in self._workers if self._signal else ():
+            if process.poll() is None:
+                process.send_signal(signal.SIGUSR2)
         self._signal = self._signal or number
 
     def _start(self) -> subprocess.Popen[bytes]:

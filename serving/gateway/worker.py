@@ -1,16 +1,23 @@
-"""One worker process. Started by ``supervisor``; exits on a signal or when the supervisor is gone.
+"""One worker process. Started by ``supervisor``; exits on a signal, or when the supervisor is gone.
 
 SIGTERM comes from programs, and a router may be in front: the worker is a lame duck first. SIGINT is a person's Ctrl-C.
+SIGUSR2 ends open answers at once, with an error.
+
+A worker whose supervisor was killed goes on serving while the launcher starts another one, whose workers share the
+port; SIGUSR1 says that they listen. Then this one takes no new connections, and its open answers end in peace.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -20,6 +27,7 @@ import uvicorn
 import uvloop
 
 from contract.heartbeat import BEAT_SECONDS, Heartbeat, worker_path
+from serving import session_dir
 from serving.gateway import logs
 from serving.gateway.api import app
 from serving.gateway.connections import KEEPALIVE_SECONDS, bounded, most_connections
@@ -27,9 +35,36 @@ from serving.gateway.core.gateway import Gateway
 from serving.gateway.listening import listen
 from serving.gateway.settings import GatewaySettings
 
+log = logging.getLogger("serving.gateway")
+LOOK_SECONDS = 0.1  # of an orphan
+LATE_SECONDS = 1.0  # for requests on their way over connections that are kept open
+
 
 class _WorkerServer(uvicorn.Server):
     """uvicorn without its signal handlers: on a signal, this process drains before it closes the port."""
+
+    def __init__(self, config: uvicorn.Config, run_dir: Path) -> None:
+        super().__init__(config)
+        self._run_dir = run_dir
+        self._pulse: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Whoever sees it beat knows that it listens."""
+        await super().startup(sockets)
+        self._pulse = asyncio.create_task(_beat(self._run_dir))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self._pulse:
+            self._pulse.cancel()
+
+    def leave_port(self) -> None:
+        """Take no new connections, and close each open one after its next answer."""
+        for listener in self.servers:
+            listener.close()
+        close = (b"connection", b"close")
+        self.config.encoded_headers.append(close)  # of which uvicorn makes these once per second
+        self.server_state.default_headers = [*self.server_state.default_headers, close]
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -45,28 +80,57 @@ async def serve(settings: GatewaySettings) -> None:
         access_log=False, log_config=None, server_header=False, backlog=2048, timeout_graceful_shutdown=3,
         timeout_keep_alive=KEEPALIVE_SECONDS,
     )  # fmt: skip
-    server = _WorkerServer(config)
+    server = _WorkerServer(config, Path(settings.run_dir))
     loop, ending, at_once = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
 
-    def hurry() -> None:
+    def drain_now() -> None:
         at_once.set()
         ending.set()
 
-    loop.add_signal_handler(signal.SIGTERM, ending.set)
-    loop.add_signal_handler(signal.SIGINT, hurry)
+    def end_now() -> None:
+        gateway.hurry()
+        drain_now()
 
-    def orphaned() -> None:
-        """Leave the port to the next supervisor's workers; open streams still end in peace."""
-        for listener in server.servers:
-            listener.close()
-        hurry()
-
-    loop.add_reader(0, orphaned)  # the supervisor holds the write end and never writes: readable means it is gone
-    pulse = asyncio.create_task(_beat(Path(settings.run_dir)))
+    orphan = Forsaken(settings, gateway, server, drain_now)
+    loop.add_reader(0, orphan.begin)  # the supervisor holds the write end and never writes: readable means it is gone
+    for number, react in (
+        (signal.SIGTERM, ending.set), (signal.SIGINT, drain_now), (signal.SIGUSR1, orphan.relieved.set),
+        (signal.SIGUSR2, end_now),
+    ):  # fmt: skip
+        loop.add_signal_handler(number, react)
     drain = asyncio.create_task(_drain_when(ending, at_once, gateway, server))
     await server.serve([listen(settings.host, settings.port)])
     drain.cancel()
-    pulse.cancel()
+
+
+class Forsaken:
+    """A worker without a supervisor. ``begin`` when that is gone; set ``relieved`` when others serve."""
+
+    def __init__(
+        self, settings: GatewaySettings, gateway: Gateway, server: _WorkerServer, drain: Callable[[], None]
+    ) -> None:
+        self._launcher = Path(settings.readiness_file).parents[1] if settings.readiness_file else None
+        self._gateway, self._server, self._drain = gateway, server, drain
+        self.relieved = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        asyncio.get_running_loop().remove_reader(0)
+        log.warning("the supervisor is gone", extra={"open": self._gateway.open})
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while not self._server.started or self._is_needed():
+            await asyncio.sleep(LOOK_SECONDS)
+        self._server.leave_port()
+        until = time.monotonic() + LATE_SECONDS
+        while self.relieved.is_set() and (self._gateway.open or time.monotonic() < until):
+            await asyncio.sleep(LOOK_SECONDS)
+        self._drain()
+
+    def _is_needed(self) -> bool:
+        """A launcher that lives, stopped or not, will start others, and they have not come yet."""
+        return bool(self._launcher and session_dir.is_owned(self._launcher)) and not self.relieved.is_set()
 
 
 async def _beat(run_dir: Path) -> None:

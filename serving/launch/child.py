@@ -76,6 +76,12 @@ def is_alive(pid: int) -> bool:
     return _state_and_parent(pid)[0] not in "ZX"
 
 
+def is_child(pid: int, parent: int) -> bool:
+    """``pid`` runs, and ``parent`` started it."""
+    state, started_by = _state_and_parent(pid)
+    return state not in "ZX" and started_by == parent
+
+
 def has_dead_child(pid: int) -> bool:
     """A child of ``pid`` has ended, and ``pid`` has not asked for its exit code."""
     processes = (int(process.name) for process in Path("/proc").glob("[0-9]*"))

@@ -11,8 +11,9 @@ from contract.ack_table import END, FILE_NAME, REFUSE, AckTable
 FLUSH_SECONDS = 1.0  # an engine's last errors get this long to reach their clients
 
 
-def drain(run_dir: Path, deadline: float, patient: Callable[[], bool]) -> None:
+def drain(run_dir: Path, deadline: float, patient: Callable[[], bool], alive: Callable[[], bool]) -> None:
     """Nothing new, and the open streams get until ``deadline`` while ``patient()``, before Triton hears of it.
+    ``alive``: whether there is an engine that can end them.
 
     Triton 2.51 that got a SIGTERM refuses the ensemble's own inner requests too, so every gRPC stream would stall; and
     it counts a stream whose client went away as in flight for ever. The ack table knows better.
@@ -22,9 +23,9 @@ def drain(run_dir: Path, deadline: float, patient: Callable[[], bool]) -> None:
     except (OSError, ValueError):
         return
     ack_table.closing = REFUSE
-    _await_streams(ack_table, deadline, patient)
+    _await_streams(ack_table, deadline, lambda: patient() and alive())
     ack_table.closing = END
-    _await_streams(ack_table, time.monotonic() + FLUSH_SECONDS, patient)
+    _await_streams(ack_table, time.monotonic() + FLUSH_SECONDS, alive)
     ack_table.close()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,35 +16,43 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contract.heartbeat import Heartbeat, Pulse, launcher_path, supervisor_path, worker_path
+from contract.heartbeat import Heartbeat, Pulse, launcher_path, supervisor_path, worker_path, worker_pids
 from contract.paths import ROOT
-from serving.launch import child, logs
-from serving.launch.config import Config, LaunchError, is_free, reach
+from serving.gateway import listening
+from serving.launch import child, logs, rundir
+from serving.launch.config import Config, LaunchError, reach
 from serving.launch.deaths import Deaths
 
-HOME = "gateway"  # its folder in the run directory
 HANG_SECONDS = 6.0  # a supervisor silent for this long is replaced
 START_SECONDS = 60.0  # the same for one that has not shown itself yet
-ORPHAN_HANG_SECONDS = 2.0  # workers without a supervisor that are silent for this long, or older than drain and this
-ORPHAN_SECONDS = 4.0
+ORPHAN_HANG_SECONDS = 2.0  # a worker without a supervisor that is silent for this long is ended
+FAREWELL_SECONDS = 3.0  # for the last events of workers that are left when all ends
 
 
 @dataclass
 class Orphan:
-    """A worker whose supervisor is gone: it leaves the port at once, and ends when its streams have."""
+    """A worker whose supervisor is gone. It serves until it is relieved, and ends when its streams have."""
 
     pid: int
     handle: int  # pidfd: never another process, whatever becomes of the number
     pulse: Pulse
-    until: float
+    is_relieved: bool = False
     looked: float = field(default_factory=time.monotonic)
 
-    def end_in_time(self, now: float, *, at_once: bool) -> bool:
-        """Kill it when it is late; whether it has ended."""
+    def relieve(self) -> None:
+        """Others serve."""
+        self.is_relieved = True
+        self.tell(signal.SIGUSR1)
+
+    def tell(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.handle, number)
+
+    def has_ended(self, now: float) -> bool:
+        """Kill it when it hangs; whether it has ended."""
         silent, self.looked = self.pulse.look(now - self.looked), now
-        if at_once or now > self.until or silent > ORPHAN_HANG_SECONDS:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.handle, signal.SIGKILL)
+        if silent > ORPHAN_HANG_SECONDS:
+            self.tell(signal.SIGKILL)
         if child.is_alive(self.pid):
             return False
         os.close(self.handle)
@@ -56,7 +65,7 @@ class GatewayChild:
 
     def __init__(self, config: Config, run_dir: Path, log: Path) -> None:
         self._config, self._log = config, log
-        self._home = run_dir / HOME
+        self._home = run_dir / rundir.GATEWAY
         self._home.mkdir()
         self.readiness = self._home / "readiness"  # one word for all workers, see ``Supervisor``
         self._heartbeat = Heartbeat.create(launcher_path(self._home))
@@ -66,7 +75,7 @@ class GatewayChild:
         self._deaths = Deaths()
         self._looked = 0.0
         self._due = 0.0  # when to start the next one; 0: not decided
-        self._patience = 0.0  # until when that one waits for the port
+        self._port: socket.socket | None = None
 
     @property
     def url(self) -> str:
@@ -77,12 +86,23 @@ class GatewayChild:
         self._heartbeat.beat()
 
     def start(self) -> None:
+        """Raises ``LaunchError`` when somebody else has taken the port."""
+        self._port = self._port or self._hold_port()
         self._pulse.close()
         supervisor_path(self._home).unlink(missing_ok=True)
         self._pulse = Pulse(supervisor_path(self._home))
         self._looked, self._due = time.monotonic(), 0.0
         with logs.open_private(self._log, "ab" if self._deaths else "wb") as log:
             self._process = child.start([sys.executable, "-m", "serving.gateway"], self._environment(), log, ROOT)
+
+    def _hold_port(self) -> socket.socket:
+        """For as long as the launcher lives, so that nobody takes it while no gateway runs, and a new one's workers can
+        share it with an old one's."""
+        host, port = self._config.host, self._config.gateway_port
+        try:
+            return listening.hold(host, port)
+        except OSError as error:
+            raise LaunchError(f"GATEWAY_PORT={port} on {host} cannot be used: {error.strerror}") from None
 
     def _environment(self) -> dict[str, str]:
         config = self._config
@@ -116,16 +136,19 @@ class GatewayChild:
         elapsed, self._looked = now - self._looked, now
         if self._process.poll() is None:
             self._kill_if_hung(self._process, elapsed)
+            self._relieve_orphans(self._process.pid)
             return
         if not self._due:
             self._mourn(self._process.returncode, now)
-        if now >= self._due and (now >= self._patience or self._has_port()):
+        if now >= self._due:
             self.start()
 
-    def _has_port(self) -> bool:
-        with contextlib.suppress(LaunchError):  # its address is gone: the gateway will say so
-            return is_free("HOST", self._config.host, self._config.gateway_port)
-        return False
+    def _relieve_orphans(self, supervisor: int) -> None:
+        """As soon as a worker of the new supervisor listens."""
+        serving = [orphan for orphan in self._orphans if not orphan.is_relieved]
+        if serving and any(child.is_child(pid, supervisor) for pid in worker_pids(self._home)):
+            for orphan in serving:
+                orphan.relieve()
 
     def _kill_if_hung(self, process: subprocess.Popen[bytes], elapsed: float) -> None:
         silent = self._pulse.look(elapsed)
@@ -137,43 +160,53 @@ class GatewayChild:
     def _mourn(self, returncode: int, now: float) -> None:
         pause = self._deaths.add(now)
         self._due = now + pause
-        self._patience = self._due + self._config.drain + ORPHAN_SECONDS
-        self._adopt(now)
+        self._adopt()
         logs.say(
             f"the gateway ended ({child.cause(returncode)}; log: {self._log}); "
             f"restarting it{f' in {pause:.0f} s' if pause else ''}"
         )
 
-    def _adopt(self, now: float) -> None:
+    def _adopt(self) -> None:
         """Find the workers of the supervisor that has just ended, by their environment."""
         known = {orphan.pid for orphan in self._orphans}
-        until = now + self._config.drain + ORPHAN_SECONDS
         for process in Path("/proc").glob("[0-9]*"):
             pid = int(process.name)
             with contextlib.suppress(OSError):  # it has ended, or is not ours
                 directory = _worker_directory((process / "environ").read_bytes(), self._home)
                 if directory and pid not in known:
-                    self._orphans.append(Orphan(pid, os.pidfd_open(pid), Pulse(worker_path(directory, pid)), until))
+                    self._orphans.append(Orphan(pid, os.pidfd_open(pid), Pulse(worker_path(directory, pid))))
 
-    def _end_orphans(self, now: float, *, at_once: bool = False) -> None:
-        self._orphans = [orphan for orphan in self._orphans if not orphan.end_in_time(now, at_once=at_once)]
+    def _end_orphans(self, now: float) -> None:
+        self._orphans = [orphan for orphan in self._orphans if not orphan.has_ended(now)]
 
     # --- end -------------------------------------------------------------------------------------------------------
 
-    def stop(self, stop: Callable[[subprocess.Popen[bytes]], None], patient: Callable[[], bool]) -> None:
-        """``stop`` the supervisor, which drains; workers that it leaves behind get what time they have left."""
+    def stop(self, number: signal.Signals, see_off: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        """Signal ``number`` makes it drain; ``see_off`` returns when the supervisor has ended. Workers that it leaves
+        behind have had their time then."""
         if self._process is None:
             return
-        stop(self._process)
-        now = time.monotonic()
-        self._adopt(now)
-        until = now + ORPHAN_SECONDS
+        self._tell_orphans(number)
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        see_off(self._process)
+        self._adopt()
+        self._tell_orphans(signal.SIGUSR2)
+        until = time.monotonic() + FAREWELL_SECONDS
         while self._orphans:
             now = time.monotonic()
-            self._end_orphans(now, at_once=now > until or not patient())
+            if now > until:
+                self._tell_orphans(signal.SIGKILL)
+            self._end_orphans(now)
             time.sleep(0.05)
         self._pulse.close()
         self._heartbeat.close()
+        if self._port:
+            self._port.close()
+
+    def _tell_orphans(self, number: signal.Signals) -> None:
+        for orphan in self._orphans:
+            orphan.tell(number)
 
 
 def _worker_directory(environment: bytes, home: Path) -> Path | None:

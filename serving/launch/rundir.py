@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 from typing import IO
 
+from contract.heartbeat import worker_pids
 from serving import session_dir
 from serving.launch import child
 
 PREFIX = "qwen-serve-"
+GATEWAY = "gateway"  # the gateway's folder in a run directory
 SHM = Path("/dev/shm")
 ENDING_SECONDS = 20.0  # a dead launcher's Triton drains and ends in this time
 # Triton's Python backend starts its stubs with a line of bash that has no quotes, and the Python in them decodes paths
@@ -64,4 +66,6 @@ def remove_shm(prefix: str) -> None:
 
 
 def _pids(directory: Path) -> list[int]:
-    return [int(text) for file in directory.glob("*.pid") if (text := file.read_text()).isdecimal()]
+    """Of Triton's models, and of gateway workers without a supervisor: which keep the port for a moment."""
+    models = [file.read_text() for file in directory.glob("*.pid")]
+    return [*(int(text) for text in models if text.isdecimal()), *worker_pids(directory / GATEWAY)]

@@ -28,6 +28,7 @@ CANARY_SECONDS = 120.0
 STUBLESS_SECONDS = (
     1.0  # a model that raises says so in this time and Triton ends; of one that just ends it knows nothing
 )
+FAREWELL_SECONDS = 2.0  # for a last event of every open stream, after a second signal
 UNLOAD_SECONDS = 3.0  # from the last stream's end to a killed Triton: engines close their workers in this time
 MODELS = ("tokenizer", "engine", "detokenizer")
 LOGS = ROOT / ".run"
@@ -194,7 +195,7 @@ class Supervisor:
             deaths = f"{len(self._deaths)} deaths in {WINDOW:.0f} s"
             raise LaunchError(f"{deaths}, giving up; the last: {why} (log: {self._log('triton')})")
         if pause:
-            logs.say(f"{len(self._deaths)} deaths, each soon after a start: the next start is in {pause:.0f} s")
+            logs.say(f"it dies again and again soon after its start: the next one is in {pause:.0f} s")
         until = time.monotonic() + pause
         while time.monotonic() < until:
             self._give_up_if_signalled()
@@ -255,9 +256,9 @@ class Supervisor:
         self._readiness.say("draining")
         number = signal.SIGTERM if self._lame_duck else signal.SIGINT
         deadline = time.monotonic() + self._lame_duck + (self._config.drain if self._is_serving else 0)
-        self._gateway.stop(lambda process: self._stop(process, deadline, number), lambda: self._signals < 2)
+        self._gateway.stop(number, lambda process: self._see_gateway_off(process, deadline))
         if self._triton:
-            drain(self._run_dir, deadline, lambda: self._signals < 2 and not self._broken())
+            drain(self._run_dir, deadline, lambda: self._signals < 2, lambda: not self._broken())
             self._stop(self._triton, time.monotonic() + UNLOAD_SECONDS)
         if self._door:
             self._door.stop()
@@ -265,11 +266,21 @@ class Supervisor:
         shutil.rmtree(self._run_dir, ignore_errors=True)
         self._lock.close()
 
-    def _stop(self, process: subprocess.Popen[bytes], deadline: float, number: int = signal.SIGTERM) -> None:
-        """Signal ``number``, patience until ``deadline`` or another signal to us, then SIGKILL to what is left of its
-        session."""
+    def _see_gateway_off(self, process: subprocess.Popen[bytes], deadline: float) -> None:
+        """Patience until ``deadline``; a second signal gives open streams time for a last event, a third one none."""
+        while process.poll() is None and time.monotonic() < deadline and self._signals < 2:
+            time.sleep(0.05)
+        if self._signals == 2 and process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            until = time.monotonic() + FAREWELL_SECONDS
+            while process.poll() is None and time.monotonic() < until and self._signals < 3:
+                time.sleep(0.05)
+        child.stop(process, 0)
+
+    def _stop(self, process: subprocess.Popen[bytes], deadline: float) -> None:
+        """SIGTERM, patience until ``deadline`` or a second signal, then SIGKILL to what is left of its session."""
         if process.poll() is None:
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
         while process.poll() is None and time.monotonic() < deadline and self._signals < 2:
             time.sleep(0.05)
         child.stop(process, 0)

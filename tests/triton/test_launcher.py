@@ -23,7 +23,9 @@ from serving.launch.config import SIMULATED_ENGINE
 from serving.launch.triton import binary
 from tests.conftest import ROOT, Server, start_server, stop_server
 from tests.triton.calls import Stream, ask
+from tests.triton.open_streams import OpenStreams
 from tests.triton.processes import alive, family, is_ready, run_dir, shared_memory
+from tests.waiting import until
 
 pytestmark = pytest.mark.triton
 SIMULATED = ("--runtime", "simulated", "--step-ms", "5")
@@ -130,10 +132,10 @@ def test_ctrl_c_is_no_lame_duck(own_server: Callable[..., Server]) -> None:
     assert "look away" not in server.log.read_text()
 
 
-def test_a_second_ctrl_c_stops_at_once(own_server: Callable[..., Server]) -> None:
-    server = own_server(*SIMULATED, "--drain", "60")
+def test_a_second_ctrl_c_stops_at_once_and_streams_are_told(own_server: Callable[..., Server]) -> None:
+    server = own_server(*SIMULATED, "--drain", "60", gateway=True)
     processes, directory = family(server), run_dir(server)
-    with Stream(server.grpc) as endless:
+    with Stream(server.grpc) as endless, OpenStreams(server, 20) as web:
         endless.send(text_input="Hi", max_tokens=30_000, stream=True)
         endless.next()
         server.process.send_signal(signal.SIGINT)
@@ -142,8 +144,11 @@ def test_a_second_ctrl_c_stops_at_once(own_server: Callable[..., Server]) -> Non
         start = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(10) == 0
-        assert time.monotonic() - start < 3
-        assert endless.answer().error is not None
+        assert time.monotonic() - start < 6
+        error = endless.answer().error
+        assert error is not None and "engine: the server is stopping" in error.message()
+        until(lambda: len(web.ended) == 20)
+        assert {stream.error for stream in web.ended} == {"the gateway is shutting down; the answer is incomplete"}
     assert not alive(processes) and not directory.exists() and not shared_memory(server)
 
 

@@ -71,7 +71,7 @@ class Gateway:
         self.scheduler = FairScheduler(shares, self.triton_metrics.capacity)
         launched = settings.readiness_file
         self._launcher = Pulse(launcher_path(Path(launched).parent)) if launched else None
-        self.leaving = self.draining = False  # not ready any more; refusing, too
+        self.leaving = self.draining = self._in_a_hurry = False  # not ready any more; refusing, too; ending answers
         self.answers: set[Answer] = set()
         self.open = 0
         self.bodies = BodyMemory(BODIES * settings.max_body_bytes)
@@ -194,12 +194,16 @@ class Gateway:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(at_once.wait(), self.settings.lame_duck_seconds)
 
+    def hurry(self) -> None:
+        """Give open answers no more time."""
+        self._in_a_hurry = True
+
     async def drain(self) -> None:
         """Refuse new requests; let open answers finish for ``drain_seconds``, then end them with an error."""
         self.leaving = self.draining = True
         log.info("draining", extra={"open": self.open})
         until = time.monotonic() + self.settings.drain_seconds
-        while self.open and time.monotonic() < until:
+        while self.open and time.monotonic() < until and not self._in_a_hurry:
             await asyncio.sleep(0.02)
         for answer in list(self.answers):
             answer.stop(ApiError(503, "the gateway is shutting down; the answer is incomplete", code="draining"))

@@ -82,6 +82,23 @@ def test_ctrl_c_is_no_lame_duck(own_gateway: Start) -> None:
     assert "Traceback" not in gateway.log.read_text()
 
 
+def test_a_second_signal_ends_open_streams_at_once_with_an_event(own_gateway: Start, fake: FakeTriton) -> None:
+    fake.step_ms = 20
+    gateway = own_gateway(GATEWAY_DRAIN_SECONDS="60")
+    with httpx.stream(
+        "POST", gateway.url + CHAT, json=ask("x", max_tokens=10_000, stream=True), trust_env=False, timeout=20
+    ) as response:
+        lines = response.iter_lines()
+        next(lines)
+        gateway.process.send_signal(signal.SIGINT)
+        until(lambda: httpx.get(f"{gateway.url}/health/ready", trust_env=False).status_code == 503)
+        gateway.process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        (*_, last) = (line for line in lines if line)
+    assert '"status":503' in last and "the gateway is shutting down; the answer is incomplete" in last
+    assert gateway.process.wait(20) == 0 and time.monotonic() - began < 20
+
+
 def _is_worker_of(cmdline: Path, parent: int) -> bool:
     try:
         stat = (cmdline.parent / "stat").read_text().rsplit(")", 1)[1].split()

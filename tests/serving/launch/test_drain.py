@@ -11,6 +11,15 @@ import pytest
 from contract.ack_table import END, FILE_NAME, REFUSE, AckTable
 from serving.launch import drain as module
 from serving.launch.drain import drain
+from tests.waiting import until
+
+
+def yes() -> bool:
+    return True
+
+
+def no() -> bool:
+    return False
 
 
 @pytest.fixture
@@ -20,7 +29,7 @@ def table(tmp_path: Path) -> AckTable:
 
 def test_new_requests_are_refused_and_open_streams_may_end(table: AckTable, tmp_path: Path) -> None:
     table.open_sequences = 2
-    thread = threading.Thread(target=drain, args=(tmp_path, time.monotonic() + 30, lambda: True))
+    thread = threading.Thread(target=drain, args=(tmp_path, time.monotonic() + 30, yes, yes))
     thread.start()
     while table.closing != REFUSE:
         time.sleep(0.01)
@@ -36,16 +45,27 @@ def test_streams_that_do_not_end_get_their_time_and_no_more(
 ) -> None:
     monkeypatch.setattr(module, "FLUSH_SECONDS", 0.1)
     table.open_sequences = 2
-    drain(tmp_path, time.monotonic() + 0.1, lambda: True)
+    drain(tmp_path, time.monotonic() + 0.1, yes, yes)
     assert table.closing == END
 
 
-def test_a_second_signal_ends_the_wait(table: AckTable, tmp_path: Path) -> None:
+def test_after_a_second_signal_the_engine_still_ends_its_streams(table: AckTable, tmp_path: Path) -> None:
+    table.open_sequences = 2
+    thread = threading.Thread(target=drain, args=(tmp_path, time.monotonic() + 60, no, yes))
+    thread.start()
+    until(lambda: table.closing == END)
+    assert thread.is_alive(), "they get a last message"
+    table.open_sequences = 0
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_dead_engine_is_not_waited_for(table: AckTable, tmp_path: Path) -> None:
     table.open_sequences = 2
     began = time.monotonic()
-    drain(tmp_path, began + 60, lambda: False)
-    assert time.monotonic() - began < 5
+    drain(tmp_path, began + 60, yes, no)
+    assert time.monotonic() - began < module.FLUSH_SECONDS and table.closing == END
 
 
 def test_without_a_table_there_is_nothing_to_drain(tmp_path: Path) -> None:
-    drain(tmp_path, time.monotonic() + 60, lambda: True)
+    drain(tmp_path, time.monotonic() + 60, yes, yes)

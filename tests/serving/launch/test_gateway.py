@@ -7,27 +7,36 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from serving import session_dir
+from serving.gateway import listening
 from serving.gateway.core.gateway import UNWATCHED_SECONDS
 from serving.host.ports import free_ports
 from serving.launch import child, gateway, health
-from serving.launch.config import parse
+from serving.launch.config import LaunchError, parse
 from serving.launch.gateway import GatewayChild
+from tests.waiting import until
 
 
 class Launcher:
     """The part of it that looks after a gateway."""
 
     def __init__(self, directory: Path) -> None:
-        (port,) = free_ports(1)
-        self.gateway = GatewayChild(parse([f"--gateway-port={port}", "--drain=1"]), directory, directory / "log")
+        (self.port,) = (port,) = free_ports(1)
+        self.home, self._lock = session_dir.create(directory, "run-")
+        self.gateway = GatewayChild(parse([f"--gateway-port={port}", "--drain=1"]), self.home, directory / "log")
         self.gateway.start()
         self.until(lambda: len(self.workers) == 2 and self.answers())
+
+    def die(self) -> None:
+        """Only its hold on its directory goes, which is how others see that it is gone."""
+        self._lock.close()
 
     def answers(self) -> bool:
         return health.answers(f"{self.gateway.url}/health/live")
@@ -60,7 +69,7 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch
     monkeypatch.setattr(gateway, "HANG_SECONDS", 2.0)
     launcher = Launcher(tmp_path)
     yield launcher
-    launcher.gateway.stop(kill, lambda: False)
+    launcher.gateway.stop(signal.SIGTERM, kill)
 
 
 def test_a_stopped_supervisor_is_replaced_and_a_stopped_worker_does_not_keep_the_port(
@@ -74,7 +83,49 @@ def test_a_stopped_supervisor_is_replaced_and_a_stopped_worker_does_not_keep_the
     launcher.until(lambda: not any(map(child.is_alive, workers)))
     said = capsys.readouterr().out
     assert "the gateway's supervisor has not run for 2 s" in said
-    assert said.count("restarting it") == 1, "the next one found the port free"
+    assert said.count("restarting it") == 1, "the next one could share the port"
+
+
+def test_no_connection_is_refused_while_a_killed_supervisor_is_replaced(launcher: Launcher) -> None:
+    """Its workers serve until others listen; one that keeps a connection open is answered too, and told to close it."""
+    old, workers, asked = launcher.supervisor, launcher.workers, 0
+    with ExitStack() as kept:
+        clients = [kept.enter_context(httpx.Client(base_url=launcher.gateway.url, trust_env=False)) for _ in range(8)]
+        assert all(client.get("/health/live").status_code == 200 for client in clients)
+        os.kill(old, signal.SIGKILL)
+
+        def are_replaced() -> bool:
+            nonlocal asked
+            asked += 1
+            assert launcher.answers(), "every new connection is answered"
+            return not any(map(child.is_alive, workers))
+
+        launcher.until(lambda: launcher.supervisor != old)
+        assert all(map(child.is_alive, workers)), "they serve while the next supervisor starts"
+        assert {client.get("/health/live").status_code for client in clients} == {200}
+        launcher.until(are_replaced)
+    assert asked > 10 and len(launcher.workers) == 2
+
+
+def test_workers_without_supervisor_and_launcher_leave_the_port(launcher: Launcher) -> None:
+    """Nobody would relieve them."""
+    workers = launcher.workers
+    launcher.die()
+    os.kill(launcher.supervisor, signal.SIGKILL)
+    until(lambda: not any(map(child.is_alive, workers)), 20, (launcher.home.parent / "log").read_text)
+
+
+def test_the_launcher_holds_the_port(launcher: Launcher, tmp_path: Path) -> None:
+    """Nobody takes it while no gateway runs."""
+    for pid in (launcher.supervisor, *launcher.workers):
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(OSError, match="in use"):
+        listening.hold("127.0.0.1", launcher.port)
+    other = tmp_path / "other"
+    other.mkdir()
+    second = GatewayChild(parse([f"--gateway-port={launcher.port}"]), other, other / "log")
+    with pytest.raises(LaunchError, match=f"GATEWAY_PORT={launcher.port} on 127.0.0.1 cannot be used"):
+        second.start()
 
 
 def test_a_gateway_that_hangs_ends_with_its_launcher(launcher: Launcher) -> None:
@@ -83,9 +134,9 @@ def test_a_gateway_that_hangs_ends_with_its_launcher(launcher: Launcher) -> None
     for pid in everybody:
         os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
-    launcher.gateway.stop(kill, lambda: True)
+    launcher.gateway.stop(signal.SIGTERM, kill)
     assert not any(map(child.is_alive, everybody))
-    assert time.monotonic() - began < gateway.ORPHAN_SECONDS + 2
+    assert time.monotonic() - began < gateway.FAREWELL_SECONDS + 2
 
 
 def test_the_gateway_says_when_nobody_watches(launcher: Launcher) -> None:
