@@ -8,7 +8,8 @@ These are adjusted, the same for every runtime:
   model that may invent keys goes on inventing; OpenAI's strict mode and xgrammar's (vLLM's default) close objects too.
   A name that is required counts as listed, with any value. Objects that are combined with further schemas stay open:
   closing a part would forbid what the others ask for.
-- Keywords take the form that engines know (``serving.json_schema_forms``).
+- Keywords take the form that engines know (``serving.json_schema_forms``), ``oneOf`` that of
+  ``anyOf`` where it means the same (``serving.json_schema_exclusive``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from serving.json_schema_exclusive import plain_unions
 from serving.json_schema_forms import known_forms
 
 # What llguidance has grammars for; xgrammar and outlines know some of them and ignore the others.
@@ -36,7 +38,7 @@ def prepared(text: str) -> str:
     """The schema ``text`` as it is enforced; what is no JSON stays, and the engine says what is wrong with it."""
     try:
         schema = json.loads(text)
-        adjusted = _prepared(schema, closed=True, combined=_combined(schema))
+        adjusted = plain_unions(_prepared(schema, closed=True, combined=_combined(schema)))
     except (ValueError, RecursionError):
         return text
     written = json.dumps(adjusted)

@@ -10,10 +10,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from itertools import product
 from typing import Any
+
+from serving.json_schema_exclusive import written
 
 Schema = dict[str, Any]
 _COUNTS = (
@@ -79,14 +80,9 @@ def _values_of_one(branches: list[Any]) -> list[Any]:
         values = branch["enum"] if "enum" in branch else [branch["const"]]
         if not isinstance(values, list) or any(key not in ("enum", "const", *_ANNOTATIONS) for key in branch):
             return []
-        found += {_written(value): value for value in values}.items()
+        found += {written(value): value for value in values}.items()
     times = Counter(text for text, _ in found)
     return [value for text, value in found if times[text] == 1]
-
-
-def _written(value: Any) -> str:
-    """Equal for equal values: 1 and 1.0 are, 1 and true are not."""
-    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value, sort_keys=True)
 
 
 def _exactly_one(given: list[Any], schema: Schema) -> list[Schema] | None:

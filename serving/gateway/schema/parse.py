@@ -65,6 +65,8 @@ def _first(error: ValidationError) -> ApiError:
         return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
     if first["type"] == "extra_forbidden":
         return bad_request(path, "no such field; see the field table in docs/gateway.md", "unknown_field")
+    if isinstance(value, float) and value.is_integer():  # in a list or a part: at the top it counts as its integer
+        return bad_request(path, f"{value!r} is wrong: write it as an integer, without a point or an exponent")
     problem = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Input ").partition(" after validation")[0]
     return bad_request(path, f"{_shown(value)} is wrong: {problem[:1].lower()}{problem[1:]}")
 

@@ -160,7 +160,8 @@ class Shared(BaseModel):
         "subtracted for each time that a token is in the answer; where the engine has it", openai=True
     )
     seed: int | None = note(
-        "same seed, same answer where the engine is deterministic; -1: 2^64 - 1; where the engine has it", openai=True
+        "same seed, same answer where the engine is deterministic; below 0: plus 2^64; where the engine has it",
+        openai=True,
     )
     min_tokens: int | None = note("no stop before this many tokens; where the engine has it")
     stop: str | list[str] | None = note("matched on text, across tokens; up to 64", openai=True)
@@ -237,7 +238,9 @@ class ChatRequest(Common):
     )
     parallel_tool_calls: bool | None = note("false: at most one call", openai=True)
     response_format: ResponseFormat | None = note(
-        "`json_object`, `json_schema`, `structural_tag`: enforced or refused; with `tools`: it or calls", openai=True
+        "`json_object`, `json_schema` (its `name` is required, as OpenAI and vLLM do), `structural_tag`: enforced or "
+        "refused; with `tools`: it or calls",
+        openai=True,
     )
     # chat fields: begin
     add_generation_prompt: bool | None = note("default: true unless `continue_final_message`")
