@@ -130,7 +130,7 @@ FIELDS: tuple[Field, ...] = (
           sampling=True, capability="frequency_penalty", option=Option(), api=Api(openai=True)),
     Field("seed", "UINT64", "default: a new one per request", None, 0, 2**64 - 1, sampling=True, capability="seed",
           option=Option(),
-          api=Api(openai=True, note="same seed, same answer where the engine is deterministic; below 0: plus 2^64"),
+          api=Api(openai=True, note="same seed, same answer where the engine is deterministic; -n: 2^64 - n"),
           aliases=("random_seed",)),
     Field("min_tokens", "INT32", "no stop before this many tokens", 0, 0, INT32_MAX, sampling=True,
           capability="min_tokens", option=Option(), api=Api(), aliases=("min_length",)),

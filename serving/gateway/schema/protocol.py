@@ -160,8 +160,7 @@ class Shared(BaseModel):
         "subtracted for each time that a token is in the answer; where the engine has it", openai=True
     )
     seed: int | None = note(
-        "same seed, same answer where the engine is deterministic; below 0: plus 2^64; where the engine has it",
-        openai=True,
+        "same seed, same answer where the engine is deterministic; -n: 2^64 - n; where the engine has it", openai=True
     )
     min_tokens: int | None = note("no stop before this many tokens; where the engine has it")
     stop: str | list[str] | None = note("matched on text, across tokens; up to 64", openai=True)
