@@ -10,15 +10,14 @@ from loadtest.options import OPTIONS
 from loadtest.plan import RunPlan
 
 LOCUSTFILE = str(Path(__file__).with_name("locustfile.py"))
-SPAWN_RATE = 100  # users per second and worker; Locust warns above
 
 
 def locust_command(options: argparse.Namespace) -> list[str]:
     """The Locust command line of a run."""
     users = int(options.users or RunPlan.users)  # in an open loop they only keep Locust running
     command = [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--host", options.host, "--users", str(users)]
-    spawn_rate = min(users, SPAWN_RATE * options.workers)
-    command += ["--spawn-rate", str(spawn_rate), "--loglevel", "WARNING"]
+    # All users at once: each waits for second 0 by itself, and a ramp would reach into the window.
+    command += ["--spawn-rate", str(users), "--loglevel", "WARNING"]
     if options.workers > 1:
         command += ["--processes", str(options.workers)]
     command += ["--web-host", "127.0.0.1", "--web-port", str(options.web_port)] if options.ui else ["--headless"]

@@ -267,9 +267,10 @@ class LoadWorker:
         return float(times.user + times.system)
 
     def _report_forever(self) -> None:
-        while True:
-            gevent.sleep(REPORT_S)
+        gevent.sleep(REPORT_S)
+        while not self._stopped:  # a report after the last would take that back
             self._send(self._report(final=False))
+            gevent.sleep(REPORT_S)
 
     def _report(self, *, final: bool) -> dict[str, Any]:
         """What happened since the last report, as plain data. Lanes are replaced: nothing is counted twice."""
