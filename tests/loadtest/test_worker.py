@@ -28,7 +28,7 @@ def started(reports: list[dict[str, Any]], **options: str) -> LoadWorker:
 def test_the_last_report_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was due in the same turn of the loop came after it, and the master took the worker for lost."""
     reports: list[dict[str, Any]] = []
-    one = started(reports, rate="1")
+    one = started(reports, rate="1", arrivals="constant")
     one.stop()
     monkeypatch.setattr(module, "REPORT_S", 0.0)
     late = gevent.spawn(one._report_forever)
