@@ -63,7 +63,7 @@ class Model:
                     due = max(due, sent[-1] - 0.005) + self.options.itl_ms / 1e3
                 done = True
                 tpot = (sent[-1] - sent[0]) / (count - 1) if count > 1 else 0.0
-                self.truth.append({"ttft": sent[0] - arrived, "tpot": tpot})
+                self.truth.append({"ttft": sent[0] - arrived, "tpot": tpot, "first": sent[0]})
             finally:
                 self.running -= 1
                 self.finished["length" if done else "disconnected"] += 1

@@ -43,7 +43,7 @@ def test_both_transports_two_workers(mock: Mock, tmp_path: Path) -> None:
     options = (*mock.ports, *SHORT, "--rate", "16", "--transport", "both")
     two = loadtest(tmp_path / "two", *options, "--workers", "2", "--slo", "ttft=60s,good=50%")
     assert two.code in RAN, two.output
-    truth = [row["ttft"] for row in mock.get("/truth")]
+    truth = sorted(row["first"] for row in mock.get("/truth"))
     one = loadtest(tmp_path / "one", *options)
     assert one.code in RAN, one.output
     jsonschema.validate(two.summary, SCHEMA)
@@ -53,9 +53,9 @@ def test_both_transports_two_workers(mock: Mock, tmp_path: Path) -> None:
         assert total["counts"]["length_mismatches"] == 0 and set(lanes) == {"grpc", "sse"}
         assert min(lane["counts"]["completed"] for lane in lanes.values()) > 5
     assert {w["worker"] for w in two.summary["generator"]["workers"]} == {0, 1}
-    measured = [r["ttft_s"] for r in two.requests]
-    assert len(measured) == len(truth)
-    assert quantile(measured, 50) == pytest.approx(quantile(truth, 50), rel=0.15)
+    measured = sorted(r["t_first"] for r in two.requests)
+    apart = [ours - theirs for ours, theirs in zip(measured, truth, strict=True)]  # of two clocks: always the same
+    assert quantile(apart, 90) - quantile(apart, 10) < 0.01, "first tokens arrived when the server sent them"
     sent = [
         {(r["index"], r["t_sched"], r["transport"], r["completion_tokens"]) for r in x.requests} for x in (one, two)
     ]
