@@ -15,6 +15,7 @@ from contract.arguments import Arguments
 from contract.authority import authority
 from contract.gpus import MEMORY_FRACTION, MEMORY_FRACTIONS
 from contract.paths import ROOT
+from serving.host.ports import free_ports
 from serving.launch.envoy import GUARD_FLAGS, Guard
 from serving.runtimes.simulated import Faults
 from serving.triton.settings import DEFAULT_QUEUE_LIMIT
@@ -159,7 +160,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         guard=guard,
         http_port=args.http_port,
         grpc_port=args.grpc_port,
-        inner_grpc_port=free_port() if guard else args.grpc_port,
+        inner_grpc_port=free_ports(1)[0] if guard else args.grpc_port,
         metrics_port=args.metrics_port,
         gateway_port=args.gateway_port,
         lame_duck=args.lame_duck,
@@ -208,13 +209,6 @@ def _guard(args: argparse.Namespace) -> Guard | None:
             "TRITON_TLS_CLIENT_CA, which say who may come in"
         )
     return guard
-
-
-def free_port() -> int:
-    """One of localhost that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

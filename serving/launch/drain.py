@@ -12,7 +12,7 @@ FLUSH_SECONDS = 1.0  # an engine's last errors get this long to reach their clie
 
 
 def drain(run_dir: Path, deadline: float, patient: Callable[[], bool], alive: Callable[[], bool]) -> None:
-    """Nothing new, and the open streams get until ``deadline`` while ``patient()``, before Triton hears of it.
+    """Refuse new requests and give open streams until ``deadline``, or until ``patient()`` is false.
     ``alive``: whether there is an engine that can end them.
 
     Triton 2.51 that got a SIGTERM refuses the ensemble's own inner requests too, so every gRPC stream would stall; and

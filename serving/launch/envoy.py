@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from client.credentials import reason
 from contract import key_file
 
 TYPES = "type.googleapis.com/envoy.extensions"
@@ -79,8 +80,7 @@ def _check(certificate: str, private_key: str, client_ca: str) -> None:
         if client_ca:
             context.load_verify_locations(client_ca)
     except OSError as error:
-        why = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or "not in PEM"
-        raise ValueError(f"{what} cannot be used ({why}); give files in PEM") from None
+        raise ValueError(f"{what} cannot be used ({reason(error)}); give files in PEM") from None
 
 
 def address(host: str, port: int) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class GatewayChild:
 
     @property
     def ended(self) -> str:
-        """Its last word, if it has ended."""
+        """The last line of its log, if it has ended."""
         return logs.last_line(self._log) if self._process and self._process.poll() is not None else ""
 
     # --- watch -----------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class GatewayChild:
             self._relieve_orphans(self._process.pid)
             return
         if not self._due:
-            self._mourn(self._process.returncode, now)
+            self._schedule_restart(self._process.returncode, now)
         if now >= self._due:
             self.start()
 
@@ -157,7 +157,7 @@ class GatewayChild:
             process.kill()
             process.wait()
 
-    def _mourn(self, returncode: int, now: float) -> None:
+    def _schedule_restart(self, returncode: int, now: float) -> None:
         pause = self._deaths.add(now)
         self._due = now + pause
         self._adopt()

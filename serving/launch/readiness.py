@@ -1,4 +1,4 @@
-"""One word for all gateway workers: why requests are not answered now, or nothing."""
+"""What all gateway workers report as readiness: why requests cannot be answered now, or nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serving.launch import logs
 
 
 class Readiness:
-    """A file that the gateway reads at every look at its health. No file means: not ready."""
+    """A file that the gateway reads at every health check. No file means: not ready."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -25,9 +25,8 @@ from serving.launch.vitals import Vitals
 
 WATCH_SECONDS = 0.1
 CANARY_SECONDS = 120.0
-STUBLESS_SECONDS = (
-    1.0  # a model that raises says so in this time and Triton ends; of one that just ends it knows nothing
-)
+# A model that raises ends Triton with its reason within this time; a model process that just ends goes unnoticed.
+STUBLESS_SECONDS = 1.0
 FAREWELL_SECONDS = 2.0  # for a last event of every open stream, after a second signal
 UNLOAD_SECONDS = 3.0  # from the last stream's end to a killed Triton: engines close their workers in this time
 MODELS = ("tokenizer", "engine", "detokenizer")

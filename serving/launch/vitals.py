@@ -1,7 +1,7 @@
 """Signs of life of a running server, read without waiting for any of its processes.
 
-- Every process that writes ``NAME.beat`` into the run directory must go on counting.
-- tritonserver must answer a look at its health every second.
+- Every process that writes ``NAME.beat`` into the run directory must keep counting.
+- tritonserver must answer a health check every second.
 - The engine stub says for how long its engine has made no step although it has sequences (``serving.triton.stall``).
 - When nothing runs, one token is generated every ``CANARY_SECONDS``; it must come.
 

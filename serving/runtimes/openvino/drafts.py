@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-DRAFTS = (
-    3  # tokens proposed in a step: always as many, because OpenVINO prepares all its nodes anew for another row count
-)
+DRAFTS = 3  # tokens proposed in a step, always this many: for another row count OpenVINO prepares all its nodes again
 LONGEST = 3  # tokens looked for; then two, then one
 HOPE, MEMORY = 0.2, 0.94  # the running mean of drafts accepted per step starts so far above their cost; its memory
 COST = 0.1  # of the rows that drafts need, as a share of a step without: what must be accepted per step
