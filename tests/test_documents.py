@@ -40,6 +40,13 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
+def test_no_heading_stands_twice(name: str) -> None:
+    """As after a merge that kept both sides."""
+    titles = re.findall(r"^## .+$", text(name), flags=re.MULTILINE)
+    assert [title for title in titles if titles.count(title) > 1] == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_named_files_modules_and_targets_exist(name: str) -> None:
     document = text(name)
     paths = set(re.findall(rf"`((?:{TOP})/[\w./-]*\w/?)`", document))
