@@ -74,9 +74,8 @@ cluster: $(SETUP) setup-router  ## several servers behind one address: REPLICAS=
 	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host $(HOST) --port $(GATEWAY_PORT) --grpc-port $(GRPC_PORT) $(DOOR) -- \
 	  $(SERVE_OPTIONS) $(ARGS)
 
-cluster-roll:  ## replace the replicas of the running `make cluster` one by one
-	@test -f .run/cluster/pid || { echo "no cluster runs here: make cluster REPLICAS=3"; exit 1; }
-	@kill -HUP $$(cat .run/cluster/pid)
+cluster-roll: setup  ## replace the replicas of the running `make cluster` one by one
+	@$(PY) -m deploy.cluster --roll $(ARGS)
 
 setup-dev:
 	@$(PYTHON) serving/launch/bootstrap.py dev loadtest otel

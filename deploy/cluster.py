@@ -18,26 +18,33 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
-from contract.arguments import Arguments
 from contract.authority import bracketed
+from deploy import running
+from deploy.arguments import check_ports, parse
 from deploy.envoy import CHECK_SECONDS, configuration
 from deploy.processes import DRAIN_SECONDS, ROOT, Router, ready, say, stop
 from deploy.replicas import LOOK_SECONDS, Front, Home, Replica, gpus, replace
 from serving.host.ports import free_ports
 from serving.launch import config, engine
-from serving.launch.envoy import GUARD_FLAGS, Guard
 
 ROUTERS = ROOT / ".venv-router/bin"
 
 
-def aliases(url: str) -> list[str]:
+def aliases(urls: list[str]) -> list[str]:
     """smg's ``--model-alias`` for every model name but the first: it registers only that one."""
-    try:
-        with urllib.request.urlopen(f"{url}/v1/models", timeout=5) as answer:
-            first, *others = [model["id"] for model in json.load(answer)["data"]]
-    except (OSError, ValueError, KeyError) as problem:
-        say(f"{url}/v1/models: {problem}; only the first model name can be used over HTTP")
+    names: list[str] = []
+    problem: Exception | None = None
+    for url in urls:  # one may be down
+        try:
+            with urllib.request.urlopen(f"{url}/v1/models", timeout=5) as answer:
+                names = [model["id"] for model in json.load(answer)["data"]]
+            break
+        except (OSError, ValueError, KeyError) as error:
+            problem = error
+    if not names:
+        say(f"{urls[0]}/v1/models: {problem}; only the first model name can be used over HTTP")
         return []
+    first, *others = names
     return [text for name in others for text in ("--model-alias", f"{name}={first}")]
 
 
@@ -49,50 +56,14 @@ def smg(urls: list[str], host: str, port: int, metrics_port: int, policy: str) -
         "--shutdown-grace-period-secs", str(DRAIN_SECONDS),
         "--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port),
         "--disable-circuit-breaker",  # it would keep a replaced replica out long after its health check passes
-        *aliases(urls[0]), "--worker-urls", *urls,
+        *aliases(urls), "--worker-urls", *urls,
     ]  # fmt: skip
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = Arguments(prog="python -m deploy.cluster", description=(__doc__ or "").partition("\n")[0])
-    add = parser.add_argument
-    add("--replicas", default="2", help="how many to start here, or gateway URLs separated by commas")
-    add("--host", default="127.0.0.1", help="address of both routers (default: 127.0.0.1)")
-    add("--port", type=int, default=8080, help="HTTP, OpenAI's API (default: 8080)")
-    add("--grpc-port", type=int, default=8001, help="gRPC (default: 8001)")
-    add(
-        "--replica-grpc-port",
-        default="8001",
-        help="gRPC port of replicas given as URLs, or one for each (default: 8001)",
-    )
-    add("--policy", default="cache_aware", help="how smg chooses a replica (default: cache_aware)")
-    add("--run", type=Path, default=ROOT / ".run/cluster", help="logs and process id (default: .run/cluster)")
-    for flag, what in GUARD_FLAGS.items():
-        add(flag, default="", metavar="FILE", help=what)
-    add("serving", nargs="*", help="after --: options of python -m serving")
-    chosen = parser.parse_args(arguments)
-    try:
-        chosen.guard = Guard.of_arguments(chosen)
-    except ValueError as problem:
-        parser.error(str(problem))
-    urls = [url.strip().rstrip("/") for url in chosen.replicas.split(",")]
-    count = int(chosen.replicas) if chosen.replicas.isdecimal() else 0
-    if not count and not all(urlsplit(url).scheme == "http" and urlsplit(url).hostname for url in urls):
-        parser.error(f"REPLICAS={chosen.replicas!r}: give a number from 1, or URLs such as http://a:8080,http://b:8080")
-    ports = [int(port) if port.isdecimal() else 0 for port in chosen.replica_grpc_port.split(",")]
-    if not count and (len(ports) not in (1, len(urls)) or not all(0 < port < 65536 for port in ports)):
-        parser.error(f"--replica-grpc-port {chosen.replica_grpc_port!r}: give one port for all, or one for each URL")
-    chosen.serving = [f"--lame-duck={LOOK_SECONDS}", *chosen.serving]
-    chosen.count, chosen.urls = count, [] if count else urls
-    chosen.grpc_ports = ports * len(urls) if len(ports) == 1 else ports
-    return chosen
 
 
 class Cluster:
     def __init__(self, chosen: argparse.Namespace) -> None:
         self._chosen = chosen
         self._run: Path = chosen.run
-        self._run.mkdir(parents=True, exist_ok=True)
         replicas = chosen.count or len(chosen.urls)
         ports, cards = free_ports(4 * chosen.count + replicas + 2), gpus()
         self._admin, self._metrics = ports[:2]
@@ -107,6 +78,16 @@ class Cluster:
         self._roll = False
 
     def run(self) -> int:
+        """Until a signal (0), or until something fails that no restart mends (1)."""
+        self._run.mkdir(parents=True, exist_ok=True)
+        claimed = running.claim(self._run)
+        if claimed is None:
+            say(f"a cluster runs in {self._run} already: stop it, or use `python -m deploy.cluster --run DIRECTORY`")
+            return 1
+        with claimed:
+            return self._serve()
+
+    def _serve(self) -> int:
         signal.signal(signal.SIGTERM, self._end)
         signal.signal(signal.SIGINT, self._end)
         signal.signal(signal.SIGHUP, self._ask_for_roll)
@@ -119,17 +100,20 @@ class Cluster:
             say(str(problem))
             return 1
         finally:
-            signal.signal(signal.SIGINT, self._hurry)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            self._is_ending()
             # Replicas first: the routers carry the open answers to their end. All go, so none is a lame duck (SIGINT).
             processes = [replica.process for replica in self._replicas] + [front.process for front in self._fronts]
             stop([process for process in processes if process], signal.SIGINT)
             stop([router.process for router in self._routers if router.process])
-            (self._run / "pid").unlink(missing_ok=True)
         return 0
 
     def _end(self, *_: int | FrameType | None) -> None:
+        self._is_ending()  # first: another signal may follow at once
         raise KeyboardInterrupt
+
+    def _is_ending(self) -> None:
+        signal.signal(signal.SIGINT, self._hurry)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _hurry(self, *_: int | FrameType | None) -> None:
         for replica in self._replicas:
@@ -143,9 +127,12 @@ class Cluster:
 
     def _start(self) -> None:
         chosen = self._chosen
+        check_ports(chosen)
         serving = config.parse(chosen.serving)
         if self._replicas:
             serving, _ = engine.prepare(serving)  # once, before all start
+            say(f"starting {len(self._replicas)} of {serving.engine}; logs: {self._run}")
+        self._look_at_given()
         for replica in self._replicas:
             replica.start()
         for replica in self._replicas:
@@ -153,10 +140,18 @@ class Cluster:
         if self._replicas or "--engine" in chosen.serving:
             self._start_fronts(serving)
         self._start_routers()
-        (self._run / "pid").write_text(str(os.getpid()))
         if chosen.host not in config.LOCAL and chosen.guard.is_open:
             say(f"warning: HOST={chosen.host} opens gRPC to everybody; set TRITON_KEY_FILE or TRITON_TLS_CLIENT_CA")
         say(f"HTTP http://{chosen.host}:{chosen.port}/v1   gRPC {chosen.host}:{chosen.grpc_port}   Ctrl-C drains all")
+
+    def _look_at_given(self) -> None:
+        """Raises ``RuntimeError`` when no replica that was given as a URL is ready."""
+        urls = self._chosen.urls
+        down = [url for url in urls if not ready(f"{url}/health/ready")]
+        if urls and down == urls:
+            raise RuntimeError(f"REPLICAS: {', '.join(down)}: no /health/ready says 200; start the replicas first")
+        for url in down:
+            say(f"warning: {url}/health/ready does not say 200: it gets no requests until it does")
 
     def _pairs(self) -> list[tuple[str, int]]:
         """URL of the gateway and gRPC port of each replica."""
@@ -204,13 +199,20 @@ class Cluster:
                     continue
                 for replica in self._replicas:
                     say(f"replica {replica.number} drains")
-                    replace(replica, self._fronts[replica.number], self._watch_routers)
+                    try:
+                        replace(replica, self._fronts[replica.number], self._watch_routers)
+                    except RuntimeError as problem:
+                        say(f"{problem}; the roll stops here, and the other replicas stay as they are")
+                        break
                     time.sleep(LOOK_SECONDS)  # the routers must know this one before the next one drains
-                say("all replicas replaced" if self._replicas else "replicas given as URLs are replaced where they run")
+                else:
+                    say(
+                        "all replicas replaced"
+                        if self._replicas
+                        else "replicas given as URLs are replaced where they run"
+                    )
             for replica in self._replicas:
-                if replica.process and replica.process.poll() is not None:
-                    say(f"replica {replica.number} ended with {replica.process.returncode}; it is started again")
-                    replica.start()
+                replica.look()
             self._watch_routers()
             for front in self._fronts:
                 if front.ended():
@@ -223,6 +225,18 @@ class Cluster:
                 router.restart()
 
 
+def main(chosen: argparse.Namespace) -> int:
+    if not chosen.roll:
+        return Cluster(chosen).run()
+    pid = running.roll(chosen.run)
+    say(
+        f"asked process {pid} to roll; it says in its own terminal how far it is"
+        if pid
+        else f"none runs in {chosen.run}"
+    )
+    return 0 if pid else 1
+
+
 if __name__ == "__main__":
     os.umask(0o077)  # Envoy's configuration holds API keys, logs quote requests
-    sys.exit(Cluster(parse(sys.argv[1:])).run())
+    sys.exit(main(parse(sys.argv[1:])))

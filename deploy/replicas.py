@@ -13,12 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.envoy import CHECK_SECONDS
 from deploy.processes import Router, ready, say, spawn, stop
 from serving.launch.config import Config
+from serving.launch.deaths import Deaths
+from serving.launch.logs import last_line
 
 LOOK_SECONDS = 3 * CHECK_SECONDS  # until both routers know for certain: the next question, its answer, and one to spare
 START_SECONDS = 900  # an engine may have to be loaded from a slow disk
@@ -42,6 +44,9 @@ class Replica:
     gpu: int | None
     log: Path
     process: subprocess.Popen[bytes] | None = None
+    begun: float = 0.0
+    _deaths: Deaths = field(default_factory=Deaths)
+    _due: float = 0.0  # when the next one is started; 0: not decided
 
     @property
     def url(self) -> str:
@@ -53,20 +58,33 @@ class Replica:
         visible = {"GATEWAY_WORKERS": "1"}  # it tells the routers how the replica is; requests come through a front
         if self.gpu is not None:
             visible["CUDA_VISIBLE_DEVICES"] = str(self.gpu)
+        self.begun, self._due = time.monotonic(), 0.0
         self.process = spawn([sys.executable, "-m", "serving", *ports, *self.options], self.log, visible)
+
+    def look(self) -> None:
+        """Start it again when it has ended; after a pause when it does so again and again."""
+        now = time.monotonic()
+        if self.process is None or self.process.poll() is None:
+            return
+        if not self._due:
+            pause = self._deaths.add(now)
+            self._due = now + pause
+            word = f"ended with {self.process.returncode}; it is started again{f' in {pause:.0f} s' if pause else ''}"
+            say(f"replica {self.number} {word} (log: {self.log})")
+        if now >= self._due:
+            self.start()
 
     def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Until it can answer; raises ``RuntimeError`` if it ends before that or takes too long."""
         assert self.process is not None
-        begin = time.monotonic()
         while not ready(f"{self.url}/health/ready"):
-            if self.process.poll() is not None or time.monotonic() - begin > START_SECONDS:
-                raise RuntimeError(f"replica {self.number} did not start; see {self.log}")
+            if self.process.poll() is not None or time.monotonic() - self.begun > START_SECONDS:
+                raise RuntimeError(f"replica {self.number} did not start: {last_line(self.log)} (log: {self.log})")
             meanwhile()
             time.sleep(0.2)
         where = "" if self.gpu is None else f", GPU {self.gpu}"
         say(
-            f"replica {self.number} ready after {time.monotonic() - begin:.0f} s: "
+            f"replica {self.number} ready after {time.monotonic() - self.begun:.0f} s: "
             f"{self.url}{where}, pid {self.process.pid}"
         )
 

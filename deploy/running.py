@@ -1,0 +1,40 @@
+"""Which cluster runs in a directory: one at a time, found by ``make cluster-roll``."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from pathlib import Path
+from typing import IO
+
+FILE = "pid"
+
+
+def claim(run: Path) -> IO[str] | None:
+    """The directory's process id file, locked as long as it is open; ``None`` when another cluster has it."""
+    file = (run / FILE).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def roll(run: Path) -> int:
+    """Asks the cluster that runs there to replace its replicas. Its process id, or 0 when none runs."""
+    try:
+        with (run / FILE).open() as file:
+            pid = int(file.read() or 0)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.kill(pid, signal.SIGHUP)
+                return pid
+    except (OSError, ValueError):
+        return 0
+    return 0  # what wrote it has ended
