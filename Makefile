@@ -142,8 +142,8 @@ loadtest-ui: setup-loadtest  ## the same in Locust's web UI, with a Streaming ta
 loadtest-sweep: setup-loadtest  ## raise the rate until the limits of SLO= break: the highest rate that meets them
 	@$(PY) -m loadtest sweep $(LOADTEST)
 
-loadtest-compare: setup-loadtest  ## two runs side by side: A=reports/… B=reports/…
-	@$(PY) -m loadtest compare "$(A)" "$(B)"
+loadtest-compare: setup-loadtest  ## two runs side by side: A=reports/… B=reports/… [WORSE=5%]
+	@$(PY) -m loadtest compare "$(A)" "$(B)" $(if $(WORSE),--worse "$(WORSE)")
 
 capacity: setup-loadtest  ## how many replicas take RATE=200 requests/s, from the newest loadtest-sweep of one (or SWEEP=…)
 	@$(PY) -m loadtest capacity $(if $(RATE),--rate $(RATE)) $(if $(SWEEP),--sweep "$(SWEEP)")

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from loadtest.arguments import Arguments, positive
+from loadtest.arguments import Arguments, positive, share
 from loadtest.errors import EXIT_INTERRUPTED, EXIT_USAGE, LoadtestError
 from loadtest.options import run_parser
 
@@ -39,7 +39,7 @@ def _compare(options: argparse.Namespace) -> int:
 
     if not options.a or not options.b:
         raise LoadtestError("compare: two runs are needed: make loadtest-compare A=reports/… B=reports/…")
-    return compare(Path(options.a), Path(options.b), Path(options.out))
+    return compare(Path(options.a), Path(options.b), Path(options.out), options.worse)
 
 
 def _capacity(options: argparse.Namespace) -> int:
@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("a", help="directory of the first run")
     compare.add_argument("b", help="directory of the second run")
     compare.add_argument("--out", default="reports/compare.html")
+    compare.add_argument("--worse", type=share, help="exit 1 when B is slower by more, beyond chance, e.g. 5%%")
     compare.set_defaults(action=_compare)
     capacity = commands.add_parser("capacity", help="how many replicas a rate needs, from one replica's sweep")
     capacity.add_argument("--rate", type=positive, required=True, help="arrivals, requests per second")

@@ -7,7 +7,7 @@ import math
 
 from contract.arguments import Arguments
 
-__all__ = ["Arguments", "count", "port", "positive"]
+__all__ = ["Arguments", "count", "port", "positive", "share"]
 
 
 def count(text: str) -> int:
@@ -29,6 +29,17 @@ def positive(text: str) -> float:
         value = 0.0
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def share(text: str) -> float:
+    """``5%`` → 0.05, as an argparse ``type``."""
+    try:
+        value = float(text.removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not text.endswith("%") or not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share: write e.g. 5%")
     return value
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from client.language import language
 from loadtest import console, files
 from loadtest.console import NAMES, milliseconds
-from loadtest.errors import EXIT_OK, LoadtestError
+from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, LoadtestError
 from loadtest.histogram import Histogram
 from loadtest.record import Record
 from loadtest.report import page
@@ -118,8 +118,17 @@ def differences(a: SavedRun, b: SavedRun) -> list[str]:
     return notes
 
 
-def compare(a_dir: Path, b_dir: Path, out: Path) -> int:
-    """Print the table and write the page. The exit code is 0: a comparison has no threshold."""
+def regressions(rows: list[Row], worse: float) -> list[str]:
+    """What is slower in B by more than the share ``worse``, beyond chance."""
+    return [
+        f"{NAMES[r.metric]} {r.statistic} is {r.ratio - 1:.1%} slower in B (allowed {worse:.1%})"
+        for r in rows
+        if not r.few and r.change.low > 0 and r.b > r.a * (1 + worse)
+    ]
+
+
+def compare(a_dir: Path, b_dir: Path, out: Path, worse: float | None = None) -> int:
+    """Print the table and write the page. With ``worse``, a share, the exit code is that of a verdict on B."""
     a, b = load(a_dir), load(b_dir)
     rows, notes = rows_of(a, b), differences(a, b)
     console.show(
@@ -128,7 +137,19 @@ def compare(a_dir: Path, b_dir: Path, out: Path) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     files.write(out.parent, {out.name: _page(a, b, rows, notes)})
     console.show(f"report: {out}")
-    return EXIT_OK
+    return EXIT_OK if worse is None else _judged(a, b, rows, worse)
+
+
+def _judged(a: SavedRun, b: SavedRun, rows: list[Row], worse: float) -> int:
+    if any(run.summary["verdict"]["state"] == "invalid" for run in (a, b)) or all(row.few for row in rows):
+        console.show("verdict: INVALID\n  a run is invalid, or too short to compare")
+        return EXIT_INVALID
+    failed = [run.summary["total"]["counts"] for run in (a, b)]
+    found = regressions(rows, worse)
+    if failed[1]["failed"] * failed[0]["scheduled"] > (1 + worse) * failed[0]["failed"] * failed[1]["scheduled"]:
+        found.append(f"{failed[1]['failed']} of {failed[1]['scheduled']} requests failed in B")
+    console.show("\n".join([f"verdict: {'FAIL' if found else 'PASS'}", *(f"  {line}" for line in found)]))
+    return EXIT_LIMITS_MISSED if found else EXIT_OK
 
 
 def _cells(row: Row) -> list[str]:

@@ -45,6 +45,23 @@ def test_compare_finds_no_difference_in_a_tail_that_few_requests_have(
         assert ends["p95"].endswith(verdict) and ends["mean"].endswith("yes") and ends["p50"].endswith("yes")
 
 
+def test_a_regression_fails_a_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beyond the share that is allowed and beyond chance; faster, a little slower or too few says nothing."""
+    for name, count, ttft in (("a", 80, 0.1), ("slower", 80, 0.12), ("faster", 80, 0.08), ("few", 3, 0.5)):
+        reported(run_of([record(k, ttft=ttft + 0.0001 * k) for k in range(count)]), tmp_path / name)
+    broken = [record(k, "failed" if k < 9 else "completed") for k in range(80)]
+    reported(run_of(broken), tmp_path / "broken")
+
+    def judged(name: str, worse: float) -> tuple[int, str]:
+        code = comparing.compare(tmp_path / "a", tmp_path / name, tmp_path / "out.html", worse)
+        return code, capsys.readouterr().out
+
+    code, said = judged("slower", 0.05)
+    assert code == 1 and "verdict: FAIL" in said and "TTFT from send p50 is 19.2% slower in B (allowed 5.0%)" in said
+    assert judged("slower", 0.25)[0] == judged("faster", 0.05)[0] == judged("a", 0.0)[0] == 0
+    assert judged("few", 0.05)[0] == 3 and "9 of 80 requests failed in B" in judged("broken", 0.5)[1]
+
+
 @pytest.mark.parametrize("damage", [None, "{", '{"schema": "other"}'])
 def test_compare_refuses_what_is_no_run(tmp_path: Path, damage: str | None) -> None:
     if damage is not None:

@@ -198,6 +198,7 @@ def test_mistakes_are_one_clear_line(options: list[str], says: str, tmp_path: Pa
         (["run", "--web-port", "99999"], "--web-port: '99999' is not a port"),
         (["run", "--tranport", "grpc"], "unrecognized arguments: --tranport grpc"),
         (["sweep", "--max-rate", "fast"], "--max-rate: 'fast' is not a number above 0"),
+        (["compare", "a", "b", "--worse", "5"], "--worse: '5' is not a share: write e.g. 5%"),
         (["start"], "run | sweep | compare | capacity: invalid choice: 'start'"),
         ([], "the following arguments are required: run | sweep | compare | capacity"),
     ],
