@@ -25,7 +25,8 @@ from tests.oracle import expected
 Array = npt.NDArray[np.float64]
 pytestmark = [pytest.mark.oracle, pytest.mark.timeout(1800)]
 BLOCKS = 400
-MOST_OVER_WEIGHTS = 2.0  # mean KL of INT8 as against that of its weights in float32 arithmetic
+# mean KL of INT8 as against that of its weights in float32 arithmetic: 1.8 is right, 5 with weights of 7 bits
+MOST_OVER_WEIGHTS = 2.5
 CLEAR = 6.0  # standard deviations of the weights' error, beyond which the best token must stay the best
 ROWS = 8192  # of a matrix, rounded at once
 # prompts and tokens: transformers makes 5 tokens/s at the larger shape, on a machine with nothing else to do
@@ -60,7 +61,10 @@ def load(shape: str, precision: str, home: Path) -> PagedModel:
 
 
 def run(model: Model, streams: int, requests: list[EngineRequest]) -> dict[int, list[Any]]:
-    engine = Engine(model, BlockPool(BLOCKS), streams, 4096)
+    return finish(Engine(model, BlockPool(BLOCKS), streams, 4096), requests)
+
+
+def finish(engine: Engine, requests: list[EngineRequest]) -> dict[int, list[Any]]:
     for request in requests:
         engine.submit(request)
     got: dict[int, list[Any]] = {request.sequence_id: [] for request in requests}
@@ -116,7 +120,7 @@ def log_probabilities(reference: Any, prompt: list[int], answer: list[int]) -> A
     import torch
 
     with torch.inference_mode():
-        logits = reference(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].double()
+        logits = reference(torch.tensor([prompt + answer]), logits_to_keep=len(answer) + 1).logits[0, :-1].double()
     found: Array = torch.log_softmax(logits, -1).numpy()
     return found
 
@@ -155,7 +159,10 @@ def teacher_forced(model: PagedModel, prompt: list[int], answer: list[int]) -> A
     """Log probabilities [len(answer), vocab]: one request per position; the prefix cache does the repeated work."""
     recorder = Recorder(model)
     greedy = Sampling(1, temperature=0.0)
-    run(recorder, 16, [EngineRequest(i, prompt + answer[:i], greedy) for i in range(len(answer))])
+    requests = [EngineRequest(i, prompt + answer[:i], greedy) for i in range(len(answer))]
+    engine = Engine(recorder, BlockPool(BLOCKS), 16, 4096)
+    finish(engine, requests[-1:])  # its blocks hold what the others begin with
+    finish(engine, requests[:-1])
     rows = np.stack([recorder.rows[i] for i in range(len(answer))])
     rows -= rows.max(-1, keepdims=True)
     return rows - np.log(np.exp(rows).sum(-1, keepdims=True))
