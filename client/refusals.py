@@ -37,6 +37,7 @@ _BY_HTTP = {
 _TRITON_TEXTS = (  # in a stream, where Triton's own errors have no status
     ("unknown model", "model_not_found"), ("has no available versions", "model_not_found"),
     ("inference input", "invalid_request"), ("inputs but got", "invalid_request"), ("batch-size", "invalid_request"),
+    ("Server is stopping", "engine_unavailable"),
 )  # fmt: skip
 # "Stub process 'detokenizer_0_0' is not healthy.": with or without the name, and under any status
 _STUB_ENDED = re.compile(r"Stub process (?:'(\w+?)_\d+_\d+' )?(?:is not healthy|exited unexpectedly)")

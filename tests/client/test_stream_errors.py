@@ -57,6 +57,10 @@ def test_server_errors_become_exceptions(fake: FakeTriton, code: str, message: s
     ("message", "kind"),
     [
         ("Request for unknown model: 'x' is not found", errors.ModelNotFound),
+        (
+            "Server is stopping, scheduler for model has stopped accepting new inference requests",
+            errors.EngineUnavailable,
+        ),
         ("inference input data-type is 'FP32', model expects 'INT32' for 'qwen'", errors.InvalidRequest),
         ("expected 3 inputs but got 2 inputs for model 'qwen'", errors.InvalidRequest),
         ("[brackets] that are no code word of ours", errors.InternalError),
