@@ -95,7 +95,8 @@ class Cluster:
             self._start()
             self._watch()
         except KeyboardInterrupt:
-            say("draining; open answers are finished (again: stop at once)")
+            drains = "draining; open answers are finished (again: stop at once)"
+            say(drains if self._routers else "stopped while starting")
         except (RuntimeError, config.LaunchError) as problem:
             say(str(problem))
             return 1

@@ -275,6 +275,30 @@ def test_a_second_ctrl_c_stops_at_once(cluster: Running) -> None:
         assert all(answer.exception() for answer in answers), "they were cut off"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_two_signals_while_it_starts(tmp_path: Path, number: signal.Signals) -> None:
+    """As a terminal and `timeout` send them: two at once."""
+    command = [sys.executable, "-m", "deploy.cluster", "--replicas", "2", "--run", str(tmp_path)]
+    ports = [
+        text for flag, port in zip(("--port", "--grpc-port"), free_ports(2), strict=True) for text in (flag, str(port))
+    ]
+    process = subprocess.Popen(
+        [*command, *ports, "--", "--runtime", "simulated"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout and process.stdout.readline().startswith("cluster: starting 2 of ")
+    time.sleep(1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    process.send_signal(number)
+    assert family and process.wait(60) == 0
+    assert process.stdout.read() == "cluster: stopped while starting\n"
+    assert psutil.wait_procs(family, 20)[1] == []
+
+
 def test_nothing_survives_a_killed_cluster(tmp_path: Path) -> None:
     before = set(Path("/dev/shm").glob("envoy*"))
     running = Running(tmp_path, "2")
