@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -94,7 +95,10 @@ class GrpcTransport:
     def stream(self, request: Request, on_message: OnMessage) -> StreamEnd:
         message = infer_request(self._model, request, self._flags)
         message.id = uuid.uuid4().hex
-        connection = self._server.connection()
+        deadline = time.monotonic() + self._timeout
+        late = TransportError("timeout", f"no connection after {self._timeout:g} s")
+        with gevent.Timeout(self._timeout, late):  # others may wait for the same host, one after another
+            connection = self._server.connection()
         reader = _GrpcReader(on_message, lambda: self._ask_to_stop(connection, message.id))
         try:
             call = connection.open(
@@ -103,7 +107,7 @@ class GrpcTransport:
         except OSError as error:
             raise TransportError("connect", str(error)) from None
         try:
-            _wait(connection, call, self._timeout, reader)
+            _wait(connection, call, self._timeout, reader, deadline)
         finally:
             connection.cancel(call)
         return reader.finished()
@@ -125,9 +129,17 @@ class _Deaf:
         return True
 
 
-def _wait(connection: Connection, stream: Stream, timeout: float, reader: _GrpcReader | None = None) -> None:
-    """Until the stream ended; raises ``TransportError`` unless it ended well or the reader walked away."""
-    if not stream.done.wait(timeout):
+def _wait(
+    connection: Connection,
+    stream: Stream,
+    timeout: float,
+    reader: _GrpcReader | None = None,
+    deadline: float | None = None,
+) -> None:
+    """Until the stream ended; raises ``TransportError`` unless it ended well or the reader walked away.
+
+    ``deadline``: by ``time.monotonic``, where some of ``timeout`` has gone by."""
+    if not stream.done.wait(timeout if deadline is None else max(0.0, deadline - time.monotonic())):
         connection.cancel(stream)
         if reader is None or not reader.end.left:
             raise TransportError("timeout", f"no end after {timeout:g} s")
