@@ -72,7 +72,7 @@ class _Proof:
 
     def _parts_exclude(self, one: Schema, other: Schema, within: frozenset[str], deep: int) -> bool:
         """What ``one`` refers to or must fit besides, and the alternatives it is made of."""
-        needed = [self._target(one["$ref"])] if isinstance(one.get("$ref"), str) else []
+        needed = [target(self._root, one["$ref"])] if isinstance(one.get("$ref"), str) else []
         needed += one["allOf"] if isinstance(one.get("allOf"), list) else []
         if any(self._excludes(part, other, within, deep + 1) for part in needed):
             return True
@@ -88,15 +88,16 @@ class _Proof:
             _forbids(b, name) for a, b in ((one, other), (other, one)) for name in _required(a)
         )  # fmt: skip
 
-    def _target(self, reference: str) -> Any:
-        """What a pointer within the schema leads to, or ``None``."""
-        found = self._root
-        if not reference.startswith("#"):
-            return None
-        for step in filter(None, reference[1:].split("/")):
-            step = step.replace("~1", "/").replace("~0", "~")
-            found = found.get(step) if isinstance(found, dict) else None
-        return found
+
+def target(root: Any, reference: str) -> Any:
+    """What a pointer within the schema leads to, or ``None``."""
+    if not reference.startswith("#"):
+        return None
+    found = root
+    for step in filter(None, reference[1:].split("/")):
+        step = step.replace("~1", "/").replace("~0", "~")
+        found = found.get(step) if isinstance(found, dict) else None
+    return found
 
 
 def _types(schema: Schema) -> frozenset[str]:

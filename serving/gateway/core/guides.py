@@ -15,7 +15,8 @@ from serving.gateway.schema.protocol import Common, Structured, Tool
 ANY_OBJECT = ("json_schema", '{"type":"object"}')  # the engines' own "json" takes a bare string for JSON too
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}  # of a function that lists none
 # llguidance's word for "enforce what you can", which other engines do not look at. Who calls with tools often did not
-# write their schemas, and OpenAI promises a function's schema only where it is ``strict``.
+# write their schemas, and OpenAI promises a function's schema only where it is ``strict``. A response format's is
+# promised unless the caller says that it need not be, as vLLM does.
 LENIENT = {"x-guidance": {"lenient": True, "coerce_one_of": True}}
 Guided = tuple[str, str, str]  # guide type, guide, the request's field
 
@@ -40,7 +41,10 @@ def _response_format(request: Common) -> list[Guided]:
         return [("structural_tag", dumped(tag, "response_format"), "response_format")]
     if wanted.json_schema is None:
         raise bad_request("response_format.json_schema", "missing; it is required with type json_schema")
-    return [("json_schema", dumped(wanted.json_schema.schema_, "response_format"), "response_format")]
+    schema = wanted.json_schema.schema_
+    if wanted.json_schema.strict is False:
+        schema = LENIENT | schema
+    return [("json_schema", dumped(schema, "response_format"), "response_format")]
 
 
 def _guided_fields(request: Common) -> list[Guided]:
@@ -116,7 +120,7 @@ def rest_of_call(tools: list[Tool], begun: str, *, one: bool) -> str:
 def arguments_schema(tool: Tool) -> dict[str, Any]:
     """What the arguments of a call of ``tool`` must fit, as far as the engine can see to it unless it is strict."""
     schema = tool.function.parameters or NO_PARAMETERS
-    return schema if tool.function.strict or "x-guidance" in schema else schema | LENIENT
+    return schema if tool.function.strict else LENIENT | schema
 
 
 def _call_tag(tool: Tool) -> dict[str, Any]:

@@ -179,5 +179,6 @@ def _format(request: ResponsesRequest) -> ResponseFormat | None:
     for name, given in (("name", wanted.name), ("schema", wanted.schema_)):
         if wanted.type == "json_schema" and given is None:
             raise bad_request(f"text.format.{name}", "missing; it is required with type json_schema")
-    spec = {"schema": wanted.schema_, "name": wanted.name} if wanted.type == "json_schema" else None
+    given = {"schema": wanted.schema_, "name": wanted.name, "strict": wanted.strict}
+    spec = given if wanted.type == "json_schema" else None
     return ResponseFormat.model_validate({"type": wanted.type, "json_schema": spec})

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from contract.sampling import Guide
 from serving import structural_tag
 from serving.json_schema import prepared
 from serving.runtimes.openvino.endings import BRIEF, THOROUGH, Ending, EndingSearch
+from serving.runtimes.openvino.lenient import readable
 from serving.runtimes.openvino.regexes import narrowed, narrowed_in_lark
 from serving.runtimes.openvino.sampling import GrammarError
 from serving.runtimes.openvino.tags import (
@@ -69,15 +70,7 @@ def tag_grammar(tree: Format, literal: Quoted) -> str:
     try:
         return written(as_it_is)
     except ValueError:
-        return written(_or_any_object)
-
-
-def _or_any_object(schema: dict[str, Any]) -> dict[str, Any]:
-    """A lenient schema of arguments that cannot be enforced in any part must not cost all other tools theirs."""
-    if not schema.get("x-guidance", {}).get("lenient"):
-        return schema
-    problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS))
-    return schema if not problem or problem.startswith("WARNING") else {"type": "object"}
+        return written(readable)
 
 
 def _translate(guide: Guide) -> str:
@@ -90,7 +83,7 @@ def _translate(guide: Guide) -> str:
         raise ValueError("a JSON schema is an object")
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}
-    return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)
+    return LLMatcher.grammar_from_json_schema(readable(schema), overrides=JSON_OPTIONS)
 
 
 def _lark(text: str) -> str:

@@ -141,3 +141,17 @@ def test_schemas_too_large_for_a_guide_are_left_out_under_auto() -> None:
     large = auto(tools=[tool("f", {"type": "object", "description": "x" * 300_000})])
     assert (large.guide_type, large.guide) == ("", "") and large.tools
     assert auto(ignore_eos=True).guide == "", "it goes on until max_tokens"
+
+
+@pytest.mark.parametrize("strict", [None, False, True])
+def test_what_is_not_strict_is_enforced_as_far_as_the_engine_can(strict: bool | None) -> None:
+    schema = {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}
+    named = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": strict}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": strict}}
+    guides = [
+        auto(tools=[named], tool_choice={"type": "function", "function": {"name": "f"}}),
+        auto(tools=[named], tool_choice="required"),
+        auto(tools=[], response_format=wanted),
+    ]
+    lenient = [json.loads(options.guide).get("x-guidance") == LENIENT["x-guidance"] for options in guides]
+    assert lenient == [strict is not True, strict is not True, strict is False]

@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from contract.errors import InvalidRequest, from_wire
 from contract.sampling import Guide, Sampling
+from serving.gateway.core.guides import LENIENT
 from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.engine import Engine
@@ -83,6 +84,29 @@ def test_exactly_one_of_two_names(tokenizer: tuple[Path, Tokenizer]) -> None:
         state.accept(token)
     allowed = state.allowed()
     assert allowed is not None and allowed[encoder.encode("}").ids[0]] and not allowed[encoder.encode(",").ids[0]]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "array", "items": {"type": "integer"}, "uniqueItems": True},
+        {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+        {"type": "string", "pattern": "(?=a)b"},
+        {"$ref": "/$defs/A"},  # LiteLLM's, for Anthropic
+    ],
+)
+def test_of_a_lenient_schema_all_else_is_enforced(tokenizer: tuple[Path, Tokenizer], odd: dict[str, object]) -> None:
+    path, encoder = tokenizer
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}, "pattern": odd}, "required": ["n", "pattern"]}
+    with pytest.raises(ValueError, match=r"cannot|valid"):
+        Grammars(path, 257, [256]).start(Guide("json_schema", json.dumps(schema)))
+    state = Grammars(path, 257, [256]).start(Guide("json_schema", json.dumps(schema | LENIENT)))
+    for token in encoder.encode('{"n": ').ids:
+        state.accept(token)
+    allowed = state.allowed()
+    assert allowed is not None and allowed[encoder.encode("7").ids[0]] and not allowed[encoder.encode("x").ids[0]]
+    for token in encoder.encode('7, "pattern": ').ids:
+        state.accept(token)
 
 
 @pytest.mark.parametrize(

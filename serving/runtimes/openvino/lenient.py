@@ -1,0 +1,54 @@
+"""Schemas that nobody promised to enforce (``x-guidance: {"lenient": true}``), without what llguidance cannot read.
+
+Its own ``lenient`` leaves out keywords that it lacks. A pattern with look-around, or a reference that leads nowhere
+(LiteLLM writes ``/$defs/A`` for ``#/$defs/A``), would still cost the whole schema.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llguidance import LLMatcher
+
+from serving.json_schema_exclusive import target
+
+Schema = dict[str, Any]
+_VALUES = ("const", "enum", "default", "examples")  # no schemas in there
+
+
+def is_lenient(schema: Any) -> bool:
+    guidance = schema.get("x-guidance") if isinstance(schema, dict) else None
+    return isinstance(guidance, dict) and guidance.get("lenient") is True
+
+
+def compiles(schema: Schema) -> bool:
+    problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema))
+    return not problem or problem.startswith("WARNING")
+
+
+def readable(schema: Schema) -> Schema:
+    """``schema`` itself where llguidance compiles it, or where it is not lenient; else what is left of it."""
+    if not is_lenient(schema) or compiles(schema):
+        return schema
+    left: Schema = _readable(schema, schema)
+    return left if compiles(left) else {"type": "object"}
+
+
+def _readable(part: Any, root: Schema) -> Any:
+    if isinstance(part, list):
+        return [_readable(x, root) for x in part]
+    if not isinstance(part, dict):
+        return part
+    return {
+        key: value if key in _VALUES else _readable(value, root)
+        for key, value in part.items()
+        if not _is_broken(key, value, root)
+    }
+
+
+def _is_broken(key: str, value: Any, root: Schema) -> bool:
+    if not isinstance(value, str):
+        return False  # a property may be called "pattern"
+    if key == "$ref":
+        return not isinstance(target(root, value), dict | bool)
+    return key == "pattern" and not compiles({"type": "string", "pattern": value})
