@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import datetime, timezone
 from typing import Any
 
 from starlette.requests import Request
@@ -35,14 +36,18 @@ class Operations:
 
     async def models(self, _: Request) -> Response:
         names = (*self._gateway.names, *self._gateway.adapters)
-        return JSONResponse({"object": "list", "data": [self._model(name) for name in names]})
+        ends = {"has_more": False, "first_id": names[0], "last_id": names[-1]}  # Anthropic's page
+        return JSONResponse({"object": "list", "data": [self._model(name) for name in names], **ends})
 
     async def model(self, request: Request) -> Response:
         return JSONResponse(self._model(self._gateway.model_name(request.path_params["name"])))
 
     def _model(self, name: str) -> dict[str, Any]:
+        """OpenAI's model, vLLM's and Anthropic's in one."""
         base = self._gateway.names[0]
         return {
+            "type": "model", "display_name": name,
+            "created_at": f"{datetime.fromtimestamp(STARTED, timezone.utc):%FT%TZ}",
             "id": name, "object": "model", "created": STARTED, "owned_by": "qwen-triton",
             "root": base, "parent": base if name in self._gateway.adapters else None,
             "max_model_len": self._gateway.context,

@@ -33,6 +33,36 @@ class TextBlock(BaseModel):
     text: str
 
 
+class TextSource(BaseModel):
+    """``data`` of plain text, or ``content`` in blocks."""
+
+    model_config = _LOOSE
+    type: Literal["text", "content"]
+    data: str = ""
+    content: str | list[TextBlock] = ""
+
+
+class Citations(BaseModel):
+    model_config = _LOOSE
+    enabled: Literal[False] | None = None
+
+
+class Document(BaseModel):
+    """A document of text; its title and context go in front of it."""
+
+    model_config = _LOOSE
+    type: Literal["document"]
+    source: TextSource
+    title: str | None = None
+    context: str | None = None
+    citations: Citations | None = None
+
+    @property
+    def text(self) -> str:
+        parts = (self.title, self.context, self.source.data, _joined(self.source.content))
+        return "\n\n".join(part for part in parts if part) + "\n\n"
+
+
 class ToolUse(BaseModel):
     model_config = _LOOSE
     type: Literal["tool_use"]
@@ -55,7 +85,10 @@ class Thinking(BaseModel):
     type: Literal["thinking", "redacted_thinking"]
 
 
-_KINDS = {"tool_use": "ToolUse", "tool_result": "ToolResult", "thinking": "Thinking", "redacted_thinking": "Thinking"}
+_KINDS = {
+    "tool_use": "ToolUse", "tool_result": "ToolResult", "thinking": "Thinking", "redacted_thinking": "Thinking",
+    "document": "Document",
+}  # fmt: skip
 
 
 def _kind(block: Any) -> str:
@@ -66,7 +99,8 @@ Block = Annotated[
     Annotated[TextBlock, Tag("TextBlock")]
     | Annotated[ToolUse, Tag("ToolUse")]
     | Annotated[ToolResult, Tag("ToolResult")]
-    | Annotated[Thinking, Tag("Thinking")],
+    | Annotated[Thinking, Tag("Thinking")]
+    | Annotated[Document, Tag("Document")],
     Discriminator(_kind),
 ]
 
@@ -83,6 +117,7 @@ class CustomTool(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")
     description: str | None = None
     input_schema: JsonObject
+    strict: bool | None = None
 
 
 class Choice(BaseModel):
@@ -125,9 +160,11 @@ class OutputConfig(BaseModel):
 
 
 _NO_SUCH_FEATURE = "this server has no such feature"
+NO_THREADS = "thread_unsupported_request"  # Anthropic's word
 _FIXED: dict[str, Fixed] = {
     "service_tier": Fixed(("auto", "standard_only"), False, False, "there is one tier"),
     "cache_control": Fixed(({"type": "ephemeral"},), False, False, "the prefix cache needs no hint"),
+    "thread": Fixed((False,), False, False, "nothing is stored: send all messages", code=NO_THREADS),
     "container": Fixed((), False, False, _NO_SUCH_FEATURE),
     "mcp_servers": Fixed((), False, False, "this server runs no tools"),
     "max_completion_tokens": Fixed((), False, False, "here it is called max_tokens"),
@@ -140,7 +177,7 @@ class CountRequest(Shared):
     others: ClassVar[dict[str, Fixed]] = _FIXED
 
     messages: Quick[ChatTurn] = Field(
-        min_length=1, description="text, tool_use and tool_result blocks; images are refused"
+        min_length=1, description="text, text documents, tool_use and tool_result blocks; images are refused"
     )
     system: str | list[TextBlock] | None = note("goes in front of messages")
     tools: list[CustomTool] | None = note("functions; tools that would run here are refused")
@@ -191,7 +228,7 @@ def _messages(at: int, turn: ChatTurn) -> list[Message]:
     """The results of tools first, then what the user says about them."""
     if isinstance(turn.content, str):
         return [Message(role=turn.role, content=turn.content)]
-    text = "".join(block.text for block in turn.content if isinstance(block, TextBlock))
+    text = "".join(block.text for block in turn.content if isinstance(block, TextBlock | Document))
     calls = [_call(block) for block in turn.content if isinstance(block, ToolUse)]
     results = [block for block in turn.content if isinstance(block, ToolResult)]
     if (calls and turn.role != "assistant") or (results and turn.role != "user"):
@@ -224,7 +261,9 @@ def _call(block: ToolUse) -> JsonObject:
 
 
 def _tool(tool: CustomTool) -> Tool:
-    function = Function(name=tool.name, description=tool.description, parameters=tool.input_schema)
+    function = Function(
+        name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict
+    )  # fmt: skip
     return Tool(type="function", function=function)
 
 

@@ -7,15 +7,18 @@ from typing import Any, NamedTuple
 
 class Fixed(NamedTuple):
     """A field accepted only at values that change nothing: ``allowed``, and null. With none allowed it is refused,
-    unless it is false or empty."""
+    unless it is false or empty; where an empty object asks for the feature with its defaults (``asks``), unless it is
+    false. ``code``: of the refusal."""
 
     allowed: tuple[Any, ...]
     openai: bool
     vllm: bool
     why: str
+    asks: bool = False
+    code: str = "unsupported"
 
     def accepts(self, value: Any) -> bool:
-        neutral = self.allowed or (False, {}, [], "")
+        neutral = self.allowed or ((False,) if self.asks else (False, {}, [], ""))
         return value is None or any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in neutral)
 
 
@@ -36,6 +39,10 @@ FIXED: dict[str, Fixed] = {
     "detokenize": Fixed((True,), False, True, "this server answers with text"),
     "reasoning_effort": Fixed(("none",), True, True, _NO_REASONING),
     "include_reasoning": Fixed((True, False), False, True, "there is none to include"),
+    # of other vendors' APIs, which clients send to every server
+    "enable_thinking": Fixed((False,), False, False, _NO_REASONING),
+    "thinking": Fixed(({"type": "disabled"},), False, False, _NO_REASONING),
+    "reasoning": Fixed(({"enabled": False}, {"effort": "none"}), False, False, _NO_REASONING),
     "verbosity": Fixed(("medium",), True, False, "say it in a message"),
     "guided_decoding_backend": Fixed(
         ("auto", "guidance", "llguidance", "xgrammar", "outlines", "lm-format-enforcer"), False, True,
@@ -43,7 +50,7 @@ FIXED: dict[str, Fixed] = {
     ),
 }
 REFUSED: dict[str, Fixed] = {
-    name: Fixed((), openai, vllm, why)
+    name: Fixed((), openai, vllm, why, asks=name in ("audio", "prediction", "web_search_options", "moderation"))
     for name, openai, vllm, why in (
         ("functions", True, False, "use tools"),
         ("function_call", True, False, "use tool_choice"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -33,6 +34,8 @@ def parse(kind: type[Request], body: Any) -> Request:
 
 
 def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixed]) -> None:
+    if value is None:
+        return  # as if it had not been sent: clients write out every field that they know
     fixed = others.get(name) or FIXED.get(name) or REFUSED.get(name)
     if fixed is None:
         near = difflib.get_close_matches(name[:60], known, 1)
@@ -41,11 +44,15 @@ def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixe
     if fixed.accepts(value):
         return
     only = f"; leave it out or send {' or '.join(map(_shown, fixed.allowed))}" if fixed.allowed else ""
-    raise bad_request(name, f"{_shown(value)} is not supported ({fixed.why}){only}", "unsupported")
+    raise bad_request(name, f"{_shown(value)} is not supported ({fixed.why}){only}", fixed.code)
 
 
 _EXPECTED = dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "should be an object")
-_MEDIA = ("image_url", "input_audio", "audio_url", "video_url", "file", "input_image", "input_file")
+_IN_JSON = {"True": "true", "False": "false", "None": "null"}
+_MEDIA = (
+    "image_url", "input_audio", "audio_url", "video_url", "file", "input_image", "input_file",
+    "image", "audio", "video", "search_result", "container_upload", "computer_screenshot",
+)  # fmt: skip
 
 
 def _first(error: ValidationError) -> ApiError:
@@ -57,6 +64,9 @@ def _first(error: ValidationError) -> ApiError:
     path, value = _path(first["loc"]), first.get("input")
     if first["type"] == "missing":
         return bad_request(path, "missing; it is required")
+    if path.startswith("tools[") and path.endswith(".type") and value == "custom":
+        why = "its input is free text, and calls here are JSON; send a function with one string parameter"
+        return bad_request(path, f"'custom' is not supported: {why}", "unsupported")
     if path.startswith("tools[") and path.endswith(".type"):
         why = "it would have to run here, and this server runs no tools; turn it off in the client"
         hint = ' (Codex: web_search = "disabled" in config.toml)' if value == "web_search" else ""
@@ -66,8 +76,12 @@ def _first(error: ValidationError) -> ApiError:
     if first["type"] == "extra_forbidden":
         return bad_request(path, "no such field; see the field table in docs/gateway.md", "unknown_field")
     if isinstance(value, float) and value.is_integer():  # in a list or a part: at the top it counts as its integer
-        return bad_request(path, f"{value!r} is wrong: write it as an integer, without a point or an exponent")
+        if abs(value) < 2**53:
+            return bad_request(path, f"{value!r} is wrong: write it as an integer, without a point or an exponent")
+        return bad_request(path, f"{_shown(value)} is out of range: no integer here is as large")
     problem = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Input ").partition(" after validation")[0]
+    if first["type"] == "literal_error":
+        problem = re.sub(r"\b(?:True|False|None)\b", lambda word: _IN_JSON[word[0]], problem)
     return bad_request(path, f"{_shown(value)} is wrong: {problem[:1].lower()}{problem[1:]}")
 
 

@@ -14,6 +14,7 @@ from contract import context
 from contract.engine_dir import EngineLimits
 from contract.errors import ContextTooLong
 from serving.gateway.core.choices import ChoiceState, ChoiceUpdate
+from serving.gateway.core.guides import LENIENT
 from serving.gateway.core.render.messages import Blocks
 from tests.client.fake_triton import FakeTriton
 from tests.serving.gateway.conftest import RunningGateway
@@ -85,7 +86,7 @@ def test_a_forced_tool_is_enforced_by_grammar(sdk: anthropic.Anthropic, fake: Fa
     said = user('SAY {"city": "Rom"}')
     answer: Any = sdk.messages.create(model="qwen", max_tokens=50, messages=said, tools=[TOOL], tool_choice=choice)
     assert answer.content[0].input == {"city": "Rom"} and answer.stop_reason == "tool_use"
-    assert json.loads(fake.requests[0]["guided_decoding_guide"]) == {"type": "object"}
+    assert json.loads(fake.requests[0]["guided_decoding_guide"]) == LENIENT | {"type": "object"}
 
 
 def test_the_beginning_of_the_answer_goes_on(sdk: anthropic.Anthropic, fake: FakeTriton) -> None:
@@ -133,6 +134,64 @@ def test_errors_have_anthropics_shape(sdk: anthropic.Anthropic, web: httpx.Clien
         sdk.messages.stream(model="qwen", max_tokens=50, messages=user("MID internal_error boom")) as stream,
     ):
         stream.until_done()
+
+
+def test_the_sdks_tool_runner_goes_on_without_threads(sdk: anthropic.Anthropic, fake: FakeTriton) -> None:
+    """It asks for conversations that the server holds, and sends all messages where it is told that there are none."""
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Weather of a city."""
+        return f"sunny in {city}"
+
+    runner = sdk.beta.messages.tool_runner(
+        model="qwen", max_tokens=60, tools=[weather], messages=user(CALL), max_iterations=2
+    )
+    turns = [message.stop_reason for message in runner]
+    assert turns[0] == "tool_use" and len(turns) == 2
+    assert "sunny in Köln" in fake.requests[-1]["messages"] and len(fake.requests) == 2
+
+
+def test_a_document_of_text_is_read(sdk: anthropic.Anthropic, fake: FakeTriton) -> None:
+    plain: Any = {
+        "type": "document",
+        "title": "T",
+        "source": {"type": "text", "media_type": "text/plain", "data": "abc"},
+    }
+    blocks: Any = {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "def"}]}}
+    content: Any = [plain, blocks, {"type": "text", "text": "SAY x"}]
+    sdk.messages.create(model="qwen", max_tokens=5, messages=[{"role": "user", "content": content}])
+    assert json.loads(fake.requests[0]["messages"])[0]["content"] == "T\n\nabc\n\ndef\n\nSAY x"
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ({"type": "image", "source": {"type": "url", "url": "x"}}, "content[0].type: image is not supported; this"),
+        ({"type": "tool_result", "tool_use_id": "a", "content": [{"type": "image"}]}, "content[0].type: image is not"),
+        ({"type": "document", "source": {"type": "base64", "data": ""}}, "content[0].source.type: 'base64' is wrong"),
+        ({"type": "document", "source": {"type": "text", "data": "a"}, "citations": {"enabled": True}},
+         "content[0].citations.enabled: true is wrong: should be false"),
+    ],
+)  # fmt: skip
+def test_what_is_no_text_is_refused_by_name(web: httpx.Client, block: Any, said: str) -> None:
+    body = {"max_tokens": 5, "messages": [{"role": "user", "content": [block]}]}
+    answer = web.post("/v1/messages", json=body)
+    assert answer.status_code == 400 and said in answer.json()["error"]["message"]
+
+
+def test_a_strict_tool_stays_strict(sdk: anthropic.Anthropic, fake: FakeTriton) -> None:
+    for strict, lenient in ((True, False), (False, True)):
+        tool = TOOL | {"strict": strict}
+        sdk.messages.create(model="qwen", max_tokens=9, messages=user("x"), tools=[tool], tool_choice={"type": "any"})
+        assert ("x-guidance" in fake.requests[-1]["guided_decoding_guide"]) is lenient
+
+
+def test_models_have_anthropics_shape_too(sdk: anthropic.Anthropic) -> None:
+    page = sdk.models.list()
+    assert [model.type for model in page] == ["model"] * len(page.data) and not page.has_more
+    one = sdk.models.retrieve("qwen")
+    assert (one.id, one.display_name) == ("qwen", "qwen") and one.created_at.year > 2000
 
 
 CLAUDE_CODE: dict[str, Any] = {  # a turn of Claude Code 2.1.332, shortened

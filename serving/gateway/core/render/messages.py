@@ -15,6 +15,7 @@ from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamRenderer, Usage
 from serving.gateway.core.tools import Content, Event
 from serving.gateway.schema.errors import ApiError
+from serving.gateway.schema.messages_protocol import NO_THREADS
 
 JsonObject = dict[str, Any]
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "repetition": "repetition"}
@@ -51,7 +52,10 @@ def _error(error: ApiError) -> JsonObject:
     if error.code == ContextTooLong.code:
         for ours, its in _IN_ITS_WORDS:
             message = ours.sub(its, message)
-    return {"type": "error", "error": {"type": _ERRORS.get(error.status, "api_error"), "message": message}}
+    inner: JsonObject = {"type": _ERRORS.get(error.status, "api_error"), "message": message}
+    if error.code == NO_THREADS:
+        inner["details"] = {"error_code": NO_THREADS}  # by which the SDK's tool runner knows to go on without
+    return {"type": "error", "error": inner}
 
 
 def error_body(error: ApiError) -> bytes:

@@ -34,3 +34,40 @@ def test_a_wrong_field_is_told_in_the_callers_words(field: str, value: Any, said
     with pytest.raises(ApiError) as refused:
         parse(ChatRequest, BODY | {field: value})
     assert refused.value.message.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"enable_thinking": False},  # DashScope's
+        {"thinking": {"type": "disabled"}},
+        {"reasoning": {"enabled": False}},  # OpenRouter's
+        {"repetition_context_size": None, "documents": [], "web_search_options": None, "prediction": False},
+    ],
+)
+def test_what_changes_nothing_is_accepted_under_any_name(more: dict[str, Any]) -> None:
+    parse(ChatRequest, BODY | more)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"enable_thinking": True}, "enable_thinking: true is not supported (Qwen2.5 has no separate reasoning)"),
+        ({"thinking": {"type": "enabled"}}, 'thinking: {"type": "enabled"} is not supported'),
+        ({"web_search_options": {}}, "web_search_options: {} is not supported"),  # asks for a search
+        ({"audio": {}}, "audio: {} is not supported"),
+        (
+            {"tools": [{"type": "custom", "custom": {"name": "f"}}]},
+            "tools[0].type: 'custom' is not supported: its input is",
+        ),
+        ({"stop_token_ids": [1e20]}, "stop_token_ids[0]: 100000000000000000000 is out of range"),
+        (
+            {"repetition_detection": {"min_count": 2.0}},
+            "repetition_detection.min_count: 2.0 is wrong: write it as an int",
+        ),
+    ],
+)
+def test_what_asks_for_more_is_refused_by_name(more: dict[str, Any], said: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        parse(ChatRequest, BODY | more)
+    assert refused.value.message.startswith(said)
