@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from contract import nesting
 from contract.errors import InvalidRequest, shown
 from serving.json_repair import repaired
 
@@ -13,8 +13,8 @@ ROLES = ("system", "user", "assistant", "tool")
 
 def json_list(name: str, text: str) -> list[Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = nesting.loads(text)
+    except ValueError as error:
         raise InvalidRequest(name, f"not JSON ({error}); send a JSON list") from None
     if not isinstance(value, list):
         raise InvalidRequest(name, f"{shown(text)} is not a list; send a JSON list")
@@ -59,21 +59,22 @@ def _call(where: str, call: Any) -> dict[str, Any]:
 
 def _arguments(given: Any) -> Any:
     """A call's arguments as a value. A conversation repeats what a model wrote, and an answer that was cut off must not
-    make every later turn an error: broken JSON is mended, and what is no JSON at all stays the text that it is."""
+    make every later turn an error: broken JSON is mended, and what is no JSON at all
+    or nested too deep stays the text that it is."""
     if not isinstance(given, str):
         return {} if given is None else given
     text = given.strip()
     try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        value = nesting.loads(text or "{}")
+    except ValueError:
         value = _mended(text)
     return {} if value is None else value
 
 
 def _mended(text: str) -> Any:
     try:
-        return json.loads(repaired(text)) if text[0] in "{[" else text
-    except RecursionError:
+        return nesting.loads(repaired(text)) if text[0] in "{[" else text
+    except (ValueError, RecursionError):
         return text
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from typing import Any, cast, get_args
 
+from contract import nesting
 from contract.chunks import REPETITION, Job, TextOptions
 from contract.errors import InvalidRequest, Unsupported, shown
 from contract.fields import BY_NAME, FIELDS
@@ -163,8 +163,8 @@ def _check_complete(inputs: Inputs, guide: Guide | None) -> None:
 
 def _check_schema(guide: str) -> None:
     try:
-        schema = json.loads(guide)
-    except (ValueError, RecursionError) as error:
+        schema = nesting.loads(guide)
+    except ValueError as error:
         raise InvalidRequest("guided_decoding_guide", f"not JSON ({error}); send a JSON schema") from None
     if not isinstance(schema, (dict, bool)):
         raise InvalidRequest("guided_decoding_guide", f"{shown(guide)} is not a JSON schema; send a JSON object")

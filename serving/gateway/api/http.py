@@ -83,13 +83,15 @@ async def request_of(kind: type[Request], body: bytes) -> Request:
 
 
 def read_json(body: bytes) -> Any:
-    """Raises ``ApiError`` 400 saying where JSON or UTF-8 breaks, or that it holds too many values."""
+    """Raises ``ApiError`` 400 saying where JSON or UTF-8 breaks, or that it holds too many values or too deep ones."""
     size.check(body)
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         problem = "empty" if not body.strip() else f"not JSON in UTF-8 ({error})"
         raise ApiError(400, f"the body is {problem}; send a JSON object", code="invalid_json") from None
+    size.check_depth(body, value)
+    return value
 
 
 async def until_gone(receive: Receive) -> None:

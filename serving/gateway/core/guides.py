@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from contract import nesting
 from serving import structural_tag
 from serving.gateway.core.tools import CLOSE, OPEN
 from serving.gateway.schema.errors import bad_request
@@ -144,8 +145,8 @@ def _format(kind: str, guide: str, field: str) -> dict[str, Any]:
 
 def _loaded(schema: str, field: str) -> Any:
     try:
-        return orjson.loads(schema)
-    except orjson.JSONDecodeError as error:
+        return nesting.loads(schema)
+    except ValueError as error:
         raise bad_request(field, f"not JSON ({error}); send a JSON schema") from None
 
 

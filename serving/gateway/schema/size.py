@@ -6,6 +6,9 @@ number of values, not with the length of their texts. 8 MB of one text take 6 ms
 
 from __future__ import annotations
 
+from typing import Any
+
+from contract import nesting
 from serving.gateway.schema.errors import ApiError
 
 MAX_OBJECTS = 16_384  # objects and lists
@@ -23,6 +26,16 @@ def check(body: bytes) -> None:
             raise ApiError(
                 400, f"the body holds more than {most} {what}; send a smaller request", code="body_too_complex"
             )
+
+
+def check_depth(body: bytes, value: Any) -> None:
+    """Raises ``ApiError`` 400 naming the field of ``value`` that is too deep. ``value`` was read from ``body``."""
+    if body.count(b"{") + body.count(b"[") <= nesting.MAX_DEPTH:
+        return
+    for name, part in value.items() if isinstance(value, dict) else [(None, value)]:
+        if nesting.too_deep(part):
+            problem = f"{name or 'the body'}: {nesting.TOO_DEEP}; nest less"
+            raise ApiError(400, problem, param=name, code="body_too_complex")
 
 
 _NAMES = ("objects and lists", "texts and keys", "list elements")

@@ -45,6 +45,17 @@ def test_a_body_that_is_no_json_object(web: httpx.Client, body: bytes, words: st
     assert web.post(CHAT, json=GOOD).status_code == 200
 
 
+@pytest.mark.parametrize("depth", [120, 300, 985, 1000, 1015])
+@pytest.mark.parametrize("field", ["messages", "tools", "metadata", "prompt", "input", "system", "tokens", "frob"])
+def test_a_body_that_is_nested_too_deep(web: httpx.Client, field: str, depth: int) -> None:
+    for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+        body = b'{"%b":%b}' % (field.encode(), opening * depth + b"1" + closing * depth)
+        for path in (CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/tokenize", "/detokenize"):
+            answer = web.post(path, content=body)
+            assert answer.status_code == 400, (path, answer.text)
+            assert "more than 100 deep" in answer.text, (path, answer.text)
+
+
 def test_a_text_too_long_to_tokenize_beside_streams(web: httpx.Client) -> None:
     for path, body in (("/tokenize", {"prompt": "a " * (1 << 20)}), ("/detokenize", {"tokens": [1] * (1 << 20)})):
         refused(web.post(path, json=body), 413, None, "2097152 bytes")

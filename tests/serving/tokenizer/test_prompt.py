@@ -88,6 +88,7 @@ def test_a_tool_call_and_its_answer(arguments: Any, builder: PromptBuilder, toke
     [
         ('{"city": "Par', '{"city": "Par"}'), ('{"city": "Paris"}}', '{"city": "Paris"}'), ("", "{}"), ("null", "{}"),
         (None, "{}"), ("not json", '"not json"'),
+        ("[" * 120 + "]" * 120, '"' + "[" * 120 + "]" * 120 + '"'),
     ],
 )  # fmt: skip
 def test_a_replayed_call_that_was_cut_off_can_be_answered(

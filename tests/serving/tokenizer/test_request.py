@@ -49,7 +49,7 @@ PROMPTS = [
     bad("tools: not JSON", [], messages=USER, tools="x"),
     bad("tools: .* is not a list; send a JSON list", [], messages=USER, tools='{"a": 1}'),
     bad(r"messages: not JSON \(.*\); send a JSON list", [], messages="[{"),
-    bad(r"messages: not JSON \(maximum recursion", [], messages="[" * 100_000),
+    bad(r"messages: not JSON \(lists and objects lie more than 100 deep", [], messages="[" * 100_000),
     bad("messages: .*role.* is not a list; send a JSON list", [], messages='{"role": 1}'),
     bad("messages: the list is empty; send at least one message", [], messages="[]"),
     bad("messages: 2049 messages .* 2048", [], messages=json.dumps([{"role": "user", "content": "a"}] * 2049)),
