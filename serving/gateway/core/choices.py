@@ -105,8 +105,9 @@ class ChoiceState:
         text = got.text
         stop = next((s for s in self._stops if text.endswith(s)), "")
         text = text[: len(text) - len(stop)]
-        events = self._events(text, finish) if self._parser else None
-        if finish == "stop" and self._parser and self._parser.calls:
+        cut = finish == "length" or bool(finish and stop)
+        events = self._events(text, finish, cut) if self._parser else None
+        if finish == "stop" and self._parser and self._parser.calls and not (cut and self._parser.in_call):
             finish = self.finish = "tool_calls"
         ids = got.token_ids
         part = PromptPart.unpack(got.prompt) if got.prompt else NOTHING
@@ -118,9 +119,9 @@ class ChoiceState:
         most = self._prompt_alternatives
         return [] if most is None else [entry(token, most, self._token_text) for token in scored]
 
-    def _events(self, text: str, finish: str | None) -> list[Event]:
+    def _events(self, text: str, finish: str | None, cut: bool) -> list[Event]:
         assert self._parser is not None
-        return self._parser.feed(text) + (self._parser.finish(cut=finish == "length") if finish else [])
+        return self._parser.feed(text) + (self._parser.finish(cut=cut) if finish else [])
 
     def _logprobs(self, ids: list[int], got: SequenceOutput, scored: list[ScoredToken]) -> dict[str, Any]:
         tops = orjson.loads(got.tops or b"[]")

@@ -64,9 +64,14 @@ class ToolParser:
                 break  # waits for more
         return _merged(events)
 
+    @property
+    def in_call(self) -> bool:
+        """Whether the text so far ends within a call. That of ``named`` is one call, whose end nobody looks for."""
+        return self._framing == "named" or self._state == "inside"
+
     def finish(self, *, cut: bool = False) -> list[Event]:
-        """Whatever is still held back, now that no text follows. ``cut``: the answer ended at its length limit, so a
-        call that has begun gets what came of its arguments; otherwise it is completed."""
+        """Whatever is still held back, now that no text follows. ``cut``: a length limit or a stop string ended the
+        answer, so a call that has begun gets what came of its arguments; otherwise it is completed."""
         if self._framing == "named":
             return []
         events: list[Event] = []
