@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,6 +21,7 @@ from typing import Protocol
 from llguidance import LLMatcher, LLTokenizer
 
 THOROUGH = 2000  # masks before an answer begins, in the thread that compiles grammars
+THOROUGH_SECONDS = 2.0  # of CPU time, and no longer: other grammars wait for that thread, and some masks take 15 ms
 BRIEF = 40  # masks within a step: a few milliseconds with Qwen's vocabulary
 QUOTE, LETTER, CLOSERS, COMMA = ord('"'), ord("x"), b"}]", b","
 FREE = b"}],x"  # characters of which only free text takes all
@@ -89,14 +91,16 @@ class EndingSearch:
         """Tokens that complete the answer, with the end token where the grammar does not stop by itself. ``known``: an
         ending from an earlier place, whose later part may fit here. ``None`` when none was found. ``matcher`` stays."""
         units = self._in_bytes(known)
-        found = self._search(matcher, units, masks, 1) or self._search(matcher, units, 5 * masks, -1)
+        until = time.thread_time() + THOROUGH_SECONDS / 2
+        found = self._search(matcher, units, masks, 1, until)
+        found = found or self._search(matcher, units, 5 * masks, -1, until + THOROUGH_SECONDS / 2)
         return found and self._packed(matcher, found)
 
-    def _search(self, matcher: LLMatcher, units: list[int], masks: int, order: int) -> list[int] | None:
+    def _search(self, matcher: LLMatcher, units: list[int], masks: int, order: int, until: float) -> list[int] | None:
         """``order`` 1: the shortest way first. -1: the way that has come furthest; it soon finds some ending."""
         queue = [self._reached(matcher.deep_copy(), [], Outline(), order)]
         seen: set[tuple[bytes, bytes]] = set()
-        while queue and masks > 0:
+        while queue and masks > 0 and time.thread_time() < until:
             place = heapq.heappop(queue)
             rest = self._rest(place.matcher, units)
             if rest is not None:

@@ -11,6 +11,7 @@ from serving.gateway.core.choices import ChoiceState
 from serving.gateway.core.tools import ToolParser
 
 CALL = '{"name": "weather", "arguments": {"city": "Paris", "n": 1}}'
+OPENED = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris'
 HERMES = f"<tool_call>\n{CALL}\n</tool_call>"
 
 
@@ -18,11 +19,11 @@ HERMES = f"<tool_call>\n{CALL}\n</tool_call>"
     ("parser", "text", "ended", "arguments", "finish"),
     [
         (ToolParser("array"), f"[{CALL}]", "stop", '{"city": "Paris", "n": 1}', "tool_calls"),
-        (ToolParser("array"), '[{"name": "weather", "arguments": {"city": "Paris', "stop", '{"city": "', "stop"),
+        (ToolParser("array"), f"[{OPENED.partition('>')[2]}", "stop", '{"city": "', "stop"),
         (ToolParser("array"), '[{"name": "weather", "arguments": {"city": "R', "length", '{"city": "R', "length"),
         (ToolParser("named", "weather"), '{"city": "Paris', "stop", '{"city": "', "stop"),
         (ToolParser("named", "weather"), '{"city": "Rome"}', "stop", '{"city": "Rome"}', "tool_calls"),
-        (ToolParser("hermes"), HERMES.partition('",')[0] + '", "arguments": {"city": "Paris', "stop", '{"city": "', "stop"),
+        (ToolParser("hermes"), OPENED, "stop", '{"city": "', "stop"),
         (ToolParser("hermes"), f"{HERMES}\nIn Paris", "stop", '{"city": "Paris", "n": 1}', "tool_calls"),
     ],
 )  # fmt: skip

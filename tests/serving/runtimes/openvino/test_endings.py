@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from typing import Any
 
 import jsonschema
@@ -14,6 +15,7 @@ from contract.errors import InvalidRequest
 from contract.sampling import Guide, GuideType, Sampling
 from serving.gateway.core.guides import tool_tags
 from serving.gateway.schema.protocol import Tool
+from serving.runtimes.openvino.endings import THOROUGH_SECONDS
 from serving.runtimes.openvino.sampling import Sampler
 from tests.serving.runtimes.openvino.rig import Rig
 
@@ -149,3 +151,18 @@ def test_a_resumed_answer_goes_on_as_it_would_have(rig: Rig) -> None:
         again = sampler()
         again.resume(whole.output[:cut])
         assert go(again, len(whole.output)) == whole.output
+
+
+def test_a_search_without_end_is_given_up_soon(rig: Rig) -> None:
+    """Two required members of the next kind, thirty kinds deep: the shortest answer has a billion members."""
+
+    def kind(n: int) -> dict[str, Any]:
+        following = {"$ref": f"#/$defs/l{n + 1}"}
+        return {"type": "object", "properties": {"a": following, "b": following}, "required": ["a", "b"]}
+
+    kinds = {f"l{n}": kind(n) for n in range(30)}
+    guide = Guide("json_schema", json.dumps({"$ref": "#/$defs/l0", "$defs": {**kinds, "l30": {"type": "integer"}}}))
+    state, began = rig.grammars.start(guide), time.thread_time()
+    with pytest.raises(ValueError, match="no short answer was found"):
+        rig.grammars.ending(guide, state, 100)
+    assert time.thread_time() - began < 2 * THOROUGH_SECONDS
