@@ -17,6 +17,7 @@ from client import credentials, refusals
 from contract.authority import authority
 from loadtest.errors import LoadtestError, TransportError
 from loadtest.plan import RunPlan
+from loadtest.transports.credentials import http_headers
 from loadtest.transports.grpc_stream import Connections
 
 TIMEOUT_S = 5.0
@@ -82,8 +83,7 @@ def _offers_packed(server: Connections, model: str) -> bool:
 
 def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
     url = plan.url(plan.gateway_port, "/v1/models", secure=plan.secure)
-    key = os.environ.get("OPENAI_API_KEY", "")
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+    request = urllib.request.Request(url, headers=http_headers())
     try:
         with _opener(plan).open(request, timeout=TIMEOUT_S) as answer:
             names = [str(model["id"]) for model in json.load(answer)["data"]]

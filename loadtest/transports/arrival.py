@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import time
+from functools import cache
 from typing import Any
 
 from gevent import socket, ssl
@@ -17,6 +18,14 @@ SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python has no name for it
 TIMESPEC = struct.Struct("@qq")  # seconds, nanoseconds by the clock of day
 SPACE = socket.CMSG_SPACE(TIMESPEC.size)
 LATE_MAX_NS = 60_000_000_000  # a read later than this was not late: somebody set the clock
+
+
+@cache
+def keep_stamping() -> Any:
+    """A socket that keeps the kernel's stamps switched on: it takes a moment from the first that asks for them."""
+    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    stamped(one)
+    return one
 
 
 def stamped(sock: Any) -> bool:

@@ -1,14 +1,34 @@
-"""API key and certificates, from the same variables as the client library's; they stay out of plans and reports."""
+"""API key, certificates and headers, from variables of the environment; they stay out of plans and reports."""
 
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from gevent import ssl
 
 from client import credentials
 from loadtest.errors import LoadtestError
+
+HEADERS = "LOADTEST_HEADERS"  # "X-Tenant: blue; X-Team: red"
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e]+)")  # RFC 9110 5.1 and 5.5, without obs-text
+
+
+def extra_headers() -> dict[str, str]:
+    """Sent with each request over both transports; names in lower case, as HTTP/2 has them. ``LoadtestError``."""
+    found = {}
+    for part in filter(None, (part.strip() for part in os.environ.get(HEADERS, "").split(";"))):
+        if (header := _HEADER.fullmatch(part)) is None:
+            raise LoadtestError(f"{HEADERS}: {part!r} is no header: write e.g. {HEADERS}='X-Tenant: blue; X-Team: red'")
+        found[header[1].lower()] = header[2]
+    return found
+
+
+def http_headers() -> dict[str, str]:
+    """The gateway's key and ``extra_headers``. Raises ``LoadtestError``."""
+    key = os.environ.get("OPENAI_API_KEY", "")
+    return ({"authorization": f"Bearer {key}"} if key else {}) | extra_headers()
 
 
 def tls_context(*protocols: str) -> Any:

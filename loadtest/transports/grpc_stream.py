@@ -18,8 +18,9 @@ from client import refusals
 from contract.packed import SequenceOutput, unpack
 from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
+from loadtest.transports.arrival import keep_stamping
 from loadtest.transports.base import OnMessage, StreamEnd
-from loadtest.transports.credentials import door_key, tls_context
+from loadtest.transports.credentials import door_key, extra_headers, tls_context
 from loadtest.transports.http2 import Connection, Stream
 
 SERVICE = "/inference.GRPCInferenceService"
@@ -40,9 +41,10 @@ class Connections:
     def __init__(self, host: str, port: int, *, secure: bool = False) -> None:
         """Raises ``LoadtestError`` for a key or certificate of the environment that cannot be read."""
         self._host, self._port, self._tls = host, port, tls_context("h2") if secure else None
-        self.metadata = METADATA | door_key()
+        self.metadata = METADATA | door_key() | extra_headers()
         self._connections: list[Connection] = []
         self._opening = RLock()
+        keep_stamping()
 
     def connection(self) -> Connection:
         """One with room for a stream. Raises ``TransportError``."""

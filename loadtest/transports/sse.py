@@ -9,7 +9,6 @@ final usage. An answer is whole when it gave its reason or ``[DONE]``, however i
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,9 +22,9 @@ from client.sse import Events
 from contract.authority import authority
 from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
-from loadtest.transports.arrival import receive, stamped
+from loadtest.transports.arrival import keep_stamping, receive, stamped
 from loadtest.transports.base import OnMessage, StreamEnd
-from loadtest.transports.credentials import tls_context
+from loadtest.transports.credentials import http_headers, tls_context
 
 BLOCK = 65536
 CONNECT_TIMEOUT = 10.0
@@ -45,11 +44,10 @@ class SseTransport:
         self._extra: dict[str, Any] = {"ignore_eos": True} if ignore_eos else {}
         self._tls = tls_context() if secure else None
         self._idle: list[Any] = []
-        key = os.environ.get("OPENAI_API_KEY", "")
-        self._head = (
-            f"POST {PATH} HTTP/1.1\r\nHost: {authority(host, port)}\r\nContent-Type: application/json\r\n"
-            f"Accept: text/event-stream\r\n{f'Authorization: Bearer {key}' + chr(13) + chr(10) if key else ''}"
-        )
+        keep_stamping()
+        headers = {"host": authority(host, port), "content-type": "application/json", "accept": "text/event-stream"}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers | http_headers()).items())
+        self._head = f"POST {PATH} HTTP/1.1\r\n{lines}"
 
     def stream(self, request: Request, on_message: OnMessage) -> StreamEnd:
         reused, sock = True, self._take()

@@ -16,9 +16,12 @@ from contract.authority import authority
 from loadtest.errors import LoadtestError
 from loadtest.plan import plan_from
 from loadtest.preflight import TargetFacts, check_target
+from loadtest.transports.grpc_stream import Connections
+from loadtest.transports.sse import SseTransport
 from tests.certificates import Authority
 
 MODELS = json.dumps({"data": [{"id": "first"}, {"id": "second"}]})
+HEADERS: list[dict[str, str]] = []  # of each request
 
 
 @contextmanager
@@ -27,6 +30,7 @@ def gateway(body: str = MODELS, status: int = 200, signed: Authority | None = No
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            HEADERS.append(dict(self.headers.items()))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -102,3 +106,23 @@ def test_nobody_there_is_one_line(tmp_path: Path) -> None:
         pass
     with pytest.raises(LoadtestError, match=f"^host: no server answers at http://{authority('127.0.0.1', port)}"):
         asked(port, tmp_path)
+
+
+def test_headers_of_the_environment_go_with_every_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setenv("LOADTEST_HEADERS", "X-Tenant: blue; X-Team: red: or green;")
+    with gateway() as port:
+        asked(port, tmp_path)
+        head = SseTransport("127.0.0.1", port, "first", timeout=1, ignore_eos=True)._head
+    sent = {name.lower(): value for name, value in HEADERS[-1].items()}
+    assert (sent["x-tenant"], sent["x-team"], sent["authorization"]) == ("blue", "red: or green", "Bearer secret")
+    assert "\r\nx-tenant: blue\r\n" in head and "\r\nauthorization: Bearer secret\r\n" in head
+    assert Connections("127.0.0.1", 1).metadata["x-tenant"] == "blue"
+
+
+@pytest.mark.parametrize("text", ["blue", "X Tenant: blue", "X-Tenant:", "X: a\r\nY: b", ": x", "X: ü"])
+def test_what_is_no_header_is_said(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADTEST_HEADERS", text)
+    with gateway() as port, pytest.raises(LoadtestError, match=r"^LOADTEST_HEADERS: .* is no header: write") as told:
+        asked(port, tmp_path)
+    assert "\n" not in str(told.value)
