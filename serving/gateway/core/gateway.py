@@ -135,7 +135,7 @@ class Gateway:
     def model_name(self, asked: str | None) -> str:
         """Raises ``ApiError`` 404 for a name that is not served."""
         served = *self.names, *self.adapters
-        if asked is None or asked in served:
+        if not asked or asked in served:  # "": no name, as vLLM reads it
             return asked or self.names[0]
         raise ApiError(
             404, f"model: {asked[:100]!r} is not served here; use {' or '.join(served)}", param="model",

@@ -178,6 +178,7 @@ def _messages(request: ChatRequest) -> list[dict[str, Any]]:
 
 
 def _joined(at: int, parts: list[Part]) -> str:
+    parts = [part for part in parts if part.type not in ("thinking", "redacted_thinking")]
     texts = [part.refusal if part.type == "refusal" else part.text for part in parts]
     if None in texts:
         missing = texts.index(None)

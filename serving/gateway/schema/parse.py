@@ -67,10 +67,20 @@ def _first(error: ValidationError) -> ApiError:
     if path.startswith("tools[") and path.endswith(".type") and value == "custom":
         why = "its input is free text, and calls here are JSON; send a function with one string parameter"
         return bad_request(path, f"'custom' is not supported: {why}", "unsupported")
+    if path.startswith("tools[") and path.endswith(".type") and value == "function":  # Anthropic's endpoint
+        problem = "'function' is wrong: a tool here is {name, description, input_schema}, without type"
+        return bad_request(path, problem)
     if path.startswith("tools[") and path.endswith(".type"):
         why = "it would have to run here, and this server runs no tools; turn it off in the client"
         hint = ' (Codex: web_search = "disabled" in config.toml)' if value == "web_search" else ""
         return bad_request(path, f"{_shown(value)} is not supported: {why}{hint}, or send functions", "unsupported")
+    if (
+        first["type"] == "literal_error"
+        and path.startswith("input[")
+        and path.count(".") == 1
+        and path.endswith(".type")
+    ):
+        return bad_request(path, f"{_shown(value)} is not an item of this server; see docs/gateway.md", "unsupported")
     if value in _MEDIA and path.endswith(".type"):
         return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
     if first["type"] == "extra_forbidden":

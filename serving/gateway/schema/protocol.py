@@ -31,10 +31,11 @@ Quick = Annotated[list[_T], _FailFast()]  # stops at the first wrong element: a 
 
 
 class Part(BaseModel):
-    """A text part of a message."""
+    """A part of a message: text, also under the names that it has in /v1/responses, or what a reasoning model thought,
+    which no chat template here has a place for."""
 
     model_config = ConfigDict(strict=True)
-    type: Literal["text", "refusal"]
+    type: Literal["text", "refusal", "input_text", "output_text", "thinking", "redacted_thinking"]
     text: str | None = None
     refusal: str | None = None
 

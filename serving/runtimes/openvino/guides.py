@@ -20,7 +20,7 @@ from contract.sampling import Guide
 from serving import structural_tag
 from serving.json_schema import prepared
 from serving.runtimes.openvino.endings import BRIEF, THOROUGH, Ending, EndingSearch
-from serving.runtimes.openvino.lenient import readable
+from serving.runtimes.openvino.lenient import readable, readable_or_any
 from serving.runtimes.openvino.regexes import narrowed, narrowed_in_lark
 from serving.runtimes.openvino.sampling import GrammarError
 from serving.runtimes.openvino.tags import (
@@ -70,7 +70,7 @@ def tag_grammar(tree: Format, literal: Quoted) -> str:
     try:
         return written(as_it_is)
     except ValueError:
-        return written(readable)
+        return written(readable_or_any)
 
 
 def _translate(guide: Guide) -> str:

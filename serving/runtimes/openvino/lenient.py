@@ -1,7 +1,8 @@
 """Schemas that nobody promised to enforce (``x-guidance: {"lenient": true}``), without what llguidance cannot read.
 
-Its own ``lenient`` leaves out keywords that it lacks. A pattern with look-around, or a reference that leads nowhere
-(LiteLLM writes ``/$defs/A`` for ``#/$defs/A``), would still cost the whole schema.
+Its own ``lenient`` leaves out keywords that it lacks. A pattern with look-around, a reference that leads nowhere
+(LiteLLM writes ``/$defs/A`` for ``#/$defs/A``) or a type that is none (Google's APIs write ``STRING``) would still cost
+the whole schema.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from llguidance import LLMatcher
 from serving.json_schema_exclusive import target
 
 Schema = dict[str, Any]
+TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _VALUES = ("const", "enum", "default", "examples")  # no schemas in there
 
 
@@ -27,11 +29,18 @@ def compiles(schema: Schema) -> bool:
 
 
 def readable(schema: Schema) -> Schema:
-    """``schema`` itself where llguidance compiles it, or where it is not lenient; else what is left of it."""
+    """``schema`` itself where llguidance compiles it, or where it is not lenient; else what is left of it, which may
+    still not compile."""
     if not is_lenient(schema) or compiles(schema):
         return schema
     left: Schema = _readable(schema, schema)
-    return left if compiles(left) else {"type": "object"}
+    return left
+
+
+def readable_or_any(schema: Schema) -> Schema:
+    """Of arguments: any object where nothing can be read of their schema."""
+    left = readable(schema)
+    return left if not is_lenient(schema) or compiles(left) else {"type": "object"}
 
 
 def _readable(part: Any, root: Schema) -> Any:
@@ -49,6 +58,8 @@ def _readable(part: Any, root: Schema) -> Any:
 def _is_broken(key: str, value: Any, root: Schema) -> bool:
     if not isinstance(value, str):
         return False  # a property may be called "pattern"
+    if key == "type":
+        return value not in TYPES
     if key == "$ref":
         return not isinstance(target(root, value), dict | bool)
     return key == "pattern" and not compiles({"type": "string", "pattern": value})

@@ -80,6 +80,13 @@ ROWS = [
                response_format=FORMAT),
         {"choices.0.finish_reason": "tool_calls", f"{CALL}.arguments": '{"city": "K"}'},
         {"guided_decoding_guide": json.dumps(LENIENT | CITY, separators=(",", ":"))}),
+    Row("parts by their names in responses, thoughts left out", CHAT,
+        {"messages": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+                      {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"},
+                                                        {"type": "output_text", "text": "b"}]},
+                      {"role": "user", "content": "SAY x"}]},
+        {f"{FIRST}.content": "x"}, {"messages": re.compile('"a".*"content": "b"')}),
+    Row("an empty model's name is none", CHAT, said("SAY x", model=""), {"model": "qwen-tiny"}),
     *(Row(f"changes nothing: {next(iter(field))}", CHAT, said("SAY x", **field), {f"{FIRST}.content": "x"})
       for field in ({"reasoning_effort": "none"}, {"verbosity": "medium"}, {"chat_template_kwargs": {"think": False}},
                     {"include_reasoning": False}, {"documents": []}, {"skip_special_tokens": True}, {"max_tokens": 4.0},

@@ -155,3 +155,13 @@ def test_what_is_not_strict_is_enforced_as_far_as_the_engine_can(strict: bool | 
     ]
     lenient = [json.loads(options.guide).get("x-guidance") == LENIENT["x-guidance"] for options in guides]
     assert lenient == [strict is not True, strict is not True, strict is False]
+
+
+def test_forced_calls_stay_calls_whatever_is_wrong_with_a_tools_schema() -> None:
+    """A schema of which nothing can be read is refused; the answer is never some other object."""
+    for odd in ({"type": "STRING"}, {"properties": {"a": {"pattern": "(?=a)"}}}):
+        options = auto(tools=[tool("f", odd)], tool_choice="required")
+        assert '"minItems":1' in grammar_of(Guide("json_schema", options.guide)).replace(" ", "")
+    options = auto(tools=[tool("f", {"properties": {"a": {"minLength": "x"}}})], tool_choice="required")
+    with pytest.raises(ValueError, match="minLength"):
+        grammar_of(Guide("json_schema", options.guide))

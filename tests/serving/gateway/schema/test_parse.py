@@ -54,6 +54,10 @@ def test_what_changes_nothing_is_accepted_under_any_name(more: dict[str, Any]) -
     [
         ({"enable_thinking": True}, "enable_thinking: true is not supported (Qwen2.5 has no separate reasoning)"),
         ({"thinking": {"type": "enabled"}}, 'thinking: {"type": "enabled"} is not supported'),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "video", "text": "x"}]}]},
+            "messages[0].content[0].type: video is not supported; this model reads text",
+        ),
         ({"web_search_options": {}}, "web_search_options: {} is not supported"),  # asks for a search
         ({"audio": {}}, "audio: {} is not supported"),
         (

@@ -93,6 +93,7 @@ def test_exactly_one_of_two_names(tokenizer: tuple[Path, Tokenizer]) -> None:
         {"oneOf": [{"type": "integer"}, {"type": "number"}]},
         {"type": "string", "pattern": "(?=a)b"},
         {"$ref": "/$defs/A"},  # LiteLLM's, for Anthropic
+        {"type": "STRING"},  # Google's
     ],
 )
 def test_of_a_lenient_schema_all_else_is_enforced(tokenizer: tuple[Path, Tokenizer], odd: dict[str, object]) -> None:
