@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from serving.gateway.http10 import Http10Protocol
+from serving.gateway.upgrades import OnlyHttp1Protocol
 
 HEADER_SECONDS = 10.0  # for a request's headers to arrive
 HEADER_BYTES = 64 * 1024
@@ -48,7 +48,7 @@ def most_connections(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(16, min(wanted, soft - SPARE_FILES))
 
 
-class BoundedProtocol(Http10Protocol):
+class BoundedProtocol(OnlyHttp1Protocol):
     """uvicorn's protocol with time-outs for headers and for clients that do not read, and a bound on connections."""
 
     limits: ConnectionLimits
@@ -128,10 +128,14 @@ class BoundedProtocol(Http10Protocol):
         self._begin_head()
 
     def on_headers_complete(self) -> None:
+        if self.is_offer:
+            return
         self._end_head()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self.is_offer:
+            return
         self.limits.incomplete.pop(self, None)
         super().on_message_complete()
 

@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from contract.heartbeat import worker_pids
 from contract.paths import ROOT
 from tests.conftest import Server, start_server, stop_server
 from tests.triton.open_streams import OpenStream, OpenStreams
@@ -92,7 +93,8 @@ def table() -> None:
 def victim(tmp_path: Path) -> Iterator[Server]:
     """One for each test: what the death before left must not help or harm the next."""
     server = start_server(tmp_path / "log", *SIMULATED, gateway=True)
-    assert until(lambda: is_up(server), RECOVERY_SECONDS) < RECOVERY_SECONDS
+    workers = run_dir(server) / "gateway"
+    assert until(lambda: is_up(server) and len(worker_pids(workers)) == 2, RECOVERY_SECONDS) < RECOVERY_SECONDS
     yield server
     processes, directory = family(server), run_dir(server)
     stop_server(server)
