@@ -1,8 +1,8 @@
 """Schemas that nobody promised to enforce (``x-guidance: {"lenient": true}``), without what llguidance cannot read.
 
-Its own ``lenient`` leaves out keywords that it lacks. A pattern with look-around, a reference that leads nowhere
-(LiteLLM writes ``/$defs/A`` for ``#/$defs/A``) or a type that is none (Google's APIs write ``STRING``) would still cost
-the whole schema.
+Its own ``lenient`` leaves out keywords that it lacks. A pattern with look-around, a reference that leads nowhere or a
+type that is none (Google's APIs write ``STRING``) would still cost the whole schema. ``/$defs/A`` is LiteLLM's way to
+write ``#/$defs/A``.
 """
 
 from __future__ import annotations
@@ -49,10 +49,14 @@ def _readable(part: Any, root: Schema) -> Any:
     if not isinstance(part, dict):
         return part
     return {
-        key: value if key in _VALUES else _readable(value, root)
+        key: _reference(value, root) if key == "$ref" else value if key in _VALUES else _readable(value, root)
         for key, value in part.items()
         if not _is_broken(key, value, root)
     }
+
+
+def _reference(value: Any, root: Schema) -> Any:
+    return f"#{value}" if isinstance(value, str) and value.startswith("/") else _readable(value, root)
 
 
 def _is_broken(key: str, value: Any, root: Schema) -> bool:
@@ -61,5 +65,5 @@ def _is_broken(key: str, value: Any, root: Schema) -> bool:
     if key == "type":
         return value not in TYPES
     if key == "$ref":
-        return not isinstance(target(root, value), dict | bool)
+        return not isinstance(target(root, _reference(value, root)), dict | bool)
     return key == "pattern" and not compiles({"type": "string", "pattern": value})

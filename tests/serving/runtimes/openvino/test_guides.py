@@ -92,7 +92,7 @@ def test_exactly_one_of_two_names(tokenizer: tuple[Path, Tokenizer]) -> None:
         {"type": "array", "items": {"type": "integer"}, "uniqueItems": True},
         {"oneOf": [{"type": "integer"}, {"type": "number"}]},
         {"type": "string", "pattern": "(?=a)b"},
-        {"$ref": "/$defs/A"},  # LiteLLM's, for Anthropic
+        {"$ref": "/$defs/missing"},
         {"type": "STRING"},  # Google's
     ],
 )
@@ -108,6 +108,17 @@ def test_of_a_lenient_schema_all_else_is_enforced(tokenizer: tuple[Path, Tokeniz
     assert allowed is not None and allowed[encoder.encode("7").ids[0]] and not allowed[encoder.encode("x").ids[0]]
     for token in encoder.encode('7, "pattern": ').ids:
         state.accept(token)
+
+
+def test_a_reference_of_litellms_leads_where_it_was_meant_to(tokenizer: tuple[Path, Tokenizer]) -> None:
+    path, encoder = tokenizer
+    schema = {"type": "object", "$defs": {"A": tagged("a"), "B": tagged("b")}, "required": ["pet"],
+              "properties": {"pet": {"oneOf": [{"$ref": "/$defs/A"}, {"$ref": "/$defs/B"}]}}}  # fmt: skip
+    state = Grammars(path, 257, [256]).start(Guide("json_schema", json.dumps(schema | LENIENT)))
+    for token in encoder.encode('{"pet": {"kind": "').ids:
+        state.accept(token)
+    allowed = state.allowed()
+    assert allowed is not None and allowed[encoder.encode("b").ids[0]] and not allowed[encoder.encode("c").ids[0]]
 
 
 @pytest.mark.parametrize(
