@@ -197,8 +197,8 @@ test-cluster: setup-dev setup-loadtest setup-router  ## rolling drain, a killed 
 test-chaos: setup-dev  ## kill -9 and SIGSTOP of every process under streams (minutes) -> results/chaos.md
 	@$(PY) -m pytest -m chaos $(ARGS)
 
-test-oracle: setup-oracle  ## with torch: the CPU engine against transformers (exact in FP32), FP8 checkpoints (minutes)
-	@$(ORACLE) -m pytest tests/oracle tests/build_engine/fp8 -m oracle -s --timeout=3600 $(ARGS)
+test-oracle: setup-oracle  ## with torch: the CPU engine against transformers (exact in FP32), FP8 and INT8 checkpoints (minutes)
+	@$(ORACLE) -m pytest tests/oracle tests/build_engine/fp8 tests/build_engine/vllm/test_smoothing.py -m oracle -s --timeout=3600 $(ARGS)
 
 test-real: setup-dev setup-oracle  ## the default model on real text, and against transformers token by token (minutes)
 	@$(PY) -m pytest tests/real --timeout=1800 $(ARGS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,13 @@ from contract.model_shape import ModelShape
 # Where magnitudes are noted: the inputs of the linear maps, and what goes into the KV cache beside the queries, which
 # FP8 attention quantizes with the scale of the keys.
 PLACES = ("qkv", "o", "gate_up", "down", "query", "key", "value")
+
+
+class Observer(Protocol):
+    """Is shown the activations at each of ``PLACES``: [tokens, channels], and [heads, tokens, head_dim] of the last
+    three."""
+
+    def note(self, place: str, values: torch.Tensor) -> None: ...
 
 
 @dataclass(slots=True)
@@ -63,7 +70,7 @@ class DecoderLayer:
         self.weights = {name.removeprefix(prefix): load(tensors, name, device) for name in names}
         self._ready = {name: tensor.to(dtype) for name, tensor in self.weights.items()}
 
-    def __call__(self, x: torch.Tensor, seen: Extremes) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, seen: Observer) -> torch.Tensor:
         """``x`` [tokens, hidden] of one text from its first token on, to the same after this layer."""
         h = self._norm(x, "input_layernorm")
         seen.note("qkv", h)
@@ -74,7 +81,7 @@ class DecoderLayer:
         seen.note("down", h)
         return x + self._linear(h, "mlp.down_proj")
 
-    def _attention(self, h: torch.Tensor, seen: Extremes) -> torch.Tensor:
+    def _attention(self, h: torch.Tensor, seen: Observer) -> torch.Tensor:
         s = self._shape
         q, k, v = (
             self._linear(h, f"self_attn.{part}_proj").view(len(h), heads, s.head_dim).transpose(0, 1)

@@ -25,9 +25,10 @@ import torch
 from tokenizers import Tokenizer
 
 from build_engine.checkpoint import INDEX, Checkpoint, write_safetensors
-from build_engine.fp8.decoder import DecoderLayer, Extremes, Rotation, rms_norm
+from build_engine.fp8.decoder import Extremes, rms_norm
 from build_engine.fp8.decoder import load as load_tensor
 from build_engine.fp8.scales import JOINED, joint_scale, scale_of, to_codes
+from build_engine.fp8.walk import Walk, device_and_type
 from contract.errors import BuildError
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 Stored = tuple[str, npt.NDArray[Any]]  # the format's word for the type, and the values
 PROMPTS = {"cuda": 512, "cpu": 24}  # magnitudes settle early; on a CPU a prompt of a 7B model takes seconds
 TOKENS = 2048  # read of each prompt
-HEAD, EMBEDDING, NORM = "lm_head", "model.embed_tokens.weight", "model.norm.weight"
+HEAD, NORM = "lm_head", "model.norm.weight"
 PRODUCER = {"name": "modelopt", "version": "0.37.0"}  # readers check this name; the format is that of this release
 
 
@@ -94,13 +95,6 @@ def _modelopt_config(options: Fp8Options) -> dict[str, Any]:
     }
 
 
-def device_and_type() -> tuple[torch.device, torch.dtype]:
-    """BF16 on a GPU; FP32 on a CPU, where it is the faster one without AMX."""
-    if torch.cuda.is_available():
-        return torch.device("cuda"), torch.bfloat16
-    return torch.device("cpu"), torch.float32
-
-
 def encoded(source: Path, texts: Sequence[str]) -> list[list[int]]:
     """As many of ``texts`` as this device calibrates on, as token ids. Raises ``BuildError`` without any."""
     path = source / "tokenizer.json"
@@ -111,30 +105,22 @@ def encoded(source: Path, texts: Sequence[str]) -> list[list[int]]:
     found = [ids for text in used if (ids := tokenizer.encode(text, add_special_tokens=False).ids[:TOKENS])]
     if not found:
         raise BuildError("calibration: no prompt has a token")
-    log.info("fp8: calibrating on %d prompts, %d tokens", len(found), sum(map(len, found)))
+    log.info("calibrating on %d prompts, %d tokens", len(found), sum(map(len, found)))
     return found
 
 
 class _Calibrator:
-    """Holds the prompts' activations, [tokens, hidden] each, between one layer and the next."""
+    """Quantizes the layers in order, each with the magnitudes that the prompts show in it."""
 
     def __init__(self, checkpoint: Checkpoint, prompts: Sequence[Sequence[int]]) -> None:
         self._checkpoint = checkpoint
-        self._device, self._dtype = device_and_type()
-        vocabulary = checkpoint.shape(EMBEDDING)[0]
-        if (highest := max(map(max, prompts))) >= vocabulary:
-            raise BuildError(
-                f"calibration: token {highest} is beyond the vocabulary of {vocabulary}: another tokenizer"
-            )
-        self._rotation = Rotation(checkpoint.config, max(map(len, prompts)), self._device, self._dtype)
-        self._activations = [load_tensor(checkpoint, EMBEDDING, self._device, ids).to(self._dtype) for ids in prompts]
+        self._walk = Walk(checkpoint, prompts)
         self._began = time.monotonic()
 
     def layer(self, number: int, kv: bool) -> dict[str, Stored]:
         """Run layer ``number`` and return its tensors, quantized."""
-        layer = DecoderLayer(self._checkpoint, number, self._rotation, self._device, self._dtype)
         seen = Extremes()
-        self._activations = [layer(x, seen) for x in self._activations]
+        layer = self._walk.layer(number, seen)
         prefix, plain = f"model.layers.{number}.", dict(layer.weights)
         tensors: dict[str, Stored] = {}
         for place, maps in JOINED.items():
@@ -146,8 +132,6 @@ class _Calibrator:
             tensors[f"{prefix}self_attn.v_proj.v_scale"] = _scalar(scale_of(seen["value"]))
         for name in plain:
             tensors[prefix + name] = self._as_stored(prefix + name)
-        for name in [name for name in self._checkpoint.names if name.startswith(prefix)]:
-            self._checkpoint.forget(name)
         log.info("fp8: layer %d of %d, %.0f s", number + 1, self._checkpoint.config["num_hidden_layers"],
                  time.monotonic() - self._began)  # fmt: skip
         return tensors
@@ -157,10 +141,11 @@ class _Calibrator:
         names = [name for name in self._checkpoint.names if not name.startswith("model.layers.")]
         if not head:
             return {name: self._as_stored(name) for name in names}
-        norm = load_tensor(self._checkpoint, NORM, self._device).to(self._dtype)
+        device, kind = self._walk.device, self._walk.dtype
+        norm = load_tensor(self._checkpoint, NORM, device).to(kind)
         epsilon = float(self._checkpoint.config.get("rms_norm_eps", 1e-6))
-        largest = max(float(rms_norm(x, norm, epsilon).abs().amax()) for x in self._activations)
-        weights = {HEAD: load_tensor(self._checkpoint, f"{HEAD}.weight", self._device)}
+        largest = max(float(rms_norm(x, norm, epsilon).abs().amax()) for x in self._walk.activations)
+        weights = {HEAD: load_tensor(self._checkpoint, f"{HEAD}.weight", device)}
         quantized = _quantized(weights, scale_of(largest))
         return {name: self._as_stored(name) for name in names if name != f"{HEAD}.weight"} | quantized
 

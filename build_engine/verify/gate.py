@@ -76,6 +76,8 @@ def remedy(engine: EngineInfo) -> str:
         return "the same build again: an unquantized engine that differs has damaged files or another source"
     if engine.runtime.name == "openvino":
         return "PRECISION=int8" if engine.precision == "int4" else "PRECISION=fp32"
+    if engine.precision == "int8":
+        return "LLMCOMPRESSOR_PYTHON= (SmoothQuant and GPTQ; docs/gpu.md) or PRECISION=bf16"
     return "CALIBRATION= (your own prompts) or PRECISION=bf16"
 
 

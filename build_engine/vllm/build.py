@@ -3,7 +3,7 @@
     bf16   the checkpoint itself, hard-linked where the file system allows
     fp8    calibrated, with static scales, in ModelOpt's format (``build_engine.fp8``): the fastest, half the size
     fp8-dynamic   the checkpoint itself, which vLLM quantizes while it loads; activations are scaled while it serves
-    int8   W8A8 as compressed-tensors, rounded, or by llm-compressor (SmoothQuant + GPTQ)
+    int8   W8A8 as compressed-tensors: smoothed and rounded, or by llm-compressor (SmoothQuant + GPTQ)
 
 A checkpoint that is already quantized is linked unchanged (``build_engine.quantized``).
 
@@ -25,6 +25,7 @@ from typing import Any
 
 from build_engine import quantized, tokenizer_files
 from build_engine.calibration import datasets
+from build_engine.checkpoint import Checkpoint, Tensors
 from build_engine.fetch import revision_of
 from build_engine.plan.profiles import with_yarn
 from build_engine.quantized import Quantized
@@ -67,6 +68,8 @@ def build(spec: BuildSpec) -> Path:
     precision = _kept(spec, found, gpu) if found else _precision(spec, gpu.sm if gpu else 0)
     if spec.fp8_head and precision != "fp8":
         raise BuildError(f"--fp8-head: it is a part of PRECISION=fp8, this is {precision}: leave it out")
+    if spec.calibration and not found:
+        _require_calibrated(precision)
     with staged(spec.out) as directory:
         quantization = _write(spec, source, directory, config, found or precision)
         dump(config | quantization, directory / "config.json")
@@ -197,16 +200,38 @@ def _write(
         written = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         quantization = {"quantization_config": written["quantization_config"]}
     elif precision == "int8":
-        log.info("int8: rounded to nearest, no calibration (%s= for SmoothQuant and GPTQ)", LLMCOMPRESSOR_PYTHON)
         quantization = {"quantization_config": int8.quantization_config()}
         if size:
-            int8.export(source, directory)
+            int8.export(_smoothed(spec, source), directory)
     else:
         _link(source, directory)
     tokenizer_files.copy(source, directory)
     if not (directory / "tokenizer.json").is_file():
         raise BuildError(f"{source} has no tokenizer.json: copy the model's tokenizer files there")
     return quantization
+
+
+def _require_calibrated(precision: str) -> None:
+    """Refuse prompts that nothing would read."""
+    if precision not in ("fp8", "int8"):
+        raise BuildError(f"--calibration: {precision} is made without prompts: leave CALIBRATION= out")
+
+
+def _smoothed(spec: BuildSpec, source: Path) -> Tensors:
+    """Activations' outliers moved into the weights; as stored, with a warning, where there is no torch to find them."""
+    checkpoint = Checkpoint(source)
+    if not _has_torch():
+        if spec.calibration:
+            raise BuildError("--calibration: it is read with torch, which is missing here: `make setup-vllm`")
+        log.warning(
+            "int8: torch is missing here (`make setup-vllm`), so the weights are rounded without SmoothQuant; a small "
+            "model failed the accuracy gate this way (docs/building.md): run `make verify` before you serve it"
+        )
+        return checkpoint
+    from build_engine.fp8 import export
+    from build_engine.vllm.smoothing import smoothed
+
+    return smoothed(checkpoint, export.encoded(source, _prompts(spec)))
 
 
 def _prompts(spec: BuildSpec) -> list[str]:

@@ -18,6 +18,7 @@ from serving.runtimes.base import RuntimeOptions
 from serving.runtimes.vllm import args as vllm_args
 
 CONFIG = {"vocab_size": 32, "max_position_embeddings": 64, "architectures": ["Qwen2ForCausalLM"]}
+CALIBRATED = {"calibration": Path("prompts.jsonl")}
 
 
 @pytest.fixture
@@ -110,6 +111,7 @@ def test_a_calibrated_checkpoint_says_what_it_is(source, tmp_path, monkeypatch):
         (lambda s: None, "fp8", {}, "calibrated with torch, which is missing here: `make setup-vllm`, or fp8-dynamic"),
         (lambda s: None, "bf16", {"fp8_head": True}, "--fp8-head: it is a part of PRECISION=fp8"),
         (lambda s: None, "int8", {}, "incomplete or damaged"),
+        (lambda s: None, "bf16", CALIBRATED, "bf16 is made without prompts: leave CALIBRATION= out$"),
         (lambda s: None, "bf16", {"lora": (("poet", Path("/nowhere")),)}, "no adapter_config.json"),
     ],
 )
@@ -119,6 +121,32 @@ def test_what_cannot_be_built_is_one_line_and_leaves_nothing(source, tmp_path, b
         build(source, tmp_path, precision, **more)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_int8_without_torch_is_rounded_with_a_warning_and_reads_no_prompts(source, tmp_path, monkeypatch, caplog):
+    written = []
+    monkeypatch.setattr(vllm_build, "Checkpoint", lambda path: path)
+    monkeypatch.setattr(vllm_build.int8, "export", lambda checkpoint, directory: written.append(checkpoint))
+    build(source, tmp_path, "int8")
+    assert written == [source]
+    assert [r.levelname for r in caplog.records if "without SmoothQuant" in r.message] == ["WARNING"]
+    with pytest.raises(BuildError, match="--calibration: it is read with torch, which is missing here"):
+        build(source, tmp_path, "int8", **CALIBRATED)
+
+
+def test_int8_with_torch_is_smoothed_on_the_prompts(source, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(vllm_build.importlib.util, "find_spec", lambda name: object())
+    fp8 = SimpleNamespace(encoded=lambda source, texts: [[len(texts)]])
+    monkeypatch.setitem(sys.modules, "build_engine.fp8.export", fp8)
+    monkeypatch.setattr("build_engine.fp8.export", fp8, raising=False)
+    monkeypatch.setitem(
+        sys.modules, "build_engine.vllm.smoothing", SimpleNamespace(smoothed=lambda *given: ("smoothed", *given))
+    )
+    monkeypatch.setattr(vllm_build, "Checkpoint", lambda path: path)
+    monkeypatch.setattr(vllm_build.int8, "export", lambda checkpoint, directory: written.append(checkpoint))
+    build(source, tmp_path, "int8")
+    assert written == [("smoothed", source, [[512]])]
 
 
 def test_an_interpreter_without_llm_compressor_is_refused(source, tmp_path, monkeypatch):
