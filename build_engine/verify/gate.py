@@ -77,7 +77,7 @@ def remedy(engine: EngineInfo) -> str:
     if engine.runtime.name == "openvino":
         return "PRECISION=int8" if engine.precision == "int4" else "PRECISION=fp32"
     if engine.precision == "int8":
-        return "LLMCOMPRESSOR_PYTHON= (SmoothQuant and GPTQ; docs/gpu.md) or PRECISION=bf16"
+        return "CALIBRATION= (your own prompts), LLMCOMPRESSOR_PYTHON= (GPTQ; docs/gpu.md) or PRECISION=bf16"
     return "CALIBRATION= (your own prompts) or PRECISION=bf16"
 
 

@@ -68,6 +68,10 @@ def build(spec: BuildSpec) -> Path:
     precision = _kept(spec, found, gpu) if found else _precision(spec, gpu.sm if gpu else 0)
     if spec.fp8_head and precision != "fp8":
         raise BuildError(f"--fp8-head: it is a part of PRECISION=fp8, this is {precision}: leave it out")
+    if spec.lora and precision == "int8" and not found and LLMCOMPRESSOR_PYTHON in os.environ:
+        raise BuildError(
+            f"--lora: SmoothQuant changes the activations that adapters read: leave {LLMCOMPRESSOR_PYTHON}= out"
+        )
     if spec.calibration and not found:
         _require_calibrated(precision)
     with staged(spec.out) as directory:
@@ -218,15 +222,21 @@ def _require_calibrated(precision: str) -> None:
 
 
 def _smoothed(spec: BuildSpec, source: Path) -> Tensors:
-    """Activations' outliers moved into the weights; as stored, with a warning, where there is no torch to find them."""
+    """Activations' outliers moved into the weights; as stored, with a warning, where that cannot be done."""
     checkpoint = Checkpoint(source)
-    if not _has_torch():
-        if spec.calibration:
-            raise BuildError("--calibration: it is read with torch, which is missing here: `make setup-vllm`")
+    if spec.lora:
+        why = "adapters (LORA=) read the original activations"
+    elif not _has_torch():
+        why = "torch is missing here (`make setup-vllm`)"
+    else:
+        why = ""
+    if why and spec.calibration:
+        raise BuildError(f"--calibration: it is for SmoothQuant, but {why}: leave CALIBRATION= out")
+    if why:
         log.warning(
-            "int8: torch is missing here (`make setup-vllm`), so the weights are rounded without SmoothQuant; a small "
-            "model failed the accuracy gate this way (docs/building.md): run `make verify` before you serve it"
-        )
+            "int8: %s, so the weights are rounded without SmoothQuant; a small model failed the accuracy gate this way "
+            "(docs/building.md): run `make verify` before you serve it", why,
+        )  # fmt: skip
         return checkpoint
     from build_engine.fp8 import export
     from build_engine.vllm.smoothing import smoothed

@@ -123,15 +123,32 @@ def test_what_cannot_be_built_is_one_line_and_leaves_nothing(source, tmp_path, b
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
-def test_int8_without_torch_is_rounded_with_a_warning_and_reads_no_prompts(source, tmp_path, monkeypatch, caplog):
+ADAPTED = {"lora": (("poet", Path("adapter")),)}
+
+
+@pytest.mark.parametrize(
+    ("torch", "more", "why"),
+    [(None, {}, "torch is missing here"), (object(), ADAPTED, "read the original activations")],
+)
+def test_int8_that_cannot_be_smoothed_is_rounded_with_a_warning(
+    source, tmp_path, monkeypatch, caplog, torch, more, why
+):
     written = []
+    monkeypatch.setattr(vllm_build.importlib.util, "find_spec", lambda name: torch)
     monkeypatch.setattr(vllm_build, "Checkpoint", lambda path: path)
+    monkeypatch.setattr(vllm_build, "_copy_adapter", lambda *_: None)
     monkeypatch.setattr(vllm_build.int8, "export", lambda checkpoint, directory: written.append(checkpoint))
-    build(source, tmp_path, "int8")
+    build(source, tmp_path, "int8", **more)
     assert written == [source]
-    assert [r.levelname for r in caplog.records if "without SmoothQuant" in r.message] == ["WARNING"]
-    with pytest.raises(BuildError, match="--calibration: it is read with torch, which is missing here"):
-        build(source, tmp_path, "int8", **CALIBRATED)
+    assert [why in r.message for r in caplog.records if "without SmoothQuant" in r.message] == [True]
+    with pytest.raises(BuildError, match=f"--calibration: it is for SmoothQuant, but .*{why}"):
+        build(source, tmp_path, "int8", **CALIBRATED, **more)
+
+
+def test_adapters_are_refused_where_llm_compressor_would_smooth(source, tmp_path, monkeypatch):
+    monkeypatch.setenv(vllm_build.LLMCOMPRESSOR_PYTHON, sys.executable)
+    with pytest.raises(BuildError, match="--lora: SmoothQuant changes the activations"):
+        build(source, tmp_path, "int8", **ADAPTED)
 
 
 def test_int8_with_torch_is_smoothed_on_the_prompts(source, tmp_path, monkeypatch):
