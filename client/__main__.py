@@ -47,7 +47,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def options_of(pairs: list[str]) -> Options:
     options = Options()
     for pair in pairs:
-        name, _, value = pair.partition("=")
+        name, equals, value = pair.partition("=")
+        if not (equals and value.strip()):
+            raise ValueError(f"--set {pair}: give NAME=VALUE, for example max_tokens=64")
         options = chat.setting(options, name.strip(), value.strip())
     return options
 

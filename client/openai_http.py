@@ -6,6 +6,7 @@ The connection is the request: closing it is how the gateway learns that nobody 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -56,6 +57,9 @@ class HttpTarget:
 
 def _json(body: dict[str, Any]) -> bytes:
     """Raises ``InvalidRequest`` naming the field of ``body`` that JSON in UTF-8 cannot hold."""
+    for name, value in body.items():
+        if isinstance(value, float) and not math.isfinite(value):  # JSON would have it null, which means the default
+            raise errors.InvalidRequest(name, f"{value} is out of range; give a finite number")
     try:
         return orjson.dumps(body)
     except TypeError as error:

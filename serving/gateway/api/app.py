@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import ipaddress
+import socket
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -28,32 +29,58 @@ from serving.gateway.schema.errors import ApiError
 from serving.gateway.settings import GatewaySettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+OWN = (".localhost", ".local", ".internal")  # nobody can register such names (RFC 6761, 6762; ICANN 2024)
 
 
 class SameOrigin:
     """Refuses requests from other sites' pages: visiting a page must not let it use this server.
 
-    Programs send no Origin header and are not affected."""
+    Programs send no Origin header and are not affected, unless they call this machine by another's name."""
 
     def __init__(self, app: ASGIApp, allowed: tuple[str, ...], *, local: bool) -> None:
         """``local``: only this machine can connect, and no key is required. A page whose own name resolves to this
-        machine (DNS rebinding) would then count as same-origin, so the Host must be an address or localhost."""
+        machine (DNS rebinding) would then count as same-origin, and sends no Origin when it reads. So the Host must be
+        an address, a name that no stranger can own (one word, ``OWN``, this machine's) or an allowed origin's."""
         self._app, self._allowed, self._local = app, allowed, local
+        self._names = {socket.gethostname(), *(urlsplit(origin).hostname or "" for origin in allowed)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origin = http.header(scope, b"origin") if scope["type"] == "http" else ""
-        if origin and not self._is_allowed(origin, http.header(scope, b"host")):
+        stranger = self._stranger(scope) if scope["type"] == "http" else ""
+        if stranger:
             message = (
-                f"origin: pages from {origin[:100]} may not use this server; set GATEWAY_CORS_ORIGINS to allow them"
+                f"origin: pages from {stranger[:100]} may not use this server; set GATEWAY_CORS_ORIGINS to allow them"
             )
             await response_of(ApiError(403, message, code="origin_not_allowed"))(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
+    def _stranger(self, scope: Scope) -> str:
+        """Whose page the request comes from, where that may not use this server."""
+        origin, host = http.header(scope, b"origin"), http.header(scope, b"host")
+        if origin:
+            return "" if self._is_allowed(origin, host) else origin
+        return host if self._local and self._is_strange(host) and "*" not in self._allowed else ""
+
     def _is_allowed(self, origin: str, host: str) -> bool:
         if "*" in self._allowed or origin in self._allowed:
             return True
-        return urlsplit(origin).netloc == host and not (self._local and _is_name(host))
+        return origin.partition("://")[2] == host and not (self._local and self._is_strange(host))
+
+    def _is_strange(self, host: str) -> bool:
+        """Whether a Host header's value is a name that may be somebody else's."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return True
+        return "." in name and name not in self._names and not (name.endswith(OWN) or _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class OneSlash:
@@ -66,16 +93,6 @@ class OneSlash:
         if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
             scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         await self._app(scope, receive, send)
-
-
-def _is_name(host: str) -> bool:
-    """Whether a Host header's value is a DNS name."""
-    name = urlsplit(f"//{host}").hostname or ""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return name != "localhost" and not name.endswith(".localhost")
-    return False
 
 
 def routes(gateway: Gateway) -> list[BaseRoute]:

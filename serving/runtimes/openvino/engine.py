@@ -16,7 +16,7 @@ from serving.runtimes.base import EngineRequest, RuntimeStats, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool
 from serving.runtimes.openvino.drafts import COST, Drafter
 from serving.runtimes.openvino.endings import Ending
-from serving.runtimes.openvino.sampling import GrammarError, GrammarState, SampledToken, Sampler
+from serving.runtimes.openvino.sampling import GrammarError, GrammarState, NothingLeft, SampledToken, Sampler
 from serving.runtimes.openvino.scheduler import FLAT, ScheduledChunk, ScheduledSequence, Scheduler
 from serving.runtimes.openvino.scoring import score
 
@@ -143,8 +143,7 @@ class Engine:
         except (ValueError, IndexError) as error:  # only this sequence is at fault: the others go on
             log.warning("sequence %d: %s", sequence_id, error)
             self._scheduler.remove(sequence_id)
-            problem = to_wire(InvalidRequest(GUIDE, str(error))) if isinstance(error, GrammarError) else str(error)
-            return SequenceDelta(sequence_id, (), 0, "error", error=problem)
+            return SequenceDelta(sequence_id, (), 0, "error", error=_blamed(error, sequence.request))
         sequence.tokens.append(choice.token)
         self._generated += 1
         reason, shown = self._verdict(sequence, choice.token)
@@ -171,6 +170,16 @@ def _scores(chunk: ScheduledChunk, rows: npt.NDArray[np.float32]) -> PromptPart 
     sequence, last = chunk.sequence, chunk.end - chunk.sample
     followers = sequence.tokens[last - chunk.scores + 1 : last + 1]
     return score(rows[: chunk.scores], followers, sequence.request.sampling.prompt_logprobs - 1)
+
+
+def _blamed(error: Exception, request: EngineRequest) -> str:
+    """Why a sequence fails: in wire form where its request is at fault."""
+    if isinstance(error, GrammarError):
+        return to_wire(InvalidRequest(GUIDE, str(error)))
+    if isinstance(error, NothingLeft):
+        field = "bad_words" if request.sampling.bad_words else GUIDE if request.sampling.guide else "min_tokens"
+        return to_wire(InvalidRequest(field, f"{error}; leave one of them out"))
+    return str(error)
 
 
 def _delta(

@@ -29,6 +29,10 @@ class GrammarError(ValueError):
     """The guide cannot be followed any further; its request is at fault."""
 
 
+class NothingLeft(ValueError):
+    """The request's own settings forbid every token."""
+
+
 class GrammarState(Protocol):
     """Where a sequence stands in its grammar. Both methods raise ``GrammarError`` when the grammar engine gives up."""
 
@@ -123,8 +127,14 @@ class Sampler:
     def _pick(self, row: Row) -> int:
         best = int(row.argmax())
         if not np.isfinite(row[best]):
-            raise ValueError("no token can follow: all are forbidden or the logits are not finite")
+            if self._forbids and row[best] == FORBIDDEN:
+                raise NothingLeft("no token can follow: bad_words, min_tokens and the guide together forbid all")
+            raise ValueError("no token can follow: the logits are not finite")
         return best if self._random is None else self._draw(row, row[best])
+
+    @property
+    def _forbids(self) -> bool:
+        return bool(self.grammar or self.sampling.bad_words or len(self.output) < self.sampling.min_tokens)
 
     def _draw(self, row: Row, best: np.float32) -> int:
         s = self.sampling

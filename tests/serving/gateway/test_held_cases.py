@@ -78,6 +78,7 @@ ORIGINS = {
     "a name that begins like localhost": ("http://localhost.evil.example:{port}", "localhost.evil.example:{port}"),
     "a browser extension": ("chrome-extension://abcdef", OWN),
     "a file": ("file://", OWN),
+    "a broken address": ("http://[", OWN),
 }
 
 
@@ -91,6 +92,23 @@ def test_pages_of_others_get_nothing(web: httpx.Client, fake: FakeTriton, case: 
     assert answer.status_code == 403 and answer.json()["error"]["code"] == "origin_not_allowed"
     assert "access-control-allow-origin" not in answer.headers
     assert fake.requests == []
+
+
+@pytest.mark.parametrize(
+    "name", ["evil.example", "127.0.0.1.nip.io", "localhost.evil.example", "evillocalhost.com", "["]
+)
+def test_a_page_whose_name_points_here_reads_nothing(web: httpx.Client, name: str) -> None:
+    """Its requests to read are of its own origin, so that they name none."""
+    for path in ("/", "/v1/models", "/metrics", "/v1/responses/resp_1"):
+        answer = web.get(path, headers={"host": f"{name}:{web.base_url.port}"})
+        assert answer.status_code == 403 and answer.json()["error"]["code"] == "origin_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "name", ["localhost", "app.localhost", "127.0.0.1", "[::1]", "host.docker.internal", "nas.local"]
+)
+def test_this_machine_under_its_names(web: httpx.Client, name: str) -> None:
+    assert web.get("/v1/models", headers={"host": f"{name}:{web.base_url.port}"}).status_code == 200
 
 
 TRAVERSALS = (

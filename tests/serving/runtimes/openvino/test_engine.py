@@ -13,6 +13,7 @@ from build_engine.checkpoint import Checkpoint
 from build_engine.openvino import build as openvino_build
 from build_engine.spec import BuildSpec
 from build_engine.synthetic import checkpoint as synthetic
+from contract.errors import InvalidRequest, to_wire
 from contract.model_shape import ModelShape
 from contract.prompt_part import PromptPart, join
 from contract.sampling import Sampling
@@ -180,9 +181,12 @@ def test_an_impossible_request_ends_alone(
     engine.submit(greedy(2, prompts[2], bad_words=((10**9,),)))
     engine.submit(greedy(0, prompts[0]))
     got = finish(engine)
-    assert [got[i][-1].finish_reason for i in (1, 2)] == ["error", "error"] and "no token can follow" in got[1][
-        -1
-    ].error
+    assert [got[i][-1].finish_reason for i in (1, 2)] == ["error", "error"] and got[1][-1].error == to_wire(
+        InvalidRequest(
+            "bad_words",
+            "no token can follow: bad_words, min_tokens and the guide together forbid all; leave one of them out",
+        )
+    )
     assert ids(got[0]) == expected[0] and engine.stats().kv_blocks_used == 0
 
 
