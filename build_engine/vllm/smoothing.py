@@ -2,7 +2,7 @@
 
 INT8 activations have one scale per token, so a channel that is a hundred times larger than the others leaves them few
 levels. A channel is divided where it is made, in the norm or in ``up_proj``, and the maps that read it are multiplied.
-Factors are powers of two: BF16 keeps norms and biases exactly, and the model computes what it did before.
+The model computes what it did before: a factor is chosen so that BF16 stores what is divided without an error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from build_engine.checkpoint import Checkpoint, Tensors, float32_to_bf16
+from build_engine.checkpoint import STORED, Checkpoint, Tensors, bf16_to_float32, float32_to_bf16
 from build_engine.fp8.scales import JOINED
 from build_engine.fp8.walk import Walk
 
@@ -60,8 +60,7 @@ class Smoothed:
         raw = self._checkpoint.raw(name)
         if name not in self._columns and name not in self._rows:
             return raw
-        values = self.float32(name)
-        return float32_to_bf16(values) if self.dtype(name) == "BF16" else values.astype(raw.dtype)
+        return _stored(self.float32(name), self.dtype(name))
 
     def float32(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
         values = self._checkpoint.float32(name, start, stop)
@@ -101,8 +100,9 @@ def smoothed(checkpoint: Checkpoint, prompts: Sequence[Sequence[int]]) -> Smooth
             for place, source in SOURCES.items():
                 maps = [f"{name}.weight" for name in JOINED[place]]
                 largest = torch.stack([layer.weights[name].float().abs().amax(0) for name in maps]).amax(0)
-                found = factors(seen.seen[place].float(), largest).cpu().numpy()
                 prefix = f"model.layers.{number}."
+                wanted = factors(seen.seen[place].float(), largest).cpu().numpy()
+                found = storable(checkpoint, f"{prefix}{source}.weight", wanted)
                 columns |= {prefix + name: found for name in maps}
                 rows |= {f"{prefix}{source}.{kind}": found for kind in ("weight", "bias")}
             log.info("int8: smoothing, layer %d of %d, %.0f s", number + 1, layers, time.monotonic() - began)
@@ -110,8 +110,27 @@ def smoothed(checkpoint: Checkpoint, prompts: Sequence[Sequence[int]]) -> Smooth
 
 
 def factors(activations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Powers of two, [channels], from the largest magnitudes of each channel; 1 where a channel is always zero."""
+    """One for each channel, from the largest magnitudes; 1 where a channel is always zero."""
     exponents = STRENGTH * activations.log2() - (1 - STRENGTH) * weights.log2()
     finite = exponents.isfinite()
     middle = exponents[finite].mean() if finite.any() else exponents.new_zeros(())
-    return torch.where(finite, exponents - middle, 0.0).round().exp2()
+    return torch.where(finite, exponents - middle, 0.0).exp2()
+
+
+def storable(tensors: Tensors, name: str, wanted: Factors) -> Factors:
+    """The factors near ``wanted`` by which ``name`` can be divided and stored exactly. Rows of a matrix, which may have
+    a bias too, get the nearest powers of two."""
+    if len(tensors.shape(name)) > 1:
+        powers: Factors = np.exp2(np.rint(np.log2(wanted)))
+        return powers
+    values = tensors.float32(name)
+    kept = _float32(_stored(values / wanted, tensors.dtype(name)))
+    return np.divide(values, kept, out=np.ones_like(values), where=kept != 0)
+
+
+def _stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    return float32_to_bf16(values) if dtype == "BF16" else values.astype(STORED[dtype])
+
+
+def _float32(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    return bf16_to_float32(stored) if stored.dtype == np.uint16 else stored.astype(np.float32)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from build_engine.checkpoint import Checkpoint
+from build_engine.checkpoint import Checkpoint, bf16_to_float32, float32_to_bf16, write_safetensors
 from build_engine.vllm import int8
 from tests.oracle import tiny
 from tests.oracle.numpy_decoder import NumpyDecoder
@@ -24,7 +24,7 @@ def source(name, directory):
     for key, value in tensors.items():
         if key.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")):
             value[:, LOUD] /= 20
-    save_file(tensors, file, {"format": "pt"})
+    write_safetensors(file, {key: ("BF16", float32_to_bf16(value)) for key, value in tensors.items()})
     return Checkpoint(directory)
 
 
@@ -33,6 +33,8 @@ class Comparing(NumpyDecoder):
 
     def __init__(self, checkpoint):
         super().__init__(checkpoint)
+        stored = [name for name in checkpoint.names if not name.endswith("_proj.weight")]
+        self.weights |= {name: bf16_to_float32(checkpoint.raw(name)) for name in stored}
         self.errors: dict[str, list[float]] = {}
 
     def linear(self, x, name):
@@ -69,9 +71,18 @@ def test_what_is_stored_is_exact_and_only_what_takes_part_changes(tmp_path):
         "input_layernorm", "post_attention_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
         "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "mlp.up_proj.bias",
     }  # fmt: skip
-    for name in changed:
-        exponents = np.log2(after.float32(name) / before.float32(name))
-        assert np.array_equal(exponents, np.rint(exponents)), name
+    for number in range(tiny.COMMON["num_hidden_layers"]):
+        norm, up, down = (
+            f"model.layers.{number}.{name}" for name in ("input_layernorm", "mlp.up_proj", "mlp.down_proj")
+        )
+        query = f"model.layers.{number}.self_attn.q_proj.weight"
+        columns = (after.float32(query) / before.float32(query))[0]
+        divided = bf16_to_float32(after.raw(f"{norm}.weight"))
+        np.testing.assert_allclose(divided * columns, before.float32(f"{norm}.weight"), rtol=1e-6)
+        exponents = np.log2((after.float32(f"{down}.weight") / before.float32(f"{down}.weight"))[0])
+        assert np.array_equal(exponents, np.rint(exponents))
+        bias = bf16_to_float32(after.raw(f"{up}.bias")) * np.exp2(exponents)
+        np.testing.assert_array_equal(bias, before.float32(f"{up}.bias"))
     part = after.float32("model.layers.0.mlp.up_proj.weight", 5, 9)
     assert np.array_equal(part, after.float32("model.layers.0.mlp.up_proj.weight")[5:9])
 
@@ -84,4 +95,4 @@ def test_a_channel_that_is_always_zero_is_left_alone():
     found = factors(torch.tensor([0.0, 100.0, 1.0]), torch.tensor([1.0, 1.0, 0.0]))
     assert found.tolist() == [1.0, 1.0, 1.0]
     found = factors(torch.tensor([64.0, 1.0]), torch.ones(2))
-    assert found.tolist() == [4.0, 0.25]
+    assert found.tolist() == pytest.approx([2**1.95, 2**-1.95])
