@@ -88,6 +88,27 @@ def has_dead_child(pid: int) -> bool:
     return any(_state_and_parent(process) == ("Z", pid) for process in processes)
 
 
+def has_stopped(leader: int) -> bool:
+    """A process of ``leader``'s session is stopped by a signal, and will not go on by itself."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if _state_and_parent(int(process.name))[0] == "T" and os.getsid(int(process.name)) == leader:
+                return True
+    return False
+
+
+class Lasting:
+    """For how long something has been true without a break."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def seconds(self, true: bool) -> float:
+        now = time.monotonic()
+        self._since = (self._since if self._since is not None else now) if true else None
+        return now - self._since if self._since is not None else 0.0
+
+
 def _state_and_parent(pid: int) -> tuple[str, int]:
     try:
         state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]

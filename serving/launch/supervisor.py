@@ -21,7 +21,7 @@ from serving.launch.door import Door
 from serving.launch.drain import FLUSH_SECONDS, drain
 from serving.launch.gateway import GatewayChild
 from serving.launch.readiness import Readiness
-from serving.launch.vitals import Vitals
+from serving.launch.vitals import HANG_SECONDS, Vitals
 
 WATCH_SECONDS = 0.1
 CANARY_SECONDS = 120.0
@@ -77,19 +77,25 @@ class Supervisor:
         return LOGS / f"{name}-{self._config.http_port}.log"
 
     def _start_triton(self) -> None:
-        """Until it generates. A crash on the way (a starved host can lose a stub's lock) is tried again."""
+        """Until it generates. A crash on the way (a starved host can lose a stub's lock) is tried again, and a process
+        that was stopped is replaced. A start has no time limit otherwise: large engines take minutes."""
         self._launch_triton()
-        stubless = 0.0
+        stubless, stopped = child.Lasting(), child.Lasting()
         while not health.is_ready(self._base):
             self._give_up_if_signalled()
-            stubless = stubless + WATCH_SECONDS if self._triton and child.has_dead_child(self._triton.pid) else 0.0
-            if self._broken() or stubless > STUBLESS_SECONDS:
+            pid, why = self._triton.pid if self._triton else 0, ""
+            if self._broken() or stubless.seconds(child.has_dead_child(pid)) > STUBLESS_SECONDS:
+                why = self._why()
                 if (self._exit_code() or 0) >= 0:
-                    raise LaunchError(f"Triton did not start: {self._why()} (log: {self._log('triton')})")
-                logs.say(f"starting again: {(why := self._why())}")
+                    raise LaunchError(f"Triton did not start: {why} (log: {self._log('triton')})")
+            elif stopped.seconds(child.has_stopped(pid)) > HANG_SECONDS:
+                why = f"a process of Triton's has been stopped for {HANG_SECONDS:.0f} s"
+            if why:
+                logs.say(f"starting again: {why}")
                 self._await_turn(why)
                 self._stop_dead_triton()
                 self._launch_triton()
+                stopped = child.Lasting()
             self._turn()
         self._in_canary = True
         problem = health.generates(self._base, CANARY_SECONDS)

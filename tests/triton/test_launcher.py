@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from serving.host.ports import free_ports
@@ -24,7 +25,7 @@ from serving.launch.triton import binary
 from tests.conftest import ROOT, Server, start_server, stop_server
 from tests.triton.calls import Stream, ask
 from tests.triton.open_streams import OpenStreams
-from tests.triton.processes import alive, family, is_ready, run_dir, shared_memory
+from tests.triton.processes import alive, family, is_ready, run_dir, shared_memory, triton
 from tests.waiting import until
 
 pytestmark = pytest.mark.triton
@@ -220,6 +221,28 @@ def test_a_model_process_that_ends_while_it_loads_is_noticed_at_once(server: Ser
     assert dying.process.wait(60) == 1
     assert dying.log.read_text().splitlines()[-1].startswith("serve: Triton did not start: a model process ended (log:")
     assert time.monotonic() - began < 25  # Triton's own time-out is 30 s a model
+
+
+def _successor(server: Server, before: psutil.Process) -> psutil.Process | None:
+    try:
+        found = triton(server)
+    except (StopIteration, psutil.NoSuchProcess):
+        return None
+    return found if found.pid != before.pid else None
+
+
+def test_a_triton_that_is_stopped_while_it_starts_is_replaced(own_server: Callable[..., Server]) -> None:
+    """Nothing answers yet, so there is no heartbeat to miss; and a start may take minutes."""
+    server = own_server(*SIMULATED)
+    first = triton(server)
+    first.kill()
+    until(lambda: _successor(server, first), 30)
+    second = _successor(server, first)
+    assert second is not None
+    second.suspend()
+    until(lambda: _successor(server, second), 40)
+    until(lambda: is_ready(server), 60)
+    assert "has been stopped for 6 s" in server.log.read_text()
 
 
 def test_256_open_files_are_few_and_end_nothing(tmp_path: Path) -> None:

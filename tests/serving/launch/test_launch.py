@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from serving.launch import child, triton
@@ -167,6 +168,22 @@ def test_a_zombie_is_not_alive() -> None:
     process = subprocess.Popen(["true"])
     until(lambda: not child.is_alive(process.pid))
     process.wait()
+
+
+def test_a_stopped_process_is_seen_until_it_goes_on(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        process = child.start(["sh", "-c", "sleep 60 & wait"], dict(os.environ), log, tmp_path)
+    until(lambda: bool(psutil.Process(process.pid).children()))
+    sleeper = psutil.Process(process.pid).children()[0]
+    lasting = child.Lasting()
+    assert not child.has_stopped(process.pid) and lasting.seconds(False) == 0
+    sleeper.suspend()
+    until(lambda: child.has_stopped(process.pid))
+    assert not child.has_stopped(os.getpid()), "another session's"
+    assert lasting.seconds(True) == 0 and lasting.seconds(True) > 0 and lasting.seconds(False) == 0
+    sleeper.resume()
+    until(lambda: not child.has_stopped(process.pid))
+    child.stop(process, 5)
 
 
 def test_the_line_of_tritons_log_that_matters(tmp_path: Path) -> None:
