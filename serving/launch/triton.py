@@ -18,8 +18,8 @@ from serving.launch.config import Config, LaunchError
 from serving.launch.rundir import plain
 
 OTHERS = (
-    "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "GATEWAY_", "TRITON_HOST", "TRITON_KEY", "TRITON_TLS", "QWEN_", "OPENAI_API_KEY",
-    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",
+    "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "GATEWAY_", "TRITON_HOST", "TRITON_KEY", "TRITON_TLS", "QWEN_",
+    "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",
 )  # fmt: skip
 REPOSITORY = ROOT / "model_repository"
 IN_CONTAINER = Path("/opt/tritonserver/bin/tritonserver")
