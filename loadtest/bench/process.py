@@ -36,6 +36,13 @@ def as_typed(command: Sequence[str]) -> str:
     return " ".join("python" if part == sys.executable else part for part in command)
 
 
+def _stop_children_on_sigterm() -> None:
+    """A benchmark that is ended (``timeout``, a pipeline) leaves as on Ctrl-C: through its ``with`` blocks."""
+    with contextlib.suppress(ValueError):  # not the main thread: it has done so, or nobody wants it
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 class BenchProcess:
     """A child process with a log. ``launch`` and ``wait`` are apart so that several can load at once."""
 
@@ -63,6 +70,7 @@ class BenchProcess:
 
     def launch(self, stdout: Any = None) -> None:
         """``stdout``: where it goes instead of the log. The terminal's Ctrl-C is ours alone to pass on."""
+        _stop_children_on_sigterm()
         with self.log.open("w", encoding="utf-8") as log:
             self.popen = subprocess.Popen(
                 self.command, cwd=ROOT, stdin=subprocess.PIPE, stdout=stdout or log, stderr=log, text=True,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from contract.paths import ROOT
 from loadtest.bench import process
 from loadtest.bench.process import BenchProcess, memory_mib
 from loadtest.errors import LoadtestError
@@ -25,6 +28,27 @@ time.sleep(60)
 class Announced(BenchProcess):
     def ready(self) -> bool:
         return "up" in self.log.read_text()
+
+
+BENCH = """
+import sys, time
+from pathlib import Path
+from loadtest.bench.process import BenchProcess
+with BenchProcess([sys.executable, "-c", "import time; time.sleep(60)"], Path(sys.argv[1])) as one:
+    print(one.popen.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_benchmark_that_is_ended_stops_what_it_started(tmp_path: Path) -> None:
+    bench = subprocess.Popen(
+        [sys.executable, "-c", BENCH, str(tmp_path / "log")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert bench.stdout is not None
+    server = psutil.Process(int(bench.stdout.readline()))
+    bench.terminate()
+    assert bench.wait(30) == 128 + signal.SIGTERM
+    assert not server.is_running()
 
 
 def test_children_are_measured_and_stopped_with_their_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
