@@ -20,7 +20,10 @@ def hold(host: str, port: int) -> socket.socket:
     with socket.socket(family, kind, proto) as probe:  # without SO_REUSEPORT
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
-    return listen(host, port)
+    held = listen(host, port)
+    # Linux shares a port among sockets with this option while none of them listens: it has served to bind, and goes.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return held
 
 
 def listen(host: str, port: int) -> socket.socket:

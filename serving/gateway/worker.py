@@ -18,7 +18,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until ``serve`` can answer it: no traceback out of an import
@@ -47,6 +49,7 @@ class _WorkerServer(uvicorn.Server):
         super().__init__(config)
         self._run_dir = run_dir
         self._pulse: asyncio.Task[None] | None = None
+        self._accepted: list[asyncio.Task[Any]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Whoever sees it beat knows that it listens."""
@@ -61,10 +64,23 @@ class _WorkerServer(uvicorn.Server):
     def leave_port(self) -> None:
         """Take no new connections, and close each open one after its next answer."""
         for listener in self.servers:
+            for listening in listener.sockets:
+                self._accept_waiting(listening.fileno())
             listener.close()
         close = (b"connection", b"close")
         self.config.encoded_headers.append(close)  # of which uvicorn makes these once per second
         self.server_state.default_headers = [*self.server_state.default_headers, close]
+
+    def _accept_waiting(self, listening: int) -> None:
+        """Connections in the queue of a listener are reset when it closes, though they could share another worker's."""
+        kind: Any = self.config.http_protocol_class
+        protocol = partial(kind, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        loop = asyncio.get_running_loop()
+        with socket.socket(fileno=os.dup(listening)) as queue, contextlib.suppress(OSError):  # until it is empty
+            while True:
+                connection, _ = queue.accept()
+                connection.setblocking(False)
+                self._accepted.append(asyncio.create_task(loop.connect_accepted_socket(protocol, connection)))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

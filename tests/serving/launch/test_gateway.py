@@ -117,8 +117,10 @@ def test_workers_without_supervisor_and_launcher_leave_the_port(launcher: Launch
 
 def test_the_launcher_holds_the_port(launcher: Launcher, tmp_path: Path) -> None:
     """Nobody takes it while no gateway runs."""
-    for pid in (launcher.supervisor, *launcher.workers):
+    everybody = [launcher.supervisor, *launcher.workers]
+    for pid in everybody:
         os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(map(child.is_alive, everybody)))
     with pytest.raises(OSError, match="in use"):
         listening.hold("127.0.0.1", launcher.port)
     other = tmp_path / "other"
