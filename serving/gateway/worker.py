@@ -107,7 +107,7 @@ async def serve(settings: GatewaySettings) -> None:
         gateway.hurry()
         drain_now()
 
-    orphan = Forsaken(settings, gateway, server, drain_now)
+    orphan = Orphaned(settings, gateway, server, drain_now)
     loop.add_reader(0, orphan.begin)  # the supervisor holds the write end and never writes: readable means it is gone
     for number, react in (
         (signal.SIGTERM, ending.set), (signal.SIGINT, drain_now), (signal.SIGUSR1, orphan.relieved.set),
@@ -119,7 +119,7 @@ async def serve(settings: GatewaySettings) -> None:
     drain.cancel()
 
 
-class Forsaken:
+class Orphaned:
     """A worker without a supervisor. ``begin`` when that is gone; set ``relieved`` when others serve."""
 
     def __init__(
