@@ -59,7 +59,8 @@ class SameOrigin:
         origin, host = http.header(scope, b"origin"), http.header(scope, b"host")
         if origin:
             return "" if self._is_allowed(origin, host) else origin
-        return host if self._local and self._is_strange(host) and "*" not in self._allowed else ""
+        strange = self._local and "." in host and self._is_strange(host)  # one word is nobody's, and programs send any
+        return host if strange and "*" not in self._allowed else ""
 
     def _is_allowed(self, origin: str, host: str) -> bool:
         if "*" in self._allowed or origin in self._allowed:
@@ -69,10 +70,10 @@ class SameOrigin:
     def _is_strange(self, host: str) -> bool:
         """Whether a Host header's value is a name that may be somebody else's."""
         try:
-            name = urlsplit(f"//{host}").hostname or ""
+            name = (urlsplit(f"//{host}").hostname or "localhost").rstrip(".")
         except ValueError:
             return True
-        return "." in name and name not in self._names and not (name.endswith(OWN) or _is_address(name))
+        return name not in self._names and not (f".{name}".endswith(OWN) or _is_address(name))
 
 
 def _is_address(name: str) -> bool:

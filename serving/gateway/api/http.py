@@ -88,6 +88,8 @@ def read_json(body: bytes) -> Any:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if str(error).startswith("depth limit"):
+            raise size.too_deep() from None
         problem = "empty" if not body.strip() else f"not JSON in UTF-8 ({error})"
         raise ApiError(400, f"the body is {problem}; send a JSON object", code="invalid_json") from None
     size.check_depth(body, value)

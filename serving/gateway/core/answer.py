@@ -48,6 +48,7 @@ class Answer:
             ChoiceState(
                 i, chat=plan.chat, parser=plan.parser() if plan.parser else None, logprobs=plan.options.logprobs,
                 token_text=context.token_text, stops=plan.options.stop if plan.names_stop else (),
+                may_stop=bool(plan.options.stop or plan.options.stop_token_ids),
                 echoed_tops=plan.options.top_logprobs if plan.echoes_scores else None,
                 prompt_logprobs=plan.prompt_logprobs,
             )

@@ -38,6 +38,7 @@ class ChoiceState:
     __slots__ = (
         "_chat",
         "_first",
+        "_may_stop",
         "_next",
         "_parser",
         "_prompt_alternatives",
@@ -62,11 +63,13 @@ class ChoiceState:
         logprobs: bool,
         token_text: TokenText,
         stops: Sequence[str] = (),
+        may_stop: bool = False,
         echoed_tops: int | None = None,
         prompt_logprobs: int | None = None,
     ) -> None:
         """``echoed_tops``: log probabilities begin with the prompt's, with this many alternatives. ``prompt_logprobs``:
-        the prompt's are separate, in vLLM's form, with this many alternatives."""
+        the prompt's are separate, in vLLM's form, with this many alternatives. ``stops``: strings that the engine
+        leaves at the end of the text. ``may_stop``: the request has stop strings or stop tokens."""
         self.index, self.tokens, self.offset = index, 0, 0
         self.finish: str | None = None
         self._chat, self._parser, self._token_text, self._want_logprobs = chat, parser, token_text, logprobs
@@ -74,6 +77,7 @@ class ChoiceState:
         self.ids = bytearray()  # INT32 each
         self._prompt_scores = PromptScores()
         self._prompt_tops, self._prompt_alternatives = echoed_tops, prompt_logprobs
+        self._may_stop = may_stop
         self._stops = sorted(stops, key=len, reverse=True)  # of several with the same end the engine takes the longest
 
     def check(self, got: SequenceOutput) -> str | None:
@@ -105,9 +109,8 @@ class ChoiceState:
         text = got.text
         stop = next((s for s in self._stops if text.endswith(s)), "")
         text = text[: len(text) - len(stop)]
-        cut = finish == "length" or bool(finish and stop)
-        events = self._events(text, finish, cut) if self._parser else None
-        if finish == "stop" and self._parser and self._parser.calls and not (cut and self._parser.in_call):
+        events = self._events(text, finish) if self._parser else None
+        if finish == "stop" and self._parser and self._parser.calls and not self._is_cut(finish):
             finish = self.finish = "tool_calls"
         ids = got.token_ids
         part = PromptPart.unpack(got.prompt) if got.prompt else NOTHING
@@ -119,9 +122,15 @@ class ChoiceState:
         most = self._prompt_alternatives
         return [] if most is None else [entry(token, most, self._token_text) for token in scored]
 
-    def _events(self, text: str, finish: str | None, cut: bool) -> list[Event]:
+    def _events(self, text: str, finish: str | None) -> list[Event]:
         assert self._parser is not None
-        return self._parser.feed(text) + (self._parser.finish(cut=cut) if finish else [])
+        events = self._parser.feed(text)
+        return events + (self._parser.finish(cut=self._is_cut(finish)) if finish else [])
+
+    def _is_cut(self, finish: str) -> bool:
+        """Whether a limit or one of the request's stops ended the answer, and not the model. Nobody says which of the
+        latter two it was: within a call it counts as a stop."""
+        return finish == "length" or (self._may_stop and self._parser is not None and self._parser.in_call)
 
     def _logprobs(self, ids: list[int], got: SequenceOutput, scored: list[ScoredToken]) -> dict[str, Any]:
         tops = orjson.loads(got.tops or b"[]")

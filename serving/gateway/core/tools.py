@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import orjson
+
 from serving.gateway.core.call_object import CallArguments, CallObject, CallStart
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -37,6 +39,7 @@ class ToolParser:
     def __init__(self, framing: Framing, name: str = "", begun: str = "") -> None:
         self._framing, self._name = framing, name
         self.calls = 0
+        self._arguments: list[str] = []  # of ``named``
         self._rest = ""  # not yet understood: may be the beginning of a tag
         # outside, opening (after the tag), inside (an object), after (the object, before the closing tag)
         self._state = "outside"
@@ -66,8 +69,8 @@ class ToolParser:
 
     @property
     def in_call(self) -> bool:
-        """Whether the text so far ends within a call. That of ``named`` is one call, whose end nobody looks for."""
-        return self._framing == "named" or self._state == "inside"
+        """Whether the text so far ends within a call."""
+        return not _is_json("".join(self._arguments)) if self._framing == "named" else self._state == "inside"
 
     def finish(self, *, cut: bool = False) -> list[Event]:
         """Whatever is still held back, now that no text follows. ``cut``: a length limit or a stop string ended the
@@ -96,6 +99,7 @@ class ToolParser:
     def _named(self, text: str) -> list[Event]:
         start: list[Event] = [] if self.calls else [CallStart(0, self._name)]
         self.calls = 1
+        self._arguments.append(text)
         return [*start, CallArguments(0, text)] if text else start
 
     def _outside(self) -> list[Event]:
@@ -184,6 +188,14 @@ class ToolParser:
         self._space = text[len(kept) :]
         self._said_after_call |= bool(kept and self.calls)
         return [Content(kept)] if kept else []
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def open_call(text: str) -> str:

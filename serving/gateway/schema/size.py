@@ -34,8 +34,12 @@ def check_depth(body: bytes, value: Any) -> None:
         return
     for name, part in value.items() if isinstance(value, dict) else [(None, value)]:
         if nesting.too_deep(part):
-            problem = f"{name or 'the body'}: {nesting.TOO_DEEP}; nest less"
-            raise ApiError(400, problem, param=name, code="body_too_complex")
+            raise too_deep(name)
+
+
+def too_deep(name: str | None = None) -> ApiError:
+    problem = f"{name or 'the body'}: {nesting.TOO_DEEP}; nest less"
+    return ApiError(400, problem, param=name, code="body_too_complex")
 
 
 _NAMES = ("objects and lists", "texts and keys", "list elements")

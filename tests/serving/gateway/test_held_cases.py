@@ -75,6 +75,7 @@ ORIGINS = {
     "its address in the path": ("http://evil.example/127.0.0.1:{port}", OWN),
     "a name that points here": ("http://evil.example:{port}", "evil.example:{port}"),
     "a name with this address in it": ("http://127.0.0.1.nip.io:{port}", "127.0.0.1.nip.io:{port}"),
+    "a name of one word that points here": ("http://evil:{port}", "evil:{port}"),
     "a name that begins like localhost": ("http://localhost.evil.example:{port}", "localhost.evil.example:{port}"),
     "a browser extension": ("chrome-extension://abcdef", OWN),
     "a file": ("file://", OWN),
@@ -95,7 +96,7 @@ def test_pages_of_others_get_nothing(web: httpx.Client, fake: FakeTriton, case: 
 
 
 @pytest.mark.parametrize(
-    "name", ["evil.example", "127.0.0.1.nip.io", "localhost.evil.example", "evillocalhost.com", "["]
+    "name", ["evil.example", "127.0.0.1.nip.io", "localhost.evil.example", "evillocalhost.com"]
 )
 def test_a_page_whose_name_points_here_reads_nothing(web: httpx.Client, name: str) -> None:
     """Its requests to read are of its own origin, so that they name none."""
@@ -105,7 +106,7 @@ def test_a_page_whose_name_points_here_reads_nothing(web: httpx.Client, name: st
 
 
 @pytest.mark.parametrize(
-    "name", ["localhost", "app.localhost", "127.0.0.1", "[::1]", "host.docker.internal", "nas.local"]
+    "name", ["localhost", "localhost.", "app.localhost", "127.0.0.1", "[::1]", "host.docker.internal", "nas.local"]
 )
 def test_this_machine_under_its_names(web: httpx.Client, name: str) -> None:
     assert web.get("/v1/models", headers={"host": f"{name}:{web.base_url.port}"}).status_code == 200
