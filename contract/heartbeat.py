@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import mmap
 import os
 import threading
@@ -13,8 +12,6 @@ from pathlib import Path
 SUFFIX = ".beat"
 BEAT_SECONDS = 0.1
 LOOK_BEATS = 10  # between two looks at whether the file is still there
-LOST_SECONDS = 600.0  # a thread that holds the interpreter for this long never gives it back
-REARM_BEATS = 100
 MOST_PER_TURN = 0.25  # seconds of silence that one turn of a watcher may add
 
 
@@ -120,8 +117,7 @@ def start(path: Path) -> None:
 
     The process ends when its parent is gone: a stub of a Triton that was killed does not always notice by itself. It
     also ends when the file at ``path`` is not its own any more: its parent was gone before it asked who that is, and
-    the run directory was removed or serves another Triton. And it ends when this thread cannot run at all: within
-    Triton's own functions a stub holds the interpreter, also while it waits for a Triton that was killed.
+    the run directory was removed or serves another Triton.
     """
     heartbeat, parent = Heartbeat.create(path), os.getppid()
     own = _inode(path) or -1
@@ -130,8 +126,6 @@ def start(path: Path) -> None:
         beats = 0
         while os.getppid() == parent and (beats % LOOK_BEATS or _inode(path) == own):
             heartbeat.beat()
-            if beats % REARM_BEATS == 0:  # a timer of C, which needs no interpreter
-                faulthandler.dump_traceback_later(LOST_SECONDS, exit=True)
             beats += 1
             time.sleep(BEAT_SECONDS)
         os._exit(1)

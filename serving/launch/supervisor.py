@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from contract.engine_dir import EngineInfo
+from contract.lifeline import Lifeline
 from contract.paths import ROOT
 from serving import session_dir
 from serving.launch import announcement, child, health, logs, rundir, triton
@@ -52,6 +53,7 @@ class Supervisor:
         LOGS.mkdir(exist_ok=True)
         self._shm = f"qwen_{os.getpid()}_"
         self._run_dir, self._lock = rundir.create(self._shm)
+        self._lifeline = Lifeline(self._run_dir)
         self._gateway = GatewayChild(config, self._run_dir, self._log("gateway"))
         self._door = Door(config, self._run_dir, self._log("envoy")) if config.guard else None
         self._readiness = Readiness(self._gateway.readiness)

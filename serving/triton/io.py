@@ -12,7 +12,7 @@ import numpy as np
 import triton_python_backend_utils as pb
 from numpy.typing import NDArray
 
-from contract import heartbeat, packed
+from contract import heartbeat, lifeline, packed
 from contract.chunks import Chunk, IntArray, Job
 from contract.errors import InvalidRequest, ServingError, to_wire
 from contract.finish import FINISH_CODES
@@ -35,6 +35,7 @@ def start(name: str) -> None:
     run_dir = os.environ.get("RUN_DIR")
     if run_dir:
         (Path(run_dir) / f"{name}.pid").write_text(str(os.getpid()))
+        lifeline.hold_on(Path(run_dir))
         heartbeat.start(Path(run_dir) / f"{name}{heartbeat.SUFFIX}")
 
 

@@ -28,7 +28,7 @@ from serving.launch.door import FILE
 from tests.certificates import Authority
 from tests.conftest import Server, start_server, stop_server
 from tests.serving.gateway.conftest import start_gateway
-from tests.triton.processes import alive, family, run_dir, triton
+from tests.triton.processes import alive, command, family, run_dir, triton
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 KEY = "alices-key-0123456789"
@@ -161,7 +161,7 @@ def test_triton_itself_listens_on_localhost_and_keys_are_nowhere(door: Door) -> 
     processes = family(door.server)
     assert not [p for p in processes if secret in Path(f"/proc/{p.pid}/cmdline").read_bytes()]
     assert not [p for p in processes if secret in Path(f"/proc/{p.pid}/environ").read_bytes()]
-    stubs = [p for p in processes if any("model.py" in part for part in p.cmdline())]
+    stubs = [p for p in processes if any("model.py" in part for part in command(p))]
     assert len(stubs) == 3 and not [p for p in stubs if b"TRITON_" in Path(f"/proc/{p.pid}/environ").read_bytes()]
     logs = [*ROOT.glob(f".run/*-{door.server.http_port}.log"), door.server.log, *run_dir(door.server).glob("*")]
     assert not [path for path in logs if path.is_file() and secret in path.read_bytes()]

@@ -21,13 +21,21 @@ def family(server: Server) -> list[psutil.Process]:
     return [launcher, *launcher.children(recursive=True)]
 
 
+def command(process: psutil.Process) -> list[str]:
+    """The command line; nothing once the process has ended, which it may do at any moment."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # ZombieProcess is one
+        return []
+
+
 def triton(server: Server) -> psutil.Process:
-    return next(p for p in psutil.Process(server.process.pid).children() if "tritonserver" in p.cmdline()[0])
+    return next(p for p in psutil.Process(server.process.pid).children() if "tritonserver" in "".join(command(p)[:1]))
 
 
 def stub(server: Server, model: str) -> psutil.Process:
     """The process of one model; each model has a process of its own."""
-    found = [p for p in triton(server).children() if any(f"/{model}/1/model.py" in part for part in p.cmdline())]
+    found = [p for p in triton(server).children() if any(f"/{model}/1/model.py" in part for part in command(p))]
     assert len(found) == 1
     return found[0]
 

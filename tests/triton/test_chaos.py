@@ -19,7 +19,7 @@ from contract.heartbeat import worker_pids
 from contract.paths import ROOT
 from tests.conftest import Server, start_server, stop_server
 from tests.triton.open_streams import OpenStream, OpenStreams
-from tests.triton.processes import MODELS, alive, family, left_over, run_dir, shared_memory, stub, triton
+from tests.triton.processes import MODELS, alive, command, family, left_over, run_dir, shared_memory, stub, triton
 
 pytestmark = [pytest.mark.triton, pytest.mark.chaos]
 SIMULATED = ("--runtime", "simulated", "--step-ms", "50")
@@ -33,7 +33,7 @@ HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
 def gateways(server: Server) -> list[psutil.Process]:
     """Its supervisor, if it runs just now."""
     children = psutil.Process(server.process.pid).children()
-    return [p for p in alive(children) if p.cmdline()[-1:] == ["serving.gateway"]]
+    return [p for p in alive(children) if command(p)[-1:] == ["serving.gateway"]]
 
 
 def gateway(server: Server) -> psutil.Process:

@@ -167,7 +167,9 @@ class Shared(BaseModel):
     stop: str | list[str] | None = note("matched on text, across tokens; up to 64", openai=True)
     stop_token_ids: list[int] | None = note("up to 64")
     include_stop_str_in_output: bool | None = note("the stop string stays at the end of the text")
-    bad_words: list[str] | None = note("never generated, nor with a space in front; up to 64; where the engine has it")
+    bad_words: list[str] | None = note(
+        "never generated in their usual tokens, nor with a space in front; up to 64; where the engine has it"
+    )
     logit_bias: dict[str, float] | None = note(
         "token id → -100…100, up to 1,024 of them; where the engine has it", openai=True
     )

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from contract import engine_dir, heartbeat
+from contract import engine_dir, heartbeat, lifeline
 from contract.engine_dir import EngineInfo
 from contract.errors import InvalidRequest, to_wire
 from contract.model_shape import ModelShape
@@ -84,6 +84,7 @@ class EngineWorker:
     def run(self) -> None:
         """Step while there is work; return on ``close``."""
         if run_dir := os.environ.get("RUN_DIR"):  # the launcher's: it watches whatever beats there
+            lifeline.hold_on(Path(run_dir))
             heartbeat.start(Path(run_dir) / f"openvino{heartbeat.SUFFIX}")
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         self._connection.send(("ready", self.limits, self._engine.stats()))

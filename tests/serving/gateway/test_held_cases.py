@@ -95,9 +95,7 @@ def test_pages_of_others_get_nothing(web: httpx.Client, fake: FakeTriton, case: 
     assert fake.requests == []
 
 
-@pytest.mark.parametrize(
-    "name", ["evil.example", "127.0.0.1.nip.io", "localhost.evil.example", "evillocalhost.com"]
-)
+@pytest.mark.parametrize("name", ["evil.example", "127.0.0.1.nip.io", "localhost.evil.example", "evillocalhost.com"])
 def test_a_page_whose_name_points_here_reads_nothing(web: httpx.Client, name: str) -> None:
     """Its requests to read are of its own origin, so that they name none."""
     for path in ("/", "/v1/models", "/metrics", "/v1/responses/resp_1"):

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.conftest import Server
+from tests.triton.processes import command
 
 pytestmark = pytest.mark.triton
 MESSAGES = [{"role": "user", "content": "Say something."}]
@@ -55,7 +56,7 @@ def slots(server: Server) -> float:
 def gateway_processes(server: Server) -> list[psutil.Process]:
     """The processes that listen on the gateway's port."""
     family = psutil.Process(server.process.pid).children(recursive=True)
-    return [child for child in family if any("serving.gateway" in word for word in child.cmdline())]
+    return [child for child in family if any("serving.gateway" in word for word in command(child))]
 
 
 def sockets_of(server: Server) -> int:

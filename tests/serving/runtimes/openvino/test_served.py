@@ -16,6 +16,7 @@ import pytest
 from build_engine.openvino import build as openvino_build
 from build_engine.spec import BuildSpec
 from tests.conftest import Server
+from tests.triton.processes import command
 
 pytestmark = pytest.mark.triton
 STREAMS = 6
@@ -38,7 +39,7 @@ def generate(server: Server, **body: object) -> dict[str, object]:
 
 def worker_of(server: Server) -> psutil.Process:
     children = psutil.Process(server.process.pid).children(recursive=True)
-    return next(child for child in children if "serving.runtimes.openvino.worker" in child.cmdline())
+    return next(child for child in children if "serving.runtimes.openvino.worker" in command(child))
 
 
 def test_kill_9_of_the_engine_under_load(own_server: Callable[..., Server], directory: Path) -> None:
