@@ -59,7 +59,7 @@ def client_of(args: argparse.Namespace) -> Client:
     web = args.address.startswith(("http://", "https://"))
     key = args.api_key or (os.environ.get("OPENAI_API_KEY") if web else credentials.key_of())
     tls = Tls(args.tls_ca, args.tls_cert, args.tls_key)
-    if tls == Tls() or args.address.startswith("http://"):  # variables for gRPC keep nobody from a gateway on localhost
+    if tls == Tls() or args.address.startswith("http://"):  # plain HTTP works though QWEN_TLS_… are set for gRPC
         return Client(args.address, api_key=key)
     return Client(args.address, api_key=key, tls=tls)
 

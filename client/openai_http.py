@@ -58,7 +58,7 @@ class HttpTarget:
 def _json(body: dict[str, Any]) -> bytes:
     """Raises ``InvalidRequest`` naming the field of ``body`` that JSON in UTF-8 cannot hold."""
     for name, value in body.items():
-        if isinstance(value, float) and not math.isfinite(value):  # JSON would have it null, which means the default
+        if isinstance(value, float) and not math.isfinite(value):  # in JSON it becomes null, which means the default
             raise errors.InvalidRequest(name, f"{value} is out of range; give a finite number")
     try:
         return orjson.dumps(body)

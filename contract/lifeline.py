@@ -1,7 +1,7 @@
-"""Processes that end with their launcher, whatever they are doing: the kernel kills them.
+"""Ties processes to their launcher: when it ends, the kernel kills them, whatever they are doing.
 
-Within Triton's own functions a stub holds Python's interpreter, also while it waits for a Triton that was killed: no
-thread of Python can end it then. (PR_SET_PDEATHSIG would, but fires when the *thread* that started the stub ends.)
+A stub inside one of Triton's own functions holds the GIL, even while it waits for a Triton that was killed, so no
+Python thread could end it. (PR_SET_PDEATHSIG could, but it fires when the *thread* that started the stub ends.)
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ NAME = "lifeline"  # in the run directory
 
 
 class Lifeline:
-    """Held by the launcher, which alone has the FIFO's writing end, until it ends in whatever way."""
+    """The write end of a FIFO, held by the launcher alone: it closes when the launcher ends, however that happens."""
 
     def __init__(self, run_dir: Path) -> None:
         os.mkfifo(run_dir / NAME, 0o600)
-        self._end = os.open(run_dir / NAME, os.O_RDWR)  # not to wait for a reader
+        self._end = os.open(run_dir / NAME, os.O_RDWR)  # O_WRONLY would wait for a reader
 
 
 def hold_on(run_dir: Path) -> None:
-    """End when the lifeline of ``run_dir`` is let go. A Triton started by hand has none: nothing happens then."""
+    """Be killed when the lifeline of ``run_dir`` closes. Does nothing without one (a Triton started by hand)."""
     try:
         end = os.open(run_dir / NAME, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:

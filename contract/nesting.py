@@ -1,4 +1,4 @@
-"""How deep the lists and objects of a request may lie in each other: who walks them does so recursively."""
+"""How deeply the lists and objects of a request may be nested: the code that walks them is recursive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TOO_DEEP = f"lists and objects lie more than {MAX_DEPTH} deep in each other"
 
 
 def loads(text: str | bytes) -> Any:
-    """As ``json.loads``. Raises ``ValueError`` for what is no JSON or too deep."""
+    """``json.loads`` that raises ``ValueError`` for deep nesting as well as for invalid JSON."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -21,7 +21,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def too_deep(value: Any) -> bool:
-    """Of a JSON value. Takes time in proportion to its elements."""
+    """Whether a JSON value is nested too deeply. Takes time in proportion to its elements."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [part for one in level for part in _parts(one) if isinstance(part, list | dict)]

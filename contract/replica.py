@@ -1,4 +1,4 @@
-"""Which replica answers a gRPC request behind a router: named in the response's header, and honoured in a request's."""
+"""The header that names a replica behind a router: a response says who answered, a request whom it must reach."""
 
 from __future__ import annotations
 

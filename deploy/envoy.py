@@ -21,7 +21,7 @@ def configuration(
     """
     route = {"cluster": "replicas", "retry_policy": _retries()}
     listener = envoy.listener(host, port, guard, route, [_replica_header()])
-    # Of the admin page only what tells no keys.
+    # Only those parts of the admin page that reveal no keys.
     shown = [{"exact": "/ready"}, {"prefix": "/stats"}]
     admin = {"address": envoy.address("127.0.0.1", admin_port), "allow_paths": shown}
     return {"admin": admin, **envoy.bootstrap(listener, _cluster(replicas))}
@@ -41,7 +41,8 @@ def _replica_header() -> dict[str, Any]:
 
 
 def _retries() -> dict[str, Any]:
-    """Of requests that no replica has seen: a dead one has the fewest requests until its health check fails."""
+    """Retries of requests that no replica has seen. A dead replica attracts requests, because it has the fewest, until
+    its health check fails."""
     previous = f"{envoy.TYPES}.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     return {
         **envoy.RETRIES,
@@ -57,7 +58,7 @@ def _cluster(replicas: list[tuple[str, int]]) -> dict[str, Any]:
         "name": "replicas",
         "type": "STRICT_DNS",
         "lb_policy": "LEAST_REQUEST",
-        # Of 32 draws, not of two (Envoy's default), which leave a replica full beside one with room.
+        # The least loaded of 32 draws. With Envoy's default of two, one replica can be full beside another with room.
         "least_request_lb_config": {"choice_count": {"value": 32}},
         "common_lb_config": {
             "healthy_panic_threshold": {"value": 0},  # never send to a replica that drains, but stops for its streams

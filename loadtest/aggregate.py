@@ -84,7 +84,9 @@ class Lane:
         return self.waited[metric].above(limit) if metric in self.waited else 0
 
     def percentile(self, metric: str, percent: float, limit: float) -> float | None:
-        """As ``limit`` sees it: who had waited longer than that is the slowest of all, ``inf``; ``None`` when empty."""
+        """The percentile to hold against ``limit``: unfinished requests that waited longer count as ``inf``.
+
+        ``None`` when empty."""
         known, over = self.histograms[metric], self.over(metric, limit)
         rank = math.ceil(percent / 100 * (known.count + over) - 1e-9)
         if rank > known.count:

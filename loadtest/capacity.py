@@ -40,7 +40,9 @@ def overload(rate: float, replicas: int, limit: ReplicaLimit) -> float:
 
 
 def erlang_c(places: int, load: float) -> float:
-    """``load``: mean number of streams. Agner Krarup Erlang, 1917; by the recursion of his B formula in the inverse."""
+    """The probability of waiting (A. K. Erlang, 1917), by recursion on the inverse of his B formula.
+
+    ``load``: mean number of streams."""
     if load >= places:
         return 1.0
     if load <= 0:

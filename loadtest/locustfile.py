@@ -51,7 +51,7 @@ def _init(environment: Any, runner: Any, web_ui: Any, **_: Any) -> None:
         return
     controller = Controller(environment, session)
     logging.getLogger("locust.stats_logger").setLevel(logging.CRITICAL)  # its percentiles are rounded, ours follow
-    logging.getLogger("locust.runners").addFilter(lambda record: "spawn rate" not in str(record.msg))  # it is meant so
+    logging.getLogger("locust.runners").addFilter(lambda record: "spawn rate" not in str(record.msg))  # intended
     if web_ui:
         add_streaming_tab(web_ui, controller)
     elif environment.parsed_options.headless:

@@ -32,7 +32,7 @@ class Run:
 
     plan: RunPlan
     target: dict[str, Any]
-    epoch: float  # second 0 by the clock of day, which all workers share
+    epoch: float  # second 0 as ``time.time()``, a clock that all workers share
     workers: dict[int, WorkerHealth | None]
     server: ServerSeries
     lanes: dict[str, Lane] = field(default_factory=dict)
@@ -41,11 +41,11 @@ class Run:
     complete: bool = False
     closed: bool = False
     ended: float = 0.0  # the second of the last report
-    zero: float = field(default_factory=time.monotonic)  # second 0 by the clock that nobody sets
+    zero: float = field(default_factory=time.monotonic)  # second 0 as ``time.monotonic()``, which nobody can set
 
     @property
     def now(self) -> float:
-        """The second that it is."""
+        """Seconds since second 0."""
         return time.monotonic() - self.zero
 
     @property

@@ -35,7 +35,7 @@ _SAYS_MORE = (
 
 
 def prepared(text: str) -> str:
-    """The schema ``text`` as it is enforced; what is no JSON stays, and the engine says what is wrong with it."""
+    """The schema ``text`` as it is enforced. Invalid JSON is returned unchanged: the engine says what is wrong."""
     try:
         schema = json.loads(text)
         adjusted = plain_unions(_prepared(schema, closed=True, combined=_combined(schema)))

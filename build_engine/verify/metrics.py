@@ -18,7 +18,7 @@ TINY = 1e-9
 CONFIDENT_NATS = 1.0  # the reference's first token leads the second by this much
 RUN = 16  # the same token this many times in a row is a loop
 LONGEST_CYCLE = 16  # tokens
-MISJUDGED = 0.05  # the probability that a model that loops no more than its reference is judged to
+MISJUDGED = 0.05  # chance that a model which loops no more than its reference fails
 CYCLE_COVERS = 48  # tokens at the end of an answer that a cycle must fill
 
 

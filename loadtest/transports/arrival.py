@@ -1,4 +1,4 @@
-"""Bytes and the moment they arrived, by the kernel's clock where it tells: a generator that reads late stamps no later.
+"""Bytes and when they arrived: by the kernel's time stamp where there is one, so that reading late adds no latency.
 
 Linux stamps received packets on request (``SO_TIMESTAMPNS``, for TCP since 4.14) and gives a read the stamp of its last
 byte: https://docs.kernel.org/networking/timestamping.html. So messages share a stamp only where a reader is so late
@@ -15,14 +15,14 @@ from typing import Any
 from gevent import socket, ssl
 
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python has no name for it
-TIMESPEC = struct.Struct("@qq")  # seconds, nanoseconds by the clock of day
+TIMESPEC = struct.Struct("@qq")  # seconds and nanoseconds since 1970
 SPACE = socket.CMSG_SPACE(TIMESPEC.size)
-LATE_MAX_NS = 60_000_000_000  # a read later than this was not late: somebody set the clock
+LATE_MAX_NS = 60_000_000_000  # a larger delay means that somebody set the clock
 
 
 @cache
 def keep_stamping() -> Any:
-    """A socket that keeps the kernel's stamps switched on: it takes a moment from the first that asks for them."""
+    """A socket that keeps the kernel's stamping on. Switching it on, which the first socket does, takes a moment."""
     one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     stamped(one)
     return one

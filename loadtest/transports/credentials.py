@@ -16,7 +16,7 @@ _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e]+)")  # R
 
 
 def extra_headers() -> dict[str, str]:
-    """Sent with each request over both transports; names in lower case, as HTTP/2 has them. ``LoadtestError``."""
+    """Headers of every request, over both transports; names in lower case, as in HTTP/2. Raises ``LoadtestError``."""
     found = {}
     for part in filter(None, (part.strip() for part in os.environ.get(HEADERS, "").split(";"))):
         if (header := _HEADER.fullmatch(part)) is None:
@@ -32,9 +32,9 @@ def http_headers() -> dict[str, str]:
 
 
 def tls_context(*protocols: str) -> Any:
-    """By ``QWEN_TLS_…``; ``protocols`` are ALPN's. Raises ``LoadtestError``.
+    """gevent's TLS context with the files of ``QWEN_TLS_…``; ``protocols`` are ALPN's. Raises ``LoadtestError``.
 
-    gevent's own ``create_default_context`` makes Python's context where nothing is patched, and its reader blocks all.
+    Not ``create_default_context``: without monkey-patching it is Python's own, whose reads block every greenlet.
     """
     try:
         tls = credentials.tls_of(os.environ) or credentials.Tls()

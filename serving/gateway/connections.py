@@ -29,7 +29,7 @@ class _HeadRefused(Exception):
 
 @dataclass
 class ConnectionLimits:
-    """Of one worker. ``incomplete``: connections without a complete request, longest first."""
+    """What one worker's connections share. ``incomplete``: those without a complete request, the oldest first."""
 
     most: int
     write_seconds: float
@@ -37,7 +37,7 @@ class ConnectionLimits:
 
 
 def most_connections(wanted: int) -> int:
-    """Raise this process's limit of open files to what ``wanted`` needs; how many of them it can have."""
+    """Raise the limit of open files to what ``wanted`` connections need; returns how many the process can have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + SPARE_FILES
     if soft < needed and soft != resource.RLIM_INFINITY:

@@ -21,7 +21,7 @@ def hold(host: str, port: int) -> socket.socket:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
     held = listen(host, port)
-    # Linux shares a port among sockets with this option while none of them listens: it has served to bind, and goes.
+    # Only ``bind`` needed this option. Linux lets any sockets with it share a port while none of them listens.
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     return held
 

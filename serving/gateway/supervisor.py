@@ -60,12 +60,12 @@ class WorkerSupervisor:
         if problem := tracing.obstacle():
             raise GatewaySettingsError(problem)
         self._settings = settings
-        home = os.environ.get("RUN_DIR")  # the launcher's, which watches this process
+        home = os.environ.get("RUN_DIR")  # set by the launcher, which watches this process
         self._held = hold_port(settings, launched=bool(home))
         self.port: int = self._held.getsockname()[1]
         self._heartbeat = Heartbeat.create(supervisor_path(Path(home))) if home else None
         parent = Path(home or tempfile.gettempdir())
-        if not home:  # what gateways left that were killed; in its own the launcher does so
+        if not home:  # what killed gateways left; a launcher clears its own run directories
             for left, _ in session_dir.left_over(parent, PREFIX):
                 shutil.rmtree(left, ignore_errors=True)
         self._run_dir, self._lock = session_dir.create(parent, PREFIX)

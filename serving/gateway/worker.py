@@ -52,7 +52,7 @@ class _WorkerServer(uvicorn.Server):
         self._accepted: list[asyncio.Task[Any]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Whoever sees it beat knows that it listens."""
+        """The heartbeat starts last, so a beating worker is one that listens."""
         await super().startup(sockets)
         self._pulse = asyncio.create_task(_beat(self._run_dir))
 
@@ -68,11 +68,11 @@ class _WorkerServer(uvicorn.Server):
                 self._accept_waiting(listening.fileno())
             listener.close()
         close = (b"connection", b"close")
-        self.config.encoded_headers.append(close)  # of which uvicorn makes these once per second
+        self.config.encoded_headers.append(close)  # from which uvicorn makes ``default_headers`` once per second
         self.server_state.default_headers = [*self.server_state.default_headers, close]
 
     def _accept_waiting(self, listening: int) -> None:
-        """Connections in the queue of a listener are reset when it closes, though they could share another worker's."""
+        """Take over the connections in the listener's queue, which the kernel would reset when it closes."""
         kind: Any = self.config.http_protocol_class
         protocol = partial(kind, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
         loop = asyncio.get_running_loop()
@@ -120,7 +120,7 @@ async def serve(settings: GatewaySettings) -> None:
 
 
 class Orphaned:
-    """A worker without a supervisor. ``begin`` when that is gone; set ``relieved`` when others serve."""
+    """A worker without a supervisor. Call ``begin`` when the supervisor is gone; set ``relieved`` when others serve."""
 
     def __init__(
         self, settings: GatewaySettings, gateway: Gateway, server: _WorkerServer, drain: Callable[[], None]
@@ -145,7 +145,7 @@ class Orphaned:
         self._drain()
 
     def _is_needed(self) -> bool:
-        """A launcher that lives, stopped or not, will start others, and they have not come yet."""
+        """Whether to go on serving: a launcher that is alive, even a stopped one, will start other workers."""
         return bool(self._launcher and session_dir.is_owned(self._launcher)) and not self.relieved.is_set()
 
 

@@ -24,7 +24,7 @@ PLAIN = re.compile(r"[\w./+,@%=-]+", re.ASCII)
 
 
 def parent() -> Path:
-    """The first plain one that can be written to; after su XDG_RUNTIME_DIR may be another user's, or gone."""
+    """The first usable directory for run directories: after su, XDG_RUNTIME_DIR may be another user's, or gone."""
     for directory in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir()):
         if PLAIN.fullmatch(directory) and os.access(directory, os.W_OK):
             return Path(directory)
@@ -32,7 +32,7 @@ def parent() -> Path:
 
 
 def plain(path: Path, directory: Path, name: str) -> Path:
-    """``path``; if Triton could not bear its characters, a link to it in the run directory."""
+    """``path``, or a link to it in ``directory`` if Triton cannot handle its characters."""
     if PLAIN.fullmatch(str(path)):
         return path
     link = directory / name

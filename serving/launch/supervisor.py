@@ -158,7 +158,7 @@ class Supervisor:
         return 0
 
     def _turn(self) -> None:
-        """Whatever the launcher waits for, the gateway sees that it runs, and is watched."""
+        """One turn of every waiting loop: beat for the gateway, and watch the gateway and the door."""
         time.sleep(WATCH_SECONDS)
         self._gateway.beat()
         if self._is_serving:
@@ -249,8 +249,8 @@ class Supervisor:
             self._lame_duck = self._config.lame_duck if number == signal.SIGTERM and self._is_serving else 0.0
             routers = f"routers get {self._lame_duck} s to look away, then " if self._lame_duck else ""
             drains = f"\nstopping: {routers}open streams get {self._config.drain} s to end (again: stop at once)"
-            logs.say(drains if self._is_serving else "")  # what starts has none, and says itself that it stopped
-        if self._in_canary:  # it may take minutes and cannot look
+            logs.say(drains if self._is_serving else "")  # a starting server has no streams
+        if self._in_canary:  # which may block for minutes without looking at ``_signals``
             self._in_canary = False
             raise LaunchError("stopped while starting")
 

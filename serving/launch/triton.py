@@ -50,7 +50,7 @@ def binary() -> tuple[Path, Path | None]:
 
 
 def command(config: Config, run_dir: Path, shm_prefix: str) -> list[str]:
-    """``run_dir`` gets links to what lies under a path that Triton cannot bear."""
+    """Puts links into ``run_dir`` to whatever lies under a path that Triton cannot handle."""
     server, backends = binary()
     backends = backends and plain(backends, run_dir, "backends")
     key = secrets.token_hex(16)
@@ -81,7 +81,7 @@ def command(config: Config, run_dir: Path, shm_prefix: str) -> list[str]:
 
 
 def _evhtp(host: str) -> str:
-    """As Triton's HTTP library wants an address."""
+    """The address as Triton's HTTP library expects it."""
     return f"ipv6:{host}" if ":" in host else host
 
 

@@ -48,8 +48,8 @@ def recorded(package: str, version: str) -> dict[str, Any]:
 
 
 def names(section: Any) -> set[str]:
-    """Of a recorded or installed section: ``(method) abort()`` is ``abort``. Leaves out what is recorded as absent, and
-    private attributes (but not ``SamplingParams``' private fields, one of which we set)."""
+    """The bare names in a recorded or installed section (``abort`` for ``(method) abort()``), without those recorded as
+    absent and without private attributes (but with ``SamplingParams``' private fields, one of which we set)."""
     if isinstance(section, dict):
         return {re.split(r"\s", name)[0] for name in section if not str(section[name]).startswith("absent")}
     plain = {re.split(r"[(\s]", re.sub(r"^\(\w+\) ", "", name))[0] for name in section}

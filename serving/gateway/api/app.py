@@ -35,7 +35,7 @@ OWN = (".localhost", ".local", ".internal")  # nobody can register such names (R
 class SameOrigin:
     """Refuses requests from other sites' pages: visiting a page must not let it use this server.
 
-    Programs send no Origin header and are not affected, unless they call this machine by another's name."""
+    Programs send no Origin header and are not affected, unless they use a Host name that a stranger may own."""
 
     def __init__(self, app: ASGIApp, allowed: tuple[str, ...], *, local: bool) -> None:
         """``local``: only this machine can connect, and no key is required. A page whose own name resolves to this
@@ -55,11 +55,11 @@ class SameOrigin:
         await self._app(scope, receive, send)
 
     def _stranger(self, scope: Scope) -> str:
-        """Whose page the request comes from, where that may not use this server."""
+        """The page's origin or host, if it may not use this server; else empty."""
         origin, host = http.header(scope, b"origin"), http.header(scope, b"host")
         if origin:
             return "" if self._is_allowed(origin, host) else origin
-        strange = self._local and "." in host and self._is_strange(host)  # one word is nobody's, and programs send any
+        strange = self._local and "." in host and self._is_strange(host)  # nobody can own a one-word name
         return host if strange and "*" not in self._allowed else ""
 
     def _is_allowed(self, origin: str, host: str) -> bool:

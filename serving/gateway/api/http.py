@@ -18,7 +18,7 @@ from serving.gateway.schema.parse import Request, parse
 
 BODY_SECONDS = 10.0  # for a body to arrive, and one more second for each ``SLOWEST`` bytes of it
 SLOWEST = 16 * 1024
-LOOK_SECONDS = 1.0  # between looks whether others need the memory that half a body takes
+LOOK_SECONDS = 1.0  # between checks whether others need the memory of an incomplete body
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -27,7 +27,7 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 def address(scope: Scope) -> str:
-    """The client's."""
+    """The client's IP address, or ``""``."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 

@@ -30,7 +30,7 @@ from serving.gateway.core.share.turn import EngineTurn, Work
 from serving.gateway.core.writer import Gone, Writer
 
 log = logging.getLogger("serving.gateway")
-SCORE_BYTES = 8  # of JSON and Python objects for each byte that says something of a prompt
+SCORE_BYTES = 8  # bytes of JSON and Python objects per byte of a prompt's scores
 
 
 class Answer:

@@ -30,7 +30,7 @@ class Key:
     at: int  # index of its record in the budget file
 
     def salt(self, given: str) -> str:
-        """For the prefix cache: nobody without this key can make it."""
+        """The prefix cache's salt, which nobody can compute without this key."""
         return hmac.digest(self.digest, f"cache_salt {given}".encode(), "sha256").hex()
 
 
@@ -113,7 +113,7 @@ class Keys:
             self._charge(key, tokens)
 
     def _charge(self, key: Key, tokens: int, *, admitting: bool = False) -> float:
-        """What was left before (``admitting``: nothing is deducted when that is nothing)."""
+        """Deduct ``tokens``; returns what was left before. ``admitting``: an exhausted budget stays as it is."""
         start = key.at * _RECORD.size
         fcntl.lockf(self._file, fcntl.LOCK_EX, _RECORD.size, start)
         try:

@@ -1,4 +1,4 @@
-"""One tool call as a model writes it, ``{"name": …, "arguments": …}``: read by the character and repaired. Pure."""
+"""One tool call as a model writes it, ``{"name": …, "arguments": …}``: read by characters and repaired. Pure."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class CallObject:
         return events + self._finished()
 
     def cut(self) -> list[CallEvent]:
-        """The answer was cut off: what came of the arguments, and nothing that did not."""
+        """The answer was cut off: the rest of the arguments as far as they came, without completing them."""
         return self._part(self._value.cut()) if self._value and self._streams else []
 
     def _structure(self, char: str) -> list[CallEvent]:

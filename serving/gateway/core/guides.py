@@ -15,9 +15,9 @@ from serving.gateway.schema.protocol import Common, Structured, Tool
 
 ANY_OBJECT = ("json_schema", '{"type":"object"}')  # the engines' own "json" takes a bare string for JSON too
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}  # of a function that lists none
-# llguidance's word for "enforce what you can", which other engines do not look at. Who calls with tools often did not
-# write their schemas, and OpenAI promises a function's schema only where it is ``strict``. A response format's is
-# promised unless the caller says that it need not be, as vLLM does.
+# llguidance's word for "enforce what you can", which other engines do not look at. Callers with
+# tools often did not write the schemas, and OpenAI promises to keep a function's schema only where it is ``strict``. A
+# response format's schema is kept unless the caller says that it need not be, as in vLLM.
 LENIENT = {"x-guidance": {"lenient": True, "coerce_one_of": True}}
 Guided = tuple[str, str, str]  # guide type, guide, the request's field
 

@@ -33,8 +33,8 @@ Event = Content | CallStart | CallArguments
 class ToolParser:
     """``feed`` all text in order, then call ``finish``. Adjacent events of one kind are merged.
 
-    ``calls``: how many have begun. ``begun``: the prompt ended with this beginning of a call; the first ``feed`` tells
-    of it, too."""
+    ``calls``: how many have begun. ``begun``: the prompt ended with this beginning of a call, which the first ``feed``
+    reports too."""
 
     def __init__(self, framing: Framing, name: str = "", begun: str = "") -> None:
         self._framing, self._name = framing, name
@@ -74,7 +74,7 @@ class ToolParser:
 
     def finish(self, *, cut: bool = False) -> list[Event]:
         """Whatever is still held back, now that no text follows. ``cut``: a length limit or a stop string ended the
-        answer, so a call that has begun gets what came of its arguments; otherwise it is completed."""
+        answer, so a call that has begun keeps its incomplete arguments; otherwise it is completed."""
         if self._framing == "named":
             return []
         events: list[Event] = []
@@ -93,7 +93,7 @@ class ToolParser:
         return _merged(events)
 
     def _tags_cut(self, cut: bool) -> list[str]:
-        """Whose beginning, at the end of the answer, belongs to a call and not to the text."""
+        """The tags whose beginning, at the end of the answer, belongs to a call and not to the text."""
         return [CLOSE] * self._unclosed + [OPEN] * (cut and self.calls > 0)
 
     def _named(self, text: str) -> list[Event]:

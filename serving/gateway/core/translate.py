@@ -34,7 +34,7 @@ from serving.gateway.schema.protocol import (
 )
 
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; chat answers end by themselves
-# What the request classes have from the table as it is; the others are converted below.
+# Fields of the table that are passed on unchanged; those of ``_CONVERTED`` change their form below.
 _CONVERTED = ("stop", "seed", "logit_bias", "repetition_detection")
 _SAME = tuple(
     f for f in FIELDS if f.option and f.api and f.api.endpoints in ("all", "chat and completions")
@@ -223,10 +223,10 @@ def _last_text(request: ChatRequest) -> str:
 
 
 def _calls_in_text(tools: list[Tool], options: Options, answer: Guided, begun: str, *, one: bool) -> Options:
-    """``tool_choice: auto``. Unless the request has a grammar for the ``answer``, it asked for none: the guide is then
-    optional, and is left out where schemas are too large or ``ignore_eos`` wants an answer that a grammar would end."""
+    """``tool_choice: auto``. Where the request has no grammar for its ``answer``, the guide is optional: it is left out
+    if the schemas are too large, or if ``ignore_eos`` asks for an answer that a grammar would end."""
     if answer[0] == "structural_tag":
-        return options  # the caller's own says where calls are
+        return options  # the caller's own tag says where calls are
     rest = rest_of_call(tools, begun, one=one) if begun else ""
     guide, optional = rest or tool_tags(tools, answer, one=one), not answer[0]
     if optional and (options.ignore_eos or len(guide) > (BY_NAME["guided_decoding_guide"].longest or 0)):

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 
 class Fixed(NamedTuple):
-    """A field accepted only at values that change nothing: ``allowed``, and null. With none allowed it is refused,
-    unless it is false or empty; where an empty object asks for the feature with its defaults (``asks``), unless it is
-    false. ``code``: of the refusal."""
+    """A field accepted only at values that change nothing: null and those in ``allowed``.
+
+    Without ``allowed``, false and empty values pass too. ``asks``: an empty object asks for the feature with its
+    defaults, so false alone passes. ``why`` and ``code`` are those of the refusal."""
 
     allowed: tuple[Any, ...]
     openai: bool

@@ -59,27 +59,14 @@ def _first(error: ValidationError) -> ApiError:
     """pydantic's first error in this project's format, with a path like ``messages[0].role``."""
     complaints = error.errors(include_url=False, include_context=False)
     same = [c for c in complaints if c["loc"][:1] == complaints[0]["loc"][:1]]
-    # in a union, the member that matched deepest is the one the caller meant, and of two the one of the value's kind
+    # Of a union's members the caller meant the one that matched deepest, or else the one of the value's own kind.
     first = max(same, key=lambda c: (len(c["loc"]), _is_number(c.get("input")) and c["type"].startswith("int")))
     path, value = _path(first["loc"]), first.get("input")
     if first["type"] == "missing":
         return bad_request(path, "missing; it is required")
-    if path.startswith("tools[") and path.endswith(".type") and value == "custom":
-        why = "its input is free text, and calls here are JSON; send a function with one string parameter"
-        return bad_request(path, f"'custom' is not supported: {why}", "unsupported")
-    if path.startswith("tools[") and path.endswith(".type") and value == "function":  # Anthropic's endpoint
-        problem = "'function' is wrong: a tool here is {name, description, input_schema}, without type"
-        return bad_request(path, problem)
     if path.startswith("tools[") and path.endswith(".type"):
-        why = "it would have to run here, and this server runs no tools; turn it off in the client"
-        hint = ' (Codex: web_search = "disabled" in config.toml)' if value == "web_search" else ""
-        return bad_request(path, f"{_shown(value)} is not supported: {why}{hint}, or send functions", "unsupported")
-    if (
-        first["type"] == "literal_error"
-        and path.startswith("input[")
-        and path.count(".") == 1
-        and path.endswith(".type")
-    ):
+        return _wrong_tool(path, value)
+    if first["type"] == "literal_error" and re.fullmatch(r"input\[\d+\]\.type", path):
         return bad_request(path, f"{_shown(value)} is not an item of this server; see docs/gateway.md", "unsupported")
     if value in _MEDIA and path.endswith(".type"):
         return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
@@ -93,6 +80,17 @@ def _first(error: ValidationError) -> ApiError:
     if first["type"] == "literal_error":
         problem = re.sub(r"\b(?:True|False|None)\b", lambda word: _IN_JSON[word[0]], problem)
     return bad_request(path, f"{_shown(value)} is wrong: {problem[:1].lower()}{problem[1:]}")
+
+
+def _wrong_tool(path: str, kind: Any) -> ApiError:
+    if kind == "function":  # Anthropic's endpoint
+        return bad_request(path, "'function' is wrong: a tool here is {name, description, input_schema}, without type")
+    if kind == "custom":
+        why = "its input is free text, and calls here are JSON; send a function with one string parameter"
+        return bad_request(path, f"'custom' is not supported: {why}", "unsupported")
+    why = "it would have to run here, and this server runs no tools; turn it off in the client"
+    hint = ' (Codex: web_search = "disabled" in config.toml)' if kind == "web_search" else ""
+    return bad_request(path, f"{_shown(kind)} is not supported: {why}{hint}, or send functions", "unsupported")
 
 
 def _is_number(value: Any) -> bool:
@@ -111,7 +109,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As JSON writes it, where Python has another word; of a text its beginning, of a whole number its digits."""
+    """The value as JSON writes it: true, not True; a long text is cut, and a whole number has all its digits."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if value is None or isinstance(value, bool | list | dict):

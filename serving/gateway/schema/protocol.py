@@ -78,7 +78,7 @@ class NamedTool(BaseModel):
 
 class JsonSchemaSpec(BaseModel):
     model_config = ConfigDict(strict=True)
-    name: str  # changes nothing, but OpenAI and vLLM require it: who leaves it out would fail there
+    name: str  # changes nothing, but OpenAI and vLLM require it: a request without it would fail there
     description: str | None = None
     schema_: JsonObject = Field(alias="schema")
     strict: bool | None = None

@@ -1,5 +1,5 @@
-"""POST /v1/responses, converted to a chat request. Each request carries its whole conversation, unless the gateway
-keeps responses: then earlier items are put in front first. Without, what would need storage is refused by name.
+"""POST /v1/responses, converted to a chat request. Each request carries its whole conversation. Only a gateway
+that keeps responses puts earlier items in front; elsewhere whatever needs storage is refused by name.
 """
 
 from __future__ import annotations

@@ -13,18 +13,20 @@ from collections.abc import Sequence
 
 DRAFTS = 3  # tokens proposed in a step, always this many: for another row count OpenVINO prepares all its nodes again
 LONGEST = 3  # tokens looked for; then two, then one
-HOPE, MEMORY = 0.2, 0.94  # the running mean of drafts accepted per step starts so far above their cost; its memory
-COST = 0.1  # of the rows that drafts need, as a share of a step without: what must be accepted per step
+HOPE, MEMORY = 0.2, 0.94  # the mean of drafts accepted per step starts this far above their cost; its decay
+COST = 0.1  # of a step's extra rows, as a share of a step without drafts: as many must be accepted per step
 TOO_PENALIZED = 1.1  # a repetition_penalty with which hardly a draft was accepted (docs/decisions.md)
 FIRST_PAUSE, LONGEST_PAUSE = 64, 1024  # steps without drafts after a mean below that
 
 
 class Drafter:
-    """Of one sequence. Counts alone decide when it pauses, so that a request repeats itself. ``cost``: see ``COST``."""
+    """Drafts for one sequence. Pauses depend on counts and never on time, so a repeated request gets the same answer.
+
+    ``cost``: see ``COST``."""
 
     def __init__(self, cost: float = COST) -> None:
         self._cost = cost
-        self._follower: dict[tuple[int, ...], int] = {}  # where the token after these stands, the latest one
+        self._follower: dict[tuple[int, ...], int] = {}  # where the token after the latest occurrence stands
         self._indexed = 0
         self._mean = self._start = cost + HOPE
         self._pause = FIRST_PAUSE

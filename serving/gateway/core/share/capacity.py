@@ -9,9 +9,9 @@ WAY_SECONDS = 0.05  # from a sequence's end in the engine to the beginning of th
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """In sequences. ``most``: decoded at once. ``reserve``: places among these that a tenant with few sequences may
-    always take. ``margin``: may wait inside the engine, so that it fills a free place within the same step.
-    ``on_the_way``: have ended in the engine without our knowing yet, or have not arrived there yet."""
+    """All in sequences. ``most``: what the engine decodes at once. ``reserve``: how many of these places only tenants
+    with few sequences may take. ``margin``: how many may wait inside the engine, so that it fills a free place within
+    the same step. ``on_the_way``: those that ended without our knowing yet, or have not arrived at the engine yet."""
 
     most: int
     on_the_way: int = 0
@@ -30,13 +30,15 @@ class Capacity:
 
 
 class CapacityMeter:
-    """An engine whose KV cache is full decodes fewer sequences than it has places: the rest wait inside it, first come
-    first served, which is what the gateway's queue is there to avoid."""
+    """Learns how many sequences the engine really decodes at once. With a full KV cache they are fewer than its places,
+    and the rest would wait inside it, first come, first served, which the gateway's queue is there to avoid."""
 
     def __init__(self) -> None:
         self._learnt = 0
         self._on_the_way = 0
-        self._ran = 0  # at the look before, if too many waited; a burst that is being read is no full cache
+        # Running sequences at the last look if too many waited then. It takes two such looks in a row to tell a full
+        # cache from a burst whose prompts are being read.
+        self._ran = 0
 
     def observe(self, places: int, running: int, waiting: int, ended_per_second: float) -> None:
         """One look at the gauges. ``places`` 0: unknown."""

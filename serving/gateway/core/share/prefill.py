@@ -12,7 +12,8 @@ FIRST_WINDOW = 16_384  # tokens, while nothing is known
 
 
 class PrefillMeter:
-    """Tokens per second: the mean predicts waits, the best of late keeps the engine busy."""
+    """Prompt tokens per second: the mean predicts waits, the best recent value sizes the window that keeps the engine
+    busy."""
 
     def __init__(self) -> None:
         self.mean = 0.0

@@ -91,7 +91,7 @@ class FairScheduler:
 
     # whose turn it is
     def _serve(self) -> None:
-        """Let begin what may; look again soon while somebody waits."""
+        """Begin every call that may; look again soon while others wait."""
         if not self._is_published and not self.waiting_here:
             return
         now, table = time.monotonic(), self._table

@@ -72,8 +72,8 @@ class ShareTable:
         return self.counter(tenant) + self._sum(_OF_PLEDGED + tenant)
 
     def arrive(self, tenant: int, sequences: int, prompt: int, now: float) -> None:
-        """A request begins to wait. A tenant that had none gets no credit for the time without: it starts where the
-        others are."""
+        """A request begins to wait. A tenant that was idle gets no credit for that time: its counter starts where the
+        others' are."""
         words = self._words
         if not self.waiting(tenant) + self.flight(tenant):
             words[_HEADER + tenant] = max(words[_HEADER + tenant], words[_VIRTUAL])
@@ -94,7 +94,7 @@ class ShareTable:
         self._words[_VIRTUAL] = max(self._words[_VIRTUAL], self.counter(tenant))
 
     def end(self, tenant: int, sequences: int, pledged: float, used: float) -> None:
-        """They have ended and cost ``used`` tokens."""
+        """Sequences at the engine have ended and cost ``used`` tokens."""
         self._fly(tenant, -sequences, -pledged)
         self._words[_HEADER + tenant] += used
 

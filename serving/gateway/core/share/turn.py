@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class TurnOwner(Protocol):
-    """Whom a turn tells what has become of it."""
+    """What a turn reports its progress to."""
 
     def was_read(self, turn: EngineTurn, now: float) -> None: ...
 
@@ -67,7 +67,7 @@ class EngineTurn:
             self._future.set_exception(reason)
 
     def begin(self, pledged: float, ahead: int, now: float) -> None:
-        """Of the scheduler alone."""
+        """Called by the scheduler only."""
         self.began, self.pledged = now, pledged
         self.prefill_ahead, self._unread = ahead, self.work.prompt
         if self._future and not self._future.done():
