@@ -11,10 +11,12 @@ import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from contract.paths import ROOT
+from contract.versions import version_tuple
 from loadtest.bench.gpu import client, samples
 from loadtest.bench.gpu.client import Load
 from loadtest.bench.gpu.prompts import PromptSet
@@ -22,6 +24,7 @@ from loadtest.bench.gpu.samples import summarize
 from loadtest.bench.process import BenchProcess
 from loadtest.errors import LoadtestError
 from serving.runtimes.vllm import args as vllm_args
+from serving.runtimes.vllm import releases
 
 START_S = 420.0
 WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
@@ -194,7 +197,9 @@ class VllmServe(OpenAIServer):
             command += ["--max-num-batched-tokens", str(limits["max_num_tokens"])]
         command += ["--kv-cache-memory-bytes", str(self.setup.kv_bytes), "--generation-config", "vllm"]
         command += ["--gpu-memory-utilization", str(vllm_args.NO_FRACTION)]
-        command += ["--tensor-parallel-size", str((engine.get("gpu") or {}).get("tensor_parallel", 1))]
+        gpus = (engine.get("gpu") or {}).get("tensor_parallel", 1)
+        command += ["--tensor-parallel-size", str(gpus)]
+        self.environment = releases.several_gpus(version_tuple(metadata.version("vllm")), gpus)
         quantized = "quantization_config" in json.loads((self.setup.engine / "config.json").read_text())
         command += ["--load-format", "dummy"] if not any(self.setup.engine.glob("*.safetensors")) else []
         return command + (["--quantization", "fp8"] if self.precision.startswith("fp8") and not quantized else [])

@@ -20,6 +20,11 @@ V2_SWITCH = "VLLM_USE_V2_MODEL_RUNNER"
 # Without it vLLM takes its weight-only FP8 kernels only on GPUs without FP8 arithmetic, whatever `linear_backend` says
 # (vllm/model_executor/kernels/linear/scaled_mm/marlin.py in 0.26).
 MARLIN_SWITCH = "VLLM_TEST_FORCE_FP8_MARLIN"
+# 0.25 to 0.27 let FlashInfer reduce over NVLink multicast on one host, and where there is none its kernels write to
+# address 0: the start hangs a minute and ends in "Error Internal" of the next CUTLASS product. 0.24 chose this backend,
+# which needs no multicast, and 0.28 looks first (vllm/distributed/device_communicators/flashinfer_all_reduce.py).
+ALL_REDUCE_SWITCH, ALL_REDUCE = "VLLM_FLASHINFER_ALLREDUCE_BACKEND", "trtllm"
+MULTICAST_ASSUMED = ((0, 25), (0, 28))
 
 
 def check() -> tuple[int, ...]:
@@ -41,7 +46,7 @@ def check() -> tuple[int, ...]:
     return release
 
 
-def environment(release: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, str]:
+def environment(release: tuple[int, ...], options: Mapping[str, Any], tensor_parallel: int) -> dict[str, str]:
     """Variables to set before the engine starts, unless the user has set them; ``options`` are the engine's own.
 
     An n-gram speculating engine runs on V1 until 0.30 (``_get_v2_model_runner_unsupported_features``)."""
@@ -50,7 +55,13 @@ def environment(release: tuple[int, ...], options: Mapping[str, Any]) -> dict[st
     wanted = {MARLIN_SWITCH: "1"} if options.get("linear_backend") == "marlin" else {}
     if release[:2] < V2_BY_DEFAULT and current_platform.is_cuda() and not options.get("speculative_config"):
         wanted[V2_SWITCH] = "1"
-    return wanted
+    return wanted | several_gpus(release, tensor_parallel)
+
+
+def several_gpus(release: tuple[int, ...], tensor_parallel: int) -> dict[str, str]:
+    """The part of ``environment`` that vLLM's own server needs too."""
+    first, fixed = MULTICAST_ASSUMED
+    return {ALL_REDUCE_SWITCH: ALL_REDUCE} if tensor_parallel > 1 and first <= release[:2] < fixed else {}
 
 
 def lacking() -> frozenset[str]:

@@ -73,7 +73,8 @@ def set_environment(engine: EngineInfo) -> None:
     """What vLLM reads from the environment, unless the user has set it."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    for name, value in releases.environment(releases.check(), engine.runtime.options).items():
+    gpus = engine.gpu.tensor_parallel if engine.gpu else 1
+    for name, value in releases.environment(releases.check(), engine.runtime.options, gpus).items():
         os.environ.setdefault(name, value)
 
 

@@ -141,9 +141,22 @@ def test_the_model_runner_that_keeps_penalties_on_the_gpu_is_chosen_where_vllm_d
     platform = types.SimpleNamespace(is_cuda=lambda: cuda)
     monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
     monkeypatch.setitem(sys.modules, "vllm.platforms", types.SimpleNamespace(current_platform=platform))
-    assert (releases.environment(release, {}) == {releases.V2_SWITCH: "1"}) is told
-    assert releases.environment(release, {"speculative_config": {"method": "ngram"}}) == {}
-    assert releases.MARLIN_SWITCH in releases.environment(release, {"linear_backend": "marlin"})
+    assert (releases.environment(release, {}, 1) == {releases.V2_SWITCH: "1"}) is told
+    assert releases.environment(release, {"speculative_config": {"method": "ngram"}}, 1) == {}
+    assert releases.MARLIN_SWITCH in releases.environment(release, {"linear_backend": "marlin"}, 1)
+
+
+@pytest.mark.parametrize(
+    ("release", "gpus", "told"),
+    [((0, 24, 0), 2, None), ((0, 25, 0), 2, "trtllm"), ((0, 26, 0), 2, "trtllm"), ((0, 27, 1), 4, "trtllm"),
+     ((0, 28, 0), 2, None), ((0, 26, 0), 1, None)],
+)  # fmt: skip
+def test_no_all_reduce_over_multicast_where_vllm_does_not_look_whether_there_is_any(release, gpus, told, monkeypatch):
+    platform = types.SimpleNamespace(is_cuda=lambda: True)
+    monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", types.SimpleNamespace(current_platform=platform))
+    told_by_release = releases.environment(release, {}, gpus)
+    assert told_by_release.get("VLLM_FLASHINFER_ALLREDUCE_BACKEND") == told
 
 
 def test_the_guard_ends_what_its_owner_leaves_behind():
