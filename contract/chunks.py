@@ -56,10 +56,10 @@ class Job:
     priority: int = 0
     lora_name: str = ""
     cache_salt: str = ""
-    timeout_us: int = 0  # what the caller allows for all of it, and the moment (``time.monotonic``) at which that ends;
-    deadline: float = 0.0  # 0: none
+    timeout_us: int = 0  # what the caller allows for the whole request; 0: no bound
+    deadline: float = 0.0  # when that ends (``time.monotonic``); 0: never
     trace: str = ""  # W3C traceparent of the span that the engine's belong to; empty: none is wanted
-    stop_key: str = ""  # of a request: who knows it may cancel; of a `stop` request: what its sender knows
+    stop_key: str = ""  # unless empty, only a `stop` request with the same key cancels the request
     repetition: tuple[int, ...] = ()  # the values of ``REPETITION``; empty: answers may repeat themselves
     explicit: tuple[str, ...] = ()
     cancel: bool = False  # a `stop` request: cancels the one with the same id

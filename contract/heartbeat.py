@@ -93,7 +93,7 @@ def _open(path: Path) -> Heartbeat | None:
 
 
 def worker_path(run_dir: Path, pid: int) -> Path:
-    """Where a gateway worker beats."""
+    """A gateway worker's heartbeat file."""
     return run_dir / f"worker-{pid}{SUFFIX}"
 
 
@@ -103,12 +103,12 @@ def worker_pids(home: Path) -> set[int]:
 
 
 def supervisor_path(run_dir: Path) -> Path:
-    """Where the gateway's supervisor beats."""
+    """The heartbeat file of the gateway's supervisor."""
     return run_dir / f"supervisor{SUFFIX}"
 
 
 def launcher_path(run_dir: Path) -> Path:
-    """Where the launcher beats, for the gateway."""
+    """The launcher's heartbeat file, which the gateway watches."""
     return run_dir / f"launcher{SUFFIX}"
 
 
@@ -116,8 +116,8 @@ def start(path: Path) -> None:
     """Beat from a thread of its own for as long as this process runs, whatever its other threads wait for.
 
     The process ends when its parent is gone: a stub of a Triton that was killed does not always notice by itself. It
-    also ends when the file at ``path`` is not its own any more: its parent was gone before it asked who that is, and
-    the run directory was removed or serves another Triton.
+    also ends when another file, or none, is at ``path``: then the parent was gone before ``getppid`` was called, and
+    the run directory was removed or belongs to another Triton.
     """
     heartbeat, parent = Heartbeat.create(path), os.getppid()
     own = _inode(path) or -1

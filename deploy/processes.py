@@ -67,7 +67,7 @@ class Router:
         return self.process is not None and self.process.poll() is not None
 
     def kill(self) -> None:
-        """With the workers that it started."""
+        """Kill it and the workers that it started."""
         if self.process is None or self.process.poll() is not None:
             return
         with suppress(psutil.NoSuchProcess):

@@ -102,8 +102,8 @@ class Front(Router):
 
     @classmethod
     def of(cls, number: int, homes: Sequence[Home], port: int, serving: Config, run: Path) -> Front:
-        """For ``homes[number]``; the others go on with what it loses. ``serving``: what the replicas were started with,
-        or at least a directory with their ``engine.json`` and tokenizer."""
+        """The front of ``homes[number]``; the other homes are its peers. ``serving``: what the replicas were started
+        with, or at least a directory with their ``engine.json`` and tokenizer."""
         home, peers = homes[number], [home.grpc for i, home in enumerate(homes) if i != number]
         environment = {
             "HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "TRITON_GRPC": home.grpc, "GATEWAY_PEERS": ",".join(peers),
@@ -127,7 +127,7 @@ class Front(Router):
 
 
 def replace(replica: Replica, front: Front, meanwhile: Callable[[], None]) -> None:
-    """Both are lame ducks, then drain, side by side: what the replica refuses, its front sends to the others."""
+    """Restart both: lame ducks first, then both drain. What the replica refuses, its front sends to the others."""
     stop([each for each in (replica.process, front.process) if each], meanwhile=meanwhile)
     replica.start()
     replica.wait(meanwhile)

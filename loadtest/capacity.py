@@ -75,7 +75,7 @@ def rate_of(replicas: int, limit: ReplicaLimit, risk: float) -> float:
 
 
 def limit_of(path: Path) -> tuple[ReplicaLimit, str]:
-    """The replica's limit and the sweep's SLO. Raises ``LoadtestError`` for what is no sweep that met its limits."""
+    """The replica's limit and the sweep's SLO. Raises ``LoadtestError`` unless it is a sweep that met its limits."""
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         met = [step for step in data["steps"] if step["met"]]

@@ -200,7 +200,7 @@ def _host(text: str) -> str:
     bare = text if text.count(":") < 2 or "[" in text else bracketed(text)
     try:
         parts = urlsplit(text if "://" in text else f"//{bare}")
-    except ValueError:  # brackets around what is no IPv6 address
+    except ValueError:  # brackets around something other than an IPv6 address
         parts = urlsplit("")
     if not parts.hostname or parts.scheme not in ("", "http", "https"):
         raise LoadtestError(f"host: {text!r} is not a host name: write e.g. 127.0.0.1 or https://llm.example.org")

@@ -13,7 +13,7 @@ STRAIGHT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no pr
 
 
 def fetch(url: str, timeout: float = TIMEOUT_S) -> list[Sample]:
-    """The samples at ``url``. Raises ``OSError`` when nobody answers and ``ValueError`` for any other text."""
+    """The samples at ``url``. Raises ``OSError`` without an answer and ``ValueError`` for any other text."""
     with STRAIGHT.open(url, timeout=timeout) as answer:  # the URL is the user's own server
         return parse(answer.read().decode("utf-8", "replace"))
 

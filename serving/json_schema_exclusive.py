@@ -16,7 +16,7 @@ Schema = dict[str, Any]
 DEEPEST = 8  # references and parts that are followed for one answer
 MOST_BRANCHES = 128
 MOST_STEPS = 20_000  # of all proofs for one schema: 30 ms
-_VALUES = ("const", "enum", "default", "examples")  # no schemas in there
+VALUE_KEYWORDS = ("const", "enum", "default", "examples")  # these hold values, not schemas
 _TYPES = frozenset(("object", "array", "string", "number", "boolean", "null"))
 
 
@@ -31,7 +31,7 @@ def plain_unions(schema: Any) -> Any:
             return part
         plain = "anyOf" not in part and proof.excludes_all(part.get("oneOf"), _types(part))
         return {
-            "anyOf" if plain and key == "oneOf" else key: value if key in _VALUES else rewritten(value)
+            "anyOf" if plain and key == "oneOf" else key: value if key in VALUE_KEYWORDS else rewritten(value)
             for key, value in part.items()
         }
 
@@ -48,7 +48,7 @@ class _Proof:
         self._root, self._steps = root, 0
 
     def excludes_all(self, branches: Any, within: frozenset[str]) -> bool:
-        """Of branches of a schema that allows the types ``within``."""
+        """Whether any two of ``branches`` exclude each other, in a schema that allows the types ``within``."""
         if not isinstance(branches, list) or not 0 < len(branches) <= MOST_BRANCHES:
             return False
         return all(self._excludes(one, other, within) for one, other in combinations(branches, 2))
@@ -71,7 +71,7 @@ class _Proof:
         return any(self._parts_exclude(a, b, common, deep) for a, b in ((one, other), (other, one)))
 
     def _parts_exclude(self, one: Schema, other: Schema, within: frozenset[str], deep: int) -> bool:
-        """What ``one`` refers to or must fit besides, and the alternatives it is made of."""
+        """Whether ``other`` excludes what ``one`` refers to, a part of its ``allOf``, or all of its alternatives."""
         needed = [target(self._root, one["$ref"])] if isinstance(one.get("$ref"), str) else []
         needed += one["allOf"] if isinstance(one.get("allOf"), list) else []
         if any(self._excludes(part, other, within, deep + 1) for part in needed):

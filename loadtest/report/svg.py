@@ -11,16 +11,16 @@ from loadtest.report.words import ENGLISH, Say
 
 WIDTH, HEIGHT = 560, 280
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 22, 44
-# Of a logarithmic axis: microseconds between the tokens of one message would leave no room for everything else.
+# At most on a logarithmic axis: the microseconds between tokens of one message would take all the room.
 DECADES = 3
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568")
-ON_DARK = ("#63b3ed", "#f6ad55", "#68d391", "#b794f4", "#f687b3", "#cbd5e0")  # what a dark page puts for them
+ON_DARK = ("#63b3ed", "#f6ad55", "#68d391", "#b794f4", "#f687b3", "#cbd5e0")  # their counterparts on a dark page
 FEW = 300  # dots that are drawn larger
 Points = Sequence[tuple[float, float]]
 
 
 def colour(index: int) -> str:
-    """Of the series with this index, as CSS: a page's style sheet may put others (``--c0`` …)."""
+    """The CSS colour of the series with this index; a page's style sheet may override it (``--c0`` …)."""
     at = index % len(COLOURS)
     return f"var(--c{at},{COLOURS[at]})"
 
@@ -170,7 +170,7 @@ def _legend(series: Sequence[Series], say: Say) -> str:
 
 
 def _name(name: str, say: Say) -> str:
-    """``grpc from schedule``: the lane stays as it is, the rest is said in the page's language."""
+    """A series' name in the page's language. In ``grpc from schedule`` the lane stays as it is."""
     lane, _, rest = name.partition(" ")
     return f"{lane} {say(rest)}" if lane in ("grpc", "sse") and rest else say(name)
 

@@ -59,7 +59,7 @@ def _order(seed: int, rounds: int, count: int) -> list[int]:
 
 
 def has_no_times(path: Path) -> bool:
-    """A dataset, by its name and first line; a file that cannot be read is left to who reads it."""
+    """Whether it is a dataset, by its name and first line. A file that cannot be read fails later, with a message."""
     if path.suffix != ".jsonl":
         return path.suffix == ".json"
     try:

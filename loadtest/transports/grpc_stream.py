@@ -115,7 +115,7 @@ class GrpcTransport:
         return reader.finished()
 
     def _ask_to_stop(self, connection: Connection, request_id: str) -> None:
-        """How a user leaves: a reset stream can crash Triton 2.51, so the server is asked to end it."""
+        """Leave a stream by asking the server to end it: resetting it can crash Triton 2.51."""
         message = pb.ModelInferRequest(model_name=self._model, id=request_id)
         message.inputs.add(name="stop", datatype="BOOL", shape=(1, 1))
         message.raw_input_contents.append(b"\x01")
@@ -138,9 +138,9 @@ def _wait(
     reader: _GrpcReader | None = None,
     deadline: float | None = None,
 ) -> None:
-    """Until the stream ended; raises ``TransportError`` unless it ended well or the reader walked away.
+    """Wait until the stream ends. Raises ``TransportError`` unless it ended well or the reader walked away.
 
-    ``deadline``: by ``time.monotonic``, where some of ``timeout`` has gone by."""
+    ``deadline`` (``time.monotonic``) replaces ``timeout`` where part of that has passed."""
     if not stream.done.wait(timeout if deadline is None else max(0.0, deadline - time.monotonic())):
         connection.cancel(stream)
         if reader is None or not reader.end.left:

@@ -150,7 +150,7 @@ class Orphaned:
 
 
 async def _beat(run_dir: Path) -> None:
-    """From the event loop itself: when it stands still, so does this."""
+    """Beat from the event loop itself: a loop that stands still shows."""
     heartbeat = Heartbeat.create(worker_path(run_dir, os.getpid()))
     while True:
         heartbeat.beat()

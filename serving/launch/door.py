@@ -39,7 +39,7 @@ class Door:
         self._due = 0.0
 
     def start(self) -> None:
-        """Until it listens. Raises ``LaunchError`` when it ends or takes too long."""
+        """Start Envoy and wait until it listens. Raises ``LaunchError`` when it ends or takes too long."""
         process = self._launch()
         until = time.monotonic() + START_SECONDS
         while not self._listens():

@@ -15,8 +15,8 @@ def drain(run_dir: Path, deadline: float, patient: Callable[[], bool], alive: Ca
     """Refuse new requests and give open streams until ``deadline``, or until ``patient()`` is false.
     ``alive``: whether there is an engine that can end them.
 
-    Triton 2.51 that got a SIGTERM refuses the ensemble's own inner requests too, so every gRPC stream would stall; and
-    it counts a stream whose client went away as in flight for ever. The ack table knows better.
+    After SIGTERM Triton 2.51 refuses the ensemble's own inner requests too, so every gRPC stream would stall; and it
+    counts a stream whose client went away as in flight for ever. The ack table has the true count.
     """
     try:
         ack_table = AckTable(run_dir / FILE_NAME)
@@ -30,7 +30,7 @@ def drain(run_dir: Path, deadline: float, patient: Callable[[], bool], alive: Ca
 
 
 def _await_streams(ack_table: AckTable, deadline: float, patient: Callable[[], bool]) -> None:
-    """Until no stream is open; the engine counts ten times a second, so one look is not enough."""
+    """Wait until no stream is open. The engine counts ten times a second, so a single zero is not enough."""
     zeros = 0
     while zeros < 5 and time.monotonic() < deadline and patient():
         time.sleep(0.05)

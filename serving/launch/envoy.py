@@ -38,7 +38,7 @@ NO_KEY = "the API key is missing or unknown; send the metadata `authorization: B
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Whom the door lets in. Without keys and ``client_ca``: everybody. Paths are absolute."""
+    """Who is let in: everybody, unless there are keys or a ``client_ca``. Paths are absolute."""
 
     keys: tuple[str, ...] = ()
     certificate: str = ""

@@ -34,13 +34,13 @@ class Orphan:
     """A worker whose supervisor is gone. It serves until it is relieved, and ends when its streams have."""
 
     pid: int
-    handle: int  # pidfd: never another process, whatever becomes of the number
+    handle: int  # a pidfd, which never means another process, even if the pid is reused
     pulse: Pulse
     is_relieved: bool = False
     looked: float = field(default_factory=time.monotonic)
 
     def relieve(self) -> None:
-        """Others serve."""
+        """Tell the worker that others serve now."""
         self.is_relieved = True
         self.tell(signal.SIGUSR1)
 
@@ -49,7 +49,7 @@ class Orphan:
             signal.pidfd_send_signal(self.handle, number)
 
     def has_ended(self, now: float) -> bool:
-        """Kill it when it hangs; whether it has ended."""
+        """Whether the worker has ended. Kills one that hangs."""
         silent, self.looked = self.pulse.look(now - self.looked), now
         if silent > ORPHAN_HANG_SECONDS:
             self.tell(signal.SIGKILL)
@@ -82,7 +82,7 @@ class GatewayChild:
         return f"http://{reach(self._config.host, self._config.gateway_port)}"
 
     def beat(self) -> None:
-        """At every turn of the launcher: the gateway sees by it that somebody watches."""
+        """Call at every turn of the launcher: it shows the gateway that somebody watches."""
         self._heartbeat.beat()
 
     def start(self) -> None:
@@ -96,8 +96,8 @@ class GatewayChild:
             self._process = child.start([sys.executable, "-m", "serving.gateway"], self._environment(), log, ROOT)
 
     def _hold_port(self) -> socket.socket:
-        """For as long as the launcher lives, so that nobody takes it while no gateway runs, and a new one's workers can
-        share it with an old one's."""
+        """Hold the port for the launcher's whole life: nobody takes it while no gateway runs, and the workers of a new
+        gateway can share it with those of the old one."""
         host, port = self._config.host, self._config.gateway_port
         try:
             return listening.hold(host, port)
@@ -144,7 +144,7 @@ class GatewayChild:
             self.start()
 
     def _relieve_orphans(self, supervisor: int) -> None:
-        """As soon as a worker of the new supervisor listens."""
+        """Relieve the old workers as soon as one of the new supervisor's listens."""
         serving = [orphan for orphan in self._orphans if not orphan.is_relieved]
         if serving and any(child.is_child(pid, supervisor) for pid in worker_pids(self._home)):
             for orphan in serving:
@@ -182,8 +182,8 @@ class GatewayChild:
     # --- end -------------------------------------------------------------------------------------------------------
 
     def stop(self, number: signal.Signals, see_off: Callable[[subprocess.Popen[bytes]], None]) -> None:
-        """Signal ``number`` makes it drain; ``see_off`` returns when the supervisor has ended. Workers that it leaves
-        behind have had their time then."""
+        """Send ``number``, which makes the gateway drain. ``see_off`` returns when the supervisor has ended; workers
+        that it leaves behind get no more time."""
         if self._process is None:
             return
         self._tell_orphans(number)
@@ -210,7 +210,7 @@ class GatewayChild:
 
 
 def _worker_directory(environment: bytes, home: Path) -> Path | None:
-    """Where a process beats, if it is a worker of the gateway whose folder ``home`` is."""
+    """The directory of a process's heartbeat, if its environment is that of a worker of the gateway in ``home``."""
     words = environment.split(b"\0")
     found = next((word.partition(b"=")[2] for word in words if word.startswith(b"GATEWAY_RUN_DIR=")), b"")
     return Path(os.fsdecode(found)) if found and f"RUN_DIR={home}".encode() in words else None

@@ -60,12 +60,12 @@ def await_ending() -> None:
 
 
 def remove_shm(prefix: str) -> None:
-    """What a killed stub leaves in /dev/shm."""
+    """Remove what a killed stub leaves in /dev/shm."""
     for file in SHM.glob(f"{prefix}*") if prefix else ():
         file.unlink(missing_ok=True)
 
 
 def _pids(directory: Path) -> list[int]:
-    """Of Triton's models, and of gateway workers without a supervisor: which keep the port for a moment."""
+    """Processes of Triton's models, and gateway workers without a supervisor, which keep the port for a moment."""
     models = [file.read_text() for file in directory.glob("*.pid")]
     return [*(int(text) for text in models if text.isdecimal()), *worker_pids(directory / GATEWAY)]

@@ -45,5 +45,5 @@ def _bound_to_output(request: EngineRequest) -> str:
 
 
 def prompt_cached(request: EngineRequest, cached: int) -> int:
-    """Of ``cached`` tokens those that belong to the caller's prompt. ``request``: from ``as_prompt``."""
+    """How many of the ``cached`` tokens belong to the caller's own prompt. ``request``: from ``as_prompt``."""
     return min(cached, len(request.input_ids) - len(request.resume_ids))

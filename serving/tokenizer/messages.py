@@ -59,8 +59,8 @@ def _call(where: str, call: Any) -> dict[str, Any]:
 
 def _arguments(given: Any) -> Any:
     """A call's arguments as a value. A conversation repeats what a model wrote, and an answer that was cut off must not
-    make every later turn an error: broken JSON is mended, and what is no JSON at all
-    or nested too deep stays the text that it is."""
+    make every later turn an error: broken JSON is mended, and what cannot be mended or is nested too deeply stays text.
+    """
     if not isinstance(given, str):
         return {} if given is None else given
     text = given.strip()

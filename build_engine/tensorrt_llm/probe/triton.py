@@ -155,7 +155,7 @@ def command(repository: Path) -> list[str]:
 
 
 def environment(engine: Path, work: Path, settings: Mapping[str, str]) -> dict[str, str]:
-    """As the launcher gives it; a home that every user can write, because id 12345 has none."""
+    """The environment that the launcher sets, with a home that every user can write to: id 12345 has none."""
     asked = config.parse(["--engine", str(engine)])
     return triton.environment(asked, work) | {"HOME": str(work), "USER": "qwen"} | dict(settings)
 

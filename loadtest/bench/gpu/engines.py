@@ -132,7 +132,7 @@ def engine(
 
 
 def bits(name: str) -> tuple[str, str]:
-    """Of an engine's weights and of its KV cache, as ``limits.Traffic`` names them."""
+    """The precisions of an engine's weights and of its KV cache, as ``limits.Traffic`` names them."""
     precision, settings = BUILDS.get(name, (name, {}))
     return precision.removesuffix("-dynamic"), settings.get("kv_dtype", "bf16")
 

@@ -101,7 +101,7 @@ def weights_mib(engine: Path) -> float:
 
 @dataclass
 class EngineFigures:
-    """Of one engine: TPOT of one user in ms, tokens/s of eight users, weights and resident memory in MiB."""
+    """One engine's TPOT with one user in ms, tokens/s with eight users, and weights and resident memory in MiB."""
 
     tpot: Measurement
     throughput: Measurement

@@ -149,7 +149,7 @@ class Answer:
         return self._prompt_tokens[prompt] - self._cached_tokens[prompt] + made
 
     async def _generate(self, prompt: int, turn: EngineTurn) -> None:
-        """Until the answer ends. When its Triton dies, the next one resumes after the tokens that have come."""
+        """Make attempts until the answer ends. When its Triton dies, the next one resumes after the tokens received."""
         request_id = self.id if len(self.plan.prompts) == 1 else f"{self.id}-{prompt}"
         ids, left, number, broken = list[int](), len(self._context.channels.all) - 1, 0, None
         while True:

@@ -20,7 +20,7 @@ _Row = tuple[int, float | None, Sequence[Any]]  # token, log probability, altern
 
 class ChoiceUpdate(NamedTuple):
     """What one engine response adds to a choice. ``stop``: the stop string that came after ``text`` and ended it.
-    ``prompt_ids``: in the first response, where they were asked for; ``prompt_logprobs``: in vLLM's form, likewise."""
+    ``prompt_ids`` and ``prompt_logprobs`` (in vLLM's form): in the first response, if they were asked for."""
 
     text: str
     events: list[Event] | None  # replaces ``text`` when the answer is parsed for tool calls

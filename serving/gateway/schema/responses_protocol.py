@@ -142,7 +142,7 @@ def as_chat(request: ResponsesRequest) -> ChatRequest:
 
 
 def refuse_storage(request: ResponsesRequest) -> None:
-    """Where nothing is kept. Raises ``ApiError``."""
+    """Refuse what needs stored responses, on a gateway that keeps none. Raises ``ApiError``."""
     for name in ("previous_response_id", "store"):
         if value := getattr(request, name):
             problem = f"{value!r:.80} is not supported: {_STORED} (GATEWAY_RESPONSES_STORE makes a server keep them)"

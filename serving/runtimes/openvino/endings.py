@@ -24,11 +24,11 @@ THOROUGH = 2000  # masks before an answer begins, in the thread that compiles gr
 THOROUGH_SECONDS = 2.0  # of CPU time, and no longer: other grammars wait for that thread, and some masks take 15 ms
 BRIEF = 40  # masks within a step: a few milliseconds with Qwen's vocabulary
 QUOTE, LETTER, CLOSERS, COMMA = ord('"'), ord("x"), b"}]", b","
-FREE = b"}],x"  # characters of which only free text takes all
+FREE = b"}],x"  # only free text allows all of these
 BLANKS = b" \n"
 FIRST = b'"0nft[{-123456789'  # what is shortest in JSON
 TYPED = FIRST + bytes(byte for byte in range(128) if byte not in FIRST and byte not in BLANKS)
-FEW = 3  # ways tried from a place where they are many and any will do
+FEW = 3  # ways tried from a place that has many equally good ones
 TAILS = 4  # parts of a known ending that are tried to the end from one place
 OPENERS = {b"}": b"{", b"]": b"["}
 VALUE = re.compile(rb'("(?:[^"\\]|\\.)*"|[^\s",:{}\[\]]+)\s*$', re.DOTALL)  # the last one, in front of "," or a bracket
@@ -122,7 +122,7 @@ class EndingSearch:
         return None
 
     def _reached(self, matcher: LLMatcher, path: list[int], before: Outline, order: int) -> SearchPlace:
-        """With what can only come next."""
+        """The place reached after ``path`` and whatever the grammar then forces."""
         last = path[-1:]
         while not matcher.is_stopped():
             forced = matcher.compute_ff_tokens()
@@ -142,7 +142,7 @@ class EndingSearch:
         return [token for token in out if token != self.end]
 
     def _rest(self, place: LLMatcher, units: list[int]) -> list[int] | None:
-        """What is left to do where the answer may end, or where a part of a known ending ends it."""
+        """The tokens that end the answer from ``place``, perhaps with a part of a known ending; ``None`` if none do."""
         if place.is_accepting():
             return [] if place.is_stopped() else [self.end]
         tried = 0

@@ -146,8 +146,8 @@ class Grammars:
             return ValueError(_refusal(guide, " ".join(str(error).split())))
 
     def _tagged(self, guide: Guide) -> LLGuidanceState | TaggedText:
-        """Where text may come between tags, masks begin with a tag's trigger; of an optional guide they end where the
-        grammar gives up."""
+        """Free text between tags has no mask: masking begins with a tag's trigger. With an optional guide it ends where
+        the grammar gives up."""
         tree = structural_tag.parsed(guide.guide)
         parts = triggered(tree)
         if parts is None:
@@ -239,7 +239,7 @@ class LLGuidanceState:
         return self._search.find(self._matcher, masks=THOROUGH)
 
     def first_ending(self) -> list[int] | None:
-        """From the beginning, where a compiled grammar stays; searched for once."""
+        """The shortest answer, searched for once: a compiled grammar stays at its beginning."""
         return self._first
 
     def ending_after(self, token: int | None, known: Sequence[int]) -> list[int] | None:
@@ -249,7 +249,7 @@ class LLGuidanceState:
         return self._search.find(matcher, known, masks=BRIEF)
 
     def reaches(self, text: bytes) -> bool:
-        """Whether ``text`` may come next; it has come then."""
+        """Whether ``text`` may come next; if so, the state moves behind it."""
         tokens = self._tokenizer.tokenize_bytes(text)
         return not tokens or self._matcher.try_consume_tokens(tokens) == len(tokens)
 

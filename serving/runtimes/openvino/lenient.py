@@ -1,8 +1,8 @@
 """Schemas that nobody promised to enforce (``x-guidance: {"lenient": true}``), without what llguidance cannot read.
 
-Its own ``lenient`` leaves out keywords that it lacks. A pattern with look-around, a reference that leads nowhere or a
-type that is none (Google's APIs write ``STRING``) would still cost the whole schema. ``/$defs/A`` is LiteLLM's way to
-write ``#/$defs/A``.
+Its own ``lenient`` leaves out keywords that it lacks. Still, a pattern with look-around, a reference that leads nowhere
+or an invalid type (Google's APIs write ``STRING``) would make it refuse the whole schema. LiteLLM writes ``#/$defs/A``
+as ``/$defs/A``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from serving.json_schema_exclusive import target
+from serving.json_schema_exclusive import VALUE_KEYWORDS, target
 
 Schema = dict[str, Any]
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
-_VALUES = ("const", "enum", "default", "examples")  # no schemas in there
 
 
 def is_lenient(schema: Any) -> bool:
@@ -38,7 +37,7 @@ def readable(schema: Schema) -> Schema:
 
 
 def readable_or_any(schema: Schema) -> Schema:
-    """Of arguments: any object where nothing can be read of their schema."""
+    """The schema of a call's arguments: any object if llguidance cannot read what is left of theirs."""
     left = readable(schema)
     return left if not is_lenient(schema) or compiles(left) else {"type": "object"}
 
@@ -49,7 +48,7 @@ def _readable(part: Any, root: Schema) -> Any:
     if not isinstance(part, dict):
         return part
     return {
-        key: _reference(value, root) if key == "$ref" else value if key in _VALUES else _readable(value, root)
+        key: _reference(value, root) if key == "$ref" else value if key in VALUE_KEYWORDS else _readable(value, root)
         for key, value in part.items()
         if not _is_broken(key, value, root)
     }

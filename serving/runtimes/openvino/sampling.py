@@ -37,7 +37,7 @@ class GrammarState(Protocol):
     """Where a sequence stands in its grammar. Both methods raise ``GrammarError`` when the grammar engine gives up."""
 
     def allowed(self) -> npt.NDArray[np.bool_] | None:
-        """By token; ``None``: all."""
+        """A mask over the vocabulary, true for the tokens that may come next; ``None``: all may."""
 
     def accept(self, token: int) -> None: ...
 

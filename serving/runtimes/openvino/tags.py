@@ -139,19 +139,19 @@ def triggered(tree: Format) -> dict[str, Format] | None:
 
 
 class TagState(Protocol):
-    """A place in the grammar of one tag; ``LLGuidanceState``."""
+    """A place in the grammar of one tag; implemented by ``LLGuidanceState``."""
 
     def allowed(self) -> Mask: ...
 
     def accept(self, token: int) -> None: ...
 
     def reaches(self, text: bytes) -> bool:
-        """Whether ``text`` may come next; it has come then."""
+        """Whether ``text`` may come next; if so, the state moves behind it."""
 
     def first_ending(self) -> list[int] | None: ...
 
     def ending_after(self, token: int | None, known: Sequence[int]) -> list[int] | None:
-        """``None`` as token: from here."""
+        """An ending from the place after ``token``, or from here when it is ``None``."""
 
     @property
     def finished(self) -> bool: ...
@@ -159,7 +159,7 @@ class TagState(Protocol):
 
 @dataclass(slots=True)
 class Vocabulary:
-    """Every token's bytes, and the tokens by them."""
+    """The bytes of every token, and the tokens sorted by their bytes."""
 
     table: list[bytes]
     _sorted: list[tuple[bytes, int]] = field(init=False)
@@ -168,7 +168,7 @@ class Vocabulary:
         self._sorted = sorted((text, token) for token, text in enumerate(self.table))
 
     def beginning(self, start: bytes) -> Iterator[tuple[bytes, int]]:
-        """The tokens that begin with ``start`` and go on."""
+        """The tokens that are longer than ``start`` and begin with it."""
         for at in range(bisect_left(self._sorted, (start,)), len(self._sorted)):
             text, token = self._sorted[at]
             if not text.startswith(start):
@@ -178,7 +178,9 @@ class Vocabulary:
 
 
 class Trigger:
-    """One trigger, and where its tags begin. ``forbidden``: what may not follow the trigger's first so many bytes."""
+    """One trigger, and where its tags begin.
+
+    ``forbidden``: the tokens that may not follow the first n bytes of the trigger, by n."""
 
     def __init__(self, text: str, start: Callable[[], TagState], vocabulary: Vocabulary) -> None:
         self.text, self.start = text.encode(), start
@@ -193,11 +195,11 @@ class Trigger:
         }  # fmt: skip
 
     def first_ending(self) -> list[int] | None:
-        """Of the shortest tag."""
+        """The shortest ending of any of its tags."""
         return self._begun.first_ending()
 
     def begun(self, tail: bytes) -> int:
-        """How much of the trigger the text ends with, but not all of it."""
+        """How many bytes of the trigger the text ends with, if not with all of it."""
         sizes = range(min(len(tail), len(self.text) - 1), 0, -1)
         return next((size for size in sizes if tail.endswith(self.text[:size])), 0)
 
@@ -274,7 +276,7 @@ class TaggedText:
         return None if any(trigger.first_ending() is None for trigger in self._triggers) else []
 
     def ending_after(self, token: int, known: Sequence[int]) -> list[int] | None:
-        """Of the tag that the answer is in after ``token``, if any."""
+        """An ending of the tag that the answer is in after ``token``, if any."""
         if self._tag is not None:
             return self._tag.ending_after(token, known)
         entered = self._entered(self._with(token))

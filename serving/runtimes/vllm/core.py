@@ -99,7 +99,7 @@ class Core:
             ValueError,
             TypeError,
             KeyError,
-        ) as error:  # the first is no ValueError from 0.28 on
+        ) as error:  # from 0.28 on the first is not a ValueError
             field = getattr(error, "parameter", None) or ("guided_decoding_guide" if sampling.guide else "request")
             raise InvalidRequest(str(field), " ".join(str(error).split())) from error
         prepared.external_req_id = request_id

@@ -86,7 +86,7 @@ class ChatStream(StreamRenderer):
         return {} if ids is None else {"prompt_token_ids": ids}
 
     def update(self, index: int, update: ChoiceUpdate, used: Usage) -> bytes:
-        """With log probs, token ids, tool calls or usage per chunk."""
+        """An update with log probs, token ids, tool calls or usage per chunk."""
         if update.stop:
             self._stops[index] = update.stop
         if update.prompt_ids and self._plan.token_ids and (index == 0 or not self._chat):
@@ -156,7 +156,7 @@ class ChatBody(BodyRenderer):
         return orjson.dumps({**self._head, "choices": choices, "usage": usage(used), **about})
 
     def _about_prompt(self, collected: _ChoiceBody) -> dict[str, Any]:
-        """In a chat at the top, for a completion in each choice."""
+        """What a chat's body has at the top, and a completion's in each choice."""
         about: dict[str, Any] = {"prompt_token_ids": collected.prompt_ids} if self._plan.token_ids else {}
         return about if self._plan.prompt_logprobs is None else {**about, "prompt_logprobs": collected.prompt_logprobs}
 

@@ -120,7 +120,7 @@ class Blocks:
 
 
 def _object(arguments: str) -> JsonObject:
-    """The call's input; what max_tokens cut off, or what is no object, has none."""
+    """The call's input: empty if max_tokens cut it off, or if it is not an object."""
     try:
         found = orjson.loads(arguments)
     except orjson.JSONDecodeError:

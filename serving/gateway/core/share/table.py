@@ -38,7 +38,7 @@ class ShareTable:
         self._file = -1
         if path is not None:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            os.posix_fallocate(self._file, 0, size)  # a disk that fills up later must not kill who writes to the map
+            os.posix_fallocate(self._file, 0, size)  # or a disk that fills up later would kill writers by SIGBUS
         self._words = memoryview(mmap.mmap(self._file, size)).cast("d")
         with self.locked():
             self._own = self._claim()
@@ -129,7 +129,7 @@ class ShareTable:
         return int(self._sum(_OF_PROMPTS + tenant))
 
     def unread_tokens(self, *, with_long: bool) -> int:
-        """Of prompts at the engine before their first answer token."""
+        """Tokens of the prompts that the engine has but has not finished reading."""
         return int(self._sum(_UNREAD) + (self._sum(_UNREAD_LONG) if with_long else 0))
 
     @property
