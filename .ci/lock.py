@@ -29,7 +29,7 @@ def compiled(python: str, extras: tuple[str, ...], *options: str) -> str:
 def blocks(text: str) -> dict[str, str]:
     """A requirement and its hashes, by the package's name."""
     parts = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)
-    return {re.match(r"[\w.-]+", part)[0]: part for part in parts if part.strip()}  # type: ignore[index]
+    return {re.split(r"[^\w.-]", part, maxsplit=1)[0]: part for part in parts if part.strip()}
 
 
 def pins(text: str) -> str:

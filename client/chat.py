@@ -57,11 +57,21 @@ class Timing:
         )
 
 
+class Output(Protocol):
+    """As much of a text stream as ``show`` writes to."""
+
+    def write(self, text: str, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool: ...
+
+
 def printable(text: str, terminal: bool) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) if terminal else text
 
 
-def show(chunks: Iterable[StreamChunk], timing: Timing, out: TextIO) -> None:
+def show(chunks: Iterable[StreamChunk], timing: Timing, out: Output) -> None:
     """Print text as it comes."""
     terminal = out.isatty()
     for chunk in chunks:
@@ -121,7 +131,7 @@ class Chat:
         timing, said, how = Timing(), _Tee(self._out), ""
         try:
             with self._client.stream(head + self.messages, self._options) as chunks, ctrl_c_cancels(chunks) as pressed:
-                show(chunks, timing, said)  # type: ignore[arg-type]  # it has the three methods ``show`` uses
+                show(chunks, timing, said)
             how = say("stopped") if pressed.is_set() else ""
         except ClientError as error:
             self._out.write("\n" if said.text else "")
@@ -209,7 +219,7 @@ def loop(chat: Chat, lines: TextIO) -> None:
     while True:
         try:
             chat.line(input("> ") if terminal else _piped(lines))
-        except KeyboardInterrupt:  # noqa: PERF203  # a prompt loop
+        except KeyboardInterrupt:
             print(f"\n{say('(Ctrl-D leaves, /help lists commands)')}", file=sys.stderr)
         except EOFError:
             return

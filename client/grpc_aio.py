@@ -91,7 +91,7 @@ class AsyncGrpcStream(RunningRequest, AsyncIterator[StreamChunk]):
         while not self._done:
             try:
                 chunk = await self._next()
-            except errors.ClientError as error:  # noqa: PERF203  # a retry loop
+            except errors.ClientError as error:
                 await asyncio.sleep(self._again_in(error))
             except asyncio.CancelledError:
                 if not self._done:  # the task is cancelled, not only this request by ``cancel()``

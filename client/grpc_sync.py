@@ -106,7 +106,7 @@ class GrpcStream(RunningRequest, Iterator[StreamChunk]):
         while not self._done:
             try:
                 chunk = self._next()
-            except errors.ClientError as error:  # noqa: PERF203  # a retry loop
+            except errors.ClientError as error:
                 time.sleep(self._again_in(error))
             except BaseException:  # KeyboardInterrupt while waiting: the slot must not stay taken
                 self.cancel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import httpx
@@ -130,7 +130,7 @@ class HttpStream(Iterator[StreamChunk]):
     def __next__(self) -> StreamChunk:
         return next(self._chunks)
 
-    def _run(self) -> Iterator[StreamChunk]:
+    def _run(self) -> Generator[StreamChunk, None, None]:
         for attempt in range(1, self._ask.retry.attempts + 1):
             reading, self.request_id = _Reading(self._ask), self._new_id()
             try:
@@ -169,7 +169,7 @@ class HttpStream(Iterator[StreamChunk]):
 
     def cancel(self) -> None:
         """Close the connection: the gateway frees the slot."""
-        self._chunks.close()  # type: ignore[attr-defined]  # it is a generator
+        self._chunks.close()
 
     close = cancel
 
@@ -195,7 +195,7 @@ class AsyncHttpStream(AsyncIterator[StreamChunk]):
     async def __anext__(self) -> StreamChunk:
         return await self._chunks.__anext__()
 
-    async def _run(self) -> AsyncIterator[StreamChunk]:
+    async def _run(self) -> AsyncGenerator[StreamChunk, None]:
         for attempt in range(1, self._ask.retry.attempts + 1):
             reading, self.request_id = _Reading(self._ask), self._new_id()
             try:
@@ -243,7 +243,7 @@ class AsyncHttpStream(AsyncIterator[StreamChunk]):
         self._closing = asyncio.get_running_loop().create_task(self.aclose())
 
     async def aclose(self) -> None:
-        await self._chunks.aclose()  # type: ignore[attr-defined]  # it is an async generator
+        await self._chunks.aclose()
 
     async def __aenter__(self) -> AsyncHttpStream:
         return self

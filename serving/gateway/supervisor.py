@@ -159,7 +159,7 @@ class WorkerSupervisor:
         for process in self._workers:
             try:
                 process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:  # noqa: PERF203  # a handful of workers
+            except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 

@@ -19,6 +19,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from contract.engine_dir import EngineInfo
@@ -52,9 +53,14 @@ HONOURED = frozenset(
 )  # fmt: skip
 
 
-def tokens(input_ids: list[int] | np.ndarray, seed: int, count: int) -> list[int]:  # type: ignore[type-arg]
+def first_token(input_ids: npt.ArrayLike, seed: int) -> int:
+    """What a simulated stream begins to count from, before the remainder by ``VOCABULARY``."""
+    return zlib.crc32(np.asarray(input_ids, dtype=np.int32).tobytes(), seed & 0xFFFFFFFF)
+
+
+def tokens(input_ids: npt.ArrayLike, seed: int, count: int) -> list[int]:
     """The first ``count`` tokens that a simulated stream yields for this prompt and seed."""
-    start = zlib.crc32(np.asarray(input_ids, dtype=np.int32).tobytes(), seed & 0xFFFFFFFF)
+    start = first_token(input_ids, seed)
     return [(start + 7919 * i) % VOCABULARY for i in range(count)]
 
 
@@ -78,7 +84,8 @@ class Faults:
 
     @classmethod
     def parse(cls, text: str) -> Faults:
-        values: dict[str, float] = {}
+        values: dict[str, int] = {}
+        stall_seconds = 0.0
         for part in filter(None, text.split(",")):
             name, _, argument = part.partition("@")
             number, _, seconds = argument.partition(":")
@@ -87,8 +94,8 @@ class Faults:
                 raise ValueError(f"FAULT: {part!r} is not die@N, error@N, eos@N or stall@N:SECONDS")
             values[name] = int(number)
             if name == "stall":
-                values["stall_seconds"] = float(seconds or 1)
-        return cls(**values)  # type: ignore[arg-type]
+                stall_seconds = float(seconds or 1)
+        return cls(**values, stall_seconds=stall_seconds)
 
 
 class _Live:
@@ -100,9 +107,7 @@ class _Live:
         self.begun = time.monotonic()
         self.made = len(request.resume_ids)
         self.due = due  # when its simulated prefill is over
-        self.start = zlib.crc32(
-            np.asarray(request.input_ids, dtype=np.int32).tobytes(), request.sampling.seed & 0xFFFFFFFF
-        )
+        self.start = first_token(request.input_ids, request.sampling.seed)
         self.blocks = -(-(len(request.input_ids) + request.sampling.max_tokens) // BLOCK_TOKENS)
 
 

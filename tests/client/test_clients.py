@@ -26,7 +26,7 @@ def test_threads_that_start_together_share_one_connection(
     opened, closed = [], []
     real = getattr(owner, name)
 
-    class Counted(real):  # type: ignore[misc]
+    class Counted(real):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             time.sleep(0.02)  # long enough for every thread to pass an unguarded check
             super().__init__(*args, **kwargs)

@@ -21,8 +21,8 @@ from tests.client.fake_triton import FakeTriton
             "stop_token_ids: 2147483648 is out of range; give an integer between 0 and ",
         ),
         (Options(temperature=1e39), "temperature: 1e+39 is out of range; give a number between 0 and 2"),
-        (Options(temperature="hot"), "temperature: 'hot' is not a number"),  # type: ignore[arg-type]
-        (Options(top_k=1.0), "top_k: 1.0 is not an integer"),  # type: ignore[arg-type]
+        (Options(temperature="hot"), "temperature: 'hot' is not a number"),
+        (Options(top_k=1.0), "top_k: 1.0 is not an integer"),
         (Options(stop=["\ud800"]), r"stop_words: '\ud800' is not text"),
     ],
 )

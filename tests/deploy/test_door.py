@@ -192,7 +192,7 @@ def test_a_gateway_elsewhere_uses_the_door(door: Door, tmp_path: Path) -> None:
         "GATEWAY_TRITON_CERT": str(door.folder / "client.crt"),
         "GATEWAY_TRITON_CERT_KEY": str(door.folder / "client.key"),
     }  # fmt: skip
-    gateway = start_gateway(tmp_path, door.server, **settings)  # type: ignore[arg-type]  # it has the two addresses
+    gateway = start_gateway(tmp_path, door.server, **settings)  # it has the two addresses
     try:
         assert httpx.get(f"{gateway.url}/health/ready", trust_env=False).status_code == 200
         body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
@@ -239,7 +239,7 @@ def _serves_again(door: Door, seconds: float) -> bool:
         try:
             with door.client() as client:
                 return client.generate("Hi", Options(max_tokens=1)).completion_tokens == 1
-        except errors.ClientError:  # noqa: PERF203  # a waiting loop
+        except errors.ClientError:
             time.sleep(0.2)
     return False
 

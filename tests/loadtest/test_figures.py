@@ -39,7 +39,7 @@ def record(
     return Record(
         index, "chat", lane, True, at, at + late, at + late + ttft, at + late + ttft + 0.9, at + late + ttft + 0.9,
         outcome, "engine" if outcome == "failed" else "", completion_tokens=10, requested_tokens=10, messages=10,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 def lane_of(records: list[Record], slo: Slo | None = None) -> Lane:

@@ -18,7 +18,7 @@ CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 def requests(name: str, count: int = 40, **settings: object) -> list[Request]:
-    scenario = load_scenario(name, ScenarioSettings(**settings))  # type: ignore[arg-type]
+    scenario = load_scenario(name, ScenarioSettings(**settings))
     return [request_number(scenario, number) for number in range(count)]
 
 

@@ -41,7 +41,7 @@ def gateway(server: Server) -> psutil.Process:
 
 
 MODEL_PROCESSES: dict[str, Callable[[Server], psutil.Process]] = {
-    **{model: lambda server, model=model: stub(server, model) for model in MODELS},  # type: ignore[misc]
+    **{model: lambda server, model=model: stub(server, model) for model in MODELS},
     "tritonserver": triton,
 }
 

@@ -20,7 +20,7 @@ CHUNKS = {
 }
 
 
-def _call(address: str, model: str, **arrays: np.ndarray) -> str:  # type: ignore[type-arg]
+def _call(address: str, model: str, **arrays: np.ndarray) -> str:
     """The error with which the model answers."""
     inputs = []
     for name, array in arrays.items():

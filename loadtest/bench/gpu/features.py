@@ -135,11 +135,14 @@ def _likeliest(answers: list[ProbeAnswer]) -> bool:
 
 def _penalties(engine: ProbedEngine) -> Iterator[tuple[str, bool, str]]:
     """Log probabilities come before penalties, so each greedy choice can be made again from the 20 likeliest."""
-    for name, change in (
-        ("presence_penalty", {"presence_penalty": 2.0}), ("frequency_penalty", {"frequency_penalty": 1.0}),
-        ("repetition_penalty", {"repetition_penalty": 1.5}),
-    ):  # fmt: skip
-        answers = engine.each(replace(GREEDY, max_tokens=48, logprobs=21, **change))  # type: ignore[arg-type]
+    scored = replace(GREEDY, max_tokens=48, logprobs=21)
+    penalized = {
+        "presence_penalty": replace(scored, presence_penalty=2.0),
+        "frequency_penalty": replace(scored, frequency_penalty=1.0),
+        "repetition_penalty": replace(scored, repetition_penalty=1.5),
+    }
+    for name, sampling in penalized.items():
+        answers = engine.each(sampling)
         right = total = 0
         for prompt, answer in zip(engine.prompts, answers, strict=True):
             for at, token in enumerate(answer.ids):

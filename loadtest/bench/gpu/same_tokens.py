@@ -55,7 +55,7 @@ def from_offline(engine: Path, ids: list[list[int]], kv_gib: int) -> list[Greedy
 def compare(left: list[GreedyAnswer], right: list[GreedyAnswer]) -> dict[str, object]:
     """How many answers are equal; for each other one the first position that differs and the margin there."""
     pairs = [(one["ids"], other["ids"]) for one, other in zip(left, right, strict=True)]
-    parts = [next((i for i, (a, b) in enumerate(zip(*pair)) if a != b), None) for pair in pairs]  # noqa: B905
+    parts = [next((i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), None) for pair in pairs]
     margins = [margin for answer in left for margin in answer["margins"]]
     there = [a["margins"][i] for a, i in zip(left, parts, strict=True) if i is not None and i < len(a["margins"])]
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from client.types import Options, Prompt
@@ -207,7 +208,7 @@ def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[]
     if isinstance(choice, NamedTool):  # like `required`, it wins over a response format: the answer is a call
         name = choice.function.name
         schema = arguments_schema(_known(tools, name))
-        parser: Callable[[], ToolParser] = lambda: ToolParser("named", name)  # noqa: E731  # typed
+        parser = partial(ToolParser, "named", name)
         return replace(options, guide_type="json_schema", guide=dumped(schema)), parser, "tool_choice"
     schema = required_calls(tools, one=one)
     return (

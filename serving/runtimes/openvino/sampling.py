@@ -66,7 +66,8 @@ class Sampler:
         self._seen = np.fromiter(self._prompt, np.int64)  # prompt and answer, each id once
         self._biased = np.array([i for i, _ in sampling.logit_bias], np.int64)
         self._biases = np.array([bias for _, bias in sampling.logit_bias], np.float32)
-        self._random = np.random.Generator(np.random.PCG64(sampling.seed)) if sampling.temperature > 0 else None
+        self._bits = np.random.PCG64(sampling.seed) if sampling.temperature > 0 else None
+        self._random = np.random.Generator(self._bits) if self._bits else None
 
     def resume(self, ids: list[int]) -> None:
         """Tokens that an earlier attempt chose. Raises ``ValueError`` when they do not follow the grammar."""
@@ -78,8 +79,8 @@ class Sampler:
                 if self._affordable(token, at) != token:
                     raise ValueError(f"token {token} leaves too few for the end of a guided answer")
                 self.grammar.accept(token)
-        if self._random is not None:  # one number per token: a seeded answer goes on as if nothing had happened
-            self._random.bit_generator.advance(len(ids))  # type: ignore[attr-defined]  # PCG64 has it
+        if self._bits:  # one number per token: a seeded answer goes on as if nothing had happened
+            self._bits.advance(len(ids))
 
     def choose(self, row: Row) -> SampledToken:
         """Pick the next token; ``row`` [vocab] is changed. Raises ``ValueError`` when no token can be chosen."""

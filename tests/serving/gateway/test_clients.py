@@ -80,7 +80,7 @@ def test_allowed_tools_hide_the_others(web: httpx.Client, fake: FakeTriton, mode
     choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named]}}
     assert web.post(CHAT, json=ask("SAY []", tools=[OTHER, TOOL], tool_choice=choice)).status_code == 200
     flat = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "weather"}]}
-    tools = [{"type": "function", **tool["function"]} for tool in (OTHER, TOOL)]  # type: ignore[dict-item]
+    tools = [{"type": "function", **tool["function"]} for tool in (OTHER, TOOL)]
     assert web.post(RESPONSES, json={"input": "SAY []", "tools": tools, "tool_choice": flat}).status_code == 200
     for sent in fake.requests:
         assert [tool["function"]["name"] for tool in json.loads(sent["tools"])] == ["weather"]

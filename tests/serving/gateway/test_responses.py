@@ -92,14 +92,14 @@ def test_an_empty_answer_is_an_empty_message(sdk: openai.OpenAI) -> None:
 
 
 def test_a_function_is_called_and_its_output_goes_back(sdk: openai.OpenAI, fake: FakeTriton) -> None:
-    answer = sdk.responses.create(model="qwen", input=CALL, tools=[WEATHER])  # type: ignore[list-item]
+    answer = sdk.responses.create(model="qwen", input=CALL, tools=[WEATHER])
     assert [item.type for item in answer.output] == ["message", "function_call"]
     call = answer.output[1]
     assert call.type == "function_call" and (call.name, json.loads(call.arguments)) == ("weather", {"city": "Köln"})
     fake.requests.clear()
     history: Any = [{"role": "user", "content": CALL}, *(item.model_dump() for item in answer.output)]
     history.append({"type": "function_call_output", "call_id": call.call_id, "output": "rain"})
-    sdk.responses.create(model="qwen", input=history, tools=[WEATHER])  # type: ignore[list-item]
+    sdk.responses.create(model="qwen", input=history, tools=[WEATHER])
     user, assistant, tool = json.loads(fake.requests[0]["messages"])
     assert user["role"] == "user" and assistant["content"] == "Let me look."
     assert assistant["tool_calls"][0]["function"] == {"name": "weather", "arguments": call.arguments}
@@ -107,7 +107,7 @@ def test_a_function_is_called_and_its_output_goes_back(sdk: openai.OpenAI, fake:
 
 
 def test_a_function_call_streams(sdk: openai.OpenAI) -> None:
-    events = list(sdk.responses.create(model="qwen", input=CALL, tools=[WEATHER], stream=True))  # type: ignore[call-overload]
+    events = list(sdk.responses.create(model="qwen", input=CALL, tools=[WEATHER], stream=True))
     pieces = "".join(e.delta for e in events if e.type == "response.function_call_arguments.delta")
     done = next(e for e in events if e.type == "response.function_call_arguments.done")
     assert json.loads(pieces) == {"city": "Köln"} and done.arguments == pieces
@@ -208,7 +208,7 @@ async def test_langchain_streams_a_response(gateway: RunningGateway) -> None:
     async with httpx.AsyncClient(trust_env=False) as own:  # langchain shares one per URL, beyond this event loop's life
         chat = ChatOpenAI(
             model="qwen", base_url=f"{gateway.url}/v1", api_key="none", use_responses_api=True, http_async_client=own
-        )  # type: ignore[arg-type]
+        )
         parts = [part async for part in chat.astream("SAY from a chain")]
     assert "".join(str(part.text) for part in parts) == "from a chain"
 

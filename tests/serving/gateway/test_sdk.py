@@ -225,7 +225,7 @@ def test_models(sdk: openai.OpenAI) -> None:
 async def test_langchain_streams_a_chat(gateway: RunningGateway) -> None:
     from langchain_openai import ChatOpenAI
 
-    chat = ChatOpenAI(model="qwen", base_url=f"{gateway.url}/v1", api_key="none")  # type: ignore[arg-type]
+    chat = ChatOpenAI(model="qwen", base_url=f"{gateway.url}/v1", api_key="none")
     assert "".join([str(part.content) async for part in chat.astream("SAY from a chain")]) == "from a chain"
 
 

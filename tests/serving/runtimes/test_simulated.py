@@ -32,7 +32,7 @@ class Rig:
 
     def submit(self, stream: int, **sampling: object) -> None:
         settings = {"max_tokens": 10, **sampling}
-        self.runtime.submit(EngineRequest(stream, [1, 2, 3], Sampling(**settings)))  # type: ignore[arg-type]
+        self.runtime.submit(EngineRequest(stream, [1, 2, 3], Sampling(**settings)))
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ PLAIN = Job(Sampling(max_tokens=10))
 def test_an_optional_guide_that_the_engine_lacks_is_left_out() -> None:
     guide = Guide("structural_tag", "{}", optional=True)
     job = Job(Sampling(max_tokens=1, guide=guide))
-    assert fit(job, [1], Limits()).guide is None  # type: ignore[arg-type]
-    assert fit(job, [1], Limits(frozenset({"guide:structural_tag"}))).guide is guide  # type: ignore[arg-type]
+    assert fit(job, [1], Limits()).guide is None
+    assert fit(job, [1], Limits(frozenset({"guide:structural_tag"}))).guide is guide
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_an_optional_guide_that_the_engine_lacks_is_left_out() -> None:
 def test_a_default_that_the_engine_lacks_is_dropped_and_kept_where_it_has_it(
     sampling: dict[str, float], default: dict[str, float]
 ) -> None:
-    job = replace(PLAIN, sampling=replace(PLAIN.sampling, **sampling))  # type: ignore[arg-type]
-    assert fit(job, [1], Limits()) == replace(PLAIN.sampling, **default)  # type: ignore[arg-type]
+    job = replace(PLAIN, sampling=replace(PLAIN.sampling, **sampling))
+    assert fit(job, [1], Limits()) == replace(PLAIN.sampling, **default)
     assert fit(job, [1], Limits(CAPABILITIES)) == job.sampling
 
 

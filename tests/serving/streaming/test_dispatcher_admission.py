@@ -64,7 +64,7 @@ def test_no_error_of_a_runtime_leaks_a_slot(rig: Rig) -> None:
     def raises(*_: object) -> None:
         raise RuntimeError("out of pinned memory")
 
-    rig.runtime.on_submit, rig.runtime.abort = raises, raises  # type: ignore[method-assign]
+    rig.runtime.on_submit, rig.runtime.abort = raises, raises
     for _ in range(200):
         with pytest.raises(RuntimeError, match="pinned memory"):
             rig.open(replace(STREAM, n=2), request_id="same")
@@ -99,7 +99,7 @@ def test_a_client_that_left_during_admission_is_aborted(rig: Rig) -> None:
     """The sender may find it cancelled before the runtime has heard of it."""
     sink = FakeSink(is_cancelled=True)
     hold, submit = threading.Event(), rig.runtime.submit
-    rig.runtime.submit = lambda request: (hold.wait(2), submit(request))[1]  # type: ignore[method-assign]
+    rig.runtime.submit = lambda request: (hold.wait(2), submit(request))[1]
     thread = threading.Thread(target=rig.dispatcher.admit, args=("", [1], STREAM, sink))
     thread.start()
     until(lambda: rig.runtime.aborted)

@@ -99,7 +99,7 @@ def test_cancel_by_id_answers_both(rig: Rig) -> None:
         rig.open(CANCEL)
 
 
-class Interrupted(dict):  # type: ignore[type-arg]
+class Interrupted(dict):
     """Cancels a request at the worst moment: while its entry is taken out of the dictionary."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:

@@ -70,7 +70,7 @@ def test_long_texts_without_a_repetition_pass_and_the_window_moves_on() -> None:
     ],
 )
 def test_why_an_answer_ended(tokens: list[int], counted: int, finish: str, kept: list[int], says: str) -> None:
-    found = RepetitionDetector(1, 1, 3).cut(SequenceDelta(1, tokens, counted, finish))  # type: ignore[arg-type]
+    found = RepetitionDetector(1, 1, 3).cut(SequenceDelta(1, tokens, counted, finish))
     assert (list(found.token_ids), found.finish_reason) == (kept, says)
 
 

@@ -36,7 +36,7 @@ def test_a_reservation_stops_the_others_until_it_is_settled(tmp_path: Path, monk
         try:
             workers[at % 2].admit(key, 200)
             admitted += 1
-        except ApiError as error:  # noqa: PERF203  # what is counted
+        except ApiError as error:
             wait = error.retry_after
     assert admitted == 2, "one within the budget, one that overdraws it"
     assert wait == 21, "100 tokens of debt at 5 per second, and strictly more than nothing left"

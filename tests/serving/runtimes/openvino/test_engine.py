@@ -77,7 +77,7 @@ def ids(deltas: list[SequenceDelta]) -> list[int]:
 
 
 def greedy(number: int, prompt: list[int], **more: object) -> EngineRequest:
-    return EngineRequest(number, prompt, Sampling(COUNT, temperature=0.0, **more))  # type: ignore[arg-type]
+    return EngineRequest(number, prompt, Sampling(COUNT, temperature=0.0, **more))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_exact_arithmetic_on_int8_weights_does_not_depend_on_company(
 def test_a_resumed_answer_is_the_undisturbed_one(
     exact: PagedModel, prompts: list[list[int]], settings: dict[str, object]
 ) -> None:
-    sampling = Sampling(COUNT, **settings)  # type: ignore[arg-type]
+    sampling = Sampling(COUNT, **settings)
     engine = Engine(exact, BlockPool(BLOCKS), 8, 256)
     for number, prompt in enumerate(prompts):
         engine.submit(EngineRequest(number, prompt, sampling))

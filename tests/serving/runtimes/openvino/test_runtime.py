@@ -98,7 +98,7 @@ _numbers = iter(range(1, 1_000_000))
 
 def ask(loaded: Loaded, **more: object) -> int:
     number = next(_numbers)
-    sampling = Sampling(**{"max_tokens": 8, "temperature": 0.0, "stop_token_ids": END, **more})  # type: ignore[arg-type]
+    sampling = Sampling(**{"max_tokens": 8, "temperature": 0.0, "stop_token_ids": END, **more})
     loaded[0].submit(EngineRequest(number, PROMPT, sampling))
     return number
 
@@ -134,7 +134,7 @@ def test_a_stream_comes_token_by_token(loaded: Loaded) -> None:
     ],
 )
 def test_guided_answers_obey(loaded: Loaded, directory: Path, kind: str, guide: str, check: object) -> None:
-    number = ask(loaded, guide=Guide(kind, guide), max_tokens=120, temperature=1.0, seed=3)  # type: ignore[arg-type]
+    number = ask(loaded, guide=Guide(kind, guide), max_tokens=120, temperature=1.0, seed=3)
     loaded[1].wait(number)
     text = Tokenizer.from_file(str(directory / "tokenizer.json")).decode(loaded[1].ids(number))
     assert callable(check) and check(text), text
@@ -150,7 +150,7 @@ def test_guided_answers_obey(loaded: Loaded, directory: Path, kind: str, guide: 
     ],
 )  # fmt: skip
 def test_a_bad_guide_is_refused_and_the_next_request_unharmed(loaded: Loaded, kind: str, guide: str) -> None:
-    refused, optional = (ask(loaded, guide=Guide(kind, guide, skip)) for skip in (False, True))  # type: ignore[arg-type]
+    refused, optional = (ask(loaded, guide=Guide(kind, guide, skip)) for skip in (False, True))
     loaded[1].wait(refused, optional, ask(loaded))
     error = from_wire(loaded[1].deltas[refused][-1].error)
     assert isinstance(error, InvalidRequest)

@@ -119,7 +119,7 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens(point: float) -> Non
     for size in (1000, 1024):
         weights = np.zeros(size, np.float32)
         weights[[5, 7]] = 0.1, 0.3
-        assert sampling.draw(weights, Fixed()) == (5 if point == 0 else 7)  # type: ignore[arg-type]
+        assert sampling.draw(weights, Fixed()) == (5 if point == 0 else 7)
 
 
 def test_penalties() -> None:

@@ -72,7 +72,7 @@ def test_a_replayed_state_is_where_the_first_one_was(rig: Rig) -> None:
             replayed.accept(done)
         masks = first.allowed(), replayed.allowed()
         assert [m is None for m in masks] in ([True] * 2, [False] * 2) and (
-            masks[0] is None or np.array_equal(*masks)  # type: ignore[arg-type]
+            masks[0] is None or np.array_equal(*masks)
         ), cut
         first.accept(token)
 
@@ -120,7 +120,7 @@ def test_the_schema_or_calls(rig: Rig) -> None:
 def test_other_grammars_or_calls(rig: Rig, kind: str, guide: str, text: str) -> None:
     state = rig.start(tool_tags(TOOLS, (kind, guide, "f"), one=True))
     rig.takes(state, text)
-    assert state.finished or state.allowed()[rig.end]  # type: ignore[index]
+    assert state.finished or state.allowed()[rig.end]
     assert rig.refuses(rig.start(tool_tags(TOOLS, (kind, guide, "f"), one=True)), "maybe")
 
 

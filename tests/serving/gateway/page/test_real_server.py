@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.conftest import Server
-from tests.serving.gateway.browser import ChatPage, chromium
+from tests.serving.gateway.page.browser import ChatPage, chromium
 
 pytestmark = [pytest.mark.browser, pytest.mark.triton]
 

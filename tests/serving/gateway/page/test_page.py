@@ -2,57 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
-from tests.serving.gateway.browser import ChatPage, chromium
-from tests.serving.gateway.fake_openai import FakeOpenAI, serve
+from tests.serving.gateway.page.browser import ChatPage, Open
+from tests.serving.gateway.page.fake_openai import FakeOpenAI
 from tests.waiting import until
 
 pytestmark = pytest.mark.browser
-
-Open = Callable[..., ChatPage]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[FakeOpenAI, str]]:
-    fake = FakeOpenAI()
-    with serve(fake.app) as url:
-        yield fake, url
-
-
-@pytest.fixture
-def fake(served: tuple[FakeOpenAI, str]) -> FakeOpenAI:
-    served[0].forget()
-    return served[0]
-
-
-@pytest.fixture
-def open_page(browser: Browser, served: tuple[FakeOpenAI, str], fake: FakeOpenAI) -> Iterator[Open]:
-    opened: list[ChatPage] = []
-
-    def open_page(**context: Any) -> ChatPage:
-        opened.append(ChatPage(browser, served[1], **context))
-        return opened[-1]
-
-    yield open_page
-    for chat in opened:
-        chat.context.close()
-    assert [problem for chat in opened for problem in chat.problems] == []
-
-
-@pytest.fixture
-def chat(open_page: Open) -> ChatPage:
-    return open_page()
 
 
 def test_an_answer_arrives_bit_by_bit_and_ends_as_markdown(chat: ChatPage) -> None:

@@ -1,6 +1,6 @@
 """The README's picture: a chat with SmolLM2-135M-Instruct on the gateway's page, as Chromium shows it.
 
-.venv/bin/python -m tests.serving.gateway.picture --engine engines/smollm2      # -> docs/chat.png
+.venv/bin/python -m tests.serving.gateway.page.picture --engine engines/smollm2      # -> docs/chat.png
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from contract.paths import ROOT
 from tests.conftest import start_server, stop_server
-from tests.serving.gateway.browser import ChatPage, chromium
+from tests.serving.gateway.page.browser import ChatPage, chromium
 
 QUESTIONS = (
     "Explain photosynthesis to a child in three sentences.",

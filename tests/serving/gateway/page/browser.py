@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,3 +64,6 @@ class ChatPage:
 
     def text(self) -> str:
         return self.page.locator(".assistant .body").last.inner_text()
+
+
+Open = Callable[..., ChatPage]

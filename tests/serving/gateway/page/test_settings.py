@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.serving.gateway.browser import ChatPage
-from tests.serving.gateway.fake_openai import ANSWER, FakeOpenAI
-from tests.serving.gateway.test_page import Open, browser, chat, fake, open_page, served  # noqa: F401  (fixtures)
+from tests.serving.gateway.page.browser import ChatPage, Open
+from tests.serving.gateway.page.fake_openai import ANSWER, FakeOpenAI
 
 pytestmark = pytest.mark.browser
 
-AXE = Path(__file__).parent / "js" / "node_modules" / "axe-core" / "axe.min.js"
+AXE = Path(__file__).parent.parent / "js" / "node_modules" / "axe-core" / "axe.min.js"
 
 
-def test_settings_are_sent_and_survive_a_reload(chat: ChatPage, fake: FakeOpenAI) -> None:  # noqa: F811
+def test_settings_are_sent_and_survive_a_reload(chat: ChatPage, fake: FakeOpenAI) -> None:
     chat.page.click("#open-settings")
     values = {"system": "Be brief.", "temperature": "0.5", "top_k": "7", "max_tokens": "99", "seed": "1", "top_p": "3"}
     for name, value in values.items():
@@ -50,7 +49,7 @@ def test_settings_are_sent_and_survive_a_reload(chat: ChatPage, fake: FakeOpenAI
     assert "temperature" not in fake.requests[-1] and fake.requests[-1]["messages"][0]["role"] == "user"
 
 
-def test_the_api_key_is_sent_but_never_kept_on_disk(chat: ChatPage, fake: FakeOpenAI) -> None:  # noqa: F811
+def test_the_api_key_is_sent_but_never_kept_on_disk(chat: ChatPage, fake: FakeOpenAI) -> None:
     chat.send("/status 401")
     chat.wait("error")
     assert chat.page.evaluate("document.activeElement.id") == "api_key", "the page leads to the missing key"
@@ -62,15 +61,15 @@ def test_the_api_key_is_sent_but_never_kept_on_disk(chat: ChatPage, fake: FakeOp
     assert "sk-secret" not in chat.page.evaluate("JSON.stringify(localStorage)")
 
 
-def test_a_synthetic_model_is_told(open_page: Open, fake: FakeOpenAI) -> None:  # noqa: F811
+def test_a_synthetic_model_is_told(open_page: Open, fake: FakeOpenAI) -> None:
     assert not open_page().page.is_visible("#notice")
     fake.models[0]["synthetic"] = True
     assert "random weights" in open_page().page.inner_text("#notice")
 
 
-def test_several_models_can_be_chosen(open_page: Open, fake: FakeOpenAI) -> None:  # noqa: F811
+def test_several_models_can_be_chosen(open_page: Open, fake: FakeOpenAI) -> None:
     fake.models.append({"id": "other"})
-    chat = open_page()  # noqa: F811
+    chat = open_page()
     chat.page.click("#open-settings")
     chat.page.select_option("#model", "other")
     chat.page.keyboard.press("Escape")
@@ -80,8 +79,8 @@ def test_several_models_can_be_chosen(open_page: Open, fake: FakeOpenAI) -> None
     assert fake.requests[-1]["model"] == "other"
 
 
-def test_language_follows_the_browser_and_can_be_switched(open_page: Open) -> None:  # noqa: F811
-    chat = open_page(locale="zh-CN")  # noqa: F811
+def test_language_follows_the_browser_and_can_be_switched(open_page: Open) -> None:
+    chat = open_page(locale="zh-CN")
     assert chat.page.inner_text("#new-chat") == "新对话"
     assert chat.page.evaluate("document.documentElement.lang") == "zh-CN"
     chat.ask("/say 你好")
@@ -92,7 +91,7 @@ def test_language_follows_the_browser_and_can_be_switched(open_page: Open) -> No
     assert chat.page.inner_text("#new-chat") == "New chat"
 
 
-def test_both_languages_have_every_word(chat: ChatPage) -> None:  # noqa: F811
+def test_both_languages_have_every_word(chat: ChatPage) -> None:
     words: dict[str, dict[str, str]] = chat.page.evaluate(
         """async () => { const {LANGUAGES, wordsOf} = await import(new URL('static/js/i18n.js', document.baseURI));
         return Object.fromEntries(LANGUAGES.map(name => [name, wordsOf(name)])); }"""
@@ -101,8 +100,8 @@ def test_both_languages_have_every_word(chat: ChatPage) -> None:  # noqa: F811
     assert all(text for each in words.values() for text in each.values())
 
 
-def test_theme_follows_the_system_and_can_be_switched(open_page: Open) -> None:  # noqa: F811
-    chat = open_page(color_scheme="dark")  # noqa: F811
+def test_theme_follows_the_system_and_can_be_switched(open_page: Open) -> None:
+    chat = open_page(color_scheme="dark")
     assert chat.page.evaluate("document.documentElement.dataset.theme") == "dark"
     chat.page.click("#theme")
     chat.page.reload()
@@ -110,8 +109,8 @@ def test_theme_follows_the_system_and_can_be_switched(open_page: Open) -> None: 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_accessibility_fault(open_page: Open, scheme: str) -> None:  # noqa: F811
-    chat = open_page(color_scheme=scheme)  # noqa: F811
+def test_axe_finds_no_accessibility_fault(open_page: Open, scheme: str) -> None:
+    chat = open_page(color_scheme=scheme)
     chat.page.evaluate(AXE.read_text())
     chat.ask("hello")
     assert faults(chat) == []
@@ -121,22 +120,22 @@ def test_axe_finds_no_accessibility_fault(open_page: Open, scheme: str) -> None:
     assert faults(chat) == []
 
 
-def faults(chat: ChatPage) -> list[Any]:  # noqa: F811
+def faults(chat: ChatPage) -> list[Any]:
     found: list[dict[str, Any]] = chat.page.evaluate("axe.run().then(result => result.violations)")
     return [(fault["id"], [node["html"] for node in fault["nodes"]]) for fault in found]
 
 
-def test_code_can_be_copied(open_page: Open) -> None:  # noqa: F811
-    chat = open_page(permissions=["clipboard-read", "clipboard-write"])  # noqa: F811
+def test_code_can_be_copied(open_page: Open) -> None:
+    chat = open_page(permissions=["clipboard-read", "clipboard-write"])
     chat.ask("hello")
     chat.page.click("[data-action=copy-code]")
     code = ANSWER.partition("```python\n")[2].partition("\n```")[0]
     assert chat.page.evaluate("navigator.clipboard.readText()") == code
 
 
-def test_code_can_be_copied_after_a_reload(open_page: Open) -> None:  # noqa: F811
+def test_code_can_be_copied_after_a_reload(open_page: Open) -> None:
     """A kept answer is drawn before the highlighter has come, and once more when it has."""
-    chat = open_page()  # noqa: F811
+    chat = open_page()
     chat.ask("hello")
     chat.page.reload()
     chat.page.wait_for_selector(".code .hljs-keyword, .code [class^=hljs]")
@@ -144,12 +143,12 @@ def test_code_can_be_copied_after_a_reload(open_page: Open) -> None:  # noqa: F8
     assert heads.count() == chat.page.locator(".code-head [data-action=copy-code]").count() > 0
 
 
-def test_a_stream_cut_anywhere_is_read_the_same(chat: ChatPage) -> None:  # noqa: F811
+def test_a_stream_cut_anywhere_is_read_the_same(chat: ChatPage) -> None:
     assert chat.ask("/bytes 1") == chat.ask("/bytes 7")
     assert "你好世界 🎉" in chat.text()
 
 
-def test_formulas_are_drawn_and_prices_are_not(chat: ChatPage) -> None:  # noqa: F811
+def test_formulas_are_drawn_and_prices_are_not(chat: ChatPage) -> None:
     chat.ask(
         r"/say Costs $5 or $6. \(x^2\) and $y_1$:" + "\n\n" + r"\[ \frac{a}{b} \]" + "\n\n" + r"$$\bad{$$ `\(code\)`"
     )
@@ -168,7 +167,7 @@ SSE_EVENTS = [
 ]
 
 
-def test_the_sse_parser_at_every_split(chat: ChatPage) -> None:  # noqa: F811
+def test_the_sse_parser_at_every_split(chat: ChatPage) -> None:
     results: list[Any] = chat.page.evaluate(
         """async (text) => { const {SSEParser} = await import(new URL('static/js/sse.js', document.baseURI));
         const bytes = new TextEncoder().encode(text), out = new Set();
@@ -190,7 +189,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-def test_markdown_drawn_bit_by_bit_ends_as_if_drawn_at_once(chat: ChatPage) -> None:  # noqa: F811
+def test_markdown_drawn_bit_by_bit_ends_as_if_drawn_at_once(chat: ChatPage) -> None:
     dice = random.Random(4)
     texts = ["".join(dice.choices(PIECES, k=dice.randint(1, 14))) for _ in range(300)] + [ANSWER]
     different: list[Any] = chat.page.evaluate(
@@ -223,7 +222,7 @@ MARKDOWN = """3. three
 """
 
 
-def test_lists_tasks_and_columns_keep_what_markdown_says(chat: ChatPage) -> None:  # noqa: F811
+def test_lists_tasks_and_columns_keep_what_markdown_says(chat: ChatPage) -> None:
     seen = chat.page.evaluate(
         """async (text) => {
         const load = name => import(new URL(`static/js/${name}.js`, document.baseURI));
@@ -242,7 +241,7 @@ def test_lists_tasks_and_columns_keep_what_markdown_says(chat: ChatPage) -> None
 
 
 @pytest.mark.parametrize("text", [">" * 5000 + " deep", "- " * 3000 + "x", "[" * 20000, "*" * 20000 + "x"])
-def test_deep_nesting_is_drawn_in_some_form(chat: ChatPage, text: str) -> None:  # noqa: F811
+def test_deep_nesting_is_drawn_in_some_form(chat: ChatPage, text: str) -> None:
     length = chat.page.evaluate(
         """async (text) => {
         const load = name => import(new URL(`static/js/${name}.js`, document.baseURI));
@@ -256,7 +255,7 @@ def test_deep_nesting_is_drawn_in_some_form(chat: ChatPage, text: str) -> None: 
     assert length > 0
 
 
-def test_a_javascript_link_is_not_a_link(chat: ChatPage) -> None:  # noqa: F811
+def test_a_javascript_link_is_not_a_link(chat: ChatPage) -> None:
     hrefs = chat.page.evaluate(
         """async () => {
         const load = name => import(new URL(`static/js/${name}.js`, document.baseURI));
