@@ -30,6 +30,7 @@ Triton carries an error as one string. The ensemble's steps put the code word be
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,15 @@ _CODED = re.compile(r"\[([a-z_]+)\] ")
 
 def shown(value: object) -> str:
     """A bad value as an error shows it: its ``repr``, cut so that a 1 MB prompt does not come back as a 1 MB error."""
-    text = repr(value[: MAX_SHOWN * 2] if isinstance(value, (str, bytes)) else value)
+    return _cut(repr(value[: MAX_SHOWN * 2] if isinstance(value, (str, bytes)) else value))
+
+
+def shown_json(value: object) -> str:
+    """Likewise a value that came as JSON, in JSON's words."""
+    return shown(value) if isinstance(value, str) else _cut(json.dumps(value, ensure_ascii=False))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
@@ -178,7 +187,7 @@ class Code:
     kind: type[ClientError]
     triton: str
     http: int
-    api: str | None  # ``code`` of OpenAI's error object; ``type`` follows from the status (``API_TYPES``)
+    api: str | None  # ``code`` of OpenAI's error object; ``type`` follows from the status (``api_type``)
 
 
 CODES: dict[str, Code] = {
@@ -199,11 +208,15 @@ CODES: dict[str, Code] = {
     "stream_cut": Code(StreamCut, "INTERNAL", 500, "internal_error"),
     "cancelled": Code(Cancelled, "CANCELLED", 503, "cancelled"),
 }
-API_TYPES: dict[int, str] = {  # ``type`` of OpenAI's error object by status; any other status: server_error
-    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
-    405: "invalid_request_error", 409: "conflict_error", 413: "invalid_request_error", 415: "invalid_request_error",
-    429: "rate_limit_error", 503: "service_unavailable_error", 504: "timeout_error",
+_API_TYPES: dict[int, str] = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 408: "timeout_error",
+    409: "conflict_error", 429: "rate_limit_error", 503: "service_unavailable_error", 504: "timeout_error",
 }  # fmt: skip
+
+
+def api_type(status: int) -> str:
+    """``type`` of OpenAI's error object."""
+    return _API_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
 def answered(

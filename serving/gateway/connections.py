@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import resource
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
+from serving.gateway.schema.errors import ApiError
 from serving.gateway.upgrades import OnlyHttp1Protocol
 
 HEADER_SECONDS = 10.0  # for a request's headers to arrive
 HEADER_BYTES = 64 * 1024
 URL_BYTES = 16 * 1024  # httptools reads no URL of 64 KiB and more
 KEEPALIVE_SECONDS = 120  # of an idle connection: longer than clients keep theirs (reqwest and Go's net/http: 90 s)
+_AUTHORITY = re.compile(rb"[^\s/?#@\\]*")
 SPARE_FILES = 128  # descriptors that are not clients' connections
 
 
@@ -60,6 +61,8 @@ class BoundedProtocol(OnlyHttp1Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._in_head = False
+        self._unanswered = 0  # requests whose heads have come and whose answers have not ended
+        self._refusal: ApiError | None = None  # of what follows them, for when they are answered
 
     # incomplete requests
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -92,18 +95,22 @@ class BoundedProtocol(OnlyHttp1Protocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if self._head_bytes and not self.transport.is_closing():
+        if self._unanswered:
+            self._head_timer = self.loop.call_later(HEADER_SECONDS, self._head_is_late)
+        elif self._head_bytes and not self.transport.is_closing():
             problem = f"the headers did not arrive within {HEADER_SECONDS:g} s; send them faster"
             self._refuse(408, problem, "timeout")
         elif not self.transport.is_closing():
             self.transport.close()  # it never asked for anything
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal:
+            return
         super().data_received(data)
         if not self._in_head:
             return
         self._head_bytes += len(data)
-        if self._head_bytes > HEADER_BYTES + URL_BYTES and not self.transport.is_closing():
+        if self._head_bytes > HEADER_BYTES + URL_BYTES and not self._refusal:
             self._refuse_headers()
 
     def on_url(self, url: bytes) -> None:
@@ -130,8 +137,20 @@ class BoundedProtocol(OnlyHttp1Protocol):
     def on_headers_complete(self) -> None:
         if self.is_offer:
             return
+        self._check_host()
         self._end_head()
         super().on_headers_complete()
+        self._unanswered += 1
+
+    def _check_host(self) -> None:
+        """RFC 9112 3.2: one Host, and in HTTP/1.1 not none."""
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) != 1 and (hosts or self.parser.get_http_version() == "1.1"):
+            self._refuse(400, f"{len(hosts)} Host headers; send one", "invalid_http")
+            raise _HeadRefused
+        if hosts and not _AUTHORITY.fullmatch(hosts[0]):
+            self._refuse(400, f"the Host header {hosts[0][:80]!r} is not host:port", "invalid_http")
+            raise _HeadRefused
 
     def on_message_complete(self) -> None:
         if self.is_offer:
@@ -140,8 +159,11 @@ class BoundedProtocol(OnlyHttp1Protocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._unanswered -= 1
         super().on_response_complete()
-        if self.transport.is_closing():
+        if self._refusal and not self._unanswered and not self.transport.is_closing():
+            self._write_refusal(self._refusal)
+        elif self.transport.is_closing():
             self._expect_reading()
         elif self.cycle is None or self.cycle.response_complete:
             self.limits.incomplete[self] = None
@@ -178,16 +200,25 @@ class BoundedProtocol(OnlyHttp1Protocol):
 
     # answers that no application gave
     def send_400_response(self, msg: str) -> None:
-        if self.transport.is_closing():
-            return  # refused already
+        if self._refusal:
+            return  # in words of its own
         self._refuse(400, "this is not HTTP as the server reads it; see RFC 9112", "invalid_http")
 
     def _refuse(self, status: int, problem: str, code: str) -> None:
+        """Requests that came before on this connection are answered first."""
         self._end_head()
-        kind = "server_error" if status >= 500 else "invalid_request_error"
-        body = orjson.dumps({"error": {"message": problem, "type": kind, "param": None, "code": code}})
+        if self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete:
+            self._unanswered -= 1  # the fault is in the newest request's body
+            if self.pipeline:
+                self.pipeline.popleft()
+        self._refusal = ApiError(status, problem, code=code)
+        if not self._unanswered and not self.transport.is_closing():
+            self._write_refusal(self._refusal)
+
+    def _write_refusal(self, error: ApiError) -> None:
+        body = error.body()
         head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(head % (status, REASONS[status], len(body)) + body)
+        self.transport.write(head % (error.status, REASONS[error.status], len(body)) + body)
         self.transport.close()
         self._expect_reading()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from contract import nesting
-from contract.errors import InvalidRequest, shown
+from contract.errors import InvalidRequest, shown, shown_json
 from serving.json_repair import repaired
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -25,13 +25,13 @@ def message(index: int, raw: Any) -> dict[str, Any]:
     """One OpenAI message as chat templates want it: content is a string, tool-call arguments an object."""
     where = f"messages[{index}]"
     if not isinstance(raw, dict):
-        raise InvalidRequest("messages", f"{where} is {shown(raw)}; send an object with role and content")
+        raise InvalidRequest("messages", f"{where} is {shown_json(raw)}; send an object with role and content")
     role = raw.get("role")
     role = "system" if role == "developer" else role
     if role not in ROLES:
-        raise InvalidRequest("messages", f"{where} has role {shown(role)}; use one of {', '.join(ROLES)}")
+        raise InvalidRequest("messages", f"{where} has {_what(raw, 'role')}; use one of {', '.join(ROLES)}")
     calls = raw.get("tool_calls")
-    content = _content(where, raw.get("content"), optional=role in ("assistant", "tool"))
+    content = _content(where, raw, optional=role in ("assistant", "tool"))
     clean = {**raw, "role": role, "content": content}
     if calls:
         clean["tool_calls"] = (
@@ -40,14 +40,20 @@ def message(index: int, raw: Any) -> dict[str, Any]:
     return clean
 
 
-def _content(where: str, content: Any, optional: bool) -> str:
+def _content(where: str, raw: dict[str, Any], optional: bool) -> str:
+    content = raw.get("content")
     if content is None and optional:
         return ""
     if isinstance(content, str):
         return content
     if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
         return "".join(part["text"] for part in content)
-    raise InvalidRequest("messages", f"{where} has content {shown(content)}; send a string or a list of text parts")
+    problem = f"{where} has {_what(raw, 'content')}; send a string (it may be empty) or a list of text parts"
+    raise InvalidRequest("messages", problem)
+
+
+def _what(raw: dict[str, Any], key: str) -> str:
+    return f"{key} {shown_json(raw[key])}" if key in raw else f"no {key}"
 
 
 def _call(where: str, call: Any) -> dict[str, Any]:
@@ -80,5 +86,6 @@ def _mended(text: str) -> Any:
 
 def _bad_call(where: str, value: Any) -> dict[str, Any]:
     raise InvalidRequest(
-        "messages", f"{where} has tool_calls {shown(value)}; send a list of function calls with name and JSON arguments"
+        "messages",
+        f"{where} has tool_calls {shown_json(value)}; send a list of function calls with name and JSON arguments",
     )

@@ -81,6 +81,8 @@ def _sampling(inputs: Inputs, checkpoint: CheckpointDefaults, logprobs: int) -> 
     guide = _guide(inputs)
     if settings["guided_decoding_complete"]:
         _check_complete(inputs, guide)
+    elif guide and not guide.optional:
+        _check_length(inputs)
     if settings["top_p"] == 0:  # the smallest nucleus is the most likely token
         settings |= {"temperature": 0.0, "top_p": 1.0}
     if "seed" not in inputs:
@@ -159,6 +161,15 @@ def _check_complete(inputs: Inputs, guide: Guide | None) -> None:
     for name in ("ignore_eos", "min_tokens", "bad_words"):
         if inputs.value(BY_NAME[name]) != BY_NAME[name].default:
             raise InvalidRequest(name, "cannot be promised beside guided_decoding_complete; leave one of them out")
+
+
+def _check_length(inputs: Inputs) -> None:
+    """A guide ends the answer where it is whole, and nothing says how long that is."""
+    endless = "end_id" in inputs and inputs.integer("end_id") == -1
+    asked = {"ignore_eos": inputs.flag("ignore_eos"), "end_id": endless, "min_tokens": inputs.integer("min_tokens") > 1}
+    for name in (name for name, longer in asked.items() if longer):
+        problem = "the answer ends where guided_decoding_guide is fulfilled, however short; leave one of them out"
+        raise InvalidRequest(name, problem)
 
 
 def _check_schema(guide: str) -> None:

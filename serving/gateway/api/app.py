@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import ipaddress
+import re
 import socket
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
@@ -96,6 +97,23 @@ class OneSlash:
         await self._app(scope, receive, send)
 
 
+class AzurePaths:
+    """``/openai/v1/…``, and ``/openai/deployments/NAME/…``, whose NAME is the model, whatever the body says."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (found := _AZURE.fullmatch(scope["path"])):
+            scope = {**scope, "path": f"/v1/{found['rest']}", http.DEPLOYMENT: found["name"]}
+        await self._app(scope, receive, send)
+
+
+_AZURE = re.compile(
+    r"/openai/(?:v1/|deployments/(?P<name>.+?)/(?=(?:chat/completions|[^/]+)$))?(?P<rest>(?!deployments/|v1/).+)"
+)
+
+
 def routes(gateway: Gateway) -> list[BaseRoute]:
     operations, tokenize, responses = Operations(gateway), Tokenize(gateway), StoredResponses(gateway)
 
@@ -161,7 +179,11 @@ def create(settings: GatewaySettings) -> tuple[Starlette, Gateway]:
         await gateway.close()
 
     local = settings.host in LOOPBACK and not (settings.api_keys or settings.api_keys_file)
-    middleware = [Middleware(OneSlash), Middleware(SameOrigin, allowed=settings.origins, local=local)]
+    middleware = [
+        Middleware(OneSlash),
+        Middleware(AzurePaths),
+        Middleware(SameOrigin, allowed=settings.origins, local=local),
+    ]
     if settings.origins:
         middleware.append(
             Middleware(

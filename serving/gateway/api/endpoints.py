@@ -44,22 +44,21 @@ _TRACE = (  # W3C trace context, which requires malformed values to be ignored
 )
 UNBOUNDED_ANSWER = 512  # tokens reserved for an answer without max_tokens
 CLIENT_GONE = 499  # nginx's number, for the log and the metrics only
-Planner = Callable[[Gateway, bytes, str], Awaitable[tuple[GenerationPlan, str]]]  # the last: whose request it is
+Planned = tuple[GenerationPlan, str | None]  # and the model that was asked for
+Planner = Callable[[Gateway, bytes, str], Awaitable[Planned]]  # the last: whose request it is
 
 
-async def plan_chat(gateway: Gateway, body: bytes, _: str) -> tuple[GenerationPlan, str]:
+async def plan_chat(gateway: Gateway, body: bytes, _: str) -> Planned:
     request = await http.request_of(ChatRequest, body)
     gateway.check_template(request.chat_template_kwargs)
-    model = gateway.model_name(request.model)
     if request.logprobs or request.prompt_logprobs is not None:
         await gateway.tokens.load()
-    return await off_loop(len(body), lambda: translate.chat(request)), model
+    return await off_loop(len(body), lambda: translate.chat(request)), request.model
 
 
-async def plan_response(gateway: Gateway, body: bytes, owner: str) -> tuple[GenerationPlan, str]:
+async def plan_response(gateway: Gateway, body: bytes, owner: str) -> Planned:
     request = await stored.resolved(gateway.responses, owner, await http.request_of(ResponsesRequest, body))
     gateway.check_template(request.chat_template_kwargs)
-    model = gateway.model_name(request.model)
     with renaming(RENAMED):
         asked = as_chat(request)
         plan = await off_loop(len(body), lambda: translate.chat(asked))
@@ -67,26 +66,24 @@ async def plan_response(gateway: Gateway, body: bytes, owner: str) -> tuple[Gene
         await gateway.tokens.load()
     own = RENAMED | {tensor: RENAMED.get(name, name) for tensor, name in plan.renamed.items()}
     keep = stored.keeper(gateway.responses, owner, request)
-    return replace(plan, request=request, keep=keep, renamed=own | {"max_tokens": "max_output_tokens"}), model
+    return replace(plan, request=request, keep=keep, renamed=own | {"max_tokens": "max_output_tokens"}), request.model
 
 
-async def plan_message(gateway: Gateway, body: bytes, _: str) -> tuple[GenerationPlan, str]:
+async def plan_message(gateway: Gateway, body: bytes, _: str) -> Planned:
     request = await http.request_of(messages_protocol.MessagesRequest, body)
     gateway.check_template(request.chat_template_kwargs)
-    model = gateway.model_name(request.model)
     with renaming(messages_protocol.RENAMED):
         plan = await off_loop(len(body), lambda: translate.chat(messages_protocol.as_chat(request)))
     own = {tensor: messages_protocol.RENAMED.get(name, name) for tensor, name in plan.renamed.items()}
-    return replace(plan, renamed=own), model
+    return replace(plan, renamed=own), request.model
 
 
-async def plan_completion(gateway: Gateway, body: bytes, _: str) -> tuple[GenerationPlan, str]:
+async def plan_completion(gateway: Gateway, body: bytes, _: str) -> Planned:
     request = await http.request_of(CompletionRequest, body)
     gateway.check_template(request.chat_template_kwargs)
-    model = gateway.model_name(request.model)
     if request.logprobs is not None or request.prompt_logprobs is not None:
         await gateway.tokens.load()
-    return await off_loop(len(body), lambda: translate.completion(request, gateway.settings.max_prompts)), model
+    return await off_loop(len(body), lambda: translate.completion(request, gateway.settings.max_prompts)), request.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +176,8 @@ class _Exchange:
         body = await http.read_body(scope, self._receive, gateway.settings.max_body_bytes, held)
         self._take_slot()  # only now: a client that sends half a body must not hold one
         self._timing.read = time.monotonic()
-        plan, self._model = await self._endpoint.planner(gateway, body, self._key.name if self._key else "")
+        plan, asked = await self._endpoint.planner(gateway, body, self._key.name if self._key else "")
+        self._model = gateway.model_name(scope.get(http.DEPLOYMENT) or asked)
         del body  # the plan has what is needed
         if self._model in gateway.adapters:
             plan = replace(plan, options=replace(plan.options, lora_name=self._model))

@@ -20,6 +20,8 @@ BODY_SECONDS = 10.0  # for a body to arrive, and one more second for each ``SLOW
 SLOWEST = 16 * 1024
 LOOK_SECONDS = 1.0  # between checks whether others need the memory of an incomplete body
 
+DEPLOYMENT = "deployment"  # in the scope: the model that Azure's paths name
+
 
 def header(scope: Scope, name: bytes) -> str:
     """A request header's value, or ``""``. ``name`` in lower case."""

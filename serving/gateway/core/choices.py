@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from serving.gateway.core.tools import Event, ToolParser
 
 TokenText = Callable[[int], bytes]  # a token's bytes
 NOTHING = PromptPart()
+_utf8 = codecs.getincrementaldecoder("utf-8")
 _Row = tuple[int, float | None, Sequence[Any]]  # token, log probability, alternatives
 
 
@@ -36,6 +38,7 @@ class ChoiceState:
     """State of one choice while its chunks arrive. ``tokens`` is the engine's count so far."""
 
     __slots__ = (
+        "_characters",
         "_chat",
         "_first",
         "_may_stop",
@@ -71,6 +74,7 @@ class ChoiceState:
         the prompt's are separate, in vLLM's form, with this many alternatives. ``stops``: strings that the engine
         leaves at the end of the text. ``may_stop``: the request has stop strings or stop tokens."""
         self.index, self.tokens, self.offset = index, 0, 0
+        self._characters = _utf8("replace")
         self.finish: str | None = None
         self._chat, self._parser, self._token_text, self._want_logprobs = chat, parser, token_text, logprobs
         self._next = self._first = 0
@@ -163,9 +167,9 @@ class ChoiceState:
     def _completion_logprobs(self, rows: list[_Row]) -> dict[str, Any]:
         texts = [self._named(i) for i, _, _ in rows]
         offsets = []
-        for i, _, _ in rows:  # counted over tokens: text may be held back for a stop string
+        for i, _, _ in rows:  # over tokens: text may be held back for a stop; a split character counts with its last
             offsets.append(self.offset)
-            self.offset += len(self._token_text(i).decode(errors="replace"))
+            self.offset += len(self._characters.decode(self._token_text(i)))
         tops = [
             None if score is None else {self._named(i): p for i, p in [*top, (chosen, score)]}
             for chosen, score, top in rows

@@ -23,6 +23,6 @@ def from_library(error: ClientError, renamed: Mapping[str, str], retry_after: in
         message = param + message.removeprefix(first) if message.startswith(first) else message
         message = _TENSOR.sub(lambda name: renamed.get(name[0], "") or name[0], message)
     if isinstance(error, ConnectError):
-        message = f"engine: {outage or 'Triton does not answer'}; try again in a few seconds"
+        message = f"engine: {outage or 'Triton does not answer'}; try again when /health/ready is 200"
     wait = retry_after if row.http in (429, 503) else None
     return ApiError(row.http, message, param=param, code=row.api, retry_after=wait)

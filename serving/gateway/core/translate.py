@@ -170,7 +170,8 @@ def _messages(request: ChatRequest) -> list[dict[str, Any]]:
     for at, message in enumerate(request.messages):
         clean: dict[str, Any] = {"role": message.role}
         content = message.content
-        clean["content"] = _joined(at, content) if isinstance(content, list) else content
+        if "content" in message.model_fields_set:
+            clean["content"] = _joined(at, content) if isinstance(content, list) else content
         for name in ("name", "tool_call_id", "tool_calls"):
             if value := getattr(message, name):
                 clean[name] = value

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from contract.errors import API_TYPES
+from contract.errors import api_type
 
 
 class ApiError(Exception):
@@ -24,8 +24,7 @@ class ApiError(Exception):
 
     def fields(self) -> dict[str, Any]:
         """``{message, type, param, code}``."""
-        kind = API_TYPES.get(self.status, "server_error")
-        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"message": self.message, "type": api_type(self.status), "param": self.param, "code": self.code}
 
     def body(self) -> bytes:
         """``{"error": {message, type, param, code}}``."""

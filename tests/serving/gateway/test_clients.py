@@ -113,6 +113,19 @@ def test_paths_that_routers_and_probes_ask(web: httpx.Client) -> None:
     assert (load["num_waiting_reqs"], load["token_usage"]) == (12, 0.25)
 
 
+@pytest.mark.parametrize("name", ["qwen", "Qwen/Tiny"])
+def test_azures_paths(web: httpx.Client, name: str) -> None:
+    """``AzureOpenAI`` puts the model into the path, and its key into a header of its own."""
+    path = f"/openai/deployments/{name}/chat/completions?api-version=2024-10-21"
+    answer = web.post(path, json=ask("SAY x", model="gpt-4o"), headers={"api-key": "k"}).json()
+    assert (answer["model"], answer["choices"][0]["message"]["content"]) == (name, "x")
+    assert web.post("/openai/v1/responses", json={"input": "SAY x", "model": "qwen"}).json()["model"] == "qwen"
+    assert web.get("/openai/models?api-version=1").json()["object"] == "list"
+    unknown = web.post("/openai/deployments/gpt-4o/completions", json={"prompt": "SAY x", "model": "qwen"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+    assert web.post("/openai/deployments/qwen/embeddings", json={"input": "x"}).status_code == 404
+
+
 def test_nothing_redirects(web: httpx.Client) -> None:
     """Behind TLS the gateway would redirect to http."""
     for path in ("/v1/models/", "/health/", "/static/", "/static", "/nowhere/"):

@@ -71,6 +71,66 @@ def test_thousands_of_half_requests_stop_nobody(own_gateway: Start, sent: bytes)
         assert answers_promptly(gateway)
 
 
+LIVE = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /health/live HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health/live HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n", 400),
+        (b"GET /health/live HTTP/1.1\r\nhost: a b\r\n\r\n", 400),
+        (b"GET /health/live HTTP/1.1\r\nhost: http://a/\r\n\r\n", 400),
+        (b"GET /health/live HTTP/1.0\r\nhost: a\r\nhost: a\r\n\r\n", 400),
+        (b"GET /health/live HTTP/1.0\r\n\r\n", 200),
+        (b"GET /health/live HTTP/1.1\r\nhost:\r\nconnection: close\r\n\r\n", 200),
+        (b"GET /health/live HTTP/1.1\r\nhost: [::1]:80\r\nconnection: close\r\n\r\n", 200),
+        (b"GET http://a/health/live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", 200),
+    ],
+)
+def test_one_host_header(gateway: RunningGateway, head: bytes, status: int) -> None:
+    """RFC 9112 3.2."""
+    with contextlib.ExitStack() as stack:
+        answer = end_of(opened(gateway, head, stack))
+        assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+        if status == 400:
+            assert b"Host" in answer and json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        (b"GET /health/live HTTP/1.1\r\n\r\n", b"400 Bad Request"),
+        (b"rubbish\r\n\r\n", b"400 Bad Request"),
+        (b"GET /%b HTTP/1.1\r\n" % (b"a" * 17_000), b"414 URI Too Long"),
+        (
+            b"POST %b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n" % CHAT.encode(),
+            b"400 Bad Request",
+        ),
+    ],
+    ids=["no Host", "rubbish", "long URL", "broken chunk"],
+)
+def test_what_is_refused_waits_for_the_answers_before_it(gateway: RunningGateway, wrong: bytes, status: bytes) -> None:
+    """Pipelined behind a stream, a refusal in the middle of it would be read as its text."""
+    body = json.dumps(
+        {**GOOD, "stream": True, "messages": [{"role": "user", "content": "w"}], "max_tokens": 50}
+    ).encode()
+    good = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (CHAT.encode(), len(body)) + body
+    with contextlib.ExitStack() as stack:
+        received = end_of(opened(gateway, good + LIVE + wrong, stack))
+    first, second, refusal = (part.partition(b"\r\n") for part in received.split(b"HTTP/1.1 ")[1:])
+    assert (first[0], second[0], refusal[0]) == (b"200 OK", b"200 OK", status)
+    assert first[2].endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") and b"w49" in first[2]
+
+
+def test_a_broken_body_is_refused_at_once(gateway: RunningGateway) -> None:
+    broken = b"POST %b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n" % CHAT.encode()
+    begin = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        assert end_of(opened(gateway, broken, stack)).count(b"HTTP/1.1 400 ") == 1
+    assert time.monotonic() - begin < 5, "the body has 10 s to arrive"
+
+
 @pytest.mark.parametrize("size", [17_000, 70_000])
 @pytest.mark.parametrize(
     ("head", "status", "said"),

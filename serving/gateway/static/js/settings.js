@@ -61,6 +61,7 @@ export class Settings {
     for (const name of FIELDS) byId(name).value = this.get(name);
     byId("stop_loops").checked = this.get("stop_loops") !== "off";
     byId("api_key").value = loadKey();
+    for (const name of NUMBERS) checkRange(byId(name));
   }
 
   #read() {
@@ -76,11 +77,11 @@ export class Settings {
     saveSettings(this.#values);
     this.#fill();
     this.offer([...byId("model").options].map(({ value }) => ({ id: value })));
-    for (const name of NUMBERS) checkRange(byId(name));
   }
 }
 
 function checkRange(input) {
   const { min, max, validity } = input;
-  byId(`${input.id}-problem`).textContent = validity.valid ? "" : t("out_of_range", { min, max: max || "∞" });
+  const problem = validity.stepMismatch ? "not_whole" : "out_of_range";
+  byId(`${input.id}-problem`).textContent = validity.valid ? "" : t(problem, { min, max: max || "∞" });
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from contract.finish import FinishReason
@@ -68,3 +70,17 @@ def test_a_call_without_its_last_brackets_is_completed_where_nothing_can_have_cu
     update = choice.update(SequenceOutput(HERMES.partition("}")[0], "stop", 5, 9, 0, 0, 0))
     arguments = [event.text for event in update.events or [] if isinstance(event, CallArguments)]
     assert update.finish == "tool_calls" and "".join(arguments) == '{"city": "Paris", "n": 1}'
+
+
+def test_an_offset_counts_characters_though_tokens_split_them() -> None:
+    """Each half of a character was counted as one."""
+    pieces = [bytes([byte]) for byte in "é漢🙂a".encode()] + [b"\xff", b"b"]  # the last: what no text holds
+    choice = ChoiceState(0, chat=False, parser=None, logprobs=True, token_text=pieces.__getitem__)
+    offsets = []
+    for at in range(len(pieces)):
+        ids = at.to_bytes(4, "little")
+        got = SequenceOutput("", None, 5, at, 0, at, 0, ids=ids, log_probs=struct.pack("<f", -1.0), tops=b"[[]]")
+        found = choice.update(got).logprobs
+        offsets += found["text_offset"] if found else []
+    text = b"".join(pieces).decode(errors="replace")
+    assert offsets == [0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 4, 5] and text[4:] == "\ufffdb"

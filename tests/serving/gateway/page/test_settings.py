@@ -23,7 +23,7 @@ def test_settings_are_sent_and_survive_a_reload(chat: ChatPage, fake: FakeOpenAI
     values = {"system": "Be brief.", "temperature": "0.5", "top_k": "7", "max_tokens": "99", "seed": "1", "top_p": "3"}
     for name, value in values.items():
         chat.page.fill(f"#{name}", value)
-    assert "between 0 and 1" in chat.page.inner_text("#top_p-problem")
+    assert chat.page.inner_text("#top_p-problem") == "Not sent: must be between 0 and 1"
     chat.page.click("#close-settings")
     for _ in range(2):
         chat.ask("/say x")
@@ -36,6 +36,9 @@ def test_settings_are_sent_and_survive_a_reload(chat: ChatPage, fake: FakeOpenAI
         assert sent["repetition_detection"] == {"max_pattern_size": 256, "min_pattern_size": 40, "min_count": 3}
         chat.page.reload()
     chat.page.click("#open-settings")
+    assert chat.page.inner_text("#top_p-problem") == "Not sent: must be between 0 and 1", "still, after a reload"
+    chat.page.fill("#top_k", "1.5")
+    assert chat.page.inner_text("#top_k-problem") == "Not sent: must be a whole number"
     chat.page.click("#stop_loops")
     chat.page.keyboard.press("Escape")
     chat.page.reload()
