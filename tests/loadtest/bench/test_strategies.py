@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from gguf import GGMLQuantizationType
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from loadtest.bench import result
 from loadtest.bench.process import started
@@ -21,10 +20,9 @@ from loadtest.bench.strategies.mitigations import CLAIMS, EngineSet, default_eng
 from loadtest.bench.strategies.prompts import token_ids
 from loadtest.errors import LoadtestError
 from tests.build_engine.gguf import files
+from tests.byte_tokenizer import byte_tokenizer
 from tests.loadtest.test_figures import Page
 from tests.oracle import tiny
-
-ALPHABET = pre_tokenizers.ByteLevel.alphabet()
 
 
 def row(name: str, better: str, before: Measurement, after: Measurement) -> Effect:
@@ -77,9 +75,7 @@ def test_a_build_or_a_server_that_fails_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_prompts_are_real_text_of_exact_lengths(tmp_path: Path) -> None:
-    tokenizer = Tokenizer(models.BPE({character: at for at, character in enumerate(sorted(ALPHABET))}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = byte_tokenizer()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     prompts = token_ids(tmp_path, [40, 40, 900])
     assert [len(prompt) for prompt in prompts] == [40, 40, 900]

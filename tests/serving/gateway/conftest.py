@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from contract import engine_dir
 from contract.paths import ROOT
+from tests.byte_tokenizer import byte_tokenizer
 from tests.client.fake_triton import FakeTriton
 
 
@@ -32,6 +33,9 @@ class RunningGateway:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
+
+
+Start = Callable[..., RunningGateway]
 
 
 def start_gateway(directory: Path, fake: FakeTriton, **environment: str) -> RunningGateway:
@@ -63,11 +67,7 @@ def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
 
 def tiny_engine(directory: Path) -> Path:
     """An engine directory whose tokenizer has one token per byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(directory / "tokenizer.json"))
+    byte_tokenizer().save(str(directory / "tokenizer.json"))
     config = {"eos_token": {"content": "~", "lstrip": False}, "chat_template": "{{ messages[0].content }}"}
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
     engine_dir.write(
@@ -119,7 +119,13 @@ def web(gateway: RunningGateway) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def own_gateway(fake: FakeTriton, tmp_path: Path) -> Iterator[Callable[..., RunningGateway]]:
+def sdk(gateway: RunningGateway) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def own_gateway(fake: FakeTriton, tmp_path: Path) -> Iterator[Start]:
     """Gateways that a test may configure or break."""
     started: list[RunningGateway] = []
 

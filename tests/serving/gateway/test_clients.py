@@ -11,15 +11,12 @@ import pytest
 
 from client import Client, Options
 from tests.client.fake_triton import FakeTriton
+from tests.serving.gateway.bodies import ask
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 OTHER = {"type": "function", "function": {"name": "time"}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "required": ["a"]}}}
-
-
-def ask(text: str, **more: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}], **more}
 
 
 NEUTRAL: list[dict[str, Any]] = [

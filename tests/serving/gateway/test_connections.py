@@ -7,17 +7,16 @@ import json
 import resource
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from serving.gateway import connections
 from tests.client.fake_triton import FakeTriton
-from tests.serving.gateway.conftest import RunningGateway
+from tests.serving.gateway.bodies import CHAT
+from tests.serving.gateway.conftest import RunningGateway, Start
 
-CHAT = "/v1/chat/completions"
-Start = Callable[..., RunningGateway]
 GOOD = {"messages": [{"role": "user", "content": "SAY ok"}]}
 HALF_HEAD = b"POST %b HTTP/1.1\r\nhost: x\r\nx-slow: " % CHAT.encode()
 HALF_BODY = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{" % CHAT.encode()

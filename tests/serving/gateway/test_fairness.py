@@ -5,18 +5,15 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.client.fake_triton import FakeTriton
-from tests.serving.gateway.conftest import RunningGateway
+from tests.serving.gateway.bodies import CHAT
+from tests.serving.gateway.conftest import RunningGateway, Start
 from tests.waiting import until
-
-CHAT = "/v1/chat/completions"
-Start = Callable[..., RunningGateway]
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from tests.client.fake_triton import FakeTriton
+from tests.serving.gateway.bodies import CHAT
 
-CHAT = "/v1/chat/completions"
 HIDDEN = json.dumps({"messages": [{"role": "user", "content": "SAY hidden"}]}).encode()
 HIDDEN_REQUEST = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (CHAT.encode(), len(HIDDEN), HIDDEN)
 

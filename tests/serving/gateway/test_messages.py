@@ -17,14 +17,11 @@ from serving.gateway.core.choices import ChoiceState, ChoiceUpdate
 from serving.gateway.core.guides import LENIENT
 from serving.gateway.core.render.messages import Blocks
 from tests.client.fake_triton import FakeTriton
+from tests.serving.gateway.bodies import user
 from tests.serving.gateway.conftest import RunningGateway
 
 TOOL: Any = {"name": "weather", "description": "Weather of a city", "input_schema": {"type": "object"}}
 CALL = 'SAY Let me look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'
-
-
-def user(text: str) -> list[Any]:
-    return [{"role": "user", "content": text}]
 
 
 @pytest.fixture

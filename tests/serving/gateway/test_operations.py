@@ -9,24 +9,16 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.client.fake_triton import FakeTriton
-from tests.serving.gateway.conftest import RunningGateway, tiny_engine
+from tests.serving.gateway.bodies import CHAT, ask
+from tests.serving.gateway.conftest import RunningGateway, Start, tiny_engine
 from tests.waiting import until
-
-CHAT = "/v1/chat/completions"
-Start = Callable[..., RunningGateway]
-
-
-def ask(text: str, **more: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}], **more}
 
 
 @pytest.mark.parametrize("stream", [True, False])

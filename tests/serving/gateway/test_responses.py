@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -34,12 +33,6 @@ MESSAGE_EVENTS = [
 
 class City(BaseModel):
     name: str
-
-
-@pytest.fixture
-def sdk(gateway: RunningGateway) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def test_whole(sdk: openai.OpenAI, fake: FakeTriton) -> None:

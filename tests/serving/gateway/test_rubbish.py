@@ -12,8 +12,8 @@ import pytest
 
 from serving.gateway.schema.others import FIXED, REFUSED
 from tests.client.fake_triton import FakeTriton
+from tests.serving.gateway.bodies import CHAT
 
-CHAT = "/v1/chat/completions"
 GOOD: dict[str, Any] = {"messages": [{"role": "user", "content": "SAY ok"}]}
 
 

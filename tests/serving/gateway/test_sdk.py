@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -13,6 +12,7 @@ from pydantic import BaseModel
 
 from client import AsyncClient, Client, Options, Retry, Timeouts, errors
 from tests.client.fake_triton import FakeTriton
+from tests.serving.gateway.bodies import user
 from tests.serving.gateway.conftest import RunningGateway
 
 TOOLS: list[Any] = [
@@ -26,16 +26,6 @@ TOOLS: list[Any] = [
     }
 ]
 CALL = 'SAY Let me look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'
-
-
-def user(text: str) -> list[Any]:
-    return [{"role": "user", "content": text}]
-
-
-@pytest.fixture
-def sdk(gateway: RunningGateway) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def test_chat_whole(sdk: openai.OpenAI) -> None:

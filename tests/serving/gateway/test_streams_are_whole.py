@@ -29,12 +29,6 @@ PASSING = ("id", "created_at", "completed_at", "call_id")  # differ from one ans
 
 
 @pytest.fixture
-def sdk(gateway: RunningGateway) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
 def claude(gateway: RunningGateway) -> Iterator[anthropic.Anthropic]:
     with anthropic.Anthropic(base_url=gateway.url, api_key="none", max_retries=0) as client:
         yield client

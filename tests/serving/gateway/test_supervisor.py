@@ -8,23 +8,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.client.fake_triton import FakeTriton
-from tests.serving.gateway.conftest import RunningGateway
+from tests.serving.gateway.bodies import CHAT, ask
+from tests.serving.gateway.conftest import RunningGateway, Start
 from tests.waiting import until
-
-CHAT = "/v1/chat/completions"
-Start = Callable[..., RunningGateway]
-
-
-def ask(text: str, **more: Any) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}], **more}
 
 
 def test_drain_lets_streams_end_then_leaves_nothing(own_gateway: Start, fake: FakeTriton) -> None:

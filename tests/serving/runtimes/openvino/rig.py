@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken
 
 from contract.sampling import Guide
 from serving.runtimes.openvino.guides import Grammars
 from serving.runtimes.openvino.sampling import GrammarState
+from tests.byte_tokenizer import byte_tokenizer
 
 PIECES = [
     "<", "tool", "_", "call", ">", "</", ">{", ">\n", "tool_c", '{"', "name", '":', ' "', "weather", '",', "arguments",
@@ -20,13 +21,7 @@ class Rig:
     """A byte-level vocabulary with some longer tokens; ``special``: with Qwen's tokens for the tags."""
 
     def __init__(self, directory: Path, special: bool) -> None:
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        encode = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        longer = [encode.pre_tokenize_str(p)[0][0] for p in PIECES]
-        vocab = {text: at for at, text in enumerate(dict.fromkeys([*alphabet, *longer]))}
-        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-        tokenizer.pre_tokenizer, tokenizer.decoder = encode, decoders.ByteLevel()
-        tokenizer.add_special_tokens([AddedToken("<|im_end|>", special=True)])
+        tokenizer = byte_tokenizer(PIECES, ["<|im_end|>"])
         if special:
             tokenizer.add_tokens([AddedToken(t, special=False) for t in ("<tool_call>", "</tool_call>")])
         tokenizer.save(str(directory / "tokenizer.json"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 
 from contract.errors import InvalidRequest, from_wire
 from contract.sampling import Guide, Sampling
@@ -19,16 +19,13 @@ from serving.runtimes.openvino.engine import Engine
 from serving.runtimes.openvino.guides import Grammars, grammar_of
 from serving.runtimes.openvino.sampling import GrammarError
 from serving.runtimes.openvino.scheduler import ScheduledChunk
+from tests.byte_tokenizer import byte_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tokenizer]:
     """One token per byte, and an end."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={text: at for at, text in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken("<end>", special=True)])
+    tokenizer = byte_tokenizer(special=["<end>"])
     path = tmp_path_factory.mktemp("bytes") / "tokenizer.json"
     tokenizer.save(str(path))
     return path, tokenizer

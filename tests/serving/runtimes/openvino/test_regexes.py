@@ -6,25 +6,17 @@ import json
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from contract.sampling import Guide
 from serving.runtimes.openvino.guides import grammar_of, tag_grammar
 from serving.runtimes.openvino.regexes import narrowed
 from serving.runtimes.openvino.tags import quoted
+from tests.byte_tokenizer import byte_tokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> LLTokenizer:
-    """One token per byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE(vocab={text: at for at, text in enumerate(alphabet)}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(["<end>"])
-    path = tmp_path_factory.mktemp("bytes") / "tokenizer.json"
-    made.save(str(path))
-    return LLTokenizer(path.read_text(encoding="utf-8"), n_vocab=257, eos_token=[256])
+def tokenizer() -> LLTokenizer:
+    return LLTokenizer(byte_tokenizer(special=["<end>"]).to_str(), n_vocab=257, eos_token=[256])
 
 
 def _allows(tokenizer: LLTokenizer, grammar: str, text: str) -> bool:
