@@ -5,6 +5,8 @@ is sent to each of the two doors; first alone and then during each attack of ``l
 
     gap_ms       the largest time between two messages of a stream (promise: 250 more than alone)
     small_ms     the slowest small request, from sending to its answer (promise: 500 more than alone)
+    away_ms      within that gap and that request, the larger: a core of this machine ran nothing at all
+    waited_ms    the same: the thread of the server, or of this program, that waited longest for a core
     took_s       the attack itself
     memory_mib   growth of the process that grew most, from before the attack to its end
     attacker     what the attacker got
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -30,22 +33,36 @@ from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
 from loadtest.bench.attacks import ATTACKS
 from loadtest.bench.process import Server, started
+from loadtest.bench.witness import Seen, witness
 
 ENGINES = {"simulated": ("--runtime", "simulated", "--step-ms", "15"), "cpu": ("--model", "smollm2")}
 ATTACK_S = 60.0
 GAP_MS, SMALL_MS = 250, 500  # the promises
-DOCUMENTED = ("engine", "attack", "gap_ms", "small_ms", "took_s", "memory_mib", "attacker")
+DOCUMENTED = ("engine", "attack", "gap_ms", "small_ms", "away_ms", "waited_ms", "took_s", "memory_mib", "attacker")
 SHOWN = (*DOCUMENTED[:-1], "failures", "attacker")
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
+SAID = ("away", "waited")  # of the witness's figures
 OPENS, CLOSES = "<!-- bench-isolation -->\n", "<!-- /bench-isolation -->"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pause:
+    """``seconds`` until ``end`` (``time.monotonic``)."""
+
+    seconds: float = 0.0
+    end: float = 0.0
+
+    @property
+    def ms(self) -> int:
+        return round(self.seconds * 1e3)
 
 
 @dataclass
 class Noticed:
-    """What the other clients saw, in seconds."""
+    """What the other clients saw at worst."""
 
-    gap: float = 0.0
-    small: float = 0.0
+    gap: Pause = Pause()
+    small: Pause = Pause()
     failures: list[str] = field(default_factory=list)
 
 
@@ -122,7 +139,7 @@ class Others:
             try:
                 async for _ in door.stream(number):
                     now = time.monotonic()
-                    self.noticed.gap = max(self.noticed.gap, now - last if last else 0.0)
+                    self.noticed.gap = max(self.noticed.gap, Pause(now - (last or now), now))
                     last = now
             except FAILURES as error:
                 self.noticed.failures.append(f"stream: {error!r}")
@@ -141,7 +158,8 @@ class Others:
             await door.small()
         except FAILURES as error:
             self.noticed.failures.append(f"small request: {error!r}")
-        self.noticed.small = max(self.noticed.small, time.monotonic() - began)
+        now = time.monotonic()
+        self.noticed.small = max(self.noticed.small, Pause(now - began, now))
 
 
 FAILURES = (ClientError, httpx.HTTPError, Refused)
@@ -152,7 +170,7 @@ async def attacked(server: Server, name: str) -> str:
     ports = [str(server.ports[door]) for door in ("grpc", "gateway")]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "loadtest.bench.attacks", name, *ports,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
         out, err = await asyncio.wait_for(process.communicate(), ATTACK_S)
@@ -168,7 +186,11 @@ def growth(before: dict[str, float], after: dict[str, float]) -> float:
     return round(max((size - before.get(name, size) for name, size in after.items()), default=0.0), 1)
 
 
-async def run_engine(server: Server, engine: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def seen_by(watched: Seen, pause: Pause) -> dict[str, Any]:
+    return watched.between(pause.end - pause.seconds, pause.end)
+
+
+async def run_engine(server: Server, watched: Seen, engine: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     async with (
         AsyncClient(f"127.0.0.1:{server.ports['grpc']}", retry=NO_RETRY) as grpc,
@@ -177,22 +199,26 @@ async def run_engine(server: Server, engine: str, arguments: argparse.Namespace)
         others = Others((GrpcDoor(grpc, arguments.tokens), HttpDoor(http, arguments.tokens)), arguments.streams)
         await asyncio.sleep(arguments.settle)
         for name in ("", *arguments.attacks):
+            watched.forget()
             others.noticed, memory, began = Noticed(), server.memory_mib(), time.monotonic()
             got = await attacked(server, name) if name else ""
             took = time.monotonic() - began
             await asyncio.sleep(arguments.settle)  # what comes late belongs to this attack
             seen = others.noticed
+            machine = {"gap": seen_by(watched, seen.gap), "small": seen_by(watched, seen.small)}
             rows.append(
                 {
                     "engine": engine,
                     "attack": name or "none",
-                    "gap_ms": round(seen.gap * 1e3),
-                    "small_ms": round(seen.small * 1e3),
+                    "gap_ms": seen.gap.ms,
+                    "small_ms": seen.small.ms,
+                    **{f"{what}_ms": max(found.get(what, 0) for found in machine.values()) for what in SAID},
                     "took_s": round(took, 1),
                     "memory_mib": growth(memory, server.memory_mib()),
                     "failures": len(seen.failures),
                     "attacker": got or "-",
                     "first_failure": (seen.failures or [""])[0][:120],
+                    "machine": {**machine, "real_time": watched.is_real_time},
                 }
             )
         await others.stop()
@@ -240,8 +266,8 @@ def main() -> int:
     def take() -> list[result.Row]:
         rows: list[result.Row] = []
         for engine in arguments.engines:
-            with started(*ENGINES[engine], gateway=True) as server:
-                rows += asyncio.run(run_engine(server, engine, arguments))
+            with started(*ENGINES[engine], gateway=True) as server, witness(os.getpid()) as watched:
+                rows += asyncio.run(run_engine(server, watched, engine, arguments))
         return rows
 
     def verdict(rows: list[result.Row], about: dict[str, Any]) -> dict[str, Any]:

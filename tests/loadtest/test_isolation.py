@@ -36,14 +36,14 @@ def test_the_table_in_the_document_is_replaced(tmp_path: Path) -> None:
     page.write_text(f"before\n\n{OPENS}old\n{CLOSES}\nafter\n")
     about = {"command": "make bench-isolation", "date": "2026-01-01", "load_average_before": 0.5}
     rows = [
-        row(name, 20, 30) | {"took_s": 1.0, "memory_mib": 2.0, "attacker": got}
+        row(name, 20, 30) | {"away_ms": 3, "waited_ms": 4, "took_s": 1.0, "memory_mib": 2.0, "attacker": got}
         for name, got in (("none", "-"), ("a", "x|y"))
     ]
     for _ in range(2):
         document(rows, about, page)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith(f"{CLOSES}\nafter\n") and "old" not in text
-    assert text.count("| simulated | a | 20 | 30 | 1.0 | 2.0 | x\\|y |") == 1
+    assert text.count("| simulated | a | 20 | 30 | 3 | 4 | 1.0 | 2.0 | x\\|y |") == 1
     assert OPENS in DOCUMENT.read_text() and CLOSES in DOCUMENT.read_text()
 
 
