@@ -33,7 +33,7 @@ from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
 from loadtest.bench.attacks import ATTACKS
 from loadtest.bench.process import Server, started
-from loadtest.bench.witness import Seen, witness
+from loadtest.bench.witness import Witnessed, witness
 
 ENGINES = {"simulated": ("--runtime", "simulated", "--step-ms", "15"), "cpu": ("--model", "smollm2")}
 ATTACK_S = 60.0
@@ -186,11 +186,13 @@ def growth(before: dict[str, float], after: dict[str, float]) -> float:
     return round(max((size - before.get(name, size) for name, size in after.items()), default=0.0), 1)
 
 
-def seen_by(watched: Seen, pause: Pause) -> dict[str, Any]:
+def seen_by(watched: Witnessed, pause: Pause) -> dict[str, Any]:
     return watched.between(pause.end - pause.seconds, pause.end)
 
 
-async def run_engine(server: Server, watched: Seen, engine: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+async def run_engine(
+    server: Server, watched: Witnessed, engine: str, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     async with (
         AsyncClient(f"127.0.0.1:{server.ports['grpc']}", retry=NO_RETRY) as grpc,

@@ -50,7 +50,7 @@ def watch_core(core: int) -> None:
 
 
 def watch_tree(pid: int) -> None:
-    counters = Counters(pid)
+    counters = ThreadCounters(pid)
     while True:
         say(counters.read())
         time.sleep(SAMPLE)
@@ -61,7 +61,7 @@ def say(line: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-class Counters:
+class ThreadCounters:
     """What only grows: ``waited`` and ``worked`` of threads in seconds, ``faults`` of processes, and the machine's."""
 
     def __init__(self, pid: int) -> None:
@@ -130,7 +130,7 @@ def machine() -> dict[str, float]:
 
 
 @dataclass
-class Seen:
+class Witnessed:
     """What the programs have said since ``forget``. Samples stay text until they are asked for: reading them all would
     keep the measuring program busy."""
 
@@ -162,7 +162,7 @@ class Seen:
 
 
 def difference(first: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
-    """Between two samples; see ``Seen.between``."""
+    """Between two samples; see ``Witnessed.between``."""
     found: dict[str, Any] = {name: ms(last[name] - first[name]) for name in ("stolen", "memory", "io") if name in first}
     ran = {
         name: (waited - before[0], worked - before[1])
@@ -190,9 +190,9 @@ def ms(seconds: float) -> int:
 
 
 @contextlib.contextmanager
-def witness(pid: int) -> Iterator[Seen]:
+def witness(pid: int) -> Iterator[Witnessed]:
     """Watch the cores of this machine and the tree of ``pid``."""
-    seen = Seen()
+    seen = Witnessed()
     cores = sorted(os.sched_getaffinity(0))[:MOST_CORES]
     with contextlib.ExitStack() as stack:
         for words in [("tree", pid), *(("core", core) for core in cores)]:
@@ -201,7 +201,7 @@ def witness(pid: int) -> Iterator[Seen]:
 
 
 @contextlib.contextmanager
-def _program(seen: Seen, *words: str) -> Iterator[None]:
+def _program(seen: Witnessed, *words: str) -> Iterator[None]:
     command = [sys.executable, "-m", __name__, *words]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as program:
         assert program.stdout and program.stdin

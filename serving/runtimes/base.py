@@ -35,6 +35,7 @@ class EngineRequest:
     cache_salt: str = ""  # cached prefixes are shared among equal ones only
     seeded: bool = True  # by the caller; a seed that we drew need not be repeatable
     resume_ids: Sequence[int] = ()
+    index: int = 0  # among the n sequences of one request
 
 
 class SequenceDelta(NamedTuple):

@@ -96,11 +96,12 @@ class Dispatcher:
             for sequence in request.sequences:
                 if job.text.prompt_ids:
                     sequence.prompt.append(PromptPart(ids))
-                one = reseeded(sampling, sequence.index)
-                seeded = "seed" in job.explicit
+                at = sequence.index
+                one = reseeded(sampling, at)
+                seeded, resumed = "seed" in job.explicit, job.text.resume_ids
                 runtime.submit(
                     EngineRequest(
-                        sequence.id, ids, one, job.priority, job.lora_name, job.cache_salt, seeded, job.text.resume_ids
+                        sequence.id, ids, one, job.priority, job.lora_name, job.cache_salt, seeded, resumed, at
                     )
                 )
                 if sequence.aborted:  # its client went away just before the runtime knew it

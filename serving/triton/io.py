@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -37,6 +38,12 @@ def start(name: str) -> None:
         (Path(run_dir) / f"{name}.pid").write_text(str(os.getpid()))
         lifeline.hold_on(Path(run_dir))
         heartbeat.start(Path(run_dir) / f"{name}{heartbeat.SUFFIX}")
+
+
+def ready() -> None:
+    """Call it when a step is loaded. What is there now stays, and the collector need not look at it again: a full pass
+    over the tokenizer step's objects takes 40 ms, in which none of its threads runs."""
+    gc.freeze()
 
 
 class _Unread:

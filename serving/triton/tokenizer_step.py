@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from typing import Any
 from contract.chunks import Job
 from contract.errors import DeadlineExceeded, InternalError, ServingError
 from contract.seal import Seal
+from serving import background
 from serving.tokenizer.inputs import Tensors
 from serving.tokenizer.parameters import refuse_parameters, timeout_us
 from serving.tokenizer.prompt import PromptBuilder, size
@@ -23,7 +23,6 @@ from serving.triton import io as triton_io
 log = logging.getLogger(__name__)
 
 SHORT = 65_536  # bytes of a request's inputs that are worked on in Triton's own thread: a few milliseconds
-NICENESS = 5  # of the thread for long prompts: streams and short prompts get the processor first
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class TokenizerStep:
             triton_io.send_only(sender, answer)
 
     def _work(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        background.give_way()
         while True:
             _, _, sender, arrival = self._long.get()
             try:

@@ -28,6 +28,7 @@ class TritonPythonModel:
         self.ack_table = settings.ack_table
         self.detokenizer = Detokenizer(table, lambda: AckTable(self.ack_table))
         threading.Thread(target=self.beat, daemon=True).start()
+        triton_io.ready()
 
     def beat(self):
         while not self.ack_table.exists():  # made by the engine step, which loads beside this one

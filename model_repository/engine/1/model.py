@@ -13,6 +13,7 @@ class TritonPythonModel:
     def initialize(self, args):
         triton_io.start("engine")
         self.step = EngineStep()
+        triton_io.ready()
 
     def execute(self, requests):
         self.step.execute(requests)

@@ -20,6 +20,7 @@ class TritonPythonModel:
         settings = StepSettings.from_environment()
         builder = PromptBuilder(engine_dir.read(settings.engine_dir))
         self.step = TokenizerStep(builder, Seal.of_run(settings.run_dir), tracing.load("tokenizer"))
+        triton_io.ready()
 
     def execute(self, requests):
         self.step.execute(requests)

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from serving.gateway.api import http, stored
 from serving.gateway.core import translate
 from serving.gateway.core.gateway import Gateway
+from serving.gateway.core.off_loop import LARGE, off_loop
 from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.schema import messages_protocol, parse, responses_protocol
 from serving.gateway.schema.errors import ApiError, renaming
@@ -30,7 +31,7 @@ class Tokenize:
         self._gateway = gateway
 
     async def tokenize(self, request: Request) -> Response:
-        asked = await self._read(TokenizeRequest, request)
+        asked, size = await self._read(TokenizeRequest, request)
         self._gateway.model_name(asked.model)
         if (asked.prompt is None) == (asked.messages is None):
             raise ApiError(400, "prompt: send exactly one of prompt and messages", param="prompt")
@@ -45,7 +46,7 @@ class Tokenize:
             texts = [tokens.text(i).decode(errors="replace") for i in ids] if asked.return_token_strs else None
             return {"count": len(ids), "max_model_len": self._gateway.context, "tokens": ids, "token_strs": texts}
 
-        return await _json_of(answer)
+        return await _json_of(size, answer)
 
     def _ids(self, asked: TokenizeRequest) -> list[int]:
         if asked.messages is None:
@@ -65,7 +66,7 @@ class Tokenize:
 
     async def count(self, request: Request) -> Response:
         """Anthropic's count_tokens: the prompt that the same /v1/messages would make."""
-        asked = await self._read(messages_protocol.CountRequest, request)
+        asked, size = await self._read(messages_protocol.CountRequest, request)
         self._gateway.model_name(asked.model)
         await self._gateway.tokens.load(template=True)
 
@@ -75,11 +76,11 @@ class Tokenize:
             goes_on = {"continue_final_message": True} if plan.options.continue_final_message else {}
             return {"input_tokens": len(self._encoded(plan, goes_on))}
 
-        return await _json_of(answer)
+        return await _json_of(size, answer)
 
     async def count_input(self, request: Request) -> Response:
         """OpenAI's input_tokens: the prompt that the same /v1/responses would make."""
-        asked = await self._read(responses_protocol.ResponsesRequest, request)
+        asked, size = await self._read(responses_protocol.ResponsesRequest, request)
         self._gateway.model_name(asked.model)
         key = self._gateway.keys.authenticate(http.credentials(request.scope))
         whole = await stored.resolved(self._gateway.responses, key.name if key else "", asked)
@@ -90,22 +91,28 @@ class Tokenize:
                 plan = translate.chat(responses_protocol.as_chat(whole))
             return {"object": "response.input_tokens", "input_tokens": len(self._encoded(plan, {}))}
 
-        return await _json_of(answer)
+        return await _json_of(size, answer)
 
     async def detokenize(self, request: Request) -> Response:
-        asked = await self._read(DetokenizeRequest, request)
+        asked, size = await self._read(DetokenizeRequest, request)
         self._gateway.model_name(asked.model)
         await self._gateway.tokens.load()
-        return await _json_of(lambda: {"prompt": self._gateway.tokens.decode(asked.tokens)})
+        return await _json_of(size, lambda: {"prompt": self._gateway.tokens.decode(asked.tokens)})
 
-    async def _read(self, kind: type[parse.Request], request: Request) -> parse.Request:
+    async def _read(self, kind: type[parse.Request], request: Request) -> tuple[parse.Request, int]:
+        """The request and its size in bytes."""
         most = min(BODY_BYTES, self._gateway.settings.max_body_bytes)
         with self._gateway.bodies.begin() as held:
             body = await http.read_body(request.scope, request.receive, most, held)
-            return await http.request_of(kind, body)
+            return await http.request_of(kind, body), len(body)
 
 
-async def _json_of(answer: Callable[[], dict[str, Any]]) -> Response:
-    """Made and written in a thread: 2 MB of text have half a million tokens."""
-    body = await asyncio.to_thread(lambda: orjson.dumps(answer()))
+async def _json_of(size: int, answer: Callable[[], dict[str, Any]]) -> Response:
+    """Made and written in a thread, that for large bodies where there are ``size`` bytes of text: 2 MB have half a
+    million tokens."""
+
+    def work() -> bytes:
+        return orjson.dumps(answer())
+
+    body = await (off_loop(size, work) if size > LARGE else asyncio.to_thread(work))
     return Response(body, media_type="application/json")

@@ -1,4 +1,5 @@
-"""Work on large bodies happens in one thread, one at a time, so that at most one competes with the event loop."""
+"""Work on large bodies happens in one thread, one at a time: at most one competes with the event loop, and it gives
+way."""
 
 from __future__ import annotations
 
@@ -7,9 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from serving import background
+
 T = TypeVar("T")
 LARGE = 64 * 1024  # bytes of a body; what fits takes about a millisecond
-_THREAD = ThreadPoolExecutor(1, "large-body")
+_THREAD = ThreadPoolExecutor(1, "large-body", background.give_way)
 
 
 async def off_loop(size: int, work: Callable[[], T]) -> T:

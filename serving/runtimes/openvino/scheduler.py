@@ -228,7 +228,8 @@ class Scheduler:
 
 def share(prompts: list[ScheduledSequence], budget: int, attention_span: float = FLAT) -> list[ScheduledChunk]:
     """Split the work of ``budget`` tokens: half is the longest waiting prompt's, the rest goes to those with the least
-    left. The longest waiting one always gets a token."""
+    left; among equals, to the first sequence of each request before any other one's second. The longest waiting one
+    always gets a token."""
     if not prompts:
         return []
     price = {id(s): 1 + s.computed / attention_span for s in prompts}
@@ -236,7 +237,7 @@ def share(prompts: list[ScheduledSequence], budget: int, attention_span: float =
     half = budget - budget // 2
     given = {id(oldest): max(1, min(oldest.pending, int(half / price[id(oldest)])))}
     left = budget - given[id(oldest)] * price[id(oldest)]
-    for sequence in sorted(prompts, key=lambda s: (s.pending, s.order)):
+    for sequence in sorted(prompts, key=lambda s: (s.pending, s.request.index, s.order)):
         before = given.get(id(sequence), 0)
         extra = max(0, min(sequence.pending - before, int(left / price[id(sequence)])))
         given[id(sequence)] = before + extra

@@ -30,6 +30,7 @@ from contract.engine_dir import EngineInfo
 from contract.errors import InvalidRequest, to_wire
 from contract.model_shape import ModelShape
 from contract.sampling import Sampling
+from serving import background
 from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, RuntimeStats, SequenceDelta
 from serving.runtimes.openvino import wire
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
@@ -126,6 +127,7 @@ class EngineWorker:
 
     def _compile(self) -> None:
         """The grammar thread. An abort that comes while a grammar compiles is kept until the sequence is known."""
+        background.give_way()
         while True:
             request = self._guided.get()
             message = self._with_grammar(request)

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from loadtest.bench import witness
-from loadtest.bench.witness import Seen, overlap
+from loadtest.bench.witness import Witnessed, overlap
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def sample(at: float, waited: float, faults: int, stolen: float = 0.0) -> dict[s
 
 
 def test_a_gap_is_told_by_the_samples_around_it() -> None:
-    seen = Seen()
+    seen = Witnessed()
     seen.read(
         [
             '{"is_real_time": false}\n',
@@ -44,7 +44,7 @@ def test_a_gap_is_told_by_the_samples_around_it() -> None:
 
 
 def test_a_gap_that_no_sample_follows_has_only_the_cores_word() -> None:
-    assert Seen(away=[(1.0, 2.0)]).between(0.0, 3.0) == {"away": 1000}
+    assert Witnessed(away=[(1.0, 2.0)]).between(0.0, 3.0) == {"away": 1000}
 
 
 def test_a_thread_that_has_no_core_is_seen_waiting() -> None:

@@ -46,6 +46,13 @@ def test_a_full_queue_is_said_and_harms_nobody(rig: Rig) -> None:
     until(rig.is_free)
 
 
+def test_a_runtime_knows_the_sequences_of_one_request_apart(rig: Rig) -> None:
+    sinks = [rig.open(replace(STREAM, n=3)), rig.open()]
+    assert [request.index for request in rig.runtime.seen] == [0, 1, 2, 0]
+    rig.runtime.step(1, finish="length")
+    until(lambda: all(sink.ends for sink in sinks))
+
+
 def test_a_runtime_that_refuses_the_second_half_leaves_nothing_behind(rig: Rig) -> None:
     rig.runtime.refuse_after = 2
     with pytest.raises(InvalidRequest, match=r"^guided_decoding_guide: does not compile"):

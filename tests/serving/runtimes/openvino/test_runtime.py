@@ -112,6 +112,13 @@ def test_a_stream_comes_token_by_token(loaded: Loaded) -> None:
     assert deltas[-1].finish_reason == "length" and loaded[0].limits.max_seq_len == 512
 
 
+def test_grammars_compile_in_a_thread_that_gives_way_to_steps(loaded: Loaded) -> None:
+    """Compiling takes up to a second of processor time."""
+    process = psutil.Process(loaded[0].pid)
+    nice = [os.getpriority(os.PRIO_PROCESS, thread.id) for thread in process.threads()]
+    assert sum(value > process.nice() for value in nice) == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "guide", "check"),
     [

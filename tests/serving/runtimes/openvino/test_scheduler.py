@@ -12,8 +12,8 @@ from serving.runtimes.openvino.scheduler import ScheduledSequence, share
 SPAN = 1_000  # where a token costs twice as much as at the beginning
 
 
-def prompt(arrival: int, tokens: int, computed: int = 0) -> ScheduledSequence:
-    request = EngineRequest(arrival, list(range(tokens)), Sampling(max_tokens=1))
+def prompt(arrival: int, tokens: int, computed: int = 0, index: int = 0) -> ScheduledSequence:
+    request = EngineRequest(arrival, list(range(tokens)), Sampling(max_tokens=1), index=index)
     return ScheduledSequence(request, Sampler(request.sampling, []), arrival, list(range(tokens)), computed)
 
 
@@ -34,3 +34,10 @@ def test_however_deep_a_prompt_goes_on():
 
 def test_without_a_span_depth_costs_nothing():
     assert [chunk.count for chunk in share([prompt(0, 9_000, 7_000)], 128)] == [128]
+
+
+def test_nobody_waits_for_the_further_sequences_of_somebody_elses_request():
+    """One request with n = 32, and behind it another one that is as short."""
+    greedy = [prompt(number, 31, index=number) for number in range(32)]
+    given = {chunk.sequence.arrival: chunk.count for chunk in share([*greedy, prompt(32, 31)], 96)}
+    assert given == {0: 31, 32: 31, 1: 31, 2: 3}
