@@ -17,9 +17,9 @@ from contract.versions import pinned, version_tuple
 # dense model from 0.25 on (vllm/config/vllm.py, `_is_default_v2_model_runner_model`), but in 0.24 not for Qwen2.
 V2_BY_DEFAULT = (0, 25)
 V2_SWITCH = "VLLM_USE_V2_MODEL_RUNNER"
-# Without it vLLM takes its weight-only FP8 kernels only on GPUs without FP8 arithmetic, whatever `linear_backend` says
-# (vllm/model_executor/kernels/linear/scaled_mm/marlin.py in 0.26).
-MARLIN_SWITCH = "VLLM_TEST_FORCE_FP8_MARLIN"
+# Without it vLLM before 0.30 takes its weight-only FP8 kernels only on GPUs without FP8 arithmetic, whatever
+# `linear_backend` says (vllm/model_executor/kernels/linear/scaled_mm/marlin.py); 0.30 and later no longer know it.
+MARLIN_SWITCH, MARLIN_BY_NAME = "VLLM_TEST_FORCE_FP8_MARLIN", (0, 30)
 # 0.25 to 0.27 let FlashInfer reduce over NVLink multicast on one host, and where there is none its kernels write to
 # address 0: the start hangs a minute and ends in "Error Internal" of the next CUTLASS product. 0.24 chose this backend,
 # which needs no multicast, and 0.28 looks first (vllm/distributed/device_communicators/flashinfer_all_reduce.py).
@@ -52,7 +52,8 @@ def environment(release: tuple[int, ...], options: Mapping[str, Any], tensor_par
     An n-gram speculating engine runs on V1 until 0.30 (``_get_v2_model_runner_unsupported_features``)."""
     from vllm.platforms import current_platform
 
-    wanted = {MARLIN_SWITCH: "1"} if options.get("linear_backend") == "marlin" else {}
+    marlin = options.get("linear_backend") == "marlin" and release[:2] < MARLIN_BY_NAME
+    wanted = {MARLIN_SWITCH: "1"} if marlin else {}
     if release[:2] < V2_BY_DEFAULT and current_platform.is_cuda() and not options.get("speculative_config"):
         wanted[V2_SWITCH] = "1"
     return wanted | several_gpus(release, tensor_parallel)

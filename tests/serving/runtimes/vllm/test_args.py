@@ -144,6 +144,7 @@ def test_the_model_runner_that_keeps_penalties_on_the_gpu_is_chosen_where_vllm_d
     assert (releases.environment(release, {}, 1) == {releases.V2_SWITCH: "1"}) is told
     assert releases.environment(release, {"speculative_config": {"method": "ngram"}}, 1) == {}
     assert releases.MARLIN_SWITCH in releases.environment(release, {"linear_backend": "marlin"}, 1)
+    assert releases.environment((0, 30, 0), {"linear_backend": "marlin"}, 1) == {}
 
 
 @pytest.mark.parametrize(
