@@ -7,7 +7,9 @@ Format: https://github.com/huggingface/safetensors#format (8 bytes of header len
 from __future__ import annotations
 
 import json
+import math
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from build_engine import quantized
-from build_engine.architectures import architecture_of
+from build_engine.architectures import architecture_of, layout
+from build_engine.rope import scaling_of, theta_of
 from contract.errors import BuildError
 from contract.model_shape import ModelShape
 
@@ -41,7 +44,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise BuildError(f"{directory} has no config.json: --model must be a Hugging Face checkpoint directory")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BuildError(f"{path} is not JSON ({error}): download the checkpoint again") from error
     if not isinstance(config, dict):
         raise BuildError(f"{path} is not a model's configuration: download the checkpoint again")
@@ -50,6 +53,8 @@ def read_config(directory: Path) -> dict[str, Any]:
         ModelShape.of(config)
     except ValueError as error:
         raise BuildError(f"{path}: {error}") from error
+    scaling_of(config)
+    theta_of(config)
     if found := quantized.of_directory(directory, config):
         raise BuildError(quantized.refusal(found, directory, "openvino"))
     return dict(config)
@@ -81,8 +86,14 @@ class Checkpoint:
         self.directory = directory
         self.config = read_config(directory)
         self._places: dict[str, _Place] = {}
-        for path in shards(directory):
-            self._places.update(_header(path))
+        for path in weight_files(directory):
+            found = _header(path)
+            _require_readable(path, found)
+            if twice := self._places.keys() & found.keys():
+                raise BuildError(
+                    f"{directory}: {path.name} holds {min(twice)} again: remove files that are not this checkpoint's"
+                )
+            self._places.update(found)
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -161,24 +172,79 @@ def write_safetensors(path: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]
             file.write(np.ascontiguousarray(array).data)
 
 
-def shards(directory: Path) -> list[Path]:
-    """The safetensors files that the index names. Raises ``BuildError`` when one is missing."""
-    index = directory / INDEX
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, found as transformers does: one whole file, or those of the index.
+
+    Raises ``BuildError`` when one is missing, or holds other tensors than the index says."""
+    whole, index = directory / "model.safetensors", directory / INDEX
+    if whole.is_file():
+        return [whole]
     if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BuildError(f"{index} is damaged ({error}): download the checkpoint again") from error
-        missing = [name for name in names if not (directory / name).is_file()]
-        if missing:
-            raise BuildError(
-                f"{directory} lacks {len(missing)} of {len(names)} shards ({missing[0]}, …): download it again"
-            )
-        return [directory / name for name in names]
+        return _indexed(directory, index)
     found = sorted(directory.glob("*.safetensors"))
     if not found:
         raise BuildError(f"{directory} has no *.safetensors: other weight formats cannot be read")
     return found
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """``weight_map`` of an index: tensor -> file. Raises ``BuildError`` when it is damaged."""
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BuildError(f"{index} is damaged ({error}): download the checkpoint again") from error
+    plain = isinstance(found, dict) and all(isinstance(name, str) and "/" not in name for name in found.values())
+    if not plain or not found:
+        raise BuildError(f"{index} is damaged (weight_map names no files beside it): download the checkpoint again")
+    return dict(found)
+
+
+def _indexed(directory: Path, index: Path) -> list[Path]:
+    places = read_index(index)
+    names = sorted(set(places.values()))
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise BuildError(
+            f"{directory} lacks {len(missing)} of {len(names)} shards ({missing[0]}, …): download it again"
+        )
+    held = {name: _header(directory / name) for name in names}
+    for tensor, name in places.items():
+        if tensor not in held[name]:
+            raise BuildError(f"{directory / name} lacks {tensor}, which {INDEX} places there: download it again")
+    return [directory / name for name in names]
+
+
+def require_layout(tensors: Tensors, where: object) -> None:
+    """Raises ``BuildError`` unless ``tensors`` have the names and shapes that their config promises, and no others."""
+    shape, kind = ModelShape.of(tensors.config), architecture_of(tensors.config, "config.json")
+    wanted = dict(layout(shape, kind.biases(tensors.config), kind.qk_norm))
+    for name, size in wanted.items():
+        if name not in tensors:
+            tied = ", and tie_word_embeddings in config.json is not true" if name.startswith("lm_head") else ""
+            raise BuildError(f"{where} has no tensor {name}{tied}: the checkpoint is incomplete")
+        if tensors.shape(name) != size:
+            raise BuildError(
+                f"{where}: {name} has the shape {list(tensors.shape(name))}, by config.json it must be {list(size)}: "
+                "config.json and weights belong to different checkpoints"
+            )
+    ignored = {"lm_head.weight"} if shape.tied else set()
+    extra = [name for name in tensors.names if name not in wanted and name not in ignored]
+    extra = [
+        name for name in extra if not name.endswith(".rotary_emb.inv_freq")
+    ]  # older exports; it follows from theta
+    if extra:
+        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        name = tensors.config["architectures"][0]
+        raise BuildError(
+            f"{where} holds {extra[0]}{more}, which no {name} with this config.json has: config.json and weights "
+            "belong to different checkpoints"
+        )
+
+
+def require_whole(directory: Path) -> None:
+    """Raises ``BuildError`` when a weight file is missing or shorter than its header says, whatever its types are."""
+    for path in weight_files(directory):
+        _header(path)
 
 
 def _header(path: Path) -> dict[str, _Place]:
@@ -191,19 +257,24 @@ def _header(path: Path) -> dict[str, _Place]:
     try:
         header = json.loads(mapped[8:start])
         places = {k: _entry(mapped, start, v) for k, v in header.items() if k != "__metadata__"}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _truncated(path) from error
-    for name, place in places.items():
-        if place.dtype not in STORED:
-            raise BuildError(f"{path}: {name} is {place.dtype}; only {', '.join(STORED)} can be read")
-        if place.offset + place.size > size:
-            raise _truncated(path)
+    if any(place.offset < start or place.size < 0 or place.offset + place.size > size for place in places.values()):
+        raise _truncated(path)
     return places
 
 
+def _require_readable(path: Path, places: Mapping[str, _Place]) -> None:
+    for name, place in places.items():
+        if place.dtype not in STORED:
+            raise BuildError(f"{path}: {name} is {place.dtype}; only {', '.join(STORED)} can be read")
+        if math.prod(place.shape) * np.dtype(STORED[place.dtype]).itemsize != place.size:
+            raise _truncated(path)
+
+
 def _entry(mapped: mmap.mmap, start: int, entry: dict[str, Any]) -> _Place:
-    begin, end = entry["data_offsets"]
-    return _Place(mapped, start + begin, end - begin, tuple(entry["shape"]), entry["dtype"])
+    begin, end = map(int, entry["data_offsets"])
+    return _Place(mapped, start + begin, end - begin, tuple(map(int, entry["shape"])), str(entry["dtype"]))
 
 
 def _truncated(path: Path) -> BuildError:

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from build_engine.checkpoint import INDEX, read_index
 from contract.arguments import Arguments
 from contract.errors import BuildError
 
@@ -53,9 +53,9 @@ def transport_errors() -> tuple[type[Exception], ...]:
 def missing_files(directory: Path) -> list[str]:
     """Files of a usable checkpoint that ``directory`` lacks: config, tokenizer, and every weight shard of the index."""
     wanted = {"config.json", "tokenizer.json", "tokenizer_config.json"}
-    index = directory / "model.safetensors.index.json"
+    index = directory / INDEX
     if index.is_file():
-        wanted |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        wanted |= set(read_index(index).values())
     elif not any(directory.glob("*.safetensors")):
         wanted.add("model.safetensors")
     return sorted(name for name in wanted if not (directory / name).is_file())

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
-from build_engine import fetch, smollm2
-from build_engine.checkpoint import Checkpoint, Tensors, read_config
+from build_engine import fetch, smollm2, tokenizer_files
+from build_engine.checkpoint import Checkpoint, Tensors, read_config, weight_files
 from build_engine.spec import NAMED, SMOLLM2, BuildSpec
 from build_engine.staging import cache_directory
 from build_engine.synthetic import checkpoint as synthetic
 from contract.errors import BuildError
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
     """``files`` hold the weights; ``is_low_bit``: the weights already have about 4 bits each."""
 
+    name: str  # for errors
     config: dict[str, Any]
     files: list[Path]
     revision: str
@@ -38,8 +37,9 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.name = str(path)
         self.config = read_config(path)
-        self.files = sorted(path.glob("*.safetensors"))
+        self.files = weight_files(path)
         self.revision = fetch.revision_of(path)
 
     def tensors(self, config: dict[str, Any]) -> Tensors:
@@ -48,11 +48,7 @@ class Directory:
         return checkpoint
 
     def write_tokenizer(self, directory: Path) -> None:
-        if not (self._path / "tokenizer.json").is_file():
-            raise BuildError(f"{self._path} has no tokenizer.json: copy the model's tokenizer files there")
-        for name in TOKENIZER_FILES:
-            if (self._path / name).is_file():
-                shutil.copyfile(self._path / name, directory / name)
+        tokenizer_files.copy(self._path, directory)
 
 
 def open_source(spec: BuildSpec) -> Source:

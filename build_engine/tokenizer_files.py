@@ -76,7 +76,9 @@ def write_made_up(directory: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy those of these files that the checkpoint has."""
+    """Copy those of these files that the checkpoint has. Raises ``BuildError`` when it has no tokenizer."""
+    if not (source / "tokenizer.json").is_file():
+        raise BuildError(f"{source} has no tokenizer.json: copy the model's tokenizer files there")
     for name in BESIDE:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

@@ -5,12 +5,44 @@ Which architectures can be built, and how they differ, is the builders' business
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 GIB = 1024**3
 # Bytes of one weight or one KV value. An INT8 or FP8 KV cache keeps its scales elsewhere.
 BYTES = {"bf16": 2.0, "fp8": 1.0, "int8_sq": 1.0, "int8_wo": 1.0, "int8": 1.0, "int4": 0.5, "fp32": 4.0}
+
+
+def flag(config: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """A switch of a config. Raises ``ValueError`` when it is neither true, false nor null."""
+    value = config.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}, neither true nor false")
+    return default if value is None else value
+
+
+def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope_scaling``, or ``rope_parameters`` as transformers 5 writes it; empty when the config has neither.
+
+    Raises ``ValueError`` when it is not an object of names and plain values."""
+    for name in ("rope_scaling", "rope_parameters"):
+        found = config.get(name) or {}
+        if not isinstance(found, dict):
+            raise ValueError(f"{name} is {found!r}, not an object")
+        if nested := [key for key, value in found.items() if isinstance(value, dict)]:
+            raise ValueError(f"{name} has rotary positions for each kind of layer ({nested[0]}), not one for all")
+        if found:
+            return found
+    return {}
+
+
+def _count(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    value = config[name] if default is None else config.get(name)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}, not a whole number above 0")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +64,40 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: dict[str, Any], name: str = "the model") -> ModelShape:
-        """Raises ``ValueError`` that names the missing field."""
-        scaling = config.get("rope_scaling") or {}
+        """Raises ``ValueError`` that names the missing or impossible field and its value."""
         try:
-            heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-            return cls(
-                name=name,
-                layers=int(config["num_hidden_layers"]),
-                hidden=hidden,
-                heads=heads,
-                kv_heads=int(config.get("num_key_value_heads") or heads),
-                intermediate=int(config["intermediate_size"]),
-                vocab=int(config["vocab_size"]),
-                head_dim=int(config.get("head_dim") or hidden // heads),
-                native_context=int(
-                    scaling.get("original_max_position_embeddings") or config["max_position_embeddings"]
-                ),
-                tied=bool(config.get("tie_word_embeddings", False)),
-                norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-                qkv_bias=bool(config.get("attention_bias", config.get("model_type") == "qwen2")),
-            )
+            return cls._of(config, name)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"it is incomplete or damaged ({type(error).__name__}: {error})") from error
+            what = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"it is incomplete or damaged ({what})") from error
+
+    @classmethod
+    def _of(cls, config: dict[str, Any], name: str) -> ModelShape:
+        heads, hidden = _count(config, "num_attention_heads"), _count(config, "hidden_size")
+        kv_heads = _count(config, "num_key_value_heads", heads)
+        if heads % kv_heads:
+            raise ValueError(f"{heads} num_attention_heads are no multiple of {kv_heads} num_key_value_heads")
+        head_dim = _count(config, "head_dim", hidden // heads)
+        if head_dim % 2:
+            raise ValueError(f"heads of {head_dim} dimensions: rotary positions need an even number")
+        eps = config.get("rms_norm_eps", 1e-6)
+        if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1:
+            raise ValueError(f"rms_norm_eps is {eps!r}")
+        positions = _count(config, "max_position_embeddings")
+        return cls(
+            name=name,
+            layers=_count(config, "num_hidden_layers"),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=kv_heads,
+            intermediate=_count(config, "intermediate_size"),
+            vocab=_count(config, "vocab_size"),
+            head_dim=head_dim,
+            native_context=_count(rope_of(config), "original_max_position_embeddings", positions),
+            tied=flag(config, "tie_word_embeddings"),
+            norm_eps=float(eps),
+            qkv_bias=flag(config, "attention_bias", config.get("model_type") == "qwen2"),
+        )
 
     @property
     def linear_parameters(self) -> int:

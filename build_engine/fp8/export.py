@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
-from build_engine.checkpoint import INDEX, Checkpoint, write_safetensors
+from build_engine.checkpoint import INDEX, Checkpoint, require_layout, write_safetensors
 from build_engine.fp8.decoder import Extremes, rms_norm
 from build_engine.fp8.decoder import load as load_tensor
 from build_engine.fp8.scales import JOINED, joint_scale, scale_of, to_codes
@@ -57,6 +57,7 @@ def export(
     """
     checkpoint = Checkpoint(source)
     checkpoint.config = config
+    require_layout(checkpoint, source)
     if options.head and f"{HEAD}.weight" not in checkpoint:
         raise BuildError(f"{source} has no output layer of its own (tied to the embedding): it cannot be FP8 alone")
     writer = _Shards(directory)

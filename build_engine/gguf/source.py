@@ -22,6 +22,7 @@ class GgufSource:
         self.config = config_of(header, self._tensors)
         self._tokenizer = GgufTokenizer(header)
         self._sampling = sampling
+        self.name = str(path)
         self.files = list(header.files)
         self.revision = revision
         self.is_low_bit = self._tensors.is_low_bit

@@ -14,12 +14,12 @@ import openvino as ov
 from rich.console import Console
 from rich.progress import Progress
 
-from build_engine import tokenizer_files
-from build_engine.checkpoint import Tensors
+from build_engine import tokenizer_check, tokenizer_files
+from build_engine.checkpoint import Tensors, require_layout
 from build_engine.openvino.graph import DecoderGraph
 from build_engine.openvino.weights import PRECISIONS, Weights
 from build_engine.plan.profiles import with_yarn
-from build_engine.rope import scaling_of
+from build_engine.rope import positions_of, scaling_of
 from build_engine.source import Source, model_name, open_source
 from build_engine.spec import BuildSpec
 from build_engine.staging import build_info, file_infos, need_space, staged
@@ -39,7 +39,7 @@ def build(spec: BuildSpec) -> Path:
     """See the module. Returns ``spec.out``; does nothing when it already holds this exact engine."""
     started = time.monotonic()
     source = open_source(spec)
-    config = context_config(source.config, spec.context)
+    config = source.config if spec.context is None else with_yarn(source.config, spec.context)
     key = fingerprint(spec, source, config)
     if not spec.force and up_to_date(spec.out, key):
         log.info("engine: %s is up to date (the same checkpoint, precision and context)", spec.out)
@@ -47,10 +47,12 @@ def build(spec: BuildSpec) -> Path:
     if source.is_low_bit and spec.precision == "int4":
         log.warning("int4 costs much accuracy when the weights already have 4 bits: use int8")
     tensors = source.tensors(config)
+    require_layout(tensors, source.name)
     need_space(spec.out, int(size(tensors, spec.precision) * 1.05) + (32 << 20))
     with staged(spec.out) as directory:
         source.write_tokenizer(directory)
         tokenizer_files.dump(config, directory / "config.json")
+        tokenizer_check.complete(directory, config)
         convert(tensors, spec.precision, directory / MODEL_FILE)
         engine_dir.write(describe(spec, source, config, directory, key, started), directory)
     return spec.out
@@ -60,17 +62,6 @@ def size(tensors: Tensors, precision: str) -> float:
     """The size of the weights in bytes."""
     per_weight = BYTES_PER_WEIGHT.get(precision)
     return tensors.lossless_bytes if per_weight is None else tensors.parameters * per_weight
-
-
-def context_config(config: dict[str, Any], context: int | None) -> dict[str, Any]:
-    """The config for ``context`` tokens, with YaRN beyond what the checkpoint was trained for."""
-    native = int(config["max_position_embeddings"])
-    scaling_of(config)
-    if context is None or context <= native:
-        return config
-    if scaling_of(config):
-        raise BuildError(f"--context: {context} is more than the {native} tokens of the checkpoint's rope_scaling")
-    return with_yarn(config, context)
 
 
 def fingerprint(spec: BuildSpec, source: Source, config: dict[str, Any]) -> str:
@@ -115,7 +106,7 @@ def describe(
 ) -> EngineInfo:
     """``engine.json``; also writes ``build.key``, which tells the next build whether anything changed."""
     (directory / "build.key").write_text(key)
-    context = spec.context or int(config["max_position_embeddings"])
+    context = spec.context or positions_of(config)
     noise = spec.synthetic or bool(config.get("synthetic"))
     return EngineInfo(
         model=ModelInfo(model_name(spec), spec.model, source.revision, noise, int(config["vocab_size"])),

@@ -16,12 +16,15 @@ from openvino import Type
 from openvino import opset13 as op
 
 from build_engine.checkpoint import Tensors, float32_to_bf16
+from contract.errors import BuildError
 
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 SLICE_BYTES = 64 << 20  # of float32 held while quantizing
 # Input columns per scale. INT8: as many as activations have (serving/runtimes/openvino/model.py), llama.cpp's Q8_0.
 GROUPS = {"int8": (32, 16), "int4": (128, 64, 32, 16)}
 SMALLEST = np.float16(6e-8)  # the smallest positive float16: a scale of zero would lose the row
+BF16_EXPONENT = np.uint16(0x7F80)  # all ones: infinity or NaN
+FLOAT16_MAX = 65504  # beyond it a scale would be infinite; a layer's weights are below 1000
 LOSSLESS = {"BF16": Type.bf16, "F16": Type.f16, "F32": Type.f32}
 
 Array = npt.NDArray[Any]
@@ -49,7 +52,8 @@ class Weights:
 
     def vector(self, *names: str) -> Any:
         """An f32 [1, 1, n] node, all ``names`` joined: biases and norms stay float32 at every precision."""
-        return self.constant(np.concatenate([self.checkpoint.float32(name) for name in names]).reshape(1, 1, -1))
+        parts = [self._finite(name, self.checkpoint.float32(name)) for name in names]
+        return self.constant(np.concatenate(parts).reshape(1, 1, -1))
 
     def constant(self, array: Array, shape: tuple[int, ...] | None = None, kind: Any = None) -> Any:
         array = np.ascontiguousarray(array)
@@ -62,12 +66,26 @@ class Weights:
         if len(kinds) > 1 or (Type.f32 in kinds and self.precision == "bf16"):
             kind = Type.bf16 if self.precision == "bf16" else Type.f32
             narrow = float32_to_bf16 if kind == Type.bf16 else np.asarray
-            parts = [narrow(self.checkpoint.float32(name)) for name in names]
+            parts = [narrow(self._finite(name, self.checkpoint.float32(name))) for name in names]
         else:
-            kind, parts = kinds.pop(), [self.checkpoint.raw(name) for name in names]
+            kind, parts = kinds.pop(), [self._finite(name, self.checkpoint.raw(name)) for name in names]
         raw = parts[0] if len(parts) == 1 else np.concatenate(parts)
         node = self.constant(raw, raw.shape, kind)
         return node if kind == Type.f32 else op.convert(node, "f32")
+
+    def _finite(self, name: str, values: Array, largest: float = np.inf) -> Array:
+        """``values`` (BF16 as bits). Raises ``BuildError`` for NaN, infinity, and what is beyond ``largest``."""
+        if values.dtype == np.uint16:
+            bad = bool(((values & BF16_EXPONENT) == BF16_EXPONENT).any())
+        else:
+            low, high = values.min(), values.max()  # NaN when any value is
+            bad = not (np.isfinite(low) and np.isfinite(high) and max(-low, high) <= largest)
+        if bad:
+            raise BuildError(
+                f"{name} holds NaN, infinity or values beyond {FLOAT16_MAX}: the checkpoint is damaged, download or "
+                "export it again"
+            )
+        return values
 
     def _size(self, names: Sequence[str]) -> tuple[int, int]:
         shapes = [self.checkpoint.shape(name) for name in names]
@@ -81,7 +99,8 @@ class Weights:
             step = max(1, SLICE_BYTES // (4 * columns))
             for start in range(0, rows, step):
                 stop = min(start + step, rows)
-                yield slice(first + start, first + stop), self.checkpoint.float32(name, start, stop)
+                values = self.checkpoint.float32(name, start, stop)
+                yield slice(first + start, first + stop), self._finite(name, values, FLOAT16_MAX)
             first += rows
 
     def _grouped(self, names: Sequence[str], precision: str) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from build_engine.rope import kind_of, positions_of, spelled_out
 from contract.errors import BuildError
 
 
@@ -102,9 +103,15 @@ def rope_scaling(max_seq_len: int, native: int) -> dict[str, Any] | None:
 
 
 def with_yarn(config: dict[str, Any], max_seq_len: int) -> dict[str, Any]:
-    """A model ``config.json`` for ``max_seq_len``: YaRN and the position table's size, or the config unchanged."""
-    native = int(config["max_position_embeddings"])
-    scaling = rope_scaling(max_seq_len, native)
-    if scaling is None:
+    """A model ``config.json`` for ``max_seq_len``: YaRN and the position table's size, or the config unchanged.
+
+    Raises ``BuildError`` when the config already has a scaling of its own, which reaches less far."""
+    if max_seq_len <= (reach := positions_of(config)):
         return config
-    return {**config, "rope_scaling": scaling, "max_position_embeddings": int(native * scaling["factor"])}
+    if kind_of(config) != "default":
+        raise BuildError(
+            f"context {max_seq_len} is more than the {reach} tokens of the rope_scaling in config.json: choose at most "
+            "that, or pass the original checkpoint"
+        )
+    scaling = rope_scaling(max_seq_len, reach) or {}
+    return {**spelled_out(config), "rope_scaling": scaling, "max_position_embeddings": int(reach * scaling["factor"])}

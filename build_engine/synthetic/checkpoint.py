@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from build_engine import tokenizer_files
+from build_engine import architectures, tokenizer_files
 from build_engine.checkpoint import float32_to_bf16
 from build_engine.staging import cache_directory, need_space, staged
 from contract.model_shape import ModelShape
@@ -111,21 +111,7 @@ def config(shape: ModelShape) -> dict[str, Any]:
 
 def layout(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor, in file order."""
-    kv = shape.kv_heads * shape.head_dim
-    yield "model.embed_tokens.weight", (shape.vocab, shape.hidden)
-    for layer in range(shape.layers):
-        prefix = f"model.layers.{layer}."
-        yield prefix + "input_layernorm.weight", (shape.hidden,)
-        yield prefix + "post_attention_layernorm.weight", (shape.hidden,)
-        for name, rows in (("q_proj", shape.hidden), ("k_proj", kv), ("v_proj", kv)):
-            yield f"{prefix}self_attn.{name}.weight", (rows, shape.hidden)
-            if shape.qkv_bias:
-                yield f"{prefix}self_attn.{name}.bias", (rows,)
-        yield prefix + "self_attn.o_proj.weight", (shape.hidden, shape.hidden)
-        yield prefix + "mlp.gate_proj.weight", (shape.intermediate, shape.hidden)
-        yield prefix + "mlp.up_proj.weight", (shape.intermediate, shape.hidden)
-        yield prefix + "mlp.down_proj.weight", (shape.hidden, shape.intermediate)
-    yield "model.norm.weight", (shape.hidden,)
+    return architectures.layout(shape, architectures.QKV if shape.qkv_bias else frozenset())
 
 
 def write_safetensors(path: Path, tensors: dict[str, tuple[int, ...]], shape: ModelShape, seed: int) -> None:

@@ -16,12 +16,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from build_engine import quantized, steps, tokenizer_files
+from build_engine import quantized, steps, tokenizer_check, tokenizer_files
 from build_engine.fetch import revision_of
 from build_engine.plan.cli import for_checkpoint, plan_request
 from build_engine.plan.fit import PRECISIONS as PLANNED
 from build_engine.plan.fit import PlanRequest, precision_of
-from build_engine.plan.model import load
+from build_engine.plan.model import load, load_config
 from build_engine.plan.planner import plan
 from build_engine.spec import BuildSpec
 from build_engine.staging import file_infos, link_or_copy, staged
@@ -79,7 +79,8 @@ def recipe_of(spec: BuildSpec) -> Recipe:
         raise BuildError(f"--alpha: it is SmoothQuant's, and {planned.precision} has none: leave ALPHA= out")
     if spec.calibration and not calibrates(planned):
         raise BuildError(f"--calibration: {planned.precision} is made without prompts: leave CALIBRATION= out")
-    return Recipe(spec, planned, in_container=container.inside(), quantized=found)
+    respell = bool(load_config(spec.model).get("rope_parameters"))  # TensorRT-LLM 1.2 reads rope_theta alone
+    return Recipe(spec, planned, in_container=container.inside(), quantized=found, respell=respell)
 
 
 def refuse_path_words(spec: BuildSpec, request: PlanRequest) -> None:
@@ -150,6 +151,7 @@ def assemble(recipe: Recipe, directory: Path, info: BuildInfo) -> None:
         _tell_kv_type(target, recipe.plan.kv_dtype)
     tokenizer_files.copy(recipe.model, directory)
     shutil.copyfile(recipe.shaped / "config.json", directory / "config.json")
+    tokenizer_check.complete(directory, tokenizer_check.read_object(directory / "config.json"))
     version = built_version(target) if recipe.backend == "engine" else pinned("tensorrt_llm")
     engine_dir.write(describe(recipe, directory, info, version), directory)
 

@@ -36,12 +36,19 @@ class Recipe:
     """The steps of one build: fetch, (YaRN), calibration prompts, quantize, build, without those it does not need.
 
     ``model`` is the original checkpoint (tokenizer, BF16 reference), ``shaped`` the same with YaRN where the context
-    needs it, ``artefact`` the directory that will hold the runtime's files. Outputs of steps stay in ``work``, where
-    other builds find them. A model that is already ``quantized`` is served unchanged.
+    needs it and with positions spelled for older readers (``respell``), ``artefact`` the directory that will hold the
+    runtime's files. Outputs of steps stay in ``work``, where other builds find them. A model that is already
+    ``quantized`` is served unchanged.
     """
 
     def __init__(
-        self, spec: BuildSpec, plan: EnginePlan, *, in_container: bool = False, quantized: Quantized | None = None
+        self,
+        spec: BuildSpec,
+        plan: EnginePlan,
+        *,
+        in_container: bool = False,
+        quantized: Quantized | None = None,
+        respell: bool = False,
     ) -> None:
         self.spec, self.plan, self.in_container, self.quantized = spec, plan, in_container, quantized
         self.backend = plan.request.backend
@@ -49,7 +56,7 @@ class Recipe:
         self.work = spec.out.absolute().parent / ".build"
         self.steps: list[Step] = []
         self.model = Path(spec.model).absolute() if Path(spec.model).is_dir() else self._fetch()
-        self.shaped = self._stretch() if plan.rope_scaling else self.model
+        self.shaped = self._stretch() if plan.rope_scaling or respell else self.model
         prompts = steps.directory(self.work, "calibration", str(self.model), fingerprint(spec.calibration))
         self.calibration = Calibration.under(prompts)
         if calibrates(plan) and not quantized:
@@ -91,7 +98,8 @@ class Recipe:
         output = steps.directory(self.work, "yarn", str(self.model), length)
         argv = [sys.executable, "-m", "build_engine.tensorrt_llm.yarn", "--model", str(self.model)]
         argv += ["--context", length, "--output", str(output)]
-        return self._add("stretch positions with YaRN", argv, output)
+        name = "stretch positions with YaRN" if self.plan.rope_scaling else "spell positions for older readers"
+        return self._add(name, argv, output)
 
     def _write_calibration(self, output: Path) -> None:
         argv = [sys.executable, "-m", "build_engine.calibration", "--output", str(output)]

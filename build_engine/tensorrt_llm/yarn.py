@@ -11,20 +11,18 @@ from pathlib import Path
 
 from build_engine.plan.model import load_config
 from build_engine.plan.profiles import with_yarn
+from build_engine.rope import spelled_out
 from contract.arguments import Arguments
 from contract.errors import BuildError
 
 
 def link_with_yarn(model: Path, output: Path, max_seq_len: int) -> None:
     """Fill ``output`` (an existing directory). The weights are symbolic links: nothing is copied."""
-    config = load_config(str(model))
-    if config.get("rope_scaling"):
-        raise BuildError(f"{model}/config.json already has rope_scaling: pass the original checkpoint")
+    config = spelled_out(with_yarn(load_config(str(model)), max_seq_len))
     for path in sorted(model.resolve().iterdir()):
         if path.is_file() and path.name != "config.json":
             (output / path.name).symlink_to(path)
-    text = json.dumps(with_yarn(config, max_seq_len), indent=2) + "\n"
-    (output / "config.json").write_text(text, encoding="utf-8")
+    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

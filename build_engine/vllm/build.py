@@ -23,12 +23,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from build_engine import quantized, tokenizer_files
+from build_engine import quantized, tokenizer_check, tokenizer_files
 from build_engine.calibration import datasets
-from build_engine.checkpoint import Checkpoint, Tensors
+from build_engine.checkpoint import Checkpoint, Tensors, require_layout, require_whole, weight_files
 from build_engine.fetch import revision_of
 from build_engine.plan.profiles import with_yarn
 from build_engine.quantized import Quantized
+from build_engine.rope import kind_of, positions_of
 from build_engine.source import locate, model_name
 from build_engine.spec import FP8_DYNAMIC, BuildSpec
 from build_engine.staging import build_info, file_infos, link_or_copy, need_space, staged
@@ -37,6 +38,7 @@ from build_engine.vllm import int8
 from contract import engine_dir, gpus
 from contract.engine_dir import EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
 from contract.errors import BuildError
+from contract.model_shape import rope_of
 from contract.versions import pinned
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ def build(spec: BuildSpec) -> Path:
     with staged(spec.out) as directory:
         quantization = _write(spec, source, directory, config, found or precision)
         dump(config | quantization, directory / "config.json")
+        tokenizer_check.complete(directory, config)
         for name, adapter in spec.lora:
             _copy_adapter(name, adapter, directory)
         form = found.config["quant_method"] if found else BACKENDS[precision]
@@ -89,7 +92,7 @@ def build(spec: BuildSpec) -> Path:
             kv_dtype=spec.kv_dtype or "bf16",
             limits=limits(spec, config),
             gpu=GpuInfo(gpu.name if gpu else "", gpu.sm if gpu else 0, spec.tensor_parallel),
-            rope_scaling=config.get("rope_scaling"),
+            rope_scaling=rope_of(config) if kind_of(config) != "default" else None,
             files=file_infos(directory),
             build=build_info(spec.command, started),
         )
@@ -116,7 +119,7 @@ def _copy_adapter(name: str, adapter: Path, directory: Path) -> None:
 
 
 def limits(spec: BuildSpec, config: dict[str, Any]) -> EngineLimits:
-    context = spec.context or int(config["max_position_embeddings"])
+    context = spec.context or positions_of(config)
     longest = min(spec.max_input_len or context - 1, context - 1)
     return EngineLimits(context, longest, spec.max_batch_size or 256, spec.max_num_tokens or STEP_TOKENS)
 
@@ -127,15 +130,10 @@ def _config(source: Path, context: int | None) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BuildError(f"{path} cannot be read ({error}): --model must be a Hugging Face checkpoint") from error
-    if not isinstance(config.get("vocab_size"), int):
-        raise BuildError(f"{path} has no vocab_size: --model must be a Hugging Face checkpoint")
-    if context is None or context <= int(config["max_position_embeddings"]):
-        return config
-    if config.get("rope_scaling"):
-        raise BuildError(
-            f"--context: {context} is beyond the checkpoint's own rope_scaling; use the original checkpoint"
-        )
-    return with_yarn(config, context)
+    for name in ("vocab_size", "max_position_embeddings"):
+        if not isinstance(config.get(name), int):
+            raise BuildError(f"{path} has no {name}: --model must be a Hugging Face checkpoint")
+    return config if context is None else with_yarn(config, context)
 
 
 def _say_where_it_cannot_be_served() -> None:
@@ -187,7 +185,9 @@ def _write(
 
     ``form`` is how the source is quantized, or the precision to make of it."""
     precision = form if isinstance(form, str) else ""
-    size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in weight_files(source)) if any(source.glob("*.safetensors")) else 0
+    if size:
+        require_whole(source)
     if not size and (precision == "fp8" or not config.get("synthetic")):
         why = f"; without weights PRECISION={FP8_DYNAMIC} lets vLLM make them up" if config.get("synthetic") else ""
         raise BuildError(f"{source} has no *.safetensors: other weight formats cannot be served{why}")
@@ -210,8 +210,6 @@ def _write(
     else:
         _link(source, directory)
     tokenizer_files.copy(source, directory)
-    if not (directory / "tokenizer.json").is_file():
-        raise BuildError(f"{source} has no tokenizer.json: copy the model's tokenizer files there")
     return quantization
 
 
@@ -224,6 +222,7 @@ def _require_calibrated(precision: str) -> None:
 def _smoothed(spec: BuildSpec, source: Path) -> Tensors:
     """Activations' outliers moved into the weights; as stored, with a warning, where that cannot be done."""
     checkpoint = Checkpoint(source)
+    require_layout(checkpoint, source)
     if spec.lora:
         why = "adapters (LORA=) read the original activations"
     elif not _has_torch():

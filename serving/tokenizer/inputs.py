@@ -34,6 +34,16 @@ class CheckpointDefaults:
             defaults["temperature"] = 0.0
         return cls(vocab_size, engine_dir.end_ids(generation_config.parent), defaults)
 
+    def check(self) -> None:
+        """Raises ``ValueError`` for a default that a request could not ask for."""
+        for field in (f for f in FIELDS if f.checkpoint):
+            value = self.defaults[field.name]
+            low, high = self.bound(field.low or 0), self.bound(1 if field.high is None else field.high)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            whole = field.tensor != "INT32" or isinstance(value, int)
+            if not number or not whole or not low <= value <= high or (field.above_low and value == low):
+                raise ValueError(f"{field.name} is {shown(value)}, not a number from {low:g} to {high:g}")
+
     def bound(self, bound: Bound) -> float:
         if bound == "vocab_size":
             return self.vocab_size

@@ -54,8 +54,17 @@ class ChatTemplate:
         if isinstance(found, list):
             found = {each["name"]: each["template"] for each in found}
         templates = {"default": found} if isinstance(found, str) else found
-        keys = ("bos_token", "eos_token", "pad_token")
-        return cls(templates, {key: config[key] for key in keys if isinstance(config.get(key), str)}, name)
+        special = {key: _text(config.get(key)) for key in ("bos_token", "eos_token", "pad_token")}
+        return cls(templates, {key: text for key, text in special.items() if text is not None}, name)
+
+    def check(self) -> None:
+        """Raises whatever the template raises for one user's message."""
+        self._rendered([USER], None, True, False)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the checkpoint has any template."""
+        return bool(self._templates)
 
     def render(self, messages: list[dict[str, Any]], tools: list[Any] | None, opens: bool, goes_on: bool) -> str:
         """The prompt. ``opens``: the assistant's turn is begun; ``goes_on``: the last message is continued.
@@ -106,3 +115,9 @@ class ChatTemplate:
             add_generation_prompt=opens, continue_final_message=goes_on, **self._special,
         )  # fmt: skip
         return str(rendered[0])
+
+
+def _text(token: Any) -> str | None:
+    """A special token as tokenizer_config.json writes it: a string, or with its flags in an object."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None

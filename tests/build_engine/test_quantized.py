@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from build_engine import quantized
 from build_engine.__main__ import main
@@ -19,6 +21,7 @@ from contract import engine_dir, gpus
 from contract.engine_dir import BuildInfo
 from contract.errors import BuildError
 from serving.runtimes.vllm import args as vllm_args
+from tests.build_engine import small_tokenizer
 
 QWEN = load_config(DEFAULT_MODEL)
 KV = {"num_bits": 8, "type": "float", "dynamic": False}
@@ -55,10 +58,10 @@ def _no_gpu(monkeypatch):
 def checkpoint(directory: Path, config: dict[str, Any] | None, **beside: Any) -> Path:
     directory.mkdir()
     more = {"quantization_config": config} if config else {}
-    files = {"config": QWEN | more, "tokenizer": {}, "tokenizer_config": {}, "generation_config": {"eos_token_id": 1}}
-    for name, data in (files | beside).items():
+    for name, data in ({"config": QWEN | more} | beside).items():
         (directory / f"{name}.json").write_text(json.dumps(data))
-    (directory / "model.safetensors").write_bytes(b"weights")
+    small_tokenizer.write(directory)
+    save_file({"packed": np.ones(4, np.int32)}, directory / "model.safetensors")
     return directory
 
 

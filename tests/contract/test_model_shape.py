@@ -37,7 +37,21 @@ def test_biases_of_other_architectures_are_the_configs_word() -> None:
     assert ModelShape.of(llama | {"attention_bias": True}).qkv_bias is True
 
 
-@pytest.mark.parametrize(("key", "value"), [("hidden_size", None), ("vocab_size", "many"), ("rms_norm_eps", [])])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_size", None),
+        ("vocab_size", "many"),
+        ("rms_norm_eps", []),
+        ("rms_norm_eps", float("nan")),
+        ("head_dim", 23),
+        ("num_hidden_layers", 0),
+        ("num_key_value_heads", 3),
+        ("tie_word_embeddings", "no"),
+        ("max_position_embeddings", -1),
+        ("rope_scaling", [1]),
+    ],
+)
 def test_a_damaged_config_is_one_line(key: str, value: object) -> None:
     with pytest.raises(ValueError, match="incomplete or damaged") as caught:
         ModelShape.of(CONFIG | {key: value})

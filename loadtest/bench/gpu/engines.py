@@ -68,8 +68,6 @@ def write_weights(directory: Path, config: dict[str, Any]) -> None:
     generator = torch.Generator(device).manual_seed(SEED)
     shape = ModelShape.of(config)
     sizes = dict(layout(shape))
-    if not shape.tied:
-        sizes["lm_head.weight"] = (shape.vocab, shape.hidden)
     shards: dict[int, dict[str, Any]] = {}
     embedding: Any = None
     for name, size in sizes.items():

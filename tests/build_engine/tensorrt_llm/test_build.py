@@ -23,6 +23,7 @@ from contract.engine_dir import BuildInfo
 from contract.errors import BuildError
 from contract.versions import ROOT, pinned
 from serving.host import container
+from tests.build_engine import small_tokenizer
 
 SCHEMA = json.loads((ROOT / "contract" / "engine.schema.json").read_text())
 
@@ -38,8 +39,7 @@ def checkpoint(tmp_path) -> Path:
     path = tmp_path / "model" / "Qwen2.5-7B-Instruct"
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(load_config(DEFAULT_MODEL)))
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        (path / name).write_text("{}")
+    small_tokenizer.write(path)
     (path / "model.safetensors").write_bytes(b"weights")
     return path
 
@@ -281,8 +281,24 @@ def test_a_long_context_gets_its_own_config(checkpoint, tmp_path):
     assert "rope_scaling" not in json.loads((checkpoint / "config.json").read_text())
     again = tmp_path / "again"
     again.mkdir()
-    with pytest.raises(BuildError, match="already has rope_scaling"):
+    with pytest.raises(BuildError, match="more than the 65536 tokens of the rope_scaling"):
         link_with_yarn(output, again, 131072)
+
+
+def test_the_positions_of_transformers_5_are_spelled_for_tensorrt_llm(checkpoint, tmp_path):
+    """It would take 10,000 for the theta inside rope_parameters, and answer noise."""
+    from build_engine.tensorrt_llm.yarn import link_with_yarn
+
+    config = load_config(DEFAULT_MODEL)
+    theta = config.pop("rope_theta")
+    new = config | {"rope_parameters": {"rope_type": "default", "rope_theta": theta}}
+    (checkpoint / "config.json").write_text(json.dumps(new))
+    recipe = tensorrt_llm_build.recipe_of(spec(tmp_path / "out", checkpoint))
+    assert recipe.steps[0].name == "spell positions for older readers" and recipe.shaped == recipe.steps[0].output
+    output = tmp_path / "spelled"
+    output.mkdir()
+    link_with_yarn(checkpoint, output, recipe.plan.max_seq_len)
+    assert json.loads((output / "config.json").read_text()) == config | {"rope_theta": theta}
 
 
 def test_a_failed_gate_fails_the_build_and_keeps_the_directory(checkpoint, tmp_path, monkeypatch):

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from build_engine.spec import BuildSpec
 from build_engine.vllm import build as vllm_build
@@ -16,6 +18,7 @@ from contract import engine_dir, gpus
 from contract.errors import BuildError
 from serving.runtimes.base import RuntimeOptions
 from serving.runtimes.vllm import args as vllm_args
+from tests.build_engine import small_tokenizer
 
 CONFIG = {"vocab_size": 32, "max_position_embeddings": 64, "architectures": ["Qwen2ForCausalLM"]}
 CALIBRATED = {"calibration": Path("prompts.jsonl")}
@@ -26,9 +29,8 @@ def source(tmp_path):
     directory = tmp_path / "source"
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(CONFIG))
-    (directory / "model.safetensors").write_bytes(b"weights")
-    (directory / "tokenizer.json").write_text("{}")
-    (directory / "generation_config.json").write_text('{"eos_token_id": 3}')
+    save_file({"weights": np.ones(4, np.float32)}, directory / "model.safetensors")
+    small_tokenizer.write(directory)
     return directory
 
 
@@ -51,7 +53,8 @@ def test_a_checkpoint_is_linked_and_described(source, tmp_path, precision, backe
     assert info.gpu is not None and info.gpu.tensor_parallel == 2
     assert (info.path / "model.safetensors").samefile(source / "model.safetensors")
     assert not (info.path / "config.json").samefile(source / "config.json")
-    assert set(info.files) == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
+    tokenizer = {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+    assert set(info.files) == {"config.json", "model.safetensors"} | tokenizer
     assert vllm_args.quantization(info) == ("fp8" if backend else None)
 
 
@@ -61,7 +64,7 @@ def test_another_file_system_gets_a_copy(source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
     out = build(source, tmp_path, "bf16")
-    assert (out / "model.safetensors").read_bytes() == b"weights"
+    assert (out / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
 
 
 def test_a_longer_context_gets_yarn(source, tmp_path):
@@ -136,6 +139,7 @@ def test_int8_that_cannot_be_smoothed_is_rounded_with_a_warning(
     written = []
     monkeypatch.setattr(vllm_build.importlib.util, "find_spec", lambda name: torch)
     monkeypatch.setattr(vllm_build, "Checkpoint", lambda path: path)
+    monkeypatch.setattr(vllm_build, "require_layout", lambda checkpoint, where: None)
     monkeypatch.setattr(vllm_build, "_copy_adapter", lambda *_: None)
     monkeypatch.setattr(vllm_build.int8, "export", lambda checkpoint, directory: written.append(checkpoint))
     build(source, tmp_path, "int8", **more)
@@ -161,6 +165,7 @@ def test_int8_with_torch_is_smoothed_on_the_prompts(source, tmp_path, monkeypatc
         sys.modules, "build_engine.vllm.smoothing", SimpleNamespace(smoothed=lambda *given: ("smoothed", *given))
     )
     monkeypatch.setattr(vllm_build, "Checkpoint", lambda path: path)
+    monkeypatch.setattr(vllm_build, "require_layout", lambda checkpoint, where: None)
     monkeypatch.setattr(vllm_build.int8, "export", lambda checkpoint, directory: written.append(checkpoint))
     build(source, tmp_path, "int8")
     assert written == [("smoothed", source, [[512]])]
