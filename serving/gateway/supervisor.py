@@ -87,7 +87,6 @@ class WorkerSupervisor:
             return self._watch()
         finally:
             self._stop()
-            self._held.close()
             shutil.rmtree(self._run_dir, ignore_errors=True)
             self._lock.close()
 
@@ -108,8 +107,14 @@ class WorkerSupervisor:
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
         }
         command = [sys.executable, "-m", "serving.gateway.worker"]
+        # A worker that is alone listens on this process's socket: when it dies, clients wait in its queue for the next
+        # one. With several the others take them; in the queue of a dead one they would wait for nothing.
+        shared = [self._held.fileno()] if self._settings.processes == 1 else []
+        command += map(str, shared)
         # a session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops the workers in order
-        return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, env=environment, start_new_session=True, pass_fds=shared
+        )
 
     def _watch(self) -> int:
         while not self._signal:
@@ -151,6 +156,7 @@ class WorkerSupervisor:
 
     def _stop(self) -> None:
         number, settings = self._signal or signal.SIGINT, self._settings
+        self._held.close()  # the last worker's end is the end of its queue
         for process in self._workers:
             if process.poll() is None:
                 process.send_signal(number)

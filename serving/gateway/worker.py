@@ -89,7 +89,7 @@ class _WorkerServer(uvicorn.Server):
         yield
 
 
-async def serve(settings: GatewaySettings) -> None:
+async def serve(settings: GatewaySettings, listener: socket.socket) -> None:
     application, gateway = app.create(settings)
     gateway.tokens.prepare()
     most = most_connections(-(-settings.max_connections // settings.processes))
@@ -117,7 +117,7 @@ async def serve(settings: GatewaySettings) -> None:
     ):  # fmt: skip
         loop.add_signal_handler(number, react)
     drain = asyncio.create_task(_drain_when(ending, at_once, gateway, server))
-    await server.serve([listen(settings.host, settings.port)])
+    await server.serve([listener])
     drain.cancel()
 
 
@@ -171,12 +171,14 @@ def main() -> None:
     settings = GatewaySettings.from_environment()
     logs.configure(settings.log_level)
     os.set_blocking(0, False)
+    shared = sys.argv[1:]  # the supervisor's socket, if it shares it
+    listener = socket.socket(fileno=int(shared[0])) if shared else listen(settings.host, settings.port)
     if sys.version_info >= (3, 11):
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings))
+            runner.run(serve(settings, listener))
     else:
         uvloop.install()
-        asyncio.run(serve(settings))
+        asyncio.run(serve(settings, listener))
 
 
 if __name__ == "__main__":

@@ -127,6 +127,20 @@ def test_a_dead_worker_is_replaced_and_a_dead_supervisor_ends_all(own_gateway: S
     assert not left.exists() and len(list(tmp_path.glob("qwen-gateway-*"))) == 1
 
 
+def test_clients_of_a_worker_that_is_alone_wait_for_the_next_one(own_gateway: Start) -> None:
+    gateway = own_gateway(GATEWAY_WORKERS="1")
+    for _ in range(2):
+        (worker,) = _workers(gateway.process.pid)
+        os.kill(worker, signal.SIGKILL)
+        until(lambda pid=worker: not _lives(pid))
+        asked = httpx.post(gateway.url + CHAT, json=ask("x", max_tokens=2), trust_env=False, timeout=60)
+        assert asked.status_code == 200, asked.text
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.process.wait(20) == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{gateway.url}/health/live", trust_env=False)
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [({"GATEWAY_PORT": "many"}, "GATEWAY_PORT=many: give a whole number"), ({"GATEWAY_PORT": "70000"}, "0 to 65535"),
