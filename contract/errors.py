@@ -47,8 +47,11 @@ def shown(value: object) -> str:
 
 
 def shown_json(value: object) -> str:
-    """Likewise a value that came as JSON, in JSON's words."""
-    return shown(value) if isinstance(value, str) else _cut(json.dumps(value, ensure_ascii=False))
+    """A bad value that came as JSON, in JSON's words (true, not True), and a whole number with all its digits."""
+    if isinstance(value, str):
+        return shown(value)
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    return _cut(json.dumps(whole, ensure_ascii=False))
 
 
 def _cut(text: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from contract.errors import shown_json
 from serving.gateway.schema.errors import ApiError, bad_request
 from serving.gateway.schema.others import FIXED, REFUSED, Fixed
 
@@ -20,7 +20,7 @@ _LONG = ("messages", "input", "prompt", "tokens")  # bounded by ``size`` and sto
 def parse(kind: type[Request], body: Any) -> Request:
     """The validated request. Raises ``ApiError`` 400 naming the first wrong field."""
     if not isinstance(body, dict):
-        raise ApiError(400, f"the body is {_shown(body)}; send a JSON object")
+        raise ApiError(400, f"the body is {shown_json(body)}; send a JSON object")
     for name, value in body.items():
         if isinstance(value, list | dict) and len(value) > MAX_ENTRIES and name not in _LONG:
             raise bad_request(name[:100], f"{len(value)} entries are too many; send at most {MAX_ENTRIES}")
@@ -43,8 +43,8 @@ def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixe
         raise bad_request(name[:100], f"no such field{hint}", "unknown_field")
     if fixed.accepts(value):
         return
-    only = f"; leave it out or send {' or '.join(map(_shown, fixed.allowed))}" if fixed.allowed else ""
-    raise bad_request(name, f"{_shown(value)} is not supported ({fixed.why}){only}", fixed.code)
+    only = f"; leave it out or send {' or '.join(map(shown_json, fixed.allowed))}" if fixed.allowed else ""
+    raise bad_request(name, f"{shown_json(value)} is not supported ({fixed.why}){only}", fixed.code)
 
 
 _EXPECTED = dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "should be an object")
@@ -67,7 +67,9 @@ def _first(error: ValidationError) -> ApiError:
     if path.startswith("tools[") and path.endswith(".type"):
         return _wrong_tool(path, value)
     if first["type"] == "literal_error" and re.fullmatch(r"input\[\d+\]\.type", path):
-        return bad_request(path, f"{_shown(value)} is not an item of this server; see docs/gateway.md", "unsupported")
+        return bad_request(
+            path, f"{shown_json(value)} is not an item of this server; see docs/gateway.md", "unsupported"
+        )
     if value in _MEDIA and path.endswith(".type"):
         return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
     if first["type"] == "extra_forbidden":
@@ -75,11 +77,11 @@ def _first(error: ValidationError) -> ApiError:
     if isinstance(value, float) and value.is_integer():  # in a list or a part: at the top it counts as its integer
         if abs(value) < 2**53:
             return bad_request(path, f"{value!r} is wrong: write it as an integer, without a point or an exponent")
-        return bad_request(path, f"{_shown(value)} is out of range: no integer here is as large")
+        return bad_request(path, f"{shown_json(value)} is out of range: no integer here is as large")
     problem = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Input ").partition(" after validation")[0]
     if first["type"] == "literal_error":
         problem = re.sub(r"\b(?:True|False|None)\b", lambda word: _IN_JSON[word[0]], problem)
-    return bad_request(path, f"{_shown(value)} is wrong: {problem[:1].lower()}{problem[1:]}")
+    return bad_request(path, f"{shown_json(value)} is wrong: {problem[:1].lower()}{problem[1:]}")
 
 
 def _wrong_tool(path: str, kind: Any) -> ApiError:
@@ -90,7 +92,7 @@ def _wrong_tool(path: str, kind: Any) -> ApiError:
         return bad_request(path, f"'custom' is not supported: {why}", "unsupported")
     why = "it would have to run here, and this server runs no tools; turn it off in the client"
     hint = ' (Codex: web_search = "disabled" in config.toml)' if kind == "web_search" else ""
-    return bad_request(path, f"{_shown(kind)} is not supported: {why}{hint}, or send functions", "unsupported")
+    return bad_request(path, f"{shown_json(kind)} is not supported: {why}{hint}, or send functions", "unsupported")
 
 
 def _is_number(value: Any) -> bool:
@@ -106,14 +108,3 @@ def _path(loc: tuple[int | str, ...]) -> str:
         elif at == 0 or (part.isidentifier() and part not in ("str", "int", "bool") and not part[0].isupper()):
             out += f".{part}" if out else part
     return out
-
-
-def _shown(value: Any) -> str:
-    """The value as JSON writes it: true, not True; a long text is cut, and a whole number has all its digits."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if value is None or isinstance(value, bool | list | dict):
-        text = json.dumps(value, ensure_ascii=False)
-    else:
-        text = repr(value[:100] if isinstance(value, str) else value)
-    return text if len(text) <= 60 else text[:59] + "…"
