@@ -14,7 +14,7 @@ from locust.runners import MasterRunner
 
 from loadtest import console, prometheus, scrape
 from loadtest.aggregate import Lane, merged
-from loadtest.errors import EXIT_USAGE, LoadtestError
+from loadtest.errors import EXIT_INVALID, EXIT_USAGE, LoadtestError
 from loadtest.plan import RunPlan, plan_from
 from loadtest.preflight import TargetFacts, check_target
 from loadtest.record import Record
@@ -73,6 +73,7 @@ class Controller:
         self.run = Run(self._plan, self._target.facts, epoch, dict.fromkeys(range(len(workers))), server)
         self.run.zero += LEAD_S
         self._running, self._finished = {}, Event()
+        environment.process_exit_code = EXIT_INVALID  # until there is a verdict
         for index, client in enumerate(workers):
             order = {
                 "plan": self._plan.to_dict(), "index": index, "count": len(workers), "epoch": epoch,
@@ -106,8 +107,11 @@ class Controller:
         helpers = [gevent.spawn(self._scrape_forever, run), gevent.spawn(self._show, run)]
         self._finished.wait(LEAD_S + run.plan.end + run.plan.drain + GRACE_S)
         gevent.killall(helpers)
-        if not run.closed:
+        if run.closed:
+            return
+        try:
             self._close(run, complete=not run.interrupted)
+        finally:  # whatever goes wrong with the report, the run ends
             options = self._environment.parsed_options
             (self._environment.runner.quit if options.headless else self._environment.runner.stop)()
 

@@ -19,6 +19,7 @@ from loadtest.scenarios.base import Scenario, ScenarioSettings
 from loadtest.slo import Slo, parse_slo
 
 TRANSPORTS = ("grpc", "sse", "both")
+MAX_SEED = 2**53 - 1  # what JSON's numbers hold exactly
 YES, NO = ("yes", "true", "1", "on"), ("no", "false", "0", "off")
 _DURATION = re.compile(r"^(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(?:s|$))?(?:(\d+)ms)?$")
 
@@ -114,6 +115,8 @@ class RunPlan:
         for name in ("grpc_port", "gateway_port", "metrics_port"):
             if not 1 <= getattr(self, name) <= 65_535:
                 raise LoadtestError(f"{name.replace('_', '-')}: {getattr(self, name)} is no port from 1 to 65535")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise LoadtestError(f"seed: {self.seed} must be from 0 to {MAX_SEED}")
         self._check_rate()
         _ = self.limits
         self.load.conversation(0).request(0)  # a bad language or length shows here

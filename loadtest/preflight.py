@@ -8,6 +8,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,8 @@ def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
             names = [str(model["id"]) for model in json.load(answer)["data"]]
     except urllib.error.HTTPError as error:
         raise LoadtestError(f"host: {url} answered {error.code}: is the model ready, and OPENAI_API_KEY set?") from None
-    except OSError as error:
-        why = refusals.unreachable(url, str(getattr(error, "reason", error)))
+    except (OSError, HTTPException) as error:  # nobody there, or a port that speaks something else
+        why = refusals.unreachable(url, str(getattr(error, "reason", "") or type(error).__name__))
         raise LoadtestError(f"host: {why}, or set HOST and GATEWAY_PORT") from None
     except (ValueError, KeyError, TypeError):
         raise LoadtestError(f"host: {url} is not an OpenAI-compatible server: set GATEWAY_PORT") from None

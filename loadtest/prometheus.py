@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.request
 from collections.abc import Iterable
+from http.client import HTTPException
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
@@ -14,8 +15,11 @@ STRAIGHT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no pr
 
 def fetch(url: str, timeout: float = TIMEOUT_S) -> list[Sample]:
     """The samples at ``url``. Raises ``OSError`` without an answer and ``ValueError`` for any other text."""
-    with STRAIGHT.open(url, timeout=timeout) as answer:  # the URL is the user's own server
-        return parse(answer.read().decode("utf-8", "replace"))
+    try:
+        with STRAIGHT.open(url, timeout=timeout) as answer:  # the URL is the user's own server
+            return parse(answer.read().decode("utf-8", "replace"))
+    except HTTPException as error:  # a port that speaks something else
+        raise OSError(f"no HTTP answer ({type(error).__name__})") from None
 
 
 def parse(text: str) -> list[Sample]:

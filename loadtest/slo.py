@@ -2,8 +2,8 @@
 
 ``NAME=LIMIT`` is a limit on every request: a request is *good* when it meets all of them, and goodput counts good
 requests. ``NAME.pNN=LIMIT`` is a limit on a percentile of the run. ``good=SHARE`` (default 95 %) is how many requests
-must be good and ``errors=SHARE`` (default 0 %) how many may fail for the run to pass. TTFT and E2E are counted from the
-*scheduled* send time.
+must be good and ``errors=SHARE`` (default 0 %) how many may fail, or not end within the drain, for the run to pass.
+TTFT and E2E are counted from the *scheduled* send time.
 """
 
 from __future__ import annotations
@@ -44,8 +44,12 @@ def parse_slo(text: str) -> Slo:
     limits: dict[str, float] = {}
     percentiles: dict[tuple[str, float], float] = {}
     shares = {"good": 0.95, "errors": 0.0}
+    seen = set[str]()
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, separator, value = (p.strip() for p in part.partition("="))
+        if name in seen:
+            raise LoadtestError(f"slo: {name!r} stands twice: keep one of the two")
+        seen.add(name)
         base, _, percent = name.partition(".")
         if not separator:
             raise LoadtestError(f"slo: {part!r} has no '=': write e.g. {EXAMPLE}")

@@ -109,9 +109,9 @@ def limits(total: Lane, slo: Slo) -> list[dict[str, Any]]:
         text = f"{name.upper()} p{percent:g} ≤ {limit * 1e3:g} ms"
         rows.append({"limit": text, "measured": latency(value), "met": value is not None and value <= limit})
     if rows:
-        failed, scheduled = total.counts["failed"], total.counts["scheduled"]
+        lost, scheduled = total.counts["failed"] + total.counts["in_flight"], total.counts["scheduled"]
         text = f"errors ≤ {slo.errors:.1%}"
-        rows.append({"limit": text, "measured": f"{failed} / {scheduled}", "met": failed <= slo.errors * scheduled})
+        rows.append({"limit": text, "measured": f"{lost} / {scheduled}", "met": lost <= slo.errors * scheduled})
     return rows
 
 

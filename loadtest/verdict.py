@@ -50,7 +50,16 @@ def judge(
     invalid = [*_counts(total, planned), *_generator(total, workers)]
     if invalid:
         return Verdict("invalid", tuple(invalid))
-    missed = ["interrupted: the window is not complete"] * interrupted + _missed(total, slo)
+    missed = _missed(total, slo)
+    if interrupted:
+        missed.insert(0, "interrupted: the window is not complete")
+    elif unfinished(total, slo):
+        c = total.counts
+        missed.insert(
+            0,
+            f"{c['in_flight']} of {c['scheduled']} requests had not ended when the drain did (limit {slo.errors:.1%}): "
+            "the server hangs, or --drain is too short",
+        )
     return Verdict("fail" if missed else "pass", tuple(missed))
 
 
@@ -89,6 +98,12 @@ def _generator(total: Lane, workers: list[WorkerHealth]) -> list[str]:
                 f"(limit {bound * 1e3:.0f} ms): add workers, or give the generator its own machine"
             )
     return reasons
+
+
+def unfinished(total: Lane, slo: Slo) -> bool:
+    """Are the requests that had not ended after the drain too many to pass, with those that failed?"""
+    c = total.counts
+    return c["in_flight"] > 0 and c["failed"] + c["in_flight"] > slo.errors * c["scheduled"]
 
 
 def latency(value: float | None) -> str:

@@ -189,9 +189,11 @@ class LoadWorker:
         return on_message
 
     def _spread(self, record: Record, tokens: int, arrivals: list[float]) -> None:
-        """``tokens`` that only the last usage told of came with the messages: evenly, as far as anyone can know."""
+        """``tokens`` that only the last usage told of came with the messages: evenly, as far as anyone can know.
+
+        Below 0: the server put a token into several messages."""
         lane, count, given = self._lanes[record.transport], len(arrivals), 0
-        for k, t in enumerate(arrivals if tokens > 0 else (), 1):
+        for k, t in enumerate(arrivals if tokens else (), 1):
             share = tokens * k // count - given
             given += share
             lane.more_tokens(int(t), share, self.plan.warmup <= t < self.plan.end)

@@ -21,6 +21,8 @@ CHINESE = {
     "worker {} used {} of a core (limit {}): add workers": "压测进程 {} 占用单核 {}（上限 {}）：请增加压测进程",
     "worker {}'s event loop was late by {} ms at p99 (limit {} ms): add workers, or give the generator its own machine":
         "压测进程 {} 的事件循环 p99 延迟 {} 毫秒（上限 {} 毫秒）：请增加压测进程，或让压测端使用单独的机器",
+    "{} of {} requests had not ended when the drain did (limit {}): the server hangs, or --drain is too short":
+        "{1} 个请求中有 {0} 个在排空时间结束时仍未完成（上限 {2}）：服务端可能挂起，或 --drain 太短",
     "{} of {} requests failed (limit {})": "{1} 个请求中有 {0} 个失败（上限 {2}）",
     "{} of requests met all limits (wanted {})": "{} 的请求达到全部指标（要求 {}）",
     "{} p{} is {} (limit {} ms)": "{} p{} 为 {}（上限 {} 毫秒）",

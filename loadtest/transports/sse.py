@@ -2,8 +2,8 @@
 
 The HTTP parsing is geventhttpclient's (llhttp, in C); this module owns the socket, so that a message is stamped when
 its bytes arrive and a closed connection is never mistaken for the end of a stream. Tokens are the server's: the usage
-of each chunk where ``continuous_usage_stats`` is honoured, else one per chunk with content, put right by the
-final usage. An answer is whole when it gave its reason or ``[DONE]``, however its body or connection then ends.
+of each chunk where ``continuous_usage_stats`` is honoured, else one per chunk with content until the final usage puts
+the total right. An answer is whole when it gave its reason or ``[DONE]``, however its body or connection then ends.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from loadtest.transports.credentials import http_headers, tls_context
 
 BLOCK = 65536
 CONNECT_TIMEOUT = 10.0
+DOCUMENT = 16_384  # bytes of an answer that is no stream
 LINGER_S = 0.1  # how long a body may take to end after [DONE] for its connection to be used again
 TEXTS = ("content", "reasoning_content", "reasoning", "refusal")  # of a delta; each brings tokens,
 CALLS = ("tool_calls", "function_call")  # and so do these
@@ -144,7 +145,9 @@ class _SseReader:
         self._on_message = on_message
         self._events = Events()
         self._text: list[str] = []
-        self.done = self.begun = self._events_seen = False
+        self._start = bytearray()  # of a body that may be no stream
+        self._tokens = 0  # that came with messages; the total may know better
+        self.done = self.begun = self._events_seen = self._live = False  # _live: usage grows from chunk to chunk
 
     @property
     def whole(self) -> bool:
@@ -159,6 +162,8 @@ class _SseReader:
             return True
         arrived = bytes(self.http.body)
         self.http.body.clear()
+        if not self._events_seen:
+            self._start += arrived[:DOCUMENT]
         for event in self._events.feed(arrived):
             if not self._event(event, now):
                 self.end.left = True
@@ -173,35 +178,44 @@ class _SseReader:
             return True
         try:
             chunk = orjson.loads(data)
-            error = chunk.get("error")
+            error = chunk if chunk.get("object") == "error" else chunk.get("error")
         except (ValueError, AttributeError):
             shown = data[:80].decode("utf-8", "replace")
             raise TransportError("protocol", f"an event is no JSON object: {shown}") from None
         if error:
-            told = error if isinstance(error, dict) else {"message": error}
-            status = str(told.get("status") or told.get("code"))
-            raise _refusal(int(status) if status.isdecimal() else 500, told)
-        before = self.end.completion_tokens
-        self._choices(chunk.get("choices") or (), chunk.get("usage"))
-        tokens = self.end.completion_tokens
-        # The last chunk has no choice and only sets the total right: it brings no token at its time.
-        return self._on_message(now, tokens) if tokens > before and chunk.get("choices") else True
+            status = str(error.get("status") or error.get("code")) if isinstance(error, dict) else ""
+            raise _refusal(int(status) if status.isdecimal() else 500, error)
+        before, choices = self._tokens, chunk.get("choices") or ()
+        content = self._content(choices)
+        count = self._usage(chunk.get("usage") or {})
+        # With a reason or without choices the usage is the total, which says nothing of this chunk.
+        self._live = self._live or bool(count and choices and not self.end.finish_reason)
+        if self._live and count and choices:
+            self._tokens = count
+        elif content:
+            self._tokens += 1
+        if not self.end.counted:
+            self.end.completion_tokens = self._tokens
+        return self._on_message(now, self._tokens) if self._tokens > before else True
 
-    def _choices(self, choices: Any, usage: Any) -> None:
-        end = self.end
+    def _content(self, choices: Any) -> bool:
+        """Did these choices bring something of the answer?"""
         content = False
         for choice in choices:
             delta = choice.get("delta") or {}
             content = content or any(delta.get(name) for name in TEXTS + CALLS)
             self._text.append(delta.get("content") or "")
-            end.finish_reason = choice.get("finish_reason") or end.finish_reason
-        if usage:
-            end.counted = True
-            end.prompt_tokens = usage.get("prompt_tokens") or 0
-            end.completion_tokens = usage.get("completion_tokens") or 0
-            end.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        elif content:
-            end.completion_tokens += 1
+            self.end.finish_reason = choice.get("finish_reason") or self.end.finish_reason
+        return content
+
+    def _usage(self, usage: Mapping[str, Any]) -> int:
+        """Output tokens so far; 0 where this usage does not tell: some servers send zeros until the end."""
+        end, count = self.end, int(usage.get("completion_tokens") or 0)
+        end.prompt_tokens = usage.get("prompt_tokens") or end.prompt_tokens
+        end.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or end.cached_tokens
+        if count:
+            end.counted, end.completion_tokens = True, count
+        return count
 
     def finished(self) -> StreamEnd:
         self.end.text = "".join(self._text)
@@ -210,6 +224,8 @@ class _SseReader:
         if self.http.status_code != 200:
             raise self._refused()
         if not self._events_seen:
+            if "error" in (answer := self._document()):
+                raise _refusal(500, answer["error"])
             kind = self.http.get("content-type") or "no Content-Type"
             raise TransportError("not_a_stream", f"the server answered {kind}, not text/event-stream")
         if not self.whole:
@@ -218,16 +234,22 @@ class _SseReader:
             raise TransportError(f"finish_{self.end.finish_reason}", "the server gave up on the stream")
         return self.end
 
-    def _refused(self) -> TransportError:
-        body = bytes(self.http.body)
+    def _document(self) -> dict[str, Any]:
+        """The body as a JSON object; what is none is empty."""
         try:
-            error = dict(orjson.loads(body)["error"])
-        except (ValueError, KeyError, TypeError):
-            error = {"message": body[:200].decode("utf-8", "replace")}
-        return _refusal(self.http.status_code, error)
+            return dict(orjson.loads(bytes(self._start or self.http.body)))
+        except (ValueError, TypeError):
+            return {}
+
+    def _refused(self) -> TransportError:
+        document, body = self._document(), bytes(self.http.body)
+        told = next((document[name] for name in ("error", "detail", "message") if document.get(name)), None)
+        return _refusal(self.http.status_code, told or body[:200].decode("utf-8", "replace"))
 
 
-def _refusal(status: int, error: Mapping[str, Any]) -> TransportError:
-    """``error``: OpenAI's error object."""
-    message = str(error.get("message"))
-    return TransportError(refusals.from_http(status, message, code=str(error.get("code") or "")).code, message)
+def _refusal(status: int, error: Any) -> TransportError:
+    """``error``: OpenAI's error object, or what other servers put in its place."""
+    error = error if isinstance(error, dict) else {"message": error}
+    message, code = str(error.get("message") or error), str(error.get("code") or "")
+    code = "" if code.isdecimal() else code  # vLLM repeats the status there
+    return TransportError(refusals.from_http(status, message, code=code).code, message)

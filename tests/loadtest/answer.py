@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
+
+TTFT, ITL = 0.060, 0.020  # seconds
 
 HEAD = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 
@@ -54,6 +57,14 @@ class Answer:
             await self.raw(self.event("[DONE]"))
         if last and self.chunked:
             self.writer.write(b"0\r\n\r\n")
+
+
+async def paced(count: int) -> AsyncIterator[int]:
+    """0, 1, … at TTFT and then every ITL, by the clock and without drift."""
+    start = time.monotonic()
+    for k in range(count):
+        await asyncio.sleep(max(0.0, start + TTFT + k * ITL - time.monotonic()))
+        yield k
 
 
 def chunk(delta: dict[str, Any], finish: str | None = None, count: int | None = None) -> dict[str, Any]:

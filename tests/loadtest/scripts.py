@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
-from tests.loadtest.answer import Answer, chunk
-
-TTFT, ITL = 0.060, 0.020  # seconds
-
-
-async def paced(count: int) -> AsyncIterator[int]:
-    """0, 1, … at TTFT and then every ITL, by the clock and without drift."""
-    start = time.monotonic()
-    for k in range(count):
-        await asyncio.sleep(max(0.0, start + TTFT + k * ITL - time.monotonic()))
-        yield k
+from tests.loadtest import dialects
+from tests.loadtest.answer import ITL, TTFT, Answer, chunk, paced
 
 
 async def plain(a: Answer) -> None:
@@ -245,6 +235,16 @@ async def whole(a: Answer) -> None:
     await refuse(a, "200 OK", json.dumps({"choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}]}))
 
 
+async def whole_error(a: Answer) -> None:
+    """An error under status 200, as some proxies have it."""
+    await refuse(a, "200 OK", '{"error": {"message": "no such deployment"}}')
+
+
+async def detail(a: Answer) -> None:
+    """FastAPI's form of an error."""
+    await refuse(a, "422 Unprocessable Entity", '{"detail": [{"loc": ["body", "seed"], "msg": "not permitted"}]}')
+
+
 async def page(a: Answer) -> None:
     await refuse(a, "200 OK", "<html>welcome</html>", kind="text/html")
 
@@ -254,6 +254,8 @@ SCRIPTS: dict[str, Callable[[Answer], Awaitable[None]]] = {
     for f in (
         plain, counted, several, several_counted, empty_first, reasoning, tools, comments, crlf, split, burst,
         one_message, pause, no_usage, null_error, no_done, until_close, left_open, error_midway, error_text, cut,
-        cut_politely, hang, endless, nothing, busy, unavailable, whole, page,
+        cut_politely, hang, endless, nothing, busy, unavailable, whole, whole_error, detail, page,
+        dialects.vllm, dialects.llama_cpp, dialects.ollama, dialects.zeros, dialects.prompt_only, dialects.deepseek,
+        dialects.characters, dialects.error_object,
     )
 }  # fmt: skip

@@ -127,11 +127,12 @@ def test_who_waits_when_the_run_ends_is_no_survivor() -> None:
         ("e2e.p90=8s", True), ("e2e.p50=8s", False), ("e2e.p90=60s", False),  # nobody knows that it took over 60 s
         ("ttft.p90=8s", True), ("ttft.p80=8s", False), ("tpot.p90=8s", False),
     ):  # fmt: skip
+        text += ",errors=25%"  # three of twelve
         verdict = judge(lane, parse_slo(text), [HEALTHY], 12)
         assert (verdict.state == "fail") is missed, (text, verdict)
         (row, errors) = limits(lane, parse_slo(text))
         assert row["met"] is not missed and errors["met"] and (row["measured"] == "not reached") is missed
-    assert "e2e p90 is not reached" in judge(lane, parse_slo("e2e.p90=8s"), [HEALTHY], 12).reasons[0]
+    assert "e2e p90 is not reached" in judge(lane, parse_slo("e2e.p90=8s"), [HEALTHY], 12).reasons[1]
     assert limits(lane, parse_slo("e2e=8s"))[0]["measured"] == "75.0%"
     given_up = waiting(12, 30.0)
     given_up.outcome, given_up.error_kind = "failed", "timeout"
@@ -139,6 +140,17 @@ def test_who_waits_when_the_run_ends_is_no_survivor() -> None:
     there_and_back = Lane.from_wire(json.loads(json.dumps(lane.to_wire())))
     assert merged([there_and_back, lane]).over("e2e_sched", 8.0) == 6
     assert "3 of 12 requests had not ended" in summarize(run_of(records))["notes"][0]
+
+
+def test_a_server_that_hangs_does_not_pass() -> None:
+    lane = lane_of([record(0), record(1), waiting(2, 30.0, first=True)])
+    hung = judge(lane, parse_slo(""), [HEALTHY], 3)
+    assert hung.state == "fail" and "1 of 3 requests had not ended when the drain did" in hung.reasons[0]
+    assert limits(lane, parse_slo("ttft=9s"))[-1] == {"limit": "errors ≤ 0.0%", "measured": "1 / 3", "met": False}
+    assert judge(lane, parse_slo("errors=40%"), [HEALTHY], 3).state == "pass"
+    assert judge(lane, parse_slo(""), [HEALTHY], 3, interrupted=True).reasons == (
+        "interrupted: the window is not complete",
+    )
 
 
 def test_notes_say_what_the_figures_leave_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -126,3 +127,15 @@ def test_what_is_no_header_is_said(text: str, tmp_path: Path, monkeypatch: pytes
     with gateway() as port, pytest.raises(LoadtestError, match=r"^LOADTEST_HEADERS: .* is no header: write") as told:
         asked(port, tmp_path)
     assert "\n" not in str(told.value)
+
+
+def test_a_port_that_speaks_no_http_is_said(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(bytes(9))
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(LoadtestError, match=r"^host: no server answers at .*BadStatusLine"):
+            asked(server.getsockname()[1], tmp_path)

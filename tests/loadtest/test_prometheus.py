@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+
 import pytest
 
-from loadtest.prometheus import parse, value_of
+from loadtest.prometheus import fetch, parse, value_of
 from loadtest.scrape import ServerSeries
 
 
@@ -20,3 +23,16 @@ def test_prometheus_text() -> None:
     for second, freed in ((0.0, 5), (1.0, 9)):
         series.add(second, parse(f'{text}qwen_streams_finished_total{{reason="disconnected"}} {freed}\n'))
     assert series.points["running"] == [(0.0, 7.5), (1.0, 7.5)] and series.freed_during_run == 4
+
+
+def test_a_port_that_speaks_no_http_is_an_os_error() -> None:
+    """A gRPC port, for one. Anything else would end the run's greenlet, and the run would never end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(bytes(9))
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(OSError, match="no HTTP answer"):
+            fetch(f"http://127.0.0.1:{server.getsockname()[1]}/metrics")

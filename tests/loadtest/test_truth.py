@@ -12,17 +12,20 @@ import pytest
 from loadtest.scenarios.base import Request
 from loadtest.stats import quantile
 from loadtest.transports.sse import SseTransport
+from tests.loadtest.answer import ITL, TTFT
 from tests.loadtest.mock import Mock, Result, loadtest, started
-from tests.loadtest.scripts import ITL, SCRIPTS, TTFT
+from tests.loadtest.scripts import SCRIPTS
 
 WHOLE = (
     "plain", "counted", "several", "several_counted", "empty_first", "reasoning", "tools", "comments", "crlf", "split",
     "burst", "one_message", "pause", "no_usage", "null_error", "no_done", "until_close", "left_open",
+    "vllm", "llama_cpp", "ollama", "zeros", "prompt_only", "deepseek", "characters",
 )  # fmt: skip
 FAILED = {
     "error_midway": "engine_dead", "error_text": "internal_error", "cut": "cut_short", "cut_politely": "cut_short",
     "hang": "timeout", "endless": "timeout", "nothing": "empty", "busy": "queue_full",
     "unavailable": "engine_unavailable", "whole": "not_a_stream", "page": "not_a_stream",
+    "whole_error": "internal_error", "detail": "invalid_request", "error_object": "engine_unavailable",
 }  # fmt: skip
 
 
@@ -120,7 +123,8 @@ def test_the_run_adds_up(scripted: Scripted) -> None:
     for percent in (50, 90, 99):
         assert total["latency"]["ttft"][f"p{percent}"] == pytest.approx(quantile(exact, percent), rel=2e-4)
     notes = " ".join(summary["notes"])
-    assert "2 of 29 requests had not ended" in notes and "2 of 18 answers came in one piece" in notes
+    assert f"2 of {len(SCRIPTS)} requests had not ended" in notes
+    assert f"2 of {len(WHOLE)} answers came in one piece" in notes
     assert "tokens of 2 answers" in notes
     assert summary["error_examples"]["queue_full"] == "slow down" and "slow down" in scripted.run.output
 
