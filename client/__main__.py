@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import signal
@@ -113,6 +114,7 @@ def converse(client: Client, args: argparse.Namespace, options: Options) -> None
 def main(argv: list[str] | None = None) -> int:
     # A parent that started us in the background leaves SIGINT ignored, and Ctrl-C would stop nothing.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _open_streams()
     args = arguments(argv)
     try:
         options, client = options_of(args.set), client_of(args)
@@ -122,6 +124,23 @@ def main(argv: list[str] | None = None) -> int:
     with client:
         client.retry = NO_RETRY  # somebody is waiting: say at once what is wrong
         return _run(client, args, options)
+
+
+def _open_streams() -> None:
+    """Standard streams that take part in nothing may be closed (`<&-`), and a terminal may lack characters."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(nothing, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _discard_output() -> None:
+    """What is still in Python's buffers would fail again when the interpreter ends."""
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(client: Client, args: argparse.Namespace, options: Options) -> int:
@@ -144,8 +163,13 @@ def _run(client: Client, args: argparse.Namespace, options: Options) -> int:
         print(f"\n[{say('stopped')}]", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            print(f"python -m client: the answer cannot be written ({error.strerror})", file=sys.stderr)
+        _discard_output()
+        return 1
     return 0
 
 

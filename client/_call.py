@@ -105,6 +105,7 @@ class SyncCall:
     def __init__(self, rpc: Any, stop: Callable[[Route], None]) -> None:
         self._rpc, self._stop = rpc, stop
         self._reading = self._left = self._begun = False
+        self._drained: threading.Thread | None = None
         self.route: Route = ()  # known with the first message
 
     def __iter__(self) -> Iterator[Any]:
@@ -128,7 +129,13 @@ class SyncCall:
         if self._reading:
             self._rpc.cancel()
         else:
-            threading.Thread(target=self._drain, name="qwen-client-drain", daemon=True).start()
+            self._drained = threading.Thread(target=self._drain, name="qwen-client-drain", daemon=True)
+            self._drained.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end of a call that was left."""
+        if self._drained is not None:
+            self._drained.join(seconds)
 
     def _drain(self) -> None:
         timers = [threading.Timer(delay, self._stop, [self.route]) for delay in STOP_AGAIN]

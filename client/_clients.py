@@ -61,6 +61,11 @@ class _Settings:
         return Ask(prompt, options, stream, timeouts or self.timeouts, self.retry, metadata)
 
 
+def _check_concurrency(concurrency: int) -> None:
+    if concurrency < 1:  # a semaphore of 0 would wait for ever
+        raise ValueError(f"concurrency: {concurrency}; give at least 1")
+
+
 class Client(_Settings):
     """Blocking client. Use it as a context manager; share it between threads.
 
@@ -118,6 +123,8 @@ class Client(_Settings):
     ) -> list[Result | errors.ClientError]:
         """Answers in the order of ``prompts``, at most ``concurrency`` at once; a failed prompt gives its exception."""
 
+        _check_concurrency(concurrency)
+
         def one(prompt: Prompt) -> Result | errors.ClientError:
             try:
                 return self.generate(prompt, options)
@@ -129,6 +136,7 @@ class Client(_Settings):
 
     def close(self) -> None:
         if hasattr(self, "_grpc"):
+            self._grpc.close()
             for channel in self._grpc.all:
                 channel.close()
         if hasattr(self, "_web"):
@@ -162,6 +170,10 @@ class AsyncClient(_Settings):
         return self._web
 
     def _open(self, ask: Ask) -> AsyncStream:
+        loop = asyncio.get_running_loop()
+        self._loop = getattr(self, "_loop", loop)
+        if self._loop is not loop:
+            raise RuntimeError("an AsyncClient belongs to the event loop of its first request; make one for each loop")
         if self.address.transport == "grpc":
             return AsyncGrpcStream(self._channels(), self._new_id, ask)
         return AsyncHttpStream(self._http(), self._target, self._new_id, ask)
@@ -186,6 +198,7 @@ class AsyncClient(_Settings):
         self, prompts: Sequence[Prompt], options: Options = _DEFAULTS, *, concurrency: int = 32
     ) -> list[Result | errors.ClientError]:
         """Answers in the order of ``prompts``, at most ``concurrency`` at once; a failed prompt gives its exception."""
+        _check_concurrency(concurrency)
         gate = asyncio.Semaphore(concurrency)
 
         async def one(prompt: Prompt) -> Result | errors.ClientError:
@@ -199,6 +212,7 @@ class AsyncClient(_Settings):
 
     async def close(self) -> None:
         if hasattr(self, "_grpc"):
+            self._grpc.close()
             for channel in self._grpc.all:
                 await channel.close()
         if hasattr(self, "_web"):

@@ -41,9 +41,16 @@ def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[
     out |= _guide(given.pop("guide_type", ""), given.pop("guide", ""))
     out |= _logprobs(given.pop("logprobs", False), given.pop("top_logprobs", 0), chat=not _is_raw(prompt))
     if "logit_bias" in given:
+        if not isinstance(given["logit_bias"], Mapping):
+            problem = f"{given['logit_bias']!r:.80} maps no token ids to numbers; give a dict"
+            raise errors.InvalidRequest("logit_bias", problem)
         out["logit_bias"] = {str(token): bias for token, bias in given.pop("logit_bias").items()}
     if "repetition_detection" in given:
-        out["repetition_detection"] = dict(zip(REPETITION, given.pop("repetition_detection"), strict=True))
+        values = given.pop("repetition_detection")
+        if len(values) != len(REPETITION):
+            problem = f"{len(values)} values; send three: {', '.join(REPETITION)}"
+            raise errors.InvalidRequest("repetition_detection", problem)
+        out["repetition_detection"] = dict(zip(REPETITION, values, strict=True))
     for name, value in given.items():
         field = BY_OPTION[name].api_name
         if not field:
@@ -57,6 +64,8 @@ def _guide(kind: str, guide: str) -> dict[str, Any]:
         return {"response_format": {"type": "json_object"}}
     if kind == "structural_tag":
         return {"structured_outputs": {kind: guide}}
+    if kind and kind not in _GUIDES:
+        raise errors.InvalidRequest("guide_type", f"{kind!r:.80} is unknown; docs/fields.md lists them")
     return {_GUIDES[kind]: guide} if kind else {}
 
 

@@ -50,11 +50,17 @@ class AioChannel(Channel):
 
     async def connect(self, timeout: float | None) -> None:
         """Wait for the connection. A refused one returns too: the call then fails with the reason."""
-        if self.raw.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
-            try:
-                await asyncio.wait_for(self._settled(), timeout)
-            except asyncio.TimeoutError:
-                raise errors.RequestTimeout("connect", timeout or 0.0) from None
+        if self.raw.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return
+        # not wait_for: until Python 3.12 it swallows a cancellation that comes in the same turn as the connection
+        settled = asyncio.ensure_future(self._settled())
+        try:
+            done, _ = await asyncio.wait({settled}, timeout=timeout)
+        finally:
+            settled.cancel()
+        if not done:
+            raise errors.RequestTimeout("connect", timeout or 0.0)
+        settled.result()
 
     async def _settled(self) -> None:
         settled = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
@@ -100,12 +106,13 @@ class AsyncGrpcStream(RunningRequest, AsyncIterator[StreamChunk]):
             else:
                 if chunk is not None:
                     return chunk
+        self._check_open()
         raise StopAsyncIteration
 
     async def _next(self) -> StreamChunk | None:
         """The next chunk, or ``None`` when the stream has ended."""
         if self._call is None:
-            await self._choose().connect(self._ask.timeouts.connect)
+            await self._choose().connect(self._connect_bound())
             deadline, limits = self._begin(self._loop.time()), self._ask.timeouts
             shortest = min((s for s in (limits.first_token, limits.between_chunks) if s is not None), default=None)
             if shortest is not None:

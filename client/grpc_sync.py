@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
@@ -17,6 +20,18 @@ from client.credentials import PLAIN, Credentials
 from client.request import Ask, Channel, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 from contract.replica import Route
+
+LEAVING_SECONDS = 1.0  # at most that ``close()`` waits for the ends of requests that it stops
+_clients: WeakSet[Channels[Any]] = WeakSet()
+
+
+@atexit.register
+def _leave() -> None:
+    """Stop what still runs when the program ends: no thread starts any more when ``__del__`` would need one."""
+    for channels in list(_clients):
+        channels.close()
+        for channel in channels.all:
+            channel.close()
 
 
 class Watchdog:
@@ -33,7 +48,7 @@ class Watchdog:
     def watch(self, deadline: Deadline) -> None:
         with self._changed:
             self._deadlines.add(deadline)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # a fork takes no thread along
                 self._thread = threading.Thread(target=self._run, daemon=True, name="client-watchdog")
                 self._thread.start()
             self._changed.notify()
@@ -67,10 +82,13 @@ class SyncChannel(Channel):
         )
         self.watchdog = Watchdog()
         self._connected = False
+        self._calls: WeakSet[SyncCall] = WeakSet()
 
     def call(self, request: Any, timeout: float | None = None, metadata: Metadata = ()) -> Any:
         sent = self._infer(request, timeout=timeout, metadata=(*self.metadata, *metadata))
-        return SyncCall(sent, lambda to: self.stop(request.id, to))
+        call = SyncCall(sent, lambda to: self.stop(request.id, to))
+        self._calls.add(call)
+        return call
 
     def stop(self, request_id: str, route: Route = ()) -> None:
         """Free the engine's slot of a running request. Returns at once; the call ends by itself."""
@@ -89,6 +107,10 @@ class SyncChannel(Channel):
         self._connected = True
 
     def close(self) -> None:
+        """Lets the calls that were left end first."""
+        deadline = time.monotonic() + LEAVING_SECONDS
+        for call in list(self._calls):
+            call.join(max(0.0, deadline - time.monotonic()))
         self.watchdog.close()
         self.raw.close()
 
@@ -98,6 +120,7 @@ class GrpcStream(RunningRequest, Iterator[StreamChunk]):
 
     def __init__(self, channels: Channels[SyncChannel], new_id: Callable[[], str], ask: Ask) -> None:
         super().__init__(channels, new_id, ask)
+        _clients.add(channels)
 
     def __iter__(self) -> GrpcStream:
         return self
@@ -114,12 +137,13 @@ class GrpcStream(RunningRequest, Iterator[StreamChunk]):
             else:
                 if chunk is not None:
                     return chunk
+        self._check_open()
         raise StopIteration
 
     def _next(self) -> StreamChunk | None:
         """The next chunk, or ``None`` when the stream has ended."""
         if self._call is None:
-            self._choose().connect(self._ask.timeouts.connect)
+            self._choose().connect(self._connect_bound())
             self._channel.watchdog.watch(self._begin(time.monotonic()))
         try:
             for message in self._call:
@@ -139,4 +163,5 @@ class GrpcStream(RunningRequest, Iterator[StreamChunk]):
         self.cancel()
 
     def __del__(self) -> None:
-        self.cancel()
+        if not sys.is_finalizing():
+            self.cancel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -53,6 +53,8 @@ def _uint64(values: Sequence[int]) -> bytes:
 
 
 def _bool(values: Sequence[bool]) -> bytes:
+    if any(value not in (False, True) for value in values):
+        raise ValueError
     return bytes(values)
 
 
@@ -87,11 +89,19 @@ def add_tensor(request: Any, name: str, datatype: str, values: Sequence[Any]) ->
 def _misfit(name: str, datatype: str, values: Sequence[Any]) -> errors.InvalidRequest:
     """The error for the first value that a tensor of this type cannot hold, worded as the tokenizer step words it."""
     wrong = next(value for value in values if not _fits(datatype, value))
-    if isinstance(wrong, int) or (datatype == "FP32" and isinstance(wrong, float)):
+    numeric = isinstance(wrong, int) and datatype in ("INT32", "UINT64", "FP32")
+    if numeric or (datatype == "FP32" and isinstance(wrong, float)):
         row = BY_NAME[name]
         low, high = (bound if isinstance(bound, int | float) else INT32_MAX for bound in (row.low, row.high))
         return errors.InvalidRequest(name, f"{wrong} is out of range; give {_KINDS[datatype]} between {low} and {high}")
     return errors.InvalidRequest(name, f"{wrong!r:.80} is not {_KINDS[datatype]}")
+
+
+def _json(name: str, values: Any) -> str:
+    try:
+        return json.dumps(list(values), ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise errors.InvalidRequest(name, f"{values!r:.80} cannot be sent as JSON ({error})") from None
 
 
 def _fits(datatype: str, value: Any) -> bool:
@@ -110,21 +120,23 @@ def infer_request(request_id: str, prompt: Prompt, options: Options, *, stream: 
     elif is_ids(prompt):
         add_tensor(request, "input_ids", "INT32", prompt)
     else:
-        add_tensor(request, "messages", "BYTES", [json.dumps(list(prompt), ensure_ascii=False)])
+        add_tensor(request, "messages", "BYTES", [_json("messages", prompt)])
     add_tensor(request, "stream", "BOOL", [stream])
     if stream:
         add_tensor(request, "packed_output", "BOOL", [True])
     for name, value in options.given().items():
         if name == "logit_bias":
+            if not isinstance(value, Mapping):
+                raise errors.InvalidRequest("logit_bias", f"{value!r:.80} maps no token ids to numbers; give a dict")
             add_tensor(request, "logit_bias_ids", "INT32", list(value))
             add_tensor(request, "logit_bias_values", "FP32", list(value.values()))
             continue
         if name == "tools":
-            add_tensor(request, "tools", "BYTES", [json.dumps(list(value), ensure_ascii=False)])
+            add_tensor(request, "tools", "BYTES", [_json("tools", value)])
             continue
         field = BY_OPTION[name]
         datatype = "BYTES" if field.tensor == "STRING" else field.tensor  # KServe's word for it
-        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        values = value if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
         add_tensor(request, field.name, datatype, values)
     return request
 

@@ -15,10 +15,11 @@ import httpx
 import orjson
 
 from client import _openai, errors, refusals
+from client.channels import CLOSED
 from client.request import Ask
 from client.sequences import Order, retry_delay
 from client.sse import Events
-from client.types import StreamChunk
+from client.types import Bounds, StreamChunk
 
 
 class HttpTarget:
@@ -30,11 +31,16 @@ class HttpTarget:
             {"authorization": f"Bearer {api_key}"} if api_key else {}
         )
 
-    def request(self, http: httpx.Client | httpx.AsyncClient, ask: Ask, request_id: str) -> httpx.Request:
+    def request(
+        self, http: httpx.Client | httpx.AsyncClient, ask: Ask, request_id: str, bounds: Bounds
+    ) -> httpx.Request:
+        """Raises ``Cancelled`` once the client is closed."""
+        if http.is_closed:
+            raise errors.Cancelled(CLOSED)
         body = _openai.body(ask.prompt, ask.options, model=self.model, stream=ask.stream)
         limits = ask.timeouts
-        bounds = (limits.first_token if ask.stream else None, limits.total)
-        first = min((s for s in bounds if s is not None), default=None)
+        both = (limits.first_token if ask.stream else None, bounds.left())
+        first = min((s for s in both if s is not None), default=None)
         return http.build_request(
             "POST",
             self.url + _openai.path_of(ask.prompt),
@@ -86,11 +92,11 @@ def refused(response: httpx.Response, data: bytes) -> errors.ClientError:
 class _Reading:
     """The pure half of both streams: bytes in, checked chunks out, bounds kept."""
 
-    def __init__(self, ask: Ask) -> None:
-        self.order, self.ask = Order(ask.options.n), ask
+    def __init__(self, ask: Ask, bounds: Bounds) -> None:
+        self.order, self.ask, self.bounds = Order(ask.options.n), ask, bounds
         self.ready: list[StreamChunk] = []
         self._events, self._answer = Events(), _openai.AnswerDecoder()
-        self._started = self._last = time.monotonic()
+        self._last = time.monotonic()
 
     def feed(self, data: bytes) -> None:
         for event in self._events.feed(data):
@@ -104,8 +110,8 @@ class _Reading:
             )
             if bound is not None and now - self._last > bound:
                 raise errors.RequestTimeout(phase, bound)
-        if limits.total is not None and now - self._started > limits.total:
-            raise errors.RequestTimeout("total", limits.total)
+        if self.bounds.left() == 0.0:
+            raise errors.RequestTimeout("total", limits.total or 0.0)
 
     def answered(self, request: httpx.Request) -> None:
         """Headers are here: from now on the read timeout is the one between chunks (httpcore reads it per body)."""
@@ -131,19 +137,21 @@ class HttpStream(Iterator[StreamChunk]):
         return next(self._chunks)
 
     def _run(self) -> Generator[StreamChunk, None, None]:
+        bounds = Bounds(self._ask.timeouts)
+        bounds.start()
         for attempt in range(1, self._ask.retry.attempts + 1):
-            reading, self.request_id = _Reading(self._ask), self._new_id()
+            reading, self.request_id = _Reading(self._ask, bounds), self._new_id()
             try:
                 yield from self._once(reading)
                 return
             except errors.ClientError as error:
                 delay = retry_delay(error, attempt, self._ask.retry, reading.order.started)
-                if delay is None:
+                if delay is None or not bounds.allow(delay):
                     raise
                 time.sleep(delay)
 
     def _once(self, reading: _Reading) -> Iterator[StreamChunk]:
-        request = self._target.request(self._http, self._ask, self.request_id)
+        request = self._target.request(self._http, self._ask, self.request_id, reading.bounds)
         try:
             response = self._http.send(request, stream=True)
             try:
@@ -196,20 +204,22 @@ class AsyncHttpStream(AsyncIterator[StreamChunk]):
         return await self._chunks.__anext__()
 
     async def _run(self) -> AsyncGenerator[StreamChunk, None]:
+        bounds = Bounds(self._ask.timeouts)
+        bounds.start()
         for attempt in range(1, self._ask.retry.attempts + 1):
-            reading, self.request_id = _Reading(self._ask), self._new_id()
+            reading, self.request_id = _Reading(self._ask, bounds), self._new_id()
             try:
                 async for chunk in self._once(reading):
                     yield chunk
                 return
             except errors.ClientError as error:
                 delay = retry_delay(error, attempt, self._ask.retry, reading.order.started)
-                if delay is None:
+                if delay is None or not bounds.allow(delay):
                     raise
                 await asyncio.sleep(delay)
 
     async def _once(self, reading: _Reading) -> AsyncIterator[StreamChunk]:
-        request = self._target.request(self._http, self._ask, self.request_id)
+        request = self._target.request(self._http, self._ask, self.request_id, reading.bounds)
         try:
             response = await self._http.send(request, stream=True)
             try:

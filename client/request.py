@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from client import errors, kserve, refusals
 from client.channels import Channels
 from client.credentials import Credentials
 from client.sequences import ONE_SEQUENCE, Order, breaks_off, resume_delay, resumed, retry_delay, unresumed
-from client.types import Options, Prompt, Retry, StreamChunk, Timeouts
+from client.types import Bounds, Options, Prompt, Retry, StreamChunk, Timeouts
 
 Metadata = Sequence[tuple[str, str]]
 STOP_SECONDS = 5.0  # bound on a stop request, which answers at once
@@ -108,7 +109,9 @@ class RunningRequest:
         self._ids: list[int] = []  # of the answer so far
         self._skipped = 0  # chunks of earlier attempts
         self._broken: errors.ClientError | None = None  # why the answer has to be resumed
-        self._done = False
+        self._bounds, self._process = Bounds(ask.timeouts), os.getpid()
+        self._done = self._client_closed = False
+        channels.opened(self)
 
     def _written(self, options: Options) -> Any:
         ask, model = self._ask, self._channel.model
@@ -116,15 +119,20 @@ class RunningRequest:
 
     def _choose(self) -> Any:
         """The channel of the next attempt."""
+        self._bounds.start()
         self._channel = self._channels.pick()
         self._leased = True
         return self._channel
+
+    def _connect_bound(self) -> float | None:
+        bounds = (self._ask.timeouts.connect, self._bounds.left())
+        return min((s for s in bounds if s is not None), default=None)
 
     def _begin(self, now: float) -> Deadline:
         """Send the request. The caller watches the deadline."""
         self._attempt += 1
         channel, request_id = self._channel, self.request_id
-        call = channel.call(self._request, self._ask.timeouts.total, self._ask.metadata)
+        call = channel.call(self._request, self._bounds.left(), self._ask.metadata)
 
         def expire() -> None:
             channel.stop(request_id, call.route)
@@ -170,8 +178,8 @@ class RunningRequest:
             return 0.0
         self._end(failed=breaks_off(error))
         delay = self._delay(error)
-        if delay is None:
-            self._done = True
+        if delay is None or not self._bounds.allow(delay):
+            self._over()
             if self._broken and ("resume_ids" in str(error) or breaks_off(error)):  # what ended the answer comes first
                 raise unresumed(self._broken, str(error)) from error
             if self._ids and self._ask.options.n > 1 and breaks_off(error):
@@ -194,7 +202,11 @@ class RunningRequest:
         """The server has closed the stream. Raises ``StreamCut`` when sequences are missing their end."""
         self._order.ended()
         self._end()
+        self._over()
+
+    def _over(self) -> None:
         self._done = True
+        self._channels.ended(self)
 
     def _end(self, *, failed: bool = False) -> None:
         call, self._call = self._call, None
@@ -211,7 +223,21 @@ class RunningRequest:
 
     def cancel(self) -> None:
         """Stop the request and free its slot in the engine; returns at once. The iteration then simply ends."""
+        if not self._done and self._process != os.getpid():  # a fork's copy: the request is the parent's
+            self._done = True
+            return
         if not self._done and self._call is not None and not self._order.complete:
             self._stop_remote()
-        self._done = True
+        if not self._done:
+            self._over()
         self._end()
+
+    def end_with_client(self) -> None:
+        """As ``cancel``, but the reader is told: it did not ask for this."""
+        self._client_closed = not self._done
+        self.cancel()
+
+    def _check_open(self) -> None:
+        """At the end of an iteration. Raises ``Cancelled`` when it is none of the answer."""
+        if self._client_closed:
+            raise errors.Cancelled("the client was closed before the answer had ended")

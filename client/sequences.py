@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -21,9 +22,9 @@ from client.types import Completion, Options, Result, Retry, StreamChunk, TopLog
 
 
 def request_ids() -> Callable[[], str]:
-    """Ids unique over processes and hosts; one random part per client, a counter after it."""
+    """Ids unique over processes, forked ones too, and hosts; one random part per client, a counter after it."""
     prefix, counter = uuid.uuid4().hex[:20], itertools.count()
-    return lambda: f"{prefix}-{next(counter)}"
+    return lambda: f"{prefix}-{os.getpid():x}-{next(counter)}"
 
 
 class Order:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeGuard
+
+from contract.errors import InvalidRequest
 
 FinishReason = Literal["stop", "length", "cancelled", "error", "repetition", "tool_calls"]
 Prompt = str | Sequence[Mapping[str, Any]] | Sequence[int]  # raw text, OpenAI chat messages, or token ids
@@ -141,6 +144,27 @@ class Timeouts:
     total: float | None = 3600.0
 
 
+class Bounds:
+    """``Timeouts.total`` over all attempts of one request: the clock starts with the first one."""
+
+    __slots__ = ("_started", "_total")
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._total, self._started = timeouts.total, 0.0
+
+    def start(self) -> None:
+        self._started = self._started or time.monotonic()
+
+    def left(self) -> float | None:
+        """Seconds, 0 at least; ``None``: no bound."""
+        return None if self._total is None else max(0.0, self._started + self._total - time.monotonic())
+
+    def allow(self, delay: float) -> bool:
+        """Whether another attempt may begin after ``delay`` seconds."""
+        left = self.left()
+        return left is None or delay < left
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """When nothing has arrived yet: up to ``attempts`` tries on a full queue, a dead engine or a refused connection.
@@ -154,7 +178,13 @@ class Retry:
 
 
 def is_ids(prompt: Prompt) -> TypeGuard[Sequence[int]]:
-    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], int)
+    """Token ids rather than messages or text. Raises ``InvalidRequest`` for what is none of the three."""
+    if isinstance(prompt, str):
+        return False
+    if isinstance(prompt, (bytes, Mapping)) or not (hasattr(prompt, "__getitem__") and hasattr(prompt, "__len__")):
+        problem = f"{type(prompt).__name__} is no prompt; give text, a list of messages or a list of token ids"
+        raise InvalidRequest("prompt", problem)
+    return len(prompt) > 0 and hasattr(prompt[0], "__index__")  # NumPy's integers are no ``int``
 
 
 NO_RETRY = Retry(attempts=1)

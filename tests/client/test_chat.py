@@ -132,6 +132,34 @@ def test_a_closed_pipe_is_no_error(fake: FakeTriton) -> None:
     fake.wait_free()
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "out", "said"),
+    [
+        ("'SAY héllo' <&-", 0, "héllo", "TTFT"),
+        ("<&-", 2, "", "nothing to ask: the prompt is empty"),
+        ("'SAY a' >&-", 0, "", "TTFT"),
+        ("'SAY a' 2>&-", 0, "a", ""),
+        ("'SAY a' >/dev/full", 1, "", "the answer cannot be written (No space left on device)"),
+        ("--chat 'SAY a' >/dev/full <&-", 1, "", "the answer cannot be written (No space left on device)"),
+        ("'SAY a' 2>/dev/full", 1, "a", ""),
+    ],
+)
+def test_closed_and_full_streams_are_no_traceback(fake: FakeTriton, line: str, code: int, out: str, said: str) -> None:
+    command = f"{sys.executable} -W error -m client --address {fake.grpc} {line}"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False, stdin=subprocess.DEVNULL
+    )
+    assert (done.returncode, done.stdout.strip()) == (code, out)
+    assert said in done.stderr and done.stderr.count("\n") <= 1
+
+
+def test_a_terminal_without_the_characters_gets_question_marks(fake: FakeTriton) -> None:
+    command = [sys.executable, "-m", "client", "--address", fake.grpc, "--quiet", "SAY héllo 世界"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, timeout=30, check=False, env=ascii_only)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"h?llo ??\n", b"")
+
+
 def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(fake: FakeTriton) -> None:
     fake.step_ms = 20
     terminal = Terminal(fake.grpc)

@@ -59,6 +59,10 @@ LONE = "half a \ud83d"
         ([{"role": "user", "content": LONE}], Options(), "messages"),
         ("x", Options(stop=[LONE]), "stop|stop_words"),
         ("x", Options(seed=2**70), "seed"),
+        (None, Options(), "prompt"),
+        ({"role": "user", "content": "x"}, Options(), "prompt"),
+        (b"x", Options(), "prompt"),
+        ("x", Options(logit_bias=[(1, 2.0)]), "logit_bias"),
     ],
 )
 def test_what_cannot_be_sent_is_named_before_anything_is_sent(

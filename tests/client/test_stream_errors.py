@@ -23,6 +23,9 @@ from tests.client.fake_triton import FakeTriton
         (Options(temperature=1e39), "temperature: 1e+39 is out of range; give a number between 0 and 2"),
         (Options(temperature="hot"), "temperature: 'hot' is not a number"),
         (Options(top_k=1.0), "top_k: 1.0 is not an integer"),
+        (Options(stop=["a", 5]), "stop_words: 5 is not text"),
+        (Options(stop=b"a"), "stop_words: b'a' is not text"),
+        (Options(logprobs=5), "return_log_probs: 5 is not true or false"),
         (Options(stop=["\ud800"]), r"stop_words: '\ud800' is not text"),
     ],
 )
