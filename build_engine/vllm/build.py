@@ -34,7 +34,7 @@ from build_engine.source import locate, model_name
 from build_engine.spec import FP8_DYNAMIC, BuildSpec
 from build_engine.staging import build_info, file_infos, link_or_copy, need_space, staged
 from build_engine.tokenizer_files import dump
-from build_engine.vllm import int8
+from build_engine.vllm import int8, parallel
 from contract import engine_dir, gpus
 from contract.engine_dir import EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
 from contract.errors import BuildError
@@ -65,6 +65,7 @@ def build(spec: BuildSpec) -> Path:
         raise BuildError("--kv: vllm has no INT8 KV cache: KV=fp8, or leave KV= out")
     source = locate(spec)
     config = _config(source, spec.context)
+    parallel.require_divisible(config, spec.tensor_parallel)
     found = quantized.of_directory(source, config)
     gpu = _gpu(spec)
     precision = _kept(spec, found, gpu) if found else _precision(spec, gpu.sm if gpu else 0)

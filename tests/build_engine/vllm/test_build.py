@@ -58,6 +58,18 @@ def test_a_checkpoint_is_linked_and_described(source, tmp_path, precision, backe
     assert vllm_args.quantization(info) == ("fp8" if backend else None)
 
 
+@pytest.mark.parametrize(("gpus_wanted", "fits"), [(0, 0), (2, 1), (3, 0), (4, 1), (7, 0), (8, 0), (16, 0)])
+def test_gpus_that_cannot_share_the_model_are_refused_before_anything_is_written(source, tmp_path, gpus_wanted, fits):
+    shape = {"num_attention_heads": 28, "num_key_value_heads": 4, "intermediate_size": 18944}
+    (source / "config.json").write_text(json.dumps(CONFIG | shape))
+    if fits:
+        build(source, tmp_path, "bf16", tensor_parallel=gpus_wanted)
+        return
+    with pytest.raises(BuildError, match=r"num_attention_heads 28, .*: use 1, 2, 4$"):
+        build(source, tmp_path, "bf16", tensor_parallel=gpus_wanted)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_file_system_gets_a_copy(source, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("cross-device link")
