@@ -25,8 +25,10 @@ from serving.gateway.core.answer_context import AnswerContext, AnswerTimes
 from serving.gateway.core.choices import ChoiceState
 from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.plan import BYTES_PER_TOKEN, GenerationPlan, prompt_estimate
+from serving.gateway.core.prompt_scores import entry
 from serving.gateway.core.render.base import KEEP_ALIVE, BodyRenderer, StreamRenderer, Usage
 from serving.gateway.core.share.turn import EngineTurn, Work
+from serving.gateway.core.token_logprobs import TokenLogprobs
 from serving.gateway.core.writer import Gone, Writer
 
 log = logging.getLogger("serving.gateway")
@@ -44,16 +46,7 @@ class Answer:
         self.id, self.plan, self.writer, self.timing = answer_id, plan, writer, timing
         self.renderer = renderer
         self._context, self._metadata = context, metadata
-        self.choices = [
-            ChoiceState(
-                i, chat=plan.chat, parser=plan.parser() if plan.parser else None, logprobs=plan.options.logprobs,
-                token_text=context.token_text, stops=plan.options.stop if plan.names_stop else (),
-                may_stop=bool(plan.options.stop or plan.options.stop_token_ids),
-                echoed_tops=plan.options.top_logprobs if plan.echoes_scores else None,
-                prompt_logprobs=plan.prompt_logprobs,
-            )
-            for i in range(plan.choices)
-        ]  # fmt: skip
+        self.choices = [self._choice(index) for index in range(plan.choices)]
         self._tenant = tenant
         self._turns: set[EngineTurn] = set()
         self._sent: set[int] = set()  # prompts that have reached the engine
@@ -61,6 +54,18 @@ class Answer:
         self._stopped: Exception | None = None
         self._prompt_tokens = [0] * len(plan.prompts)
         self._cached_tokens = [0] * len(plan.prompts)
+
+    def _choice(self, index: int) -> ChoiceState:
+        plan, text = self.plan, self._context.token_text
+        echoed = plan.options.top_logprobs if plan.echoes_scores else None
+        return ChoiceState(
+            index,
+            parser=plan.parser() if plan.parser else None,
+            logprobs=TokenLogprobs(text, chat=plan.chat, echoed_tops=echoed) if plan.options.logprobs else None,
+            stops=plan.options.stop if plan.names_stop else (),
+            may_stop=bool(plan.options.stop or plan.options.stop_token_ids),
+            prompt_entry=None if plan.prompt_logprobs is None else partial(entry, plan.prompt_logprobs, text),
+        )
 
     @property
     def prompt_tokens(self) -> int:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from client.channels import Channels
 from client.grpc_aio import AioChannel
-from serving.gateway.core.choices import TokenText
 from serving.gateway.core.metrics import GatewayMetrics
 from serving.gateway.core.share.scheduler import FairScheduler
+from serving.gateway.core.token_logprobs import TokenText
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class PromptScores:
         return found + [ScoredToken(*row) for row in zip(ids, part.log_probs, part.ranks, tops, strict=True)]
 
 
-def entry(scored: ScoredToken, alternatives: int, text: Callable[[int], bytes]) -> dict[str, Any] | None:
+def entry(alternatives: int, text: Callable[[int], bytes], scored: ScoredToken) -> dict[str, Any] | None:
     """vLLM's ``prompt_logprobs`` of one token: itself and the best ``alternatives``, by id."""
     if scored.logprob is None:
         return None

@@ -254,6 +254,6 @@ def test_cut_arguments_are_no_input() -> None:
 def test_of_stop_strings_with_the_same_end_the_longest_is_named() -> None:
     from contract.packed import SequenceOutput
 
-    state = ChoiceState(0, chat=True, parser=None, logprobs=False, token_text=lambda _: b"", stops=("b", "ab"))
+    state = ChoiceState(0, stops=("b", "ab"))
     update = state.update(SequenceOutput("xab", None, 1, 1, 0, 0, 0))
     assert (update.text, update.stop) == ("x", "ab")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 
 from contract.finish import FinishReason
@@ -36,9 +34,7 @@ def updates(case: Case, pieces: list[str], stops: list[str]) -> list[ChoiceUpdat
     """As the engine sends it: the finish reason may come with the last text, or behind it."""
     framing, _, ended, *_ = case
     parser = ToolParser(framing, "weather")
-    choice = ChoiceState(
-        0, chat=True, parser=parser, logprobs=False, token_text=lambda _: b"", stops=stops, may_stop=True
-    )
+    choice = ChoiceState(0, parser=parser, stops=stops, may_stop=True)
     last = len(pieces) - 1
     return [
         choice.update(SequenceOutput(text, ended if at == last else None, 5, 9, 0, at, 0))
@@ -66,21 +62,7 @@ def test_a_call_that_a_stop_string_cut_off_is_not_completed(case: Case) -> None:
 
 
 def test_a_call_without_its_last_brackets_is_completed_where_nothing_can_have_cut_it() -> None:
-    choice = ChoiceState(0, chat=True, parser=ToolParser("hermes"), logprobs=False, token_text=lambda _: b"")
+    choice = ChoiceState(0, parser=ToolParser("hermes"))
     update = choice.update(SequenceOutput(HERMES.partition("}")[0], "stop", 5, 9, 0, 0, 0))
     arguments = [event.text for event in update.events or [] if isinstance(event, CallArguments)]
     assert update.finish == "tool_calls" and "".join(arguments) == '{"city": "Paris", "n": 1}'
-
-
-def test_an_offset_counts_characters_though_tokens_split_them() -> None:
-    """Each half of a character was counted as one."""
-    pieces = [bytes([byte]) for byte in "é漢🙂a".encode()] + [b"\xff", b"b"]  # the last: what no text holds
-    choice = ChoiceState(0, chat=False, parser=None, logprobs=True, token_text=pieces.__getitem__)
-    offsets = []
-    for at in range(len(pieces)):
-        ids = at.to_bytes(4, "little")
-        got = SequenceOutput("", None, 5, at, 0, at, 0, ids=ids, log_probs=struct.pack("<f", -1.0), tops=b"[[]]")
-        found = choice.update(got).logprobs
-        offsets += found["text_offset"] if found else []
-    text = b"".join(pieces).decode(errors="replace")
-    assert offsets == [0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 4, 5] and text[4:] == "\ufffdb"
