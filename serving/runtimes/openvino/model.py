@@ -20,7 +20,16 @@ from openvino import opset13 as op
 from openvino._offline_transformations import paged_attention_transformation
 
 from serving.runtimes.openvino.blocks import blocks_for
-from serving.runtimes.openvino.inputs import ONE_ROW, SAMPLED, BoundRequest, batch, is_one_row, prompt
+from serving.runtimes.openvino.inputs import (
+    CONTEXT,
+    ONE_ROW,
+    SAMPLED,
+    BoundRequest,
+    batch,
+    context_room,
+    is_one_row,
+    prompt,
+)
 from serving.runtimes.openvino.scheduler import ScheduledChunk
 from serving.runtimes.openvino.settings import (
     cpu_flags,
@@ -67,9 +76,10 @@ class PagedModel:
         """Bytes of one KV block over all layers."""
         return sum(int(np.prod(_block_shape(port))) * port.get_element_type().size for port in self._caches)
 
-    def allocate(self, blocks: int) -> None:
-        """Create the KV tensors. The system hands out their pages when they are first written."""
-        self._blocks = blocks
+    def allocate(self, blocks: int, context: int = 0) -> None:
+        """Create the KV tensors, for streams of up to ``context`` tokens. The system hands out their pages when they
+        are first written."""
+        self._blocks, self._context = blocks, context
         self._tensors: dict[str, tuple[ov.Tensor, npt.NDArray[np.uint8]]] = {}
         for port in self._caches:
             shape, kind = [blocks, *_block_shape(port)], port.get_element_type()
@@ -80,6 +90,7 @@ class PagedModel:
         for request in filter(None, (self._any, self._long)):
             for name, (tensor, _) in self._tensors.items():
                 request.bind(name, tensor)
+            request.run({**prompt(1), CONTEXT: [context_room(context)]})
         self._long_rows = self._find_crossover(self._long) if self._long else None
         if self._long_rows is None:
             self._long = None  # and its weights
@@ -108,7 +119,7 @@ class PagedModel:
                 model.remove_parameter(parameter)
         model.validate_nodes_and_infer_types()
         request = BoundRequest(self._core.compile_model(model, "CPU", self._settings))
-        request.run(prompt(1))
+        request.run({**prompt(1), CONTEXT: [context_room(self._context)]})
         if all(data[0].any() for _, data in self._tensors.values()):
             return request
         log.warning("openvino %s copies constants here: a stream alone goes without fixed shapes", ov.__version__)

@@ -37,6 +37,9 @@ HONOURED = GUIDES | {  # by ``sampling.Sampler`` and the worker's scheduler
     "guided_decoding_complete",
 }  # fmt: skip
 CLOSE_SECONDS = 10.0
+# glibc keeps 7 freed pieces of a size at hand. PagedAttention frees more than that in every layer, and the rest of
+# malloc took 3.5 % of a step of SmolLM2; now 0.4 %.
+MALLOC = "glibc.malloc.tcache_count=256"
 log = logging.getLogger(__name__)
 
 
@@ -132,8 +135,14 @@ class OpenVinoRuntime:
 
 def _start(descriptor: int) -> subprocess.Popen[bytes]:
     command = [interpreter(), "-m", "serving.runtimes.openvino.worker", str(descriptor)]
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    env = dict(os.environ, PYTHONPATH=joined(os.pathsep, str(ROOT), "PYTHONPATH"))
+    env["GLIBC_TUNABLES"] = joined(":", MALLOC, "GLIBC_TUNABLES")  # of two values for one name the last counts
     return subprocess.Popen(command, pass_fds=[descriptor], stdin=subprocess.DEVNULL, env=env)
+
+
+def joined(separator: str, value: str, name: str) -> str:
+    """``value`` before those of the environment variable ``name``."""
+    return separator.join([value, *filter(None, [os.environ.get(name)])])
 
 
 def _cause(code: int) -> str:

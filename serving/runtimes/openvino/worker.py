@@ -66,8 +66,8 @@ class EngineWorker:
             model = PagedModel(engine.path / "openvino_model.xml", precision, options.threads)
             self._grammars = grammars.result()
         blocks = kv_blocks(model.block_bytes, engine.limits.max_seq_len, options.kv_cache_bytes)
-        model.allocate(blocks)
         context = min(engine.limits.max_seq_len, blocks * BLOCK_TOKENS)
+        model.allocate(blocks, context)
         if context < engine.limits.max_seq_len:
             log.warning("KV memory holds %d tokens: that is the context now; KV_CACHE_GB gives it more", context)
         self.limits = RuntimeLimits(

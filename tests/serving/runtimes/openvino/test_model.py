@@ -16,6 +16,7 @@ from contract.model_shape import ModelShape
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino import model as model_module
+from serving.runtimes.openvino.blocks import BLOCK_TOKENS
 from serving.runtimes.openvino.inputs import batch, prompt
 from serving.runtimes.openvino.model import PagedModel
 from serving.runtimes.openvino.sampling import Sampler
@@ -33,9 +34,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return openvino_build.build(BuildSpec(str(home / "m"), "int8", "openvino", home / "int8"))
 
 
-def load(engine: Path) -> PagedModel:
+def load(engine: Path, context: int = 0) -> PagedModel:
     model = PagedModel(engine / openvino_build.MODEL_FILE, "int8")
-    model.allocate(BLOCKS)
+    model.allocate(BLOCKS, context)
     return model
 
 
@@ -83,6 +84,24 @@ def test_a_plugin_that_copies_constants_is_noticed(
     for at in range(3):
         assert np.array_equal(logits(model, at, 1), logits(shared, at, 1))
     assert np.array_equal(logits(model, 3, 9), logits(shared, 3, 9))
+
+
+def compiled_code() -> set[str]:
+    """Where this process holds executable memory that no file backs: kernels that OpenVINO compiled."""
+    fields = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    return {each[0] for each in fields if "x" in each[1] and len(each) == 5}
+
+
+@pytest.mark.parametrize("lone", [True, False])
+def test_a_growing_context_compiles_no_kernels(engine: Path, lone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PagedAttention would, 96 at every block's border: 5 ms in every 32nd token."""
+    monkeypatch.setattr(model_module, "has_one_row_model", lambda *arguments: lone)
+    for context, compiles in ((0, True), (BLOCKS * BLOCK_TOKENS, False)):
+        model = load(engine, context)
+        logits(model, BLOCK_TOKENS - 1, 1)
+        before = compiled_code()
+        logits(model, BLOCK_TOKENS, 1)
+        assert (compiled_code() != before) == compiles, context
 
 
 def test_two_lone_rows_are_no_lone_row(engine: Path) -> None:

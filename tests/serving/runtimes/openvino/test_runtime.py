@@ -103,6 +103,13 @@ def ask(loaded: Loaded, **more: object) -> int:
     return number
 
 
+def test_malloc_is_tuned_behind_what_the_user_set(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = psutil.Process(loaded[0].pid).environ()["GLIBC_TUNABLES"]
+    assert variable.split(":")[0] == openvino.MALLOC
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
+    assert openvino.joined(":", "a", "GLIBC_TUNABLES") == "a:glibc.malloc.check=1"
+
+
 def test_a_stream_comes_token_by_token(loaded: Loaded) -> None:
     number = ask(loaded, logprobs=3)
     loaded[1].wait(number)
