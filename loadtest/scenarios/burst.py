@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from loadtest.lengths import Length
 from loadtest.scenarios.base import Scenario, ScenarioSettings
-from loadtest.scenarios.single import drawn, question
+from loadtest.scenarios.single import Drawn, question
 
 PERIOD_S = 5.0  # closed loop: all users start together this often
 
 
 def create(settings: ScenarioSettings) -> Scenario:
-    return drawn("burst", settings, question, Length("uniform", 60, 180), arrivals="burst:16", period_s=PERIOD_S)
+    return Drawn(
+        "burst", settings, question, Length("uniform", 60, 180), arrivals="burst:16", period_s=PERIOD_S
+    ).adjusted()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from loadtest.lengths import Length
 from loadtest.scenarios.base import Scenario, ScenarioSettings
-from loadtest.scenarios.single import drawn, question
+from loadtest.scenarios.single import Drawn, question
 
 
 def create(settings: ScenarioSettings) -> Scenario:
-    return drawn("cancel", settings, question, Length("lognormal", 200, 0.4), cancel_share=0.3)
+    return Drawn("cancel", settings, question, Length("lognormal", 200, 0.4), cancel_share=0.3).adjusted()

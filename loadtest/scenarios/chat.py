@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from loadtest.lengths import Length
 from loadtest.scenarios.base import Scenario, ScenarioSettings
-from loadtest.scenarios.single import drawn, question
+from loadtest.scenarios.single import Drawn, question
 
 
 def create(settings: ScenarioSettings) -> Scenario:
-    return drawn("chat", settings, question, Length("lognormal", 120, 0.5), turns=4, think_s=1.0)
+    return Drawn("chat", settings, question, Length("lognormal", 120, 0.5), turns=4, think_s=1.0).adjusted()

@@ -7,7 +7,7 @@ import random
 from loadtest.lengths import Length
 from loadtest.prompts import Corpus
 from loadtest.scenarios.base import Scenario, ScenarioSettings
-from loadtest.scenarios.single import drawn
+from loadtest.scenarios.single import Drawn
 
 
 def task(texts: Corpus, rng: random.Random, tokens: int | None, turn: int) -> str:
@@ -15,4 +15,4 @@ def task(texts: Corpus, rng: random.Random, tokens: int | None, turn: int) -> st
 
 
 def create(settings: ScenarioSettings) -> Scenario:
-    return drawn("code", settings, task, Length("lognormal", 400, 0.4))
+    return Drawn("code", settings, task, Length("lognormal", 400, 0.4)).adjusted()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from loadtest.lengths import Length
 from loadtest.scenarios.base import Scenario, ScenarioSettings
-from loadtest.scenarios.single import drawn, question
+from loadtest.scenarios.single import Drawn, question
 
 
 def create(settings: ScenarioSettings) -> Scenario:
-    return drawn("prefix", settings, question, Length("lognormal", 80, 0.4), prefix_tokens=1000, prefixes=8)
+    return Drawn("prefix", settings, question, Length("lognormal", 80, 0.4), prefix_tokens=1000, prefixes=8).adjusted()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from loadtest.lengths import Length
@@ -13,6 +13,7 @@ from loadtest.scenarios.base import Conversation, ScenarioSettings, Turn
 
 # (texts, random source, wanted prompt tokens or None, turn number) -> what the user says
 Wording = Callable[[Corpus, random.Random, int | None, int], str]
+FIGURES = ("output_tokens", "input_tokens", "turns", "think_s", "cancel_share", "prefix_tokens", "prefixes")
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Drawn:
     name: str
     settings: ScenarioSettings
     wording: Wording
-    input_tokens: Length | None
     output_tokens: Length
+    input_tokens: Length | None = None
     turns: int = 1
     think_s: float = 0.0
     cancel_share: float = 0.0
@@ -32,6 +33,11 @@ class Drawn:
     arrivals: str = ""
     period_s: float = 0.0
     times: tuple[float, ...] = field(default=())
+
+    def adjusted(self) -> Drawn:
+        """The same with the figures of ``settings`` in place of its own."""
+        given = ((name, getattr(self.settings, name)) for name in FIGURES)
+        return replace(self, **{name: value for name, value in given if value is not None})
 
     def conversation(self, number: int) -> Conversation:
         rng = random.Random(f"{self.settings.seed}:{self.name}:{number}")
@@ -53,34 +59,6 @@ class Drawn:
 
     def think(self, rng: random.Random) -> float:
         return rng.expovariate(1 / self.think_s) if self.think_s else 0.0
-
-
-def drawn(
-    name: str,
-    settings: ScenarioSettings,
-    wording: Wording,
-    output: Length,
-    *,
-    input_tokens: Length | None = None,
-    turns: int = 1,
-    think_s: float = 0.0,
-    cancel_share: float = 0.0,
-    arrivals: str = "",
-    period_s: float = 0.0,
-    prefix_tokens: int = 0,
-    prefixes: int = 1,
-) -> Drawn:
-    """A scenario with its own figures, each of which ``settings`` may replace."""
-
-    def pick(theirs: float | None, ours: float) -> float:
-        return ours if theirs is None else theirs
-
-    return Drawn(
-        name, settings, wording, settings.input_tokens or input_tokens, settings.output_tokens or output,
-        turns=settings.turns or turns, think_s=pick(settings.think_s, think_s),
-        cancel_share=pick(settings.cancel_share, cancel_share), arrivals=arrivals, period_s=period_s,
-        prefix_tokens=settings.prefix_tokens or prefix_tokens, prefixes=settings.prefixes or prefixes,
-    )  # fmt: skip
 
 
 @lru_cache(maxsize=64)

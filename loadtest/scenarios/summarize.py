@@ -7,7 +7,7 @@ import random
 from loadtest.lengths import Length
 from loadtest.prompts import Corpus
 from loadtest.scenarios.base import Scenario, ScenarioSettings
-from loadtest.scenarios.single import drawn
+from loadtest.scenarios.single import Drawn
 
 ORDER = {"en": "Summarise the text above in three sentences.", "zh": "请用三句话概括上面的文字。"}
 
@@ -18,4 +18,6 @@ def document(texts: Corpus, rng: random.Random, tokens: int | None, turn: int) -
 
 
 def create(settings: ScenarioSettings) -> Scenario:
-    return drawn("summarize", settings, document, Length("normal", 80, 20), input_tokens=Length("lognormal", 1200, 0.4))
+    return Drawn(
+        "summarize", settings, document, Length("normal", 80, 20), input_tokens=Length("lognormal", 1200, 0.4)
+    ).adjusted()

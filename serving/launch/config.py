@@ -112,8 +112,7 @@ class Config:
         return "TRITON_HOST", host, self.ports[port]
 
 
-def parse(arguments: list[str] | None = None) -> Config:
-    """Command line to ``Config``. Raises ``LaunchError`` for a value out of range."""
+def _parser() -> Arguments:
     parser = Arguments(prog="python -m serving", description="Serve an engine directory with Triton.")
     add = parser.add_argument
     add("--engine", type=Path, default=None, help="engine directory (default: engines/default)")
@@ -147,7 +146,12 @@ def parse(arguments: list[str] | None = None) -> Config:
     )  # fmt: skip
     for option in OPTIONS:
         add(option.flag, type=option.type, default=option.default, help=option.help)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """Command line to ``Config``. Raises ``LaunchError`` for a value out of range."""
+    args = _parser().parse_args(arguments)
     _check_values(args)
     guard = _guard(args)
     default = SIMULATED_ENGINE if args.runtime == "simulated" else engine_of(args.model)
