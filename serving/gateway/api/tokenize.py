@@ -32,6 +32,7 @@ class Tokenize:
 
     async def tokenize(self, request: Request) -> Response:
         asked, size = await self._read(TokenizeRequest, request)
+        self._gateway.check_template(asked.chat_template_kwargs)
         self._gateway.model_name(asked.model)
         if (asked.prompt is None) == (asked.messages is None):
             raise ApiError(400, "prompt: send exactly one of prompt and messages", param="prompt")

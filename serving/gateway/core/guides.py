@@ -54,13 +54,13 @@ def _guided_fields(request: Common) -> list[Guided]:
         ("json_schema", request.guided_json, "guided_json"), ("regex", request.guided_regex, "guided_regex"),
         ("regex", _choice(request.guided_choice, "guided_choice"), "guided_choice"),
         ("ebnf_grammar", request.guided_grammar, "guided_grammar"),
-        ("json_schema", spec.json_, "structured_outputs"), ("regex", spec.regex, "structured_outputs"),
-        ("regex", _choice(spec.choice, "structured_outputs.choice"), "structured_outputs"),
-        ("ebnf_grammar", spec.grammar, "structured_outputs"),
-        ("structural_tag", spec.structural_tag, "structured_outputs"),
+        ("json_schema", spec.json_, "structured_outputs.json"), ("regex", spec.regex, "structured_outputs.regex"),
+        ("regex", _choice(spec.choice, "structured_outputs.choice"), "structured_outputs.choice"),
+        ("ebnf_grammar", spec.grammar, "structured_outputs.grammar"),
+        ("structural_tag", spec.structural_tag, "structured_outputs.structural_tag"),
     )  # fmt: skip
     found = [(k, v if isinstance(v, str) else dumped(v, source), source) for k, v, source in named if v is not None]
-    return found + ([(*ANY_OBJECT, "structured_outputs")] if spec.json_object else [])
+    return found + ([(*ANY_OBJECT, "structured_outputs.json_object")] if spec.json_object else [])
 
 
 def _choice(choices: list[str] | None, field: str) -> str | None:

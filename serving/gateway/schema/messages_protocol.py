@@ -166,6 +166,9 @@ _FIXED: dict[str, Fixed] = {
     "cache_control": Fixed(({"type": "ephemeral"},), False, False, "the prefix cache needs no hint"),
     "thread": Fixed((False,), False, False, "nothing is stored: send all messages", code=NO_THREADS),
     "container": Fixed((), False, False, _NO_SUCH_FEATURE),
+    "diagnostics": Fixed((), False, False, _NO_SUCH_FEATURE),
+    "inference_geo": Fixed((), False, False, "this server has one place"),
+    "speed": Fixed(("standard",), False, False, "there is one speed"),
     "mcp_servers": Fixed((), False, False, "this server runs no tools"),
     "max_completion_tokens": Fixed((), False, False, "here it is called max_tokens"),
 }

@@ -27,7 +27,7 @@ _NO_SUCH_FEATURE = "this server has no such feature"
 _NO_REASONING = "Qwen2.5 has no separate reasoning"
 # fmt: off
 FIXED: dict[str, Fixed] = {
-    "best_of": Fixed((1,), True, False, "request n and choose yourself"),
+    "best_of": Fixed((1,), True, False, "request n and choose yourself; the value of n is accepted"),
     "service_tier": Fixed(("auto", "default"), True, False, "there is one tier"),
     "store": Fixed((False,), True, False, "nothing is stored"),
     "modalities": Fixed((["text"],), True, False, "the model reads and writes text"),
@@ -40,6 +40,10 @@ FIXED: dict[str, Fixed] = {
     "detokenize": Fixed((True,), False, True, "this server answers with text"),
     "reasoning_effort": Fixed(("none",), True, True, _NO_REASONING),
     "include_reasoning": Fixed((True, False), False, True, "there is none to include"),
+    "echo": Fixed((False,), False, True, "of chats: put the beginning of the answer into a last assistant message"),
+    "mm_payload": Fixed(("tensors",), False, True, "the model reads text"),
+    "routed_experts_prompt_start": Fixed((0,), False, True, "the model has no experts"),
+    "stream_interval": Fixed((1,), False, True, "a chunk holds what has come since the one before"),
     # of other vendors' APIs, which clients send to every server
     "enable_thinking": Fixed((False,), False, False, _NO_REASONING),
     "thinking": Fixed(({"type": "disabled"},), False, False, _NO_REASONING),
@@ -74,6 +78,12 @@ REFUSED: dict[str, Fixed] = {
         ("request_id", False, True, "send the header X-Request-ID"),
         ("return_prompt_text", False, True, "use /tokenize and /detokenize"),
         ("vllm_xargs", False, True, _NO_SUCH_FEATURE),
+        ("watermarking", False, True, _NO_SUCH_FEATURE),
+        ("logprob_token_ids", False, True, "use top_logprobs"),
+        ("return_token_offsets", False, True, "use echo with logprobs of /v1/completions"),
+        ("return_mm_kwargs", False, True, "the model reads text"),
+        ("ec_transfer_params", False, True, _NO_SUCH_FEATURE),
+        ("prompt_embeds", False, True, "send text or token ids"),
     )
 }
 # fmt: on

@@ -25,12 +25,17 @@ def parse(kind: type[Request], body: Any) -> Request:
         if isinstance(value, list | dict) and len(value) > MAX_ENTRIES and name not in _LONG:
             raise bad_request(name[:100], f"{len(value)} entries are too many; send at most {MAX_ENTRIES}")
     known, others = kind.model_fields, getattr(kind, "others", {})
-    for name in [n for n in body if n not in known]:
+    for name in [n for n in body if n not in known and not (n == "best_of" and _is_of_all(body))]:
         _other_field(name, body[name], list(known), others)
     try:
         return kind.model_validate({k: v for k, v in body.items() if k in known})
     except ValidationError as error:
         raise _first(error) from None
+
+
+def _is_of_all(body: dict[str, Any]) -> bool:
+    """The best n of n are all of them."""
+    return _is_number(body["best_of"]) and body["best_of"] == body.get("n")
 
 
 def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixed]) -> None:
@@ -64,6 +69,9 @@ def _first(error: ValidationError) -> ApiError:
     path, value = _path(first["loc"]), first.get("input")
     if first["type"] == "missing":
         return bad_request(path, "missing; it is required")
+    if first["type"] == "none_required":
+        instead = "send tool_calls" if path.endswith(".function_call") else "this model reads text"
+        return bad_request(path, f"{_shown(value)} is not supported; {instead}", "unsupported")
     if path.startswith("tools[") and path.endswith(".type"):
         return _wrong_tool(path, value)
     if first["type"] == "literal_error" and re.fullmatch(r"input\[\d+\]\.type", path):

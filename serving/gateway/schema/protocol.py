@@ -41,7 +41,8 @@ class Part(BaseModel):
 
 
 class Message(BaseModel):
-    """OpenAI message; further keys (``refusal``, ``annotations``…) of answers sent back are ignored."""
+    """OpenAI message; further keys (``refusal``, ``annotations``…) of answers sent back are ignored, but for those that
+    hold what was said."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -49,6 +50,8 @@ class Message(BaseModel):
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: list[JsonObject] | None = None
+    function_call: None = None
+    audio: None = None
 
 
 class Function(BaseModel):
@@ -191,6 +194,7 @@ class Shared(BaseModel):
     prompt_cache_key: str | None = note("accepted: the prefix cache needs no hint", openai=True, vllm=False)
     prompt_cache_retention: str | None = note("accepted, no effect", openai=True, vllm=False)
     prompt_cache_options: JsonObject | None = note("accepted, no effect", openai=True, vllm=False)
+    session_id: str | None = note("accepted, no effect")
     chat_template_kwargs: JsonObject | None = note("false, empty or null, and only for names that the template lacks")
     structured_outputs: Structured | None = note("vLLM's newer form of `guided_*`")
 
@@ -226,6 +230,10 @@ class Common(Shared):
 class ChatRequest(Common):
     """POST /v1/chat/completions."""
 
+    others: ClassVar[dict[str, Fixed]] = dict.fromkeys(
+        ("prompt", "input"), Fixed((), False, False, "here it is called messages")
+    )
+
     messages: Quick[Message] = Field(
         min_length=1,
         description="text only; images and audio are refused",
@@ -255,6 +263,12 @@ class ChatRequest(Common):
 
 class CompletionRequest(Common):
     """POST /v1/completions."""
+
+    others: ClassVar[dict[str, Fixed]] = {
+        "messages": Fixed((), False, False, "here it is called prompt; /v1/chat/completions takes messages"),
+        "input": Fixed((), False, False, "here it is called prompt"),
+        "max_completion_tokens": Fixed((), False, False, "here it is called max_tokens"),
+    }
 
     prompt: str | Quick[str] | Quick[int] | Quick[Quick[int]] = Field(
         description="text, token ids, or a list of either", json_schema_extra={"x-openai": True, "x-vllm": True}

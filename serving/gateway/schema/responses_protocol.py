@@ -66,6 +66,7 @@ _FIXED: dict[str, Fixed] = {
     "conversation": Fixed((), True, False, _STORED),
     "prompt": Fixed((), True, True, _STORED),
     "context_management": Fixed((), True, False, _STORED),
+    "previous_input_messages": Fixed((), False, True, _STORED),
     "image": Fixed((), True, False, "the model reads and writes text"),
     "background_options": Fixed((), True, False, "the server generates only while the caller waits"),
     "access_programs": Fixed((), True, False, "this server has no such feature"),

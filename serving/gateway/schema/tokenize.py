@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.gateway.schema.protocol import Message, Quick, Tool
+from serving.gateway.schema.protocol import JsonObject, Message, Quick, Tool
 
 
 class TokenizeRequest(BaseModel):
@@ -18,6 +18,7 @@ class TokenizeRequest(BaseModel):
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    chat_template_kwargs: JsonObject | None = None
     return_token_strs: bool | None = None
 
 

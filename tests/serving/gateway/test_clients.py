@@ -23,6 +23,7 @@ NEUTRAL: list[dict[str, Any]] = [
     {"reasoning_effort": "none"}, {"verbosity": "medium"}, {"chat_template_kwargs": {}}, {"documents": []},
     {"chat_template_kwargs": {"enable_thinking": False, "x": None}},
     {"include_reasoning": False}, {"skip_special_tokens": True}, {"max_tokens": 4.0}, {"logits_processors": []},
+    {"session_id": "s"}, {"routed_experts_prompt_start": 0}, {"mm_payload": "tensors"}, {"stream_interval": 1},
     {"guided_decoding_backend": "xgrammar"}, {"return_tokens_as_token_ids": False}, {"tools": []},
 ]  # fmt: skip
 
@@ -45,6 +46,15 @@ def test_a_value_that_changes_nothing_is_accepted(web: httpx.Client, field: dict
 def test_a_value_that_changes_something_is_refused_by_name(web: httpx.Client, field: dict[str, Any]) -> None:
     error = web.post(CHAT, json=ask("x", **field)).json()["error"]
     assert error["param"] == next(iter(field))
+
+
+def test_the_best_n_of_n_are_all(web: httpx.Client) -> None:
+    """LangChain's ``OpenAI(n=2, best_of=2)``."""
+    both = web.post(COMPLETIONS, json={"prompt": "SAY x", "n": 2, "best_of": 2}).json()["choices"]
+    assert [choice["text"] for choice in both] == ["x", "x"]
+    for wrong in ({"best_of": 2}, {"n": 2, "best_of": 3}, {"best_of": True, "n": 1}):
+        error = web.post(COMPLETIONS, json={"prompt": "SAY x", **wrong}).json()["error"]
+        assert (error["param"], error["code"]) == ("best_of", "unsupported")
 
 
 def test_histories_with_empty_contents(web: httpx.Client, fake: FakeTriton) -> None:

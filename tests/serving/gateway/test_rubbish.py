@@ -73,6 +73,17 @@ def test_a_text_too_long_to_tokenize_beside_streams(web: httpx.Client) -> None:
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             "messages[0].content[0].type", "image_url is not supported",
         ),
+        (
+            {"messages": [{"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}]},
+            "messages[0].function_call", "is not supported; send tool_calls",
+        ),
+        ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages[0].audio", "this model reads text"),
+        ({"prompt": "a"}, "prompt", "here it is called messages"),
+        ({"echo": True}, "echo", "is not supported"),
+        (
+            {"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice",
+            "another grammar (structured_outputs.regex and structured_outputs.choice); send one",
+        ),
         ({"max_tokens": "10"}, "max_tokens", "'10'"),
         ({"max_tokens": 1.5}, "max_tokens", "1.5"),
         ({"max_tokens": True}, "max_tokens", "true"),
@@ -123,7 +134,8 @@ def test_what_cannot_be_honoured_is_refused_by_name(web: httpx.Client, name: str
 @pytest.mark.parametrize(
     ("change", "param"),
     [({"prompt": []}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": ["x"] * 300}, "prompt"),
-     ({"prompt": [2**31]}, "prompt"), ({}, "prompt")],
+     ({"prompt": [2**31]}, "prompt"), ({}, "prompt"), ({"messages": [{"role": "user"}]}, "messages"),
+     ({"prompt": "a", "max_completion_tokens": 5}, "max_completion_tokens")],
 )  # fmt: skip
 def test_a_wrong_completion_is_named(web: httpx.Client, change: dict[str, Any], param: str) -> None:
     refused(web.post("/v1/completions", json=change), 400, param)
@@ -198,7 +210,10 @@ def test_paths_and_methods(web: httpx.Client) -> None:
     ):  # a base URL with or without /v1
         refused(web.post(slip, json=GOOD), 404, None, "did you mean /v1/chat/completions?")
     wrong = web.get(CHAT)
-    refused(wrong, 405, None, "GET")
+    refused(wrong, 405, None, "is not for GET; send POST")
+    for path, kind in (("/v1/messages", "invalid_request_error"), ("/v1/messages/batches", "not_found_error")):
+        error = web.get(path).json()
+        assert (error["type"], error["error"]["type"]) == ("error", kind), "Anthropic's shape below Anthropic's path"
     assert "POST" in wrong.headers["allow"]
     refused(web.get("/v1/models/gpt-4"), 404, "model", "not served")
 

@@ -26,7 +26,7 @@ BODY = {"messages": [{"role": "user", "content": "x"}]}
         (
             "best_of",
             {"é": False},
-            'best_of: {"é": false} is not supported (request n and choose yourself); leave it out',
+            'best_of: {"é": false} is not supported (request n and choose yourself; the value of n is accepted)',
         ),
     ],
 )
