@@ -71,7 +71,7 @@ def _first(error: ValidationError) -> ApiError:
         return bad_request(path, "missing; it is required")
     if first["type"] == "none_required":
         instead = "send tool_calls" if path.endswith(".function_call") else "this model reads text"
-        return bad_request(path, f"{_shown(value)} is not supported; {instead}", "unsupported")
+        return bad_request(path, f"{shown_json(value)} is not supported; {instead}", "unsupported")
     if path.startswith("tools[") and path.endswith(".type"):
         return _wrong_tool(path, value)
     if first["type"] == "literal_error" and re.fullmatch(r"input\[\d+\]\.type", path):

@@ -19,8 +19,8 @@ from serving.gateway.schema.messages_protocol import NO_THREADS
 
 JsonObject = dict[str, Any]
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "repetition": "repetition"}
-_ERRORS = {
-    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+_ERRORS = {  # any other below 500: invalid_request_error; else api_error
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 408: "timeout_error",
     413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 
@@ -52,7 +52,10 @@ def _error(error: ApiError) -> JsonObject:
     if error.code == ContextTooLong.code:
         for ours, its in _IN_ITS_WORDS:
             message = ours.sub(its, message)
-    inner: JsonObject = {"type": _ERRORS.get(error.status, "api_error"), "message": message}
+    inner: JsonObject = {
+        "type": _ERRORS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error"),
+        "message": message,
+    }
     if error.code == NO_THREADS:
         inner["details"] = {"error_code": NO_THREADS}  # by which the SDK's tool runner knows to go on without
     return {"type": "error", "error": inner}
