@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from tokenizers import Tokenizer
 from build_engine.tokenizer_files import dump
 from contract.errors import BuildError
 from serving.tokenizer.inputs import CheckpointDefaults
-from serving.tokenizer.template import ChatTemplate
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 SYNTHETIC_VOCABULARY = 2**31
@@ -101,6 +101,10 @@ def _check_defaults(directory: Path, vocab_size: int) -> None:
 
 
 def _check_template(directory: Path) -> None:
+    # Imported here: transformers takes seconds, and tells every user that there is no torch.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from serving.tokenizer.template import ChatTemplate
+
     try:
         template = ChatTemplate.load(directory, "the model")
         if template.exists:
