@@ -33,7 +33,8 @@ from client.types import NO_RETRY
 from contract.errors import from_wire
 
 MOST_TOKENS = 32
-HELD_S = 10.0  # half-sent bodies are held open for this long
+LARGE_FILE = "/static/vendor/temml.js"  # of the chat page
+HELD_S = 10.0  # connections are held open for this long
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,18 +233,41 @@ def http_tokenize(doors: Doors) -> str:
 
 
 def http_half_sent(doors: Doors) -> str:
-    """2,100 bodies that never end, held for ``HELD_S``; then, beside them, an ordinary request."""
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    """Bodies that never end."""
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    return held(doors, 2100, head + 'Content-Length: 100\r\n\r\n{"model":')
+
+
+def http_idle_upgrades(doors: Doors) -> str:
+    """Offers of HTTP/2, which are answered in HTTP/1.1, and nothing after them."""
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n"
+    return held(doors, 1000, f"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n{offer}")
+
+
+def http_slow_readers(doors: Doors) -> str:
+    """A file of half a megabyte, of which each client reads one byte per second."""
+    return held(doors, 400, f"GET {LARGE_FILE} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", reading=True)
+
+
+def held(doors: Doors, count: int, sent: str, reading: bool = False) -> str:
+    """``count`` connections that send this much and stay for ``HELD_S``; then, beside them, an ordinary request."""
     connections = []
-    for _ in range(2100):
-        connection = socket.create_connection(("127.0.0.1", doors.gateway), timeout=10)
-        connection.sendall(head + b'Content-Length: 100\r\n\r\n{"model":')
+    for _ in range(count):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", doors.gateway))
+        connection.sendall(sent.encode())
         connections.append(connection)
-    time.sleep(HELD_S)
+    until = time.monotonic() + HELD_S
+    while time.monotonic() < until:
+        time.sleep(1)
+        for connection in connections if reading else ():
+            connection.recv(1)
     answer = posts(doors, "/v1/chat/completions", chat(), 1)
     for connection in connections:
         connection.close()
-    return f"2100 held; then {answer}"
+    return f"{count} held; then {answer}"
 
 
 def guided(doors: Doors, pattern: str) -> str:
@@ -265,18 +289,19 @@ ATTACKS: dict[str, Callable[[Doors], str]] = {
         stop_words, equals_signs, blanks, dashes, whole_context, many_messages, many_tools, slow_regex, wide_schema,
         gzip_bomb, many_texts, hand_made_chunks, hand_made_jobs, http_tools, http_messages, http_content_parts,
         http_logit_bias, http_prompt_ids, http_unknown_fields, http_long_text, http_equals_signs, http_tokenize,
-        http_half_sent, http_choices, http_long_repeat,
+        http_half_sent, http_idle_upgrades, http_slow_readers, http_choices, http_long_repeat,
     )
 }  # fmt: skip
 
 
 def give_way() -> None:
     """An attacker has a machine of its own: what it computes may not slow the server down. Where Linux shares the cores
-    between sessions (sched(7), autogroup), a nice process is so only to its own session, which has a value too."""
+    between sessions (sched(7), autogroup), a nice process is so only to its own session, which has a value too: one at
+    which it gets on beside an engine that keeps all cores busy."""
     os.nice(19)
     group = Path("/proc/self/autogroup")
     if os.getsid(0) == os.getpid() and group.exists():
-        group.write_text("19", encoding="ascii")
+        group.write_text("10", encoding="ascii")
 
 
 if __name__ == "__main__":
