@@ -220,12 +220,12 @@ def require_layout(tensors: Tensors, where: object) -> None:
     wanted = dict(layout(shape, kind.biases(tensors.config), kind.qk_norm))
     for name, size in wanted.items():
         if name not in tensors:
-            tied = ", and tie_word_embeddings in config.json is not true" if name.startswith("lm_head") else ""
+            tied = ", and tie_word_embeddings is not true" if name.startswith("lm_head") else ""
             raise BuildError(f"{where} has no tensor {name}{tied}: the checkpoint is incomplete")
         if tensors.shape(name) != size:
             raise BuildError(
-                f"{where}: {name} has the shape {list(tensors.shape(name))}, by config.json it must be {list(size)}: "
-                "config.json and weights belong to different checkpoints"
+                f"{where}: {name} has the shape {list(tensors.shape(name))}, by its configuration it must be "
+                f"{list(size)}: configuration and weights belong to different models"
             )
     ignored = {"lm_head.weight"} if shape.tied else set()
     extra = [name for name in tensors.names if name not in wanted and name not in ignored]
@@ -236,8 +236,8 @@ def require_layout(tensors: Tensors, where: object) -> None:
         more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
         name = tensors.config["architectures"][0]
         raise BuildError(
-            f"{where} holds {extra[0]}{more}, which no {name} with this config.json has: config.json and weights "
-            "belong to different checkpoints"
+            f"{where} holds {extra[0]}{more}, which no {name} of this configuration has: configuration and weights "
+            "belong to different models"
         )
 
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from build_engine.gguf.checkpoint import GgufTensors
 from build_engine.gguf.header import Header
-from build_engine.rope import frequencies
-from contract.errors import BuildError
+from build_engine.rope import frequencies, scaling_of, theta_of
+from contract.errors import BuildError, shown
+from contract.model_shape import ModelShape
 
 # general.architecture -> Hugging Face's class
 ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -38,9 +39,9 @@ def config_of(header: Header, tensors: GgufTensors) -> dict[str, Any]:
         "num_hidden_layers": _number(header, "block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": _number(header, "attention.head_count_kv", heads),
-        "head_dim": _number(header, "attention.key_length", hidden // heads),
-        "rms_norm_eps": _short(_get(header, "attention.layer_norm_rms_epsilon")),
-        "rope_theta": _short(_get(header, "rope.freq_base", 10000.0)),
+        "head_dim": _number(header, "attention.key_length", hidden // max(heads, 1)),
+        "rms_norm_eps": _real(header, "attention.layer_norm_rms_epsilon"),
+        "rope_theta": _real(header, "rope.freq_base", 10000.0),
         "max_position_embeddings": _number(header, "context_length"),
         "tie_word_embeddings": "lm_head.weight" not in tensors,
         "vocab_size": tensors.shape("model.embed_tokens.weight")[0],
@@ -51,15 +52,20 @@ def config_of(header: Header, tensors: GgufTensors) -> dict[str, Any]:
     rotated = _number(header, "rope.dimension_count", config["head_dim"])
     if rotated != config["head_dim"]:
         raise BuildError(f"{header.files[0]}: {rotated} of {config['head_dim']} dimensions rotate: not supported")
+    try:
+        ModelShape.of(config)
+    except ValueError as error:
+        raise BuildError(f"{header.files[0]}: {error}: convert it again") from None
+    theta_of(config)
     scaling = _rope_scaling(header, tensors, config)
     return {**config, "rope_scaling": scaling} if scaling else config
 
 
 def _refuse_variants(header: Header) -> None:
-    experts = int(_get(header, "expert_count", 0))
+    experts = _number(header, "expert_count", 0)
     if experts:
         raise BuildError(f"{header.files[0]} is a mixture of {experts} experts: only dense models can be built")
-    window = int(_get(header, "attention.sliding_window", 0))
+    window = _number(header, "attention.sliding_window", 0)
     if window:
         raise BuildError(f"{header.files[0]}: its attention slides over {window} tokens: not supported")
 
@@ -77,25 +83,40 @@ def _number(header: Header, key: str, default: int | None = None) -> int:
         if len(set(value)) != 1:
             raise BuildError(f"{header.files[0]}: {header.architecture}.{key} differs from layer to layer: unsupported")
         value = value[0]
-    return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BuildError(f"{header.files[0]}: {header.architecture}.{key} is {shown(value)}, not a whole number")
+    return value
+
+
+def _real(header: Header, key: str, default: float | None = None) -> float:
+    """A float32 as it was written before: 1e-05, not 9.99999974e-06."""
+    value = _get(header, key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BuildError(f"{header.files[0]}: {header.architecture}.{key} is {shown(value)}, not a number")
+    return _short(value)
 
 
 def _short(value: float) -> float:
-    """A float32 as it was written before: 1e-05, not 9.99999974e-06."""
     return float(f"{value:.7g}")
 
 
 def _rope_scaling(header: Header, tensors: GgufTensors, config: dict[str, Any]) -> dict[str, Any] | None:
     if ROPE_FACTORS in header.tensors:
         return _llama3(header, tensors, config)
-    kind = str(_get(header, "rope.scaling.type", "none"))
-    if kind == "none":
+    kind = str(_get(header, "rope.scaling.type", "linear"))  # llama.cpp's default, with a factor of 1 or of older files
+    factor = _real(header, "rope.scaling.factor", _real(header, "rope.scale_linear", 0.0))
+    if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
         return None
     if kind not in SCALING:
         raise BuildError(f"{header.files[0]}: rope scaling {kind!r} is not supported: use linear, yarn or none")
-    scaling = {"rope_type": SCALING[kind], "factor": float(_get(header, "rope.scaling.factor"))}
-    original = int(_get(header, "rope.scaling.original_context_length", 0))
-    return {**scaling, "original_max_position_embeddings": original} if original else scaling
+    if (attention := _real(header, "rope.scaling.attn_factor", 1.0)) != 1.0:
+        raise BuildError(f"{header.files[0]}: rope.scaling.attn_factor {attention:g} is not supported, only 1")
+    original = _number(header, "rope.scaling.original_context_length", 0)
+    scaling = {"rope_type": SCALING[kind], "factor": factor}
+    scaling |= {"original_max_position_embeddings": original} if original else {}
+    for theirs, ours in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
+        scaling |= {ours: value} if (value := _real(header, f"rope.scaling.{theirs}", 0.0)) else {}
+    return scaling_of({"rope_scaling": scaling})
 
 
 def _llama3(header: Header, tensors: GgufTensors, config: dict[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,8 @@ def _one(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     cursor = _Cursor(mapped)
     cursor.at = len(MAGIC)
     version = cursor.scalar("I")
+    if int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS:
+        raise BuildError(f"{path} is big-endian, which cannot be read: convert it again without --bigendian")
     if version not in VERSIONS:
         raise BuildError(f"{path} is GGUF version {version}; versions {VERSIONS} can be read: convert it again")
     try:
@@ -105,6 +107,8 @@ def _contents(path: Path, mapped: mmap.mmap, cursor: _Cursor) -> tuple[dict[str,
         metadata[key] = cursor.value(cursor.scalar("I"))
     found = [(cursor.string(), cursor.dimensions(), cursor.scalar("I"), cursor.scalar("Q")) for _ in range(count)]
     alignment = int(metadata.get("general.alignment", 32))
+    if alignment < 1:
+        raise ValueError(f"alignment {alignment}")
     start = -(-cursor.at // alignment) * alignment
     tensors = {name: Tensor(mapped, path, start + offset, shape, kind) for name, shape, kind, offset in found}
     return metadata, tensors

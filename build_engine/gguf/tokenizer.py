@@ -84,6 +84,15 @@ class GgufTokenizer:
         self._kinds: list[int] = self._get("token_type", [NORMAL] * len(self._tokens))
         if len(self._kinds) != len(self._tokens):
             raise self._damaged(f"{len(self._tokens)} tokens and {len(self._kinds)} token types")
+        self._merges: list[str] = self._get("merges")
+        for text in (*self._tokens, *self._merges):
+            if not isinstance(text, str) or (not text.isascii() and _is_broken(text)):
+                raise self._damaged(f"{text!r} is not UTF-8 text")
+        if wrong := next((merge for merge in self._merges if " " not in merge), None):
+            raise self._damaged(f"the merge {wrong!r} has one part")
+        for key in ("bos_token_id", "eos_token_id"):
+            if not -1 <= self._get(key, -1) < len(self._tokens):
+                raise self._damaged(f"{key} {self._get(key)} is none of {len(self._tokens)} tokens")
 
     def write(self, directory: Path, context: int, sampling: dict[str, Any] | None = None) -> None:
         """``sampling`` replaces the file's own defaults. ``context`` is in tokens."""
@@ -93,11 +102,11 @@ class GgufTokenizer:
 
     def tokenizer(self) -> Tokenizer:
         words, added = self._parts()
-        pairs = [tuple(merge.split(" ", 1)) for merge in self._get("merges")]
+        pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in self._merges)]
         try:
             made = Tokenizer(models.BPE(vocab=words, merges=pairs, ignore_merges=self._split.ignore_merges))
         except Exception as error:  # noqa: BLE001 - the library raises no narrower type
-            raise self._damaged(str(error)) from None
+            raise self._damaged(str(error).splitlines()[0]) from None
         if self._split.nfc:
             made.normalizer = normalizers.NFC()
         made.pre_tokenizer = _pre_tokenizer(self._split)
@@ -197,3 +206,8 @@ def _pre_tokenizer(split: Split) -> pre_tokenizers.PreTokenizer:
     cut = pre_tokenizers.Split(Regex(split.pattern), "isolated", invert=False)
     as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     return pre_tokenizers.Sequence([cut, as_bytes])
+
+
+def _is_broken(text: str) -> bool:
+    """Whether it came from bytes that are not UTF-8."""
+    return any("\ud800" <= character <= "\udfff" for character in text)

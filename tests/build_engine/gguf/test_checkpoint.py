@@ -124,6 +124,19 @@ def test_llama3_scaling_is_recognized(tmp_path: Path) -> None:
         ({"llama.rope.scaling.type": "longrope"}, "rope scaling 'longrope' is not supported"),
         ({"llama.block_count": [2, 3]}, "differs from layer to layer"),
         ({"llama.context_length": None}, r"lacks the metadata llama\.context_length"),
+        ({"llama.attention.head_count": 0}, "num_attention_heads is 0, not a whole number above 0"),
+        ({"llama.attention.head_count": 5}, "5 num_attention_heads are no multiple of 4"),
+        ({"llama.context_length": "long"}, r"llama\.context_length is 'long', not a whole number"),
+        ({"llama.attention.layer_norm_rms_epsilon": "x"}, "layer_norm_rms_epsilon is 'x', not a number"),
+        (
+            {
+                "llama.rope.scaling.type": "yarn",
+                "llama.rope.scaling.factor": 2.0,
+                "llama.rope.scaling.attn_factor": 0.5,
+            },
+            r"attn_factor 0\.5 is not supported",
+        ),
+        ({"general.alignment": 0}, "truncated or damaged"),
         ({"general.architecture": "gemma3"}, "architecture 'gemma3'; only qwen2, llama, qwen3 can be built"),
     ],
 )
@@ -133,9 +146,26 @@ def test_what_cannot_be_computed_is_refused(metadata: dict[str, Any], message: s
     assert "\n" not in str(error.value) and str(tmp_path / "m.gguf") in str(error.value)
 
 
-def test_linear_scaling(tmp_path: Path) -> None:
-    metadata = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
-    assert source(tmp_path, metadata=metadata).config["rope_scaling"] == {"rope_type": "linear", "factor": 4.0}
+@pytest.mark.parametrize(
+    ("metadata", "scaling"),
+    [
+        ({"type": "linear", "factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({"factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),  # llama.cpp's default type
+        ({"type": "linear", "factor": 1.0}, None),
+        ({"type": "none", "factor": 4.0}, None),
+        (
+            {"type": "yarn", "factor": 4.0, "yarn_beta_fast": 16.0},
+            {"rope_type": "yarn", "factor": 4.0, "beta_fast": 16.0},
+        ),
+    ],
+)
+def test_scaling(tmp_path: Path, metadata: dict[str, Any], scaling: dict[str, Any] | None) -> None:
+    named = {f"llama.rope.scaling.{key}": value for key, value in metadata.items()}
+    assert source(tmp_path, metadata=named).config.get("rope_scaling") == scaling
+
+
+def test_linear_scaling_of_older_files(tmp_path: Path) -> None:
+    assert source(tmp_path, metadata={"llama.rope.scale_linear": 2.0}).config["rope_scaling"]["factor"] == 2.0
 
 
 def test_types_and_names_that_cannot_be_read(tmp_path: Path) -> None:
@@ -163,6 +193,9 @@ def test_damaged_files(tmp_path: Path) -> None:
         GgufSource(path)
     path.write_bytes(whole[:4] + (1).to_bytes(4, "little") + whole[8:])
     with pytest.raises(BuildError, match="GGUF version 1"):
+        GgufSource(path)
+    path.write_bytes(whole[:4] + (3).to_bytes(4, "big") + whole[8:])
+    with pytest.raises(BuildError, match="is big-endian"):
         GgufSource(path)
     rng = np.random.default_rng(5)
     for _ in range(200):  # whatever the bytes are: one line, or a file that still makes sense
