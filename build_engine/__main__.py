@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its notice that torch is missing, on every build
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(arguments)  # the slow imports happen here
     args.command_line = "python -m build_engine " + " ".join(arguments)

@@ -169,12 +169,15 @@ def default_runtime(model: str, precision: str | None, gpu: str) -> str:
 
 def build(spec: BuildSpec) -> Path:
     """Build ``spec`` with its runtime's builder; returns the engine directory. Raises ``BuildError``."""
+    if spec.runtime == "simulated":
+        raise BuildError("--runtime: simulated needs no engine of its own: make serve RUNTIME=simulated")
     if spec.runtime not in BUILDERS:
         raise BuildError(
             f"--runtime: no builder {spec.runtime!r} for precision {spec.precision}: use {', '.join(BUILDERS)}"
         )
     profiles.by_speed(spec.profile)
     _refuse_unread(spec)
+    _refuse_overlap(spec)
     builder = importlib.import_module(BUILDERS[spec.runtime])
     if spec.precision not in builder.PRECISIONS:
         raise BuildError(
@@ -187,6 +190,8 @@ def build(spec: BuildSpec) -> Path:
 
 def _refuse_unread(spec: BuildSpec) -> None:
     """Refuse an option that the runtime's builder does not read, by name and before anything is written."""
+    if spec.revision and (spec.model in NAMED or Path(spec.model).exists()):
+        raise BuildError(f"--revision: {spec.model} is not on the hub and has no revisions: leave REVISION= out")
     for field, (name, nothing) in OPTIONS.items():
         if getattr(spec, field) == nothing or field in READ_BY[spec.runtime]:
             continue
@@ -196,6 +201,18 @@ def _refuse_unread(spec: BuildSpec) -> None:
             f"--{name}: this builds for {spec.runtime}, which does not read it: leave {variable}= out, or say "
             f"RUNTIME={others}"
         )
+
+
+def _refuse_overlap(spec: BuildSpec) -> None:
+    """The directory of the engine is replaced whole: nothing that the build reads may lie in it."""
+    out = Path(os.path.realpath(spec.out))
+    read = [("MODEL", Path(spec.model)), ("CALIBRATION", spec.calibration), *(("LORA", path) for _, path in spec.lora)]
+    for name, path in read:
+        real = Path(os.path.realpath(path)) if path and path.exists() else None
+        if real and (real == out or out in real.parents):
+            raise BuildError(
+                f"--out: {out} holds {name}={path}, and the engine would replace it: choose another ENGINE= directory"
+            )
 
 
 def _say_what_is_replaced(spec: BuildSpec) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -50,7 +51,15 @@ def require_replaceable(out: Path) -> None:
 
 
 def replaceable(directory: Path) -> bool:
-    return any((directory / name).exists() for name in ("engine.json", "config.json", "tokenizer.json"))
+    """An engine, a checkpoint of random weights, or the cached tokenizer: never a checkpoint that someone fetched."""
+    if (directory / "engine.json").exists():
+        return True
+    try:
+        return json.loads((directory / "config.json").read_text(encoding="utf-8")).get("synthetic") is True
+    except FileNotFoundError:
+        return (directory / "tokenizer.json").exists() and not any(directory.glob("*.safetensors"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def replace(source: Path, target: Path) -> None:

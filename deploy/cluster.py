@@ -233,7 +233,7 @@ def main(chosen: argparse.Namespace) -> int:
     say(
         f"asked process {pid} to roll; it says in its own terminal how far it is"
         if pid
-        else f"none runs in {chosen.run}"
+        else f"none runs in {chosen.run}: start one with `make cluster`, or name its --run directory in ARGS="
     )
     return 0 if pid else 1
 

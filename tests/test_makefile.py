@@ -114,3 +114,11 @@ WRONG = [
 @pytest.mark.parametrize(("target", "given", "line"), WRONG)
 def test_a_wrong_value_is_one_line(target, given, line):
     assert line in refusal(target, *given.split())
+
+
+@pytest.mark.parametrize("python", ["", "/nowhere/python", "no such"])
+def test_a_python_that_is_not_there_is_named(python):
+    answer = make("-s", "setup", f"PYTHON={python}")
+    assert f"PYTHON={python} is no program here: give a Python 3.10, 3.11 or 3.12" in answer.stderr
+    assert answer.returncode and not answer.stdout
+    assert make("-s", "help", f"PYTHON={python}").returncode == 0

@@ -94,7 +94,7 @@ def gpu_present() -> gpus.Gpu:
 
 def run(args: argparse.Namespace) -> int:
     request, _ = for_checkpoint(of_arguments(args), args.model)
-    result = plan(load(args.model), request)
+    result = plan(load(args.model, args.runtime), request)
     if args.json:
         print(json.dumps(as_json(result), indent=2))
     else:

@@ -74,6 +74,8 @@ def unsupported(shape: ModelShape, request: PlanRequest) -> str:
         return f"an INT8 KV cache needs a TensorRT engine of precision int8_sq or int8_wo, not {precision}"
     if request.speed.name != "balanced" and request.runtime != "tensorrt_llm":
         return f"PROFILE={request.speed.name} is for tensorrt_llm only: {request.runtime} has one setting for all loads"
+    if request.backend != "engine" and request.runtime != "tensorrt_llm":
+        return f"BACKEND={request.backend} is for tensorrt_llm only: {request.runtime} has one"
     if kv_dtype not in ("bf16", "fp8", "int8"):
         return f"KV type {kv_dtype!r} is not one of auto, bf16, fp8, int8"
     if tp not in (1, 2, 4, 8) or shape.heads % tp or shape.kv_heads % tp:

@@ -6,32 +6,41 @@ import json
 from pathlib import Path
 from typing import Any
 
+from build_engine.spec import NAMED
 from contract.errors import BuildError
 from contract.model_shape import ModelShape
 from contract.paths import ROOT
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-7B-Instruct"
+KNOWN = {"tensorrt_llm": ("qwen2",), "vllm": ("qwen2", "llama", "qwen3")}  # runtime -> model_type
 SHIPPED = {DEFAULT_MODEL.lower(): ROOT / "build_engine" / "data" / "qwen2.5-7b-instruct.config.json"}
 
 
-def from_config(config: dict[str, Any], name: str) -> ModelShape:
+def from_config(config: dict[str, Any], name: str, runtime: str = "tensorrt_llm") -> ModelShape:
     """Raises ``BuildError`` that names the missing field or the unsupported architecture."""
-    if config.get("model_type") != "qwen2":
-        found = (config.get("architectures") or ["?"])[0]
-        raise BuildError(f"{name} is {found} ({config.get('model_type')!r}): only Qwen2/Qwen2.5 models are known")
+    known = KNOWN[runtime]
+    if config.get("model_type") not in known:
+        raise BuildError(
+            f"{name} has the model_type {config.get('model_type')!r}: with {runtime} only {', '.join(known)} can be "
+            "planned"
+        )
     try:
         return ModelShape.of(config, name)
     except ValueError as error:
         raise BuildError(f"config.json of {name}: {error}") from error
 
 
-def load(model: str) -> ModelShape:
+def load(model: str, runtime: str = "tensorrt_llm") -> ModelShape:
     """A directory, a ``config.json`` or a hub id. The default model needs no network; others fetch one small file."""
-    return from_config(load_config(model), _short_name(model))
+    return from_config(load_config(model), _short_name(model), runtime)
 
 
 def load_config(model: str) -> dict[str, Any]:
     path = Path(model)
+    if model in NAMED or path.suffix.lower() == ".gguf":
+        raise BuildError(
+            f"--model: {model} is for the CPU engine, this is about GPUs: pass a Hugging Face checkpoint or a hub id"
+        )
     if path.is_dir():
         path = path / "config.json"
     if path.is_file():

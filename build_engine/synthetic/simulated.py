@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from build_engine import tokenizer_files
+from build_engine.plan import profiles
 from build_engine.staging import file_infos, staged
 from contract import engine_dir
 from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
@@ -22,6 +23,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def run(args: argparse.Namespace) -> None:
+    profiles.by_context(str(args.context))
     write(args.out, args.context, command=args.command_line)
     print(f"{args.out}: simulated engine, context {args.context} tokens")
 

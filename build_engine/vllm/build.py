@@ -40,6 +40,7 @@ from contract.engine_dir import EngineInfo, EngineLimits, GpuInfo, ModelInfo, Ru
 from contract.errors import BuildError
 from contract.model_shape import rope_of
 from contract.versions import pinned
+from serving.runtimes.vllm.args import OURS
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ def build(spec: BuildSpec) -> Path:
     _say_where_it_cannot_be_served()
     if spec.kv_dtype == "int8":
         raise BuildError("--kv: vllm has no INT8 KV cache: KV=fp8, or leave KV= out")
+    if taken := sorted(OURS & spec.vllm_args.keys()):
+        raise BuildError(f"--vllm-args: {', '.join(taken)} is set by this server and its own settings: leave it out")
     source = locate(spec)
     config = _config(source, spec.context)
     parallel.require_divisible(config, spec.tensor_parallel)

@@ -89,3 +89,32 @@ def test_preflight_without_a_driver_lists_every_fault(tmp_path, capsys):
     assert main(["preflight", "--out", str(tmp_path / "e")]) == 1
     out = capsys.readouterr().out
     assert "FAULT  GPU: none visible" in out and "disk:" in out and "container:" in out
+
+
+@pytest.mark.parametrize("field", ["model", "calibration", "lora"])
+@pytest.mark.parametrize("below", ["", "inner"])
+def test_an_engine_never_replaces_what_it_is_made_of(tmp_path, field, below):
+    out = tmp_path / "engine"
+    (out / "inner").mkdir(parents=True)
+    (out / "engine.json").write_text("{}")
+    (tmp_path / "link").symlink_to(out)
+    read = out / below
+    given = {"model": str(read)} if field == "model" else {field: (("poet", read),) if field == "lora" else read}
+    spec = BuildSpec(
+        **{"model": "synthetic", "precision": "auto", "runtime": "vllm", "out": tmp_path / "link", **given}
+    )
+    with pytest.raises(BuildError, match=f"--out: {out} holds {field.upper()}={read}, and the engine would replace it"):
+        build.build(spec)
+    assert (out / "engine.json").read_text() == "{}" and (out / "inner").is_dir()
+
+
+@pytest.mark.parametrize("model", ["smollm2", "synthetic", "HERE"])
+def test_only_the_hub_has_revisions(tmp_path, model):
+    model = str(tmp_path) if model == "HERE" else model
+    with pytest.raises(BuildError, match=f"--revision: {model} is not on the hub"):
+        build.build(BuildSpec(model, "int8", "openvino", tmp_path / "out", revision="main"))
+
+
+def test_the_simulated_runtime_needs_no_build(tmp_path):
+    with pytest.raises(BuildError, match="make serve RUNTIME=simulated"):
+        build.build(BuildSpec("synthetic", "int8", "simulated", tmp_path / "out"))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from build_engine.staging import replace
+import pytest
+
+from build_engine.staging import replace, require_replaceable
+from contract.errors import BuildError
 
 
 def test_of_two_builds_of_one_directory_the_later_stays(tmp_path, monkeypatch):
@@ -23,3 +27,27 @@ def test_of_two_builds_of_one_directory_the_later_stays(tmp_path, monkeypatch):
     replace(source, target)
     assert [path.name for path in tmp_path.iterdir()] == ["engine"]
     assert (target / "engine.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("files", "may"),
+    [
+        ({}, True),
+        ({"engine.json": {}, "config.json": {}, "model.safetensors": {}}, True),
+        ({"config.json": {"synthetic": True}, "model.safetensors": {}}, True),
+        ({"tokenizer.json": {}, "tokenizer_config.json": {}}, True),  # the cached tokenizer
+        ({"config.json": {"model_type": "qwen2"}, "tokenizer.json": {}, "model.safetensors": {}}, False),
+        ({"config.json": []}, False),
+        ({"tokenizer.json": {}, "model.safetensors": {}}, False),
+        ({"notes.txt": {}}, False),
+    ],
+)
+def test_only_what_was_written_here_is_replaced(tmp_path, files, may):
+    """A checkpoint that someone fetched would be lost."""
+    for name, data in files.items():
+        (tmp_path / name).write_text(json.dumps(data))
+    if may:
+        require_replaceable(tmp_path)
+        return
+    with pytest.raises(BuildError, match="is not something this command wrote"):
+        require_replaceable(tmp_path)

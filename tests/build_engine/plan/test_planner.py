@@ -83,8 +83,11 @@ def test_tensor_parallel_halves_a_gpus_share():
 
 def test_a_config_of_another_architecture_or_a_damaged_one_is_refused():
     config = load_config(DEFAULT_MODEL)
-    with pytest.raises(BuildError, match="only Qwen2"):
+    with pytest.raises(BuildError, match="x has the model_type 'llama': with tensorrt_llm only qwen2 can be planned"):
         from_config({**config, "model_type": "llama"}, "x")
+    assert from_config({**config, "model_type": "llama"}, "x", "vllm").layers == 28
+    with pytest.raises(BuildError, match="model_type 'mamba': with vllm only qwen2, llama, qwen3"):
+        from_config({**config, "model_type": "mamba"}, "x", "vllm")
     with pytest.raises(BuildError, match="no hidden_size"):
         from_config({key: value for key, value in config.items() if key != "hidden_size"}, "x")
 
@@ -164,3 +167,14 @@ def test_an_unknown_gpu_is_planned_without_a_decode_floor(capsys, monkeypatch):
 def test_nonsense_from_nvidia_smi_is_one_line():
     with pytest.raises(BuildError, match="not understood"):
         gpus.parse_smi("No devices were found")
+
+
+@pytest.mark.parametrize("model", ["smollm2", "synthetic", "/models/some.GGUF"])
+def test_a_model_for_the_cpu_is_no_gpus_business(model):
+    with pytest.raises(BuildError, match=f"--model: {model} is for the CPU engine"):
+        load_config(model)
+
+
+def test_the_backend_is_tensorrt_llms():
+    with pytest.raises(BuildError, match="BACKEND=pytorch is for tensorrt_llm only: vllm has one"):
+        plan(SHAPE, choice("h100", runtime="vllm", backend="pytorch"))

@@ -127,6 +127,12 @@ def test_a_calibrated_checkpoint_says_what_it_is(source, tmp_path, monkeypatch):
         (lambda s: None, "bf16", {"fp8_head": True}, "--fp8-head: it is a part of PRECISION=fp8"),
         (lambda s: None, "int8", {}, "incomplete or damaged"),
         (lambda s: None, "bf16", CALIBRATED, "bf16 is made without prompts: leave CALIBRATION= out$"),
+        (
+            lambda s: None,
+            "bf16",
+            {"vllm_args": {"model": "x", "seed": 1}},
+            "--vllm-args: model, seed is set by this server",
+        ),
         (lambda s: None, "bf16", {"lora": (("poet", Path("/nowhere")),)}, "no adapter_config.json"),
     ],
 )
