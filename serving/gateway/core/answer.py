@@ -63,6 +63,7 @@ class Answer:
             parser=plan.parser() if plan.parser else None,
             logprobs=TokenLogprobs(text, chat=plan.chat, echoed_tops=echoed) if plan.options.logprobs else None,
             stops=plan.options.stop if plan.names_stop else (),
+            keeps_stop=plan.options.include_stop,
             may_stop=bool(plan.options.stop or plan.options.stop_token_ids),
             prompt_entry=None if plan.prompt_logprobs is None else partial(entry, plan.prompt_logprobs, text),
         )

@@ -35,6 +35,7 @@ class ChoiceState:
 
     __slots__ = (
         "_first",
+        "_keeps_stop",
         "_logprobs",
         "_may_stop",
         "_next",
@@ -55,11 +56,13 @@ class ChoiceState:
         parser: ToolParser | None = None,
         logprobs: TokenLogprobs | None = None,
         stops: Sequence[str] = (),
+        keeps_stop: bool = False,
         may_stop: bool = False,
         prompt_entry: PromptEntry | None = None,
     ) -> None:
-        """``stops``: strings that the engine leaves at the end of the text. ``may_stop``: the request has stop strings
-        or stop tokens. ``prompt_entry``: makes the answer's ``prompt_logprobs``, if they were asked for."""
+        """``stops``: strings that the engine leaves at the end of the text; with ``keeps_stop`` they stay there.
+        ``may_stop``: the request has stop strings or stop tokens. ``prompt_entry``: makes the answer's
+        ``prompt_logprobs``, if they were asked for."""
         self.index, self.tokens = index, 0
         self.finish: str | None = None
         self._parser, self._logprobs, self._prompt_entry = parser, logprobs, prompt_entry
@@ -67,6 +70,7 @@ class ChoiceState:
         self.ids = bytearray()  # INT32 each
         self._prompt_scores = PromptScores()
         self._may_stop = may_stop
+        self._keeps_stop = keeps_stop
         self._stops = sorted(stops, key=len, reverse=True)  # of several with the same end the engine takes the longest
 
     def check(self, got: SequenceOutput) -> str | None:
@@ -97,7 +101,8 @@ class ChoiceState:
         finish = self.check(got)
         text = got.text
         stop = next((s for s in self._stops if text.endswith(s)), "")
-        text = text[: len(text) - len(stop)]
+        if not self._keeps_stop:
+            text = text[: len(text) - len(stop)]
         events = self._events(text, finish) if self._parser else None
         if finish == "stop" and self._parser and self._parser.calls and not self._is_cut(finish):
             finish = self.finish = "tool_calls"

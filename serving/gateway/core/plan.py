@@ -57,7 +57,7 @@ class GenerationPlan:
         """Whether the answer says which stop string ended it. The engine then leaves the string in the text, where
         ``ChoiceState`` finds it; not possible where a text may contain a stop string and continue."""
         options = self.options
-        return bool(options.stop) and not (options.include_stop or options.min_tokens or self.echo)
+        return bool(options.stop) and not (options.min_tokens or self.echo)
 
     @property
     def in_pieces(self) -> bool:

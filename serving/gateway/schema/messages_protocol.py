@@ -193,7 +193,7 @@ class CountRequest(Shared):
 class MessagesRequest(CountRequest):
     """POST /v1/messages."""
 
-    max_tokens: int = Field(description="of the answer")
+    max_tokens: int = Field(ge=1, description="of the answer")
     stop_sequences: list[str] | None = note("matched on text, across tokens; up to 64")
 
 

@@ -5,10 +5,11 @@ that keeps responses puts earlier items in front; elsewhere whatever needs stora
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from contract.errors import shown_json
 from serving.gateway.schema.errors import bad_request
 from serving.gateway.schema.others import Fixed
 from serving.gateway.schema.protocol import ChatRequest, JsonObject, Message, Quick, ResponseFormat, Shared, note
@@ -92,7 +93,7 @@ class ResponsesRequest(Shared):
         json_schema_extra={"x-openai": True, "x-vllm": True},
     )
     instructions: str | None = note("a system message in front of input", openai=True)
-    max_output_tokens: int | None = note("default: what the context leaves", openai=True)
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = note("default: what the context leaves", openai=True)
     text: TextConfig | None = note("`format`: `text`, `json_object`, `json_schema`, enforced or refused", openai=True)
     tools: list[AnyTool] | None = note("functions, also in namespaces; built-in tools are refused", openai=True)
     client_metadata: JsonObject | None = note("accepted, no effect", openai=True, vllm=False)
@@ -146,7 +147,9 @@ def refuse_storage(request: ResponsesRequest) -> None:
     """Refuse what needs stored responses, on a gateway that keeps none. Raises ``ApiError``."""
     for name in ("previous_response_id", "store"):
         if value := getattr(request, name):
-            problem = f"{value!r:.80} is not supported: {_STORED} (GATEWAY_RESPONSES_STORE makes a server keep them)"
+            problem = (
+                f"{shown_json(value)} is not supported: {_STORED} (GATEWAY_RESPONSES_STORE makes a server keep them)"
+            )
             raise bad_request(name, problem, "unsupported")
 
 

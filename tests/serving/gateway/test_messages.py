@@ -104,12 +104,20 @@ def test_chat_and_completions_name_the_stop_string(web: httpx.Client) -> None:
     body = {"messages": user("SAY a END"), "stop": "END"}
     choice = web.post("/v1/chat/completions", json=body).json()["choices"][0]
     assert (choice["message"]["content"], choice["stop_reason"], choice["finish_reason"]) == ("a ", "END", "stop")
+    kept = web.post("/v1/chat/completions", json=body | {"include_stop_str_in_output": True}).json()["choices"][0]
+    assert (kept["message"]["content"], kept["stop_reason"]) == ("a END", "END")
     plain = web.post("/v1/completions", json={"prompt": "SAY a"}).json()["choices"][0]
     assert plain["stop_reason"] is None
     text = web.post("/v1/chat/completions", json=body | {"stream": True, "stop": "D"}).text
     events = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
     assert "".join(e["choices"][0]["delta"].get("content") or "" for e in events) == "a EN"
     assert events[-1]["choices"][0]["stop_reason"] == "D"
+
+
+def test_an_answer_has_a_token(web: httpx.Client) -> None:
+    refused = web.post("/v1/messages", json={"max_tokens": 0, "messages": user("x")})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == "max_tokens: 0 is wrong: should be greater than or equal to 1"
 
 
 def test_errors_have_anthropics_shape(sdk: anthropic.Anthropic, web: httpx.Client) -> None:
