@@ -156,8 +156,8 @@ def unresumed(broken: ClientError, why: str) -> ClientError:
 
 
 def resume_delay(error: ClientError, attempt: int, retry: Retry, elsewhere: bool) -> float | None:
-    """As ``retry_delay``, for an answer that is resumed after the tokens it has. ``attempt`` counts from the last token
-    on; ``elsewhere``: the next attempt goes to another server, which has nothing to recover from."""
+    """``retry_delay`` for an answer that is resumed after the tokens it has. ``attempt`` counts from the last token on;
+    ``elsewhere``: the next attempt goes to another server, which has nothing to recover from."""
     if attempt == 1 and elsewhere and breaks_off(error) and retry.attempts > 1:
         return 0.0
     return retry_delay(EngineUnavailable(str(error)) if breaks_off(error) else error, attempt, retry, False)

@@ -218,7 +218,7 @@ _API_TYPES: dict[int, str] = {
 
 
 def api_type(status: int) -> str:
-    """``type`` of OpenAI's error object."""
+    """``type`` of OpenAI's error object for an HTTP status."""
     return _API_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 

@@ -78,7 +78,7 @@ class Cluster:
         self._roll = False
 
     def run(self) -> int:
-        """Until a signal (0), or until something fails that no restart mends (1)."""
+        """Run until a signal (returns 0), or until something fails that no restart mends (1)."""
         self._run.mkdir(parents=True, exist_ok=True)
         claimed = running.claim(self._run)
         if claimed is None:

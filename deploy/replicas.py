@@ -75,7 +75,7 @@ class Replica:
             self.start()
 
     def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Until it can answer; raises ``RuntimeError`` if it ends before that or takes too long."""
+        """Wait until it can answer. Raises ``RuntimeError`` if it ends before that or takes too long."""
         assert self.process is not None
         while not ready(f"{self.url}/health/ready"):
             if self.process.poll() is not None or time.monotonic() - self.begun > START_SECONDS:
@@ -117,7 +117,7 @@ class Front(Router):
         return f"http://127.0.0.1:{self.environment['GATEWAY_PORT']}"
 
     def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Until it can answer; raises ``RuntimeError`` if it ends before that or takes too long."""
+        """Wait until it can answer. Raises ``RuntimeError`` if it ends before that or takes too long."""
         begin = time.monotonic()
         while not ready(f"{self.url}/health/ready"):
             if self.ended() or time.monotonic() - begin > FRONT_SECONDS:

@@ -255,7 +255,7 @@ class LoadWorker:
         self._window.append((self._cpu_seconds(), time.monotonic()))
 
     def _cpu_share(self) -> float:
-        """Of one core, over the window so far."""
+        """CPU time as a share of one core, over the window so far."""
         if not self._window:
             return 0.0
         (cpu, clock), (cpu_now, clock_now) = (

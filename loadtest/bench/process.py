@@ -81,7 +81,7 @@ class BenchProcess:
         return True
 
     def wait(self) -> None:
-        """Until it is ready. Raises ``LoadtestError`` when it ends first or takes too long."""
+        """Wait until it is ready. Raises ``LoadtestError`` when it ends first or takes too long."""
         deadline = time.monotonic() + self.start_s
         while not self.ready():
             if self.popen is not None and self.popen.poll() is not None:

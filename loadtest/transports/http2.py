@@ -136,7 +136,7 @@ class Connection:
                 self.alive = False  # the reader sees the same and tells the streams
 
     def _send_body(self, stream: Stream, body: bytes) -> None:
-        """In frames, as far as the server's windows allow."""
+        """Send it in frames, as far as the server's windows allow."""
         at = 0
         while at < len(body):
             room = min(self._window, stream.window, self._max_frame)

@@ -1,4 +1,4 @@
-"""For HTTP/1.0 clients an answer ends where the connection does: they know no chunked encoding, which uvicorn sends."""
+"""HTTP/1.0 clients do not know chunked encoding, which uvicorn would send: their answers end with the connection."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class _Unbounded(int):
-    """The content length that uvicorn compares a body with, when any length is right."""
+    """A content length that equals every body's, for uvicorn's comparison."""
 
     def __lt__(self, other: object) -> bool:
         return False
@@ -21,7 +21,7 @@ class _Unbounded(int):
 
 
 class Http10Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which closes HTTP/1.0 connections already, without chunks for them."""
+    """uvicorn's protocol without chunks for HTTP/1.0 clients, whose connections it closes anyway."""
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()

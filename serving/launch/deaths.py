@@ -6,12 +6,12 @@ from collections import deque
 
 WINDOW = 600.0  # seconds for which a death is remembered
 AT_ONCE = 3  # so many deaths in a row are answered at once
-STEADY = 30.0  # seconds from a start to the next death that end such a row: no crash loop
+STEADY = 30.0  # a process that lives this many seconds ends such a row: it is no crash loop
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 
 
 class Deaths:
-    """Those of the last ``WINDOW`` seconds."""
+    """The deaths of the last ``WINDOW`` seconds."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque()
@@ -22,7 +22,7 @@ class Deaths:
         return len(self._times)
 
     def add(self, now: float) -> float:
-        """Count one; seconds to wait before the next start."""
+        """Count a death; returns the seconds to wait before the next start."""
         self._times.append(now)
         while now - self._times[0] > WINDOW:
             self._times.popleft()

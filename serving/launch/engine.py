@@ -20,8 +20,8 @@ from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, Config, Laun
 
 FIRST, WITHOUT_NETWORK = "smollm2", "synthetic"  # what a machine without an engine serves
 BETTER = "for Qwen2.5-7B: make serve MODEL=Qwen/Qwen2.5-7B-Instruct (hub id, local directory or .gguf file)"
-CLEAN_SECONDS = 5.0  # for a builder that Ctrl-C reached to remove what it has half done
-INTERRUPTED = 130  # its exit code then
+CLEAN_SECONDS = 5.0  # how long an interrupted builder may take to remove half-written files
+INTERRUPTED = 130  # the exit code of an interrupted builder
 FAILED = "the engine could not be built (see above)"
 NOISE = f"this engine has random weights: its text is noise; {BETTER}"
 SMALL = (
@@ -64,7 +64,7 @@ def outdated(engine: EngineInfo) -> str:
 
 
 def _require_memory(gigabytes: float, engine: EngineInfo) -> None:
-    """Refuse a KV cache that the machine has no memory for, before anything loads. In GiB."""
+    """Refuse a KV cache (in GiB) that the machine has no memory for, before anything loads."""
     if engine.runtime.name == "simulated" or not gigabytes:
         return
     if engine.runtime.name == "openvino":
@@ -128,13 +128,13 @@ def _build(*arguments: str) -> bool:
     try:
         return builder.wait() == 0
     except KeyboardInterrupt:
-        if _ended(builder) == INTERRUPTED:  # the terminal told it too, and it has said so
+        if _ended(builder) == INTERRUPTED:  # Ctrl-C reached the builder too, and it has printed its line
             raise SystemExit(INTERRUPTED) from None
         raise
 
 
 def _ended(builder: subprocess.Popen[bytes]) -> int:
-    """Its exit code, once it has cleaned up; a builder that was told nothing is terminated."""
+    """The builder's exit code, once it has cleaned up. One that the signal did not reach is terminated."""
     try:
         return builder.wait(CLEAN_SECONDS)
     except subprocess.TimeoutExpired:

@@ -33,13 +33,13 @@ LACKS = (  # what a machine may lack, as Triton and Python put it, and what to d
 
 
 def say(line: str) -> None:
-    """To the terminal. A full disk or a reader that left must not end the server."""
+    """Print to the terminal. A full disk or a reader that left must not end the server."""
     with contextlib.suppress(OSError):
         print(line, flush=True)
 
 
 def open_private(path: Path, mode: str) -> IO[bytes]:
-    """For its owner alone, also when it is there from before: a model's log may quote what users wrote."""
+    """Open a file that only its owner can read, even if it existed before: a model's log may quote what users wrote."""
     file: IO[bytes] = path.open(mode)
     os.fchmod(file.fileno(), 0o600)
     return file

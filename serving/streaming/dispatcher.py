@@ -163,7 +163,7 @@ class Dispatcher:
     # --- the dispatcher's thread -----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until ``stop``. An error of a single sequence never ends the loop; an error of the loop itself fails all."""
+        """Work until ``stop``. An error of one sequence never ends the loop; an error of the loop itself fails them all."""
         try:
             self._loop()
         except Exception as error:

@@ -89,7 +89,7 @@ class Encoder:
         return self._fast.encode(text, allowed_special=self._fast.special_tokens_set, disallowed_special=())
 
     def _exact(self, text: str) -> list[int]:
-        """Through the batch call: the one for a single text holds the GIL while it works."""
+        """Ids by Hugging Face's tokenizer. The batch call, because the one for a single text holds the GIL."""
         return list(self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
 

@@ -31,7 +31,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one batch: seconds to the first token of the slowest stream, and tokens/s summed over the streams.
+    """What one batch gave: seconds until the slowest stream's first token, and tokens/s summed over the streams.
 
     ``prefill`` counts prompt tokens until then, ``decode`` new tokens from then on."""
 

@@ -69,7 +69,7 @@ class RuntimeWorker(BenchProcess):
         super().launch(subprocess.PIPE)
 
     def await_or_note(self) -> None:
-        """Until it is ready; a failure is kept for ``wait_ready``."""
+        """Wait until it is ready; a failure is kept for ``wait_ready``."""
         try:
             self._start = float(self._read(self.start_s)["start_s"])
         except LoadtestError as error:

@@ -55,7 +55,7 @@ class Operations:
         }  # fmt: skip
 
     async def live(self, _: Request) -> Response:
-        """503 only when nobody but an orchestrator can help."""
+        """200 while this process lives; 503 only when an orchestrator has to restart everything."""
         problem = self._gateway.unwatched(ABANDONED_SECONDS)
         return JSONResponse({"status": problem or "alive"}, 503 if problem else 200)
 
@@ -73,11 +73,11 @@ class Operations:
         return JSONResponse({"status": "generates", "seconds": round(seconds, 4)})
 
     async def load(self, _: Request) -> Response:
-        """As vLLM: requests in this worker process."""
+        """vLLM's /load: the requests in this worker process."""
         return JSONResponse({"server_load": self._gateway.open})
 
     async def loads(self, _: Request) -> Response:
-        """The core of SGLang's /v1/loads, by which routers balance."""
+        """The part of SGLang's /v1/loads by which routers balance."""
         found = await self._gateway.triton_metrics.gauges(RUNNING, WAITING, KV_USED, BLOCKS_USED, BLOCKS, BLOCK_TOKENS)
         running, waiting = int(found[RUNNING]), int(found[WAITING]) + self._gateway.scheduler.waiting
         load = {

@@ -62,7 +62,7 @@ class Tokenize:
         return self._gateway.tokens.encode_chat(list(chat), tools, flags)
 
     async def info(self, _: Request) -> Response:
-        """As vLLM's, for clients that render and count by themselves."""
+        """vLLM's /tokenizer_info, for clients that render and count by themselves."""
         return JSONResponse(self._gateway.tokens.info)
 
     async def count(self, request: Request) -> Response:

@@ -72,7 +72,7 @@ def _digest(key: str) -> bytes:
 
 
 class Keys:
-    """Who may call, and how much."""
+    """Checks who may call, and keeps each key's token budget."""
 
     def __init__(self, keys: tuple[Key, ...], budgets: Path | None) -> None:
         self._keys = keys
@@ -97,7 +97,7 @@ class Keys:
     def admit(self, key: Key | None, tokens: int = 0) -> None:
         """Reserve ``tokens`` for a request that begins. Raises ``ApiError`` 429 while the key's budget is exhausted.
 
-        A request larger than what is left is admitted, so that one larger than a minute's budget is possible."""
+        A request may be larger than what is left: otherwise none could exceed a minute's budget."""
         if key and key.per_minute and (left := self._charge(key, tokens, admitting=True)) <= 0:
             wait = int(-left / key.per_minute * 60) + 1
             raise ApiError(

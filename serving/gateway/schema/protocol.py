@@ -118,7 +118,7 @@ class StreamOptions(BaseModel):
 
     @property
     def continuous(self) -> bool:
-        """As vLLM: without ``include_usage`` it changes nothing."""
+        """Whether every chunk has a usage. As in vLLM, only together with ``include_usage``."""
         return bool(self.include_usage and self.continuous_usage_stats)
 
 

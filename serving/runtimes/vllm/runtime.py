@@ -167,7 +167,7 @@ class VllmRuntime:
                 raise EngineUnavailable(f"engine: {error or type(error).__name__}") from error
 
     def _enter_guided(self, request_id: str, request: EngineRequest) -> None:
-        """In a thread of the pool: a refusal becomes the sequence's last delta."""
+        """Prepare and send a guided sequence, in a thread of the pool. A refusal becomes the sequence's last delta."""
         try:
             self._send(request_id, request, *self._prepare_guided(request_id, request))
         except Exception as error:

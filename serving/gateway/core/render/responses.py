@@ -154,7 +154,7 @@ class _Response:
         }  # fmt: skip
 
     def object(self, used: Usage | None = None) -> JsonObject:
-        """In progress while ``used`` is ``None``."""
+        """The response object; in progress while ``used`` is ``None``."""
         cut = _INCOMPLETE.get(self.items.finish or "")
         return self._head | {
             "status": "in_progress" if used is None else "incomplete" if cut else "completed", "error": None,

@@ -11,12 +11,12 @@ Rank = tuple[float, float]  # the smallest is next: tokens given to the tenant, 
 
 
 class TenantQueues:
-    """Needs the table's lock, as the table does."""
+    """Every method needs the lock of ``table``."""
 
     def __init__(self, table: ShareTable) -> None:
         self._table = table
         self._queues: dict[int, deque[EngineTurn]] = {}
-        self._first: int | None = None  # the tenant that is next; None: to be found out, for there may be many
+        self._first: int | None = None  # the tenant that is next; None: find it by looking at all
 
     def __len__(self) -> int:
         """Calls that wait."""
@@ -35,12 +35,12 @@ class TenantQueues:
         self.moved(tenant)
 
     def moved(self, tenant: int) -> None:
-        """One tenant's counter has changed."""
+        """Call it when one tenant's counter has changed."""
         if tenant in self._queues and self._first is not None and self.rank(tenant) < self.rank(self._first):
             self._first = tenant
 
     def forget(self, turn: EngineTurn) -> bool:
-        """Whether it was waiting."""
+        """Remove a call; returns whether it was waiting."""
         queue = self._queues.get(turn.work.tenant)
         if queue is None or turn not in queue:
             return False
@@ -51,7 +51,7 @@ class TenantQueues:
         return True
 
     def changed(self) -> None:
-        """Any counters may have changed."""
+        """Call it when any counters may have changed."""
         self._first = None
 
     def first(self) -> EngineTurn | None:
