@@ -79,8 +79,8 @@ class Supervisor:
         return LOGS / f"{name}-{self._config.http_port}.log"
 
     def _start_triton(self) -> None:
-        """Start Triton and wait until it generates. It is started again after a crash on the way (a starved host can lose
-        a stub's lock) or when a process is stopped. There is no other time limit: large engines take minutes."""
+        """Start Triton and wait until it generates. It is started again after a crash on the way (a starved host can
+        lose a stub's lock) or when a process is stopped. No other limit: large engines take minutes."""
         self._launch_triton()
         stubless, stopped = child.Lasting(), child.Lasting()
         while not health.is_ready(self._base):

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 DRAFTS = 3  # tokens proposed in a step, always this many: for another row count OpenVINO prepares all its nodes again
 LONGEST = 3  # tokens looked for; then two, then one
 HOPE, MEMORY = 0.2, 0.94  # the mean of drafts accepted per step starts this far above their cost; its decay
-COST = 0.1  # of a step's extra rows, as a share of a step without drafts: as many must be accepted per step
+COST = 0.1  # of the extra rows, in steps without drafts: drafting pays if more drafts than this are accepted per step
 TOO_PENALIZED = 1.1  # a repetition_penalty with which hardly a draft was accepted (docs/decisions.md)
-FIRST_PAUSE, LONGEST_PAUSE = 64, 1024  # steps without drafts after a mean below that
+FIRST_PAUSE, LONGEST_PAUSE = 64, 1024  # steps without drafts, after the mean fell below the cost
 
 
 class Drafter:
