@@ -163,7 +163,7 @@ class Dispatcher:
     # --- the dispatcher's thread -----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Work until ``stop``. A sequence's error never ends the loop; an error of the loop itself fails all sequences."""
+        """Work until ``stop``. A sequence's error never ends the loop; an error of the loop itself fails them all."""
         try:
             self._loop()
         except Exception as error:
