@@ -1,88 +1,17 @@
-"""``python -m loadtest run | sweep | compare | capacity``: checks everything first, then hands over to Locust.
-
-Exit code: 0 limits met, 1 limits missed or requests failed, 2 the command or the target is wrong, 3 INVALID.
-"""
+"""``python -m loadtest`` (see ``cli``)."""
 
 from __future__ import annotations
 
-import argparse
-import os
+import signal
 import sys
-from pathlib import Path
-
-from loadtest.arguments import Arguments, positive, share
-from loadtest.errors import EXIT_INTERRUPTED, EXIT_USAGE, LoadtestError
-from loadtest.options import run_parser
 
 
-def _run(options: argparse.Namespace) -> int:
-    from loadtest.command import locust_command
-    from loadtest.plan import plan_of_command
-    from loadtest.preflight import check_target
+def run() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while modules load ends the process without a traceback
+    from loadtest.cli import main
 
-    plan = plan_of_command(vars(options))
-    check_target(plan)
-    if options.ui:
-        print(f"open http://127.0.0.1:{options.web_port} (tab Streaming; Ctrl-C ends it)", flush=True)
-    command = locust_command(options)
-    os.execv(command[0], command)
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from loadtest.sweep import sweep
-
-    return sweep(options)
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from loadtest.compare import compare
-
-    if not options.a or not options.b:
-        raise LoadtestError("compare: two runs are needed: make loadtest-compare A=reports/… B=reports/…")
-    return compare(Path(options.a), Path(options.b), Path(options.out), options.worse)
-
-
-def _capacity(options: argparse.Namespace) -> int:
-    from loadtest.capacity import capacity
-
-    return capacity(options.rate, options.sweep, options.risk / 100)
-
-
-def parser() -> argparse.ArgumentParser:
-    top = Arguments(prog="python -m loadtest", description=__doc__.splitlines()[0])
-    commands = top.add_subparsers(required=True, dest="command", metavar="run | sweep | compare | capacity")
-    run = commands.add_parser("run", help="one run, or with --ui the web UI")
-    run_parser(run)
-    run.set_defaults(action=_run)
-    sweep = commands.add_parser("sweep", help="raise the rate until the limits break")
-    run_parser(sweep)
-    sweep.add_argument("--max-rate", type=positive, help="stop here (default: the rate that breaks the limits)")
-    sweep.set_defaults(action=_sweep)
-    compare = commands.add_parser("compare", help="two runs side by side, with confidence intervals")
-    compare.add_argument("a", help="directory of the first run")
-    compare.add_argument("b", help="directory of the second run")
-    compare.add_argument("--out", default="reports/compare.html")
-    compare.add_argument("--worse", type=share, help="exit 1 when B is slower by more, beyond chance, e.g. 5%%")
-    compare.set_defaults(action=_compare)
-    capacity = commands.add_parser("capacity", help="how many replicas a rate needs, from one replica's sweep")
-    capacity.add_argument("--rate", type=positive, required=True, help="arrivals, requests per second")
-    capacity.add_argument("--sweep", default="", help="sweep.json of one replica (default: the newest in reports/)")
-    capacity.add_argument("--risk", type=positive, default=1.0, help="percent of requests that may wait (default: 1)")
-    capacity.set_defaults(action=_capacity)
-    return top
-
-
-def main() -> int:
-    options = parser().parse_args()
-    try:
-        return int(options.action(options))
-    except LoadtestError as error:
-        sys.stderr.write(f"loadtest: {error}\n")
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        sys.stderr.write("loadtest: interrupted\n")
-        return EXIT_INTERRUPTED
+    return main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -15,7 +15,17 @@ LOCUSTFILE = str(Path(__file__).with_name("locustfile.py"))
 def locust_command(options: argparse.Namespace) -> list[str]:
     """The Locust command line of a run."""
     users = int(options.users or RunPlan.users)  # in an open loop they only keep Locust running
-    command = [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--host", options.host, "--users", str(users)]
+    command = [
+        sys.executable,
+        "-m",
+        "loadtest.locust_process",
+        "-f",
+        LOCUSTFILE,
+        "--host",
+        options.host,
+        "--users",
+        str(users),
+    ]
     # All users at once: each waits for second 0 by itself, and a ramp would reach into the window.
     command += ["--spawn-rate", str(users), "--loglevel", "WARNING"]
     if options.workers > 1:

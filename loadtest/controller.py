@@ -51,7 +51,7 @@ class Controller:
         """Check the options and the target. Raises ``LoadtestError``."""
         options = vars(self._environment.parsed_options)
         self._plan = plan_from(options | {"users": options.get("num_users") or options.get("users")})
-        self._target = check_target(self._plan)
+        self._target = check_target(self._plan, ask=True)
 
     @property
     def live(self) -> tuple[dict[str, Lane], int]:
@@ -59,12 +59,13 @@ class Controller:
         return (self.run.lanes if self.run else {}), sum(self._running.values())
 
     def _on_start(self, environment: Any, **_: Any) -> None:
-        try:
-            self.prepare()
-        except LoadtestError as error:
-            log.error("%s", error)
-            gevent.spawn(environment.runner.stop)
-            return
+        if environment.web_ui is not None:  # without it ``locustfile`` has prepared the one run
+            try:
+                self.prepare()
+            except LoadtestError as error:
+                log.error("%s", error)
+                gevent.spawn(environment.runner.stop)
+                return
         assert self._plan is not None
         runner = environment.runner
         workers = [c.id for c in runner.clients.ready] if isinstance(runner, MasterRunner) else [None]
@@ -78,7 +79,7 @@ class Controller:
             order = {
                 "plan": self._plan.to_dict(), "index": index, "count": len(workers), "epoch": epoch,
                 "sse_model": self._target.sse_model,
-                "packed": self._target.packed,
+                "packed": self._target.packed, "plain": self._target.plain,
             }  # fmt: skip
             if client is None:
                 self._session.begin(environment, order)

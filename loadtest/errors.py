@@ -20,9 +20,12 @@ class LoadtestError(OperatorError):
 
 
 class TransportError(Exception):
-    """One stream failed. ``kind`` groups failures in the report: connect, timeout, queue_full, engine, cut_short, …"""
+    """One stream failed. ``kind`` groups failures in the report: connect, timeout, queue_full, engine, cut_short, …
 
-    def __init__(self, kind: str, message: str) -> None:
+    ``status``: HTTP's, where that was the answer."""
+
+    def __init__(self, kind: str, message: str, status: int = 0) -> None:
         super().__init__(f"{kind}: {message}")
         self.kind = kind
         self.message = message
+        self.status = status

@@ -50,6 +50,7 @@ class RunPlan:
     metrics_port: int = 8002
     model: str = "qwen"
     out: str = ""
+    base: str = "/v1"  # of the gateway's URLs
 
     @cached_property
     def load(self) -> Scenario:
@@ -147,7 +148,7 @@ def plan_from(options: Mapping[str, Any]) -> RunPlan:
         if raw is None or raw == "":
             continue
         values[field.name] = _convert(field.name, raw)
-    values["host"] = _host(str(values.get("host", RunPlan.host)))
+    values |= _target(str(values.get("host", RunPlan.host)).strip(), values.get("transport") == "sse")
     return RunPlan(**values).check()
 
 
@@ -197,9 +198,12 @@ def _positive(name: str, value: float) -> None:
         raise LoadtestError(f"{name}: {value:g} s must be above 0 and at most a week")
 
 
-def _host(text: str) -> str:
-    """``http://name/`` → ``name``; ``https://name`` is kept, because it also means TLS. A port or a path is refused:
-    gRPC, SSE and metrics have a port each, and a run must not measure another server than the one that was named."""
+def _target(text: str, sse: bool) -> dict[str, Any]:
+    """``http://name/`` → ``name``; ``https://name`` is kept, because it also means TLS.
+
+    Over SSE alone a port and a path are those of a base URL as OpenAI's clients take it (``https://llm.example/api/v1``).
+    Otherwise they are refused: gRPC, SSE and metrics have a port each, and a run must not measure another server than
+    the one that was named."""
     bare = text if text.count(":") < 2 or "[" in text else bracketed(text)
     try:
         parts = urlsplit(text if "://" in text else f"//{bare}")
@@ -208,9 +212,14 @@ def _host(text: str) -> str:
     if not parts.hostname or parts.scheme not in ("", "http", "https"):
         raise LoadtestError(f"host: {text!r} is not a host name: write e.g. 127.0.0.1 or https://llm.example.org")
     port = parts.netloc.rpartition("]")[2].partition(":")[2]
+    path = parts.path.rstrip("/")
+    name = f"https://{parts.hostname}" if parts.scheme == "https" else parts.hostname
+    if sse and (port or path) and port.isdecimal() | (not port) and not (parts.query or parts.username):
+        default = 443 if parts.scheme == "https" else 80
+        return {"host": name, "gateway_port": int(port or default), "base": path or RunPlan.base}
     if port:
         ports = f"GATEWAY_PORT={port} or GRPC_PORT={port}, whichever it is, and METRICS_PORT"
         raise LoadtestError(f"host: {text!r} has a port: write HOST={text.partition(f':{port}')[0]} with {ports}")
-    if parts.path.strip("/") or parts.query or parts.username:
+    if path or parts.query or parts.username:
         raise LoadtestError(f"host: {text!r} is more than a host: write {parts.scheme or 'http'}://{parts.hostname}")
-    return f"https://{parts.hostname}" if parts.scheme == "https" else parts.hostname
+    return {"host": name}

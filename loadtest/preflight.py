@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -18,10 +19,14 @@ from client import credentials, refusals
 from contract.authority import authority
 from loadtest.errors import LoadtestError, TransportError
 from loadtest.plan import RunPlan
+from loadtest.scenarios.base import Request
+from loadtest.transports import open_transport
 from loadtest.transports.credentials import http_headers
 from loadtest.transports.grpc_stream import Connections
 
 TIMEOUT_S = 5.0
+ASK_S = 10.0
+WRONG = (400, 401, 403, 404, 405, 422)  # what no other time would mend
 START = "is it running? start it with `make serve`, or set HOST"
 
 
@@ -30,16 +35,19 @@ class TargetFacts:
     """What the server says of itself; it goes into the report."""
 
     sse_model: str = ""  # the gateway's own name of the model
+    plain: bool = False  # does the gateway refuse what OpenAI does not know?
     packed: bool = False  # does the model offer its answers in one tensor? as client/ asks for them
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def check_target(plan: RunPlan) -> TargetFacts:
-    """Raises ``LoadtestError``."""
+def check_target(plan: RunPlan, *, ask: bool = False) -> TargetFacts:
+    """Raises ``LoadtestError``. ``ask`` a gateway for one token too: what it refuses then would fail every request."""
     _check_out(Path(plan.out or "reports"))
     target = TargetFacts()
     for lane in plan.lanes:
         (_check_grpc if lane == "grpc" else _check_sse)(plan, target)
+    if ask and "sse" in plan.lanes:
+        _ask(plan, target)
     return target
 
 
@@ -83,13 +91,17 @@ def _offers_packed(server: Connections, model: str) -> bool:
 
 
 def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
-    url = plan.url(plan.gateway_port, "/v1/models", secure=plan.secure)
+    url = plan.url(plan.gateway_port, f"{plan.base}/models", secure=plan.secure)
     request = urllib.request.Request(url, headers=http_headers())
     try:
         with _opener(plan).open(request, timeout=TIMEOUT_S) as answer:
             names = [str(model["id"]) for model in json.load(answer)["data"]]
     except urllib.error.HTTPError as error:
-        raise LoadtestError(f"host: {url} answered {error.code}: is the model ready, and OPENAI_API_KEY set?") from None
+        if error.code in (404, 405, 501) and plan.model != RunPlan.model:  # it lists none, and need not
+            names = [plan.model]
+        else:
+            ask = "is the model ready, and OPENAI_API_KEY set? A server that lists no models needs --model"
+            raise LoadtestError(f"host: {url} answered {error.code}: {ask}") from None
     except (OSError, HTTPException) as error:  # nobody there, or a port that speaks something else
         why = refusals.unreachable(url, str(getattr(error, "reason", "") or type(error).__name__))
         raise LoadtestError(f"host: {why}, or set HOST and GATEWAY_PORT") from None
@@ -99,6 +111,30 @@ def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
         raise LoadtestError(f"model: {url} lists no model: wait until the server is ready")
     target.sse_model = _gateway_model(plan, names)
     target.facts["gateway"] = {"model": target.sse_model}
+
+
+def _ask(plan: RunPlan, target: TargetFacts) -> None:
+    """For one token, with the fields that OpenAI does not know, and without them where those are refused."""
+    request, quick = Request(({"role": "user", "content": "Hello"},), 1, 1), dataclasses.replace(plan, timeout=ASK_S)
+    refusal = ""
+    for plain in (False, True):
+        server = open_transport("sse", quick, target.sse_model, plain=plain)
+        try:
+            server.stream(request, lambda *_: True)
+        except TransportError as error:
+            if error.status in (400, 422) and not plain:
+                refusal = error.message
+                continue
+            if error.status in WRONG:
+                raise LoadtestError(
+                    f"host: the server refuses to answer ({error.status}): {error.message[:200]}"
+                ) from None
+        finally:
+            server.close()
+        target.plain = plain  # whatever else went wrong, the run will tell
+        if plain:
+            target.facts["gateway"]["refuses"] = refusal[:200]
+        return
 
 
 def _opener(plan: RunPlan) -> urllib.request.OpenerDirector:

@@ -44,7 +44,8 @@ class WorkerSession:
         self._users = itertools.count()
         self._worker = LoadWorker(
             RunPlan(**order["plan"]), index=order["index"], count=order["count"], epoch=order["epoch"],
-            sse_model=order["sse_model"], packed=order["packed"], send=self._send, fire=self._fire,
+            sse_model=order["sse_model"], packed=order["packed"], plain=order["plain"],
+            send=self._send, fire=self._fire,
         )  # fmt: skip
         self._worker.start()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -91,8 +92,15 @@ def sweep(options: argparse.Namespace) -> int:
     plan = plan_of_command(vars(options))
     if not plan.slo:
         raise LoadtestError("slo: a sweep needs limits to break: add SLO=ttft=200ms,tpot=50ms")
+    if plan.process.kind == "trace":
+        raise LoadtestError(
+            f"scenario: {plan.scenario} has its own times, and a sweep sets the rate: add ARRIVALS=poisson"
+        )
     check_target(plan)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     directory = Path(options.out or f"reports/sweep-{time.strftime('%Y%m%d-%H%M%S')}")
+
+    steps: list[RateStep] = []
 
     def run(rate: float) -> RateStep:
         options.rate, options.out = f"{rate:g}", str(directory / f"rate-{rate:g}")
@@ -100,14 +108,20 @@ def sweep(options: argparse.Namespace) -> int:
         path = Path(options.out) / "summary.json"
         if done == EXIT_USAGE or not path.is_file():
             raise LoadtestError(f"rate {rate:g}/s: the run ended with code {done} and without a report")
-        step = step_of(rate, json.loads(path.read_text(encoding="utf-8")))
-        console.show(_line(step))
-        return step
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if summary["interrupted"]:
+            raise KeyboardInterrupt
+        steps.append(step_of(rate, summary))
+        console.show(_line(steps[-1]))
+        return steps[-1]
 
     assert plan.rate is not None
-    steps = search(run, plan.rate, options.max_rate)
-    _write(directory, plan.slo, steps)
-    console.show(f"{conclusion(steps)}\nreport: {directory / 'sweep.html'}")
+    try:
+        search(run, plan.rate, options.max_rate)
+    finally:  # Ctrl-C or a server that died: what was measured until then is kept
+        if steps:
+            _write(directory, plan.slo, steps)
+            console.show(f"{conclusion(steps)}\nreport: {directory / 'sweep.html'}")
     if steps[-1].invalid:
         return EXIT_INVALID
     return EXIT_OK if any(s.met for s in steps) else EXIT_LIMITS_MISSED

@@ -46,6 +46,7 @@ class LoadWorker:
         epoch: float,
         sse_model: str,
         packed: bool,
+        plain: bool,
         send: Send,
         fire: Fire,
     ) -> None:
@@ -54,7 +55,7 @@ class LoadWorker:
         self._send, self._fire = send, fire
         self._epoch = time.monotonic() + epoch - time.time()
         self._transports: dict[str, Transport] = {
-            lane: open_transport(lane, plan, sse_model, packed) for lane in plan.lanes
+            lane: open_transport(lane, plan, sse_model, packed=packed, plain=plain) for lane in plan.lanes
         }
         self._lanes = {lane: Lane() for lane in plan.lanes}
         self._running: dict[int, Record] = {}

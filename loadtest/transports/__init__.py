@@ -8,8 +8,8 @@ from loadtest.transports.grpc_stream import Connections, GrpcTransport
 from loadtest.transports.sse import SseTransport
 
 
-def open_transport(lane: str, plan: RunPlan, sse_model: str, packed: bool) -> Transport:
-    """``lane`` is grpc or sse; ``sse_model``, ``packed``: as ``preflight.TargetFacts``."""
+def open_transport(lane: str, plan: RunPlan, sse_model: str, *, packed: bool = False, plain: bool = False) -> Transport:
+    """``lane`` is grpc or sse; ``sse_model``, ``packed``, ``plain``: as ``preflight.TargetFacts``."""
     ignore_eos = not plan.respect_eos
     if lane == "grpc":
         server = Connections(plan.name, plan.grpc_port, secure=plan.secure)
@@ -17,5 +17,6 @@ def open_transport(lane: str, plan: RunPlan, sse_model: str, packed: bool) -> Tr
             server, plan.model, timeout=plan.timeout, ignore_eos=ignore_eos, streamed=plan.stream, packed=packed
         )
     return SseTransport(
-        plan.name, plan.gateway_port, sse_model, secure=plan.secure, timeout=plan.timeout, ignore_eos=ignore_eos
-    )
+        plan.name, plan.gateway_port, sse_model, base=plan.base, secure=plan.secure, timeout=plan.timeout,
+        ignore_eos=ignore_eos, plain=plain,
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 Linux stamps received packets on request (``SO_TIMESTAMPNS``, for TCP since 4.14) and gives a read the stamp of its last
 byte: https://docs.kernel.org/networking/timestamping.html. So messages share a stamp only where a reader is so late
-that the next is there already. TLS sockets and other systems are stamped after the read.
+that the next is there already. TLS has them too (``tls``); on other systems a message is stamped after the read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from functools import cache
 from typing import Any
 
-from gevent import socket, ssl
+from gevent import socket
 
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python has no name for it
 TIMESPEC = struct.Struct("@qq")  # seconds and nanoseconds since 1970
@@ -30,7 +30,7 @@ def keep_stamping() -> Any:
 
 def stamped(sock: Any) -> bool:
     """Ask for stamps. False where ``receive`` must look at the clock itself."""
-    if isinstance(sock, ssl.SSLSocket) or not hasattr(sock, "recvmsg"):
+    if not hasattr(sock, "recvmsg"):
         return False
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)

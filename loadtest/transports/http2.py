@@ -22,6 +22,7 @@ from hpack import Decoder, Encoder, HPACKError
 
 from contract.authority import authority
 from loadtest.transports.arrival import receive, stamped
+from loadtest.transports.tls import TlsSocket
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
@@ -82,7 +83,7 @@ class Connection:
         self._socket = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:
-            self._socket = tls.wrap_socket(self._socket, server_hostname=host)
+            self._socket = TlsSocket(self._socket, tls, host)
         self._socket.settimeout(None)
         self._encoder, self._decoder = Encoder(), Decoder()
         self._lock = RLock()  # a header block must leave in the order it was compressed

@@ -14,7 +14,7 @@ from typing import Any
 
 import gevent
 import orjson
-from gevent import socket, ssl
+from gevent import socket
 from geventhttpclient.response import HTTPResponse
 
 from client import refusals
@@ -25,6 +25,7 @@ from loadtest.scenarios.base import Request
 from loadtest.transports.arrival import keep_stamping, receive, stamped
 from loadtest.transports.base import OnMessage, StreamEnd
 from loadtest.transports.credentials import http_headers, tls_context
+from loadtest.transports.tls import TlsSocket
 
 BLOCK = 65536
 CONNECT_TIMEOUT = 10.0
@@ -32,23 +33,33 @@ DOCUMENT = 16_384  # bytes of an answer that is no stream
 LINGER_S = 0.1  # how long a body may take to end after [DONE] for its connection to be used again
 TEXTS = ("content", "reasoning_content", "reasoning", "refusal")  # of a delta; each brings tokens,
 CALLS = ("tool_calls", "function_call")  # and so do these
-PATH = "/v1/chat/completions"
 
 
 class SseTransport:
     name = "sse"
 
     def __init__(
-        self, host: str, port: int, model: str, *, secure: bool = False, timeout: float, ignore_eos: bool
+        self,
+        host: str,
+        port: int,
+        model: str,
+        *,
+        base: str = "/v1",
+        secure: bool = False,
+        timeout: float,
+        ignore_eos: bool,
+        plain: bool = False,
     ) -> None:
+        """``plain``: only what OpenAI's own API knows."""
         self._host, self._port, self._model, self._timeout = host, port, model, timeout
-        self._extra: dict[str, Any] = {"ignore_eos": True} if ignore_eos else {}
+        self._extra: dict[str, Any] = {"ignore_eos": True} if ignore_eos and not plain else {}
+        self._usage = {"include_usage": True} | ({} if plain else {"continuous_usage_stats": True})
         self._tls = tls_context() if secure else None
         self._idle: list[Any] = []
         keep_stamping()
         headers = {"host": authority(host, port), "content-type": "application/json", "accept": "text/event-stream"}
         lines = "".join(f"{name}: {value}\r\n" for name, value in (headers | http_headers()).items())
-        self._head = f"POST {PATH} HTTP/1.1\r\n{lines}"
+        self._head = f"POST {base}/chat/completions HTTP/1.1\r\n{lines}"
 
     def stream(self, request: Request, on_message: OnMessage) -> StreamEnd:
         reused, sock = True, self._take()
@@ -80,7 +91,7 @@ class SseTransport:
         sock = socket.create_connection((self._host, self._port), timeout=CONNECT_TIMEOUT)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is not None:
-            sock = self._tls.wrap_socket(sock, server_hostname=self._host)
+            sock = TlsSocket(sock, self._tls, self._host)
         sock.settimeout(None)
         return sock
 
@@ -91,7 +102,7 @@ class SseTransport:
             sock.settimeout(0.0)
             try:
                 sock.recv(1, 0 if self._tls else socket.MSG_PEEK)
-            except (BlockingIOError, ssl.SSLWantReadError):
+            except BlockingIOError:
                 sock.settimeout(None)
                 return sock
             except OSError:
@@ -107,7 +118,7 @@ class SseTransport:
                 "max_tokens": request.max_tokens,
                 "seed": request.seed,
                 "stream": True,
-                "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+                "stream_options": self._usage,
                 **self._extra,
             }
         )
@@ -252,4 +263,4 @@ def _refusal(status: int, error: Any) -> TransportError:
     error = error if isinstance(error, dict) else {"message": error}
     message, code = str(error.get("message") or error), str(error.get("code") or "")
     code = "" if code.isdecimal() else code  # vLLM repeats the status there
-    return TransportError(refusals.from_http(status, message, code=code).code, message)
+    return TransportError(refusals.from_http(status, message, code=code).code, message, status)

@@ -46,7 +46,8 @@ class Model:
     async def tokens(self, count: int) -> Any:
         """Yields 1, 2, … count, each at its time."""
         arrived = time.monotonic()
-        self.first = self.first or arrived
+        if count > 1:  # one: before the run
+            self.first = self.first or arrived
         self.waiting += 1
         async with self.slots:
             self.waiting -= 1
@@ -63,7 +64,8 @@ class Model:
                     due = max(due, sent[-1] - 0.005) + self.options.itl_ms / 1e3
                 done = True
                 tpot = (sent[-1] - sent[0]) / (count - 1) if count > 1 else 0.0
-                self.truth.append({"ttft": sent[0] - arrived, "tpot": tpot, "first": sent[0]})
+                if count > 1:
+                    self.truth.append({"ttft": sent[0] - arrived, "tpot": tpot, "first": sent[0]})
             finally:
                 self.running -= 1
                 self.finished["length" if done else "disconnected"] += 1

@@ -42,7 +42,8 @@ class Server:
             asked = request["messages"][-1]["content"]
             script = asked if isinstance(asked, str) and asked in SCRIPTS else self.other
             answer = Answer(writer, request, script, time.monotonic())
-            self.truth.append({"script": answer.script, "arrived": answer.arrived, "sent": answer.sent})
+            if request["max_tokens"] > 1:  # one: before the run
+                self.truth.append({"script": answer.script, "arrived": answer.arrived, "sent": answer.sent})
             await SCRIPTS[answer.script](answer)
             return
         pages = {

@@ -151,6 +151,7 @@ def test_a_server_that_hangs_does_not_pass() -> None:
     assert judge(lane, parse_slo(""), [HEALTHY], 3, interrupted=True).reasons == (
         "interrupted: the window is not complete",
     )
+    assert judge(Lane(), parse_slo(""), [HEALTHY], None, interrupted=True).state == "fail", "and not invalid"
 
 
 def test_notes_say_what_the_figures_leave_out() -> None:

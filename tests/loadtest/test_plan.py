@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadtest.errors import LoadtestError
-from loadtest.plan import plan_from
+from loadtest.plan import RunPlan, plan_from
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,28 @@ def test_a_host_by_name_or_address(host: str, name: str, url: str) -> None:
     plan = plan_from({"host": host})
     assert (plan.name, plan.url(plan.metrics_port, "/metrics")) == (name, url)
     assert plan.secure == host.startswith("https")
+
+
+@pytest.mark.parametrize(
+    ("url", "models"),
+    [
+        ("http://127.0.0.1:11434/v1", "http://127.0.0.1:11434/v1/models"),
+        ("http://127.0.0.1:11434", "http://127.0.0.1:11434/v1/models"),
+        ("https://llm.example/api/v1/", "https://llm.example:443/api/v1/models"),
+        ("http://[::1]:8000/v1beta/openai", "http://[::1]:8000/v1beta/openai/models"),
+        (" llm.example ", "http://llm.example:8080/v1/models"),
+    ],
+)
+def test_over_sse_a_base_url_is_a_target(url: str, models: str) -> None:
+    plan = plan_from({"host": url, "transport": "sse"})
+    assert plan.url(plan.gateway_port, f"{plan.base}/models", secure=plan.secure) == models
+    assert RunPlan(**plan.to_dict()).base == plan.base, "it travels to the workers"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**53, "x"])
+def test_a_seed_is_a_whole_number(seed: object) -> None:
+    with pytest.raises(LoadtestError, match=r"^seed: "):
+        plan_from({"seed": seed})
 
 
 @pytest.mark.parametrize("host", ["http://", "ftp://llm.example"])

@@ -23,6 +23,7 @@ from tests.certificates import Authority
 
 MODELS = json.dumps({"data": [{"id": "first"}, {"id": "second"}]})
 HEADERS: list[dict[str, str]] = []  # of each request
+PATHS: list[str] = []  # of each completion
 
 
 @contextmanager
@@ -36,6 +37,21 @@ def gateway(body: str = MODELS, status: int = 200, signed: Authority | None = No
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body.encode())
+
+        def do_POST(self) -> None:
+            """Knows no field but OpenAI's, as a strict server; the model "broken" is refused for good."""
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            PATHS.append(self.path)
+            field = next((f for f in ("ignore_eos",) if f in request), "")
+            refusal = f"Unrecognized request argument: {field}" if field else ""
+            refusal = "no such deployment" if request["model"] == "broken" else refusal
+            event = json.dumps({"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]})
+            text = json.dumps({"error": {"message": refusal}}) if refusal else f"data: {event}\n\ndata: [DONE]\n\n"
+            self.send_response(400 if refusal else 200)
+            self.send_header("Content-Type", "application/json" if refusal else "text/event-stream")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
 
         def log_message(self, *_: object) -> None: ...
 
@@ -134,8 +150,35 @@ def test_a_port_that_speaks_no_http_is_said(tmp_path: Path) -> None:
 
         def answer() -> None:
             with server.accept()[0] as connection:
+                connection.recv(4096)
                 connection.sendall(bytes(9))
 
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(LoadtestError, match=r"^host: no server answers at .*BadStatusLine"):
             asked(server.getsockname()[1], tmp_path)
+
+
+def asked_for_a_token(port: int, out: Path, **options: str) -> TargetFacts:
+    host = {"host": f"http://127.0.0.1:{port}/api/v1", "transport": "sse", "out": str(out)}
+    return check_target(plan_from(host | options), ask=True)
+
+
+def test_a_strict_server_gets_only_what_openai_knows(tmp_path: Path) -> None:
+    with gateway() as port:
+        found = asked_for_a_token(port, tmp_path)
+        assert found.plain and found.facts["gateway"]["refuses"] == "Unrecognized request argument: ignore_eos"
+        assert not asked_for_a_token(port, tmp_path, respect_eos="yes").plain
+        assert set(PATHS) == {"/api/v1/chat/completions"}
+
+
+def test_a_server_that_refuses_one_token_is_not_loaded(tmp_path: Path) -> None:
+    refused = pytest.raises(LoadtestError, match=r"^host: the server refuses to answer \(400\): no such deployment$")
+    with gateway(json.dumps({"data": [{"id": "broken"}]})) as port, refused:
+        asked_for_a_token(port, tmp_path)
+
+
+def test_a_server_that_lists_no_models_is_asked_for_the_one_that_was_named(tmp_path: Path) -> None:
+    with gateway("no", 404) as port:
+        with pytest.raises(LoadtestError, match=r"answered 404: .* needs --model"):
+            asked(port, tmp_path)
+        assert asked(port, tmp_path, model="gpt-x").sse_model == "gpt-x"

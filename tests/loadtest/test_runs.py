@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import jsonschema
 import psutil
 import pytest
 
-from loadtest.__main__ import parser
+from loadtest.cli import parser
 from loadtest.stats import quantile
 from tests.loadtest.mock import ROOT, Mock, loadtest, started
 from tests.loadtest.test_figures import SCHEMA
@@ -157,6 +158,21 @@ def test_ctrl_c_again_and_again_ends_at_once_without_a_word(workers: int, mock: 
         output, _ = process.communicate(timeout=1)
         assert process.returncode == 130 and "Traceback" not in output and "KeyboardInterrupt" not in output, output
         wait_for(lambda: gone(process.pid), 5)
+
+
+def test_ctrl_c_before_the_run_has_begun_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # that never answers
+        ports = ("--grpc-port", str(server.getsockname()[1]), "--out", str(tmp_path))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "loadtest", "run", *ports],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        with server.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT and output == b""
 
 
 def gone(group: int) -> None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtest import sweep
+from loadtest.cli import parser
+from loadtest.errors import LoadtestError
 from loadtest.sweep import RateStep, conclusion, search
+from tests.loadtest.test_figures import record, reported, run_of
 
 
 @given(st.floats(0.3, 200), st.floats(0.5, 8))
@@ -25,3 +34,30 @@ def test_sweep_stops_at_an_invalid_run_and_at_its_highest_rate() -> None:
     assert [s.rate for s in search(lambda rate: RateStep(rate, True, False, False, {}), 1, 5)] == [1, 2, 4, 5]
     beyond = search(lambda rate: RateStep(rate, rate <= 1, False, rate > 4, {}), 1)
     assert beyond[-1].saturated and beyond[-1].rate == 4.5
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, LoadtestError("the server died")])
+def test_what_a_sweep_measured_before_it_was_ended_is_kept(
+    end: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def second_fails(_: object) -> int:
+        directory = tmp_path / "rate-1"
+        if (directory / "summary.json").exists():
+            raise end
+        reported(run_of([record(k) for k in range(9)]), directory)
+        return 0
+
+    monkeypatch.setattr(sweep, "check_target", lambda plan: None)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    monkeypatch.setattr(sweep, "_finish", second_fails)
+    options = parser().parse_args(["sweep", "--slo", "ttft=9s", "--duration", "4s", "--out", str(tmp_path)])
+    with pytest.raises((KeyboardInterrupt, LoadtestError)):
+        sweep.sweep(options)
+    found = json.loads((tmp_path / "sweep.json").read_text())
+    assert found["highest_rate_met"] == 1 and len(found["steps"]) == 1 and (tmp_path / "sweep.html").is_file()
+
+
+def test_a_trace_has_times_of_its_own(tmp_path: Path) -> None:
+    options = parser().parse_args(["sweep", "--scenario", "trace", "--slo", "ttft=9s", "--out", str(tmp_path)])
+    with pytest.raises(LoadtestError, match=r"^scenario: trace has its own times.*ARRIVALS=poisson"):
+        sweep.sweep(options)

@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from loadtest import worker as module
-from loadtest.__main__ import parser
+from loadtest.cli import parser
 from loadtest.command import locust_command
 from loadtest.plan import plan_from
 from loadtest.worker import LoadWorker
@@ -19,7 +19,9 @@ def started(reports: list[dict[str, Any]], **options: str) -> LoadWorker:
     plan = plan_from(
         {"transport": "sse", "gateway_port": "1", "duration": "300ms", "warmup": "0", "drain": "0"} | options
     )
-    given: dict[str, Any] = {"index": 0, "count": 1, "epoch": time.time(), "sse_model": "m", "packed": False}
+    given: dict[str, Any] = {"index": 0, "count": 1, "epoch": time.time(), "sse_model": "m"} | {
+            "packed": False, "plain": False,
+        }  # fmt: skip
     one = LoadWorker(plan, **given, send=reports.append, fire=lambda *_: None)
     one.start()
     return one

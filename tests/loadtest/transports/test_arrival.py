@@ -11,6 +11,7 @@ import pytest
 from gevent import socket, ssl
 
 from loadtest.transports.arrival import LATE_MAX_NS, keep_stamping, receive, stamped
+from loadtest.transports.tls import TlsSocket
 from tests.certificates import Authority
 
 
@@ -67,7 +68,8 @@ def test_a_socket_that_is_read_in_another_way_is_not_stamped() -> None:
     assert not stamped(object())
 
 
-def test_tls_is_read_without_stamps(tmp_path: Path) -> None:
+def test_tls_keeps_the_stamps(tmp_path: Path) -> None:
+    keep_stamping()
     made = Authority(tmp_path, "ca").sign("server")
     ours, theirs = connected()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -75,9 +77,39 @@ def test_tls_is_read_without_stamps(tmp_path: Path) -> None:
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.load_verify_locations(tmp_path / "ca.crt")
     answer = gevent.spawn(lambda: context.wrap_socket(socket.socket(fileno=theirs.detach()), server_side=True))
-    secure = client.wrap_socket(ours, server_hostname="localhost")
-    with secure, answer.get(timeout=5) as server:
+    secure = TlsSocket(ours, client, "localhost")
+    with ours, answer.get(timeout=5) as server:
         kernel = stamped(secure)
-        server.sendall(b"token")
-        before = time.monotonic()
-        assert not kernel and receive(secure, 100, kernel)[0] == b"token" and before < time.monotonic()
+        deadline = time.monotonic() + 10
+        while True:
+            server.sendall(b"token")
+            after = time.monotonic()
+            time.sleep(0.1)  # the whole loop stands still
+            data, stamp = receive(secure, 100, kernel)
+            assert data == b"token" and kernel
+            if stamp < after + 0.05:
+                break
+            assert time.monotonic() < deadline
+        big = bytes(100_000)  # of several records; and back
+        sent = gevent.spawn(server.sendall, big)
+        got = b""
+        while len(got) < len(big):
+            got += receive(secure, 65_536, kernel)[0]
+        secure.sendall(big)
+        sent.get(timeout=5)
+        back = b""
+        while len(back) < len(big):
+            back += server.recv(65_536)
+        assert got == back == big
+        gevent.spawn(server.unwrap)  # which waits for an answer
+        assert receive(secure, 100, kernel)[0] == b""
+
+
+def test_a_certificate_of_nobody_is_an_os_error(tmp_path: Path) -> None:
+    made = Authority(tmp_path, "ca").sign("server")
+    ours, theirs = connected()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate, made.key)
+    gevent.spawn(lambda: context.wrap_socket(socket.socket(fileno=theirs.detach()), server_side=True))
+    with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+        TlsSocket(ours, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "localhost")
