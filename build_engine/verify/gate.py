@@ -78,6 +78,8 @@ def remedy(engine: EngineInfo) -> str:
         return "PRECISION=int8" if engine.precision == "int4" else "PRECISION=fp32"
     if engine.precision == "int8":
         return "CALIBRATION= (your own prompts), LLMCOMPRESSOR_PYTHON= (GPTQ; docs/gpu.md) or PRECISION=bf16"
+    if engine.runtime.name == "vllm" and engine.precision == "fp8":
+        return "PRECISION=int8 (as small), CALIBRATION= (your own prompts) or PRECISION=bf16"
     return "CALIBRATION= (your own prompts) or PRECISION=bf16"
 
 

@@ -240,7 +240,8 @@ def test_the_document_shows_what_a_failed_gate_prints(tmp_path, monkeypatch, cap
     ("change", "text"),
     [
         ({"precision": "int8_sq", "runtime": RuntimeInfo("tensorrt_llm")}, "ALPHA=sweep"),
-        ({"precision": "fp8", "runtime": RuntimeInfo("vllm"), "kv_dtype": "bf16"}, "CALIBRATION="),
+        ({"precision": "fp8", "runtime": RuntimeInfo("vllm"), "kv_dtype": "bf16"}, "PRECISION=int8"),
+        ({"precision": "fp8", "runtime": RuntimeInfo("tensorrt_llm"), "kv_dtype": "bf16"}, "CALIBRATION="),
         ({"precision": "fp8", "runtime": RuntimeInfo("tensorrt_llm"), "kv_dtype": "fp8"}, "KV=bf16"),
         ({"precision": "int8", "runtime": RuntimeInfo("vllm")}, "LLMCOMPRESSOR_PYTHON="),
         ({"precision": "int4"}, "PRECISION=int8"),
