@@ -99,6 +99,11 @@ def _output(name: str) -> Callable[[Any], None]:
     return lambda request: request.outputs.add(name=name)
 
 
+def _classes(request: Any) -> None:
+    """KServe's classification extension; Triton divides by the size of one value, which texts do not have."""
+    request.outputs.add(name="text_output").parameters["classification"].int64_param = 1
+
+
 def _shared_memory(request: Any) -> None:
     request.inputs[0].parameters["shared_memory_region"].string_param = "/etc/passwd"
     request.inputs[0].parameters["shared_memory_byte_size"].int64_param = 64
@@ -216,6 +221,7 @@ ODD: dict[str, Odd] = {
 DEADLY: dict[str, Odd] = {
     "a huge dimension": one("stop_token_ids", "INT32", (1, 2**62), b""),
     "a very negative dimension": one("stop_token_ids", "INT32", (1, -(2**63)), b""),
+    "classes of a text": Odd(change=_classes),
 }
 
 
