@@ -15,12 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-import psutil
 
 from loadtest.aggregate import Lane
 from loadtest.arrivals import shard
 from loadtest.errors import TransportError
-from loadtest.histogram import Histogram
+from loadtest.own_load import OwnLoad
 from loadtest.plan import RunPlan
 from loadtest.record import Outcome, Record
 from loadtest.scenarios.base import Conversation, Request, request_number
@@ -28,7 +27,6 @@ from loadtest.transports import open_transport
 from loadtest.transports.base import Transport
 
 REPORT_S = 1.0
-PROBE_S = 0.02
 PAUSE_AFTER_FAILURE_S = 0.5  # a closed-loop user must not hammer a dead server
 SETTLE_S = 2.0  # greenlets that were told to stop get this long
 
@@ -63,17 +61,14 @@ class LoadWorker:
         self._helpers: list[gevent.Greenlet] = []
         self._done: list[Record] = []
         self._conversations = itertools.count(index, count)
-        self._lag = Histogram()
         self._messages = 0
-        self._process = psutil.Process()
-        self._cpu_before = 0.0
-        self._window: list[tuple[float, float]] = []  # (CPU seconds, clock) at its start and its end
+        self._own_load = OwnLoad(self.now, plan.warmup, plan.end)
         self._stopped = self._on_time = False
 
     def start(self) -> None:
         gc.collect()
         gc.freeze()  # a full collection of what is already here would stop the loop for tens of milliseconds
-        jobs = [self._probe, self._report_forever, self._close_on_time]
+        jobs = [self._own_load.watch, self._report_forever, self._close_on_time]
         jobs += [self._pace] if self.plan.process.is_open else []
         self._helpers = [gevent.spawn(job) for job in jobs]
 
@@ -240,35 +235,6 @@ class LoadWorker:
 
     # --- figures ------------------------------------------------------------------------------------------------
 
-    def _probe(self) -> None:
-        """How late the event loop is within the window. One long stall counts for all the looks that it prevented."""
-        self._sleep_until(0.0)
-        self._cpu_before = self._cpu_seconds()
-        self._sleep_until(self.plan.warmup)
-        self._window.append((self._cpu_seconds(), time.monotonic()))
-        while self.now() < self.plan.end:
-            due = time.monotonic() + PROBE_S
-            gevent.sleep(PROBE_S)
-            late = max(0.0, time.monotonic() - due)
-            self._lag.record(late)
-            for k in range(1, int(late / PROBE_S) + 1):
-                self._lag.record(late - k * PROBE_S)
-        self._window.append((self._cpu_seconds(), time.monotonic()))
-
-    def _cpu_share(self) -> float:
-        """CPU time as a share of one core, over the window so far."""
-        if not self._window:
-            return 0.0
-        (cpu, clock), (cpu_now, clock_now) = (
-            self._window[0],
-            (*self._window[1:], (self._cpu_seconds(), time.monotonic()))[0],
-        )
-        return (cpu_now - cpu) / (clock_now - clock) if clock_now > clock else 0.0
-
-    def _cpu_seconds(self) -> float:
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
-
     def _report_forever(self) -> None:
         gevent.sleep(REPORT_S)
         while not self._stopped:  # a report after the last would take that back
@@ -289,12 +255,7 @@ class LoadWorker:
             "running": len(self._running),
             "lanes": {name: lane.to_wire() for name, lane in lanes.items()},
             "records": [record.to_wire() for record in records],
-            "health": {
-                "cpu": self._cpu_share(),
-                "cpu_s": self._cpu_seconds() - self._cpu_before if self._cpu_before else 0.0,
-                "loop_lag_p99": self._lag.percentile(99) or 0.0,
-                "messages": self._messages,
-            },
+            "health": {**self._own_load.figures(), "messages": self._messages},
         }
 
 
