@@ -17,6 +17,8 @@ from serving.launch.engine import prepare
 from serving.launch.supervisor import Supervisor
 
 FEWEST_FILES = 4096
+# An idle tritonserver has 71 open, a stream adds two or three; with fewer than these it dies without a word that helps.
+TOO_FEW_FILES = 256
 
 
 def main() -> int:
@@ -24,6 +26,7 @@ def main() -> int:
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a locale without "…" still serves
     try:
         config = parse()
+        _allow_files()
         rundir.await_ending()
         check_ports(config)
         config, engine = prepare(config)
@@ -32,7 +35,6 @@ def main() -> int:
             docker.replace_process(config)
         if problem := tracing.obstacle():
             raise LaunchError(problem)
-        _allow_files()
         os.umask(0o077)  # logs, run directory and Triton's shared memory hold what users write
         return Supervisor(config, engine).run()
     except LaunchError as error:
@@ -49,6 +51,11 @@ def main() -> int:
 def _allow_files() -> None:
     """Every stream is a file or two, and a shell's soft limit may be small: use what the hard one allows."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if 0 <= hard < TOO_FEW_FILES:
+        raise LaunchError(
+            f"ulimit -Hn is {hard}: the server needs {TOO_FEW_FILES} open files, and 2 or 3 more for each stream; "
+            f"raise it to {FEWEST_FILES} (ulimit -n, systemd's LimitNOFILE=, docker run --ulimit nofile={FEWEST_FILES})"
+        )
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if 0 <= hard < FEWEST_FILES:  # RLIM_INFINITY is -1
         print(

@@ -154,6 +154,8 @@ def parse(arguments: list[str] | None = None) -> Config:
     args = _parser().parse_args(arguments)
     _check_values(args)
     guard = _guard(args)
+    if args.runtime == "simulated" and args.model:
+        raise LaunchError(f"MODEL={args.model} says nothing to RUNTIME=simulated, which has no model: leave one out")
     default = SIMULATED_ENGINE if args.runtime == "simulated" else engine_of(args.model)
     return Config(
         engine=(args.engine or default).resolve(),
@@ -175,8 +177,16 @@ def parse(arguments: list[str] | None = None) -> Config:
 
 
 def engine_of(model: str) -> Path:
-    """The directory of the engine that ``--model`` names: ``Qwen/Qwen2.5-7B`` is ``engines/qwen2.5-7b``."""
-    return ENGINES / Path(model).name.lower() if model else DEFAULT_ENGINE
+    """The directory of the engine that ``--model`` names: ``Qwen/Qwen2.5-7B`` is ``engines/qwen2.5-7b``.
+
+    Raises ``LaunchError`` for a path without a name."""
+    if not model:
+        return DEFAULT_ENGINE
+    path = Path(model)
+    name = path.resolve().name if path.is_dir() else path.name  # "." and "../" have names too
+    if not name.strip():
+        raise LaunchError(f"MODEL={model} has no name: give a directory, a .gguf file, a hub id, smollm2 or synthetic")
+    return ENGINES / name.lower()
 
 
 def _check_values(args: argparse.Namespace) -> None:

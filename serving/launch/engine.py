@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import shutil
@@ -13,13 +14,15 @@ from pathlib import Path
 from contract import engine_dir, gpus
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
-from contract.model_shape import GIB
+from contract.model_shape import GIB, ModelShape
 from contract.paths import ROOT
 from serving.launch import child
 from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, Config, LaunchError, engine_of
 
 FIRST, WITHOUT_NETWORK = "smollm2", "synthetic"  # what a machine without an engine serves
 BETTER = "for Qwen2.5-7B: make serve MODEL=Qwen/Qwen2.5-7B-Instruct (hub id, local directory or .gguf file)"
+FEWEST_TOKENS = 512  # of a KV cache, or the engine's context: a question and a short answer
+KV_SCALES = 1.125  # an INT8 cache's scales, for heads of 64; other types need less
 CLEAN_SECONDS = 5.0  # how long an interrupted builder may take to remove half-written files
 INTERRUPTED = 130  # the exit code of an interrupted builder
 FAILED = "the engine could not be built (see above)"
@@ -44,7 +47,9 @@ def prepare(config: Config) -> tuple[Config, EngineInfo]:
             f"{config.engine} is an engine for {engine.runtime.name}, RUNTIME={config.runtime} was asked for: leave "
             f"RUNTIME= out, or build one with `make engine RUNTIME={config.runtime} ENGINE=another/directory`"
         )
-    _require_memory(float(config.environment["KV_CACHE_GB"]), engine)
+    gigabytes = float(config.environment["KV_CACHE_GB"])
+    _require_memory(gigabytes, engine)
+    _require_room(gigabytes, engine, exact=config.environment["EXACT"] == "1")
     return config, engine
 
 
@@ -73,6 +78,27 @@ def _require_memory(gigabytes: float, engine: EngineInfo) -> None:
         has, what = min((found.gpu.memory_mib / 1024 for found in gpus.detect()), default=math.inf), "a GPU here has"
     if gigabytes >= has:
         raise LaunchError(f"KV_CACHE_GB={gigabytes:g} is too much: {what} {has:.0f} GiB; give less, or leave it out")
+
+
+def _require_room(gigabytes: float, engine: EngineInfo, *, exact: bool) -> None:
+    """Refuse a KV cache that holds no useful request, before anything loads. In GiB."""
+    if engine.runtime.name == "simulated" or not gigabytes:
+        return
+    try:
+        shape = ModelShape.of(json.loads((engine.path / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return  # a model that only its own runtime knows
+    each = shape.kv_bytes_per_token("fp32" if exact else engine.kv_dtype) * KV_SCALES
+    # vLLM starts only with room for its longest sequence; the others shorten the context to what there is
+    longest = engine.limits.max_seq_len
+    tokens = longest if engine.runtime.name == "vllm" else min(longest, FEWEST_TOKENS)
+    needed = each * tokens / GIB / (engine.gpu.tensor_parallel if engine.gpu else 1)
+    if gigabytes < needed:
+        least = math.ceil(needed * 10_000) / 10_000
+        raise LaunchError(
+            f"KV_CACHE_GB={gigabytes:g} is too little: {tokens} tokens of {engine.model.name} take {least:g}; give "
+            "that or more, or leave it out"
+        )
 
 
 def _named(config: Config) -> Config:

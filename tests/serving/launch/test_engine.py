@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -113,13 +114,30 @@ def test_an_engine_of_an_older_recipe_is_served_with_the_command_that_renews_it(
         assert launch_engine.outdated(fresh) == "" and command not in announcement.text(config, fresh, tmp_path)
 
 
-def test_a_named_model_gets_an_engine_of_its_own(builder: Builder, tmp_path: Path) -> None:
+def test_a_named_model_gets_an_engine_of_its_own(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "default", "smollm2")
     assert served("--model", "synthetic")[0] == "synthetic"
     assert served("--model", "/models/Chat-Q8_0.gguf")[0] == "chat-q8_0.gguf"
     assert served("--model", "/other/Chat-Q8_0.gguf")[1].model.source == "/other/Chat-Q8_0.gguf"
     assert served("--engine", str(tmp_path / "here"), "--model", "smollm2")[0] == "here"
-    assert len(builder.built) == 4
+    monkeypatch.chdir(tmp_path / "here")
+    assert served("--model", ".")[0] == "here"  # which is there already
+    (tmp_path / "checkpoint").mkdir()
+    assert served("--model", "../checkpoint/../checkpoint/")[1].model.source == "../checkpoint/../checkpoint/"
+    assert [out for _, out in builder.built[4:]] == ["here", "checkpoint"]
+
+
+@pytest.mark.parametrize("arguments", [["--model", "/"], ["--model", " "]])
+def test_a_model_without_a_name_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(LaunchError, match=r"^MODEL=.* has no name: give a directory"):
+        parse(arguments)
+
+
+def test_the_simulated_runtime_has_no_model() -> None:
+    with pytest.raises(LaunchError, match="MODEL=smollm2 says nothing to RUNTIME=simulated"):
+        parse(["--runtime", "simulated", "--model", "smollm2"])
 
 
 def test_what_cannot_be_built(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +155,34 @@ def test_a_kv_cache_that_no_memory_holds_is_refused_before_anything_loads(builde
     assert served("--kv-cache-gb", "0.5")[0] == "default"
     with pytest.raises(LaunchError, match=r"KV_CACHE_GB=90000 is too much: this machine has \d+ GiB; give less"):
         served("--kv-cache-gb", "90000")
+
+
+SHAPE = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1,
+         "intermediate_size": 256, "vocab_size": 100, "max_position_embeddings": 8192}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("runtime", "context", "exact", "tokens", "least"),
+    [
+        # 2 layers x (key + value) x 64 values of one byte, and an eighth for scales: 288 bytes for each token
+        ("openvino", 8192, "0", 512, 0.0002),
+        ("openvino", 8192, "1", 512, 0.0006),  # FP32
+        ("openvino", 64, "0", 64, 0.0001),
+        ("vllm", 8192, "0", 8192, 0.0022),  # it starts only with room for its longest sequence
+    ],
+)
+def test_a_kv_cache_that_holds_no_useful_request_is_refused_with_the_least_that_does(
+    builder: Builder, tmp_path: Path, runtime: str, context: int, exact: str, tokens: int, least: float
+) -> None:
+    out = tmp_path / "default"
+    out.mkdir()
+    limits = EngineLimits(context, context - 1)
+    engine_dir.write(EngineInfo(ModelInfo("m", "m"), RuntimeInfo(runtime), "int8", "int8", limits), out)
+    (out / "config.json").write_text(json.dumps(SHAPE))
+    line = f"KV_CACHE_GB=1e-07 is too little: {tokens} tokens of m take {least:g}; give that or more"
+    with pytest.raises(LaunchError, match=line):
+        served("--kv-cache-gb", "0.0000001", "--exact", exact)
+    assert served("--kv-cache-gb", str(least), "--exact", exact)[0] == "default"
 
 
 SLOW_BUILDER = """

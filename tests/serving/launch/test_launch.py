@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from contract.paths import ROOT
 from serving.launch import child, triton
 from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, LaunchError, check_ports, parse
 from serving.launch.logs import error_line, open_private
@@ -201,3 +203,13 @@ def test_the_line_of_tritons_log_that_matters(tmp_path: Path) -> None:
         assert error_line(log, -6).startswith("there is not enough memory")
     log.write_text("E1 Failed to initialize NVML\nI1 terminate called\n")
     assert error_line(log, -11) == "tritonserver was ended by SIGSEGV"
+
+
+def test_too_few_open_files_are_refused_with_what_to_raise() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serving", "--runtime", "simulated"], cwd=ROOT, capture_output=True, text=True,
+        check=False, timeout=60, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+    )  # fmt: skip
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith("serve: ulimit -Hn is 64: the server needs 256 open files") and "4096" in done.stderr
+    assert done.stderr.count("\n") == 1
