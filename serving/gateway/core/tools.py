@@ -70,7 +70,7 @@ class ToolParser:
     @property
     def in_call(self) -> bool:
         """Whether the text so far ends within a call."""
-        return not _is_json("".join(self._arguments)) if self._framing == "named" else self._state == "inside"
+        return not is_json("".join(self._arguments)) if self._framing == "named" else self._state == "inside"
 
     def finish(self, *, cut: bool = False) -> list[Event]:
         """Whatever is still held back, now that no text follows. ``cut``: a length limit or a stop string ended the
@@ -190,7 +190,7 @@ class ToolParser:
         return [Content(kept)] if kept else []
 
 
-def _is_json(text: str) -> bool:
+def is_json(text: str) -> bool:
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -11,7 +11,7 @@ from serving.gateway.core.call_object import CallStart
 from serving.gateway.core.choices import ChoiceUpdate
 from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamRenderer, Usage
-from serving.gateway.core.tools import Content, Event
+from serving.gateway.core.tools import Content, Event, is_json
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.responses_protocol import ResponsesRequest
 from serving.gateway.schema.responses_tools import namespaces
@@ -26,14 +26,6 @@ def usage(used: Usage) -> JsonObject:
         "output_tokens": used.completion, "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": used.prompt + used.completion,
     }  # fmt: skip
-
-
-def _is_json(text: str) -> bool:
-    try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return False
-    return True
 
 
 class Items:
@@ -115,7 +107,7 @@ class Items:
             ]
         else:
             done = {"name": item["name"], "arguments": item["arguments"]}
-            status = "completed" if _is_json(item["arguments"]) else status
+            status = "completed" if is_json(item["arguments"]) else status
             steps.append(("function_call_arguments.done", self._at() | done))
         item["status"] = status
         steps.append(("output_item.done", {"output_index": len(self.done), "item": item}))
