@@ -63,6 +63,9 @@ class ChatStream(StreamRenderer):
         self._unstarted = set(range(plan.choices)) if plan.chat else set()
         options = plan.stream_options
         self._tail = b',"usage":null}\n\n' if options.include_usage else b"}\n\n"
+        # OpenAI's chats end with an event of their own. vLLM's last text brings the finish reason, and its clients of
+        # completions and of usage per chunk count events.
+        self._ends_with_text = options.continuous or not plan.chat
         self._stops: dict[int, str] = {}
         self._prompt_ids: dict[int, Sequence[int]] = {}  # by choice, until its next event; a chat has them once
         if not (plan.names_stop or plan.options.logprobs or plan.token_ids or plan.parser or options.continuous):
@@ -71,6 +74,8 @@ class ChatStream(StreamRenderer):
     def _plain(self, index: int, text: str, finish: str | None) -> bytes:
         """Text without extras; ``b""`` for a partial character."""
         out = self._start(index) if index in self._unstarted and (text or finish) else b""
+        if text and finish and self._ends_with_text:
+            return out + self._event(index, {"text": text}, finish=finish)
         if text:
             out += self._before[index] + orjson.dumps(text) + self._after + self._tail
         return out + self._event(index, {}, finish=finish) if finish else out
@@ -106,11 +111,14 @@ class ChatStream(StreamRenderer):
         out = b""
         if index in self._unstarted and (deltas or update.finish):
             out = self._start(index, _with_usage(used._replace(completion=0)) if counted else None)
-        logprobs = update.logprobs
-        for delta in deltas:
-            out += self._event(index, delta, extras, logprobs, tail=tail)
+        logprobs, finish = update.logprobs, update.finish
+        if finish and not (deltas and self._ends_with_text):
+            deltas = [*deltas, {}]
+        for at, delta in enumerate(deltas, 1):
+            ends = finish if at == len(deltas) else None
+            out += self._event(index, delta, extras if delta else {}, logprobs if delta else None, ends, tail)
             extras, logprobs = {}, None  # they belong to the whole update and go with its first delta
-        return out + self._event(index, {}, finish=update.finish, tail=tail) if update.finish else out
+        return out
 
     def _deltas(self, events: list[Event]) -> list[dict[str, Any]]:
         wanted = (e for e in events if isinstance(e, Content) or not (self._plan.one_call and e.index))
