@@ -181,13 +181,13 @@ def _rates(a: SavedRun, b: SavedRun) -> str:
 
 
 def _page(a: SavedRun, b: SavedRun, rows: list[Row], notes: list[str]) -> str:
-    say, told = words(language()), sentences(language())
+    say, sentence = words(language()), sentences(language())
     charts = [
         Chart(NAMES[metric], "ms (log)", "requests at or below", _cdfs(a, b, metric), log_x=True, y_max=1.0)
         for metric in METRICS
     ]
-    lead = f'<p class="soft">A: {escape(str(a.directory))}; B: {escape(str(b.directory))}. {told(_rates(a, b))}</p>'
-    warnings = "".join(f"<li>{escape(told(note))}</li>" for note in notes)
+    lead = f'<p class="soft">A: {escape(str(a.directory))}; B: {escape(str(b.directory))}. {sentence(_rates(a, b))}</p>'
+    warnings = "".join(f"<li>{escape(sentence(note))}</li>" for note in notes)
     table = page.table([*map(say, HEAD)], [[f"{say(NAMES[r.metric])} {r.statistic}", *_cells(r)] for r in rows])
     parts = [lead, f"<ul>{warnings}</ul>" if notes else "", table, page.charts(charts, say)]
     return page.page("Two load tests compared", parts, language())

@@ -179,9 +179,9 @@ def _write(directory: Path, slo: str, steps: list[RateStep]) -> None:
         "saturates_at": min((s.rate for s in steps if s.saturated and not s.invalid), default=None),
         "steps": [s.summary | {"rate": s.rate, "met": s.met, "saturated": s.saturated} for s in ordered],
     }
-    say, told = words(language()), sentences(language())
-    lead = told(f"limits {slo}; {ordered[0].summary['plan']['duration']:g} s at each rate")
-    found = "; ".join(map(told, conclusion(steps).split("; ")))
+    say, sentence = words(language()), sentences(language())
+    lead = sentence(f"limits {slo}; {ordered[0].summary['plan']['duration']:g} s at each rate")
+    found = "; ".join(map(sentence, conclusion(steps).split("; ")))
     parts = [
         f'<p class="soft">{escape(lead)}</p>',
         f"<p><b>{escape(found)}</b></p>",

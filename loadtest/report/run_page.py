@@ -29,20 +29,20 @@ CHANCE = "the interval holds 0: this run is too short or too noisy to tell the t
 
 
 def run_page(summary: dict[str, Any], items: Sequence[Chart], language: str = "en") -> str:
-    say, told = words(language), sentences(language)
+    say, sentence = words(language), sentences(language)
     sections = [
-        ("Limits", _limits(summary, told)),
+        ("Limits", _limits(summary, sentence)),
         ("Latency, ms", _latency(summary, say)),
         ("What the gateway costs (SSE − gRPC, same run)", _gateway(summary, say)),
         ("Charts", html.charts(items, say)),
         ("Requests and tokens", _counts(summary, say)),
-        ("How it is counted", _formulas(summary, told)),
-        ("The generator", _generator(summary, told)),
+        ("How it is counted", _formulas(summary, sentence)),
+        ("The generator", _generator(summary, sentence)),
         ("The server", _server(summary, say)),
         ("Environment", _environment(summary, say)),
     ]
-    lead = "; ".join(map(told, _lead(summary)))
-    head = [f'<p class="soft">{escape(lead)}</p>', _verdict(summary, told), _cards(summary, say)]
+    lead = "; ".join(map(sentence, _lead(summary)))
+    head = [f'<p class="soft">{escape(lead)}</p>', _verdict(summary, sentence), _cards(summary, say)]
     body = [f"<h2>{escape(say(title))}</h2>{part}" for title, part in sections if part]
     return html.page("Load test of a streaming LLM server", head + body, language)
 
@@ -119,9 +119,9 @@ def _counts(summary: dict[str, Any], say: Say) -> str:
     rows: list[list[Any]] = [[say(n.replace("_", " ")), *(f["counts"][n] for f in lanes.values())] for n in COUNTS]
     rows += [[say(label), *(_short(f[name]) for f in lanes.values())] for name, label in RATES.items()]
     kinds = sorted({kind for f in lanes.values() for kind in f["errors"]})
-    told = {kind: f": {summary['error_examples'][kind]}" for kind in kinds if summary["error_examples"].get(kind)}
+    examples = {kind: f": {summary['error_examples'][kind]}" for kind in kinds if summary["error_examples"].get(kind)}
     rows += [
-        [f"{say('failed')}: {kind}{told.get(kind, '')}", *(f["errors"].get(kind, 0) for f in lanes.values())]
+        [f"{say('failed')}: {kind}{examples.get(kind, '')}", *(f["errors"].get(kind, 0) for f in lanes.values())]
         for kind in kinds
     ]
     return html.table(["", *map(say, lanes)], rows)

@@ -34,12 +34,12 @@ def test_every_sentence_of_a_verdict_has_a_translation() -> None:
 
 
 def test_figures_keep_their_places() -> None:
-    told = sentences("zh")
-    assert told("3 of 40 planned requests were sent: a worker was lost or too slow").startswith(
+    sentence = sentences("zh")
+    assert sentence("3 of 40 planned requests were sent: a worker was lost or too slow").startswith(
         "计划的 40 个请求只发送了 3 个"
     )
-    assert told("ttft p99 is not measured (limit 200 ms)") == "ttft p99 为 没有测到（上限 200 毫秒）"
-    assert told("run B was interrupted: 2.5 of 60 s measured") == "运行 B 被中断：60 秒中测量了 2.5 秒"
-    assert told("something new") == "something new" and sentences("en")("10 ms") == "10 ms"
+    assert sentence("ttft p99 is not measured (limit 200 ms)") == "ttft p99 为 没有测到（上限 200 毫秒）"
+    assert sentence("run B was interrupted: 2.5 of 60 s measured") == "运行 B 被中断：60 秒中测量了 2.5 秒"
+    assert sentence("something new") == "something new" and sentences("en")("10 ms") == "10 ms"
     for english, chinese in CHINESE.items():
         assert english.count("{}") == chinese.count("{}") + sum(f"{{{n}}}" in chinese for n in range(5)), english
