@@ -185,7 +185,7 @@ strategies: $(if $(PYTHON_EXECUTABLE),,setup-dev setup-oracle)  ## five mitigati
 ##@ Test
 
 test: setup-dev  ## the tests, two at a time (ARGS=-n0: one at a time, as -s and --pdb need)
-	@$(PY) -m pytest -n 2 --dist worksteal -m "not oracle and not real and not gpu and not browser and not chaos and not cluster" $(ARGS)
+	@$(PY) -m pytest -n 2 --dist worksteal -m "not oracle and not real and not browser and not chaos and not cluster" $(ARGS)
 
 lint: setup-dev  ## ruff, mypy, and the direction of imports
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-logo
