@@ -108,6 +108,12 @@ def slow_regex(doors: Doors) -> str:
     return prompts(doors, "a", 4, Options(max_tokens=8, guide_type="regex", guide="((a{100}){100}){100}"))
 
 
+def slow_masks(doors: Doors) -> str:
+    """A regular expression just below the bound of a mask's time, followed by many sequences of one request."""
+    guided_by = Options(max_tokens=8, n=32, guide_type="regex", guide="((a{60}){60}){60}")
+    return prompts(doors, "a", 1, guided_by)
+
+
 def wide_schema(doors: Doors) -> str:
     properties = ", ".join(f'"p{i}": {{"type": "string", "enum": ["v{i}"]}}' for i in range(1300))
     guide = f'{{"type": "object", "properties": {{{properties}}}}}'
@@ -286,8 +292,8 @@ def http_long_repeat(doors: Doors) -> str:
 ATTACKS: dict[str, Callable[[Doors], str]] = {
     each.__name__: each
     for each in (
-        stop_words, equals_signs, blanks, dashes, whole_context, many_messages, many_tools, slow_regex, wide_schema,
-        gzip_bomb, many_texts, hand_made_chunks, hand_made_jobs, http_tools, http_messages, http_content_parts,
+        stop_words, equals_signs, blanks, dashes, whole_context, many_messages, many_tools, slow_regex, slow_masks,
+        wide_schema, gzip_bomb, many_texts, hand_made_chunks, hand_made_jobs, http_tools, http_messages, http_content_parts,
         http_logit_bias, http_prompt_ids, http_unknown_fields, http_long_text, http_equals_signs, http_tokenize,
         http_half_sent, http_idle_upgrades, http_slow_readers, http_choices, http_long_repeat,
     )

@@ -22,6 +22,10 @@ from serving.runtimes.openvino.scoring import score
 
 GUIDE = "guided_decoding_guide"  # the field that a grammar's failure is blamed on
 STEP_TOKENS = 128  # longer steps stall the decoders, shorter ones slow prompts down (cpu: 64-128 is best on 2 cores)
+# Processor time of a step's guides together, for which all its sequences wait. Once it is spent, the slow ones that are
+# left wait for the next step; once twice as much is, because some became slow together, the others do too.
+GUIDES_SECONDS = 0.05
+SLOW_SECONDS = 0.001  # of a guide per token; an ordinary one takes a tenth of it
 log = logging.getLogger(__name__)
 
 
@@ -73,7 +77,13 @@ class Engine:
         sampler.resume(resumed)
         self._scheduler.add(
             ScheduledSequence(
-                request, sampler, self._arrivals, prompt + resumed, to_score=to_score, drafter=Drafter(self._draft_cost)
+                request,
+                sampler,
+                self._arrivals,
+                prompt + resumed,
+                to_score=to_score,
+                drafter=Drafter(self._draft_cost),
+                served=self._steps,
             )
         )
 
@@ -89,16 +99,21 @@ class Engine:
             return []
         logits = self._model.forward(chunks)
         self._steps += 1
-        deltas, row = [], 0
-        for chunk in chunks:
-            rows, row = logits[row : row + chunk.rows], row + chunk.rows
+        deltas, guides = [], 0.0
+        for planned, rows in in_turn(chunks, logits):
+            sequence = planned.sequence
+            sampler = sequence.sampler
+            late = sampler.grammar and guides > GUIDES_SECONDS * (1 if is_slow(sampler) else 2)
+            chunk = planned.without_sample() if late and planned.sample else planned
             scores = _scores(chunk, rows)
             self._scheduler.done(chunk)
             if chunk.sample:
                 first, *more = self._sample_all(chunk, rows[-1 - len(chunk.drafts) :])
+                sequence.served = self._steps
+                guides += sampler.guide_seconds if sampler.grammar else 0.0
                 deltas += [first._replace(prompt=scores) if scores else first, *more]
             elif scores:
-                deltas.append(SequenceDelta(chunk.sequence.request.sequence_id, (), 0, prompt=scores))
+                deltas.append(SequenceDelta(sequence.request.sequence_id, (), 0, prompt=scores))
         return deltas
 
     def stats(self) -> RuntimeStats:
@@ -162,6 +177,23 @@ class Engine:
         if made >= sampling.max_tokens or len(sequence.tokens) >= self._max_seq_len:
             return "length", True
         return None, True
+
+
+def in_turn(
+    chunks: Sequence[ScheduledChunk], logits: npt.NDArray[np.float32]
+) -> list[tuple[ScheduledChunk, npt.NDArray[np.float32]]]:
+    """Each chunk with its rows of ``logits``; at the end those with slow guides, of which the one comes first that has
+    waited longest for a token."""
+    found, row = [], 0
+    for chunk in chunks:
+        found.append((chunk, logits[row : row + chunk.rows]))
+        row += chunk.rows
+    return sorted(found, key=lambda pair: pair[0].sequence.served if is_slow(pair[0].sequence.sampler) else -1)
+
+
+def is_slow(sampler: Sampler) -> bool:
+    """Whether its guide takes long for a token."""
+    return sampler.grammar is not None and max(sampler.grammar.seconds, sampler.guide_seconds) > SLOW_SECONDS
 
 
 def _scores(chunk: ScheduledChunk, rows: npt.NDArray[np.float32]) -> PromptPart | None:

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 MASK_SECONDS = 0.05  # processor time for one token's mask: all sequences of the step wait for it
 UNSATISFIABLE = "no text satisfies it, perhaps because a rule or reference leads only to itself; correct it"
+FORGETTING = 0.9  # of a slow mask, with each mask after it
 KEPT = 32  # compiled grammars
 # One Earley item and more per optional property of a schema; 2,000 by default. MASK_SECONDS bounds the time instead.
 LIMITS = LLParserLimits(max_items_in_row=50_000, step_max_items=500_000)
@@ -180,9 +182,10 @@ class Grammars:
         matcher.compute_bitmask()
         if matcher.is_error():
             raise ValueError(_problem(matcher))
-        if time.thread_time() - began > MASK_SECONDS:
+        seconds = time.thread_time() - began
+        if seconds > MASK_SECONDS:
             raise TooSlow
-        return LLGuidanceState(matcher, self.vocab_size, self._tokenizer, self._search)
+        return LLGuidanceState(matcher, self.vocab_size, self._tokenizer, self._search, Pace(seconds))
 
 
 class TooSlow(GrammarError):
@@ -210,17 +213,37 @@ def _problem(matcher: LLMatcher) -> str:
     return UNSATISFIABLE if reason == "NoExtensionBias" else f"the grammar cannot be followed ({reason[:200]})"
 
 
+@dataclass(slots=True)
+class Pace:
+    """What a mask of one guide is likely to take, known to all sequences that follow it: what took the first of them
+    long in a step will take the others as long."""
+
+    seconds: float
+
+    def learn(self, seconds: float) -> None:
+        self.seconds = max(seconds, FORGETTING * self.seconds)
+
+
 class LLGuidanceState:
     """One sequence's place in its grammar; see ``GrammarState``."""
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int, tokenizer: LLTokenizer, search: EndingSearch) -> None:
+    def __init__(
+        self, matcher: LLMatcher, vocab_size: int, tokenizer: LLTokenizer, search: EndingSearch, pace: Pace
+    ) -> None:
         self._matcher, self._tokenizer, self._search = matcher, tokenizer, search
+        self._pace = pace
         self._vocab_size = vocab_size
+
+    @property
+    def seconds(self) -> float:
+        return self._pace.seconds
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         began = time.thread_time()
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        if time.thread_time() - began > MASK_SECONDS:
+        seconds = time.thread_time() - began
+        self._pace.learn(seconds)
+        if seconds > MASK_SECONDS:
             raise TooSlow
         if self._matcher.is_error():
             raise GrammarError(_problem(self._matcher))
@@ -232,7 +255,8 @@ class LLGuidanceState:
             raise GrammarError(failed)
 
     def copy(self) -> LLGuidanceState:
-        return LLGuidanceState(self._matcher.deep_copy(), self._vocab_size, self._tokenizer, self._search)
+        copied = self._matcher.deep_copy()
+        return LLGuidanceState(copied, self._vocab_size, self._tokenizer, self._search, self._pace)
 
     @cached_property
     def _first(self) -> list[int] | None:

@@ -7,7 +7,10 @@ maxima: the k largest entries lie in the k blocks with the largest maxima, and o
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,7 +37,11 @@ class NothingLeft(ValueError):
 
 
 class GrammarState(Protocol):
-    """Where a sequence stands in its grammar. Both methods raise ``GrammarError`` when the grammar engine gives up."""
+    """Where a sequence stands in its grammar. Both methods raise ``GrammarError`` when the grammar engine gives up.
+    ``seconds``: processor time that its next mask is likely to take."""
+
+    @property
+    def seconds(self) -> float: ...
 
     def allowed(self) -> npt.NDArray[np.bool_] | None:
         """A mask over the vocabulary, true for the tokens that may come next; ``None``: all may."""
@@ -61,6 +68,7 @@ class Sampler:
         self.sampling = sampling
         self.grammar, self._ending = grammar, ending
         self.output: list[int] = []
+        self.guide_seconds = 0.0  # processor time that the grammar took for the last token
         self._counts: Counter[int] = Counter()
         self._prompt = frozenset(prompt)
         self._seen = np.fromiter(self._prompt, np.int64)  # prompt and answer, each id once
@@ -86,8 +94,10 @@ class Sampler:
         """Pick the next token; ``row`` [vocab] is changed. Raises ``ValueError`` when no token can be chosen."""
         count = self.sampling.logprobs
         raw = log_probabilities(row, count) if count else None
+        self.guide_seconds = 0.0
         self._constrain(row)
-        token = self._affordable(self._pick(row), len(self.output))
+        with self._timed():
+            token = self._affordable(self._pick(row), len(self.output))
         if raw is None:
             return SampledToken(token)
         total, top = raw
@@ -121,9 +131,18 @@ class Sampler:
             before = len(words) - 1
             if not before or tuple(self.output[-before:]) == words[:-1]:
                 row[words[-1]] = FORBIDDEN
-        allowed = self.grammar.allowed() if self.grammar else None
+        with self._timed():
+            allowed = self.grammar.allowed() if self.grammar else None
         if allowed is not None:
             row[~allowed[: len(row)]] = FORBIDDEN
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            self.guide_seconds += time.thread_time() - began
 
     def _pick(self, row: Row) -> int:
         best = int(row.argmax())

@@ -42,6 +42,7 @@ class ScheduledSequence:
     to_score: int = 0  # positions of the prompt whose successors get a score: all but the last, or none
     scored: int = 0  # how many of them have theirs; a preempted sequence keeps them
     drafter: Drafter = field(default_factory=Drafter)
+    served: int = 0  # the step that it came before, or whose token it got last
 
     @property
     def pending(self) -> int:
@@ -87,6 +88,10 @@ class ScheduledChunk:
     def scores(self) -> int:
         """How many positions at its end, before one that is sampled, get a score."""
         return max(0, min(self.end, self.sequence.to_score) - max(self.start, self.sequence.scored))
+
+    def without_sample(self) -> ScheduledChunk:
+        """The same chunk but for its last token, which is computed again in the next step."""
+        return ScheduledChunk(self.sequence, self.start, self.count - 1)
 
     @property
     def rows(self) -> int:

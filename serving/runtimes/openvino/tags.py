@@ -141,6 +141,9 @@ def triggered(tree: Format) -> dict[str, Format] | None:
 class TagState(Protocol):
     """A place in the grammar of one tag; implemented by ``LLGuidanceState``."""
 
+    @property
+    def seconds(self) -> float: ...
+
     def allowed(self) -> Mask: ...
 
     def accept(self, token: int) -> None: ...
@@ -220,6 +223,10 @@ class TaggedText:
     def copy(self) -> TaggedText:
         """A new sequence's, at its beginning."""
         return TaggedText(self._triggers, self._vocabulary, self._size, once=self._once, optional=self._optional)
+
+    @property
+    def seconds(self) -> float:
+        return self._tag.seconds if self._tag else 0.0
 
     def allowed(self) -> Mask | None:
         if self._tag is not None:

@@ -68,6 +68,8 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> PagedModel:
 class EvenTokens:
     """A grammar: even and odd tokens in turn, ten of them."""
 
+    seconds = 0.0
+
     def __init__(self) -> None:
         self.made = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from serving.gateway.core.guides import LENIENT
 from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.engine import Engine
-from serving.runtimes.openvino.guides import Grammars, grammar_of
+from serving.runtimes.openvino.guides import MASK_SECONDS, Grammars, Pace, grammar_of
 from serving.runtimes.openvino.sampling import GrammarError
 from serving.runtimes.openvino.scheduler import ScheduledChunk
 from tests.byte_tokenizer import byte_tokenizer
@@ -136,7 +137,7 @@ def test_what_cannot_be_enforced_is_refused_by_name(
 class GivesUp:
     """A grammar that takes one token."""
 
-    finished = False
+    seconds, finished = 0.0, False
 
     def __init__(self) -> None:
         self.taken = 0
@@ -164,3 +165,55 @@ def test_a_grammar_that_fails_on_the_way_is_the_requests_fault() -> None:
     problem = from_wire(failed.error)
     assert isinstance(problem, InvalidRequest) and str(problem) == "guided_decoding_guide: it has too many branches"
     assert [delta.finish_reason for delta in deltas if delta.sequence_id == 2] == [None, "length"]
+
+
+class Slow:
+    """A grammar of which each mask but the first ``quick`` ones takes as long as the slowest one that is accepted."""
+
+    finished = False
+
+    def __init__(self, pace: Pace, quick: int = 0) -> None:
+        self._pace, self._quick = pace, quick
+
+    @property
+    def seconds(self) -> float:
+        return self._pace.seconds
+
+    def allowed(self) -> None:
+        self._quick -= 1
+        taken = MASK_SECONDS if self._quick < 0 else 0.0
+        until = time.thread_time() + taken
+        while time.thread_time() < until:
+            pass
+        self._pace.learn(taken)
+
+    def accept(self, token: int) -> None: ...
+
+
+@pytest.mark.parametrize("quick", [0, 2])
+def test_slow_guides_of_many_sequences_take_turns_and_hold_nobody_up(quick: int) -> None:
+    """One request with ``n`` is enough for that; some become slow on the way, all in the same step."""
+    engine, many = Engine(Zeros(), BlockPool(64), 32, 256), range(6)
+    pace = Pace(0.0 if quick else MASK_SECONDS)
+    for number in many:
+        engine.submit(EngineRequest(number, [1, 2, 3], Sampling(4 + quick, temperature=0.0)), Slow(pace, quick))
+    engine.submit(EngineRequest(6, [1, 2, 3], Sampling(12, temperature=0.0)))
+    engine.submit(EngineRequest(7, [1, 2, 3], Sampling(12, temperature=0.0)), Slow(Pace(0.0), 12))
+    served: list[list[int]] = []
+    while engine.busy:
+        began = time.thread_time()
+        served.append([delta.sequence_id for delta in engine.step()])
+        assert time.thread_time() - began < 3 * MASK_SECONDS
+    assert [ids.count(number) for ids in served[:12] for number in (6, 7)] == [1] * 24, "nobody else waits"
+    turns = [number for ids in served for number in ids if number in many]
+    assert sorted(turns) == sorted([*many] * (4 + quick))
+    assert all(sorted(turns[at : at + 6]) == [*many] for at in range(0, len(turns), 6)), "they take turns"
+
+
+def test_a_guides_pace_is_known_before_the_first_mask_and_by_all(tokenizer: tuple[Path, Tokenizer]) -> None:
+    grammars, guide = Grammars(tokenizer[0], 257, [256]), Guide("regex", "[ab]{3,9}")
+    one, other = grammars.start(guide), grammars.start(guide)
+    assert 0 < one.seconds < 1 and one.seconds == other.seconds
+    before = one.seconds
+    one.allowed()
+    assert one.seconds == other.seconds != before
