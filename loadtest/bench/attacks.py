@@ -293,9 +293,9 @@ ATTACKS: dict[str, Callable[[Doors], str]] = {
     each.__name__: each
     for each in (
         stop_words, equals_signs, blanks, dashes, whole_context, many_messages, many_tools, slow_regex, slow_masks,
-        wide_schema, gzip_bomb, many_texts, hand_made_chunks, hand_made_jobs, http_tools, http_messages, http_content_parts,
-        http_logit_bias, http_prompt_ids, http_unknown_fields, http_long_text, http_equals_signs, http_tokenize,
-        http_half_sent, http_idle_upgrades, http_slow_readers, http_choices, http_long_repeat,
+        wide_schema, gzip_bomb, many_texts, hand_made_chunks, hand_made_jobs, http_tools, http_messages,
+        http_content_parts, http_logit_bias, http_prompt_ids, http_unknown_fields, http_long_text, http_equals_signs,
+        http_tokenize, http_half_sent, http_idle_upgrades, http_slow_readers, http_choices, http_long_repeat,
     )
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ import pytest
 
 from build_engine.checkpoint import Checkpoint
 from build_engine.openvino import build as openvino_build
+from build_engine.plan.profiles import with_yarn
 from build_engine.spec import BuildSpec
 from build_engine.synthetic import checkpoint as synthetic
 from contract.errors import InvalidRequest, to_wire
@@ -133,7 +134,7 @@ def test_scores_of_prompts_equal_the_reference(
 def test_yarn_equals_the_reference(checkpoint: Path, tmp_path: Path, prompts: list[list[int]]) -> None:
     scaled = load(checkpoint, tmp_path, "fp32", context=65536)
     reference = Checkpoint(checkpoint)
-    reference.config = openvino_build.context_config(reference.config, 65536)
+    reference.config = with_yarn(reference.config, 65536)
     engine = Engine(scaled, BlockPool(BLOCKS), 8, 256)
     for number, prompt in enumerate(prompts):
         engine.submit(greedy(number, prompt))
