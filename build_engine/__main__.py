@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() handles it: no traceback from an import
@@ -25,6 +26,7 @@ COMMANDS = (
     "build_engine.synthetic.checkpoint",
 )
 INTERRUPTED = 130  # the shell's code for Ctrl-C
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,17 +43,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(arguments)  # the slow imports happen here
     args.command_line = "python -m build_engine " + " ".join(arguments)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return int(args.run(args) or 0)
+        with _interruptible():
+            return int(args.run(args) or 0)
     except OperatorError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"error: {error.filename or args.command}: {error.strerror or error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted: nothing half-built was left behind; run the same command to continue", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print("interrupted: nothing half-built was left behind; run the same command to continue", file=sys.stderr)
+        return interrupt.code if isinstance(interrupt, Interrupted) else INTERRUPTED
     return 1
+
+
+class Interrupted(KeyboardInterrupt):
+    """``code``: what a shell says of a process that the signal ended."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal raise ``Interrupted``, once: another would interrupt the cleaning up.
+
+    A signal that is ignored stays ignored (``nohup``)."""
+
+    def interrupt(number: int, _: object) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    heard = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, interrupt) for each in heard}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler or signal.SIG_DFL)
 
 
 if __name__ == "__main__":

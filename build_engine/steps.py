@@ -6,6 +6,7 @@ looks finished. The name contains a hash of the inputs, so another precision or 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -20,6 +21,7 @@ from pathlib import Path
 from contract.errors import BuildError
 
 STAMP = "finished.json"
+STOP_SECONDS = 15.0  # docker gives a container 10
 log = logging.getLogger(__name__)
 
 
@@ -66,13 +68,28 @@ def seconds(steps: Sequence[Step]) -> float:
     return sum(float(json.loads(step.stamp.read_text(encoding="utf-8"))["seconds"]) for step in steps)
 
 
+def finish(argv: Sequence[str]) -> int:
+    """Run a command to its end; its exit code. An interrupt is passed on first, so that a container stops too.
+
+    Raises ``OSError`` when it cannot be started."""
+    child = subprocess.Popen(argv)
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(STOP_SECONDS)
+        child.kill()
+        raise
+
+
 def _execute(step: Step) -> None:
     if not step.resumes:
         shutil.rmtree(step.output, ignore_errors=True)
     step.output.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     try:
-        code = subprocess.run(step.argv, check=False).returncode
+        code = finish(step.argv)
     except OSError as error:
         raise BuildError(f"step {step.name}: {step.argv[0]} cannot be started ({error.strerror})") from error
     if code:

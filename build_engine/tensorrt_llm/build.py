@@ -126,7 +126,7 @@ def run(recipe: Recipe) -> None:
         log.info("%s is complete; %s", out, NO_GATE)
         return
     log.info("%s is complete; now the accuracy gate\n  %s", out, shlex.join(verify))
-    if subprocess.run(verify, check=False).returncode:
+    if steps.finish(verify):
         raise BuildError(f"{out} failed its accuracy gate (above): it is kept for inspection and will not be served")
 
 
@@ -136,7 +136,7 @@ def _image() -> None:
         return
     command = container.image_command()
     log.info("[image] %s", shlex.join(command))
-    if subprocess.run(command, check=False).returncode:
+    if steps.finish(command):
         raise BuildError(f"the image could not be built: `docker pull {pinned('tensorrt_llm', 'container')}` must work")
 
 

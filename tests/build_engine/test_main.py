@@ -1,0 +1,66 @@
+"""The command line itself: what a signal does to a build."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contract.paths import ROOT
+
+# A command that stages a directory, runs a child, and cleans up slowly: long enough for a second signal.
+SCRIPT = """
+import sys, time, types
+from pathlib import Path
+from build_engine import __main__ as command, staging, steps
+
+def add_parser(sub):
+    sub.add_parser("slow").set_defaults(run=run)
+
+def run(args):
+    def slowly(*_, **__):
+        print("cleaning", flush=True); time.sleep(0.5); remove(*_, **__)
+    remove, staging.shutil.rmtree = staging.shutil.rmtree, slowly
+    with staging.staged(Path(sys.argv[1])):
+        steps.finish([sys.executable, "-c", CHILD, sys.argv[2]])
+
+CHILD = '''
+import signal, sys, time
+from pathlib import Path
+def ended(*_):
+    Path(sys.argv[1]).write_text("told"); sys.exit(0)
+signal.signal(signal.SIGTERM, ended); signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("started", flush=True); time.sleep(60)
+'''
+sys.modules["slow"] = types.SimpleNamespace(add_parser=add_parser)
+command.COMMANDS = ("slow",)
+sys.exit(command.main(["slow"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_an_interrupted_build_cleans_up_whatever_comes_meanwhile(tmp_path: Path, number: signal.Signals) -> None:
+    out, told = tmp_path / "engine", tmp_path / "told"
+    command = [sys.executable, "-c", SCRIPT, str(out), str(told)]
+    build = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert build.stdout is not None and build.stdout.readline() == "started\n"
+    build.send_signal(number)
+    assert build.stdout.readline() == "cleaning\n"
+    build.send_signal(signal.SIGINT)
+    build.send_signal(number)
+    _, errors = build.communicate(timeout=30)
+    assert build.returncode == 128 + number
+    assert errors == "interrupted: nothing half-built was left behind; run the same command to continue\n"
+    assert told.read_text() == "told" and list(tmp_path.iterdir()) == [told]
+
+
+def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
+    script = (
+        "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom build_engine import __main__ as command\n"
+        "with command._interruptible():\n    signal.raise_signal(signal.SIGHUP)\nprint('went on')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "went on\n"
