@@ -3,47 +3,58 @@ computed in the same step as the newest token.
 
 A draft decides nothing. The sequence's own sampler chooses every token from the model's logits, one after the other;
 the step brings more than one token when its choices are the drafts. So penalties, grammars, seeds and stop conditions
-hold as they do without drafts. A step of four rows costs a tenth to a quarter more than one of a single row, whose time
-goes into reading weights and into OpenVINO's per-node work (docs/decisions.md).
+hold as they do without drafts. A step of four rows costs a tenth more than one of a single row, whose time goes into
+reading weights and into OpenVINO's per-node work, and almost half more than a single row in a compiled model of its own
+(docs/decisions.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 DRAFTS = 3  # tokens proposed in a step, always this many: for another row count OpenVINO prepares all its nodes again
 LONGEST = 3  # tokens looked for; then two, then one
 HOPE, MEMORY = 0.2, 0.94  # the mean of drafts accepted per step starts this far above their cost; its decay
-COST = 0.1  # of the extra rows, in steps without drafts: drafting pays if more drafts than this are accepted per step
 TOO_PENALIZED = 1.1  # a repetition_penalty with which hardly a draft was accepted (docs/decisions.md)
 FIRST_PAUSE, LONGEST_PAUSE = 64, 1024  # steps without drafts, after the mean fell below the cost
 
 
+class Terms(NamedTuple):
+    """``cost``: of the extra rows, in steps without drafts: drafting pays if more than this are accepted per step.
+    ``shortest``: the fewest tokens that must match; with 0 there are drafts without any match too."""
+
+    cost: float
+    shortest: int
+
+
+ALWAYS = Terms(0.1, 0)  # one compiled model for every row count, which should not change from step to step
+MATCHED = Terms(0.45, 2)  # a single row has a compiled model of its own, so any step may do without drafts
+
+
 class Drafter:
-    """Drafts for one sequence. Pauses depend on counts and never on time, so a repeated request gets the same answer.
+    """Drafts for one sequence. Pauses depend on counts, never on time, so a repeated request gets the same answer."""
 
-    ``cost``: see ``COST``."""
-
-    def __init__(self, cost: float = COST) -> None:
-        self._cost = cost
+    def __init__(self, terms: Terms = ALWAYS) -> None:
+        self._cost, self._shortest = terms
         self._follower: dict[tuple[int, ...], int] = {}  # where the token after the latest occurrence stands
         self._indexed = 0
-        self._mean = self._start = cost + HOPE
+        self._mean = self._start = self._cost + HOPE
         self._pause = FIRST_PAUSE
         self._left = 0  # steps of the pause
 
     def propose(self, tokens: Sequence[int]) -> tuple[int, ...]:
-        """``DRAFTS`` tokens that may follow ``tokens``, or none while it pauses. One call per step."""
+        """``DRAFTS`` tokens that may follow ``tokens``; none without a match or in a pause. One call per step."""
         if self._left:
             self._left -= 1
             return ()
         self._index(tokens)
         size = len(tokens)
-        for length in range(min(LONGEST, size - 1), 0, -1):
+        for length in range(min(LONGEST, size - 1), max(self._shortest, 1) - 1, -1):
             start = self._follower.get(tuple(tokens[-length:]))
             if start is not None:  # a copy that reaches the end goes on with itself: text that repeats, repeats
                 return tuple(tokens[start + number % (size - start)] for number in range(DRAFTS))
-        return (tokens[-1],) * DRAFTS
+        return () if self._shortest else (tokens[-1],) * DRAFTS
 
     def learn(self, accepted: int) -> None:
         """How many of the last proposal's tokens were chosen."""

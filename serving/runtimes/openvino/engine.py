@@ -14,7 +14,7 @@ from contract.finish import FinishReason
 from contract.prompt_part import PromptPart
 from serving.runtimes.base import EngineRequest, RuntimeStats, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool
-from serving.runtimes.openvino.drafts import COST, Drafter
+from serving.runtimes.openvino.drafts import ALWAYS, Drafter, Terms
 from serving.runtimes.openvino.endings import Ending
 from serving.runtimes.openvino.sampling import GrammarError, GrammarState, NothingLeft, SampledToken, Sampler
 from serving.runtimes.openvino.scheduler import FLAT, ScheduledChunk, ScheduledSequence, Scheduler
@@ -34,8 +34,8 @@ class Model(Protocol):
 
 
 class Engine:
-    """``end_ids`` end a guided answer even when the request ignores them. ``drafts``: speculation for lone streams, and
-    what a step with drafts costs (``drafts.COST``). ``attention_span``: see ``Scheduler``."""
+    """``end_ids`` end a guided answer even when the request ignores them. ``drafts``: speculation for lone streams, on
+    ``draft_terms``. ``attention_span``: see ``Scheduler``."""
 
     def __init__(
         self,
@@ -46,10 +46,10 @@ class Engine:
         end_ids: frozenset[int] = frozenset(),
         step_tokens: int = STEP_TOKENS,
         drafts: bool = False,
-        draft_cost: float = COST,
+        draft_terms: Terms = ALWAYS,
         attention_span: float = FLAT,
     ) -> None:
-        self._draft_cost = draft_cost
+        self._draft_terms = draft_terms
         self._model = model
         self._pool = pool
         self._scheduler = Scheduler(pool, max_streams, step_tokens, drafts, attention_span)
@@ -82,7 +82,7 @@ class Engine:
                 self._arrivals,
                 prompt + resumed,
                 to_score=to_score,
-                drafter=Drafter(self._draft_cost),
+                drafter=Drafter(self._draft_terms),
                 served=self._steps,
             )
         )

@@ -34,7 +34,7 @@ from serving.runtimes.openvino.scheduler import ScheduledChunk
 from serving.runtimes.openvino.settings import (
     cpu_flags,
     crossover,
-    draft_cost,
+    draft_terms,
     has_long_model,
     has_one_row_model,
     properties,
@@ -69,7 +69,7 @@ class PagedModel:
             self._long = self._compile_long(properties(precision, capabilities, flags, threads, prefill=True))
         self._lone: BoundRequest | None = None
         self._wants_lone = has_one_row_model(precision, weight_bytes)
-        self.draft_cost = draft_cost(self._settings, self._wants_lone)
+        self.draft_terms = draft_terms(self._settings, self._wants_lone)
 
     @property
     def block_bytes(self) -> int:

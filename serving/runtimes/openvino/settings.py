@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.model_shape import ModelShape
-from serving.runtimes.openvino.drafts import COST
+from serving.runtimes.openvino.drafts import ALWAYS, MATCHED, Terms
 
 LONG_BYTES = 1 << 30  # weights up to this size are held again for long steps …
 ONE_ROW_BYTES = 1 << 28  # … and up to this size for a stream that decodes alone
@@ -17,7 +17,6 @@ QUANTIZED = ("int8", "int4")
 # Of a multiplication in attention (FP32 over 8-bit KV) as against one with an 8-bit weight. Seen for SmolLM2: a step of
 # 128 tokens takes 43 ms at the beginning of a prompt, 66, 90, 144 and 228 behind 1,000, 2,000, 4,000 and 7,000 tokens.
 ATTENTION_PRICE = 2.0
-LONE_DRAFT_COST = 0.27  # of a step with drafts where one without has a compiled model of its own (docs/decisions.md)
 
 
 def properties(
@@ -72,14 +71,13 @@ def attention_span(shape: ModelShape) -> int:
     return max(1, int(shape.linear_parameters / products / ATTENTION_PRICE))
 
 
-def draft_cost(settings: Mapping[str, Any], one_row: bool) -> float | None:
-    """What a step's drafts must bring to pay, as a share of a step without; ``None``: they never do.
+def draft_terms(settings: Mapping[str, Any], one_row: bool) -> Terms | None:
+    """When a lone stream gets drafts; ``None``: never, because they do not pay.
 
-    Four rows cost little more than one where activations have 8 bits; in FP32 half as much again. With a model for
-    one row the others are slower beside it."""
+    Four rows cost little more than one where activations have 8 bits; in FP32 half as much again."""
     if not settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"]:
         return None
-    return LONE_DRAFT_COST if one_row else COST
+    return MATCHED if one_row else ALWAYS
 
 
 def crossover(short: Mapping[int, float], long: Mapping[int, float]) -> int | None:

@@ -34,7 +34,7 @@ from serving import background
 from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, RuntimeStats, SequenceDelta
 from serving.runtimes.openvino import wire
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
-from serving.runtimes.openvino.drafts import COST
+from serving.runtimes.openvino.drafts import ALWAYS
 from serving.runtimes.openvino.endings import Ending
 from serving.runtimes.openvino.engine import GUIDE, Engine
 from serving.runtimes.openvino.guides import Grammars
@@ -73,13 +73,13 @@ class EngineWorker:
         self.limits = RuntimeLimits(
             context, min(engine.limits.max_input_len, context - 1), model.vocab_size, options.max_streams
         )
-        speculate = options.speculate and model.draft_cost is not None
+        speculate = options.speculate and model.draft_terms is not None
         for drafts in (False, speculate)[: 1 + speculate]:  # lone streams pause drafting where it does not pay
             warm_up(Engine(model, BlockPool(blocks), 2, context, drafts=drafts))
         shape = ModelShape.of(json.loads((engine.path / "config.json").read_text(encoding="utf-8")))
         self._engine = Engine(
             model, BlockPool(blocks), options.max_streams, context, self._grammars.end_ids,
-            drafts=speculate, draft_cost=model.draft_cost or COST, attention_span=attention_span(shape),
+            drafts=speculate, draft_terms=model.draft_terms or ALWAYS, attention_span=attention_span(shape),
         )  # fmt: skip
 
     def run(self) -> None:

@@ -15,7 +15,7 @@ from contract.model_shape import ModelShape
 from contract.sampling import Sampling
 from serving.runtimes.base import EngineRequest, SequenceDelta
 from serving.runtimes.openvino.blocks import BlockPool
-from serving.runtimes.openvino.drafts import DRAFTS, FIRST_PAUSE, Drafter
+from serving.runtimes.openvino.drafts import DRAFTS, FIRST_PAUSE, MATCHED, Drafter
 from serving.runtimes.openvino.engine import Engine
 from serving.runtimes.openvino.model import PagedModel
 
@@ -41,6 +41,14 @@ def test_there_are_always_as_many() -> None:
         assert len(drafter.propose(tokens)) == DRAFTS
         drafter.learn(1)
         tokens += rng.integers(0, 9, rng.integers(1, 4)).tolist()
+
+
+def test_where_a_single_row_is_cheap_there_are_none_without_a_match() -> None:
+    drafter = Drafter(MATCHED)
+    assert drafter.propose([1, 2, 3, 9]) == (), "9 is new"
+    assert drafter.propose([1, 2, 3, 9, 8, 3]) == (), "what follows one token says little"
+    assert drafter.propose([1, 2, 3, 9, 8, 3, 9]) == (8, 3, 9)
+    assert Drafter(MATCHED).propose([4]) == ()
 
 
 def test_it_pauses_where_nothing_is_accepted_and_tries_again() -> None:

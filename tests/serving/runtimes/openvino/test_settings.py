@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from serving.runtimes.openvino.drafts import ALWAYS, MATCHED
 from serving.runtimes.openvino.settings import (
     LONG_BYTES,
     ONE_ROW_BYTES,
     crossover,
-    draft_cost,
+    draft_terms,
     has_long_model,
     has_one_row_model,
     properties,
@@ -44,9 +45,9 @@ def test_another_model_only_where_it_pays() -> None:
 
 def test_drafts_cost_nothing_definite_without_eight_bits() -> None:
     narrow, wide = (properties("int8", [], frozenset({flag})) for flag in ("avx_vnni", "avx2"))
-    assert draft_cost(wide, one_row=True) is None
-    one, other = draft_cost(narrow, one_row=True), draft_cost(narrow, one_row=False)
-    assert one is not None and other is not None and one > other
+    assert draft_terms(wide, one_row=True) is None
+    assert draft_terms(narrow, one_row=True) == MATCHED and draft_terms(narrow, one_row=False) == ALWAYS
+    assert MATCHED.cost > ALWAYS.cost
 
 
 def test_long_steps_begin_where_the_other_model_stays_faster() -> None:
