@@ -14,6 +14,7 @@ from contract.chunks import REPETITION
 from contract.fields import BY_OPTION
 
 _GUIDES = {"json_schema": "guided_json", "regex": "guided_regex", "ebnf_grammar": "guided_grammar"}
+_NEEDS = {"guide": "guide_type", "top_logprobs": "logprobs", "prompt_top_logprobs": "prompt_logprobs"}
 _FINISH: dict[str | None, FinishReason] = {
     "stop": "stop", "length": "length", "tool_calls": "tool_calls", "cancelled": "cancelled", "error": "error",
     "repetition": "repetition",
@@ -30,8 +31,12 @@ def _is_raw(prompt: Prompt) -> bool:
 
 def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[str, Any]:
     """The request's JSON. Raises ``InvalidRequest`` for what the OpenAI API has no field for."""
+    _check_pairs(options)
     out: dict[str, Any] = {"model": model, "stream": stream, "return_token_ids": True}
-    out |= {"prompt" if _is_raw(prompt) else "messages": prompt if isinstance(prompt, str) else list(prompt)}
+    if _is_raw(prompt):
+        out["prompt"] = prompt if isinstance(prompt, str) else list(map(int, prompt))  # type: ignore[arg-type]
+    else:
+        out["messages"] = list(prompt)
     if stream:
         out["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     given = options.given()
@@ -46,17 +51,32 @@ def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[
             raise errors.InvalidRequest("logit_bias", problem)
         out["logit_bias"] = {str(token): bias for token, bias in given.pop("logit_bias").items()}
     if "repetition_detection" in given:
-        values = given.pop("repetition_detection")
+        values = _listed(given.pop("repetition_detection"))
         if len(values) != len(REPETITION):
             problem = f"{len(values)} values; send three: {', '.join(REPETITION)}"
             raise errors.InvalidRequest("repetition_detection", problem)
         out["repetition_detection"] = dict(zip(REPETITION, values, strict=True))
     for name, value in given.items():
-        field = BY_OPTION[name].api_name
-        if not field:
+        field = BY_OPTION[name]
+        if not field.api_name:
             raise errors.InvalidRequest(name, "the OpenAI API has no such field; use the gRPC transport")
-        out[field] = list(value) if isinstance(value, tuple) else value
+        out[field.api_name] = _listed(value) if field.repeated or isinstance(value, tuple) else value
     return out
+
+
+def _listed(value: Any) -> list[Any]:
+    """One value alone is a list of it, as over gRPC."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
+
+
+def _check_pairs(options: Options) -> None:
+    """What the tokenizer step refuses over gRPC, and these fields of OpenAI's could not even say."""
+    for name, needed in _NEEDS.items():
+        if getattr(options, name) and not getattr(options, needed):
+            raise errors.InvalidRequest(name, f"{getattr(options, name)!r:.80} needs {needed}; set both or neither")
+    for name in ("logprobs", "prompt_logprobs"):
+        if getattr(options, name) not in (False, True):
+            raise errors.InvalidRequest(name, f"{getattr(options, name)!r:.80} is not true or false")
 
 
 def _guide(kind: str, guide: str) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from client import AsyncClient, Client, Options, _clients, errors
+from client._openai import body
 
 THREADS = 32
 
@@ -46,6 +49,45 @@ def test_threads_that_start_together_share_one_connection(
 
         used = set(map(id, pool.map(first, range(THREADS))))
     assert len(opened) == len(used) == 1 and closed == opened
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (Options(logprobs=5), "return_log_probs|logprobs"),
+        (Options(prompt_logprobs=2), "return_prompt_log_probs|prompt_logprobs"),
+        (Options(logit_bias=[1]), "logit_bias"),
+        (Options(stop=[object()]), "stop_words|stop"),
+    ],
+)
+def test_both_transports_refuse_the_same(address: str, options: Options, field: str) -> None:
+    with Client(address) as qwen, pytest.raises(errors.InvalidRequest) as refused:
+        qwen.generate("x", options)
+    assert refused.value.field in field.split("|")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(guide="a+"), "guide: 'a+' needs guide_type; set both or neither"),
+        (Options(top_logprobs=3), "top_logprobs: 3 needs logprobs; set both or neither"),
+        (Options(prompt_top_logprobs=3), "prompt_top_logprobs: 3 needs prompt_logprobs; set both or neither"),
+        (Options(guide_type="xml", guide="a"), "guide_type: 'xml' is unknown; docs/fields.md lists them"),
+        (Options(repetition_detection=5), "repetition_detection: 1 values; send three"),
+    ],
+)
+def test_http_loses_no_half_of_a_pair(options: Options, message: str) -> None:
+    """Over gRPC the server refuses these; OpenAI's fields would have dropped them."""
+    with Client("http://127.0.0.1:1") as qwen, pytest.raises(errors.InvalidRequest, match=re.escape(message)):
+        qwen.generate("x", options)
+
+
+def test_one_value_is_a_list_of_it_over_http_too() -> None:
+    sent = body("x", Options(stop="a", bad_words="ab", stop_token_ids=5), model="qwen", stream=False)
+    assert (sent["stop"], sent["bad_words"], sent["stop_token_ids"]) == (["a"], ["ab"], [5])
+    assert body(np.array([3, 4]), Options(), model="qwen", stream=False)["prompt"] == [3, 4]
+    assert isinstance(body(np.array([3, 4]), Options(), model="qwen", stream=False)["prompt"][0], int)
 
 
 LONE = "half a \ud83d"
