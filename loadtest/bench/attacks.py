@@ -109,9 +109,8 @@ def slow_regex(doors: Doors) -> str:
 
 
 def slow_masks(doors: Doors) -> str:
-    """A regular expression just below the bound of a mask's time, followed by many sequences of one request."""
-    guided_by = Options(max_tokens=8, n=32, guide_type="regex", guide="((a{60}){60}){60}")
-    return prompts(doors, "a", 1, guided_by)
+    """A regular expression just below the bound of a mask's time, for 32 sequences."""
+    return prompts(doors, "a", 2, Options(max_tokens=8, n=16, guide_type="regex", guide="((a{60}){60}){60}"))
 
 
 def wide_schema(doors: Doors) -> str:
