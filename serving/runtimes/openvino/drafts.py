@@ -10,36 +10,38 @@ reading weights and into OpenVINO's per-node work, and almost half more than a s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 DRAFTS = 3  # tokens proposed in a step, always this many: for another row count OpenVINO prepares all its nodes again
 LONGEST = 3  # tokens looked for; then two, then one
 HOPE, MEMORY = 0.2, 0.94  # the mean of drafts accepted per step starts this far above their cost; its decay
-TOO_PENALIZED = 1.1  # a repetition_penalty with which hardly a draft was accepted (docs/decisions.md)
 FIRST_PAUSE, LONGEST_PAUSE = 64, 1024  # steps without drafts, after the mean fell below the cost
 
 
 class Terms(NamedTuple):
     """``cost``: of the extra rows, in steps without drafts: drafting pays if more than this are accepted per step.
-    ``shortest``: the fewest tokens that must match; with 0 there are drafts without any match too."""
+    ``shortest``: the fewest tokens that must match; with 0 there are drafts without any match too.
+    ``penalty``: a repetition_penalty from which on there are none."""
 
     cost: float
     shortest: int
+    penalty: float
 
 
-ALWAYS = Terms(0.1, 0)  # one compiled model for every row count, which should not change from step to step
-MATCHED = Terms(0.45, 2)  # a single row has a compiled model of its own, so any step may do without drafts
+ALWAYS = Terms(0.1, 0, 1.1)  # one compiled model for every row count, which should not change from step to step
+MATCHED = Terms(0.45, 2, math.inf)  # a single row has a compiled model of its own, so any step may do without drafts
 
 
 class Drafter:
     """Drafts for one sequence. Pauses depend on counts, never on time, so a repeated request gets the same answer."""
 
     def __init__(self, terms: Terms = ALWAYS) -> None:
-        self._cost, self._shortest = terms
+        self.terms = terms
         self._follower: dict[tuple[int, ...], int] = {}  # where the token after the latest occurrence stands
         self._indexed = 0
-        self._mean = self._start = self._cost + HOPE
+        self._mean = self._start = terms.cost + HOPE
         self._pause = FIRST_PAUSE
         self._left = 0  # steps of the pause
 
@@ -50,16 +52,16 @@ class Drafter:
             return ()
         self._index(tokens)
         size = len(tokens)
-        for length in range(min(LONGEST, size - 1), max(self._shortest, 1) - 1, -1):
+        for length in range(min(LONGEST, size - 1), max(self.terms.shortest, 1) - 1, -1):
             start = self._follower.get(tuple(tokens[-length:]))
             if start is not None:  # a copy that reaches the end goes on with itself: text that repeats, repeats
                 return tuple(tokens[start + number % (size - start)] for number in range(DRAFTS))
-        return () if self._shortest else (tokens[-1],) * DRAFTS
+        return () if self.terms.shortest else (tokens[-1],) * DRAFTS
 
     def learn(self, accepted: int) -> None:
         """How many of the last proposal's tokens were chosen."""
         self._mean = MEMORY * self._mean + (1 - MEMORY) * accepted
-        if self._mean < self._cost:
+        if self._mean < self.terms.cost:
             self._left, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
             self._mean = self._start
         elif self._mean > self._start:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for, digests, salted
-from serving.runtimes.openvino.drafts import TOO_PENALIZED, Drafter
+from serving.runtimes.openvino.drafts import Drafter
 from serving.runtimes.openvino.sampling import Sampler
 
 FLAT = math.inf  # an attention span: tokens cost the same wherever they stand
@@ -177,7 +177,7 @@ class Scheduler:
         """For a sequence that is alone and may repeat itself, where there are blocks for them."""
         if not self._with_drafts or len(self._running) > 1 or self._waiting:
             return ()
-        if sequence.request.sampling.repetition_penalty >= TOO_PENALIZED:
+        if sequence.request.sampling.repetition_penalty >= sequence.drafter.terms.penalty:
             return ()
         drafts = sequence.drafter.propose(sequence.tokens)
         while len(sequence.blocks) < blocks_for(len(sequence.tokens) + len(drafts)):

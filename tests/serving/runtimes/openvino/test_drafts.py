@@ -174,6 +174,18 @@ def test_no_drafts_for_a_stream_that_must_not_repeat_itself(exact: PagedModel) -
     assert engine.stats().generated_tokens == 12 and engine.stats().drafted_tokens == 0
 
 
+def test_drafts_of_a_match_need_no_mild_penalty(exact: PagedModel) -> None:
+    engine = Engine(exact, BlockPool(64), 4, 256, drafts=True, draft_terms=MATCHED)
+    engine.submit(
+        EngineRequest(
+            0, PROMPT + PROMPT[:4], Sampling(2, temperature=0.0, repetition_penalty=1.1, logit_bias=((PROMPT[4], 1e4),))
+        )
+    )
+    while engine.busy:
+        engine.step()
+    assert engine.stats().drafted_tokens > 0
+
+
 def test_no_drafts_where_blocks_run_out(exact: PagedModel) -> None:
     """Two blocks hold the prompt and the answer, but not drafts behind the last tokens."""
     engine = Engine(exact, BlockPool(2), 1, 64, drafts=True)
