@@ -31,7 +31,7 @@ class Terms(NamedTuple):
 
 
 ALWAYS = Terms(0.1, 0, 1.1)  # one compiled model for every row count, which should not change from step to step
-MATCHED = Terms(0.45, 2, math.inf)  # a single row has a compiled model of its own, so any step may do without drafts
+MATCHED = Terms(0.45, 3, math.inf)  # a single row has a compiled model of its own, so any step may do without drafts
 
 
 class Drafter:
