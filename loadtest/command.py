@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loadtest.options import OPTIONS
 from loadtest.plan import RunPlan
+from serving.host.ports import free_ports
 
 LOCUSTFILE = str(Path(__file__).with_name("locustfile.py"))
 
@@ -29,7 +30,9 @@ def locust_command(options: argparse.Namespace) -> list[str]:
     # All users at once: each waits for second 0 by itself, and a ramp would reach into the window.
     command += ["--spawn-rate", str(users), "--loglevel", "WARNING"]
     if options.workers > 1:
-        command += ["--processes", str(options.workers)]
+        port = str(free_ports(1)[0])  # Locust's own is fixed: two runs on one machine would mix their workers
+        command += ["--processes", str(options.workers), "--master-port", port]
+        command += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port]
     command += ["--web-host", "127.0.0.1", "--web-port", str(options.web_port)] if options.ui else ["--headless"]
     for option in OPTIONS:
         value = getattr(options, option.flag[2:].replace("-", "_"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 from loadtest.aggregate import Lane
@@ -14,7 +16,12 @@ NAMES = {
 
 
 def show(text: str) -> None:
-    print(text, flush=True)  # the one place that writes to the terminal
+    """The one place that writes to the terminal. What its encoding lacks is replaced, and nobody need be reading."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
+    except BrokenPipeError:  # `| head`: the run goes on, and its report is written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def milliseconds(value: float | None) -> str:

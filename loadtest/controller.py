@@ -12,7 +12,7 @@ import gevent
 from gevent.event import Event
 from locust.runners import MasterRunner
 
-from loadtest import console, prometheus, scrape
+from loadtest import console, files, prometheus, scrape
 from loadtest.aggregate import Lane, merged
 from loadtest.errors import EXIT_INVALID, EXIT_USAGE, LoadtestError
 from loadtest.plan import RunPlan, plan_from
@@ -162,14 +162,13 @@ class Controller:
         run.complete = complete
         if complete:
             self._last_scrape(run)
-        directory = Path(run.plan.out or f"reports/loadtest-{time.strftime('%Y%m%d-%H%M%S')}")
         summary = summarize(run)
-        self._environment.process_exit_code = summary["verdict"]["exit_code"]
         console.show(console.summary_text(summary))
         try:
+            directory = Path(run.plan.out) if run.plan.out else files.fresh("loadtest")
             write_report(run, summary, directory)
             console.show(f"report: {directory / 'report.html'}")
+            self._environment.process_exit_code = summary["verdict"]["exit_code"]
         except LoadtestError as error:  # the figures above were measured all the same
             sys.stderr.write(f"loadtest: {error}\n")
             self._environment.process_exit_code = EXIT_USAGE
-        sys.stdout.flush()

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from loadtest.errors import LoadtestError
+
+
+def fresh(kind: str) -> Path:
+    """A new directory ``reports/KIND-<time>``, one each for runs that end in the same second. ``LoadtestError``."""
+    name = f"reports/{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        for again in itertools.count(1):
+            path = Path(name if again == 1 else f"{name}-{again}")
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(parents=True)
+                return path
+    except OSError as error:
+        raise LoadtestError(f"out: {name} cannot be made ({error.strerror}): name another directory") from None
+    raise AssertionError("an endless count ended")
 
 
 def write(directory: Path, files: Mapping[str, str]) -> None:

@@ -17,6 +17,11 @@ def notes(total: Lane, plan: RunPlan) -> list[str]:
             f"{waiting} of {c['scheduled']} requests had not ended when the run did, or gave up: the table's E2E "
             "leaves them out, and they miss each limit that they had outlasted"
         )
+    if plan.process.kind == "trace" and (late := sum(t / (plan.rate or 1.0) >= plan.duration for t in plan.load.times)):
+        found.append(
+            f"the trace goes on: {late} of its {len(plan.load.times)} requests come after {plan.duration:g} s; "
+            "a longer DURATION sends them"
+        )
     whole = done - total.histograms["tpot"].count
     if plan.stream and done and c["completion_tokens"] > 2 * done and whole > SHARE * done:
         found.append(

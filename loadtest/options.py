@@ -32,8 +32,8 @@ OPTIONS = (
     RunOption("--slo", "", f"limits, e.g. {slo.EXAMPLE}"),
     RunOption("--seed", "1", "the same seed sends the same requests at the same times"),
     RunOption("--language", "mixed", "prompts: en, zh or mixed"),
-    RunOption("--input-tokens", "", f"prompt length: {lengths.HELP}"),
-    RunOption("--output-tokens", "", f"answer length: {lengths.HELP}"),
+    RunOption("--input-tokens", "", f"what the user says each turn, in tokens: {lengths.HELP}"),
+    RunOption("--output-tokens", "", f"answer length in tokens: {lengths.HELP}"),
     RunOption(
         "--respect-eos",
         "no",

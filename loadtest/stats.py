@@ -66,7 +66,8 @@ def _resampled(values: Array, statistic: Callable[[Array], Array], rng: np.rando
 
 
 def percentile_of_rows(percent: float) -> Callable[[Array], Array]:
-    return lambda rows: np.asarray(np.percentile(rows, percent, axis=1), dtype=np.float64)
+    """Nearest-rank, as every percentile of a report."""
+    return lambda rows: np.asarray(np.percentile(rows, percent, axis=1, method="inverted_cdf"), dtype=np.float64)
 
 
 def mean_of_rows(rows: Array) -> Array:

@@ -158,7 +158,7 @@ def saturation(run: Run) -> dict[str, Any]:
 def _gateway_cost(records: list[Record]) -> dict[str, Any]:
     """SSE minus gRPC at the median and p95, in seconds, with 95 % intervals: what the gateway adds."""
     cost: dict[str, Any] = {}
-    for name in ("ttft", "tpot", "e2e"):
+    for name in ("ttft", "tpot"):  # an answer's time depends on its length, and the two lanes have answers of their own
         grpc, sse = (
             [v for r in records if r.measured and r.transport == lane and (v := r.values()[name]) is not None]
             for lane in ("grpc", "sse")

@@ -11,7 +11,6 @@ import contextlib
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -98,7 +97,7 @@ def sweep(options: argparse.Namespace) -> int:
         )
     check_target(plan)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    directory = Path(options.out or f"reports/sweep-{time.strftime('%Y%m%d-%H%M%S')}")
+    directory = Path(options.out) if options.out else files.fresh("sweep")
 
     steps: list[RateStep] = []
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from loadtest.errors import LoadtestError
 
+NUMBER_TOKENS = 9  # of "[4f0c2d9e1a]": there are few letters to a token
 LANGUAGES = ("en", "zh", "mixed")
 
 
@@ -30,18 +31,20 @@ class Corpus:
 
     def text(self, rng: random.Random, tokens: int) -> str:
         """About ``tokens`` tokens of prose. It opens with a drawn number so that no prefix cache meets it by chance."""
-        wanted = round(tokens * self.chars_per_token)
-        parts = [f"[{rng.getrandbits(40):010x}]"]
-        size = len(parts[0])
-        while size < wanted:
-            parts.append(rng.choice(self.paragraphs))
-            size += len(parts[-1]) + 1
-        return "\n".join(parts)[:wanted] if wanted > len(parts[0]) else parts[0]
+        wanted = round((tokens - NUMBER_TOKENS) * self.chars_per_token)
+        number, prose = f"[{rng.getrandbits(40):010x}]", ""
+        while len(prose) < wanted:
+            prose += f"\n{rng.choice(self.paragraphs)}"
+        return number + prose[: max(0, wanted)]
 
     def pad(self, rng: random.Random, text: str, tokens: int | None) -> str:
-        """``text``, with prose in front of it when ``tokens`` asks for more than it has."""
-        missing = 0 if tokens is None else tokens - round(len(text) / self.chars_per_token)
-        return text if missing <= 0 else f"{self.text(rng, missing)}\n\n{text}"
+        """``text`` with prose in front of it, or cut, as ``tokens`` asks for more than it has or for less."""
+        if tokens is None:
+            return text
+        missing = tokens - round(len(text) / self.chars_per_token)
+        if missing > NUMBER_TOKENS:
+            return f"{self.text(rng, missing)}\n\n{text}"
+        return text[: max(1, round(tokens * self.chars_per_token))]
 
 
 def corpus(language: str, rng: random.Random) -> Corpus:

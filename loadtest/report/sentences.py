@@ -32,6 +32,8 @@ CHINESE = {
     "{} of {} requests had not ended when the run did, or gave up: the table's E2E leaves them out, and they miss each "
     "limit that they had outlasted":
         "{1} 个请求中有 {0} 个在运行结束时尚未完成或已超时：表中的端到端延迟不含它们；凡已超过的限制，均按未达标计",
+    "the trace goes on: {} of its {} requests come after {} s; a longer DURATION sends them":
+        "轨迹未放完：{1} 个请求中有 {0} 个在 {2} 秒之后；加大 DURATION 即可发送",
     "{} of {} answers came in one piece and have no TPOT: something on the way may hold the stream back":
         "{1} 个回答中有 {0} 个一次性到达，没有 TPOT：途中可能有环节缓冲了数据流",
     "the server did not count the tokens of {} answers: each message counts as one":

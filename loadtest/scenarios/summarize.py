@@ -14,7 +14,7 @@ ORDER = {"en": "Summarise the text above in three sentences.", "zh": "请用三�
 
 def document(texts: Corpus, rng: random.Random, tokens: int | None, turn: int) -> str:
     order = ORDER["zh" if texts.chars_per_token < 3 else "en"]
-    return f"{texts.text(rng, tokens or 1)}\n\n{order}"
+    return texts.pad(rng, order, tokens or 1)
 
 
 def create(settings: ScenarioSettings) -> Scenario:

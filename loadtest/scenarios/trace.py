@@ -13,7 +13,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,8 @@ def _seconds(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        return datetime.fromisoformat(text.strip()[:26]).timestamp()  # Azure writes tenths of microseconds
+        when = datetime.fromisoformat(text.strip()[:26])  # Azure writes tenths of microseconds
+        return when.replace(tzinfo=when.tzinfo or timezone.utc).timestamp()  # no summer time in a trace
 
 
 def _line(text: str, where: str, number: int) -> Line:

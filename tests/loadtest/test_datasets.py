@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from loadtest.errors import LoadtestError
 from loadtest.plan import plan_from
+from loadtest.prompts import NUMBER_TOKENS
 from loadtest.scenarios.base import Request, request_number
 
 
@@ -112,7 +114,7 @@ def test_csv_traces_of_the_field(text: str, times: list[float], tmp_path: Path) 
     assert list(plan.schedule()) == pytest.approx(times) and str(plan.process) == "trace"
     requests = [request_number(plan.load, number) for number in range(2)]
     assert [request.max_tokens for request in requests] == [18, 230]
-    assert [round(len(r.messages[0]["content"]) / 4.6) for r in requests] == [472, 1087]
+    assert [round((len(r.messages[0]["content"]) - 12) / 4.88 + NUMBER_TOKENS) for r in requests] == [472, 1087]
 
 
 @pytest.mark.parametrize("options", [{"input_tokens": "9"}, {"output_tokens": "9"}])
@@ -125,12 +127,26 @@ def test_what_a_trace_records_cannot_be_set(options: dict[str, Any], tmp_path: P
 
 def test_prefixes_are_shared_and_long(tmp_path: Path) -> None:
     systems = [request.messages[0]["content"] for request in sent(Path("prefix"), 100, language="en")]
-    assert len(set(systems)) == 8 and {round(len(text) / 4.6) for text in systems} == {1000}
+    assert len(set(systems)) == 8 and {round((len(text) - 12) / 4.88 + NUMBER_TOKENS) for text in systems} == {1000}
     assert len({text[:12] for text in systems}) == 8, "they differ from their start"
     own = tmp_path / "own.toml"
     own.write_text('base = "summarize"\nprefix_tokens = 300\nprefixes = 2\n')
     systems = [request.messages[0]["content"] for request in sent(own, 30, language="en")]
-    assert len(set(systems)) == 2 and {round(len(text) / 4.6) for text in systems} == {300}
+    assert len(set(systems)) == 2 and {round((len(text) - 12) / 4.88 + NUMBER_TOKENS) for text in systems} == {300}
     own.write_text("prefixes = 0\n")
     with pytest.raises(LoadtestError, match="prefixes = 0 must be a number from 1"):
         plan_from({"scenario": str(own)})
+
+
+def test_azures_times_are_in_utc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without an offset in one file; and the night in which local clocks go back an hour."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    trace = tmp_path / "azure.csv"
+    rows = ("2023-11-05 05:59:59.5", "2023-11-05 06:00:00+00:00", "2023-11-05 06:00:00.5000000")
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(f"{row},10,5\n" for row in rows))
+    try:
+        assert plan_from({"scenario": str(trace)}).load.times == (0.0, 0.5, 1.0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,11 +19,13 @@ from hypothesis import strategies as st
 from contract.paths import ROOT
 from loadtest.aggregate import Lane, merged
 from loadtest.errors import LoadtestError
+from loadtest.histogram import Histogram
 from loadtest.plan import plan_from
 from loadtest.record import Record
 from loadtest.report import write_report
 from loadtest.scrape import ServerSeries
 from loadtest.slo import Slo, parse_slo
+from loadtest.stats import percentile_of_rows
 from loadtest.summary import Run, lane_figures, limits, saturation, summarize
 from loadtest.verdict import WorkerHealth, judge
 from loadtest.webui import streaming_rows
@@ -164,6 +167,8 @@ def test_notes_say_what_the_figures_leave_out() -> None:
     assert "1 of 1 answers came in one piece" in told([whole]) and told([whole], stream="no") == ""
     guessed.counted = False
     assert "tokens of 1 answers: each message counts as one" in told([guessed])
+    cut = told([record()], scenario="trace", rate="1", duration="10s")
+    assert "the trace goes on: " in cut and "of its 60 requests come after 10 s" in cut
     short.completion_tokens = 4
     assert "1 of 1 answers were not as long" in told([short]) and told([short], respect_eos="yes") == ""
 
@@ -230,7 +235,7 @@ def test_report_is_complete_valid_and_self_contained(tmp_path: Path) -> None:
     records = [record(k, lane="grpc" if k % 2 else "sse") for k in range(40)]
     summary = reported(run_of(records, transport="both"), tmp_path)
     jsonschema.validate(json.loads((tmp_path / "summary.json").read_text()), SCHEMA)
-    assert set(summary["gateway_cost"]) == {"ttft", "tpot", "e2e"} and summary["server"]["streams_freed"] == 2
+    assert set(summary["gateway_cost"]) == {"ttft", "tpot"} and summary["server"]["streams_freed"] == 2
     html = (tmp_path / "report.html").read_text()
     page = Page(html)
     assert page.tags.count("svg") == 8 and "script" not in page.tags and page.links == []
@@ -272,3 +277,10 @@ def test_streaming_tab_has_rows_per_metric_and_none_in_aggregated() -> None:
     assert "3 running streams" in rows[0]["name"]
     ttft = next(r for r in rows if r["name"] == "grpc TTFT from send")
     assert ttft["count"] == 5 and float(ttft["p50"]) == pytest.approx(100, rel=0.01)
+
+
+def test_percentiles_of_a_comparison_are_those_of_the_report() -> None:
+    values = [float(k) for k in range(1, 24)]
+    for percent in (50, 95):
+        exact = Histogram.of(values).percentile(percent)
+        assert percentile_of_rows(percent)(np.array([values]))[0] == pytest.approx(exact, rel=2e-4) and exact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from loadtest.errors import LoadtestError
 from loadtest.plan import RunPlan, parse_duration, plan_from
-from loadtest.prompts import corpus
+from loadtest.prompts import NUMBER_TOKENS, corpus
 from loadtest.scenarios import SCENARIOS, load_scenario
 from loadtest.scenarios.base import Request, ScenarioSettings, request_number
 
@@ -124,12 +125,11 @@ def test_bad_scenario_file_is_one_line(tmp_path: Path, text: str) -> None:
 
 
 def test_prose_has_about_the_length_asked_for() -> None:
-    import random
-
     for language in ("en", "zh"):
         texts = corpus(language, random.Random(1))
         text = texts.text(random.Random(2), 500)
-        assert len(text) == round(500 * texts.chars_per_token)
+        number, prose = text[:12], text[12:]  # the number has few letters to a token
+        assert len(prose) == round((500 - NUMBER_TOKENS) * texts.chars_per_token) and number[0] + number[-1] == "[]"
         assert text[:20] != texts.text(random.Random(3), 500)[:20]
 
 
@@ -170,3 +170,13 @@ def test_profiles_warm_up_below_their_first_step() -> None:
 )
 def test_durations(text: object, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("name", ["chat", "summarize", "code"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_prompts_are_as_long_as_asked_for(name: str, language: str) -> None:
+    per_token = corpus(language, random.Random(1)).chars_per_token
+    for tokens in (5, 100, 1000):
+        plan = plan_from({"rate": "5", "scenario": name, "language": language, "input_tokens": str(tokens)})
+        lengths = [len(request_number(plan.load, k).messages[-1]["content"]) / per_token for k in range(0, 80, 4)]
+        assert sum(lengths) / 20 == pytest.approx(tokens, abs=10), "the drawn number in front is few letters to a token"
