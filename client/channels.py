@@ -11,6 +11,7 @@ from weakref import WeakSet
 from client.errors import Cancelled
 
 CLOSED = "the client is closed; make a new one"
+CUT_SHORT = "the client was closed before the answer had ended"
 AVOID_SECONDS = 2.0  # a channel that failed is passed over for this long, if there is another
 
 C = TypeVar("C")

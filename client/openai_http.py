@@ -6,7 +6,10 @@ The connection is the request: closing it is how the gateway learns that nobody 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import socket
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import Any
@@ -15,7 +18,7 @@ import httpx
 import orjson
 
 from client import _openai, errors, refusals
-from client.channels import CLOSED
+from client.channels import CLOSED, CUT_SHORT
 from client.request import Ask
 from client.sequences import Order, retry_delay
 from client.sse import Events
@@ -81,6 +84,13 @@ def _fits(value: Any) -> bool:
     return True
 
 
+def _shut(response: httpx.Response) -> None:
+    """Ends a read that another thread waits in; closing the socket would not."""
+    connection = response.extensions["network_stream"].get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
 def refused(response: httpx.Response, data: bytes) -> errors.ClientError:
     try:
         parsed: Any = orjson.loads(data)
@@ -128,12 +138,17 @@ class HttpStream(Iterator[StreamChunk]):
     def __init__(self, http: httpx.Client, target: HttpTarget, new_id: Callable[[], str], ask: Ask) -> None:
         self._http, self._target, self._new_id, self._ask = http, target, new_id, ask
         self.request_id = ""
+        self._left = False  # nobody wants the rest
+        self._response: httpx.Response | None = None  # while its connection is this stream's
+        self._lock = threading.Lock()
         self._chunks = self._run()
 
     def __iter__(self) -> HttpStream:
         return self
 
     def __next__(self) -> StreamChunk:
+        if self._left:
+            raise StopIteration
         return next(self._chunks)
 
     def _run(self) -> Generator[StreamChunk, None, None]:
@@ -145,6 +160,8 @@ class HttpStream(Iterator[StreamChunk]):
                 yield from self._once(reading)
                 return
             except errors.ClientError as error:
+                if self._left:
+                    return
                 delay = retry_delay(error, attempt, self._ask.retry, reading.order.started)
                 if delay is None or not bounds.allow(delay):
                     raise
@@ -153,12 +170,17 @@ class HttpStream(Iterator[StreamChunk]):
     def _once(self, reading: _Reading) -> Iterator[StreamChunk]:
         request = self._target.request(self._http, self._ask, self.request_id, reading.bounds)
         try:
-            response = self._http.send(request, stream=True)
+            self._response = response = self._http.send(request, stream=True)
             try:
-                yield from self._chunks_of(response, request, reading)
+                if not self._left:
+                    yield from self._chunks_of(response, request, reading)
             finally:
+                with self._lock:
+                    self._response = None
                 response.close()
         except httpx.HTTPError as error:
+            if self._http.is_closed:
+                raise errors.Cancelled(CUT_SHORT) from None
             raise self._target.failure(error, self._ask, reading.order.started) from None
         reading.order.ended()
 
@@ -176,8 +198,14 @@ class HttpStream(Iterator[StreamChunk]):
             reading.ready.clear()
 
     def cancel(self) -> None:
-        """Close the connection: the gateway frees the slot."""
-        self._chunks.close()
+        """Close the connection: the gateway frees the slot. From any thread; a reader's iteration then simply ends."""
+        self._left = True
+        try:
+            self._chunks.close()
+        except ValueError:  # another thread reads: it wakes up when the connection is shut, and closes it
+            with self._lock:
+                if self._response is not None:
+                    _shut(self._response)
 
     close = cancel
 
@@ -195,13 +223,23 @@ class AsyncHttpStream(AsyncIterator[StreamChunk]):
         self._http, self._target, self._new_id, self._ask = http, target, new_id, ask
         self.request_id = ""
         self._chunks = self._run()
+        self._left = False  # nobody wants the rest
+        self._step: asyncio.Future[StreamChunk] | None = None  # the reader's wait for the next chunk
         self._closing: asyncio.Task[None] | None = None
 
     def __aiter__(self) -> AsyncHttpStream:
         return self
 
     async def __anext__(self) -> StreamChunk:
-        return await self._chunks.__anext__()
+        if self._left:
+            raise StopAsyncIteration
+        self._step = asyncio.ensure_future(self._chunks.__anext__())
+        try:
+            return await self._step
+        except asyncio.CancelledError:
+            if self._left:  # by ``cancel()``, not with the reader's task
+                raise StopAsyncIteration from None
+            raise
 
     async def _run(self) -> AsyncGenerator[StreamChunk, None]:
         bounds = Bounds(self._ask.timeouts)
@@ -213,6 +251,8 @@ class AsyncHttpStream(AsyncIterator[StreamChunk]):
                     yield chunk
                 return
             except errors.ClientError as error:
+                if self._left:
+                    return
                 delay = retry_delay(error, attempt, self._ask.retry, reading.order.started)
                 if delay is None or not bounds.allow(delay):
                     raise
@@ -228,6 +268,8 @@ class AsyncHttpStream(AsyncIterator[StreamChunk]):
             finally:
                 await response.aclose()
         except httpx.HTTPError as error:
+            if self._http.is_closed:
+                raise errors.Cancelled(CUT_SHORT) from None
             raise self._target.failure(error, self._ask, reading.order.started) from None
         reading.order.ended()
 
@@ -249,10 +291,15 @@ class AsyncHttpStream(AsyncIterator[StreamChunk]):
             reading.ready.clear()
 
     def cancel(self) -> None:
-        """Close the connection soon: the gateway frees the slot."""
+        """Close the connection soon: the gateway frees the slot. A reader's iteration then simply ends."""
+        self._left = True
         self._closing = asyncio.get_running_loop().create_task(self.aclose())
 
     async def aclose(self) -> None:
+        self._left = True
+        if self._step is not None and not self._step.done():
+            self._step.cancel()
+            await asyncio.wait({self._step})
         await self._chunks.aclose()
 
     async def __aenter__(self) -> AsyncHttpStream:

@@ -11,7 +11,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 
 from client import errors, kserve, refusals
-from client.channels import Channels
+from client.channels import CUT_SHORT, Channels
 from client.credentials import Credentials
 from client.sequences import ONE_SEQUENCE, Order, breaks_off, resume_delay, resumed, retry_delay, unresumed
 from client.types import Bounds, Options, Prompt, Retry, StreamChunk, Timeouts
@@ -240,4 +240,4 @@ class RunningRequest:
     def _check_open(self) -> None:
         """At the end of an iteration. Raises ``Cancelled`` when it is none of the answer."""
         if self._client_closed:
-            raise errors.Cancelled("the client was closed before the answer had ended")
+            raise errors.Cancelled(CUT_SHORT)

@@ -1,0 +1,97 @@
+"""Leaving a stream over HTTP while somebody reads it: from another thread, from another task, by closing the client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from client import AsyncClient, Client, errors
+
+PIECE_SECONDS = 0.02
+AT_ONCE = 1.0  # the answer would take 20 s
+
+
+class Slow(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    gone = threading.Event()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        event = json.dumps({"choices": [{"index": 0, "text": "a ", "finish_reason": None}]})
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                self.wfile.write(f"data: {event}\n\n".encode())
+                time.sleep(PIECE_SECONDS)
+        self.gone.set()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def slow() -> Iterator[str]:
+    Slow.gone.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_cancel_from_another_thread_ends_the_loop(slow: str) -> None:
+    with Client(slow) as client:
+        stream = client.stream("x")
+        next(stream)
+        threading.Timer(0.1, stream.cancel).start()
+        start = time.monotonic()
+        assert "".join(chunk.text for chunk in stream).startswith("a ")
+        assert time.monotonic() - start < AT_ONCE and list(stream) == []
+        assert Slow.gone.wait(AT_ONCE)
+
+
+async def test_cancel_from_another_task_ends_the_loop(slow: str) -> None:
+    async with AsyncClient(slow) as client:
+        stream = client.stream("x")
+        await stream.__anext__()
+        asyncio.get_running_loop().call_later(0.1, stream.cancel)
+        start = time.monotonic()
+        assert [chunk.text async for chunk in stream]
+        assert time.monotonic() - start < AT_ONCE and [chunk async for chunk in stream] == []
+    assert await asyncio.to_thread(Slow.gone.wait, AT_ONCE)
+
+
+async def test_a_cancelled_task_is_told(slow: str) -> None:
+    async with AsyncClient(slow) as client:
+        stream = client.stream("x")
+
+        async def read() -> list[str]:
+            return [chunk.text async for chunk in stream]
+
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await asyncio.to_thread(Slow.gone.wait, AT_ONCE)
+
+
+def test_closing_the_client_is_told_to_the_reader(slow: str) -> None:
+    client = Client(slow)
+    stream = client.stream("x")
+    next(stream)
+    client.close()
+    with pytest.raises(errors.Cancelled, match="the client was closed before the answer had ended"):
+        list(stream)
