@@ -86,6 +86,12 @@ async def plan_completion(gateway: Gateway, body: bytes, _: str) -> Planned:
     return await off_loop(len(body), lambda: translate.completion(request, gateway.settings.max_prompts)), request.model
 
 
+async def plan_invocation(gateway: Gateway, body: bytes, owner: str) -> Planned:
+    asked = await off_loop(len(body), lambda: http.read_json(body))
+    plan = plan_completion if isinstance(asked, dict) and "messages" not in asked else plan_chat
+    return await plan(gateway, body, owner)
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """How one endpoint reads its requests and writes its answers; the rest is the same for all."""
@@ -103,6 +109,7 @@ class Endpoint:
 ENDPOINTS = {
     "/v1/chat/completions": Endpoint("chatcmpl-", plan_chat, ChatStream, ChatBody),
     "/v1/completions": Endpoint("cmpl-", plan_completion, ChatStream, ChatBody),
+    "/invocations": Endpoint("inv-", plan_invocation, ChatStream, ChatBody),
     "/v1/responses": Endpoint("resp_", plan_response, ResponsesStream, ResponsesBody),
     "/v1/messages": Endpoint("msg_", plan_message, MessagesStream, MessagesBody, error_body),
 }

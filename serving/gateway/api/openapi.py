@@ -44,6 +44,7 @@ _MESSAGES_ERROR = {
 _POSTS: dict[str, tuple[type[BaseModel], str]] = {
     "/v1/chat/completions": (ChatRequest, "Chat completion; text/event-stream with stream: true"),
     "/v1/completions": (CompletionRequest, "Completion of raw text; text/event-stream with stream: true"),
+    "/invocations": (ChatRequest, "What SageMaker calls: a chat, or with prompt a completion"),
     "/v1/responses": (ResponsesRequest, "Response of a model; typed text/event-stream with stream: true"),
     "/v1/messages": (MessagesRequest, "Anthropic's message; typed text/event-stream with stream: true"),
     "/v1/messages/count_tokens": (CountRequest, "Tokens of a message's prompt"),
@@ -66,7 +67,7 @@ _GETS = {
     "/health/generate": "A real one-token answer",
     "/metrics": "Prometheus text",
 }
-_STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+_STREAMED = ("/invocations", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 
 
 @cache

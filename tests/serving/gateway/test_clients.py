@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from typing import Any
 
@@ -131,6 +132,21 @@ def test_azures_paths(web: httpx.Client, name: str) -> None:
     unknown = web.post("/openai/deployments/gpt-4o/completions", json={"prompt": "SAY x", "model": "qwen"})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
     assert web.post("/openai/deployments/qwen/embeddings", json={"input": "x"}).status_code == 404
+
+
+def test_sagemakers_path(web: httpx.Client) -> None:
+    """Whose containers have ``/ping`` and this; vLLM tells chats and completions apart in the same way."""
+    pairs = [(CHAT, ask("SAY x")), (COMPLETIONS, {"prompt": "SAY x"})]
+    for path, body in pairs:
+        for more in ({}, {"stream": True}):
+            own, its = (_lasting(web.post(there, json={**body, **more}).text) for there in (path, "/invocations"))
+            assert own == its
+    assert web.post("/invocations", json={}).json()["error"]["param"] == "prompt"
+    assert web.post("/invocations", content=b"[").json()["error"]["code"] == "invalid_json"
+
+
+def _lasting(text: str) -> str:
+    return re.sub(r'"(id|created)":("[^"]*"|\d+),', "", text)
 
 
 def test_nothing_redirects(web: httpx.Client) -> None:

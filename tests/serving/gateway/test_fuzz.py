@@ -28,6 +28,7 @@ CHECKS = [not_a_server_error, content_type_conformance, response_schema_conforma
 OPERATIONS = {
     "/v1/chat/completions": "POST",
     "/v1/completions": "POST",
+    "/invocations": "POST",
     "/v1/responses": "POST",
     "/v1/messages": "POST",
     "/v1/messages/count_tokens": "POST",
