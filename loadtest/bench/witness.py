@@ -32,6 +32,7 @@ from loadtest.bench.process import tree
 TICK, LATE = 0.005, 0.010  # seconds: of sleep, and beyond it before a core counts as away
 UNWATCHED = ("loadtest.bench.attacks", "loadtest.bench.witness")  # the first is meant to wait
 SAMPLE, LOOK = 0.05, 2.0  # seconds between two readings, and between two looks for new threads
+REMEMBERED = 5.0  # seconds
 MOST_CORES = 16  # that are watched
 PROC = Path("/proc")
 SAMPLED = '{"at": '  # how a sample begins
@@ -148,8 +149,10 @@ class Witnessed:
                 self.is_real_time = False
 
     def forget(self) -> None:
-        self.away.clear()
-        del self.samples[:-1]
+        """All but the last ``REMEMBERED`` seconds, in which a gap may have begun that ends later."""
+        since = time.monotonic() - REMEMBERED
+        self.away = [span for span in self.away if span[1] > since]
+        self.samples = [sample for sample in self.samples if sample[0] > since]
 
     def between(self, start: float, end: float) -> dict[str, Any]:
         """Milliseconds from ``start`` to ``end`` (``time.monotonic``): ``away``, some core did not run; ``waited``, the

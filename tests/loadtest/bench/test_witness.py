@@ -47,6 +47,15 @@ def test_a_gap_that_no_sample_follows_has_only_the_cores_word() -> None:
     assert Witnessed(away=[(1.0, 2.0)]).between(0.0, 3.0) == {"away": 1000}
 
 
+def test_a_gap_that_began_before_the_row_is_told_too() -> None:
+    now = time.monotonic()
+    seen = Witnessed(away=[(now - 60, now - 59), (now - 1, now - 0.8)])
+    seen.samples = [(at, witness.json.dumps(sample(at, 0.0, 3))) for at in (now - 60, now - 2, now + 1)]
+    seen.forget()
+    assert [at for at, _ in seen.samples] == [now - 2, now + 1]
+    assert seen.between(now - 1.5, now)["away"] == 200 and "waited" in seen.between(now - 1.5, now)
+
+
 def test_a_thread_that_has_no_core_is_seen_waiting() -> None:
     """Two programs that never sleep, on one core."""
     core = min(os.sched_getaffinity(0))
