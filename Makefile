@@ -64,8 +64,8 @@ SERVE_OPTIONS = $(call option,LAME_DUCK,lame-duck) $(call option,DRAIN,drain) $(
   $(call option,ENGINE,engine) $(if $(filter command,$(origin MODEL)),--model "$$MODEL")
 
 serve: $(SETUP)  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
-	@exec $(PY) -m serving --host $(HOST) $(call option,TRITON_HOST,triton-host) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) \
-	  --metrics-port $(METRICS_PORT) --gateway-port $(GATEWAY_PORT) $(SERVE_OPTIONS) $(DOOR)
+	@exec $(PY) -m serving --host "$(HOST)" $(call option,TRITON_HOST,triton-host) --http-port "$(HTTP_PORT)" --grpc-port "$(GRPC_PORT)" \
+	  --metrics-port "$(METRICS_PORT)" --gateway-port "$(GATEWAY_PORT)" $(SERVE_OPTIONS) $(DOOR)
 
 chat: setup  ## talk to the running server in the terminal
 	@$(PY) -m client --address $(if $(findstring :,$(HOST)),[$(HOST)],$(HOST)):$(GRPC_PORT)
@@ -73,7 +73,7 @@ chat: setup  ## talk to the running server in the terminal
 REPLICAS ?= 2
 
 cluster: $(SETUP) setup-router  ## several servers behind one address: REPLICAS=3 here, or REPLICAS=http://a:8080,http://b:8080
-	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host $(HOST) --port $(GATEWAY_PORT) --grpc-port $(GRPC_PORT) $(DOOR) -- \
+	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host "$(HOST)" --port "$(GATEWAY_PORT)" --grpc-port "$(GRPC_PORT)" $(DOOR) -- \
 	  $(SERVE_OPTIONS) $(ARGS)
 
 cluster-roll: setup  ## replace the replicas of the running `make cluster` one by one

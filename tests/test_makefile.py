@@ -71,6 +71,8 @@ def test_an_engine_path_may_have_any_character(target, option):
 
 
 WRONG = [
+    ("serve", "HTTP_PORT=", "--http-port: invalid int value: ''"),
+    ("serve", "HOST=", "HOST= is empty: give an address of this machine, or leave it out"),
     ("engine", "GPU=h999", "GPU 'h999' is not known: choose one of"),
     ("engine", "KV=int3", "--kv: invalid choice: 'int3'"),
     ("engine", "TP=x", "--tp: invalid int value: 'x'"),

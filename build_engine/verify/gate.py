@@ -35,6 +35,7 @@ from contract.versions import read_toml
 
 THRESHOLDS = Path(__file__).parent / "thresholds.toml"
 TARGET_TOKENS = 24  # positions compared per prompt
+LOSSLESS = ("fp32", "bf16")
 ANSWER_TOKENS = 96  # of a free answer, searched for loops
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,11 @@ def run(args: argparse.Namespace) -> int:
     engine = engine_dir.read(args.engine)
     if engine.runtime.name == "simulated":
         raise BuildError(f"{args.engine} is simulated: it has no weights to compare")
+    for option, count in (("--prompts", args.prompts), ("--long", args.long)):
+        if count is not None and count < 0:
+            raise BuildError(f"{option} {count}: give a number of prompts, 0 or more")
+    if args.prompts == args.long == 0:
+        raise BuildError("--prompts 0 --long 0 leaves nothing to compare: give one of them")
     settings = load_settings(engine)
     prompts = shipped_prompts(engine, settings["prompts"], args.prompts, args.long)
     reference = open_reference(engine, args.reference)
@@ -117,6 +123,11 @@ def open_reference(engine: EngineInfo, given: Path | None) -> Scorer:
     path = given or default_reference(engine)
     if (path / "engine.json").is_file():
         other = engine_dir.read(path)
+        if other.path.resolve() == engine.path.resolve():
+            raise BuildError(f"--reference {path} is the engine itself: name what it was made from")
+        if other.precision not in LOSSLESS or other.runtime.name == "simulated":
+            what = other.runtime.name if other.runtime.name == "simulated" else other.precision
+            raise BuildError(f"--reference {path} is {what}: a reference must be unquantized ({', '.join(LOSSLESS)})")
         if other.model.vocab_size != engine.model.vocab_size:
             raise BuildError(f"--reference {path} has another vocabulary than {engine.path}")
         return EngineScorer(other)

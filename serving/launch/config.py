@@ -192,6 +192,9 @@ def engine_of(model: str) -> Path:
 def _check_values(args: argparse.Namespace) -> None:
     for name in ("http_port", "grpc_port", "metrics_port", "gateway_port"):
         _within(name.upper(), getattr(args, name), 0 if name == "gateway_port" else 1, 65535)
+    for name in ("host", "triton_host"):
+        if not getattr(args, name).strip():
+            raise LaunchError(f"{name.upper()}= is empty: give an address of this machine, or leave it out")
     if args.host not in LOCAL and not args.gateway_port:
         raise LaunchError(f"HOST={args.host} is the gateway's, and GATEWAY_PORT=0 starts none; TRITON_HOST is Triton's")
     _within("LAME_DUCK", args.lame_duck, 0, 3600)

@@ -160,6 +160,22 @@ def test_wrong_references_are_one_line(tmp_path, capsys):
         verify.open_reference(engine, None)
     with pytest.raises(BuildError, match="neither an engine nor a checkpoint"):
         verify.open_reference(engine, tmp_path)
+    for other, message in (
+        ({"precision": "int8"}, "other is int8: a reference must be unquantized"),
+        ({"precision": "fp32", "runtime": RuntimeInfo("simulated")}, "other is simulated: a reference must be"),
+        ({"precision": "fp32", "model": ModelInfo("m", "m", vocab_size=VOCAB + 1)}, "other has another vocabulary"),
+    ):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        engine_dir.write(dataclasses.replace(ENGINE, **other), tmp_path / "other")
+        with pytest.raises(BuildError, match=message):
+            verify.open_reference(engine, tmp_path / "other")
+    with pytest.raises(BuildError, match="other is the engine itself: name what it was made from"):
+        verify.open_reference(dataclasses.replace(ENGINE, path=tmp_path / "other"), tmp_path / "other")
+    for sizes, message in ((["--prompts", "-1"], "--prompts -1: give a number"), (["--long", "-2"], "--long -2: give"),
+                           (["--prompts", "0", "--long", "0"], "leaves nothing to compare")):  # fmt: skip
+        engine_dir.write(ENGINE, tmp_path)
+        assert main(["verify", "--engine", str(tmp_path), *sizes]) == 1
+        assert message in capsys.readouterr().err
     simulated = dataclasses.replace(ENGINE, runtime=RuntimeInfo("simulated"))
     engine_dir.write(simulated, tmp_path)
     assert main(["verify", "--engine", str(tmp_path)]) == 1
