@@ -52,6 +52,7 @@ LONGEST = 16  # tokens: a fuzzer's own max_tokens would keep the engine busy for
 WHOLE: dict[str, dict[str, Any]] = {  # good requests; a few generated fields replace or join theirs
     "/v1/chat/completions": {"model": "qwen", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": LONGEST},
     "/v1/completions": {"model": "qwen", "prompt": "Hi", "max_tokens": LONGEST},
+    "/invocations": {"model": "qwen", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": LONGEST},
     "/v1/responses": {"model": "qwen", "input": "Hi", "max_output_tokens": LONGEST},
     "/v1/messages": {"model": "qwen", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": LONGEST},
     "/v1/messages/count_tokens": {"model": "qwen", "messages": [{"role": "user", "content": "Hi"}]},
