@@ -129,8 +129,13 @@ class SyncCall:
         if self._reading:
             self._rpc.cancel()
         else:
-            self._drained = threading.Thread(target=self._drain, name="qwen-client-drain", daemon=True)
-            self._drained.start()
+            drain = threading.Thread(target=self._drain, name="qwen-client-drain", daemon=True)
+            try:
+                drain.start()
+            except RuntimeError:  # Python 3.12.0 and 3.12.1 start no thread once the program ends
+                self._rpc.cancel()
+            else:
+                self._drained = drain
 
     def join(self, seconds: float) -> None:
         """Wait for the end of a call that was left."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from client._call import SyncCall
 
 
@@ -31,3 +33,26 @@ def test_an_interrupted_receive_is_waited_for() -> None:
     rpc = InterruptedRpc()
     SyncCall(rpc, lambda: None).cancel()
     assert rpc.ended.wait(5)
+
+
+def test_where_no_thread_starts_any_more_the_call_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.12.1, from ``atexit`` on."""
+
+    class Rpc:
+        cancelled = False
+
+        def done(self) -> bool:
+            return False
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    rpc = Rpc()
+    call = SyncCall(rpc, lambda _: None)
+    call.cancel()
+    call.join(1)
+    assert rpc.cancelled
