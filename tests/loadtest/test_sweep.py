@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ def test_sweep_stops_at_an_invalid_run_and_at_its_highest_rate() -> None:
 def test_what_a_sweep_measured_before_it_was_ended_is_kept(
     end: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def second_fails(_: object) -> int:
+    def second_fails(process: subprocess.Popen[bytes]) -> int:
+        process.wait()
         directory = tmp_path / "rate-1"
         if (directory / "summary.json").exists():
             raise end
@@ -48,7 +50,7 @@ def test_what_a_sweep_measured_before_it_was_ended_is_kept(
         return 0
 
     monkeypatch.setattr(sweep, "check_target", lambda plan: None)
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    monkeypatch.setattr(sweep, "locust_command", lambda options: [sys.executable, "-c", ""])
     monkeypatch.setattr(sweep, "_finish", second_fails)
     options = parser().parse_args(["sweep", "--slo", "ttft=9s", "--duration", "4s", "--out", str(tmp_path)])
     with pytest.raises((KeyboardInterrupt, LoadtestError)):
