@@ -25,6 +25,7 @@ Ids = npt.NDArray[np.int64]
 FORBIDDEN = np.float32(-np.inf)
 BLOCK = 128  # entries per maximum
 ROUNDING = 0.999  # sums of float32 weights are exact to much less
+SORTED = 1024  # top_k up to this is drawn from in order of size, which is what seeds repeat
 EXPONENTS = 64  # powers of two told apart below the best weight; smaller ones share the last bin
 
 
@@ -176,7 +177,7 @@ def heat(values: Row, best: np.float32, temperature: float) -> Row:
 def candidates(row: Row, best: np.float32, s: Sampling) -> tuple[Ids, Row]:
     """Ids that survive min_p, top_k and top_p, in any order, with their weights."""
     if s.top_k:
-        ids = top(row, s.top_k)
+        ids = top(row, s.top_k) if s.top_k <= SORTED else largest(row, s.top_k)
         weights = heat(row[ids], best, s.temperature)
     else:
         ids, weights = np.arange(len(row)), heat(row, best, s.temperature)
@@ -245,6 +246,16 @@ def top(row: Row, count: int) -> Ids:
         found, values = found[kept], values[kept]
     ordered: Ids = found[np.lexsort((found, -values))]
     return ordered
+
+
+def largest(row: Row, count: int) -> Ids:
+    """The same indices as ``top``'s, in any order: of Qwen's 152,000 logits, 100,000 take 14 ms to sort."""
+    first = max(len(row) - count, 0)
+    border = np.partition(row, first)[first]
+    above = np.flatnonzero(row > border)
+    equal = np.flatnonzero(row == border)[: count - len(above)]
+    found: Ids = np.concatenate([above, equal])
+    return found
 
 
 def log_probabilities(row: Row, count: int) -> tuple[Row, tuple[tuple[int, float], ...]]:

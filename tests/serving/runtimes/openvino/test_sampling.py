@@ -33,6 +33,13 @@ def test_top_is_a_sort(size: int, count: int) -> None:
     assert len(set(found.tolist())) == len(found)
 
 
+@pytest.mark.parametrize(("size", "count"), [(VOCAB, 1), (VOCAB, 100_000), (1000, 999), (5, 5), (5, 9)])
+def test_largest_is_top_in_another_order(size: int, count: int) -> None:
+    values = np.round(row(3, size), 1)
+    expected = np.lexsort((np.arange(size), -values))[:count]
+    assert sorted(sampling.largest(values, count)) == sorted(expected)
+
+
 def test_greedy_is_argmax_and_needs_no_seed() -> None:
     assert tokens(Sampling(8, temperature=0.0, top_k=5, top_p=0.1), 3) == [int(row(5, 64).argmax())] * 3
 
@@ -72,7 +79,7 @@ def reference(values: npt.NDArray[np.float32], s: Sampling) -> npt.NDArray[np.fl
     seed=st.integers(0, 1000),
     size=st.sampled_from([50, 1000, 2048, 152064]),
     temperature=st.floats(0.05, 3),
-    top_k=st.sampled_from([0, 1, 5, 40]),
+    top_k=st.sampled_from([0, 1, 5, 40, 2000, 100_000]),
     top_p=st.sampled_from([1.0, 0.999, 0.8, 0.1]),
     min_p=st.sampled_from([0.0, 0.02, 0.5]),
     scale=st.sampled_from([0.1, 2.0, 6.0]),
