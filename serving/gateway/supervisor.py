@@ -111,10 +111,9 @@ class WorkerSupervisor:
         # one. With several the others take them; in the queue of a dead one they would wait for nothing.
         shared = [self._held.fileno()] if self._settings.processes == 1 else []
         command += map(str, shared)
-        # a session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops the workers in order
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, env=environment, start_new_session=True, pass_fds=shared
-        )
+        # A process group of its own: Ctrl-C in the terminal reaches the supervisor only, which stops the workers in
+        # order. Not a session: see serving.launch.child. Safe, because this process has one thread.
+        return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, preexec_fn=os.setpgrp, pass_fds=shared)
 
     def _watch(self) -> int:
         while not self._signal:

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import time
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -25,17 +24,26 @@ def die_with_parent(number: int = signal.SIGTERM) -> None:
 def start(
     command: list[str], env: dict[str, str], log: IO[bytes], cwd: Path, orphaned: int = signal.SIGTERM
 ) -> subprocess.Popen[bytes]:
-    """Start in a session of its own, so that a terminal's Ctrl-C reaches the launcher alone.
+    """Start in a process group of its own, so that a terminal's Ctrl-C reaches the launcher alone.
+
+    Not in a session of its own: Linux shares the cores between sessions first (sched(7), autogroup). A busy gateway
+    would get as much as Triton, its models and the engine together, and a thread that gives way (``background``) would
+    do so within its own session only.
 
     ``orphaned``: the signal it gets when the launcher was killed."""
+
+    def prepare() -> None:
+        os.setpgrp()
+        die_with_parent(orphaned)
+
     return subprocess.Popen(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, start_new_session=True,
-        preexec_fn=partial(die_with_parent, orphaned),  # safe: the launcher has one thread
+        command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd,
+        preexec_fn=prepare,  # safe: the launcher has one thread
     )  # fmt: skip
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """SIGTERM, wait, then SIGKILL to the whole session. True when it ended by itself."""
+    """SIGTERM, wait, then SIGKILL to the whole process group. True when it ended by itself."""
     segments = worker_segments(process.pid)
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
@@ -44,7 +52,7 @@ def stop(process: subprocess.Popen[bytes], seconds: float) -> bool:
         time.sleep(0.05)
     ended = process.poll() is not None
     with contextlib.suppress(ProcessLookupError):  # all have ended
-        os.killpg(process.pid, signal.SIGKILL)  # stragglers of the session too: stubs, engine workers
+        os.killpg(process.pid, signal.SIGKILL)  # stragglers of the group too: stubs, engine workers
         process.wait()
     for segment in segments:
         segment.unlink(missing_ok=True)
@@ -52,14 +60,14 @@ def stop(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def worker_segments(leader: int) -> set[Path]:
-    """Python's own shared memory that processes of ``leader``'s session map: vLLM's workers leave theirs when killed.
+    """Python's own shared memory that processes of ``leader``'s group map: vLLM's workers leave theirs when killed.
 
     What ``leader`` maps itself is not counted: Triton maps regions there that belong to its clients."""
     found: dict[bool, set[Path]] = {True: set(), False: set()}
     for process in Path("/proc").glob("[0-9]*"):
         pid = int(process.name)
         try:
-            if os.getsid(pid) == leader:
+            if os.getpgid(pid) == leader:
                 found[pid == leader] |= {Path(name) for name in SEGMENT.findall((process / "maps").read_text())}
         except OSError:
             continue  # it has just ended
@@ -89,10 +97,10 @@ def has_dead_child(pid: int) -> bool:
 
 
 def has_stopped(leader: int) -> bool:
-    """A process of ``leader``'s session is stopped by a signal, and will not go on by itself."""
+    """A process of ``leader``'s group is stopped by a signal, and will not go on by itself."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended
-            if _state_and_parent(int(process.name))[0] == "T" and os.getsid(int(process.name)) == leader:
+            if _state_and_parent(int(process.name))[0] == "T" and os.getpgid(int(process.name)) == leader:
                 return True
     return False
 

@@ -32,7 +32,7 @@ from contract.model_shape import ModelShape
 from contract.sampling import Sampling
 from serving import background
 from serving.runtimes.base import EngineRequest, RuntimeLimits, RuntimeOptions, RuntimeStats, SequenceDelta
-from serving.runtimes.openvino import wire
+from serving.runtimes.openvino import timeslice, wire
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool, blocks_for
 from serving.runtimes.openvino.drafts import ALWAYS
 from serving.runtimes.openvino.endings import Ending
@@ -203,6 +203,7 @@ def _grammars(engine: EngineInfo) -> Grammars:
 def main(descriptor: int) -> None:
     logging.basicConfig(level=logging.INFO, format="openvino worker: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal: the parent decides when to end
+    timeslice.shorten()
     connection = Connection(descriptor)
     _, engine, options = connection.recv()
     try:

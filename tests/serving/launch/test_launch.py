@@ -132,8 +132,8 @@ def test_the_engine_that_is_served() -> None:
     assert parse(["--runtime", "simulated", "--engine", "/x"]).engine == Path("/x")
 
 
-def test_a_child_ends_with_its_session(tmp_path: Path) -> None:
-    """The whole session, stubborn grandchildren too."""
+def test_a_child_ends_with_its_group(tmp_path: Path) -> None:
+    """The whole process group, stubborn grandchildren too."""
     code = "import os, signal, subprocess, sys, time; signal.signal(15, signal.SIG_IGN)\n" \
            "p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); time.sleep(600)"  # fmt: skip
     with (tmp_path / "log").open("w+b") as log:
@@ -181,7 +181,7 @@ def test_a_stopped_process_is_seen_until_it_goes_on(tmp_path: Path) -> None:
     assert not child.has_stopped(process.pid) and lasting.seconds(False) == 0
     sleeper.suspend()
     until(lambda: child.has_stopped(process.pid))
-    assert not child.has_stopped(os.getpid()), "another session's"
+    assert not child.has_stopped(os.getpid()), "another group's"
     assert lasting.seconds(True) == 0 and lasting.seconds(True) > 0 and lasting.seconds(False) == 0
     sleeper.resume()
     until(lambda: not child.has_stopped(process.pid))
