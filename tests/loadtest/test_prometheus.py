@@ -31,6 +31,7 @@ def test_a_port_that_speaks_no_http_is_an_os_error() -> None:
 
         def answer() -> None:
             with server.accept()[0] as connection:
+                connection.recv(65536)  # closed with something unread, it would be reset
                 connection.sendall(bytes(9))
 
         threading.Thread(target=answer, daemon=True).start()
