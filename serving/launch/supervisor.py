@@ -86,11 +86,12 @@ class Supervisor:
         while not health.is_ready(self._base):
             self._give_up_if_signalled()
             pid, why = self._triton.pid if self._triton else 0, ""
-            if self._broken() or stubless.seconds(child.has_dead_child(pid)) > STUBLESS_SECONDS:
+            halted = child.has_stopped(pid)  # and then it does not ask for the exit codes of its short-lived children
+            if self._broken() or stubless.seconds(not halted and child.has_dead_child(pid)) > STUBLESS_SECONDS:
                 why = self._why()
                 if (self._exit_code() or 0) >= 0:
                     raise LaunchError(f"Triton did not start: {why} (log: {self._log('triton')})")
-            elif stopped.seconds(child.has_stopped(pid)) > HANG_SECONDS:
+            elif stopped.seconds(halted) > HANG_SECONDS:
                 why = f"a process of Triton's has been stopped for {HANG_SECONDS:.0f} s"
             if why:
                 logs.say(f"starting again: {why}")
