@@ -17,7 +17,8 @@ from client.channels import Channels
 from client.credentials import Credentials, Tls
 from client.grpc_aio import AioChannel, AsyncGrpcStream
 from client.grpc_sync import GrpcStream, SyncChannel
-from client.openai_http import AsyncHttpStream, HttpStream, HttpTarget
+from client.http_target import HttpTarget
+from client.openai_http import AsyncHttpStream, HttpStream
 from client.request import Ask, Metadata
 from client.sequences import Collector, collect, request_ids
 from client.types import Options, Prompt, Result, Retry, Timeouts

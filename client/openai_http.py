@@ -7,81 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from typing import Any
 
 import httpx
 import orjson
 
-from client import _openai, errors, refusals
-from client.channels import CLOSED, CUT_SHORT
+from client import _openai, errors
+from client.channels import CUT_SHORT
+from client.http_target import HttpTarget, refused
 from client.request import Ask
 from client.sequences import Order, retry_delay
 from client.sse import Events
 from client.types import Bounds, StreamChunk
-
-
-class HttpTarget:
-    """Where the gateway is and which model and key to name."""
-
-    def __init__(self, url: str, *, model: str, api_key: str | None) -> None:
-        self.url, self.model = url, model
-        self.headers = {"content-type": "application/json"} | (
-            {"authorization": f"Bearer {api_key}"} if api_key else {}
-        )
-
-    def request(
-        self, http: httpx.Client | httpx.AsyncClient, ask: Ask, request_id: str, bounds: Bounds
-    ) -> httpx.Request:
-        """Raises ``Cancelled`` once the client is closed."""
-        if http.is_closed:
-            raise errors.Cancelled(CLOSED)
-        body = _openai.body(ask.prompt, ask.options, model=self.model, stream=ask.stream)
-        limits = ask.timeouts
-        both = (limits.first_token if ask.stream else None, bounds.left())
-        first = min((s for s in both if s is not None), default=None)
-        return http.build_request(
-            "POST",
-            self.url + _openai.path_of(ask.prompt),
-            content=_json(body),
-            headers=self.headers | {"x-request-id": request_id} | dict(ask.metadata),
-            timeout=httpx.Timeout(first, connect=limits.connect),
-        )
-
-    def failure(self, error: httpx.HTTPError, ask: Ask, started: bool) -> errors.ClientError:
-        limits = ask.timeouts
-        if isinstance(error, httpx.ConnectTimeout):
-            return errors.RequestTimeout("connect", limits.connect or 0.0)
-        if isinstance(error, httpx.TimeoutException):
-            phase, bound = ("between chunks", limits.between_chunks) if started else ("first token", limits.first_token)
-            if not ask.stream:
-                phase, bound = "total", limits.total
-            return errors.RequestTimeout(phase, bound or 0.0)
-        return refusals.unreachable(self.url, str(error) or type(error).__name__)
-
-
-def _json(body: dict[str, Any]) -> bytes:
-    """Raises ``InvalidRequest`` naming the field of ``body`` that JSON in UTF-8 cannot hold."""
-    for name, value in body.items():
-        if isinstance(value, float) and not math.isfinite(value):  # in JSON it becomes null, which means the default
-            raise errors.InvalidRequest(name, f"{value} is out of range; give a finite number")
-    try:
-        return orjson.dumps(body)
-    except TypeError as error:
-        name = next(name for name, value in body.items() if not _fits(value))
-        raise errors.InvalidRequest(name, f"{body[name]!r:.80} cannot be sent as JSON ({error})") from None
-
-
-def _fits(value: Any) -> bool:
-    try:
-        orjson.dumps(value)
-    except TypeError:
-        return False
-    return True
 
 
 def _shut(response: httpx.Response) -> None:
@@ -89,14 +29,6 @@ def _shut(response: httpx.Response) -> None:
     connection = response.extensions["network_stream"].get_extra_info("socket")
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
-
-
-def refused(response: httpx.Response, data: bytes) -> errors.ClientError:
-    try:
-        parsed: Any = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        parsed = data.decode(errors="replace")
-    return _openai.error_of(response.status_code, parsed, response.headers.get("retry-after"))
 
 
 class _Reading:

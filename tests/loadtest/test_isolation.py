@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from contract.paths import ROOT
-from loadtest.bench import attacks
+from loadtest.bench import attacks, gateway_attacks
+from loadtest.bench.doors import Doors
 from loadtest.bench.isolation import CLOSES, DOCUMENT, OPENS, broken, document, growth
 from serving.gateway.settings import GatewaySettings
 
@@ -51,14 +52,14 @@ def test_attacks_stay_within_the_gateways_bound_of_a_body(monkeypatch: pytest.Mo
     """Larger ones would be refused by their length alone."""
     sizes: dict[str, int] = {}
 
-    def post(doors: attacks.Doors, path: str, body: str, count: int = 2) -> str:
+    def post(doors: Doors, path: str, body: str, count: int = 2) -> str:
         sizes[path] = max(sizes.get(path, 0), len(body))
         return "ok"
 
-    monkeypatch.setattr(attacks, "posts", post)
-    for name, attack in attacks.ATTACKS.items():
-        if name.startswith("http_") and attacks.held.__name__ not in attack.__code__.co_names:
-            attack(attacks.Doors(1, 1))
+    monkeypatch.setattr(gateway_attacks, "posts", post)
+    for attack in gateway_attacks.ALL:
+        if gateway_attacks.held.__name__ not in attack.__code__.co_names:
+            attack(Doors(1, 1))
     assert set(sizes) == {"/v1/chat/completions", "/v1/completions", "/tokenize"}
     assert min(sizes.values()) > 2**20 and max(sizes.values()) <= GatewaySettings().max_body_bytes
 
@@ -69,4 +70,4 @@ def test_the_matrix_names_every_attack() -> None:
 
 
 def test_held_connections_ask_for_what_the_gateway_has() -> None:
-    assert (ROOT / f"serving/gateway{attacks.LARGE_FILE}").stat().st_size > 2**18
+    assert (ROOT / f"serving/gateway{gateway_attacks.LARGE_FILE}").stat().st_size > 2**18

@@ -168,7 +168,7 @@ class Shared(BaseModel):
     )
     min_tokens: int | None = note("no stop before this many tokens; where the engine has it")
     stop: str | list[str] | None = note("matched on text, across tokens; up to 64", openai=True)
-    stop_token_ids: list[int] | None = note("up to 64")
+    stop_token_ids: list[int] | None = note("up to 64; one that ends an answer is not named in `stop_reason`")
     include_stop_str_in_output: bool | None = note("the stop string stays at the end of the text")
     bad_words: list[str] | None = note(
         "never generated in their usual tokens, nor with a space in front; up to 64; where the engine has it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shlex
 import sys
@@ -15,7 +14,7 @@ from build_engine import steps
 from build_engine.__main__ import main
 from build_engine.plan.model import DEFAULT_MODEL, load_config
 from build_engine.spec import BuildSpec
-from build_engine.steps import STAMP, Step
+from build_engine.steps import STAMP
 from build_engine.tensorrt_llm import build as tensorrt_llm_build
 from build_engine.tensorrt_llm.recipe import Recipe
 from contract import engine_dir, gpus
@@ -175,51 +174,6 @@ def test_a_machine_that_cannot_build_is_told_before_anything_starts(tmp_path, ca
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- steps
-
-
-def python(code: str) -> tuple[str, ...]:
-    return (sys.executable, "-c", code)
-
-
-def writes(output: Path, name: str = "a", then: str = "") -> Step:
-    return Step(name, python(f"open({str(output / name)!r}, 'a').write('x'); {then}"), output)
-
-
-def test_a_finished_step_is_not_repeated(tmp_path):
-    step = writes(tmp_path / "one")
-    steps.run([step])
-    steps.run([step])
-    assert (tmp_path / "one" / "a").read_text() == "x"
-    assert json.loads(step.stamp.read_text())["command"] == list(step.argv)
-    assert steps.seconds([step]) >= 0
-
-
-def test_an_interrupted_step_leaves_nothing_that_looks_finished_and_starts_afresh(tmp_path):
-    output = tmp_path / "one"
-    with pytest.raises(BuildError, match="exit code 3"):
-        steps.run([writes(output, then="raise SystemExit(3)"), writes(tmp_path / "two")])
-    assert (output / "a").exists() and not (output / STAMP).exists() and not (tmp_path / "two").exists()
-    steps.run([writes(output)])
-    assert (output / "a").read_text() == "x" and (output / STAMP).exists()
-
-
-def test_a_download_goes_on_where_it_stopped(tmp_path):
-    output = tmp_path / "one"
-    step = dataclasses.replace(writes(output, then="raise SystemExit(1)"), resumes=True)
-    with pytest.raises(BuildError):
-        steps.run([step])
-    steps.run([dataclasses.replace(writes(output), resumes=True)])
-    assert (output / "a").read_text() == "xx"
-
-
-def test_a_step_that_writes_nothing_or_cannot_start_has_failed(tmp_path):
-    with pytest.raises(BuildError, match="wrote nothing to"):
-        steps.run([Step("nothing", python("pass"), tmp_path / "one")])
-    with pytest.raises(BuildError, match="cannot be started"):
-        steps.run([Step("missing", ("/no/such/tool",), tmp_path / "two")])
-
-
 # ---- the engine directory
 
 
@@ -307,7 +261,7 @@ def test_a_failed_gate_fails_the_build_and_keeps_the_directory(checkpoint, tmp_p
     monkeypatch.setattr(tensorrt_llm_build, "_image", lambda: None)
     monkeypatch.setattr(steps, "run", lambda _: ["quantize", "build"])
     monkeypatch.setattr(steps, "seconds", lambda _: 12.0)
-    monkeypatch.setattr(Recipe, "verify_argv", lambda *_: python("raise SystemExit(1)"))
+    monkeypatch.setattr(Recipe, "verify_argv", lambda *_: (sys.executable, "-c", "raise SystemExit(1)"))
     with pytest.raises(BuildError, match="failed its accuracy gate"):
         tensorrt_llm_build.run(made)
     assert engine_dir.read(out).build.commands[:2] == ["quantize", "build"]
