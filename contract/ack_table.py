@@ -1,10 +1,12 @@
 """The ack table: a small shared-memory table through which the detokenizer answers the engine.
 
 The ensemble gives the detokenizer no way back to the engine, so both map the same file in the private run directory.
-One record of two 64-bit words per slot; a running sequence owns one slot:
+One record of four 64-bit words per slot; a running sequence owns one slot:
 
-    acked   generation << 32 | seq    the last chunk of this sequence that the detokenizer has processed
+    acked   generation << 32 | seq    the last chunk of this sequence whose text the detokenizer has sent
     stop    generation                a stop string was found: the engine may abort the sequence
+    reader  generation << 32 | n      the detokenizer's process that answers this sequence, or ``CLOSED``
+    visit   generation << 32 | n      the last visit that came through Triton: the client was still there
 
 Only the detokenizer writes these records, and each word in a single store, so no lock is needed. A word carries the
 generation it was written for. The engine gives every sequence a new generation, so a late write for a slot's previous
@@ -21,8 +23,10 @@ MAGIC = 0x71776E5F61636B73  # "qwn_acks"
 FILE_NAME = "ack_table"  # in the run directory
 BEAT_SECONDS = 0.05  # between two heartbeats of the detokenizer
 HEADER_WORDS = 8  # magic, slots, heartbeat count, open sequences, closing; two unused, stalled
-WORDS_PER_SLOT = 2
+WORDS_PER_SLOT = 4
+ACKED, STOP, READER, VISIT = range(WORDS_PER_SLOT)
 REFUSE, END = 1, 2  # of ``AckTable.closing``
+CLOSED = 2**32 - 1  # for a reader: the answer has ended
 MAX_GENERATION = 2**31 - 1  # travels in INT32 tensors
 
 
@@ -48,17 +52,44 @@ class AckTable:
         return cls(path)
 
     def ack(self, slot: int, generation: int, seq: int) -> None:
-        self._words[HEADER_WORDS + WORDS_PER_SLOT * slot] = generation << 32 | seq
+        self._write(slot, ACKED, generation, seq)
 
     def acked(self, slot: int, generation: int, seq: int) -> bool:
-        """Whether the detokenizer has processed chunk ``seq`` of this sequence."""
+        """Whether the detokenizer has sent the text of chunk ``seq`` of this sequence."""
         return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot] == generation << 32 | seq
 
     def stop(self, slot: int, generation: int) -> None:
-        self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + 1] = generation
+        self._write(slot, STOP, 0, generation)
 
     def stopped(self, slot: int, generation: int) -> bool:
-        return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + 1] == generation
+        return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + STOP] == generation
+
+    def read_by(self, slot: int, generation: int, reader: int) -> None:
+        """The detokenizer's process ``reader`` answers this sequence from now on."""
+        self._write(slot, READER, generation, reader)
+
+    def reader(self, slot: int, generation: int) -> int | None:
+        """Which process answers this sequence; ``None`` before its first chunk has arrived at one, or ``CLOSED``."""
+        owner, reader = divmod(self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + READER], 1 << 32)
+        return reader if owner == generation else None
+
+    def close_answer(self, slot: int, generation: int) -> None:
+        """The last response of this sequence has been sent."""
+        self._write(slot, READER, generation, CLOSED)
+
+    def owner(self, slot: int) -> int:
+        """The generation of the slot's last sequence whose first chunk arrived; 0: none has yet."""
+        return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + READER] >> 32
+
+    def visit(self, slot: int, generation: int, number: int) -> None:
+        self._write(slot, VISIT, generation, number)
+
+    def visited(self, slot: int, generation: int, number: int) -> bool:
+        """Whether visit ``number`` of this sequence has come through Triton."""
+        return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + VISIT] == generation << 32 | number
+
+    def _write(self, slot: int, word: int, generation: int, number: int) -> None:
+        self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + word] = generation << 32 | number
 
     def beat(self) -> None:
         """Show that the detokenizer is alive and gets CPU time: else a starved host would look like a gone client."""

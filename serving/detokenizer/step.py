@@ -1,6 +1,6 @@
 """The detokenizer step without Triton: chunks of token ids in, the same chunks with their text out.
 
-It keeps one state per running sequence. Triton calls it from one thread; its heartbeat has another.
+It keeps one state per running sequence. Several threads may call it, never two for one sequence at a time.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class _State:
 class Detokenizer:
     """Stateful per (slot, generation). A slot's new owner replaces what a vanished client left behind."""
 
-    def __init__(self, token_bytes: TokenBytes, open_ack_table: Callable[[], AckTable]) -> None:
+    def __init__(self, token_bytes: TokenBytes, open_ack_table: Callable[[], AckTable], reader: int = 0) -> None:
+        """``reader``: this process's number among the detokenizer's processes."""
         self._token_bytes = token_bytes
-        self._open_ack_table = open_ack_table
+        self._open_ack_table, self._reader = open_ack_table, reader
         self._ack_table: AckTable | None = None
         self._states: dict[int, _State] = {}
-        self._owners: dict[int, int] = {}  # slot -> generation of its last owner
 
     @property
     def ack_table(self) -> AckTable:
@@ -46,19 +46,20 @@ class Detokenizer:
             self._ack_table = self._open_ack_table()
         return self._ack_table
 
-    def beat(self) -> None:
-        """Tell the engine that this process lives."""
-        self.ack_table.beat()
-
     def process(self, words: IntArray) -> list[Chunk]:
-        """All chunks of one response, in order, with their text; acknowledges each.
-
-        Call in the order in which the responses arrived. Ids and log probabilities end where a stop string ended."""
+        """All chunks of one response, in order, with their text. Ids and log probabilities end where a stop string
+        ended. A chunk without a slot or number belongs to no answer and stays as it is."""
         chunks = list(unpack(words))
         for chunk in chunks:
-            if chunk.slot >= 0:
+            if chunk.slot >= 0 and chunk.seq:
                 self._complete(chunk)
         return chunks
+
+    def forget(self, slot: int, generation: int) -> None:
+        """The sequence has ended without a last chunk."""
+        state = self._states.get(slot)
+        if state is not None and state.generation == generation:
+            del self._states[slot]
 
     def _complete(self, chunk: Chunk) -> None:
         state = self._states.get(chunk.slot)
@@ -75,7 +76,6 @@ class Detokenizer:
             chunk.options = state.options
         state.seq = chunk.seq
         self._decode(state, chunk)
-        self.ack_table.ack(chunk.slot, chunk.generation, chunk.seq)  # after the stop mark: the engine reads that after
         if chunk.log_probs:
             state.cum_log_prob += sum(chunk.log_probs)
         chunk.cum_log_prob = state.cum_log_prob
@@ -89,12 +89,12 @@ class Detokenizer:
 
     def _check_owner(self, chunk: Chunk) -> None:
         """A slot's owners come in the order of their generations, so an old chunk that is sent again is refused."""
-        before = self._owners.get(chunk.slot, 0)
-        if chunk.seq != 1 or not 0 < (chunk.generation - before) % MAX_GENERATION < MAX_GENERATION // 2:
-            raise ValueError(f"chunk {chunk.seq} of slot {chunk.slot} is not its next owner's first one")
         if chunk.slot >= self.ack_table.slots:
             raise ValueError(f"slot {chunk.slot} of {self.ack_table.slots}")
-        self._owners[chunk.slot] = chunk.generation
+        before = self.ack_table.owner(chunk.slot)
+        if chunk.seq != 1 or not 0 < (chunk.generation - before) % MAX_GENERATION < MAX_GENERATION // 2:
+            raise ValueError(f"chunk {chunk.seq} of slot {chunk.slot} is not its next owner's first one")
+        self.ack_table.read_by(chunk.slot, chunk.generation, self._reader)
 
     def _replay(self, state: _State, chunk: Chunk) -> None:
         """What the caller has is not sent again, but half a character or half a stop string may be completed."""

@@ -30,7 +30,6 @@ CANARY_SECONDS = 120.0
 STUBLESS_SECONDS = 1.0
 FAREWELL_SECONDS = 2.0  # for a last event of every open stream, after a second signal
 UNLOAD_SECONDS = 3.0  # from the last stream's end to a killed Triton: engines close their workers in this time
-MODELS = ("tokenizer", "engine", "detokenizer")
 LOGS = ROOT / ".run"
 
 
@@ -217,16 +216,19 @@ class Supervisor:
         """Triton or one of its model processes is gone. Triton itself would let their streams wait for ever."""
         if self._triton is None or self._triton.poll() is not None or (self._run_dir / "dead").exists():
             return True
-        return not all(self._has_process(name) for name in MODELS)
+        return bool(self._gone())
 
     def _exit_code(self) -> int | None:
         return self._triton.poll() if self._triton else None
 
-    def _has_process(self, model: str) -> bool:
-        try:
-            return child.is_alive(int((self._run_dir / f"{model}.pid").read_text()))
-        except (OSError, ValueError):
-            return True  # it has not started yet
+    def _gone(self) -> list[str]:
+        """The models of which a process has ended."""
+        ended = []
+        for path in sorted(self._run_dir.glob("*.pid")):
+            with contextlib.suppress(OSError, ValueError):  # it is just being written
+                if not child.is_alive(int(path.read_text())):
+                    ended.append(path.stem.partition("-")[0])
+        return list(dict.fromkeys(ended))
 
     def _why(self) -> str:
         """What is known for certain: the engine's own word, which process is gone, or why Triton does not load.
@@ -239,8 +241,7 @@ class Supervisor:
             return logs.error_line(log, code, self._log_start)
         if code is not None:
             return f"tritonserver ended ({child.cause(code)})"
-        gone = [name for name in MODELS if not self._has_process(name)]
-        return f"the {' and the '.join(gone)} process is gone"
+        return f"the {' and the '.join(self._gone())} process is gone"
 
     # --- end -------------------------------------------------------------------------------------------------------
 

@@ -61,8 +61,8 @@ def command(config: Config, run_dir: Path, shm_prefix: str) -> list[str]:
         "--disable-auto-complete-config",
         "--model-control-mode=none",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        # Threads that take the engine step's responses. At most four come at a time: with the default of 32 every
-        # response wakes another, cold one, and a third of the chunks per second are lost (docs/decisions.md).
+        # Threads that take the responses of one model process. They come one at a time: with the default of 32 every
+        # response wakes another, cold thread, and a third of the chunks per second are lost (docs/decisions.md).
         "--backend-config=python,thread-pool-size=1",
         f"--http-address={_evhtp(config.inner_host)}",
         f"--http-port={config.http_port}",

@@ -138,5 +138,9 @@ class Vitals:
 
 
 def _silence(name: str, seconds: float) -> str:
-    what = "an idle server has not generated a token" if name == "canary" else f"the {name} process has not run"
+    what = (
+        "an idle server has not generated a token"
+        if name == "canary"
+        else f"the {name.partition('-')[0]} process has not run"
+    )
     return f"{what} for {seconds:.0f} s"

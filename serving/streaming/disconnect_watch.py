@@ -1,8 +1,9 @@
 """Disconnect watch: finds requests whose client is gone, and notices when the detokenizer is gone.
 
-An ensemble stops scheduling later steps when its client disconnects, but never tells a running one. So a chunk that
-stays unacknowledged while the detokenizer lives means that nobody is listening. The detokenizer's life is measured by
-its own heartbeat, because on a starved host it may be slow for seconds without any client being gone.
+An ensemble stops scheduling later steps when its client disconnects, but never tells a running one. So the engine step
+visits: now and then it sends an empty chunk of each request through Triton to the detokenizer. A visit that does not
+come through while the detokenizer lives means that nobody is listening. The detokenizer's life is measured by its own
+heartbeat, because on a starved host it may be slow for seconds without any client being gone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ log = logging.getLogger(__name__)
 
 GONE_BEATS = 24  # 1.2 s of the detokenizer's own time without an acknowledgement: the client is gone
 DEAD_BEAT_SECONDS = 30.0  # no heartbeat at all: the detokenizer is gone
-CANCEL_CHECKS = 4  # sinks asked per turn; each question is a round trip to Triton
+VISIT_AFTER_SECONDS = 0.3  # since a request's beginning or its last visit
+VISIT_SECONDS = 0.005  # between the visits of two requests: each is a round trip through Triton
 
 
 class DisconnectWatch:
@@ -29,35 +31,42 @@ class DisconnectWatch:
         self._ack_table = ack_table
         self._registry = registry
         self._last_beat = (0, time.monotonic())
+        self._next_visit = 0.0
 
     def abandoned(self) -> Iterator[ActiveRequest]:
-        """Requests that nobody listens to any more, by their missing acknowledgements or because Triton says so."""
+        """Requests that nobody listens to any more, by a missing acknowledgement or visit."""
         beats = self._ack_table.beats
-        for sequence in self._unacknowledged():
-            if beats - sequence.sent_beat > GONE_BEATS and not sequence.request.gone:
-                name = sequence.request.request_id
+        for sequence in list(self._registry.sequences.values()):
+            if sequence.request.gone:
+                continue
+            name = sequence.request.request_id
+            if sequence.is_owed(self._ack_table) and beats - sequence.sent_beat > GONE_BEATS:
                 log.info("request %s: chunk %d was not acknowledged, the client is gone", name, sequence.seq)
                 yield sequence.request
-        for request in self._registry.next_requests(CANCEL_CHECKS):
-            if not request.gone and _is_cancelled(request):
-                yield request
+            elif not sequence.is_visited(self._ack_table) and beats - sequence.visit_beat > GONE_BEATS:
+                log.info("request %s: visit %d did not come through, the client is gone", name, sequence.visits)
+                yield sequence.request
+
+    def next_visit(self, now: float) -> ActiveSequence | None:
+        """A sequence of the request that nobody has looked after for longest, if it is time for another visit."""
+        if now < self._next_visit:
+            return None
+        self._next_visit = now + VISIT_SECONDS
+        for request in self._registry.next_requests(1):
+            sequence = next((s for s in request.sequences if s.id in self._registry.sequences), None)
+            if sequence is None or request.gone or not sequence.is_visited(self._ack_table):
+                return None
+            if now - sequence.visit_at >= VISIT_AFTER_SECONDS:
+                sequence.visit_beat, sequence.visit_at = self._ack_table.beats, now
+                return sequence
+        return None
 
     def is_detokenizer_silent(self, now: float) -> bool:
         """It owes acknowledgements and has not written a heartbeat for ``DEAD_BEAT_SECONDS``."""
         beats = self._ack_table.beats
         if beats != self._last_beat[0]:
             self._last_beat = (beats, now)
-        return now - self._last_beat[1] > DEAD_BEAT_SECONDS and any(self._unacknowledged())
-
-    def _unacknowledged(self) -> Iterator[ActiveSequence]:
-        for sequence in list(self._registry.sequences.values()):
-            if sequence.request.job.stream and not sequence.is_acked(self._ack_table):
-                yield sequence
-
-
-def _is_cancelled(request: ActiveRequest) -> bool:
-    try:
-        return request.sink.cancelled()
-    except Exception:
-        log.exception("request %s: asking Triton whether its client is gone failed", request.request_id)
-        return True
+        return now - self._last_beat[1] > DEAD_BEAT_SECONDS and any(
+            sequence.is_owed(self._ack_table) or not sequence.is_visited(self._ack_table)
+            for sequence in list(self._registry.sequences.values())
+        )

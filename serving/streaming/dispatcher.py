@@ -1,6 +1,6 @@
 """The dispatcher connects a runtime to Triton: it admits requests, and turns the runtime's deltas into responses.
 
-It knows Triton only as a ``Sink``. Flow control, sending and the disconnect watch are modules of their own.
+It knows Triton only as a ``Sink``. Flow control, the feeds and the disconnect watch are modules of their own.
 
 Threads:
 
@@ -8,9 +8,8 @@ Threads:
   may call the runtime.
 - The runtime's thread calls ``on_step`` and ``on_death``. Both only leave a message, set the wake event and return.
 - The dispatcher's own thread runs ``run``. It alone changes sequences and requests after their admission (except
-  ``aborted`` and, when an admission is undone, ``gone``), and it alone owns ``FlowControl`` and ``DisconnectWatch``
-  and calls ``Senders``.
-- The senders' helper threads call ``Sink.send``, one response of a request at a time, and nothing else.
+  ``aborted`` and, when an admission is undone, ``gone``), it alone owns ``FlowControl``, ``Feeds`` and
+  ``DisconnectWatch``, and it alone calls a request's ``Sink`` once the request is admitted.
 
 ``deque`` appends, dictionary look-ups and writes of one attribute are atomic in CPython; nothing else is shared.
 """
@@ -22,11 +21,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from contract import chunks
 from contract.ack_table import END, AckTable
-from contract.chunks import Job
+from contract.chunks import IntArray, Job
 from contract.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest, ServingError, from_wire
 from contract.finish import FINISH_CODES
 from contract.prompt_part import PromptPart
@@ -34,9 +34,9 @@ from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import EngineRequest, Runtime, SequenceDelta
 from serving.streaming.admission import fit, reseeded
 from serving.streaming.disconnect_watch import DEAD_BEAT_SECONDS, DisconnectWatch
+from serving.streaming.feeds import Feeds
 from serving.streaming.flow_control import FlowControl
 from serving.streaming.registry import OnEnd, RequestRegistry
-from serving.streaming.senders import Senders
 from serving.streaming.sequence import ActiveRequest, ActiveSequence, Sink
 
 log = logging.getLogger(__name__)
@@ -51,24 +51,27 @@ class Dispatcher:
     """See the module for who calls what from which thread."""
 
     def __init__(
-        self, ack_table: AckTable, token_bytes: TokenBytes, queue_limit: int, on_end: OnEnd | None = None
+        self, ack_table: AckTable, run_dir: Path, token_bytes: TokenBytes, queue_limit: int, on_end: OnEnd | None = None
     ) -> None:
-        """``on_end`` is told of every sequence that has ended, by the dispatcher's thread."""
+        """``run_dir`` holds the detokenizer's feeds; ``on_end`` is told of every sequence that has ended, by the
+        dispatcher's thread."""
         self._ack_table = ack_table
         self._queue_limit = queue_limit
         self._runtime: Runtime | None = None
         self._inbox: deque[list[SequenceDelta]] = deque()
         self._wake = threading.Event()
+        self._undone: deque[ActiveSequence] = deque()  # of admissions that failed after their first chunk had left
+        self._sent = 0
         self._dead = ""
         self._stopping = False
         self.registry = RequestRegistry(ack_table.slots, token_bytes, on_end)
         self._flow = FlowControl(ack_table)
-        self._senders = Senders(self._wake.set)
+        self._feeds = Feeds(ack_table, run_dir)
         self._watch = DisconnectWatch(ack_table, self.registry)
 
     @property
     def chunks_sent(self) -> int:
-        return self._senders.sent
+        return self._sent
 
     # --- admission: Triton's thread --------------------------------------------------------------------------------
 
@@ -115,6 +118,8 @@ class Dispatcher:
     def _undo(self, request: ActiveRequest) -> bool:
         """Undo an admission that failed half-way. False: the request has ended, and its sink has been told."""
         forgotten = self.registry.forget(request)
+        self._undone.extend(request.sequences)
+        self._wake.set()
         for sequence in request.sequences:
             self._try_abort(sequence)
         return forgotten
@@ -170,8 +175,6 @@ class Dispatcher:
             log.exception("the dispatcher failed")
             self.on_death(f"its dispatcher failed ({error!r})")
             self._fail_all(_restarting(self._dead))
-        finally:
-            self._senders.close()
 
     def stop(self) -> None:
         self._stopping = True
@@ -186,6 +189,8 @@ class Dispatcher:
             if now >= next_look:
                 next_look = now + HOUSEKEEPING_SECONDS
                 self._housekeep(now)
+            if visitor := self._watch.next_visit(now):
+                self._visit(visitor)
             if self._dead:
                 self._fail_all(_restarting(self._dead))
             if self._flow.waiting:
@@ -194,24 +199,26 @@ class Dispatcher:
                 self._wake.wait(IDLE_SECONDS)
 
     def _turn(self) -> None:
-        while self._senders.failed:
-            self._on_failed_send(*self._senders.failed.popleft())
         while self._inbox:
             for delta in self._inbox.popleft():
                 sequence = self.registry.sequences.get(delta.sequence_id)
                 if sequence is not None:
                     self._absorb(sequence, delta)
-        for sequence, more in self._flow.due():
-            self._send(sequence, more)
+        for sequence in self._flow.due():
+            self._send(sequence)
+        while self._undone:
+            self._end_answer(self._undone.popleft())
+        self._feeds.flush()
 
     def _housekeep(self, now: float) -> None:
-        self._ack_table.open_sequences = len(self.registry.sequences) + self._senders.pending
+        self._ack_table.open_sequences = len(self.registry.sequences) + self._feeds.ending
         for request in self._watch.abandoned():
             self._leave(request)
         for request in self.registry.late(now):
             done = sum(sequence.completion_tokens for sequence in request.sequences)
             self._fail(request, DeadlineExceeded(request.job.timeout_us, done))
         if self._watch.is_detokenizer_silent(now):
+            self._feeds.give_up()
             self.on_death(f"the detokenizer has not answered for {DEAD_BEAT_SECONDS:.0f} s")
         if self._ack_table.closing == END:
             self._fail_all(STOPPING)
@@ -239,7 +246,7 @@ class Dispatcher:
         if sequence.finish:
             self._finish_unstreamed(sequence)
 
-    def _send(self, sequence: ActiveSequence, more: bool) -> None:
+    def _send(self, sequence: ActiveSequence) -> None:
         request = sequence.request
         if self._ack_table.stopped(sequence.slot, sequence.generation):
             self._abort(sequence)
@@ -247,9 +254,15 @@ class Dispatcher:
             if not sequence.finish:
                 return
         if not request.gone:
-            self._flow.sent(sequence)
+            sequence.sent_beat = self._ack_table.beats
             last = bool(sequence.finish) and request.open == 1
-            self._senders.send(request, sequence.take(), last, more=more)
+            if sequence.is_open:
+                if last:  # before its last text, so that this is the request's last response
+                    self._end(request.sink.drop)
+                self._sent += 1
+                self._feeds.send(sequence, sequence.take())
+            else:
+                self._deliver(request, sequence.take(), last)
         if sequence.finish:
             self._close(sequence, FINISH_CODES[sequence.finish])
 
@@ -258,26 +271,57 @@ class Dispatcher:
         request = sequence.request
         request.finished[sequence.index] = sequence.take()
         if request.open == 1 and not request.gone:
-            self._senders.send(
-                request, chunks.join([request.finished[index] for index in sorted(request.finished)]), True
-            )
+            self._deliver(request, chunks.join([request.finished[index] for index in sorted(request.finished)]), True)
         self._close(sequence, FINISH_CODES[sequence.finish])
+
+    def _visit(self, sequence: ActiveSequence) -> None:
+        self._deliver(sequence.request, sequence.visit(), False)
+
+    def _deliver(self, request: ActiveRequest, words: IntArray, last: bool) -> None:
+        """Send a response through Triton. A sink that raises affects no other request."""
+        self._sent += 1
+        try:
+            request.sink.send(words, last)
+        except Exception:
+            log.exception("request %s: a response could not be sent", request.request_id)
+            self._leave(request)
 
     # --- endings: the dispatcher's thread too ----------------------------------------------------------------------
 
     def _close(self, sequence: ActiveSequence, reason: str) -> None:
         self._flow.discard(sequence)
+        if sequence.request.gone:
+            self._end_answer(sequence)
         if self.registry.close(sequence, reason) and sequence.request.gone:
-            self._senders.end(sequence.request, sequence.request.sink.drop)
+            self._end(sequence.request.sink.drop)
+
+    def _end_answer(self, sequence: ActiveSequence) -> None:
+        if sequence.is_open:
+            self._feeds.end(sequence)
+
+    def _end(self, say: Callable[[], None]) -> None:
+        """Call ``say``, which ends a request at its sink. A sink that raises affects no other request."""
+        try:
+            say()
+        except Exception:
+            log.exception("a request could not be ended")
 
     def _fail(self, request: ActiveRequest, error: ServingError) -> None:
         request.problem = str(error)
         for sequence in request.sequences:
             self._abort(sequence)
         if not request.gone:
-            self._senders.end(request, lambda: request.sink.fail(error))
+            self._tell(request, error)
         for sequence in request.sequences:
             self._close(sequence, "error")
+
+    def _tell(self, request: ActiveRequest, error: ServingError) -> None:
+        """End a request with an error: behind the text of an open answer, or through its sink."""
+        answers = [s for s in request.sequences if s.is_open and s.id in self.registry.sequences]
+        teller = next((s for s in answers if self._feeds.reaches(s)), None)
+        self._end(request.sink.drop if teller else lambda: request.sink.fail(error))
+        for sequence in answers:
+            self._feeds.end(sequence, error if sequence is teller else None)
 
     def _fail_all(self, line: str) -> None:
         for request in list(self.registry.requests.values()):
@@ -288,11 +332,6 @@ class Dispatcher:
         request.gone = True
         for sequence in request.sequences:
             self._abort(sequence)
-
-    def _on_failed_send(self, request: ActiveRequest, final: bool) -> None:
-        self._leave(request)
-        if final:  # its sequences are closed already; only the sink still waits for an end
-            self._senders.end(request, request.sink.drop)
 
 
 def _restarting(reason: str) -> str:

@@ -31,8 +31,6 @@ class Sink(Protocol):
     def drop(self) -> None:
         """End the request without a response: nobody reads it."""
 
-    def cancelled(self) -> bool: ...
-
 
 @dataclass(slots=True, eq=False)
 class ActiveSequence:
@@ -45,8 +43,7 @@ class ActiveSequence:
     generation: int
     prompt_tokens: int
     seq: int = 0  # chunks sent
-    sent_beat: int = 0  # the detokenizer's heartbeat and the time when the last chunk left
-    sent_at: float = 0.0
+    sent_beat: int = 0  # the detokenizer's heartbeat when the last chunk left
     completion_tokens: int = 0
     cached_tokens: int = 0
     finish: int = 0  # index into FINISH_CODES
@@ -57,17 +54,29 @@ class ActiveSequence:
     ids: list[int] = field(default_factory=list)  # generated but not sent yet; likewise the two below
     log_probs: list[float] = field(default_factory=list)
     top_logprobs: list[object] = field(default_factory=list)
+    visits: int = 0  # made so far
+    visit_beat: int = 0  # the detokenizer's heartbeat and the time when the last one left
+    visit_at: float = field(default_factory=time.monotonic)
     prompt: list[PromptPart] = field(default_factory=list)  # what has not been said about the prompt yet
     repetition: RepetitionDetector | None = None  # only for a request that wants it
     text: TextStream | None = None  # only for stop strings of a request that is answered in one response
 
-    def has_begun(self) -> bool:
-        """False until its first chunk has left."""
-        return self.seq > 0
+    @property
+    def is_open(self) -> bool:
+        """Its first chunk has opened its answer, or is on its way."""
+        return self.seq > 0 and self.request.job.stream
 
     def is_acked(self, ack_table: AckTable) -> bool:
         """The detokenizer has processed every chunk sent so far."""
         return self.seq == 0 or ack_table.acked(self.slot, self.generation, self.seq)
+
+    def is_owed(self, ack_table: AckTable) -> bool:
+        """A chunk of an open answer is not acknowledged yet."""
+        return self.is_open and not ack_table.acked(self.slot, self.generation, self.seq)
+
+    def is_visited(self, ack_table: AckTable) -> bool:
+        """Every visit made so far has come through."""
+        return self.visits == 0 or ack_table.visited(self.slot, self.generation, self.visits)
 
     def count(self, delta: SequenceDelta) -> None:
         """What a delta adds to its usage and times."""
@@ -101,6 +110,11 @@ class ActiveSequence:
         self.discard()
         return words
 
+    def visit(self) -> IntArray:
+        """The words of its next visit: a chunk without number and ids."""
+        self.visits += 1
+        return chunks.pack(self.slot, self.generation, 0, self.index, 0, self.visits, 0, 0, [])
+
     def discard(self) -> None:
         """Forget what was generated but not sent."""
         self.ids = []
@@ -117,6 +131,5 @@ class ActiveRequest:
     open: int  # sequences that have not ended
     problem: str = ""  # the error that ended it
     gone: bool = False  # nobody listens: nothing more is sent, and its sequences are aborted
-    sending: bool = False  # one of its responses is with a helper of ``serving.streaming.senders``
     sequences: list[ActiveSequence] = field(default_factory=list)
     finished: dict[int, IntArray] = field(default_factory=dict)  # without streaming: packed chunks by sequence index

@@ -32,7 +32,7 @@ GRACE_SECONDS = 0.5  # between failing all requests of a dead engine and ending 
 
 
 class EngineStep:
-    """``execute`` only admits; responses leave through the dispatcher's thread and the senders's."""
+    """``execute`` only admits; everything else happens in the dispatcher's thread."""
 
     def __init__(self) -> None:
         self._settings = settings = StepSettings.from_environment()
@@ -42,7 +42,7 @@ class EngineStep:
         self._tracer = tracing.load("engine")
         on_end = EngineSpans(self._tracer, info.model.name).ended if self._tracer else None
         token_bytes = TokenBytes.load(info.path / "tokenizer.json")
-        self._dispatcher = Dispatcher(ack_table, token_bytes, settings.queue_limit, on_end)
+        self._dispatcher = Dispatcher(ack_table, settings.run_dir, token_bytes, settings.queue_limit, on_end)
         self._stopping = threading.Event()
         self._looked = time.monotonic()
         self._runtime = runtimes.load(info, settings.runtime, self._dispatcher.on_step, self._die)

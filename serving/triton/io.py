@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -145,15 +146,26 @@ def chunk_words(request: Any, seal: Seal) -> IntArray:
     return seal.opened_chunk(_row(request, "chunk"))
 
 
+def send(sender: Any, response: Any, final: bool) -> None:
+    """One of a decoupled request's responses; from any thread."""
+    sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+
+
+def end(sender: Any) -> None:
+    """End a decoupled request without another response."""
+    sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
 def send_only(sender: Any, response: Any) -> None:
     """The one response of a request that is not decoupled; from any thread."""
     sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-class _Reused:
+class _Reused(threading.local):
     """Tensors of recurring values (0, 1, 2 …; ""): building one costs more than the rest of a chunk.
 
-    A tensor may be part of many responses: the backend copies it to shared memory once and names that copy.
+    A tensor may be part of many responses: the backend copies it to shared memory once and names that copy. Each thread
+    has its own, because that first copy must not be made by two.
     """
 
     def __init__(self) -> None:
@@ -240,14 +252,10 @@ class ResponseSink:
         self._sender = request.get_response_sender()
 
     def send(self, words: IntArray, final: bool) -> None:
-        response = pb.InferenceResponse([pb.Tensor("chunk", self._seal.chunk(words)[None])])
-        self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+        send(self._sender, pb.InferenceResponse([pb.Tensor("chunk", self._seal.chunk(words)[None])]), final)
 
     def fail(self, error: ServingError) -> None:
-        self._sender.send(failed(error), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        send(self._sender, failed(error), final=True)
 
     def drop(self) -> None:
-        self._sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    def cancelled(self) -> bool:
-        return bool(self._sender.is_cancelled())
+        end(self._sender)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,7 +17,7 @@ from contract.engine_dir import EngineInfo
 from serving.detokenizer.text import TokenBytes
 from serving.streaming.dispatcher import Dispatcher
 from serving.tokenizer.prompt import PromptBuilder
-from tests.serving.fakes import Acker, FakeRuntime
+from tests.serving.fakes import FakeDetokenizer, FakeRuntime
 from tests.serving.rig import QUEUE, Rig
 
 # Two cores are shared with whatever else runs: a deadline per example would test the neighbours.
@@ -49,16 +50,16 @@ def builder(engine: EngineInfo) -> PromptBuilder:
 
 
 @pytest.fixture
-def rig(ack_table: AckTable, token_bytes: TokenBytes) -> Iterator[Rig]:
-    dispatcher = Dispatcher(ack_table, token_bytes, QUEUE)
+def rig(ack_table: AckTable, tmp_path: Path, token_bytes: TokenBytes) -> Iterator[Rig]:
+    dispatcher = Dispatcher(ack_table, tmp_path, token_bytes, QUEUE)
     runtime = FakeRuntime(dispatcher)
     dispatcher.attach(runtime)
-    acker = Acker(ack_table)
+    detokenizer = FakeDetokenizer(ack_table, tmp_path)
     thread = threading.Thread(target=dispatcher.run, daemon=True)
     thread.start()
-    yield Rig(dispatcher, runtime, ack_table, acker)
+    yield Rig(dispatcher, runtime, ack_table, detokenizer)
     dispatcher.stop()
     thread.join(5)
-    acker.close()
+    detokenizer.close()
     assert not thread.is_alive()
     assert len(set(dispatcher.registry.slots)) == len(dispatcher.registry.slots), "a slot was returned twice"

@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from contract import feed
 from contract.ack_table import BEAT_SECONDS, AckTable
 from contract.chunks import Chunk, IntArray, unpack
-from contract.errors import InvalidRequest, ServingError
+from contract.errors import InvalidRequest, ServingError, from_wire
 from contract.finish import FINISH_CODES, FinishReason
 from serving.runtimes.base import CAPABILITIES, EngineRequest, RuntimeLimits, RuntimeStats, SequenceDelta
 from serving.streaming.dispatcher import Dispatcher
@@ -63,34 +65,57 @@ class FakeRuntime:
 
 @dataclass(eq=False)
 class FakeSink:
-    """Keeps what it is told, in order; breaks on demand."""
+    """Keeps what it is told, in order; breaks on demand. What the feed brings for its answers counts as told to it."""
 
     responses: list[list[Chunk]] = field(default_factory=list)
     error: ServingError | None = None
-    ends: int = 0  # final flags sent: exactly one is right
-    dropped: bool = False
+    flags: int = 0  # final flags sent by the engine step: exactly one is right
+    open: set[tuple[int, int]] = field(default_factory=set)  # answers that the detokenizer has opened
     broken: bool = False
-    is_cancelled: bool = False
+    visits: list[Chunk] = field(default_factory=list)
+
+    @property
+    def ends(self) -> int:
+        return 0 if self.open else self.flags
 
     def send(self, words: IntArray, final: bool) -> None:
         if self.broken:
             raise RuntimeError("the response sender is closed")
-        assert not self.ends, "a response after the last one"
-        self.responses.append(list(unpack(words)))
-        self.ends += final
+        assert not self.flags, "a response after the last one"
+        self._take(words)
+        self.flags += final
+
+    def feed(self, kind: int, words: IntArray) -> None:
+        if kind == feed.CHUNK:
+            self._take(words)
+            return
+        self.open.discard((int(words[0]), int(words[1])))
+        if kind == feed.ERROR:
+            self.error = from_wire(feed.error_text(words))
+
+    def _take(self, words: IntArray) -> None:
+        chunks = list(unpack(words))
+        if chunks[0].seq == 0:
+            self.visits += chunks
+            return
+        self.responses.append(chunks)
+        for chunk in chunks:
+            if chunk.finish:
+                self.open.discard((chunk.slot, chunk.generation))
 
     def fail(self, error: ServingError) -> None:
         if self.broken:
             raise RuntimeError("the response sender is closed")
         self.error = error
-        self.ends += 1
+        self.flags += 1
 
     def drop(self) -> None:
-        self.dropped = True
-        self.ends += 1
+        self.flags += 1
 
-    def cancelled(self) -> bool:
-        return self.is_cancelled
+    @property
+    def dropped(self) -> bool:
+        """It ended without a last word."""
+        return bool(self.ends) and self.error is None and not self.finish
 
     @property
     def chunks(self) -> list[Chunk]:
@@ -105,18 +130,32 @@ class FakeSink:
         return FINISH_CODES[self.chunks[-1].finish] if self.chunks else ""
 
 
-class Acker:
-    """The detokenizer's side of the ack table: a heartbeat, and acks when told or at once."""
+class FakeDetokenizer:
+    """The detokenizer's side of the ack table and of a feed: a heartbeat, and acks when told or at once."""
 
-    def __init__(self, ack_table: AckTable) -> None:
+    def __init__(self, ack_table: AckTable, run_dir: Path) -> None:
         self.ack_table = ack_table
         self.beating = True
         self._stopped = threading.Event()
         self._sinks: list[FakeSink] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._owners: dict[tuple[int, int], FakeSink] = {}
+        self._feed = feed.FeedReader(run_dir, 0)
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._run, self._read)]
+        for thread in self._threads:
+            thread.start()
 
-    def ack(self, chunk: Chunk) -> None:
+    def ack(self, chunk: Chunk, sink: FakeSink | None = None) -> None:
+        """The text of a chunk has been sent; its answer is open, unless the chunk ends it."""
+        if chunk.seq == 0:
+            self.ack_table.visit(chunk.slot, chunk.generation, chunk.completion_tokens)
+            return
+        if sink is not None and chunk.seq == 1 and not chunk.finish:
+            self._owners[chunk.slot, chunk.generation] = sink
+            sink.open.add((chunk.slot, chunk.generation))
+        if chunk.finish:
+            self.ack_table.close_answer(chunk.slot, chunk.generation)
+        else:
+            self.ack_table.read_by(chunk.slot, chunk.generation, 0)
         self.ack_table.ack(chunk.slot, chunk.generation, chunk.seq)
 
     def follow(self, sink: FakeSink) -> FakeSink:
@@ -126,7 +165,9 @@ class Acker:
 
     def close(self) -> None:
         self._stopped.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
+        self._feed.close()
 
     def _run(self) -> None:
         next_beat, done = 0.0, {}
@@ -135,8 +176,20 @@ class Acker:
                 next_beat = time.monotonic() + BEAT_SECONDS
                 self.ack_table.beat()
             for sink in list(self._sinks):
-                count = len(sink.responses)
-                for response in sink.responses[done.get(sink, 0) : count]:
-                    for chunk in response:
-                        self.ack(chunk)
-                done[sink] = count
+                told = [c for response in sink.responses for c in response] + sink.visits
+                acked = done.setdefault(sink, set())
+                for chunk in told:
+                    if chunk.slot >= 0 and (key := (chunk.seq, chunk.slot, chunk.completion_tokens)) not in acked:
+                        acked.add(key)
+                        self.ack(chunk, sink)
+
+    def _read(self) -> None:
+        while not self._stopped.is_set():
+            if not self._feed.wait(0.01):
+                continue
+            for kind, words in self._feed.frames():
+                sink = self._owners.get((int(words[0]), int(words[1])))
+                if sink is not None:
+                    sink.feed(kind, words)
+                    if kind != feed.CHUNK:
+                        self.ack_table.close_answer(int(words[0]), int(words[1]))

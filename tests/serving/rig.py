@@ -8,7 +8,7 @@ from contract.ack_table import AckTable
 from contract.chunks import Job
 from contract.sampling import Sampling
 from serving.streaming.dispatcher import Dispatcher
-from tests.serving.fakes import Acker, FakeRuntime, FakeSink
+from tests.serving.fakes import FakeDetokenizer, FakeRuntime, FakeSink
 
 STREAM = Job(Sampling(max_tokens=100, seed=7))
 AT_ONCE = replace(STREAM, stream=False)
@@ -21,10 +21,11 @@ class Rig:
     dispatcher: Dispatcher
     runtime: FakeRuntime
     ack_table: AckTable
-    acker: Acker
+    detokenizer: FakeDetokenizer
 
     def open(self, job: Job = STREAM, request_id: str = "", follow: bool = True) -> FakeSink:
-        sink = self.acker.follow(FakeSink()) if follow else FakeSink()
+        """``follow``: the detokenizer acknowledges what the sink gets."""
+        sink = self.detokenizer.follow(FakeSink()) if follow else FakeSink()
         self.dispatcher.admit(request_id, [1, 2, 3], job, sink)
         return sink
 

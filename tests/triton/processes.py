@@ -34,10 +34,8 @@ def triton(server: Server) -> psutil.Process:
 
 
 def stub(server: Server, model: str) -> psutil.Process:
-    """The process of one model; each model has a process of its own."""
-    found = [p for p in triton(server).children() if any(f"/{model}/1/model.py" in part for part in command(p))]
-    assert len(found) == 1
-    return found[0]
+    """A process of one model."""
+    return next(p for p in triton(server).children() if any(f"/{model}/1/model.py" in part for part in command(p)))
 
 
 def run_dir(server: Server) -> Path:

@@ -5,16 +5,11 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from contract.ack_table import AckTable
-from contract.chunks import PLAIN, TextOptions
+from contract.chunks import PLAIN, Job, TextOptions
 from serving.detokenizer.text import TokenBytes
-from serving.streaming.dispatcher import Dispatcher
-from serving.streaming.flow_control import STALE_SECONDS, WINDOW
-from tests.serving.fakes import FakeRuntime, FakeSink
 from tests.serving.rig import AT_ONCE, CANCEL, STREAM, Rig
 from tests.waiting import until
 
@@ -41,7 +36,7 @@ def test_everything_made_while_a_chunk_is_under_way_goes_into_the_next(rig: Rig)
         rig.runtime.step(number)
     time.sleep(0.05)
     assert sink.ids == [0], "one chunk under way at a time"
-    rig.acker.ack(sink.chunks[0])
+    rig.detokenizer.ack(sink.chunks[0], sink)
     until(lambda: len(sink.responses) == 2)
     assert sink.chunks[1].ids == [1, 2, 3, 4, 5, 6, 7] and sink.chunks[1].completion_tokens == 8
 
@@ -64,36 +59,15 @@ def test_log_probs_only_on_request(rig: Rig) -> None:
     assert plain.chunks[0].log_probs == [] and asked.chunks[0].log_probs == [-0.5, -0.5]
 
 
-def turn(dispatcher: Dispatcher) -> None:
-    dispatcher._turn()
-    until(lambda: dispatcher._senders.pending == 0)
-
-
-def test_a_window_of_chunks_and_first_chunks_first(tmp_path: Path, token_bytes: TokenBytes) -> None:
-    """By hand, without the sender's thread: ``WINDOW`` chunks leave; an ack lets one more go, a newcomer's first."""
-    dispatcher = Dispatcher(AckTable.create(tmp_path / "ack_table", 2 * WINDOW + 8), token_bytes, 4 * WINDOW)
-    runtime = FakeRuntime(dispatcher, 4 * WINDOW)
-    dispatcher.attach(runtime)
-    sinks = [FakeSink() for _ in range(WINDOW + 2)]
-    for sink in sinks:
-        dispatcher.admit("", [1], STREAM, sink)
-    runtime.step(1)
-    turn(dispatcher)
-    assert [len(sink.responses) for sink in sinks] == [1] * WINDOW + [0, 0]
-    runtime.step(2)  # the first WINDOW streams now wait for their second chunk
-    newcomer = FakeSink()
-    dispatcher.admit("", [1], STREAM, newcomer)
-    runtime.step(3)
-    for sink in sinks[:3]:
-        chunk = sink.chunks[0]
-        dispatcher._ack_table.ack(chunk.slot, chunk.generation, chunk.seq)
-    turn(dispatcher)
-    assert [len(sink.responses) for sink in sinks] == [1] * (WINDOW + 2) and len(newcomer.responses) == 1
-    assert sinks[-1].ids == [1, 2, 3]
-    time.sleep(STALE_SECONDS)  # chunks unacked for so long no longer hold up the others
-    turn(dispatcher)
-    assert [len(sink.responses) for sink in sinks[:3]] == [2, 2, 2]
-    assert sinks[0].chunks[1].ids == [2, 3]
+def test_a_newcomers_first_chunk_waits_for_nobody(rig: Rig) -> None:
+    """However many others wait for an acknowledgement."""
+    waiting = [rig.open(follow=False) for _ in range(12)]
+    rig.runtime.step(1)
+    until(lambda: all(sink.responses for sink in waiting))
+    newcomer = rig.open()
+    rig.runtime.step(2)
+    until(lambda: newcomer.responses)
+    assert all(sink.ids == [1] for sink in waiting)
 
 
 # --- one answer ------------------------------------------------------------------------------------------------------
@@ -146,6 +120,23 @@ def test_a_stop_string_ends_an_unstreamed_answer_early(rig: Rig, token_bytes: To
     assert token_bytes.join(sink.ids).startswith(b"aEND")
 
 
+# --- visits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", [STREAM, AT_ONCE])
+def test_every_open_request_is_visited_through_triton(rig: Rig, job: Job) -> None:
+    """A client that left is noticed before the first token too, and where only one answer will come."""
+    staying, gone = rig.open(job), rig.open(job, follow=False)
+    until(lambda: len(staying.visits) > 1)
+    assert [visit.completion_tokens for visit in staying.visits] == list(range(1, len(staying.visits) + 1))
+    assert {visit.seq for visit in staying.visits} == {0} and not staying.responses
+    until(lambda: gone.dropped)
+    assert len(gone.visits) == 1 and gone.ends == 1
+    rig.runtime.step(1, finish="length")
+    until(lambda: staying.ends)
+    until(rig.is_free)
+
+
 # --- all together ----------------------------------------------------------------------------------------------------
 
 
@@ -186,3 +177,17 @@ def test_an_error_of_the_sender_itself_fails_everybody(rig: Rig, monkeypatch: py
     monkeypatch.setattr(rig.dispatcher, "_turn", lambda: 1 / 0)
     until(lambda: sink.error)
     assert "dispatcher failed" in str(sink.error) and rig.dispatcher.dead
+
+
+def test_many_streams_through_the_dispatcher_are_whole_and_in_order(rig: Rig) -> None:
+    sinks = [rig.open() for _ in range(16)]
+    for number in range(200):
+        rig.runtime.step(number)
+        if number % 20 == 0:
+            time.sleep(0.002)
+    rig.runtime.step(200, finish="length")
+    until(lambda: all(sink.ends for sink in sinks))
+    for sink in sinks:
+        assert sink.ids == list(range(201))
+        assert [c.seq for c in sink.chunks] == list(range(1, len(sink.chunks) + 1))
+    until(rig.is_free)

@@ -96,23 +96,25 @@ def test_a_half_refused_request_sends_nothing_later(rig: Rig) -> None:
     rig.runtime.on_submit, rig.runtime.refuse_after = answer, 1
     with pytest.raises(InvalidRequest):
         rig.dispatcher.admit("", [1], replace(STREAM, n=2), sink)
-    rig.acker.ack(sink.chunks[0])
+    rig.detokenizer.ack(sink.chunks[0], sink)
     until(lambda: not rig.dispatcher._flow.waiting)
     assert sink.ids == [9] and not sink.dropped
     until(rig.is_free)
 
 
 def test_a_client_that_left_during_admission_is_aborted(rig: Rig) -> None:
-    """The sender may find it cancelled before the runtime has heard of it."""
-    sink = FakeSink(is_cancelled=True)
+    """It may be cancelled before the runtime has heard of it."""
+    sink = FakeSink()
     hold, submit = threading.Event(), rig.runtime.submit
     rig.runtime.submit = lambda request: (hold.wait(2), submit(request))[1]
-    thread = threading.Thread(target=rig.dispatcher.admit, args=("", [1], STREAM, sink))
+    thread = threading.Thread(target=rig.dispatcher.admit, args=("x", [1], STREAM, sink))
     thread.start()
+    until(lambda: rig.dispatcher.registry.find("x"))
+    rig.dispatcher.cancel("x")
     until(lambda: rig.runtime.aborted)
     hold.set()
     thread.join()
-    until(lambda: sink.dropped)
+    until(lambda: sink.finish == "cancelled")
     until(rig.is_free)
 
 

@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 
 from contract.ack_table import END, REFUSE
-from contract.chunks import Job
+from contract.chunks import IntArray, Job
 from contract.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest
 from serving.streaming.disconnect_watch import GONE_BEATS
 from serving.streaming.dispatcher import Dispatcher
+from tests.serving.fakes import FakeSink
 from tests.serving.rig import AT_ONCE, CANCEL, STREAM, Rig
 from tests.waiting import until
 
@@ -33,14 +34,14 @@ def test_a_vanished_client_is_noticed_by_its_missing_acks(rig: Rig) -> None:
 
 
 def test_a_starved_detokenizer_is_no_vanished_client(rig: Rig) -> None:
-    rig.acker.beating = False
+    rig.detokenizer.beating = False
     sink = rig.open(follow=False)
     rig.runtime.step(1)
     until(lambda: sink.responses)
     time.sleep(2.2)
     assert rig.runtime.submitted and not sink.ends
-    rig.acker.beating = True
-    rig.acker.follow(sink)
+    rig.detokenizer.beating = True
+    rig.detokenizer.follow(sink)
     rig.runtime.step(2, finish="length")
     until(lambda: sink.ends)
     assert sink.ids == [1, 2]
@@ -48,18 +49,11 @@ def test_a_starved_detokenizer_is_no_vanished_client(rig: Rig) -> None:
 
 def test_a_silent_detokenizer_ends_everybody(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.streaming.disconnect_watch.DEAD_BEAT_SECONDS", 0.3)
-    rig.acker.beating = False
+    rig.detokenizer.beating = False
     sink = rig.open(follow=False)
     rig.runtime.step(1)
     until(lambda: sink.error)
     assert "the detokenizer has not answered" in str(sink.error) and rig.dispatcher.dead
-
-
-def test_triton_may_say_that_a_client_left(rig: Rig) -> None:
-    sinks = [rig.open() for _ in range(12)]
-    sinks[-1].is_cancelled = True
-    until(lambda: sinks[-1].dropped)
-    assert len(rig.runtime.submitted) == 11
 
 
 def test_a_stop_mark_aborts_and_what_came_after_is_not_sent(rig: Rig) -> None:
@@ -69,7 +63,7 @@ def test_a_stop_mark_aborts_and_what_came_after_is_not_sent(rig: Rig) -> None:
     rig.runtime.step(2)
     chunk = sink.chunks[0]
     rig.ack_table.stop(chunk.slot, chunk.generation)
-    rig.acker.follow(sink)
+    rig.detokenizer.follow(sink)
     until(lambda: sink.ends)
     assert sink.ids == [1] and sink.finish == "cancelled"  # the detokenizer calls it "stop"
     until(rig.is_free)
@@ -137,7 +131,7 @@ def test_death_fails_everybody_and_refuses_newcomers(rig: Rig) -> None:
     sinks = [rig.open(job) for job in (STREAM, AT_ONCE, replace(STREAM, n=3))]
     rig.runtime.step(1)
     rig.dispatcher.on_death("a cable was pulled")
-    until(lambda: all(sink.error for sink in sinks))
+    until(lambda: all(sink.error and sink.ends for sink in sinks))
     assert {str(sink.error) for sink in sinks} == {"engine: a cable was pulled; the server restarts it, try again soon"}
     assert [sink.ends for sink in sinks] == [1, 1, 1]
     with pytest.raises(EngineUnavailable, match="a cable was pulled"):
@@ -179,3 +173,26 @@ def test_a_closing_launcher_first_refuses_then_ends(rig: Rig) -> None:
     until(lambda: ending.error)
     assert "the server is stopping" in str(ending.error)
     until(lambda: rig.is_free() and rig.ack_table.open_sequences == 0)
+
+
+class BreaksAtTheEnd(FakeSink):
+    """The response that would end the request cannot be sent; the bare final flag can."""
+
+    def send(self, words: IntArray, final: bool) -> None:
+        if final:
+            raise RuntimeError("Failed to increase the shared memory pool size")
+        super().send(words, final)
+
+
+@pytest.mark.parametrize("job", [STREAM, AT_ONCE])
+@pytest.mark.parametrize("beside", [0, 8])
+def test_a_last_response_that_cannot_be_sent_still_ends_the_request(rig: Rig, job: Job, beside: int) -> None:
+    sink = rig.detokenizer.follow(BreaksAtTheEnd())
+    rig.dispatcher.admit("", [1, 2, 3], job, sink)
+    others = [rig.open() for _ in range(beside)]
+    rig.runtime.step(1)
+    rig.runtime.step(2, finish="length")
+    until(lambda: bool(sink.ends))
+    assert sink.dropped and sink.ends == 1
+    until(lambda: all(other.ids == [1, 2] for other in others))
+    until(rig.is_free)

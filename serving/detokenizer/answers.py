@@ -1,0 +1,102 @@
+"""Answers: the detokenizer's open replies, without Triton.
+
+A sequence's first chunk comes through Triton with a ``Reply``, which stays open; later chunks come through the feed and
+are answered by the same reply. The two arrive in different threads. The engine sends a sequence's next chunk only after
+the ack of the one before, which is written when its text has been sent: so the chunks of a sequence never overtake each
+other, in whichever thread they come.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from contract import feed
+from contract.chunks import Chunk, IntArray
+from contract.errors import EngineUnavailable, InternalError, ServingError, from_wire
+from serving.detokenizer.step import Detokenizer
+
+log = logging.getLogger(__name__)
+
+
+class Reply(Protocol):
+    """Where the answer to one of the engine's responses goes."""
+
+    def send(self, chunks: list[Chunk], final: bool) -> None: ...
+
+    def fail(self, error: ServingError) -> None:
+        """End with an error."""
+
+    def drop(self) -> None:
+        """End without another response."""
+
+
+class Answers:
+    def __init__(self, detokenizer: Detokenizer) -> None:
+        self._detokenizer = detokenizer
+        self._replies: dict[int, tuple[int, Reply]] = {}  # slot -> generation and its open reply
+
+    def receive(self, words: IntArray, reply: Reply) -> None:
+        """One response of the engine step, from Triton's thread.
+
+        Either the first chunk of a stream, or a whole answer, or a visit, which only shows that Triton still schedules
+        steps for the client."""
+        try:
+            chunks = self._detokenizer.process(words)
+            first = chunks[0]
+            if first.seq == 0:
+                self._detokenizer.ack_table.visit(first.slot, first.generation, first.completion_tokens)
+                reply.drop()
+            elif len(chunks) == 1 and first.slot >= 0 and not first.finish:
+                self._open(first, reply)
+            else:
+                reply.send(chunks, final=True)
+        except ServingError as error:
+            reply.fail(error)
+        except Exception:
+            log.exception("a chunk could not be read")
+            reply.fail(InternalError("detokenizer: the chunk could not be read; see the server's log"))
+
+    def feed(self, kind: int, words: IntArray) -> None:
+        """A frame of the feed, from the thread that reads it. One for an answer that has ended is ignored."""
+        slot, generation = int(words[0]), int(words[1])
+        owner, reply = self._replies.get(slot, (0, None))
+        if owner != generation or reply is None:
+            return
+        try:
+            if kind == feed.CHUNK:
+                self._continue(reply, words)
+            elif kind == feed.ERROR:
+                text = feed.error_text(words)
+                self._close(slot, generation, lambda: reply.fail(from_wire(text) or EngineUnavailable(text)))
+            else:
+                self._close(slot, generation, reply.drop)
+        except Exception:
+            log.exception("a frame could not be answered")
+            problem = InternalError("detokenizer: the chunk could not be read; see the server's log")
+            self._close(slot, generation, lambda: reply.fail(problem))
+
+    def _open(self, first: Chunk, reply: Reply) -> None:
+        before = self._replies.get(first.slot)
+        self._replies[first.slot] = (first.generation, reply)
+        reply.send([first], final=False)
+        self._detokenizer.ack_table.ack(first.slot, first.generation, first.seq)
+        if before is not None:  # the engine gave the slot away without a last word
+            before[1].drop()
+
+    def _continue(self, reply: Reply, words: IntArray) -> None:
+        (chunk,) = self._detokenizer.process(words)
+        if chunk.finish:
+            self._close(chunk.slot, chunk.generation, lambda: reply.send([chunk], final=True))
+        else:
+            reply.send([chunk], final=False)
+            self._detokenizer.ack_table.ack(chunk.slot, chunk.generation, chunk.seq)
+
+    def _close(self, slot: int, generation: int, last_word: Callable[[], None]) -> None:
+        self._replies.pop(slot, None)
+        self._detokenizer.forget(slot, generation)
+        try:
+            last_word()
+        finally:
+            self._detokenizer.ack_table.close_answer(slot, generation)

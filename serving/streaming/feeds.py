@@ -1,0 +1,92 @@
+"""Feeds: the engine step's way to the detokenizer's processes for every chunk after a sequence's first one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from contract import feed
+from contract.ack_table import CLOSED, AckTable
+from contract.chunks import IntArray
+from contract.errors import ServingError, to_wire
+from serving.streaming.sequence import ActiveSequence
+
+log = logging.getLogger(__name__)
+
+PATIENCE_BEATS = 100  # 5 s of the detokenizer's own time for the end of an answer: longer than any turn it makes
+
+
+class Feeds:
+    """Owned by the dispatcher's thread. Nothing here waits; a reader that is gone is noticed by its missing acks."""
+
+    def __init__(self, ack_table: AckTable, run_dir: Path) -> None:
+        self._ack_table, self._run_dir = ack_table, run_dir
+        self._has_given_up = False
+        self._writers: dict[int, feed.FeedWriter] = {}
+        self._early: list[tuple[ActiveSequence, bytes]] = []  # endings of answers that are not open yet
+        self._ending: list[tuple[ActiveSequence, int]] = []  # and the detokenizer's heartbeat when the last word left
+
+    @property
+    def ending(self) -> int:
+        """Answers whose last word has left but may not have been sent yet."""
+        self._ending = [(s, beat) for s, beat in self._ending if self._is_ending(s, beat)]
+        return len(self._ending) + len(self._early)
+
+    def reaches(self, sequence: ActiveSequence) -> bool:
+        """The sequence's answer is open, and the process that it is open in lives."""
+        return not self._has_given_up and self._ack_table.reader(sequence.slot, sequence.generation) is not None
+
+    def give_up(self) -> None:
+        """The detokenizer is gone."""
+        self._has_given_up = True
+
+    def send(self, sequence: ActiveSequence, words: IntArray) -> None:
+        """The next chunk of a sequence whose earlier ones are acknowledged."""
+        self._push(sequence, feed.chunk(words), last=bool(sequence.finish))
+
+    def end(self, sequence: ActiveSequence, error: ServingError | None = None) -> None:
+        """End the answer of a sequence that ``is_open``: with an error, or because nobody reads it.
+
+        Its first chunk may still be on its way; then the ending waits for it."""
+        slot, generation = sequence.slot, sequence.generation
+        frame = feed.error(slot, generation, to_wire(error)) if error else feed.end(slot, generation)
+        if not self._push(sequence, frame, last=True):
+            self._early.append((sequence, frame))
+
+    def flush(self) -> None:
+        """Write what was pushed since the last call: one system call for all chunks of an engine step."""
+        if self._early:
+            self._early = [(s, f) for s, f in self._early if not self._push(s, f, last=True) and self._may_open(s)]
+        for number, writer in list(self._writers.items()):
+            try:
+                writer.flush()
+            except OSError as error:
+                log.warning("feed %d: %s", number, error)
+                writer.close()
+                del self._writers[number]
+
+    def _may_open(self, sequence: ActiveSequence) -> bool:
+        """False when the first chunk never arrives: Triton has dropped it, because its client is gone."""
+        return self._ack_table.beats - sequence.sent_beat < PATIENCE_BEATS
+
+    def _is_ending(self, sequence: ActiveSequence, beat: int) -> bool:
+        reader = self._ack_table.reader(sequence.slot, sequence.generation)
+        return reader not in (None, CLOSED) and self._ack_table.beats - beat < PATIENCE_BEATS
+
+    def _push(self, sequence: ActiveSequence, frame: bytes, *, last: bool) -> bool:
+        """False while the answer is not open."""
+        number = self._ack_table.reader(sequence.slot, sequence.generation)
+        if number is None:
+            return False
+        if number == CLOSED:  # the detokenizer has given it up
+            return True
+        if number not in self._writers:
+            try:
+                self._writers[number] = feed.FeedWriter(self._run_dir, number)
+            except OSError as error:
+                log.warning("feed %d: %s", number, error)
+                return True
+        self._writers[number].push(frame)
+        if last:
+            self._ending.append((sequence, self._ack_table.beats))
+        return True
