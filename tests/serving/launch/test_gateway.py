@@ -48,7 +48,9 @@ class Launcher:
 
     @property
     def workers(self) -> list[int]:
-        return [process.pid for process in psutil.Process(self.supervisor).children()]
+        """Those that run their own program already: a child that was only forked still looks like the supervisor."""
+        children = psutil.Process(self.supervisor).children()
+        return [process.pid for process in children if "GATEWAY_RUN_DIR" in process.environ()]
 
     def until(self, check: Callable[[], bool], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
