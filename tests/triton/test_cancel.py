@@ -30,6 +30,14 @@ print("streaming", flush=True)
 time.sleep(600)
 """
 
+WAITER = """
+import sys, time
+from tests.triton.calls import Stream
+stream = Stream(sys.argv[1])
+stream.send(text_input="Hi", max_tokens=20000, stream=sys.argv[2] == "True")
+time.sleep(600)
+"""
+
 
 @pytest.fixture(autouse=True)
 def nothing_runs(server: Server) -> None:
@@ -70,7 +78,26 @@ def test_tritonclients_own_cancellation(server: Server) -> None:
     with Stream(server.grpc) as stream:
         stream.send(**LONG)
         stream.next()
+        server.wait_for(lambda: server.metric("qwen_slots_used") == 1, 5)  # else it may look free before it does not
     assert server.wait_for(lambda: is_free(server), 10) < GONE_SECONDS
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_killed_while_it_reads_nothing(server: Server, stream: bool) -> None:
+    """It waits for a whole answer, or has stopped reading its stream."""
+    client = subprocess.Popen([sys.executable, "-c", WAITER, server.grpc, str(stream)], cwd=ROOT)
+    try:
+        server.wait_for(lambda: server.metric("qwen_slots_used") == 1, 30)
+    finally:
+        client.kill()
+        client.wait()
+    assert server.wait_for(lambda: is_free(server), 10) < GONE_SECONDS
+
+
+def test_a_whole_answer_that_takes_seconds_comes_whole(server: Server) -> None:
+    """The visits of its request through Triton are no responses of it."""
+    status, answer = generate(server.http, {"text_input": "Hi", "max_tokens": 150})
+    assert (status, answer["completion_tokens"], answer["finish_reason"]) == (200, 150, "length")
 
 
 def test_an_explicit_stop_answers_both_at_once(server: Server) -> None:
