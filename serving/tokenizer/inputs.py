@@ -15,6 +15,7 @@ from contract import engine_dir
 from contract.errors import InvalidRequest, shown
 from contract.fields import BY_NAME, FIELD_OF_TENSOR, FIELDS, Bound, Field
 
+PROMPTS = ("text_input", "messages", "input_ids")  # the inputs that hold one; a request brings exactly one
 Tensors = Mapping[str, Sequence[Any]]  # one request: a tensor's name -> its flat list of values, bytes for STRING
 
 

@@ -11,13 +11,12 @@ from contract.engine_dir import EngineInfo
 from contract.errors import InvalidRequest, shown
 from contract.sampling import Sampling
 from serving.tokenizer.encoder import Encoder
-from serving.tokenizer.inputs import CheckpointDefaults, Inputs, Tensors
+from serving.tokenizer.inputs import PROMPTS, CheckpointDefaults, Inputs, Tensors
 from serving.tokenizer.messages import json_list, message
 from serving.tokenizer.plain_text import PlainText
 from serving.tokenizer.request import job
 from serving.tokenizer.template import ChatTemplate
 
-PROMPTS = ("text_input", "messages", "input_ids")
 MAX_MESSAGES = 2048
 MAX_JSON = 8 * 2**20  # bytes of messages or of tools
 MOST_SCORES = 262_144  # of a prompt's tokens and their alternatives
