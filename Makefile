@@ -98,6 +98,10 @@ setup-router: .venv-router/.ready
 
 ##@ Build an engine
 
+ifneq (,$(filter-out 0 1,$(FP8_HEAD)))
+  $(error FP8_HEAD=$(FP8_HEAD) is neither 0 nor 1)
+endif
+
 # What `plan`, `preflight` and `engine` share. DRY_RUN=1 in the environment makes `engine` only print its commands.
 PLAN_OPTIONS = --model "$$MODEL" $(call option,RUNTIME,runtime) $(call option,PRECISION,precision) $(call option,CONTEXT,context) \
   $(call option,GPU,gpu) $(call option,KV,kv) $(call option,TP,tp) $(call option,BACKEND,backend) $(call option,PROFILE,profile)

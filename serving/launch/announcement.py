@@ -6,7 +6,7 @@ from pathlib import Path
 
 from contract.engine_dir import EngineInfo
 from serving.launch.config import LOCAL, Config, reach
-from serving.launch.engine import note, outdated
+from serving.launch.engine import changed, note, outdated
 
 
 def text(config: Config, engine: EngineInfo, log: Path) -> str:
@@ -23,7 +23,7 @@ def text(config: Config, engine: EngineInfo, log: Path) -> str:
         lines.append(f"  OpenAI API    {gateway}/v1    chat page {gateway}/")
     body = '{"text_input": "Hello", "max_tokens": 16}'
     lines += ["", f"  curl -X POST http://{triton}/v2/models/qwen/generate -d '{body}'"]
-    for about in filter(None, (note(engine), outdated(engine))):
+    for about in filter(None, (note(engine), changed(engine), outdated(engine))):
         lines += ["", f"  note: {about}"]
     if warning := _warning(config):
         lines += ["", f"  warning: TRITON_HOST={config.triton_host} {warning}"]

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 from contract import engine_dir, gpus
@@ -66,6 +67,20 @@ def outdated(engine: EngineInfo) -> str:
         return ""
     again = f"make engine MODEL={engine.model.source} PRECISION={engine.precision} ENGINE={engine.path}"
     return f"this engine was built by an older version of this project; built again it is faster: {again}"
+
+
+def changed(engine: EngineInfo) -> str:
+    """How to bring the engine up to date with the checkpoint it was built from; empty where that has not changed."""
+    source = Path(engine.model.source)
+    try:
+        built = datetime.fromisoformat(engine.build.started).timestamp()
+        files = list(source.iterdir()) if source.is_dir() else [source]
+        newest = max((file for file in files if file.is_file()), key=lambda file: file.stat().st_mtime)
+        is_newer = newest.stat().st_mtime >= built + 1  # which is in whole seconds
+    except (OSError, ValueError):  # a hub id, a checkpoint that is gone, an engine that does not say when it was built
+        return ""
+    again = f"make engine MODEL={source} PRECISION={engine.precision} ENGINE={engine.path}"
+    return f"{newest} is newer than this engine, which was built from it: {again}" if is_newer else ""
 
 
 def _require_memory(gigabytes: float, engine: EngineInfo) -> None:

@@ -8,12 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from contract import engine_dir
-from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
+from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
 from contract.paths import ROOT
 from serving.launch import announcement
 from serving.launch import config as launch_config
@@ -112,6 +113,28 @@ def test_an_engine_of_an_older_recipe_is_served_with_the_command_that_renews_it(
     for runtime in (recipe, RuntimeInfo("vllm"), RuntimeInfo("simulated")):
         fresh = dataclasses.replace(old, runtime=runtime)
         assert launch_engine.outdated(fresh) == "" and command not in announcement.text(config, fresh, tmp_path)
+
+
+def test_a_checkpoint_that_changed_since_is_told_with_the_command_that_builds_it_again(
+    builder: Builder, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    weights = checkpoint / "model.safetensors"
+    weights.touch()
+    write(tmp_path / "default", str(checkpoint))
+    config, engine = launch_engine.prepare(parse([]))
+    assert launch_engine.changed(engine) == "", "it does not say when it was built"
+    built = dataclasses.replace(engine, build=BuildInfo(started="2026-01-01T12:00:00+00:00"))
+    noon = datetime.fromisoformat(built.build.started).timestamp()
+    os.utime(weights, (noon - 1, noon - 1))
+    assert launch_engine.changed(built) == ""
+    os.utime(weights, (noon + 1, noon + 1))
+    command = f"make engine MODEL={checkpoint} PRECISION=int8 ENGINE={tmp_path / 'default'}"
+    assert launch_engine.changed(built) == f"{weights} is newer than this engine, which was built from it: {command}"
+    assert command in announcement.text(config, built, tmp_path)
+    weights.unlink()
+    assert launch_engine.changed(built) == ""
 
 
 def test_a_named_model_gets_an_engine_of_its_own(
