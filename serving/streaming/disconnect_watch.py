@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 GONE_BEATS = 24  # 1.2 s of the detokenizer's own time without an acknowledgement: the client is gone
 DEAD_BEAT_SECONDS = 30.0  # no heartbeat at all: the detokenizer is gone
-VISIT_AFTER_SECONDS = 0.3  # since a request's beginning or its last visit
+PAUSE = 0.3  # seconds between two visits of a request, and from its beginning to the first
 VISIT_SECONDS = 0.005  # between the visits of two requests: each is a round trip through Triton
 
 
@@ -37,15 +37,15 @@ class DisconnectWatch:
         """Requests that nobody listens to any more, by a missing acknowledgement or visit."""
         beats = self._ack_table.beats
         for sequence in list(self._registry.sequences.values()):
-            if sequence.request.gone:
+            request = sequence.request
+            if request.gone:
                 continue
-            name = sequence.request.request_id
             if sequence.is_owed(self._ack_table) and beats - sequence.sent_beat > GONE_BEATS:
-                log.info("request %s: chunk %d was not acknowledged, the client is gone", name, sequence.seq)
-                yield sequence.request
-            elif not sequence.is_visited(self._ack_table) and beats - sequence.visit_beat > GONE_BEATS:
-                log.info("request %s: visit %d did not come through, the client is gone", name, sequence.visits)
-                yield sequence.request
+                log.info("request %s: chunk %d was not acknowledged", request.request_id, sequence.seq)
+                yield request
+            elif not request.is_visited(self._ack_table) and beats - request.visit_beat > GONE_BEATS:
+                log.info("request %s: visit %d did not come through", request.request_id, request.visits)
+                yield request
 
     def next_visit(self, now: float) -> ActiveSequence | None:
         """A sequence of the request that nobody has looked after for longest, if it is time for another visit."""
@@ -53,12 +53,9 @@ class DisconnectWatch:
             return None
         self._next_visit = now + VISIT_SECONDS
         for request in self._registry.next_requests(1):
-            sequence = next((s for s in request.sequences if s.id in self._registry.sequences), None)
-            if sequence is None or request.gone or not sequence.is_visited(self._ack_table):
-                return None
-            if now - sequence.visit_at >= VISIT_AFTER_SECONDS:
-                sequence.visit_beat, sequence.visit_at = self._ack_table.beats, now
-                return sequence
+            visitor = next((s for s in request.sequences if s.id in self._registry.sequences), None)
+            if visitor and not request.gone and request.is_visited(self._ack_table) and now >= request.visit_at + PAUSE:
+                return visitor
         return None
 
     def is_detokenizer_silent(self, now: float) -> bool:
@@ -67,6 +64,6 @@ class DisconnectWatch:
         if beats != self._last_beat[0]:
             self._last_beat = (beats, now)
         return now - self._last_beat[1] > DEAD_BEAT_SECONDS and any(
-            sequence.is_owed(self._ack_table) or not sequence.is_visited(self._ack_table)
+            sequence.is_owed(self._ack_table) or not sequence.request.is_visited(self._ack_table)
             for sequence in list(self._registry.sequences.values())
         )

@@ -190,7 +190,8 @@ class Dispatcher:
                 next_look = now + HOUSEKEEPING_SECONDS
                 self._housekeep(now)
             if visitor := self._watch.next_visit(now):
-                self._visit(visitor)
+                request = visitor.request
+                self._deliver(request, request.visit(visitor, self._ack_table.beats, now), False)
             if self._dead:
                 self._fail_all(_restarting(self._dead))
             if self._flow.waiting:
@@ -273,9 +274,6 @@ class Dispatcher:
         if request.open == 1 and not request.gone:
             self._deliver(request, chunks.join([request.finished[index] for index in sorted(request.finished)]), True)
         self._close(sequence, FINISH_CODES[sequence.finish])
-
-    def _visit(self, sequence: ActiveSequence) -> None:
-        self._deliver(sequence.request, sequence.visit(), False)
 
     def _deliver(self, request: ActiveRequest, words: IntArray, last: bool) -> None:
         """Send a response through Triton. A sink that raises affects no other request."""

@@ -3,12 +3,17 @@
 A sequence's next chunk leaves only when the detokenizer has acknowledged the last one in the ack table; whatever the
 engine generates meanwhile goes into that chunk. So an idle system streams token by token, and a busy one sends fewer,
 larger chunks by itself.
+
+Chunks wait while a visit of their request is late (``disconnect_watch``): Triton 2.51 keeps in memory every response
+that is sent to a client it knows to be gone.
 """
 
 from __future__ import annotations
 
 from contract.ack_table import AckTable
 from serving.streaming.sequence import ActiveSequence
+
+LATE_BEATS = 2  # 0.1 s of the detokenizer's own time; a visit takes milliseconds
 
 
 class FlowControl:
@@ -31,7 +36,13 @@ class FlowControl:
 
     def due(self) -> list[ActiveSequence]:
         """Take out the sequences that may send now, those with an open answer first: that takes no time."""
-        due = [s for s in self._waiting.values() if s.request.gone or s.is_acked(self._ack_table)]
+        table = self._ack_table
+        late = table.beats - LATE_BEATS
+        due = [
+            s
+            for s in self._waiting.values()
+            if s.request.gone or (s.is_acked(table) and (s.request.visit_beat >= late or s.request.is_visited(table)))
+        ]
         for sequence in due:
             self._waiting.pop(sequence.id, None)
         due.sort(key=lambda sequence: not sequence.is_open)

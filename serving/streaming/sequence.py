@@ -54,9 +54,6 @@ class ActiveSequence:
     ids: list[int] = field(default_factory=list)  # generated but not sent yet; likewise the two below
     log_probs: list[float] = field(default_factory=list)
     top_logprobs: list[object] = field(default_factory=list)
-    visits: int = 0  # made so far
-    visit_beat: int = 0  # the detokenizer's heartbeat and the time when the last one left
-    visit_at: float = field(default_factory=time.monotonic)
     prompt: list[PromptPart] = field(default_factory=list)  # what has not been said about the prompt yet
     repetition: RepetitionDetector | None = None  # only for a request that wants it
     text: TextStream | None = None  # only for stop strings of a request that is answered in one response
@@ -73,10 +70,6 @@ class ActiveSequence:
     def is_owed(self, ack_table: AckTable) -> bool:
         """A chunk of an open answer is not acknowledged yet."""
         return self.is_open and not ack_table.acked(self.slot, self.generation, self.seq)
-
-    def is_visited(self, ack_table: AckTable) -> bool:
-        """Every visit made so far has come through."""
-        return self.visits == 0 or ack_table.visited(self.slot, self.generation, self.visits)
 
     def count(self, delta: SequenceDelta) -> None:
         """What a delta adds to its usage and times."""
@@ -110,11 +103,6 @@ class ActiveSequence:
         self.discard()
         return words
 
-    def visit(self) -> IntArray:
-        """The words of its next visit: a chunk without number and ids."""
-        self.visits += 1
-        return chunks.pack(self.slot, self.generation, 0, self.index, 0, self.visits, 0, 0, [])
-
     def discard(self) -> None:
         """Forget what was generated but not sent."""
         self.ids = []
@@ -132,4 +120,19 @@ class ActiveRequest:
     problem: str = ""  # the error that ended it
     gone: bool = False  # nobody listens: nothing more is sent, and its sequences are aborted
     sequences: list[ActiveSequence] = field(default_factory=list)
+    visits: int = 0  # made so far
+    visitor: ActiveSequence | None = None  # made the last one; None: before the first, or it has ended
+    visit_beat: int = 0  # the detokenizer's heartbeat and the time when it left
+    visit_at: float = field(default_factory=time.monotonic)
     finished: dict[int, IntArray] = field(default_factory=dict)  # without streaming: packed chunks by sequence index
+
+    def visit(self, visitor: ActiveSequence, beat: int, now: float) -> IntArray:
+        """The words of the next visit: a chunk without number and ids."""
+        self.visits += 1
+        self.visitor, self.visit_beat, self.visit_at = visitor, beat, now
+        return chunks.pack(visitor.slot, visitor.generation, 0, visitor.index, 0, self.visits, 0, 0, [])
+
+    def is_visited(self, ack_table: AckTable) -> bool:
+        """Every visit made so far has come through."""
+        visitor = self.visitor
+        return visitor is None or ack_table.visited(visitor.slot, visitor.generation, self.visits)

@@ -10,6 +10,7 @@ import pytest
 
 from contract.chunks import PLAIN, Job, TextOptions
 from serving.detokenizer.text import TokenBytes
+from serving.streaming.flow_control import LATE_BEATS
 from tests.serving.rig import AT_ONCE, CANCEL, STREAM, Rig
 from tests.waiting import until
 
@@ -135,6 +136,23 @@ def test_every_open_request_is_visited_through_triton(rig: Rig, job: Job) -> Non
     rig.runtime.step(1, finish="length")
     until(lambda: staying.ends)
     until(rig.is_free)
+
+
+def test_text_waits_while_a_visit_is_late(rig: Rig) -> None:
+    """Triton keeps what is sent to a client that it knows to be gone. n = 2: whichever sequence made the visit."""
+    sink = rig.open(replace(STREAM, n=2), follow=False)
+    rig.runtime.step(1)
+    until(lambda: len(sink.responses) == 2)
+    for chunk in sink.chunks:
+        rig.detokenizer.ack(chunk, sink)
+    until(lambda: sink.visits)
+    before = rig.ack_table.beats
+    until(lambda: rig.ack_table.beats > before + LATE_BEATS)
+    rig.runtime.step(2)
+    time.sleep(0.1)
+    assert sink.ids == [1, 1]
+    rig.detokenizer.ack(sink.visits[0])
+    until(lambda: sink.ids == [1, 1, 2, 2])
 
 
 # --- all together ----------------------------------------------------------------------------------------------------
