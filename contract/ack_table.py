@@ -4,13 +4,13 @@ The ensemble gives the detokenizer no way back to the engine, so both map the sa
 One record of four 64-bit words per slot; a running sequence owns one slot:
 
     acked   generation << 32 | seq    the last chunk of this sequence whose text the detokenizer has sent
-    stop    generation                a stop string was found: the engine may abort the sequence
+    stop    generation << 32          a stop string was found: the engine may abort the sequence
     reader  generation << 32 | n      the detokenizer's process that answers this sequence, or ``CLOSED``
     visit   generation << 32 | n      the last visit that came through Triton: the client was still there
 
 Only the detokenizer writes these records, and each word in a single store, so no lock is needed. A word carries the
 generation it was written for. The engine gives every sequence a new generation, so a late write for a slot's previous
-owner is ignored.
+owner is ignored, and not made where its next owner has written already.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from pathlib import Path
 
 MAGIC = 0x71776E5F61636B73  # "qwn_acks"
 FILE_NAME = "ack_table"  # in the run directory
-BEAT_SECONDS = 0.05  # between two heartbeats of the detokenizer
-HEADER_WORDS = 8  # magic, slots, heartbeat count, open sequences, closing; two unused, stalled
+BEAT_SECONDS = 0.05  # between two heartbeats of a detokenizer process
+MOST_READERS = 56
+BEATS = 8  # the first of their heartbeats; before them magic, slots, open sequences, closing, stalled
+HEADER_WORDS = BEATS + MOST_READERS
 WORDS_PER_SLOT = 4
 ACKED, STOP, READER, VISIT = range(WORDS_PER_SLOT)
 REFUSE, END = 1, 2  # of ``AckTable.closing``
@@ -59,10 +61,10 @@ class AckTable:
         return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot] == generation << 32 | seq
 
     def stop(self, slot: int, generation: int) -> None:
-        self._write(slot, STOP, 0, generation)
+        self._write(slot, STOP, generation, 0)
 
     def stopped(self, slot: int, generation: int) -> bool:
-        return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + STOP] == generation
+        return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + STOP] == generation << 32
 
     def read_by(self, slot: int, generation: int, reader: int) -> None:
         """The detokenizer's process ``reader`` answers this sequence from now on."""
@@ -89,42 +91,50 @@ class AckTable:
         return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + VISIT] == generation << 32 | number
 
     def _write(self, slot: int, word: int, generation: int, number: int) -> None:
-        self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + word] = generation << 32 | number
+        at = HEADER_WORDS + WORDS_PER_SLOT * slot + word
+        owner = self._words[at] >> 32
+        if not owner or (generation - owner) % MAX_GENERATION < MAX_GENERATION // 2:
+            self._words[at] = generation << 32 | number
 
-    def beat(self) -> None:
-        """Show that the detokenizer is alive and gets CPU time: else a starved host would look like a gone client."""
-        self._words[2] += 1
+    def beat(self, reader: int) -> None:
+        """Show that a detokenizer process gets CPU time: else a starved host would look like a gone client.
+
+        Raises ``ValueError`` for a process too many."""
+        if not 0 <= reader < MOST_READERS:
+            raise ValueError(f"detokenizer process {reader}: there may be {MOST_READERS}")
+        self._words[BEATS + reader] += 1
 
     @property
-    def beats(self) -> int:
-        return self._words[2]
+    def beats(self) -> list[int]:
+        """Of each process; 0: there is none, or it has not begun."""
+        return self._words[BEATS:HEADER_WORDS].tolist()
 
     @property
     def open_sequences(self) -> int:
         """Open sequences, as last written by the engine; the launcher waits for 0 when it drains."""
-        return self._words[3]
+        return self._words[2]
 
     @open_sequences.setter
     def open_sequences(self, count: int) -> None:
-        self._words[3] = count
+        self._words[2] = count
 
     @property
     def closing(self) -> int:
         """What the launcher asks for: 0 to serve, ``REFUSE`` to admit nothing new, ``END`` to end open requests too."""
-        return self._words[4]
+        return self._words[3]
 
     @closing.setter
     def closing(self, phase: int) -> None:
-        self._words[4] = phase
+        self._words[3] = phase
 
     @property
     def stalled(self) -> int:
         """Seconds for which the engine has made no step although it has work; 0 while it makes them."""
-        return self._words[7]
+        return self._words[4]
 
     @stalled.setter
     def stalled(self, seconds: int) -> None:
-        self._words[7] = seconds
+        self._words[4] = seconds
 
     def close(self) -> None:
         self._words.release()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from contract import feed
@@ -18,6 +19,8 @@ from contract.errors import EngineUnavailable, InternalError, ServingError, from
 from serving.detokenizer.step import Detokenizer
 
 log = logging.getLogger(__name__)
+
+UNANSWERED = "detokenizer: the chunk could not be answered; see the server's log"
 
 
 class Reply(Protocol):
@@ -52,11 +55,11 @@ class Answers:
                 self._open(first, reply)
             else:
                 reply.send(chunks, final=True)
-        except ServingError as error:
-            reply.fail(error)
-        except Exception:
-            log.exception("a chunk could not be read")
-            reply.fail(InternalError("detokenizer: the chunk could not be read; see the server's log"))
+        except Exception as error:
+            if not isinstance(error, ServingError):
+                log.exception("a chunk could not be answered")
+                error = InternalError(UNANSWERED)
+            _end(partial(reply.fail, error), reply.drop)
 
     def feed(self, kind: int, words: IntArray) -> None:
         """A frame of the feed, from the thread that reads it. One for an answer that has ended is ignored."""
@@ -69,34 +72,48 @@ class Answers:
                 self._continue(reply, words)
             elif kind == feed.ERROR:
                 text = feed.error_text(words)
-                self._close(slot, generation, lambda: reply.fail(from_wire(text) or EngineUnavailable(text)))
+                error = from_wire(text) or EngineUnavailable(text)
+                self._close(slot, generation, partial(reply.fail, error), reply.drop)
             else:
                 self._close(slot, generation, reply.drop)
         except Exception:
             log.exception("a frame could not be answered")
-            problem = InternalError("detokenizer: the chunk could not be read; see the server's log")
-            self._close(slot, generation, lambda: reply.fail(problem))
+            self._close(slot, generation, partial(reply.fail, InternalError(UNANSWERED)), reply.drop)
 
     def _open(self, first: Chunk, reply: Reply) -> None:
         before = self._replies.get(first.slot)
         self._replies[first.slot] = (first.generation, reply)
-        reply.send([first], final=False)
-        self._detokenizer.ack_table.ack(first.slot, first.generation, first.seq)
         if before is not None:  # the engine gave the slot away without a last word
-            before[1].drop()
+            _end(before[1].drop)
+        try:
+            reply.send([first], final=False)
+        except Exception:
+            self._close(first.slot, first.generation)
+            raise
+        self._detokenizer.ack_table.ack(first.slot, first.generation, first.seq)
 
     def _continue(self, reply: Reply, words: IntArray) -> None:
         (chunk,) = self._detokenizer.process(words)
         if chunk.finish:
-            self._close(chunk.slot, chunk.generation, lambda: reply.send([chunk], final=True))
+            fail = partial(reply.fail, InternalError(UNANSWERED))
+            self._close(chunk.slot, chunk.generation, lambda: reply.send([chunk], final=True), fail, reply.drop)
         else:
             reply.send([chunk], final=False)
             self._detokenizer.ack_table.ack(chunk.slot, chunk.generation, chunk.seq)
 
-    def _close(self, slot: int, generation: int, last_word: Callable[[], None]) -> None:
-        self._replies.pop(slot, None)
+    def _close(self, slot: int, generation: int, *last_words: Callable[[], None]) -> None:
+        if self._replies.get(slot, (0, None))[0] == generation:  # and not its next owner's
+            del self._replies[slot]
         self._detokenizer.forget(slot, generation)
+        _end(*last_words)
+        self._detokenizer.ack_table.close_answer(slot, generation)
+
+
+def _end(*last_words: Callable[[], None]) -> None:
+    """Say the first of them that the reply takes. One that breaks (shared memory is full) hurts nobody else."""
+    for say in last_words:
         try:
-            last_word()
-        finally:
-            self._detokenizer.ack_table.close_answer(slot, generation)
+            say()
+            return
+        except Exception:
+            log.exception("an answer could not be ended")

@@ -8,8 +8,8 @@ Threads:
   may call the runtime.
 - The runtime's thread calls ``on_step`` and ``on_death``. Both only leave a message, set the wake event and return.
 - The dispatcher's own thread runs ``run``. It alone changes sequences and requests after their admission (except
-  ``aborted`` and, when an admission is undone, ``gone``), it alone owns ``FlowControl``, ``Feeds`` and
-  ``DisconnectWatch``, and it alone calls a request's ``Sink`` once the request is admitted.
+  ``aborted`` and, when an admission is undone, ``gone``), it alone owns ``FlowControl``, ``Feeds``, ``Clock``
+  and ``DisconnectWatch``, and it alone calls a request's ``Sink`` once the request is admitted.
 
 ``deque`` appends, dictionary look-ups and writes of one attribute are atomic in CPython; nothing else is shared.
 """
@@ -33,6 +33,7 @@ from contract.prompt_part import PromptPart
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import EngineRequest, Runtime, SequenceDelta
 from serving.streaming.admission import fit, reseeded
+from serving.streaming.clock import Clock
 from serving.streaming.disconnect_watch import DEAD_BEAT_SECONDS, DisconnectWatch
 from serving.streaming.feeds import Feeds
 from serving.streaming.flow_control import FlowControl
@@ -65,9 +66,10 @@ class Dispatcher:
         self._dead = ""
         self._stopping = False
         self.registry = RequestRegistry(ack_table.slots, token_bytes, on_end)
-        self._flow = FlowControl(ack_table)
-        self._feeds = Feeds(ack_table, run_dir)
-        self._watch = DisconnectWatch(ack_table, self.registry)
+        self._clock = Clock(ack_table)
+        self._flow = FlowControl(ack_table, self._clock)
+        self._feeds = Feeds(ack_table, self._clock, run_dir)
+        self._watch = DisconnectWatch(ack_table, self._clock, self.registry)
 
     @property
     def chunks_sent(self) -> int:
@@ -175,6 +177,7 @@ class Dispatcher:
             log.exception("the dispatcher failed")
             self.on_death(f"its dispatcher failed ({error!r})")
             self._fail_all(_restarting(self._dead))
+            self._feeds.flush()
 
     def stop(self) -> None:
         self._stopping = True
@@ -189,9 +192,9 @@ class Dispatcher:
             if now >= next_look:
                 next_look = now + HOUSEKEEPING_SECONDS
                 self._housekeep(now)
-            if visitor := self._watch.next_visit(now):
+            while visitor := self._watch.next_visit(now):
                 request = visitor.request
-                self._deliver(request, request.visit(visitor, self._ack_table.beats, now), False)
+                self._deliver(request, request.visit(visitor, self._clock.now, now), False)
             if self._dead:
                 self._fail_all(_restarting(self._dead))
             if self._flow.waiting:
@@ -212,6 +215,7 @@ class Dispatcher:
         self._feeds.flush()
 
     def _housekeep(self, now: float) -> None:
+        self._clock.look()
         self._ack_table.open_sequences = len(self.registry.sequences) + self._feeds.ending
         for request in self._watch.abandoned():
             self._leave(request)
@@ -255,7 +259,7 @@ class Dispatcher:
             if not sequence.finish:
                 return
         if not request.gone:
-            sequence.sent_beat = self._ack_table.beats
+            sequence.sent_beat = self._clock.now
             last = bool(sequence.finish) and request.open == 1
             if sequence.is_open:
                 if last:  # before its last text, so that this is the request's last response

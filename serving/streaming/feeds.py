@@ -9,6 +9,7 @@ from contract import feed
 from contract.ack_table import CLOSED, AckTable
 from contract.chunks import IntArray
 from contract.errors import ServingError, to_wire
+from serving.streaming.clock import Clock
 from serving.streaming.sequence import ActiveSequence
 
 log = logging.getLogger(__name__)
@@ -19,12 +20,12 @@ PATIENCE_BEATS = 100  # 5 s of the detokenizer's own time for the end of an answ
 class Feeds:
     """Owned by the dispatcher's thread. Nothing here waits; a reader that is gone is noticed by its missing acks."""
 
-    def __init__(self, ack_table: AckTable, run_dir: Path) -> None:
-        self._ack_table, self._run_dir = ack_table, run_dir
+    def __init__(self, ack_table: AckTable, clock: Clock, run_dir: Path) -> None:
+        self._ack_table, self._clock, self._run_dir = ack_table, clock, run_dir
         self._has_given_up = False
         self._writers: dict[int, feed.FeedWriter] = {}
         self._early: list[tuple[ActiveSequence, bytes]] = []  # endings of answers that are not open yet
-        self._ending: list[tuple[ActiveSequence, int]] = []  # and the detokenizer's heartbeat when the last word left
+        self._ending: list[tuple[ActiveSequence, int]] = []  # and the time on the clock when the last word left
 
     @property
     def ending(self) -> int:
@@ -67,11 +68,11 @@ class Feeds:
 
     def _may_open(self, sequence: ActiveSequence) -> bool:
         """False when the first chunk never arrives: Triton has dropped it, because its client is gone."""
-        return self._ack_table.beats - sequence.sent_beat < PATIENCE_BEATS
+        return self._clock.now - sequence.sent_beat < PATIENCE_BEATS
 
     def _is_ending(self, sequence: ActiveSequence, beat: int) -> bool:
         reader = self._ack_table.reader(sequence.slot, sequence.generation)
-        return reader not in (None, CLOSED) and self._ack_table.beats - beat < PATIENCE_BEATS
+        return reader not in (None, CLOSED) and self._clock.now - beat < PATIENCE_BEATS
 
     def _push(self, sequence: ActiveSequence, frame: bytes, *, last: bool) -> bool:
         """False while the answer is not open."""
@@ -88,5 +89,5 @@ class Feeds:
                 return True
         self._writers[number].push(frame)
         if last:
-            self._ending.append((sequence, self._ack_table.beats))
+            self._ending.append((sequence, self._clock.now))
         return True

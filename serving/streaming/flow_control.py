@@ -11,6 +11,7 @@ that is sent to a client it knows to be gone.
 from __future__ import annotations
 
 from contract.ack_table import AckTable
+from serving.streaming.clock import Clock
 from serving.streaming.sequence import ActiveSequence
 
 LATE_BEATS = 2  # 0.1 s of the detokenizer's own time; a visit takes milliseconds
@@ -19,8 +20,8 @@ LATE_BEATS = 2  # 0.1 s of the detokenizer's own time; a visit takes millisecond
 class FlowControl:
     """Owned by the dispatcher's thread."""
 
-    def __init__(self, ack_table: AckTable) -> None:
-        self._ack_table = ack_table
+    def __init__(self, ack_table: AckTable, clock: Clock) -> None:
+        self._ack_table, self._clock = ack_table, clock
         self._waiting: dict[int, ActiveSequence] = {}  # have something to send, in order of arrival
 
     @property
@@ -37,7 +38,7 @@ class FlowControl:
     def due(self) -> list[ActiveSequence]:
         """Take out the sequences that may send now, those with an open answer first: that takes no time."""
         table = self._ack_table
-        late = table.beats - LATE_BEATS
+        late = self._clock.now - LATE_BEATS
         due = [
             s
             for s in self._waiting.values()

@@ -43,7 +43,7 @@ class ActiveSequence:
     generation: int
     prompt_tokens: int
     seq: int = 0  # chunks sent
-    sent_beat: int = 0  # the detokenizer's heartbeat when the last chunk left
+    sent_beat: int = 0  # on the detokenizer's clock, when the last chunk left
     completion_tokens: int = 0
     cached_tokens: int = 0
     finish: int = 0  # index into FINISH_CODES
@@ -122,7 +122,7 @@ class ActiveRequest:
     sequences: list[ActiveSequence] = field(default_factory=list)
     visits: int = 0  # made so far
     visitor: ActiveSequence | None = None  # made the last one; None: before the first, or it has ended
-    visit_beat: int = 0  # the detokenizer's heartbeat and the time when it left
+    visit_beat: int = 0  # on the detokenizer's clock, and the time, when it left
     visit_at: float = field(default_factory=time.monotonic)
     finished: dict[int, IntArray] = field(default_factory=dict)  # without streaming: packed chunks by sequence index
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from typing import Any
@@ -36,8 +37,7 @@ class DetokenizerStep:
         self._answers = Answers(self._detokenizer)
         self._feed = feed.FeedReader(settings.run_dir, reader)
         threading.Thread(target=self._read, name="feed", daemon=True).start()
-        if reader == 0:
-            threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        threading.Thread(target=self._beat, args=(reader,), name="beat", daemon=True).start()
 
     def execute(self, requests: list[Any]) -> None:
         """Each request is answered by itself: an error never fails the batch, which holds other people's chunks."""
@@ -51,15 +51,19 @@ class DetokenizerStep:
                 self._answers.receive(words, reply)
 
     def _read(self) -> None:
-        while True:
-            for kind, words in self._feed.frames():
-                self._answers.feed(kind, words)
+        try:
+            while True:
+                for kind, words in self._feed.frames():
+                    self._answers.feed(kind, words)
+        except Exception:
+            log.exception("the feed broke")
+            os._exit(1)  # without it this process would open answers and never go on: the launcher starts anew
 
-    def _beat(self) -> None:
+    def _beat(self, reader: int) -> None:
         while not self._path.exists():  # made by the engine step, which loads beside this one
             time.sleep(BEAT_SECONDS)
         while True:
-            self._detokenizer.ack_table.beat()
+            self._detokenizer.ack_table.beat(reader)
             time.sleep(BEAT_SECONDS)
 
 

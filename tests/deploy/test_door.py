@@ -162,7 +162,7 @@ def test_triton_itself_listens_on_localhost_and_keys_are_nowhere(door: Door) -> 
     assert not [p for p in processes if secret in Path(f"/proc/{p.pid}/cmdline").read_bytes()]
     assert not [p for p in processes if secret in Path(f"/proc/{p.pid}/environ").read_bytes()]
     stubs = [p for p in processes if any("model.py" in part for part in command(p))]
-    assert len(stubs) == 3 and not [p for p in stubs if b"TRITON_" in Path(f"/proc/{p.pid}/environ").read_bytes()]
+    assert len(stubs) >= 3 and not [p for p in stubs if b"TRITON_" in Path(f"/proc/{p.pid}/environ").read_bytes()]
     logs = [*ROOT.glob(f".run/*-{door.server.http_port}.log"), door.server.log, *run_dir(door.server).glob("*")]
     assert not [path for path in logs if path.is_file() and secret in path.read_bytes()]
 

@@ -174,7 +174,7 @@ class FakeDetokenizer:
         while not self._stopped.wait(0.001):
             if self.beating and time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + BEAT_SECONDS
-                self.ack_table.beat()
+                self.ack_table.beat(0)
             for sink in list(self._sinks):
                 told = [c for response in sink.responses for c in response] + sink.visits
                 acked = done.setdefault(sink, set())

@@ -27,7 +27,8 @@ class FakeReply:
     texts: list[str] = field(default_factory=list)
     error: ServingError | None = None
     ends: int = 0
-    broken: bool = False
+    broken: bool = False  # for text
+    mute: bool = False  # for errors too
 
     def send(self, chunks: list[Chunk], final: bool) -> None:
         assert not self.ends, "a response after the last one"
@@ -37,6 +38,8 @@ class FakeReply:
         self.ends += final
 
     def fail(self, error: ServingError) -> None:
+        if self.mute:
+            raise RuntimeError("no shared memory for the error")
         self.error = error
         self.ends += 1
 
@@ -158,6 +161,32 @@ def test_a_reply_that_breaks_is_not_acknowledged_and_hurts_nobody_else(desk: Des
     assert not desk.table.acked(0, 1, 2)
     desk.feed("y", 2, slot=1, finish=LENGTH)
     assert well.texts == ["x", "y"]
+
+
+@pytest.mark.parametrize("finish", [0, LENGTH])
+@pytest.mark.parametrize("mute", [False, True])
+def test_a_reply_that_takes_nothing_more_is_ended_once_and_the_engine_told(desk: Desk, finish: int, mute: bool) -> None:
+    """Shared memory is full: the thread that reads the feed must not end of it."""
+    reply = desk.open("a")
+    reply.broken, reply.mute = True, mute
+    desk.feed("b", 2, finish=finish)
+    desk.answers.feed(feed.END, np.array([0, 1], dtype=np.int32))
+    assert reply.ends == 1 and desk.table.reader(0, 1) == CLOSED
+    assert mute or isinstance(reply.error, InternalError)
+
+
+@pytest.mark.parametrize("mute", [False, True])
+def test_a_first_chunk_that_cannot_be_sent_leaves_no_answer(desk: Desk, mute: bool) -> None:
+    reply = FakeReply(broken=True, mute=mute)
+    desk.answers.receive(desk.words("a", 1), reply)
+    desk.answers.feed(feed.END, np.array([0, 1], dtype=np.int32))
+    assert reply.ends == 1 and desk.table.reader(0, 1) == CLOSED and not desk.table.acked(0, 1, 1)
+
+
+def test_an_old_answer_that_cannot_be_ended_does_not_hurt_the_next_one(desk: Desk) -> None:
+    desk.open("a").drop = None  # type: ignore[method-assign,assignment]  # calling it raises
+    new = desk.open("x", generation=2)
+    assert new.texts == ["x"] and not new.ends and desk.table.acked(0, 2, 1)
 
 
 def error_words(slot: int, generation: int, text: str) -> IntArray:

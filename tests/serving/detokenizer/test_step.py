@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,11 +21,10 @@ from tests.serving.strategies import cuts, token_ids
 LENGTH, STOP, CANCELLED = (FINISH_CODES.index(name) for name in ("length", "stop", "cancelled"))
 
 
-def new_run(token_bytes: TokenBytes, ack_table: AckTable) -> Detokenizer:
+def new_run(token_bytes: TokenBytes, directory: Path) -> Detokenizer:
     """For each of a test's examples: the table knows no owner of a slot."""
-    for slot in range(ack_table.slots):
-        ack_table.close_answer(slot, 0)
-    return Detokenizer(token_bytes, lambda: ack_table)
+    table = AckTable.create(directory / "fresh", 64)
+    return Detokenizer(token_bytes, lambda: table)
 
 
 @pytest.fixture
@@ -54,9 +55,9 @@ def letters(tokenizer: Tokenizer, text: str) -> list[int]:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_interleaved_streams_keep_their_texts(
-    data: st.DataObject, token_bytes: TokenBytes, tokenizer: Tokenizer, ack_table: AckTable
+    data: st.DataObject, token_bytes: TokenBytes, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    detokenizer = new_run(token_bytes, ack_table)
+    detokenizer = new_run(token_bytes, tmp_path)
     generation = data.draw(st.integers(1, 2**20))
     streams = [data.draw(token_ids(tokenizer)) for _ in range(3)]
     queues = [[(slot, part) for part in data.draw(cuts(ids))] for slot, ids in enumerate(streams)]
@@ -191,7 +192,7 @@ def test_nothing_is_kept_of_finished_streams(detokenizer: Detokenizer, tokenizer
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_a_resumed_sequence_sends_what_the_first_attempt_did_not(
-    data: st.DataObject, token_bytes: TokenBytes, tokenizer: Tokenizer, ack_table: AckTable
+    data: st.DataObject, token_bytes: TokenBytes, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     """Half a character, half a stop string and the stop string itself may lie on the break."""
     ids = data.draw(token_ids(tokenizer).filter(lambda ids: len(ids) > 1))
@@ -202,7 +203,7 @@ def test_a_resumed_sequence_sends_what_the_first_attempt_did_not(
     options = TextOptions(stops=stops, echo="the prompt")
 
     def run(first: list[int], rest: list[int], options: TextOptions) -> tuple[list[Chunk], Chunk]:
-        detokenizer = new_run(token_bytes, ack_table)
+        detokenizer = new_run(token_bytes, tmp_path)
         parts = [one(detokenizer, chunk(first, options=options, total=len(options.resume_ids) + len(first)))]
         last = one(detokenizer, chunk(rest, 2, finish=LENGTH, total=len(ids)))
         return parts, last

@@ -11,6 +11,7 @@ from contract import feed
 from contract.ack_table import AckTable
 from contract.chunks import unpack
 from contract.errors import EngineUnavailable
+from serving.streaming.clock import Clock
 from serving.streaming.feeds import PATIENCE_BEATS, Feeds
 from serving.streaming.sequence import ActiveRequest, ActiveSequence
 from tests.serving.fakes import FakeSink
@@ -18,8 +19,13 @@ from tests.serving.rig import STREAM
 
 
 @pytest.fixture
-def feeds(ack_table: AckTable, tmp_path: Path) -> Feeds:
-    return Feeds(ack_table, tmp_path)
+def clock(ack_table: AckTable) -> Clock:
+    return Clock(ack_table)
+
+
+@pytest.fixture
+def feeds(ack_table: AckTable, clock: Clock, tmp_path: Path) -> Feeds:
+    return Feeds(ack_table, clock, tmp_path)
 
 
 @pytest.fixture
@@ -74,10 +80,11 @@ def test_an_ending_waits_for_a_first_chunk_that_is_still_on_its_way(
     assert feeds.ending == 0
 
 
-def test_an_ending_for_an_answer_that_never_opens_is_given_up(feeds: Feeds, ack_table: AckTable) -> None:
+def test_an_ending_for_an_answer_that_never_opens_is_given_up(feeds: Feeds, ack_table: AckTable, clock: Clock) -> None:
     feeds.end(sequence(5, []), EngineUnavailable("engine: gone"))
     for _ in range(PATIENCE_BEATS):
-        ack_table.beat()
+        ack_table.beat(0)
+        clock.look()
     feeds.flush()
     assert feeds.ending == 0
 

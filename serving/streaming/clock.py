@@ -1,0 +1,33 @@
+"""The detokenizer's own time, by which patience with a client is measured.
+
+On a starved host, or while tritonserver is stopped, an acknowledgement may take seconds without any client being gone.
+So time passes only as fast as the slowest of the detokenizer's processes beats, and no faster than this process looks:
+its dispatcher waits inside Triton's send while Triton does not run.
+"""
+
+from __future__ import annotations
+
+from contract.ack_table import MOST_READERS, AckTable
+
+MOST_PER_LOOK = 4  # beats, of which two fall between the looks of a dispatcher that gets its CPU time
+
+
+class Clock:
+    """Owned by the dispatcher's thread."""
+
+    def __init__(self, ack_table: AckTable) -> None:
+        self._ack_table = ack_table
+        self._seen = [0] * MOST_READERS
+        self._now = 0
+
+    @property
+    def now(self) -> int:
+        """Beats since the beginning, as of the last ``look``."""
+        return self._now
+
+    def look(self) -> None:
+        beats = self._ack_table.beats
+        passed = min((count - seen for count, seen in zip(beats, self._seen, strict=True) if count), default=0)
+        if passed:
+            self._now += min(passed, MOST_PER_LOOK)
+            self._seen = beats
