@@ -67,7 +67,7 @@ class Dispatcher:
         self._stopping = False
         self.registry = RequestRegistry(ack_table.slots, token_bytes, on_end)
         self._clock = Clock(ack_table)
-        self._flow = FlowControl(ack_table, self._clock)
+        self._flow = FlowControl(ack_table)
         self._feeds = Feeds(ack_table, self._clock, run_dir)
         self._watch = DisconnectWatch(ack_table, self._clock, self.registry)
 

@@ -10,18 +10,19 @@ that is sent to a client it knows to be gone.
 
 from __future__ import annotations
 
+import time
+
 from contract.ack_table import AckTable
-from serving.streaming.clock import Clock
 from serving.streaming.sequence import ActiveSequence
 
-LATE_BEATS = 2  # 0.1 s of the detokenizer's own time; a visit takes milliseconds
+LATE_SECONDS = 0.03  # a visit takes milliseconds
 
 
 class FlowControl:
     """Owned by the dispatcher's thread."""
 
-    def __init__(self, ack_table: AckTable, clock: Clock) -> None:
-        self._ack_table, self._clock = ack_table, clock
+    def __init__(self, ack_table: AckTable) -> None:
+        self._ack_table = ack_table
         self._waiting: dict[int, ActiveSequence] = {}  # have something to send, in order of arrival
 
     @property
@@ -38,11 +39,11 @@ class FlowControl:
     def due(self) -> list[ActiveSequence]:
         """Take out the sequences that may send now, those with an open answer first: that takes no time."""
         table = self._ack_table
-        late = self._clock.now - LATE_BEATS
+        late = time.monotonic() - LATE_SECONDS
         due = [
             s
             for s in self._waiting.values()
-            if s.request.gone or (s.is_acked(table) and (s.request.visit_beat >= late or s.request.is_visited(table)))
+            if s.request.gone or (s.is_acked(table) and (s.request.visit_at > late or s.request.is_visited(table)))
         ]
         for sequence in due:
             self._waiting.pop(sequence.id, None)
