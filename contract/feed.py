@@ -61,6 +61,7 @@ class FeedReader:
         self._fd = os.open(partial, os.O_RDWR)
         fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, CAPACITY)
         partial.rename(name)
+        self._buffer = bytearray(CAPACITY)  # reused: ``os.read`` would make as large an object for every few bytes
         self._rest = b""
 
     def wait(self, seconds: float) -> bool:
@@ -69,7 +70,8 @@ class FeedReader:
 
     def frames(self) -> Iterator[tuple[int, IntArray]]:
         """Wait for frames and yield those that are there: kind and words."""
-        data = self._rest + os.read(self._fd, CAPACITY)
+        count = os.readv(self._fd, [self._buffer])
+        data = self._rest + self._buffer[:count]
         words, at = np.frombuffer(data, dtype=np.int32, count=len(data) // WORD), 0
         while at < len(words) and at + words[at] < len(words):
             length = int(words[at])

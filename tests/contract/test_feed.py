@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,3 +93,19 @@ def test_words_keep_their_bits(reader: feed.FeedReader, tmp_path: Path) -> None:
     writer.flush()
     ((_, got),) = reader.frames()
     assert got.tolist() == odd.tolist()
+
+
+def test_a_few_bytes_cost_a_few_bytes(tmp_path: Path) -> None:
+    """A buffer of the FIFO's size for each read left holes that grew by 100 bytes per chunk."""
+    reader = feed.FeedReader(tmp_path, 0)
+    writer = feed.FeedWriter(tmp_path, 0)
+    writer.push(feed.end(1, 2))
+    writer.flush()
+    tracemalloc.start()
+    try:
+        assert len(list(reader.frames())) == 1
+        assert tracemalloc.get_traced_memory()[1] < feed.CAPACITY / 16
+    finally:
+        tracemalloc.stop()
+    writer.close()
+    reader.close()
