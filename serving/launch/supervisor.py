@@ -30,6 +30,7 @@ CANARY_SECONDS = 120.0
 STUBLESS_SECONDS = 1.0
 FAREWELL_SECONDS = 2.0  # for a last event of every open stream, after a second signal
 UNLOAD_SECONDS = 3.0  # from the last stream's end to a killed Triton: engines close their workers in this time
+CLOSING = {"engine", "tokenizer"}  # models that have something to close; Triton ends the others one by one, 1.2 s each
 LOGS = ROOT / ".run"
 
 
@@ -275,6 +276,9 @@ class Supervisor:
         shutil.rmtree(self._run_dir, ignore_errors=True)
         self._lock.close()
 
+    def _has_closed(self) -> bool:
+        return set(self._gone()) >= CLOSING
+
     def _see_gateway_off(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         """Patience until ``deadline``; a second signal gives open streams time for a last event, a third one none."""
         while process.poll() is None and time.monotonic() < deadline and self._signals < 2:
@@ -287,9 +291,9 @@ class Supervisor:
         child.stop(process, 0)
 
     def _stop(self, process: subprocess.Popen[bytes], deadline: float) -> None:
-        """SIGTERM, patience until ``deadline`` or a second signal, then SIGKILL to what is left of its session."""
+        """SIGTERM, patience until ``CLOSING`` ended, ``deadline`` or a second signal, then SIGKILL to what is left."""
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        while process.poll() is None and time.monotonic() < deadline and self._signals < 2:
+        while process.poll() is None and time.monotonic() < deadline and self._signals < 2 and not self._has_closed():
             time.sleep(0.05)
         child.stop(process, 0)

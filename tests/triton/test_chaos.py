@@ -42,6 +42,7 @@ def gateway(server: Server) -> psutil.Process:
 
 MODEL_PROCESSES: dict[str, Callable[[Server], psutil.Process]] = {
     **{model: lambda server, model=model: stub(server, model) for model in MODELS},
+    "detokenizer-3": lambda server: psutil.Process(int((run_dir(server) / "detokenizer-3.pid").read_text())),
     "tritonserver": triton,
 }
 
