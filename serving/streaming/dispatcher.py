@@ -208,11 +208,15 @@ class Dispatcher:
                 sequence = self.registry.sequences.get(delta.sequence_id)
                 if sequence is not None:
                     self._absorb(sequence, delta)
-        for sequence in self._flow.due():
+        quick, slow = self._flow.due()
+        for sequence in quick:
             self._send(sequence)
         while self._undone:
             self._end_answer(self._undone.popleft())
         self._feeds.flush()
+        for sequence in slow:
+            self._send(sequence)
+            self._feeds.flush()
 
     def _housekeep(self, now: float) -> None:
         self._clock.look()

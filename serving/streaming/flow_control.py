@@ -36,16 +36,17 @@ class FlowControl:
     def discard(self, sequence: ActiveSequence) -> None:
         self._waiting.pop(sequence.id, None)
 
-    def due(self) -> list[ActiveSequence]:
-        """Take out the sequences that may send now, those with an open answer first: that takes no time."""
+    def due(self) -> tuple[list[ActiveSequence], list[ActiveSequence]]:
+        """Take out the sequences that may send now: those for which Triton is not called, and the others.
+
+        A call takes a fraction of a millisecond, and all answers of a wave may end in one step."""
         table = self._ack_table
         late = time.monotonic() - LATE_SECONDS
-        due = [
-            s
-            for s in self._waiting.values()
-            if s.request.gone or (s.is_acked(table) and (s.request.visit_at > late or s.request.is_visited(table)))
-        ]
-        for sequence in due:
-            self._waiting.pop(sequence.id, None)
-        due.sort(key=lambda sequence: not sequence.is_open)
+        due: tuple[list[ActiveSequence], list[ActiveSequence]] = ([], [])
+        for sequence in list(self._waiting.values()):
+            request = sequence.request
+            may_send = sequence.is_acked(table) and (request.visit_at > late or request.is_visited(table))
+            if request.gone or may_send:
+                del self._waiting[sequence.id]
+                due[not sequence.is_open or bool(sequence.finish)].append(sequence)
         return due

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from dataclasses import replace
 
@@ -10,7 +11,9 @@ import pytest
 
 from contract.chunks import PLAIN, Job, TextOptions
 from serving.detokenizer.text import TokenBytes
+from serving.runtimes.base import SequenceDelta
 from serving.streaming.flow_control import LATE_SECONDS
+from tests.serving.fakes import FakeSink
 from tests.serving.rig import AT_ONCE, CANCEL, STREAM, Rig
 from tests.waiting import until
 
@@ -207,4 +210,36 @@ def test_many_streams_through_the_dispatcher_are_whole_and_in_order(rig: Rig) ->
     for sink in sinks:
         assert sink.ids == list(range(201))
         assert [c.seq for c in sink.chunks] == list(range(1, len(sink.chunks) + 1))
+    until(rig.is_free)
+
+
+class WaitsAtItsEnd(FakeSink):
+    """Triton takes its time for the final flag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def drop(self) -> None:
+        assert self.go.wait(10)
+        super().drop()
+
+
+def test_text_of_others_does_not_wait_for_answers_that_end_in_the_same_step(rig: Rig) -> None:
+    ending = rig.detokenizer.follow(WaitsAtItsEnd())
+    rig.dispatcher.admit("", [1, 2, 3], STREAM, ending)
+    going_on = rig.open()
+    first, second = (request.sequence_id for request in rig.runtime.seen)
+    rig.runtime.step(1)
+    until(lambda: ending.open and going_on.open)
+    rig.dispatcher.on_step(
+        [SequenceDelta(first, (2,), 1, "length", [-0.5]), SequenceDelta(second, (2,), 1, None, [-0.5])]
+    )
+    until(lambda: going_on.ids == [1, 2])
+    assert ending.ids == [1]
+    ending.go.set()
+    until(lambda: ending.ends)
+    assert ending.ids == [1, 2]
+    rig.runtime.submitted.pop(first)
+    rig.runtime.step(3, finish="length")
     until(rig.is_free)
