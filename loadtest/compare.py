@@ -17,7 +17,7 @@ from typing import Any
 
 from client.language import language
 from loadtest import console, files
-from loadtest.console import NAMES, milliseconds
+from loadtest.console import NAMES, milliseconds, per_second
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, LoadtestError
 from loadtest.histogram import Histogram
 from loadtest.record import Record
@@ -175,8 +175,8 @@ def _lines(rows: list[Row]) -> list[str]:
 def _rates(a: SavedRun, b: SavedRun) -> str:
     x, y = (r.summary["total"] for r in (a, b))
     return (
-        f"tokens/s {x['tokens_per_s']:.0f} → {y['tokens_per_s']:.0f}; goodput/s {x['goodput_per_s']:.2f} → "
-        f"{y['goodput_per_s']:.2f}; failed {x['counts']['failed']} → {y['counts']['failed']}"
+        f"tokens/s {x['tokens_per_s']:.0f} → {y['tokens_per_s']:.0f}; goodput/s {per_second(x['goodput_per_s'])} → "
+        f"{per_second(y['goodput_per_s'])}; failed {x['counts']['failed']} → {y['counts']['failed']}"
     )
 
 

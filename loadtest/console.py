@@ -31,6 +31,11 @@ def milliseconds(value: float | None) -> str:
     return "0.0" if text == "-0.0" else text
 
 
+def per_second(value: float | None) -> str:
+    """A rate that there may be none of: goodput without a limit on single requests."""
+    return "-" if value is None else f"{value:.2f}"
+
+
 def live_line(second: float, total: Lane, running: int) -> str:
     c, ttft = total.counts, total.histograms["ttft_sched"]
     recent = [total.per_second.get(int(second) - k, 0) for k in (2, 3, 4)]
@@ -70,10 +75,16 @@ def _lane(name: str, figures: dict[str, Any], examples: dict[str, str]) -> list[
         ),
         f"{c['scheduled']} scheduled = {c['completed']} completed + {c['failed']} failed + {c['cancelled']} cancelled "
         f"+ {c['in_flight']} in flight; {figures['requests_per_s']:.2f} requests/s, {figures['tokens_per_s']:.0f} "
-        f"tokens/s, goodput {figures['goodput_per_s']:.2f}/s; {c['good']} met all limits",
+        f"tokens/s{_goodput(figures)}",
         *_cached(c),
         *(f"  {count} × {kind}{_example(examples.get(kind))}" for kind, count in figures["errors"].items()),
     ]
+
+
+def _goodput(figures: dict[str, Any]) -> str:
+    """Nothing without a limit on single requests."""
+    rate = figures["goodput_per_s"]
+    return "" if rate is None else f", goodput {rate:.2f}/s; {figures['counts']['good']} met every per-request limit"
 
 
 def _cached(c: dict[str, int]) -> list[str]:

@@ -80,8 +80,8 @@ def summarize(run: Run) -> dict[str, Any]:
         "notes": notes(total, plan),
         "error_examples": _examples(run.records),
         "measured_s": run.measured_s,
-        "total": lane_figures(total, run.measured_s),
-        "lanes": {name: lane_figures(lane, run.measured_s) for name, lane in run.lanes.items()},
+        "total": lane_figures(total, run.measured_s, plan.limits),
+        "lanes": {name: lane_figures(lane, run.measured_s, plan.limits) for name, lane in run.lanes.items()},
         "gateway_cost": _gateway_cost(run.records) if len(plan.lanes) == 2 else None,
         "saturation": saturation(run),
         "generator": _generator(workers, total),
@@ -115,19 +115,22 @@ def limits(total: Lane, slo: Slo) -> list[dict[str, Any]]:
     return rows
 
 
-def lane_figures(lane: Lane, measured_s: float) -> dict[str, Any]:
-    """``measured_s``: seconds of the window; 0 when the run ended during its warm-up."""
+def lane_figures(lane: Lane, measured_s: float, slo: Slo) -> dict[str, Any]:
+    """``measured_s``: seconds of the window; 0 when the run ended during its warm-up.
+
+    Goodput is what ``--goodput`` of vLLM and AIPerf counts: requests within every limit on a single request. Without
+    such a limit there is none: ``goodput_per_s`` is None and no count speaks of good requests."""
 
     def per_second(name: str) -> float:
         return lane.counts[name] / measured_s if measured_s else 0.0
 
     c = lane.counts
     return {
-        "counts": dict(c),
+        "counts": {name: n for name, n in c.items() if slo.limits or name not in ("good", "window_good")},
         "errors": dict(lane.errors),
         "requests_per_s": per_second("window_completed"),
         "tokens_per_s": per_second("window_tokens"),
-        "goodput_per_s": per_second("window_good"),
+        "goodput_per_s": per_second("window_good") if slo.limits else None,
         "tokens_per_message": _ratio(c["window_tokens"], c["window_messages"]),
         "latency": {name: latency_figures(h) for name, h in lane.histograms.items()},
     }

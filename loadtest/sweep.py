@@ -155,7 +155,7 @@ def _cells(step: RateStep) -> list[str]:
     latencies = [("ttft_sched", "p50"), ("ttft_sched", "p99"), ("tpot", "p50"), ("tpot", "p99")]
     return [
         *(console.milliseconds(_percentile(step, *which)) for which in latencies),
-        f"{total['goodput_per_s']:.2f}",
+        console.per_second(total["goodput_per_s"]),
         f"{total['tokens_per_s']:.0f}",
         word,
     ]
@@ -197,17 +197,18 @@ def _charts(steps: list[RateStep]) -> list[Chart]:
         return Series(q, points)
 
     def total(name: str, label: str) -> Series:
-        return Series(label, [(s.rate, float(s.summary["total"][name])) for s in steps])
+        found = [(s.rate, value) for s in steps if (value := s.summary["total"][name]) is not None]
+        return Series(label, [(rate, float(value)) for rate, value in found])
 
     met = max((s.rate for s in steps if s.met), default=None)
     mark = [("x", met, "limits met up to here")] if met is not None else []
     x, three = "requests per second", ("p50", "p95", "p99")
-    goodput = [total("goodput_per_s", "goodput"), total("requests_per_s", "completed")]
-    goodput.append(Series("offered", [(s.rate, s.rate) for s in steps], dashed=True))
+    rates = [s for s in (total("goodput_per_s", "goodput"), total("requests_per_s", "completed")) if s.points]
+    rates.append(Series("offered", [(s.rate, s.rate) for s in steps], dashed=True))
     ttft, tpot = ([latency(metric, q) for q in three] for metric in ("ttft_sched", "tpot"))
     return [
         Chart("TTFT against rate", x, "ms (log)", ttft, log_y=True, lines=mark),
         Chart("TPOT against rate", x, "ms", tpot, lines=mark),
-        Chart("Goodput and throughput", x, "requests/s", goodput, lines=mark),
+        Chart("Goodput and throughput", x, "requests/s", rates, lines=mark),
         Chart("Output tokens per second", x, "tokens/s", [total("tokens_per_s", "tokens/s")], lines=mark),
     ]

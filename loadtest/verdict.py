@@ -121,7 +121,7 @@ def _missed(total: Lane, slo: Slo) -> list[str]:
     # A request still in flight when the drain ended did not meet a latency limit; one that left on purpose has none.
     judged = c["scheduled"] - c["cancelled"]
     if slo.limits and judged and c["good"] < slo.good * judged:
-        reasons.append(f"{c['good'] / judged:.1%} of requests met all limits (wanted {slo.good:.1%})")
+        reasons.append(f"{c['good'] / judged:.1%} of requests met every per-request limit (wanted {slo.good:.1%})")
     for (name, percent), limit in slo.percentiles.items():
         value = total.percentile(metric_of(name), percent, limit)
         if value is None or value > limit:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from loadtest.console import NAMES, milliseconds
+from loadtest.console import NAMES, milliseconds, per_second
 from loadtest.record import FORMULAS
 from loadtest.report import page as html
 from loadtest.report.sentences import sentences
@@ -83,15 +83,15 @@ def _cards(summary: dict[str, Any], say: Say) -> str:
         row = latency[metric]
         return f"{milliseconds(row['p50'])} ms", f"{name} p50", f"p99 {milliseconds(row['p99'])} ms"
 
-    judged = counts["scheduled"] - counts["cancelled"]
-    share = f"{counts['good'] / judged:.0%} {say('met')}" if judged and summary["plan"]["slo"] else ""
+    judged, goodput = counts["scheduled"] - counts["cancelled"], total["goodput_per_s"]
+    share = f"{counts['good'] / judged:.0%} {say('met')}" if judged and goodput is not None else ""
     return html.cards(
         [
             timed("ttft_sched", "TTFT"),
             timed("tpot", "TPOT"),
             timed("itl", "ITL"),
             (f"{total['tokens_per_s']:,.0f}", say("output tokens/s"), ""),
-            (f"{total['goodput_per_s']:.2f}", say("goodput/s"), share),
+            *([(per_second(goodput), say("goodput/s"), share)] if goodput is not None else []),
             (f"{counts['failed']}", say("failed"), f"{say('of')} {counts['scheduled']}"),
         ]
     )
@@ -117,7 +117,11 @@ def _latency(summary: dict[str, Any], say: Say) -> str:
 def _counts(summary: dict[str, Any], say: Say) -> str:
     lanes = summary["lanes"] | ({"all": summary["total"]} if len(summary["lanes"]) > 1 else {})
     rows: list[list[Any]] = [[say(n.replace("_", " ")), *(f["counts"][n] for f in lanes.values())] for n in COUNTS]
-    rows += [[say(label), *(_short(f[name]) for f in lanes.values())] for name, label in RATES.items()]
+    rows += [
+        [say(label), *(per_second(f[name]) for f in lanes.values())]
+        for name, label in RATES.items()
+        if summary["total"][name] is not None
+    ]
     kinds = sorted({kind for f in lanes.values() for kind in f["errors"]})
     examples = {kind: f": {summary['error_examples'][kind]}" for kind in kinds if summary["error_examples"].get(kind)}
     rows += [
@@ -188,7 +192,3 @@ def _environment(summary: dict[str, Any], say: Say) -> str:
     )
     facts["settings"] = summary["plan"]
     return html.facts([(say(name), html.inline(value)) for name, value in facts.items()])
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

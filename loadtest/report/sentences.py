@@ -24,7 +24,7 @@ CHINESE = {
     "{} of {} requests had not ended when the drain did (limit {}): the server hangs, or --drain is too short":
         "{1} 个请求中有 {0} 个在排空时间结束时仍未完成（上限 {2}）：服务端可能挂起，或 --drain 太短",
     "{} of {} requests failed (limit {})": "{1} 个请求中有 {0} 个失败（上限 {2}）",
-    "{} of requests met all limits (wanted {})": "{} 的请求达到全部指标（要求 {}）",
+    "{} of requests met every per-request limit (wanted {})": "{} 的请求达到全部单请求指标（要求 {}）",
     "{} p{} is {} (limit {} ms)": "{} p{} 为 {}（上限 {} 毫秒）",
     "{} ms": "{} 毫秒", "not measured": "没有测到",
     "{} p{} is not reached (limit {} ms)": "{} p{} 未达到（上限 {} 毫秒）",

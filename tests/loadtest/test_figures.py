@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from contract.paths import ROOT
 from loadtest.aggregate import Lane, merged
+from loadtest.console import summary_text
 from loadtest.errors import LoadtestError
 from loadtest.histogram import Histogram
 from loadtest.plan import plan_from
@@ -98,7 +99,7 @@ def test_goodput_is_never_more_than_throughput() -> None:
     for at, (ttft, in_window) in enumerate([(0.1, True), (0.5, True), (0.1, False)]):
         lane.scheduled(True)
         lane.finish(record(at, ttft=ttft), slo, in_window)
-    figures = lane_figures(lane, 2.0)
+    figures = lane_figures(lane, 2.0, slo)
     assert (figures["requests_per_s"], figures["goodput_per_s"], lane.counts["good"]) == (1.0, 0.5, 2)
 
 
@@ -284,3 +285,25 @@ def test_percentiles_of_a_comparison_are_those_of_the_report() -> None:
     for percent in (50, 95):
         exact = Histogram.of(values).percentile(percent)
         assert percentile_of_rows(percent)(np.array([values]))[0] == pytest.approx(exact, rel=2e-4) and exact
+
+
+def told(records: list[Record], directory: Path, **options: object) -> tuple[dict[str, Any], str, str]:
+    """One run's summary as it was written, what the terminal says and the page."""
+    summary = reported(run_of(records, **options), directory)
+    jsonschema.validate(json.loads((directory / "summary.json").read_text()), SCHEMA)
+    return summary, summary_text(summary), (directory / "report.html").read_text()
+
+
+def test_there_is_goodput_only_where_a_single_request_has_a_limit(tmp_path: Path) -> None:
+    """With percentile limits alone every request "met all limits" of a run that failed."""
+    records = [record(k) for k in range(40)]
+    summary, terminal, page = told(records, tmp_path / "percentiles", slo="ttft.p99=2ms,itl.p99=1ms")
+    assert summary["verdict"]["state"] == "fail" and summary["total"]["goodput_per_s"] is None
+    assert "good" not in summary["total"]["counts"] and "goodput" not in terminal and "met every" not in terminal
+    cards, after = page.split("<h2>How it is counted</h2>")[0], page.split("<h2>The generator</h2>")[1]
+    assert "goodput" not in cards + after
+    _, terminal, _ = told(records, tmp_path / "none")
+    assert "goodput" not in terminal
+    summary, terminal, page = told(records, tmp_path / "both", slo="ttft=200ms,ttft.p99=2ms")
+    assert f"goodput {summary['total']['goodput_per_s']:.2f}/s; 40 met every per-request limit" in terminal
+    assert 'goodput/s<br><span class="soft">100% met' in page
