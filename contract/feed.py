@@ -11,6 +11,7 @@ directory, and the engine step writes frames of INT32 words into it: ``[words th
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -59,7 +60,8 @@ class FeedReader:
         partial = name.with_name(f"{name.name}.{os.getpid()}")
         os.mkfifo(partial, 0o600)
         self._fd = os.open(partial, os.O_RDWR)
-        fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, CAPACITY)
+        with contextlib.suppress(PermissionError):  # of a user with many pipes, or a lower bound: fewer bytes do
+            fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, CAPACITY)
         partial.rename(name)
         self._buffer = bytearray(CAPACITY)  # reused: ``os.read`` would make as large an object for every few bytes
         self._rest = b""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import threading
 import tracemalloc
@@ -107,5 +109,29 @@ def test_a_few_bytes_cost_a_few_bytes(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < feed.CAPACITY / 16
     finally:
         tracemalloc.stop()
+    writer.close()
+    reader.close()
+
+
+def test_a_user_whom_linux_allows_no_large_pipe_has_a_feed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.fcntl
+
+    def limited(fd: int, command: int, argument: int = 0) -> int:
+        if command == fcntl.F_SETPIPE_SZ and argument > 4096:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return real(fd, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", limited)
+    reader = feed.FeedReader(tmp_path, 0)
+    writer = feed.FeedWriter(tmp_path, 0)
+    for number in range(3):
+        writer.push(feed.chunk(words(number, 2000)))
+    got: list[int] = []
+    while len(got) < 3:
+        writer.flush()
+        got += [int(frame[0]) for _, frame in reader.frames()]
+    assert got == [0, 1, 2]
     writer.close()
     reader.close()
