@@ -117,6 +117,7 @@ class Supervisor:
         env = triton.environment(self._config, self._run_dir)
         with logs.open_private(self._log("triton"), "ab" if self._deaths else "wb") as log:
             self._log_start = log.tell()
+            self._readiness.launching()
             # SIGKILL: without its launcher nobody empties the engine first, and a Triton that got SIGTERM leaves its
             # open streams silent until their clients' time-outs. A broken connection they notice, and go on elsewhere.
             self._triton = child.start(command, env, log, ROOT, signal.SIGKILL)
@@ -180,7 +181,7 @@ class Supervisor:
         return self._vitals.hung()
 
     def _restart(self, reason: str) -> None:
-        self._readiness.say(f"restarting: {reason}")
+        self._readiness.restarting(reason)
         logs.say(f"the engine died: {reason} (log: {self._log('triton')})")
         if (self._run_dir / "dead").exists():  # its process lives for a moment, to tell its clients
             time.sleep(FLUSH_SECONDS)
@@ -202,6 +203,7 @@ class Supervisor:
         if self._has_died_too_often():
             deaths = f"{len(self._deaths)} deaths in {WINDOW:.0f} s"
             raise LaunchError(f"{deaths}, giving up; the last: {why} (log: {self._log('triton')})")
+        self._readiness.restarting(why, pause)
         if pause:
             logs.say(f"it dies again and again soon after its start: the next one is in {pause:.0f} s")
         until = time.monotonic() + pause

@@ -62,7 +62,10 @@ class Operations:
     async def ready(self, _: Request) -> Response:
         """200 while requests can be answered; 503 with the reason while starting, draining or without Triton."""
         problem = await self._gateway.ready()
-        return JSONResponse({"status": problem or "ready"}, 503 if problem else 200)
+        if not problem:
+            return JSONResponse({"status": "ready"})
+        wait = {"retry-after": str(self._gateway.outage().retry_after())}
+        return JSONResponse({"status": problem}, 503, wait)
 
     async def generate(self, _: Request) -> Response:
         """A real one-token answer through the whole pipeline."""

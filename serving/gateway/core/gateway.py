@@ -39,6 +39,7 @@ from serving.gateway.core.triton_metrics import TritonMetrics
 from serving.gateway.core.writer import Gone
 from serving.gateway.schema.errors import ApiError, bad_request
 from serving.gateway.settings import GatewaySettings
+from serving.outage import Outage
 
 log = logging.getLogger("serving.gateway")
 TICK = 0.25  # seconds between checks of the open answers
@@ -206,20 +207,21 @@ class Gateway:
         while self.open and time.monotonic() < until and not self._in_a_hurry:
             await asyncio.sleep(0.02)
         for answer in list(self.answers):
-            answer.stop(ApiError(503, "the gateway is shutting down; the answer is incomplete", code="draining"))
+            problem = "the gateway is shutting down; the answer is incomplete"
+            answer.stop(ApiError(503, problem, code="draining", retry_after=5))
         until = time.monotonic() + 2.0
         while self.open and time.monotonic() < until:
             await asyncio.sleep(0.02)
 
     # health
-    def outage(self) -> str:
-        """Why Triton does not answer, as the launcher tells all workers in one file; "" when all is well."""
+    def outage(self) -> Outage:
+        """Why Triton does not answer and until when, as the launcher tells all workers in one file."""
         if not self.settings.readiness_file:
-            return ""
+            return Outage()
         try:
-            return Path(self.settings.readiness_file).read_text()
-        except OSError:
-            return "the launcher is gone"
+            return Outage.load(Path(self.settings.readiness_file).read_text())
+        except (OSError, ValueError):
+            return Outage("the launcher is gone")
 
     def unwatched(self, seconds: float) -> str:
         """The problem when the launcher has been silent for ``seconds``; "" otherwise. Requests are still answered."""
@@ -233,7 +235,7 @@ class Gateway:
         if self.leaving:
             return "draining"
         launched = self.settings.readiness_file
-        if problem := self.outage() or self.unwatched(UNWATCHED_SECONDS):
+        if problem := self.outage().why or self.unwatched(UNWATCHED_SECONDS):
             return problem
         try:  # what the launcher calls ready is: this worker's channel may just have to connect again
             answer = await self._model_ready(

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.outage import Outage
 from tests.client.fake_triton import FakeTriton
 from tests.serving.gateway.bodies import CHAT, ask
 from tests.serving.gateway.conftest import RunningGateway, Start, tiny_engine
@@ -115,6 +116,22 @@ def test_health_and_canary(web: httpx.Client, fake: FakeTriton) -> None:
         assert "has not loaded" in web.get("/health/ready").json()["status"]
     finally:
         fake.ready = True
+
+
+def test_the_503s_of_a_restart_say_when_to_come_back(own_gateway: Start, tmp_path: Path) -> None:
+    word = tmp_path / "home" / "readiness"
+    word.parent.mkdir()
+    word.write_text("")
+    running = own_gateway(GATEWAY_READINESS_FILE=str(word), TRITON_GRPC="127.0.0.1:9")
+    with httpx.Client(base_url=running.url, trust_env=False, verify=False, timeout=20) as web:
+        assert web.post(CHAT, json=ask("x")).headers["retry-after"] == "5", "its end is not known yet"
+        word.write_text(Outage("restarting: it died", time.time() + 30).dump())
+        for answer in (
+            web.post(CHAT, json=ask("x")), web.post(CHAT, json=ask("x", stream=True)),
+            web.get("/health/ready"), web.get("/health/generate"),
+        ):  # fmt: skip
+            assert answer.status_code == 503 and "restarting: it died" in answer.text
+            assert 20 <= int(answer.headers["retry-after"]) <= 30
 
 
 def test_the_trace_context_goes_on_to_triton(web: httpx.Client, fake: FakeTriton) -> None:
