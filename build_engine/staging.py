@@ -19,6 +19,10 @@ from contract.engine_dir import BuildInfo, FileInfo
 from contract.errors import BuildError
 
 CHUNK = 1 << 22  # bytes per read while hashing
+FULL = (errno.ENOSPC, errno.EDQUOT)
+MB, GB = 10**6, 10**9
+ELSEWHERE = "choose another directory with ENGINE="
+CACHE_ELSEWHERE = "choose another cache directory with XDG_CACHE_HOME="
 
 
 def cache_directory() -> Path:
@@ -27,27 +31,59 @@ def cache_directory() -> Path:
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
+def staged(out: Path, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
     """An empty directory beside ``out`` that takes its place when the block succeeds and is removed when it does not.
 
-    Raises ``BuildError`` when ``out`` exists and is not an engine, checkpoint or cache directory that may be replaced.
+    Raises ``BuildError`` when ``out`` exists and is not an engine, checkpoint or cache directory that may be replaced,
+    and when it cannot be written. ``elsewhere`` says how to choose another one.
     """
     out = Path(os.path.realpath(out))
-    require_replaceable(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.parent / f".{out.name}.{os.getpid()}.partial"
-    clear_leftovers(out)
-    partial.mkdir()
+    with writing(out.parent, elsewhere):
+        require_replaceable(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(out)
+        partial.mkdir()
+    with writing(partial, elsewhere):
+        try:
+            yield partial
+            with writing(out.parent, elsewhere):
+                replace(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def writing(directory: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
+    """Turn an ``OSError`` of what is written to ``directory`` into a ``BuildError`` that names it and the remedy.
+
+    One that names a file elsewhere (a checkpoint that cannot be read) passes through.
+    """
     try:
-        yield partial
-        replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        yield
+    except OSError as error:
+        names = [
+            Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))
+        ]
+        is_full = error.errno in FULL
+        ours = any(name == directory or directory in name.parents or name in directory.parents for name in names)
+        if not ours and (names or not is_full):  # a write to a full disk says no name
+            raise
+        existing = nearest(directory)
+        what = f"the disk of {existing} is full: free some space"
+        if not is_full:
+            what = f"{existing} cannot be written ({error.strerror}): correct that"
+        raise BuildError(f"{what} or {elsewhere}") from error
+
+
+def nearest(directory: Path) -> Path:
+    """``directory``, or the first of its parents that exists."""
+    return next(path for path in (directory.absolute(), *directory.absolute().parents) if os.path.lexists(path))
 
 
 def require_replaceable(out: Path) -> None:
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not replaceable(out))):
-        raise BuildError(f"{out} exists and is not something this command wrote: choose another --out or remove it")
+        raise BuildError(f"{out} exists and is not something this command wrote: remove it or {ELSEWHERE}")
 
 
 def replaceable(directory: Path) -> bool:
@@ -86,15 +122,21 @@ def clear_leftovers(out: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def need_space(directory: Path, needed: int) -> None:
+def need_space(directory: Path, needed: int, elsewhere: str = ELSEWHERE) -> None:
     """Raise ``BuildError`` unless the disk of ``directory`` has ``needed`` bytes left."""
-    existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    existing = nearest(directory)
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise BuildError(
-            f"{existing} has {free / 1e9:.1f} GB free and about {needed / 1e9:.1f} GB are needed: free some space or "
-            "choose another --out"
-        )
+        has, takes = sizes(free, needed)
+        raise BuildError(f"{existing} has {has} free and about {takes} are needed: free some space or {elsewhere}")
+
+
+def sizes(free: int, needed: int) -> tuple[str, str]:
+    """Two sizes in bytes as a reader can tell them apart: the smaller one rounded down, the larger one up."""
+    if needed < GB:
+        return f"{free // MB} MB", f"{-(-needed // MB)} MB"
+    tenth = GB // 10
+    return f"{free // tenth / 10:.1f} GB", f"{-(-needed // tenth) / 10:.1f} GB"
 
 
 def link_or_copy(source: Path, target: Path) -> None:

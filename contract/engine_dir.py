@@ -18,6 +18,8 @@ SCHEMA_VERSION = 1
 LORA_DIR = "lora"
 REBUILD = "rebuild it with `make engine`"
 OPENVINO_RECIPE = 4  # one more when the builder's graph changes: engines built before are then out of date
+# Small files that an operator may edit (sampling defaults, the chat template): their size says nothing.
+EDITABLE = ("config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja")
 Record = TypeVar("Record")
 
 
@@ -120,6 +122,20 @@ def read(directory: Path) -> EngineInfo:
         return _parse(data, directory)
     except (KeyError, TypeError, ValueError) as error:
         raise EngineDirectoryError(f"{path} is damaged ({type(error).__name__}: {error}): {REBUILD}") from error
+
+
+def damage(engine: EngineInfo) -> str:
+    """What is wrong with the first file that is missing or has another size than when it was built; empty: nothing.
+
+    Takes no time, and so compares no hashes."""
+    for name, info in engine.files.items():
+        path = engine.path / name
+        if not path.is_file():
+            return f"{path} is missing"
+        size = path.stat().st_size
+        if size != info.size and name not in EDITABLE:
+            return f"{path} has {size} bytes instead of {info.size}"
+    return ""
 
 
 def end_ids(directory: Path) -> tuple[int, ...]:

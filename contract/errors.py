@@ -21,6 +21,7 @@ ClientError                     what one request can end with
 OperatorError                   one line for the person who typed a command: what was wrong, the value, what to type
 ├── EngineDirectoryError        ENGINE_DIR is missing, damaged or does not fit this machine
 ├── BuildError                  planning, building or verifying an engine
+│   └── NotFetched              what a build needs could not be downloaded: no network, or an index without it
 └── LoadtestError               a load test that cannot run                    (loadtest/errors.py)
 
 Triton carries an error as one string. The ensemble's steps put the code word before the sentence,
@@ -181,6 +182,10 @@ class EngineDirectoryError(OperatorError):
 
 class BuildError(OperatorError):
     """Planning, building or verifying an engine failed."""
+
+
+class NotFetched(BuildError):
+    """What a build needs could not be downloaded: no network, or an index that does not have it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,10 @@ from build_engine.plan.profiles import with_yarn
 from build_engine.rope import positions_of, scaling_of
 from build_engine.source import Source, model_name, open_source
 from build_engine.spec import BuildSpec
-from build_engine.staging import build_info, file_infos, need_space, staged
+from build_engine.staging import ELSEWHERE, build_info, file_infos, need_space, staged
 from contract import engine_dir
 from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
-from contract.errors import BuildError
+from contract.errors import BuildError, EngineDirectoryError
 
 __all__ = ["PRECISIONS", "build"]
 
@@ -81,8 +81,8 @@ def fingerprint(spec: BuildSpec, source: Source, config: dict[str, Any]) -> str:
 
 def up_to_date(out: Path, key: str) -> bool:
     try:
-        return (out / "build.key").read_text() == key and (out / "engine.json").is_file()
-    except OSError:
+        return (out / "build.key").read_text() == key and not engine_dir.damage(engine_dir.read(out))
+    except (OSError, EngineDirectoryError):
         return False
 
 
@@ -98,7 +98,10 @@ def convert(tensors: Tensors, precision: str, path: Path) -> None:
     try:
         ov.save_model(model, str(path), compress_to_fp16=False)
     except RuntimeError as error:  # "iostream error" is all that OpenVINO says of a full disk
-        raise BuildError(f"{path.parent.parent}: the engine cannot be written ({error}); is the disk full?") from error
+        raise BuildError(
+            f"{path.parent.parent}: the engine cannot be written ({error}): if its disk is full, free "
+            f"some space or {ELSEWHERE}"
+        ) from error
 
 
 def describe(

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from contract import engine_dir, gpus
+from contract.arguments import EXIT_NOT_FETCHED
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
 from contract.model_shape import GIB, ModelShape
@@ -27,7 +28,7 @@ KV_SCALES = 1.125  # an INT8 cache's scales, for heads of 64; other types need l
 CLEAN_SECONDS = 5.0  # how long an interrupted builder may take to remove half-written files
 INTERRUPTED = 130  # the exit code of an interrupted builder
 FAILED = "the engine could not be built (see above)"
-NOISE = f"this engine has random weights: its text is noise; {BETTER}"
+NOISE = f"this engine has random weights: its text is noise; for real answers: make serve MODEL={FIRST}; {BETTER}"
 SMALL = (
     "SmolLM2-135M-Instruct by Hugging Face (Apache-2.0): small, English only, often wrong about facts; " + BETTER
 )  # fmt: skip
@@ -36,7 +37,7 @@ SMALL = (
 def prepare(config: Config) -> tuple[Config, EngineInfo]:
     """Read ``engine.json``; build what is missing first. The ``Config`` says which engine it became."""
     if config.engine == SIMULATED_ENGINE:
-        if not _exists(config.engine) and not _build("simulated", "--out", str(config.engine)):
+        if not _exists(config.engine) and _build("simulated", "--out", str(config.engine)):
             raise LaunchError(FAILED)
     elif config.model:
         config = _named(config)
@@ -48,6 +49,8 @@ def prepare(config: Config) -> tuple[Config, EngineInfo]:
             f"{config.engine} is an engine for {engine.runtime.name}, RUNTIME={config.runtime} was asked for: leave "
             f"RUNTIME= out, or build one with `make engine RUNTIME={config.runtime} ENGINE=another/directory`"
         )
+    if damage := engine_dir.damage(engine):
+        raise LaunchError(f"this engine is damaged: {damage}; build it again: {_again(engine)}")
     gigabytes = float(config.environment["KV_CACHE_GB"])
     _require_memory(gigabytes, engine)
     _require_room(gigabytes, engine, exact=config.environment["EXACT"] == "1")
@@ -65,8 +68,7 @@ def outdated(engine: EngineInfo) -> str:
     """How to get what newer builders bring; empty for an engine that has it."""
     if engine.runtime.name != "openvino" or engine.runtime.recipe >= engine_dir.OPENVINO_RECIPE:
         return ""
-    again = f"make engine MODEL={engine.model.source} PRECISION={engine.precision} ENGINE={engine.path}"
-    return f"this engine was built by an older version of this project; built again it is faster: {again}"
+    return f"this engine was built by an older version of this project; built again it is faster: {_again(engine)}"
 
 
 def changed(engine: EngineInfo) -> str:
@@ -79,8 +81,15 @@ def changed(engine: EngineInfo) -> str:
         is_newer = newest.stat().st_mtime >= built + 1  # which is in whole seconds
     except (OSError, ValueError):  # a hub id, a checkpoint that is gone, an engine that does not say when it was built
         return ""
-    again = f"make engine MODEL={source} PRECISION={engine.precision} ENGINE={engine.path}"
-    return f"{newest} is newer than this engine, which was built from it: {again}" if is_newer else ""
+    return f"{newest} is newer than this engine, which was built from it: {_again(engine)}" if is_newer else ""
+
+
+def _again(engine: EngineInfo) -> str:
+    """The command that builds this engine again."""
+    if engine.runtime.name == "simulated":
+        return f"rm -r {engine.path}; make serve RUNTIME=simulated"
+    runtime = "" if engine.runtime.name == "openvino" else f"RUNTIME={engine.runtime.name} "
+    return f"make engine {runtime}MODEL={engine.model.source} PRECISION={engine.precision} ENGINE={engine.path}"
 
 
 def _require_memory(gigabytes: float, engine: EngineInfo) -> None:
@@ -124,7 +133,7 @@ def _named(config: Config) -> Config:
             return dataclasses.replace(config, engine=place)
     print(f"making an engine from {config.model} in {config.engine}", flush=True)
     wanted = ("--runtime", config.runtime) if config.runtime else ()
-    if not _build("build", "--model", config.model, "--out", str(config.engine), *wanted):
+    if _build("build", "--model", config.model, "--out", str(config.engine), *wanted):
         raise LaunchError(FAILED)
     return config
 
@@ -144,9 +153,12 @@ def _first(config: Config) -> Config:
         if _exists(chosen.engine):
             return chosen
         print(f"{why}: making a small one for the CPU ({what})", flush=True)
-        if _build("build", "--model", model, "--precision", "int8", "--out", str(chosen.engine)):
+        code = _build("build", "--model", model, "--precision", "int8", "--out", str(chosen.engine))
+        if not code:
             return chosen
-        why = "SmolLM2 cannot be had (see above)"
+        if code != EXIT_NOT_FETCHED:  # a full disk, say: noise instead of an answer would be no remedy
+            raise LaunchError(f"{FAILED}; to build it elsewhere: make serve MODEL={model} ENGINE=another/directory")
+        why = "SmolLM2 could not be fetched (see above)"
     raise LaunchError(FAILED)
 
 
@@ -161,13 +173,13 @@ def _read(directory: Path) -> EngineInfo:
         raise LaunchError(str(error)) from None
 
 
-def _build(*arguments: str) -> bool:
-    """Run the builder; its own lines say what went wrong."""
+def _build(*arguments: str) -> int:
+    """Run the builder; returns its exit code. Its own lines say what went wrong."""
     env = dict(os.environ, PYTHONPATH=str(ROOT))
     command = [sys.executable, "-m", "build_engine", *arguments]
     builder = subprocess.Popen(command, env=env, cwd=ROOT, preexec_fn=child.die_with_parent)
     try:
-        return builder.wait() == 0
+        return builder.wait()
     except KeyboardInterrupt:
         if _ended(builder) == INTERRUPTED:  # Ctrl-C reached the builder too, and it has printed its line
             raise SystemExit(INTERRUPTED) from None

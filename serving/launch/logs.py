@@ -13,7 +13,9 @@ from typing import IO
 HARMLESS = ("NVML", "CudaDriverHelper", "DCGM", "unable to create stream")  # logged at every start without a GPU
 
 # In the line that Triton makes of a traceback.
-RAISED = re.compile(r"([\w.]+(?:Error|Exception): .+?)(?:\\n|$)")
+RAISED = re.compile(r"([\w.]+(?:Error|Exception)): (.+?)(?:\\n|$)")
+# Faults of a program: their messages say little without the name. Those of all others are sentences.
+NAMED = ("KeyError", "IndexError", "AttributeError", "TypeError", "AssertionError", "NameError")
 NO_MEMORY = "there is not enough memory, or too little is allowed (ulimit -v, the container's limit)"
 LACKS = (  # what a machine may lack, as Triton and Python put it, and what to do
     (
@@ -62,10 +64,15 @@ def error_line(path: Path, returncode: int | None, start: int = 0) -> str:
     for line in reversed(lines):
         if "Error:" in line and "failed to" not in line:
             raised = RAISED.search(line)
-            return raised[1] if raised else line.strip()
+            return _sentence(raised[1], raised[2]) if raised else line.strip()
     if returncode is not None and returncode < 0:
         return f"tritonserver was ended by {signal.Signals(-returncode).name}"
     errors = [line for line in lines if line.startswith(("E", "bash:"))]
     if errors:
         return errors[-1].strip()
     return "a model process ended" if returncode is None else "it ended without a message"
+
+
+def _sentence(exception: str, message: str) -> str:
+    """An exception as a user reads it: without its class and error number."""
+    return f"{exception}: {message}" if exception in NAMED else re.sub(r"^\[Errno \d+\] ", "", message)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from build_engine import __main__
+from contract.arguments import EXIT_NOT_FETCHED
+from contract.errors import BuildError, NotFetched
 from contract.paths import ROOT
 
 # A command that stages a directory, runs a child, and cleans up slowly: long enough for a second signal.
@@ -55,6 +59,20 @@ def test_an_interrupted_build_cleans_up_whatever_comes_meanwhile(tmp_path: Path,
     assert build.returncode == 128 + number
     assert errors == "interrupted: nothing half-built was left behind; run the same command to continue\n"
     assert told.read_text() == "told" and list(tmp_path.iterdir()) == [told]
+
+
+@pytest.mark.parametrize(("error", "code"), [(NotFetched("no network"), EXIT_NOT_FETCHED), (BuildError("full"), 1)])
+def test_the_exit_code_tells_what_could_not_be_fetched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BuildError, code: int
+) -> None:
+    def run(_: object) -> None:
+        raise error
+
+    command = types.SimpleNamespace(add_parser=lambda sub: sub.add_parser("x").set_defaults(run=run))
+    monkeypatch.setitem(sys.modules, "stand_in", command)  # type: ignore[arg-type]
+    monkeypatch.setattr(__main__, "COMMANDS", ("stand_in",))
+    assert __main__.main(["x"]) == code
+    assert capsys.readouterr().err == f"error: {error}\n"
 
 
 def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:

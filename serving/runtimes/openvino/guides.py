@@ -145,7 +145,7 @@ class Grammars:
         except TooSlow as error:
             return error
         except ValueError as error:
-            return ValueError(_refusal(guide, " ".join(str(error).split())))
+            return ValueError(_refusal(guide, str(error)))
 
     def _tagged(self, guide: Guide) -> LLGuidanceState | TaggedText:
         """Free text between tags has no mask: masking begins with a tag's trigger. With an optional guide it ends where
@@ -204,7 +204,19 @@ def _refusal(guide: Guide, reason: str) -> str:
             f"oneOf (in {shown(guide.guide)}) cannot be enforced, since one value may fit two of its branches; "
             "write anyOf, or give each branch a required property with a const of its own"
         )
-    return f"{shown(guide.guide)} is not a valid {guide.type} ({reason[:200]}): correct it"
+    return f"{shown(guide.guide)} is not a valid {guide.type} ({_complaint(guide, reason)[:200]}): correct it"
+
+
+def _complaint(guide: Guide, reason: str) -> str:
+    """What is wrong, in one sentence: llguidance draws the place below it, in a grammar that is often its own."""
+    where = reason.partition("\n")[0].strip()
+    if guide.type != "ebnf_grammar":  # the place is one in what we made of the guide
+        where = re.sub(r"^(at )?\d+\(\d+\): ", "", where)
+    what = re.search(r"^error: (.+)", reason, re.MULTILINE)  # of a regular expression's parser
+    if not what:
+        return where
+    where = re.sub(r"( \(in regex\): )?regex parse error:$", "", where)
+    return f"{where}: {what[1]}" if where and guide.type != "regex" else what[1]
 
 
 def _problem(matcher: LLMatcher) -> str:

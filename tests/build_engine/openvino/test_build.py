@@ -114,7 +114,8 @@ def test_a_full_disk_is_foreseen(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     assert run("--model", checkpoint, "--out", tmp_path / "engine") == 1
-    assert "GB free and about" in capsys.readouterr().err
+    assert " has 0 MB free and about 3" in (said := capsys.readouterr().err), said
+    assert said.endswith("choose another directory with ENGINE=\n")
 
 
 def test_a_disk_that_fills_meanwhile_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from contract import engine_dir
-from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
+from contract.arguments import EXIT_NOT_FETCHED
+from contract.engine_dir import BuildInfo, EngineInfo, EngineLimits, FileInfo, ModelInfo, RuntimeInfo
 from contract.paths import ROOT
 from serving.launch import announcement
 from serving.launch import config as launch_config
@@ -23,18 +24,18 @@ from serving.launch.config import LaunchError, parse
 
 
 class Builder:
-    """Stands in for ``python -m build_engine``: ``fails`` are the models that cannot be built."""
+    """Stands in for ``python -m build_engine``: ``fails`` are the models that cannot be built, ``code`` how it ends."""
 
-    def __init__(self, *fails: str) -> None:
-        self.fails = fails
+    def __init__(self, *fails: str, code: int = EXIT_NOT_FETCHED) -> None:
+        self.fails, self.code = fails, code
         self.built: list[tuple[str, str]] = []  # model and directory
 
-    def __call__(self, *arguments: str) -> bool:
+    def __call__(self, *arguments: str) -> int:
         model, out = arguments[arguments.index("--model") + 1], Path(arguments[arguments.index("--out") + 1])
         self.built.append((model, out.name))
         if model not in self.fails:
             write(out, model)
-        return model not in self.fails
+        return self.code if model in self.fails else 0
 
 
 def write(out: Path, model: str) -> None:
@@ -89,10 +90,43 @@ def test_without_a_package_index_the_text_is_noise_and_the_next_start_tries_agai
     builder.fails = ("smollm2",)
     name, engine = served()
     assert name == "synthetic" and "noise" in launch_engine.note(engine)
+    assert "make serve MODEL=smollm2;" in launch_engine.note(engine), "how to get the default back"
     assert "random weights" in capsys.readouterr().out
     builder.fails = ()
     assert served()[0] == "smollm2"
     assert [model for model, _ in builder.built] == ["smollm2", "synthetic", "smollm2"]
+
+
+def test_a_failure_that_is_not_the_networks_is_not_answered_with_noise(builder: Builder) -> None:
+    builder.fails, builder.code = ("smollm2",), 1  # a full disk
+    with pytest.raises(LaunchError, match=r"could not be built .* make serve MODEL=smollm2 ENGINE=another/directory"):
+        served()
+    assert [model for model, _ in builder.built] == ["smollm2"]
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "vllm", "simulated"])
+def test_a_damaged_engine_is_refused_before_anything_starts(builder: Builder, tmp_path: Path, runtime: str) -> None:
+    out = tmp_path / "default"
+    out.mkdir()
+    names = ("model.bin", "tokenizer.json", "generation_config.json")
+    files = {name: FileInfo("", 3) for name in names}
+    info = EngineInfo(ModelInfo("m", "some/model"), RuntimeInfo(runtime), "int8", "int8", EngineLimits(64, 63))
+    engine_dir.write(dataclasses.replace(info, files=files), out)
+    for name in names:
+        (out / name).write_text("abc")
+    assert served()[0] == "default"
+    (out / "generation_config.json").write_text("edited")
+    assert served()[0] == "default", "sampling defaults may be edited"
+    again = rf"; build it again: make engine (RUNTIME=vllm )?MODEL=some/model PRECISION=int8 ENGINE={out}$"
+    again = rf"; build it again: rm -r {out}; make serve RUNTIME=simulated$" if runtime == "simulated" else again
+    (out / "model.bin").write_text("a")
+    with pytest.raises(LaunchError, match=f"damaged: {out}/model.bin has 1 bytes instead of 3{again}"):
+        served()
+    (out / "model.bin").write_text("abc")
+    (out / "tokenizer.json").unlink()
+    with pytest.raises(LaunchError, match=f"damaged: {out}/tokenizer.json is missing{again}"):
+        served()
+    assert builder.built == []
 
 
 def test_what_make_engine_built_is_served(builder: Builder, tmp_path: Path) -> None:

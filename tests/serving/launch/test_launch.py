@@ -191,11 +191,15 @@ def test_a_stopped_process_is_seen_until_it_goes_on(tmp_path: Path) -> None:
 def test_the_line_of_tritons_log_that_matters(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("I1 fine\nE2 first\ncontract.errors.EngineDirectoryError: rebuild it\nE3 failed to load, Error: x\n")
-    assert error_line(log, 1) == "contract.errors.EngineDirectoryError: rebuild it"
+    assert error_line(log, 1) == "rebuild it"
     log.write_text("I1 fine\nE2 bind: address in use\n")
     assert error_line(log, 1) == "E2 bind: address in use"
     log.write_text('E1 x.cc:692] "ERROR: Failed to create instance: a.BadError: too large\\n\\nAt:\\n  /x.py(3)"\n')
-    assert error_line(log, 1) == "a.BadError: too large", "Triton writes a traceback into one line"
+    assert error_line(log, 1) == "too large", "Triton writes a traceback into one line"
+    log.write_text("FileNotFoundError: [Errno 2] No such file or directory: 'x.json'\n")
+    assert error_line(log, 1) == "No such file or directory: 'x.json'"
+    log.write_text("KeyError: 'x'\n")
+    assert error_line(log, 1) == "KeyError: 'x'", "alone it says nothing"
     log.write_text("")
     assert error_line(log, 1) == "it ended without a message"
     for sign in ("terminate called\n  what():  std::bad_alloc\n", "MemoryError: <EMPTY MESSAGE>\n"):

@@ -217,3 +217,24 @@ def test_a_guides_pace_is_known_before_the_first_mask_and_by_all(tokenizer: tupl
     before = one.seconds
     one.allowed()
     assert one.seconds == other.seconds != before
+
+
+@pytest.mark.parametrize(
+    ("kind", "guide", "complaint"),
+    [
+        ("regex", "(", "unclosed group"),
+        ("regex", "a{5,2}", "invalid repetition count range, the start must be <= the end"),
+        ("regex", "(?=a)b", "look-around, including look-ahead and look-behind, is not supported"),
+        ("ebnf_grammar", "root ::= foo", "Rule 'foo' not found"),
+        ("ebnf_grammar", "start: foo", 'at 1(8): unknown name: "foo"'),
+        ("ebnf_grammar", "start: /(/", 'at 1(8): invalid regex "(": unclosed group'),
+        ("json_schema", '{"type": "string", "pattern": "("}', "unclosed group"),
+        ("json_schema", '{"type": "foo"}', "Invalid type: foo"),
+    ],
+)
+def test_a_bad_guide_is_refused_with_the_sentence_that_says_why(
+    tokenizer: tuple[Path, Tokenizer], kind: str, guide: str, complaint: str
+) -> None:
+    with pytest.raises(ValueError) as error:
+        Grammars(tokenizer[0], 257, [256]).start(Guide(kind, guide))
+    assert str(error.value).endswith(f" is not a valid {kind} ({complaint}): correct it")
