@@ -13,6 +13,7 @@ NAMES = {
     "ttft_sched": "TTFT from schedule", "ttft": "TTFT from send", "e2e_sched": "E2E from schedule",
     "e2e": "E2E from send", "tpot": "TPOT", "itl": "ITL", "lag": "schedule lag",
 }  # fmt: skip
+MET = {True: "met", False: "missed", None: "not judged: the run is invalid"}
 
 
 def show(text: str) -> None:
@@ -109,7 +110,8 @@ def _closing(summary: dict[str, Any]) -> list[str]:
     generator, verdict = summary["generator"], summary["verdict"]
     cpu = generator["cpu_us_per_message"]
     lines = ["generator: " + ", ".join(
-        f"worker {w['worker']} {w['cpu']:.0%} of a core, loop lag p99 {milliseconds(w['loop_lag_p99'])} ms"
+        f"worker {w['worker']} {w['cpu']:.0%} of a core, loop lag p99 {milliseconds(w['loop_lag_p99'])} ms "
+        f"(machine {w['machine']:.0%} busy)"
         for w in generator["workers"]
     ) + (f", {cpu:.0f} µs CPU per message" if cpu else "")]  # fmt: skip
     if summary["saturation"]["saturated"]:
@@ -118,4 +120,10 @@ def _closing(summary: dict[str, Any]) -> list[str]:
     if server and server["we_left"] and server["streams_freed"] is not None:
         lines.append(f"users who left: {server['we_left']}; streams the server freed: {server['streams_freed']}")
     lines += [f"note: {note}" for note in summary["notes"]]
+    lines += _limits(summary["limits"])
     return [*lines, f"verdict: {verdict['state'].upper()}", *(f"  {reason}" for reason in verdict["reasons"])]
+
+
+def _limits(rows: list[dict[str, Any]]) -> list[str]:
+    """Each limit with what was measured. An invalid run shows it too, and judges nothing."""
+    return ["limits:"] * bool(rows) + [f"  {r['limit']:26s} {r['measured']:>14s}  {MET[r['met']]}" for r in rows]

@@ -75,7 +75,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "plan": plan.to_dict() | {"arrivals": str(plan.process), "loop": "open" if plan.process.is_open else "closed"},
         "target": run.target,
         "environment": describe(),
-        "limits": limits(total, plan.limits),
+        "limits": limits(total, plan.limits, judged=verdict.state != "invalid"),
         "verdict": dataclasses.asdict(verdict) | {"exit_code": verdict.exit_code},
         "notes": notes(total, plan),
         "error_examples": _examples(run.records),
@@ -96,8 +96,10 @@ def _examples(records: list[Record]) -> dict[str, str]:
     return {r.error_kind: r.error for r in sorted(failed, key=lambda r: -r.t_sched)}
 
 
-def limits(total: Lane, slo: Slo) -> list[dict[str, Any]]:
-    """Each limit with what was measured, for people: a per-request limit as the share of values within it."""
+def limits(total: Lane, slo: Slo, *, judged: bool = True) -> list[dict[str, Any]]:
+    """Each limit with what was measured, for people: a per-request limit as the share of values within it.
+
+    ``met`` is None where the run cannot be judged."""
     rows = []
     for name, limit in slo.limits.items():
         within = total.share_within(metric_of(name), limit)
@@ -112,7 +114,7 @@ def limits(total: Lane, slo: Slo) -> list[dict[str, Any]]:
         lost, scheduled = total.counts["failed"] + total.counts["in_flight"], total.counts["scheduled"]
         text = f"errors ≤ {slo.errors:.1%}"
         rows.append({"limit": text, "measured": f"{lost} / {scheduled}", "met": lost <= slo.errors * scheduled})
-    return rows
+    return rows if judged else [row | {"met": None} for row in rows]
 
 
 def lane_figures(lane: Lane, measured_s: float, slo: Slo) -> dict[str, Any]:

@@ -30,6 +30,11 @@ from loadtest.report.words import words
 
 BISECTIONS = 4
 MAX_STEPS = 14
+STOPPED = {  # by the cause of an invalid run
+    "generator": "the generator became the bottleneck",
+    "machine": "the generator's machine became the bottleneck",
+    "counts": "counts did not add up",
+}
 BEYOND = 1.5  # factor between the steps that look for saturation
 
 
@@ -141,7 +146,7 @@ def conclusion(steps: list[RateStep]) -> str:
     full = min((s.rate for s in steps if s.saturated and not s.invalid), default=None)
     text = "no rate met the limits" if met is None else f"highest rate that meets the limits: {met:g} requests/s"
     text += f"; saturates at {full:g} requests/s" if full is not None else "; no saturation seen"
-    return text + ("; stopped because the generator became the bottleneck" if steps[-1].invalid else "")
+    return text + (f"; stopped because {STOPPED[steps[-1].summary['verdict']['cause']]}" if steps[-1].invalid else "")
 
 
 def _percentile(step: RateStep, metric: str, q: str) -> float | None:

@@ -1,6 +1,7 @@
 """Was the generator fit to measure, and did the server pass? Decided from figures alone.
 
-INVALID comes first: a run whose generator was the bottleneck says nothing about the server, good or bad.
+INVALID comes first: a run whose generator was late, by its own work or because its machine was full, says nothing
+about the server, good or bad.
 """
 
 from __future__ import annotations
@@ -21,22 +22,32 @@ CPU_LIMIT = 0.90  # of one core: a Python process has no more, and queues before
 
 @dataclass(frozen=True, slots=True)
 class WorkerHealth:
-    """One generator process over the run. ``cpu`` is the share of one core; lags are p99 in seconds."""
+    """One generator process over the run; ``OwnLoad.figures`` says what its figures are. Lags are p99 in seconds."""
 
     worker: int
     cpu: float
     loop_lag_p99: float
     messages: int
     cpu_s: float = 0.0
+    own_lag_p99: float = 0.0
+    queued: float = 0.0
+    machine: float = 0.0
     finished: bool = True
+
+    @property
+    def kept_waiting(self) -> bool:
+        """Did other things than its own work make its loop late? The larger part decides."""
+        return 2 * self.own_lag_p99 < self.loop_lag_p99
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``state`` is pass, fail or invalid; ``reasons`` are whole sentences."""
+    """``state`` is pass, fail or invalid; ``reasons`` are whole sentences. ``cause`` of invalid: generator, machine
+    (the generator's) or counts."""
 
     state: str
     reasons: tuple[str, ...]
+    cause: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -47,9 +58,9 @@ def judge(
     total: Lane, slo: Slo, workers: list[WorkerHealth], planned: int | None, *, interrupted: bool = False
 ) -> Verdict:
     """``planned`` is the number of measured arrivals of a schedule that ran to its end, else None."""
-    invalid = [*_counts(total, planned, interrupted), *_generator(total, workers)]
-    if invalid:
-        return Verdict("invalid", tuple(invalid))
+    wrong, (cause, late) = _counts(total, workers, planned, interrupted), _generator(total, workers)
+    if wrong or late:
+        return Verdict("invalid", (*wrong, *late), cause or "counts")
     missed = _missed(total, slo)
     if interrupted:
         missed.insert(0, "interrupted: the window is not complete")
@@ -63,9 +74,9 @@ def judge(
     return Verdict("fail" if missed else "pass", tuple(missed))
 
 
-def _counts(total: Lane, planned: int | None, interrupted: bool) -> list[str]:
+def _counts(total: Lane, workers: list[WorkerHealth], planned: int | None, interrupted: bool) -> list[str]:
     c = total.counts
-    reasons = []
+    reasons = [f"worker {w.worker} was lost, its figures are incomplete" for w in workers if not w.finished]
     if not total.conserved:
         reasons.append(
             f"counts do not add up: {c['scheduled']} scheduled, {c['completed']} completed, {c['failed']} failed, "
@@ -78,26 +89,36 @@ def _counts(total: Lane, planned: int | None, interrupted: bool) -> list[str]:
     return reasons
 
 
-def _generator(total: Lane, workers: list[WorkerHealth]) -> list[str]:
-    reasons = [f"worker {w.worker} was lost, its figures are incomplete" for w in workers if not w.finished]
+def _generator(total: Lane, workers: list[WorkerHealth]) -> tuple[str, list[str]]:
+    """The cause and what shows it; ("", []) of a generator that was on time."""
+    reasons = []
     ttft = total.histograms["ttft"].percentile(50) or 0.0
     bound = max(LAG_FLOOR_S, LAG_SHARE_OF_TTFT * ttft)
     lags = total.histograms["lag"]
     # p99, and never the single latest send: in a short run it would be the p99 all by itself
     lag = lags.percentile(min(99.0, 100 * (1 - 1 / lags.count))) if lags.count > 1 else None
     if lag is not None and lag > bound:
-        reasons.append(
-            f"schedule lag p99 {lag * 1e3:.1f} ms is over {bound * 1e3:.0f} ms: add workers or lower the rate"
-        )
+        reasons.append(f"schedule lag p99 {lag * 1e3:.1f} ms is over {bound * 1e3:.0f} ms")
     for w in workers:
         if w.cpu > CPU_LIMIT:
-            reasons.append(f"worker {w.worker} used {w.cpu:.0%} of a core (limit {CPU_LIMIT:.0%}): add workers")
+            reasons.append(f"worker {w.worker} used {w.cpu:.0%} of a core (limit {CPU_LIMIT:.0%})")
         if w.loop_lag_p99 > bound:
             reasons.append(
                 f"worker {w.worker}'s event loop was late by {w.loop_lag_p99 * 1e3:.1f} ms at p99 "
-                f"(limit {bound * 1e3:.0f} ms): add workers, or give the generator its own machine"
+                f"(limit {bound * 1e3:.0f} ms), by its own work alone {w.own_lag_p99 * 1e3:.1f} ms"
             )
-    return reasons
+    if not reasons:
+        return "", []
+    late = [w for w in workers if w.loop_lag_p99 > bound / 2]  # sends may be late where the loop is not quite
+    if not late or any(w.cpu > CPU_LIMIT or not w.kept_waiting for w in late):
+        return "generator", [*reasons, "the generator was the bottleneck: add workers or lower the rate"]
+    w = max(late, key=lambda w: w.loop_lag_p99)
+    return "machine", [
+        *reasons,
+        f"the machine was the bottleneck ({w.machine:.0%} busy; worker {w.worker} used {w.cpu:.0%} of a core and "
+        f"waited for one {w.queued:.0%} of the time): give the generator a machine of its own, or priority here: "
+        "`chrt -r 5 make loadtest …` (as root, or where `ulimit -r` is 5 or more)",
+    ]
 
 
 def unfinished(total: Lane, slo: Slo) -> bool:

@@ -25,6 +25,11 @@ COUNTS = (
 )  # fmt: skip
 COLUMNS = ("mean", "p50", "p75", "p90", "p95", "p99", "p99.9", "max")
 WIRES = {"grpc": "gRPC", "sse": "SSE", "both": "gRPC and SSE"}
+BOTTLENECKS = {
+    "generator": "INVALID: the generator was the bottleneck",
+    "machine": "INVALID: the generator's machine was the bottleneck",
+}
+MET = {True: "yes", False: "no", None: "not judged"}
 CHANCE = "the interval holds 0: this run is too short or too noisy to tell the two apart"
 
 
@@ -65,9 +70,9 @@ def _served(target: str | dict[str, Any]) -> list[str]:
 
 def _verdict(summary: dict[str, Any], say: Say) -> str:
     state = summary["verdict"]["state"]
-    word = {"pass": "PASS", "fail": "LIMITS MISSED", "invalid": "INVALID: the generator was the bottleneck"}[state]
-    if state == "invalid" and not any("worker" in r or "lag" in r for r in summary["verdict"]["reasons"]):
-        word = "INVALID"
+    word = {"pass": "PASS", "fail": "LIMITS MISSED", "invalid": "INVALID"}[state]
+    if (cause := summary["verdict"]["cause"]) in BOTTLENECKS:
+        word = BOTTLENECKS[cause]
     reasons = "".join(f"<li>{escape(say(reason))}</li>" for reason in summary["verdict"]["reasons"])
     notes = "".join(f'<p class="soft">{escape(say(note))}</p>' for note in summary["notes"])
     return f'<p><span class="verdict {state}">{escape(say(word))}</span></p>' + (
@@ -98,7 +103,7 @@ def _cards(summary: dict[str, Any], say: Say) -> str:
 
 
 def _limits(summary: dict[str, Any], say: Say) -> str:
-    rows = [[say(x["limit"]), x["measured"], say("yes" if x["met"] else "no")] for x in summary["limits"]]
+    rows = [[say(x["limit"]), x["measured"], say(MET[x["met"]])] for x in summary["limits"]]
     return html.table([say("limit"), say("measured"), say("met")], rows) if rows else ""
 
 
@@ -161,13 +166,29 @@ def _formulas(summary: dict[str, Any], say: Say) -> str:
 def _generator(summary: dict[str, Any], say: Say) -> str:
     generator = summary["generator"]
     rows = [
-        [say(f"worker {w['worker']}"), f"{w['cpu']:.0%}", milliseconds(w["loop_lag_p99"]), w["messages"]]
+        [
+            say(f"worker {w['worker']}"),
+            f"{w['cpu']:.0%}",
+            milliseconds(w["loop_lag_p99"]),
+            milliseconds(w["own_lag_p99"]),
+            f"{w['queued']:.0%}",
+            f"{w['machine']:.0%}",
+            w["messages"],
+        ]
         for w in generator["workers"]
     ]
     cpu = generator["cpu_us_per_message"]
     cost = say(f"{cpu:.0f} µs of CPU per message; percentiles within 0.02 %") if cpu else ""
     note = f'<p class="soft">{cost}</p>' if cpu else ""
-    return html.table(["", say("of one core"), say("loop lag p99, ms"), say("messages")], rows) + note
+    head = [
+        "",
+        say("of one core"),
+        say("loop lag p99, ms"),
+        say("by its own work"),
+        say("waited for a core"),
+        say("machine busy"),
+    ]
+    return html.table([*head, say("messages")], rows) + note
 
 
 def _server(summary: dict[str, Any], say: Say) -> str:

@@ -16,11 +16,16 @@ CHINESE = {
         "计划的 {1} 个请求只发送了 {0} 个：有压测进程丢失或太慢",
     "no request was measured: raise the duration or the rate": "没有测到任何请求：请延长时间或提高请求率",
     "worker {} was lost, its figures are incomplete": "压测进程 {} 已丢失，其数据不完整",
-    "schedule lag p99 {} ms is over {} ms: add workers or lower the rate":
-        "发送延误 p99 为 {} 毫秒，超过 {} 毫秒：请增加压测进程或降低请求率",
-    "worker {} used {} of a core (limit {}): add workers": "压测进程 {} 占用单核 {}（上限 {}）：请增加压测进程",
-    "worker {}'s event loop was late by {} ms at p99 (limit {} ms): add workers, or give the generator its own machine":
-        "压测进程 {} 的事件循环 p99 延迟 {} 毫秒（上限 {} 毫秒）：请增加压测进程，或让压测端使用单独的机器",
+    "schedule lag p99 {} ms is over {} ms": "发送延误 p99 为 {} 毫秒，超过 {} 毫秒",
+    "worker {} used {} of a core (limit {})": "压测进程 {} 占用单核 {}（上限 {}）",
+    "worker {}'s event loop was late by {} ms at p99 (limit {} ms), by its own work alone {} ms":
+        "压测进程 {} 的事件循环 p99 延迟 {} 毫秒（上限 {} 毫秒），其中自身工作只占 {} 毫秒",
+    "the generator was the bottleneck: add workers or lower the rate": "瓶颈在压测端：请增加压测进程或降低请求率",
+    "the machine was the bottleneck ({} busy; worker {} used {} of a core and waited for one {} of the time): give the "
+    "generator a machine of its own, or priority here: `chrt -r 5 make loadtest …` (as root, or where `ulimit -r` is 5 "
+    "or more)":
+        "瓶颈在机器（占用 {}；压测进程 {} 只用了单核的 {}，{} 的时间在等待 CPU）：请让压测端使用单独的机器，"
+        "或在本机提高优先级：`chrt -r 5 make loadtest …`（以 root 运行，或 `ulimit -r` 不小于 5）",
     "{} of {} requests had not ended when the drain did (limit {}): the server hangs, or --drain is too short":
         "{1} 个请求中有 {0} 个在排空时间结束时仍未完成（上限 {2}）：服务端可能挂起，或 --drain 太短",
     "{} of {} requests failed (limit {})": "{1} 个请求中有 {0} 个失败（上限 {2}）",
@@ -58,6 +63,8 @@ CHINESE = {
     "highest rate that meets the limits: {} requests/s": "达标的最高请求率：{} 请求/s",
     "saturates at {} requests/s": "在 {} 请求/s 时饱和", "no saturation seen": "未出现饱和",
     "stopped because the generator became the bottleneck": "因压测端成为瓶颈而停止",
+    "stopped because the generator's machine became the bottleneck": "因压测端所在的机器成为瓶颈而停止",
+    "stopped because counts did not add up": "因数目不符而停止",
     "limits {}; {} s at each rate": "指标 {}；每个请求率 {} 秒",
 }  # fmt: skip
 

@@ -12,6 +12,8 @@ CHINESE = {
     "How much load it takes": "服务能承受多大负载",
     "PASS": "通过", "LIMITS MISSED": "未达到指标", "INVALID": "无效",
     "INVALID: the generator was the bottleneck": "无效：瓶颈在压测端",
+    "INVALID: the generator's machine was the bottleneck": "无效：瓶颈在压测端所在的机器", "not judged": "未判定",
+    "by its own work": "自身工作所致", "waited for a core": "等待 CPU 的时间", "machine busy": "整机占用",
     "interrupted": "已中断",
     "output tokens/s": "输出 tokens/s", "requests/s": "请求/s", "goodput/s": "有效吞吐/s", "failed": "失败",
     "of": "共", "median": "中位数",

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from contract.paths import ROOT
 from loadtest.aggregate import Lane, merged
-from loadtest.console import summary_text
 from loadtest.errors import LoadtestError
 from loadtest.histogram import Histogram
 from loadtest.plan import plan_from
@@ -174,28 +173,6 @@ def test_notes_say_what_the_figures_leave_out() -> None:
     assert "1 of 1 answers were not as long" in told([short]) and told([short], respect_eos="yes") == ""
 
 
-@pytest.mark.parametrize(
-    ("health", "planned", "says"),
-    [
-        (WorkerHealth(0, 0.97, 0.001, 9), 20, "97% of a core"),
-        (WorkerHealth(0, 0.2, 0.3, 9), 20, "event loop was late"),
-        (WorkerHealth(0, 0.2, 0.001, 9, finished=False), 20, "worker 0 was lost"),
-        (HEALTHY, 25, "20 of 25 planned"),
-    ],
-)
-def test_invalid_runs_say_why(health: WorkerHealth, planned: int, says: str) -> None:
-    verdict = judge(lane_of([record(k) for k in range(20)]), parse_slo(""), [health], planned)
-    assert verdict.exit_code == 3 and says in " ".join(verdict.reasons)
-
-
-def test_late_sends_and_lost_requests_make_a_run_invalid() -> None:
-    late = lane_of([record(k, late=0.2) for k in range(20)])
-    assert "schedule lag" in judge(late, parse_slo(""), [HEALTHY], 20).reasons[0]
-    lane = lane_of([record(k) for k in range(20)])
-    lane.counts["completed"] -= 1
-    assert "do not add up" in judge(lane, parse_slo(""), [HEALTHY], 20).reasons[0]
-
-
 class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -285,25 +262,3 @@ def test_percentiles_of_a_comparison_are_those_of_the_report() -> None:
     for percent in (50, 95):
         exact = Histogram.of(values).percentile(percent)
         assert percentile_of_rows(percent)(np.array([values]))[0] == pytest.approx(exact, rel=2e-4) and exact
-
-
-def told(records: list[Record], directory: Path, **options: object) -> tuple[dict[str, Any], str, str]:
-    """One run's summary as it was written, what the terminal says and the page."""
-    summary = reported(run_of(records, **options), directory)
-    jsonschema.validate(json.loads((directory / "summary.json").read_text()), SCHEMA)
-    return summary, summary_text(summary), (directory / "report.html").read_text()
-
-
-def test_there_is_goodput_only_where_a_single_request_has_a_limit(tmp_path: Path) -> None:
-    """With percentile limits alone every request "met all limits" of a run that failed."""
-    records = [record(k) for k in range(40)]
-    summary, terminal, page = told(records, tmp_path / "percentiles", slo="ttft.p99=2ms,itl.p99=1ms")
-    assert summary["verdict"]["state"] == "fail" and summary["total"]["goodput_per_s"] is None
-    assert "good" not in summary["total"]["counts"] and "goodput" not in terminal and "met every" not in terminal
-    cards, after = page.split("<h2>How it is counted</h2>")[0], page.split("<h2>The generator</h2>")[1]
-    assert "goodput" not in cards + after
-    _, terminal, _ = told(records, tmp_path / "none")
-    assert "goodput" not in terminal
-    summary, terminal, page = told(records, tmp_path / "both", slo="ttft=200ms,ttft.p99=2ms")
-    assert f"goodput {summary['total']['goodput_per_s']:.2f}/s; 40 met every per-request limit" in terminal
-    assert 'goodput/s<br><span class="soft">100% met' in page
