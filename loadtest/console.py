@@ -16,11 +16,11 @@ NAMES = {
 MET = {True: "met", False: "missed", None: "not judged: the run is invalid"}
 
 
-def show(text: str) -> None:
+def show(text: str, end: str = "\n") -> None:
     """The one place that writes to the terminal. What its encoding lacks is replaced, and nobody need be reading."""
     encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(text.encode(encoding, "replace").decode(encoding), flush=True)
+        print(text.encode(encoding, "replace").decode(encoding), end=end, flush=True)
     except BrokenPipeError:  # `| head`: the run goes on, and its report is written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -21,15 +21,17 @@ from client.language import language
 from loadtest import console, files
 from loadtest.command import locust_command
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, EXIT_USAGE, LoadtestError
-from loadtest.plan import plan_of_command
+from loadtest.plan import RunPlan, plan_of_command
 from loadtest.preflight import check_target
+from loadtest.progress import START_S, Progress, clock
 from loadtest.report import page
 from loadtest.report.sentences import sentences
 from loadtest.report.svg import Chart, Series
 from loadtest.report.words import words
 
 BISECTIONS = 4
-MAX_STEPS = 14
+MAX_STEPS, MAX_BEYOND = 14, 4  # rates until the limit is found; then until streams pile up
+USUAL = (7, 12)  # rates, to find a limit of up to 40 times the first rate
 STOPPED = {  # by the cause of an invalid run
     "generator": "the generator became the bottleneck",
     "machine": "the generator's machine became the bottleneck",
@@ -80,10 +82,10 @@ def search(run: Callable[[float], RateStep], start: float, highest: float | None
 
 
 def _beyond(run: Callable[[float], RateStep], steps: list[RateStep], highest: float | None) -> list[RateStep]:
-    """Up to four more steps, until streams pile up."""
+    """Up to ``MAX_BEYOND`` more steps, until streams pile up."""
     more: list[RateStep] = []
     rate = max(s.rate for s in steps)
-    while len(more) < 4 and not any(s.saturated or s.invalid for s in steps + more):
+    while len(more) < MAX_BEYOND and not any(s.saturated or s.invalid for s in steps + more):
         rate = round(rate * BEYOND, 3)
         if highest is not None and rate > highest:
             break
@@ -105,10 +107,16 @@ def sweep(options: argparse.Namespace) -> int:
     directory = Path(options.out) if options.out else files.fresh("sweep")
 
     steps: list[RateStep] = []
+    progress = Progress(START_S + plan.end, MAX_STEPS + MAX_BEYOND)
+    console.show(outline(plan, options.max_rate))
 
     def run(rate: float) -> RateStep:
         options.rate, options.out = f"{rate:g}", str(directory / f"rate-{rate:g}")
-        done = _finish(subprocess.Popen(locust_command(options), stdout=subprocess.DEVNULL))
+        progress.begin(rate)
+        try:
+            done = _finish(subprocess.Popen(locust_command(options), stdout=subprocess.DEVNULL), progress)
+        finally:
+            progress.end()
         path = Path(options.out) / "summary.json"
         if done == EXIT_USAGE or not path.is_file():
             raise LoadtestError(f"rate {rate:g}/s: the run ended with code {done} and without a report")
@@ -131,10 +139,30 @@ def sweep(options: argparse.Namespace) -> int:
     return EXIT_OK if any(s.met for s in steps) else EXIT_LIMITS_MISSED
 
 
-def _finish(run: subprocess.Popen[bytes]) -> int:
+def outline(plan: RunPlan, highest: float | None) -> str:
+    """What the sweep is going to do. Which rates it takes depends on what it finds."""
+    assert plan.rate is not None
+    rates = [plan.rate * 2**k for k in range(3) if highest is None or plan.rate * 2**k <= highest]
+    shortest, longest = START_S + plan.end, START_S + plan.end + plan.drain
+    few, many = USUAL
+    usual = f"usually {few} to {many} rates, {clock(few * shortest)} to {clock(many * longest)} min; "
+    return (
+        f"plan: {', '.join(f'{rate:g}' for rate in rates)} … requests/s{f', at most {highest:g},' if highest else ''} "
+        f"until the limits {plan.slo} break; then between the last two; then × {BEYOND:g} until streams pile up\n"
+        f"each rate: {plan.warmup:g} s of warm-up, {plan.duration:g} s measured, up to {plan.drain:g} s for the last "
+        f"answers: {shortest:.0f} to {longest:.0f} s\n"
+        f"in all: {'' if highest else usual}at most {MAX_STEPS + MAX_BEYOND} rates; Ctrl-C keeps what was measured"
+    )
+
+
+def _finish(run: subprocess.Popen[bytes], progress: Progress) -> int:
     """The run's exit code. Ctrl-C reaches the run as well: it ends in order, and the sweep with it."""
     try:
-        return run.wait()
+        while run.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                run.wait(1.0)
+            progress.tick()
+        return run.returncode
     except KeyboardInterrupt:
         with contextlib.suppress(KeyboardInterrupt):  # a second one ends the run at once
             run.wait()

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from loadtest import sweep
 from loadtest.cli import parser
 from loadtest.errors import LoadtestError
+from loadtest.plan import plan_from
+from loadtest.progress import Progress
 from loadtest.sweep import RateStep, conclusion, search
 from tests.loadtest.test_figures import record, reported, run_of
 
@@ -41,7 +43,7 @@ def test_sweep_stops_at_an_invalid_run_and_at_its_highest_rate() -> None:
 def test_what_a_sweep_measured_before_it_was_ended_is_kept(
     end: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def second_fails(process: subprocess.Popen[bytes]) -> int:
+    def second_fails(process: subprocess.Popen[bytes], progress: Progress) -> int:
         process.wait()
         directory = tmp_path / "rate-1"
         if (directory / "summary.json").exists():
@@ -63,3 +65,21 @@ def test_a_trace_has_times_of_its_own(tmp_path: Path) -> None:
     options = parser().parse_args(["sweep", "--scenario", "trace", "--slo", "ttft=9s", "--out", str(tmp_path)])
     with pytest.raises(LoadtestError, match=r"^scenario: trace has its own times.*ARRIVALS=poisson"):
         sweep.sweep(options)
+
+
+@given(st.floats(2, 40))
+def test_the_outline_names_the_numbers_of_rates_that_a_sweep_takes(capacity: float) -> None:
+    steps = search(lambda rate: RateStep(rate, rate <= capacity, False, rate > capacity * 1.2, {}), 1)
+    assert sweep.USUAL[0] <= len(steps) <= sweep.USUAL[1]
+
+
+def test_a_sweep_says_at_the_start_what_it_is_going_to_do() -> None:
+    plan = plan_from({"rate": "2", "slo": "ttft=200ms"})
+    said = sweep.outline(plan, None)
+    assert (
+        said.startswith("plan: 2, 4, 8 … requests/s until the limits ttft=200ms break")
+        and "usually 7 to 12 rates, 8:17 to 20:12 min; at most 18 rates;" in said
+    )
+    assert "each rate: 5 s of warm-up, 60 s measured, up to 30 s for the last answers: 71 to 101 s" in said
+    bounded = sweep.outline(plan, 5.0)
+    assert bounded.startswith("plan: 2, 4 … requests/s, at most 5, until") and "usually" not in bounded
