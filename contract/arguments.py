@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import NoReturn
 
 EXIT_USAGE = 2
+NOT_A_NUMBER = re.compile(r"invalid (int|float) value: (.*)")  # argparse's words, which are Python's
 EXIT_NOT_FETCHED = 69  # sysexits.h's EX_UNAVAILABLE: what a command needs could not be downloaded
 
 
 class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message.removeprefix('argument ')}; --help lists the options\n")
+        problem = NOT_A_NUMBER.sub(_not_a_number, message.removeprefix("argument "))
+        self.exit(EXIT_USAGE, f"{self.prog}: {problem}; --help lists the options\n")
+
+
+def _not_a_number(found: re.Match[str]) -> str:
+    return f"{found[2]} is not a {'whole number' if found[1] == 'int' else 'number'}"

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from contract.arguments import Arguments
 from deploy.processes import ROOT
 from deploy.replicas import LOOK_SECONDS
-from serving.launch.config import LaunchError, is_free
+from serving.launch.config import LaunchError, is_free, number
 from serving.launch.envoy import GUARD_FLAGS, Guard
 
 MOST = 64  # replicas on one host
@@ -21,8 +21,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--replicas", default="2", help="how many to start here, or gateway URLs separated by commas")
     add("--host", default="127.0.0.1", help="address of both routers (default: 127.0.0.1)")
-    add("--port", type=int, default=8080, help="HTTP, OpenAI's API (default: 8080)")
-    add("--grpc-port", type=int, default=8001, help="gRPC (default: 8001)")
+    add("--port", type=number("GATEWAY_PORT"), default=8080, help="HTTP, OpenAI's API (default: 8080)")
+    add("--grpc-port", type=number("GRPC_PORT"), default=8001, help="gRPC (default: 8001)")
     add(
         "--replica-grpc-port",
         default="8001",
@@ -34,10 +34,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for flag, what in GUARD_FLAGS.items():
         add(flag, default="", metavar="FILE", help=what)
     add("serving", nargs="*", help="after --: options of python -m serving")
-    chosen = parser.parse_args(arguments)
     try:
+        chosen = parser.parse_args(arguments)
         chosen.guard = Guard.of_arguments(chosen)
-    except ValueError as problem:
+    except (LaunchError, ValueError) as problem:
         parser.error(str(problem))
     urls = [url.strip().rstrip("/") for url in chosen.replicas.split(",")]
     is_count = chosen.replicas.isdecimal()

@@ -11,7 +11,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() can answer it: no traceback out of an import
 
 from serving import tracing
-from serving.launch import docker, rundir
+from serving.launch import docker, gateway, rundir
 from serving.launch.config import LaunchError, check_ports, parse
 from serving.launch.engine import prepare
 from serving.launch.supervisor import Supervisor
@@ -29,6 +29,7 @@ def main() -> int:
         _allow_files()
         rundir.await_ending()
         check_ports(config)
+        gateway.check(config)
         config, engine = prepare(config)
         docker.require_fit(engine)
         if docker.needed(engine):

@@ -124,8 +124,8 @@ class GatewaySettings:
             raise GatewaySettingsError(f"GATEWAY_LOG_LEVEL={self.log_level}: give DEBUG, INFO, WARNING or ERROR")
         for item in self.__dataclass_fields__.values():
             value = getattr(self, item.name)
-            if isinstance(value, (int, float)) and value < 0:
-                raise GatewaySettingsError(f"{item.metadata['env']}={value}: must not be negative")
+            if isinstance(value, (int, float)) and not value >= 0:  # nor NaN
+                raise GatewaySettingsError(f"{item.metadata['env']}={value}: give a number that is not negative")
 
     @property
     def processes(self) -> int:

@@ -112,6 +112,19 @@ class Config:
         return "TRITON_HOST", host, self.ports[port]
 
 
+def number(variable: str, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
+    """A type for ``argparse`` whose error names the variable that was typed after ``make``: a ``LaunchError``."""
+
+    def convert(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            what = "whole number" if kind is int else "number"
+            raise LaunchError(f"{variable}={text} is not a {what}: give one, or leave it out") from None
+
+    return convert
+
+
 def _parser() -> Arguments:
     parser = Arguments(prog="python -m serving", description="Serve an engine directory with Triton.")
     add = parser.add_argument
@@ -132,20 +145,24 @@ def _parser() -> Arguments:
         add(flag, default="", metavar="FILE", help=what)
     for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002), ("gateway", 8080)):
         add(
-            f"--{name}-port", type=int, default=port, help=f"default {port}" + ("; 0: no gateway" * (name == "gateway"))
-        )
+            f"--{name}-port", type=number(f"{name.upper()}_PORT"), default=port,
+            help=f"default {port}" + ("; 0: no gateway" * (name == "gateway")),
+        )  # fmt: skip
     add(
-        "--lame-duck", type=int, default=0,
+        "--lame-duck", type=number("LAME_DUCK"), default=0,
         help="seconds after SIGTERM in which /health/ready says no and requests are still taken, so that a router "
         "sends them elsewhere before one is refused (default 0)",
     )  # fmt: skip
-    add("--drain", type=int, default=10, help="seconds that open streams get to end on Ctrl-C or SIGTERM (default 10)")
     add(
-        "--max-restarts", type=int, default=0,
+        "--drain", type=number("DRAIN"), default=10,
+        help="seconds that open streams get to end on Ctrl-C or SIGTERM (default 10)",
+    )  # fmt: skip
+    add(
+        "--max-restarts", type=number("MAX_RESTARTS"), default=0,
         help="exit when Triton died more often than this in ten minutes (default 0: go on, after pauses)",
     )  # fmt: skip
     for option in OPTIONS:
-        add(option.flag, type=option.type, default=option.default, help=option.help)
+        add(option.flag, type=number(option.variable, option.type), default=option.default, help=option.help)
     return parser
 
 
@@ -230,19 +247,20 @@ def _guard(args: argparse.Namespace) -> Guard | None:
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not math.isfinite(value) or not low <= value <= high:
-        raise LaunchError(f"{name}={value:g} is out of range; give a number between {low:g} and {high:g}")
+        raise LaunchError(f"{name}={value:.12g} is out of range; give a number between {low:.12g} and {high:.12g}")
 
 
 def check_ports(config: Config) -> None:
     """Every port must be free now; a port that is taken later shows when Triton binds it."""
+    for port in config.ports.values():
+        if len(same := [name for name, other in config.ports.items() if other == port]) > 1:
+            raise LaunchError(f"{' and '.join(same)} are the same port, {port}; give each its own")
     taken = [f"{name}={port}" for name, port in config.ports.items() if not is_free(*config.address(name))]
     if taken:
         others = " ".join(f"{name}={port + 100}" for name, port in config.ports.items())
         raise LaunchError(
             f"port taken: {', '.join(taken)}; stop what listens there or choose others: make serve {others}"
         )
-    if len(set(config.ports.values())) < len(config.ports):
-        raise LaunchError(f"two services share a port ({config.ports}); give each its own")
 
 
 def is_free(variable: str, host: str, port: int) -> bool:

@@ -19,6 +19,8 @@ from pathlib import Path
 from contract.heartbeat import Heartbeat, Pulse, launcher_path, supervisor_path, worker_path, worker_pids
 from contract.paths import ROOT
 from serving.gateway import listening
+from serving.gateway.core import auth
+from serving.gateway.settings import GatewaySettings, GatewaySettingsError
 from serving.launch import child, logs, rundir
 from serving.launch.config import Config, LaunchError, reach
 from serving.launch.deaths import Deaths
@@ -27,6 +29,29 @@ HANG_SECONDS = 6.0  # a supervisor silent for this long is replaced
 START_SECONDS = 60.0  # the same for one that has not shown itself yet
 ORPHAN_HANG_SECONDS = 2.0  # a worker without a supervisor that is silent for this long is ended
 FAREWELL_SECONDS = 3.0  # for the last events of workers that are left when all ends
+
+
+def check(config: Config) -> None:
+    """Raise ``LaunchError`` for a variable that the gateway would refuse, before Triton takes its time to start."""
+    if not config.gateway_port:
+        return
+    try:
+        auth.load(GatewaySettings.from_environment(dict(os.environ) | _variables(config)))
+    except GatewaySettingsError as error:
+        raise LaunchError(str(error)) from None
+
+
+def _variables(config: Config) -> dict[str, str]:
+    """What the launcher's own settings are for its gateway."""
+    return {
+        "ENGINE_DIR": str(config.engine),
+        "GATEWAY_PORT": str(config.gateway_port),
+        "HOST": config.host,
+        "GATEWAY_LAME_DUCK_SECONDS": str(config.lame_duck),
+        "GATEWAY_DRAIN_SECONDS": str(config.drain),
+        "TRITON_GRPC": reach(config.inner_host, config.inner_grpc_port),
+        "TRITON_METRICS": f"http://{reach(config.inner_host, config.metrics_port)}/metrics",
+    }
 
 
 @dataclass
@@ -105,19 +130,12 @@ class GatewayChild:
             raise LaunchError(f"GATEWAY_PORT={port} on {host} cannot be used: {error.strerror}") from None
 
     def _environment(self) -> dict[str, str]:
-        config = self._config
         return dict(os.environ) | {
-            "ENGINE_DIR": str(config.engine),
+            **_variables(self._config),
             "TRANSFORMERS_VERBOSITY": "error",
             "HF_HUB_OFFLINE": "1",
-            "GATEWAY_PORT": str(config.gateway_port),
-            "HOST": config.host,
             "RUN_DIR": str(self._home),
             "GATEWAY_READINESS_FILE": str(self.readiness),
-            "GATEWAY_LAME_DUCK_SECONDS": str(config.lame_duck),
-            "GATEWAY_DRAIN_SECONDS": str(config.drain),
-            "TRITON_GRPC": reach(config.inner_host, config.inner_grpc_port),
-            "TRITON_METRICS": f"http://{reach(config.inner_host, config.metrics_port)}/metrics",
         }
 
     @property

@@ -18,3 +18,12 @@ def test_a_mistake_is_one_line_that_names_the_option(argv, capsys):
     error = capsys.readouterr().err
     assert ended.value.code == EXIT_USAGE and error.count("\n") == 1 and error.startswith("program")
     assert "--help lists the options" in error
+
+
+@pytest.mark.parametrize(("kind", "said"), [(int, "'x' is not a whole number"), (float, "'x' is not a number")])
+def test_what_is_no_number_is_said_without_pythons_types(kind, said, capsys):
+    parser = Arguments(prog="program")
+    parser.add_argument("--many", type=kind)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--many", "x"])
+    assert capsys.readouterr().err == f"program: --many: {said}; --help lists the options\n"

@@ -47,6 +47,13 @@ def test_replicas_are_lame_ducks_unless_told_otherwise() -> None:
     assert config.parse(parse(["--replicas=2", "--", "--lame-duck=9"]).serving).lame_duck == 9
 
 
+@pytest.mark.parametrize(("flag", "variable"), [("--port", "GATEWAY_PORT"), ("--grpc-port", "GRPC_PORT")])
+def test_a_port_that_is_no_number(capsys: pytest.CaptureFixture[str], flag: str, variable: str) -> None:
+    with pytest.raises(SystemExit):
+        parse([flag, "abc"])
+    assert f"{variable}=abc is not a whole number: give one, or leave it out" in capsys.readouterr().err
+
+
 def test_ports_of_the_routers() -> None:
     one, other = map(str, free_ports(2))
     check_ports(parse(["--port", one, "--grpc-port", other]))

@@ -24,6 +24,28 @@ from serving.launch.gateway import GatewayChild
 from tests.waiting import until
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("GATEWAY_WORKERS", "abc", "GATEWAY_WORKERS=abc: give a whole number"),
+        ("GATEWAY_STALL_SECONDS", "soon", "GATEWAY_STALL_SECONDS=soon: give a number"),
+        ("GATEWAY_STALL_SECONDS", "nan", "GATEWAY_STALL_SECONDS=nan: give a number that is not negative"),
+        ("GATEWAY_MAX_PROMPTS", "-1", "GATEWAY_MAX_PROMPTS=-1: give a number that is not negative"),
+        ("GATEWAY_LOG_LEVEL", "loud", "GATEWAY_LOG_LEVEL=loud: give DEBUG"),
+        ("GATEWAY_API_KEYS_FILE", "/nowhere", "GATEWAY_API_KEYS_FILE=/nowhere: cannot be read"),
+    ],
+)
+def test_a_variable_of_the_gateways_is_checked_before_triton_starts(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
+    gateway.check(parse([]))
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(LaunchError) as error:
+        gateway.check(parse([]))
+    assert str(error.value).startswith(says)
+    gateway.check(parse(["--gateway-port=0"]))
+
+
 class Launcher:
     """The part of it that looks after a gateway."""
 
