@@ -13,7 +13,7 @@ from client import errors
 from client._call import AioCall
 from client.channels import Channels
 from client.credentials import PLAIN, Credentials
-from client.request import Ask, Channel, Deadline, Metadata, RunningRequest
+from client.request import LOOK_SECONDS, Ask, Channel, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 from contract.replica import Route
 
@@ -98,7 +98,7 @@ class AsyncGrpcStream(RunningRequest, AsyncIterator[StreamChunk]):
             try:
                 chunk = await self._next()
             except errors.ClientError as error:
-                await asyncio.sleep(self._again_in(error))
+                await self._pause(self._again_in(error))
             except asyncio.CancelledError:
                 if not self._done:  # the task is cancelled, not only this request by ``cancel()``
                     self.cancel()
@@ -108,6 +108,11 @@ class AsyncGrpcStream(RunningRequest, AsyncIterator[StreamChunk]):
                     return chunk
         self._check_open()
         raise StopAsyncIteration
+
+    async def _pause(self, seconds: float) -> None:
+        until = self._loop.time() + seconds
+        while not self._done and (left := until - self._loop.time()) > 0:
+            await asyncio.sleep(min(left, LOOK_SECONDS))
 
     async def _next(self) -> StreamChunk | None:
         """The next chunk, or ``None`` when the stream has ended."""

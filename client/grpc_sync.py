@@ -17,7 +17,7 @@ from client import errors
 from client._call import SyncCall
 from client.channels import Channels
 from client.credentials import PLAIN, Credentials
-from client.request import Ask, Channel, Deadline, Metadata, RunningRequest
+from client.request import LOOK_SECONDS, Ask, Channel, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 from contract.replica import Route
 
@@ -130,7 +130,7 @@ class GrpcStream(RunningRequest, Iterator[StreamChunk]):
             try:
                 chunk = self._next()
             except errors.ClientError as error:
-                time.sleep(self._again_in(error))
+                self._pause(self._again_in(error))
             except BaseException:  # KeyboardInterrupt while waiting: the slot must not stay taken
                 self.cancel()
                 raise
@@ -139,6 +139,11 @@ class GrpcStream(RunningRequest, Iterator[StreamChunk]):
                     return chunk
         self._check_open()
         raise StopIteration
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._done and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, LOOK_SECONDS))
 
     def _next(self) -> StreamChunk | None:
         """The next chunk, or ``None`` when the stream has ended."""

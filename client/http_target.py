@@ -10,7 +10,9 @@ import orjson
 
 from client import _openai, errors, refusals
 from client.channels import CLOSED
+from client.patience import KnownServer
 from client.request import Ask
+from client.sequences import Order
 from client.types import Bounds
 
 
@@ -18,7 +20,7 @@ class HttpTarget:
     """Where the gateway is and which model and key to name."""
 
     def __init__(self, url: str, *, model: str, api_key: str | None) -> None:
-        self.url, self.model = url, model
+        self.url, self.model, self.server = url, model, KnownServer()
         self.headers = {"content-type": "application/json"} | (
             {"authorization": f"Bearer {api_key}"} if api_key else {}
         )
@@ -41,16 +43,21 @@ class HttpTarget:
             timeout=httpx.Timeout(first, connect=limits.connect),
         )
 
-    def failure(self, error: httpx.HTTPError, ask: Ask, started: bool) -> errors.ClientError:
+    def failure(self, error: httpx.HTTPError, ask: Ask, order: Order) -> errors.ClientError:
         limits = ask.timeouts
         if isinstance(error, httpx.ConnectTimeout):
             return errors.RequestTimeout("connect", limits.connect or 0.0)
         if isinstance(error, httpx.TimeoutException):
-            phase, bound = ("between chunks", limits.between_chunks) if started else ("first token", limits.first_token)
+            phase, bound = (
+                ("between chunks", limits.between_chunks) if order.started else ("first token", limits.first_token)
+            )
             if not ask.stream:
                 phase, bound = "total", limits.total
             return errors.RequestTimeout(phase, bound or 0.0)
-        return refusals.unreachable(self.url, str(error) or type(error).__name__)
+        why = str(error) or type(error).__name__
+        if order.started:
+            return refusals.lost(self.url, why, order.tokens)
+        return refusals.unreachable(self.url, why, known=self.server.answered)
 
 
 def _json(body: dict[str, Any]) -> bytes:

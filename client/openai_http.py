@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import threading
 import time
@@ -18,7 +19,9 @@ import orjson
 from client import _openai, errors
 from client.channels import CUT_SHORT
 from client.http_target import HttpTarget, refused
-from client.request import Ask
+from client.option_names import in_options
+from client.patience import Patience
+from client.request import LOOK_SECONDS, Ask
 from client.sequences import Order, retry_delay
 from client.sse import Events
 from client.types import Bounds, StreamChunk
@@ -86,7 +89,8 @@ class HttpStream(Iterator[StreamChunk]):
     def _run(self) -> Generator[StreamChunk, None, None]:
         bounds = Bounds(self._ask.timeouts)
         bounds.start()
-        for attempt in range(1, self._ask.retry.attempts + 1):
+        waits = Patience(self._ask.retry)
+        for attempt in itertools.count(1):
             reading, self.request_id = _Reading(self._ask, bounds), self._new_id()
             try:
                 yield from self._once(reading)
@@ -94,10 +98,16 @@ class HttpStream(Iterator[StreamChunk]):
             except errors.ClientError as error:
                 if self._left:
                     return
-                delay = retry_delay(error, attempt, self._ask.retry, reading.order.started)
+                patience = waits.left(self._target.server)
+                delay = retry_delay(error, attempt, self._ask.retry, reading.order.started, patience)
                 if delay is None or not bounds.allow(delay):
-                    raise
-                time.sleep(delay)
+                    raise in_options(error) from None
+                self._pause(delay)
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._left and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, LOOK_SECONDS))
 
     def _once(self, reading: _Reading) -> Iterator[StreamChunk]:
         request = self._target.request(self._http, self._ask, self.request_id, reading.bounds)
@@ -113,12 +123,14 @@ class HttpStream(Iterator[StreamChunk]):
         except httpx.HTTPError as error:
             if self._http.is_closed:
                 raise errors.Cancelled(CUT_SHORT) from None
-            raise self._target.failure(error, self._ask, reading.order.started) from None
+            raise self._target.failure(error, self._ask, reading.order) from None
         reading.order.ended()
 
     def _chunks_of(self, response: httpx.Response, request: httpx.Request, reading: _Reading) -> Iterator[StreamChunk]:
+        self._target.server.answered = True
         if response.status_code != 200:
             raise refused(response, response.read())
+        self._target.server.answers()
         reading.answered(request)
         if not self._ask.stream:
             reading.whole(response.read())
@@ -176,7 +188,8 @@ class AsyncHttpStream(AsyncIterator[StreamChunk]):
     async def _run(self) -> AsyncGenerator[StreamChunk, None]:
         bounds = Bounds(self._ask.timeouts)
         bounds.start()
-        for attempt in range(1, self._ask.retry.attempts + 1):
+        waits = Patience(self._ask.retry)
+        for attempt in itertools.count(1):
             reading, self.request_id = _Reading(self._ask, bounds), self._new_id()
             try:
                 async for chunk in self._once(reading):
@@ -185,9 +198,10 @@ class AsyncHttpStream(AsyncIterator[StreamChunk]):
             except errors.ClientError as error:
                 if self._left:
                     return
-                delay = retry_delay(error, attempt, self._ask.retry, reading.order.started)
+                patience = waits.left(self._target.server)
+                delay = retry_delay(error, attempt, self._ask.retry, reading.order.started, patience)
                 if delay is None or not bounds.allow(delay):
-                    raise
+                    raise in_options(error) from None
                 await asyncio.sleep(delay)
 
     async def _once(self, reading: _Reading) -> AsyncIterator[StreamChunk]:
@@ -202,14 +216,16 @@ class AsyncHttpStream(AsyncIterator[StreamChunk]):
         except httpx.HTTPError as error:
             if self._http.is_closed:
                 raise errors.Cancelled(CUT_SHORT) from None
-            raise self._target.failure(error, self._ask, reading.order.started) from None
+            raise self._target.failure(error, self._ask, reading.order) from None
         reading.order.ended()
 
     async def _chunks_of(
         self, response: httpx.Response, request: httpx.Request, reading: _Reading
     ) -> AsyncIterator[StreamChunk]:
+        self._target.server.answered = True
         if response.status_code != 200:
             raise refused(response, await response.aread())
+        self._target.server.answers()
         reading.answered(request)
         if not self._ask.stream:
             reading.whole(await response.aread())

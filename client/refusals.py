@@ -59,6 +59,10 @@ _TLS_TEXTS = (  # gRPC's and Python's, in lower case, and what to do
     ("handshake read failed", _NO_TLS), ("wrong_version_number", _NO_TLS),
 )  # fmt: skip
 
+_NO_GRPC = ("failed parsing http/2", "trying to connect an http1.x server")
+_NO_HTTP = ("illegal status line", "illegal request line")
+RESTARTING = "; it may be restarting"
+
 
 def from_text(message: str) -> ClientError:
     """The exception for an ``error_message`` inside a stream."""
@@ -76,13 +80,32 @@ def _stub_ended(text: str) -> ClientError | None:
     return answered("engine_unavailable", f"engine: {process} does not answer; the server restarts it, try again soon")
 
 
-def unreachable(address: str, why: str) -> ConnectError:
+def unreachable(address: str, why: str, *, known: bool = False) -> ConnectError:
+    """``known``: it has answered before."""
     text = why.lower()
     if remedy := next((remedy for part, remedy in _TLS_TEXTS if part in text), ""):
         return ConnectError(f"no TLS with {address}: {remedy}")
+    if any(part in text for part in _NO_GRPC):
+        return ConnectError(f"{address} answers, but not in gRPC: write http://{address} if it is the gateway")
+    if any(part in text for part in _NO_HTTP):
+        target = address.partition("://")[2]
+        return ConnectError(f"{address} answers, but not in HTTP/1.1: write {target} without http:// if it is gRPC")
+    if known:
+        return ConnectError(f"no server answers at {address} ({_reason(why)}){RESTARTING}")
     if "socket closed" in text:
         return ConnectError(f"{address} closed the connection; start a server with make serve, or does it speak TLS?")
-    return ConnectError(f"no server answers at {address} ({why.rsplit(': ', 1)[-1]}); start one with: make serve")
+    return ConnectError(f"no server answers at {address} ({_reason(why)}); start one with: make serve")
+
+
+def lost(address: str, why: str, tokens: int) -> ConnectError:
+    """The connection ended in the middle of an answer."""
+    after = f"after {tokens} token{'s' * (tokens != 1)}: " if tokens else ""
+    return ConnectError(f"{address} went away in the middle of the answer ({after}{_reason(why)}){RESTARTING}")
+
+
+def _reason(why: str) -> str:
+    """The last part of gRPC's chain of reasons."""
+    return why.rsplit(": ", 1)[-1]
 
 
 def from_grpc(status: str, details: str, address: str) -> ClientError:

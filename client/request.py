@@ -13,10 +13,13 @@ from tritonclient.grpc import service_pb2 as pb
 from client import errors, kserve, refusals
 from client.channels import CUT_SHORT, Channels
 from client.credentials import Credentials
+from client.option_names import in_options
+from client.patience import KnownServer, Patience
 from client.sequences import ONE_SEQUENCE, Order, breaks_off, resume_delay, resumed, retry_delay, unresumed
 from client.types import Bounds, Options, Prompt, Retry, StreamChunk, Timeouts
 
 Metadata = Sequence[tuple[str, str]]
+LOOK_SECONDS = 0.1  # a stream that waits for its next attempt sees within this time that it was cancelled
 STOP_SECONDS = 5.0  # bound on a stop request, which answers at once
 
 
@@ -28,6 +31,7 @@ class Channel:
 
     def __init__(self, module: Any, target: str, credentials: Credentials, model: str) -> None:
         self.target, self.model, self.metadata = target, model, credentials.metadata
+        self.server = KnownServer()
         self.raw = credentials.channel(module, target, list(kserve.CHANNEL_OPTIONS))  # other calls bring ``metadata``
         self._infer = self.raw.unary_stream(
             kserve.METHOD,
@@ -108,6 +112,7 @@ class RunningRequest:
         self._attempt = 0
         self._ids: list[int] = []  # of the answer so far
         self._skipped = 0  # chunks of earlier attempts
+        self._patience, self._heard = Patience(ask.retry), False  # whether this attempt was answered
         self._broken: errors.ClientError | None = None  # why the answer has to be resumed
         self._bounds, self._process = Bounds(ask.timeouts), os.getpid()
         self._done = self._client_closed = False
@@ -115,7 +120,10 @@ class RunningRequest:
 
     def _written(self, options: Options) -> Any:
         ask, model = self._ask, self._channel.model
-        return kserve.infer_request(self.request_id, ask.prompt, options, stream=ask.stream, model=model)
+        try:
+            return kserve.infer_request(self.request_id, ask.prompt, options, stream=ask.stream, model=model)
+        except errors.InvalidRequest as error:
+            raise in_options(error) from None
 
     def _choose(self) -> Any:
         """The channel of the next attempt."""
@@ -131,6 +139,7 @@ class RunningRequest:
     def _begin(self, now: float) -> Deadline:
         """Send the request. The caller watches the deadline."""
         self._attempt += 1
+        self._heard = False
         channel, request_id = self._channel, self.request_id
         call = channel.call(self._request, self._bounds.left(), self._ask.metadata)
 
@@ -145,6 +154,7 @@ class RunningRequest:
 
     def _chunk(self, message: Any, now: float) -> StreamChunk | None:
         """The message's chunk, checked; ``None`` for Triton's empty final response."""
+        self._channel.server.answered = True
         got = kserve.output(message)
         if got is None:
             return None
@@ -161,6 +171,10 @@ class RunningRequest:
         if chunk.token_ids:
             self._ids += chunk.token_ids
             self._attempt = 1
+        if not self._heard:
+            self._heard = True
+            self._channel.server.answers()
+            self._patience.renew()
         return chunk
 
     def _failure(self, error: grpc.RpcError) -> errors.ClientError:
@@ -170,6 +184,11 @@ class RunningRequest:
             self._stop_remote()
             return errors.RequestTimeout("total", self._ask.timeouts.total or 0.0)
         meant: errors.ClientError = self._channel.error(error)
+        if isinstance(meant, errors.ConnectError):
+            to, why = self._channel.target, error.details() or ""
+            if self._heard and self._order.started:
+                return refusals.lost(to, why, self._order.tokens)
+            return refusals.unreachable(to, why, known=self._channel.server.answered)
         return meant
 
     def _again_in(self, error: errors.ClientError) -> float:
@@ -184,7 +203,7 @@ class RunningRequest:
                 raise unresumed(self._broken, str(error)) from error
             if self._ids and self._ask.options.n > 1 and breaks_off(error):
                 raise unresumed(error, ONE_SEQUENCE)
-            raise error
+            raise in_options(error)
         self.request_id = self._request.id = self._new_id()  # the old id may still be known to the server
         if self._ids:
             self._broken = self._broken or error
@@ -193,10 +212,10 @@ class RunningRequest:
         return delay
 
     def _delay(self, error: errors.ClientError) -> float | None:
-        ask, order = self._ask, self._order
+        ask, order, patience = self._ask, self._order, self._patience.left(self._channel.server)
         if self._ids and ask.options.n == 1 and not order.complete:
-            return resume_delay(error, self._attempt, ask.retry, len(self._channels.all) > 1)
-        return retry_delay(error, self._attempt, ask.retry, order.started)
+            return resume_delay(error, self._attempt, ask.retry, len(self._channels.all) > 1, patience)
+        return retry_delay(error, self._attempt, ask.retry, order.started, patience)
 
     def _finish(self) -> None:
         """The server has closed the stream. Raises ``StreamCut`` when sequences are missing their end."""

@@ -18,6 +18,7 @@ from client.errors import (
     RequestTimeout,
     StreamCut,
 )
+from client.refusals import RESTARTING
 from client.types import Completion, Options, Result, Retry, StreamChunk, TopLogprobs
 
 
@@ -32,6 +33,7 @@ class Order:
 
     def __init__(self, n: int = 1) -> None:
         self._next = [0] * n
+        self._tokens = [0] * n
         self._open = n
 
     def check(self, chunk: StreamChunk) -> StreamChunk:
@@ -43,12 +45,18 @@ class Order:
                 f"sequence {chunk.sequence_index}: chunk {chunk.chunk_index} came where {expected} was due"
             )
         self._next[chunk.sequence_index] = expected + 1
+        self._tokens[chunk.sequence_index] = chunk.completion_tokens
         self._open -= chunk.finish_reason is not None
         return chunk
 
     @property
     def chunks(self) -> int:
         return sum(self._next)
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences, as the server counts them."""
+        return sum(self._tokens)
 
     @property
     def started(self) -> bool:
@@ -122,19 +130,26 @@ def collect(request_id: str, options: Options, chunks: Iterable[StreamChunk]) ->
     return collector.result(request_id)
 
 
-def retry_delay(error: ClientError, attempt: int, retry: Retry, started: bool) -> float | None:
+SHORTEST = 0.1  # seconds between attempts at a server that is being waited for
+
+
+def retry_delay(error: ClientError, attempt: int, retry: Retry, started: bool, patience: float = 0.0) -> float | None:
     """Seconds to wait before try number ``attempt + 1``; ``None`` when it must not be repeated.
+
+    ``patience``: seconds for which the outage of a known server is still waited out, however many attempts that takes.
 
     A request that has shown text is never repeated: the caller would see two answers spliced together. It is resumed
     (``resume_delay``) where the server accepts ``resume_ids``.
     """
-    if started or attempt >= retry.attempts or not isinstance(error, (ConnectError, Overloaded, EngineUnavailable)):
+    if started or retry.attempts == 1 or not isinstance(error, (ConnectError, Overloaded, EngineUnavailable)):
         return None
     wait = min(retry.longest, retry.backoff * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-    asked = getattr(error, "retry_after", None)
-    if asked is None:
-        return wait
-    return max(wait, float(asked)) if asked <= retry.longest else None
+    asked = float(getattr(error, "retry_after", None) or 0.0)
+    if attempt < retry.attempts and asked <= retry.longest:
+        return max(wait, asked)
+    if isinstance(error, Overloaded) or patience <= 0.0 or asked > patience:
+        return None
+    return max(asked, min(wait, patience), SHORTEST)
 
 
 def breaks_off(error: Exception) -> bool:
@@ -151,16 +166,21 @@ ONE_SEQUENCE = "only answers with n = 1 do"
 def unresumed(broken: ClientError, why: str) -> ClientError:
     """``broken``, the error that ended an answer, with the reason why the answer cannot be resumed."""
     if why != str(broken):
-        broken.args = (f"{broken}; the answer does not go on elsewhere: {why}",)
+        what = str(broken).removesuffix(RESTARTING if why.endswith(RESTARTING) else "")
+        broken.args = (f"{what}; the answer cannot be resumed: {why}",)
     return broken
 
 
-def resume_delay(error: ClientError, attempt: int, retry: Retry, elsewhere: bool) -> float | None:
+def resume_delay(
+    error: ClientError, attempt: int, retry: Retry, elsewhere: bool, patience: float = 0.0
+) -> float | None:
     """``retry_delay`` for an answer that is resumed after the tokens it has. ``attempt`` counts from the last token on;
     ``elsewhere``: the next attempt goes to another server, which has nothing to recover from."""
     if attempt == 1 and elsewhere and breaks_off(error) and retry.attempts > 1:
         return 0.0
-    return retry_delay(EngineUnavailable(str(error)) if breaks_off(error) else error, attempt, retry, False)
+    if isinstance(error, (RequestTimeout, StreamCut)) and breaks_off(error):  # the server is there: nothing to wait for
+        return retry_delay(EngineUnavailable(str(error)), attempt, retry, False)
+    return retry_delay(error, attempt, retry, False, patience)
 
 
 def resumed(options: Options, ids: Sequence[int]) -> Options:

@@ -169,7 +169,8 @@ class Bounds:
 class Retry:
     """When nothing has arrived yet: up to ``attempts`` tries on a full queue, a dead engine or a refused connection.
 
-    Waits ``backoff`` seconds, doubled each time up to ``longest``, with jitter; a server's Retry-After is obeyed.
+    Waits ``backoff`` seconds, doubled each time up to ``longest``, with jitter; a server's Retry-After is obeyed. One
+    that has answered before is waited for beyond the attempts, three times ``longest``: it may be restarting.
     """
 
     attempts: int = 3

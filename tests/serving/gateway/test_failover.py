@@ -74,5 +74,5 @@ def test_an_answer_that_cannot_go_on_says_why(
     finally:
         home.dies_at, peer.refuses = 0, ""
     error = json.loads(answer.text.rstrip().splitlines()[-1].removeprefix("data: "))["error"]
-    assert "it died; the answer does not go on elsewhere" in error["message"] and reason in error["message"]
+    assert "it died; the answer cannot be resumed" in error["message"] and reason in error["message"]
     assert error["code"] == "engine_unavailable"

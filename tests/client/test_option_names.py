@@ -1,0 +1,40 @@
+"""Errors name the fields of ``Options``, whichever way the request went."""
+
+from __future__ import annotations
+
+import pytest
+
+from client.option_names import OPTION_OF, in_options
+from contract.errors import ConnectError, InvalidRequest, answered
+from contract.fields import BY_OPTION
+
+
+@pytest.mark.parametrize(
+    ("said", "option"),
+    [
+        ("num_return_sequences", "n"), ("stop_words", "stop"), ("logit_bias_ids", "logit_bias"),
+        ("logit_bias_values", "logit_bias"), ("guided_decoding_guide", "guide"), ("guided_regex", "guide"),
+        ("guided_decoding_guide_type", "guide_type"), ("include_stop_str_in_output", "include_stop"),
+        ("random_seed", "seed"), ("return_token_ids", "return_prompt_ids"), ("stop", "stop"), ("n", "n"),
+        ("max_tokens", "max_tokens"), ("messages", "messages"),
+    ],
+)  # fmt: skip
+def test_the_field_and_the_sentence(said: str, option: str) -> None:
+    error = in_options(InvalidRequest(said, "0 is out of range"))
+    assert isinstance(error, InvalidRequest)
+    assert (error.field, str(error)) == (option, f"{option}: 0 is out of range")
+
+
+def test_what_follows_has_the_same_names() -> None:
+    error = in_options(InvalidRequest("top_logprobs", "3 needs return_log_probs = true; set both or neither"))
+    assert str(error) == "top_logprobs: 3 needs logprobs = true; set both or neither"
+
+
+def test_a_path_keeps_its_end() -> None:
+    error = in_options(answered("invalid_request", "stop_words[1]: 5 is wrong", "stop_words[1]"))
+    assert (getattr(error, "field", ""), str(error)) == ("stop[1]", "stop[1]: 5 is wrong")
+
+
+def test_other_errors_stay() -> None:
+    assert str(in_options(ConnectError("stop_words: x"))) == "stop_words: x"
+    assert set(OPTION_OF.values()) <= set(BY_OPTION) and not set(OPTION_OF) & set(BY_OPTION)
