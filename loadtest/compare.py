@@ -9,7 +9,6 @@ they do not, the page says so first.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -20,13 +19,14 @@ from loadtest import console, files
 from loadtest.console import NAMES, milliseconds, per_second
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, LoadtestError
 from loadtest.histogram import Histogram
+from loadtest.notes import FEW
 from loadtest.record import Record
 from loadtest.report import page
 from loadtest.report.charts import PER_OCTAVE
 from loadtest.report.sentences import sentences
 from loadtest.report.svg import Chart, Series
 from loadtest.report.words import words
-from loadtest.stats import Interval, bootstrap_difference, mean_of_rows, percentile_of_rows
+from loadtest.stats import Interval, bootstrap_difference, mean_of_rows, needed, percentile_of_rows
 from loadtest.summary import SCHEMA
 
 METRICS = ("ttft_sched", "ttft", "tpot", "e2e_sched")
@@ -90,16 +90,9 @@ def rows_of(a: SavedRun, b: SavedRun) -> list[Row]:
             change = bootstrap_difference(first, second, statistic)
             values = Histogram.of(first), Histogram.of(second)
             left, right = (h.mean if name == "mean" else h.percentile(float(name[1:])) for h in values)
-            few = min(len(first), len(second)) < needed(name)
+            few = min(len(first), len(second)) < needed(50 if name == "mean" else float(name[1:]))
             rows.append(Row(metric, name, left or 0.0, right or 0.0, change, few))
     return rows
-
-
-def needed(statistic: str) -> int:
-    """Requests of one side. Of n requests all lie below the percentile q with probability q^n; from 2.5 % on, the upper
-    end of its 95 % interval is beyond all of them."""
-    q = 0.5 if statistic == "mean" else float(statistic[1:]) / 100
-    return math.ceil(math.log(0.025) / math.log(q))
 
 
 def differences(a: SavedRun, b: SavedRun) -> list[str]:
@@ -131,6 +124,7 @@ def compare(a_dir: Path, b_dir: Path, out: Path, worse: float | None = None) -> 
     """Print the table and write the page. With ``worse``, a share, the exit code is that of a verdict on B."""
     a, b = load(a_dir), load(b_dir)
     rows, notes = rows_of(a, b), differences(a, b)
+    notes += [FEW] * any(row.few for row in rows)
     console.show(
         "\n".join([f"A = {a_dir}", f"B = {b_dir}", *(f"note: {n}" for n in notes), *_lines(rows), _rates(a, b)])
     )

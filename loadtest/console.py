@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from loadtest.aggregate import Lane
+from loadtest.stats import is_longest
 
 COLUMNS = ("p50", "p90", "p95", "p99", "p99.9", "max")
 NAMES = {
@@ -32,6 +33,12 @@ def milliseconds(value: float | None) -> str:
     return "0.0" if text == "-0.0" else text
 
 
+def percentile(row: dict[str, Any], column: str) -> str:
+    """A cell of a table of latencies, in milliseconds; ``*`` marks a percentile that is the largest of few values."""
+    percent = float(column[1:]) if column.startswith("p") else 0.0
+    return milliseconds(row[column]) + "*" * is_longest(row["count"], percent)
+
+
 def per_second(value: float | None) -> str:
     """A rate that there may be none of: goodput without a limit on single requests."""
     return "-" if value is None else f"{value:.2f}"
@@ -43,7 +50,7 @@ def live_line(second: float, total: Lane, running: int) -> str:
     return (
         f"{second:6.0f} s  running {running:4d}  done {c['completed']:6d}  failed {c['failed']:4d}  "
         f"{sum(recent) / 3:7.0f} tokens/s  TTFT p50 {milliseconds(ttft.percentile(50))} "
-        f"p99 {milliseconds(ttft.percentile(99))} ms"
+        f"{'max' if is_longest(ttft.count, 99) else 'p99'} {milliseconds(ttft.percentile(99))} ms"
     )
 
 
@@ -70,7 +77,7 @@ def _lane(name: str, figures: dict[str, Any], examples: dict[str, str]) -> list[
     return [
         f"\n{name + ', ms':22s}" + "".join(f"{column:>10s}" for column in COLUMNS),
         *(
-            f"{NAMES[metric]:22s}" + "".join(f"{milliseconds(row[column]):>10s}" for column in COLUMNS)
+            f"{NAMES[metric]:22s}" + "".join(f"{percentile(row, column):>10s}" for column in COLUMNS)
             for metric, row in figures["latency"].items()
             if row["count"]
         ),
@@ -99,8 +106,13 @@ def _example(text: str | None) -> str:
 
 def _gateway(cost: dict[str, Any] | None) -> list[str]:
     return [
-        f"gateway cost, {metric.upper()} {q}: {milliseconds(v['difference'])} ms "
-        f"(95 % interval {milliseconds(v['low'])} … {milliseconds(v['high'])})"
+        f"gateway cost, {metric.upper()} {q}: {milliseconds(v['difference'])} ms"
+        + (
+            f", which proves nothing: {v['grpc']} gRPC and {v['sse']} SSE requests, "
+            f"and a {q} takes {v['needed']} of each"
+            if v["few"]
+            else f" (95 % interval {milliseconds(v['low'])} … {milliseconds(v['high'])})"
+        )
         for metric, row in (cost or {}).items()
         for q, v in row.items()
     ]
@@ -126,4 +138,10 @@ def _closing(summary: dict[str, Any]) -> list[str]:
 
 def _limits(rows: list[dict[str, Any]]) -> list[str]:
     """Each limit with what was measured. An invalid run shows it too, and judges nothing."""
-    return ["limits:"] * bool(rows) + [f"  {r['limit']:26s} {r['measured']:>14s}  {MET[r['met']]}" for r in rows]
+    return ["limits:"] * bool(rows) + [
+        f"  {r['limit']:26s} {r['measured']:>14s}  {MET[r['met']]}{_noted(r)}" for r in rows
+    ]
+
+
+def _noted(row: dict[str, Any]) -> str:
+    return f" ({row['note']})" if "note" in row else ""

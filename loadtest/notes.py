@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from loadtest.aggregate import Lane
 from loadtest.plan import RunPlan
+from loadtest.stats import is_longest
 
+FEW = "too few: with so few requests the difference proves nothing, whatever its interval"  # of two sides
+PERCENTILES = (50, 75, 90, 95, 99, 99.9)  # of the report
 SHARE = 0.05  # of the answers; below that it says nothing about the server
 
 
-def notes(total: Lane, plan: RunPlan) -> list[str]:
+def longest(count: int, percent: float, what: str = "requests") -> str:
+    """The remark beside a percentile of too few values; "" beside any other."""
+    return f"p{percent:g} of {count} {what}: the longest one" if is_longest(count, percent) else ""
+
+
+def _few(lanes: dict[str, Lane]) -> list[str]:
+    found = []
+    for name, lane in lanes.items():
+        count = lane.histograms["ttft_sched"].count
+        if marked := ", ".join(f"p{q:g}" for q in PERCENTILES if is_longest(count, q)):
+            found.append(f"{marked} of {count} {name} requests: the longest one (marked *)")
+    return found
+
+
+def notes(total: Lane, plan: RunPlan, lanes: dict[str, Lane]) -> list[str]:
     """From a run's figures, in the order in which they matter."""
     c = total.counts
     done, found = c["completed"], []
@@ -32,4 +49,4 @@ def notes(total: Lane, plan: RunPlan) -> list[str]:
         found.append(f"the server did not count the tokens of {c['uncounted']} answers: each message counts as one")
     if (wrong := c["length_mismatches"]) > SHARE * done and not plan.respect_eos:
         found.append(f"{wrong} of {done} answers were not as long as asked for: the server may not know ignore_eos")
-    return found
+    return found + _few(lanes)

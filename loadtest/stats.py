@@ -35,6 +35,19 @@ def quantile(values: Sequence[float] | Array, percent: float) -> float:
     return float(ordered[max(0, math.ceil(percent / 100 * len(ordered) - 1e-9) - 1)])
 
 
+def is_longest(count: int, percent: float) -> bool:
+    """Is the nearest-rank percentile of so few values just the largest of them? True below 1 / (1 - p) values."""
+    return count > 0 and math.ceil(percent / 100 * count - 1e-9) >= count
+
+
+def needed(percent: float) -> int:
+    """Values of each side that a comparison of this percentile takes.
+
+    Of n values all lie below the percentile q with probability q^n; from 2.5 % on, the upper end of its 95 % interval
+    is beyond all of them."""
+    return math.ceil(math.log(0.025) / math.log(percent / 100))
+
+
 def percentiles_ms(values: Sequence[float], percents: Sequence[int] = (50, 90, 99)) -> dict[str, float]:
     """``{"p50": …}`` of seconds, in milliseconds, interpolated linearly; empty for no values."""
     if len(values) == 0:

@@ -12,16 +12,15 @@ import numpy as np
 
 from loadtest.aggregate import Lane, merged
 from loadtest.environment import describe
-from loadtest.notes import notes
+from loadtest.notes import PERCENTILES, notes
 from loadtest.plan import RunPlan
 from loadtest.record import FORMULAS, Record
 from loadtest.scrape import ServerSeries
 from loadtest.slo import Slo, metric_of
-from loadtest.stats import Interval, bootstrap_difference, percentile_of_rows, running_streams, slope
-from loadtest.verdict import WorkerHealth, judge, latency
+from loadtest.stats import Interval, bootstrap_difference, needed, percentile_of_rows, running_streams, slope
+from loadtest.verdict import WorkerHealth, few, judge, latency
 
 SCHEMA = "qwen-triton/loadtest-summary/1"
-PERCENTILES = (50, 75, 90, 95, 99, 99.9)
 # In-flight streams that grow faster than 5 % of the arrival rate: the server does not keep up.
 SATURATION_SHARE = 0.05
 
@@ -77,7 +76,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "environment": describe(),
         "limits": limits(total, plan.limits, judged=verdict.state != "invalid"),
         "verdict": dataclasses.asdict(verdict) | {"exit_code": verdict.exit_code},
-        "notes": notes(total, plan),
+        "notes": notes(total, plan, run.lanes),
         "error_examples": _examples(run.records),
         "measured_s": run.measured_s,
         "total": lane_figures(total, run.measured_s, plan.limits),
@@ -99,8 +98,8 @@ def _examples(records: list[Record]) -> dict[str, str]:
 def limits(total: Lane, slo: Slo, *, judged: bool = True) -> list[dict[str, Any]]:
     """Each limit with what was measured, for people: a per-request limit as the share of values within it.
 
-    ``met`` is None where the run cannot be judged."""
-    rows = []
+    ``met`` is None where the run cannot be judged; ``note`` warns of a percentile of too few requests."""
+    rows: list[dict[str, Any]] = []
     for name, limit in slo.limits.items():
         within = total.share_within(metric_of(name), limit)
         shown = "-" if within is None else f"{within:.1%}"
@@ -109,7 +108,8 @@ def limits(total: Lane, slo: Slo, *, judged: bool = True) -> list[dict[str, Any]
     for (name, percent), limit in slo.percentiles.items():
         value = total.percentile(metric_of(name), percent, limit)
         text = f"{name.upper()} p{percent:g} ≤ {limit * 1e3:g} ms"
-        rows.append({"limit": text, "measured": latency(value), "met": value is not None and value <= limit})
+        row = {"limit": text, "measured": latency(value), "met": value is not None and value <= limit}
+        rows.append(row | ({"note": note} if (note := few(total, name, percent, limit)) else {}))
     if rows:
         lost, scheduled = total.counts["failed"] + total.counts["in_flight"], total.counts["scheduled"]
         text = f"errors ≤ {slo.errors:.1%}"
@@ -161,7 +161,9 @@ def saturation(run: Run) -> dict[str, Any]:
 
 
 def _gateway_cost(records: list[Record]) -> dict[str, Any]:
-    """SSE minus gRPC at the median and p95, in seconds, with 95 % intervals: what the gateway adds."""
+    """SSE minus gRPC at the median and p95, in seconds, with 95 % intervals: what the gateway adds.
+
+    ``few``: one side has fewer requests than the ``needed``, and the difference proves nothing."""
     cost: dict[str, Any] = {}
     for name in ("ttft", "tpot"):  # an answer's time depends on its length, and the two lanes have answers of their own
         grpc, sse = (
@@ -169,7 +171,11 @@ def _gateway_cost(records: list[Record]) -> dict[str, Any]:
             for lane in ("grpc", "sse")
         )
         if len(grpc) > 1 and len(sse) > 1:
-            cost[name] = {f"p{q}": interval(bootstrap_difference(grpc, sse, percentile_of_rows(q))) for q in (50, 95)}
+            cost[name] = {
+                f"p{q}": interval(bootstrap_difference(grpc, sse, percentile_of_rows(q)))
+                | {"grpc": len(grpc), "sse": len(sse), "needed": needed(q), "few": min(len(grpc), len(sse)) < needed(q)}
+                for q in (50, 95)
+            }
     return cost
 
 

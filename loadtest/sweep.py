@@ -177,6 +177,10 @@ def conclusion(steps: list[RateStep]) -> str:
     return text + (f"; stopped because {STOPPED[steps[-1].summary['verdict']['cause']]}" if steps[-1].invalid else "")
 
 
+def _cell(step: RateStep, metric: str, q: str) -> str:
+    return console.percentile(step.summary["total"]["latency"][metric], q)
+
+
 def _percentile(step: RateStep, metric: str, q: str) -> float | None:
     value = step.summary["total"]["latency"][metric][q]
     return None if value is None else float(value)
@@ -187,7 +191,7 @@ def _cells(step: RateStep) -> list[str]:
     word = "INVALID" if step.invalid else "met" if step.met else "saturated" if step.saturated else "missed"
     latencies = [("ttft_sched", "p50"), ("ttft_sched", "p99"), ("tpot", "p50"), ("tpot", "p99")]
     return [
-        *(console.milliseconds(_percentile(step, *which)) for which in latencies),
+        *(_cell(step, *which) for which in latencies),
         console.per_second(total["goodput_per_s"]),
         f"{total['tokens_per_s']:.0f}",
         word,

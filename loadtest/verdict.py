@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from loadtest.aggregate import Lane
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK
+from loadtest.notes import longest
 from loadtest.slo import Slo, metric_of
 
 # A stall of the generator's event loop, or a late send, adds itself to every latency. 20 ms is the smallest TTFT worth
@@ -134,6 +135,13 @@ def latency(value: float | None) -> str:
     return f"{value * 1e3:.1f} ms" if value < math.inf else "not reached"
 
 
+def few(total: Lane, name: str, percent: float, limit: float) -> str:
+    """The remark on a percentile that is the longest of too few requests, those that outlasted ``limit`` included."""
+    metric = metric_of(name)
+    count = total.histograms[metric].count + total.over(metric, limit)
+    return longest(count, percent, "gaps" if name == "itl" else "requests")
+
+
 def _missed(total: Lane, slo: Slo) -> list[str]:
     c = total.counts
     reasons = []
@@ -147,5 +155,10 @@ def _missed(total: Lane, slo: Slo) -> list[str]:
         value = total.percentile(metric_of(name), percent, limit)
         if value is None or value > limit:
             shown = latency(value)
-            reasons.append(f"{name} p{percent:g} is {shown} (limit {limit * 1e3:g} ms)")
+            note = few(total, name, percent, limit)
+            reasons.append(
+                f"{name} p{percent:g} is {shown} (limit {limit * 1e3:g} ms); {note}"
+                if note
+                else f"{name} p{percent:g} is {shown} (limit {limit * 1e3:g} ms)"
+            )
     return reasons

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from loadtest.console import NAMES, milliseconds, per_second
+from loadtest.console import NAMES, milliseconds, per_second, percentile
+from loadtest.notes import FEW
 from loadtest.record import FORMULAS
 from loadtest.report import page as html
 from loadtest.report.sentences import sentences
 from loadtest.report.svg import Chart
 from loadtest.report.words import Say, words
+from loadtest.stats import is_longest
 
 RATES = {
     "requests_per_s": "requests per s",
@@ -86,7 +88,8 @@ def _cards(summary: dict[str, Any], say: Say) -> str:
 
     def timed(metric: str, name: str) -> tuple[str, str, str]:
         row = latency[metric]
-        return f"{milliseconds(row['p50'])} ms", f"{name} p50", f"p99 {milliseconds(row['p99'])} ms"
+        tail = f"{say('longest of')} {row['count']}:" if is_longest(row["count"], 99) else "p99"
+        return f"{milliseconds(row['p50'])} ms", f"{name} p50", f"{tail} {milliseconds(row['p99'])} ms"
 
     judged, goodput = counts["scheduled"] - counts["cancelled"], total["goodput_per_s"]
     share = f"{counts['good'] / judged:.0%} {say('met')}" if judged and goodput is not None else ""
@@ -103,7 +106,10 @@ def _cards(summary: dict[str, Any], say: Say) -> str:
 
 
 def _limits(summary: dict[str, Any], say: Say) -> str:
-    rows = [[say(x["limit"]), x["measured"], say(MET[x["met"]])] for x in summary["limits"]]
+    rows = [
+        [say(x["limit"]), x["measured"] + (f" ({say(x['note'])})" if "note" in x else ""), say(MET[x["met"]])]
+        for x in summary["limits"]
+    ]
     return html.table([say("limit"), say("measured"), say("met")], rows) if rows else ""
 
 
@@ -112,7 +118,7 @@ def _latency(summary: dict[str, Any], say: Say) -> str:
     for lane, figures in summary["lanes"].items():
         rows += [[lane]] if len(summary["lanes"]) > 1 else []
         rows += [
-            [say(NAMES[metric]), row["count"], *(milliseconds(row[c]) for c in COLUMNS)]
+            [say(NAMES[metric]), row["count"], *(percentile(row, c) for c in COLUMNS)]
             for metric, row in figures["latency"].items()
             if row["count"]
         ]
@@ -139,17 +145,18 @@ def _counts(summary: dict[str, Any], say: Say) -> str:
 def _gateway(summary: dict[str, Any], say: Say) -> str:
     if not summary["gateway_cost"]:
         return ""
-    rows, chance = [], False
+    rows, chance, few = [], False, False
     for metric, row in summary["gateway_cost"].items():
         for q, v in row.items():
             certain = v["low"] > 0 or v["high"] < 0
-            chance |= not certain
+            few |= v["few"]
+            chance |= not certain and not v["few"]
+            said = say("too few" if v["few"] else "yes" if certain else "no")
             interval = f"{milliseconds(v['low'])} … {milliseconds(v['high'])}"
-            rows.append(
-                [f"{metric.upper()} {q}", milliseconds(v["difference"]), interval, say("yes" if certain else "no")]
-            )
+            rows.append([f"{metric.upper()} {q}", milliseconds(v["difference"]), interval, said])
     head = ["ms", say("difference"), say("95 % interval"), say("beyond chance")]
-    return html.table(head, rows) + (f'<p class="soft">{say(CHANCE)}</p>' if chance else "")
+    notes = [say(CHANCE)] * chance + [say(FEW)] * few
+    return html.table(head, rows) + "".join(f'<p class="soft">{note}</p>' for note in notes)
 
 
 def _formulas(summary: dict[str, Any], say: Say) -> str:

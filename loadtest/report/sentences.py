@@ -31,6 +31,9 @@ CHINESE = {
     "{} of {} requests failed (limit {})": "{1} 个请求中有 {0} 个失败（上限 {2}）",
     "{} of requests met every per-request limit (wanted {})": "{} 的请求达到全部单请求指标（要求 {}）",
     "{} p{} is {} (limit {} ms)": "{} p{} 为 {}（上限 {} 毫秒）",
+    "{} p{} is {} (limit {} ms); {}": "{} p{} 为 {}（上限 {} 毫秒）；{}",
+    "p{} of {} requests: the longest one": "{1} 个请求的 p{0}：即最长的一个",
+    "p{} of {} gaps: the longest one": "{1} 个间隔的 p{0}：即最长的一个",
     "{} ms": "{} 毫秒", "not measured": "没有测到",
     "{} p{} is not reached (limit {} ms)": "{} p{} 未达到（上限 {} 毫秒）",
     # notes
@@ -45,6 +48,7 @@ CHINESE = {
         "服务端没有统计 {} 个回答的 token：每条消息按一个 token 计",
     "{} of {} answers were not as long as asked for: the server may not know ignore_eos":
         "{1} 个回答中有 {0} 个长度与要求不符：服务端可能不支持 ignore_eos",
+    "{} of {} {} requests: the longest one (marked *)": "{1} 个 {2} 请求的 {0}：即最长的一个（标有 *）",
     # one run
     "{} over {}": "{}，经由 {}", "{} users, closed loop": "{} 个用户，闭环", "open loop, {}": "开环，{}",
     "open loop, {} at {}/s": "开环，{}，{}/s", "{} s after {} s of warm-up": "预热 {1} 秒后测量 {0} 秒",

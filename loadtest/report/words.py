@@ -31,6 +31,9 @@ CHINESE = {
     "difference": "差值", "95 % interval": "95 % 区间", "beyond chance": "超出随机波动",
     "the interval holds 0: this run is too short or too noisy to tell the two apart":
         "区间包含 0：本次运行太短或波动太大，无法区分两者",
+    "too few": "样本太少", "longest of": "最长，共",
+    "too few: with so few requests the difference proves nothing, whatever its interval":
+        "样本太少：请求数不足，无论区间如何，该差值都不能说明问题",
     "Charts": "图表", "How it is counted": "计算方法", "The generator": "压测端", "The server": "服务端",
     "Environment": "环境", "of one core": "单核占用", "loop lag p99, ms": "事件循环延迟 p99（毫秒）",
     "messages": "消息", "highest": "最高", "running": "运行中", "waiting": "排队中",

@@ -8,6 +8,7 @@ import pytest
 
 from loadtest import compare as comparing
 from loadtest.errors import LoadtestError
+from loadtest.notes import FEW
 from tests.loadtest.test_figures import Page, record, reported, run_of
 
 
@@ -41,6 +42,7 @@ def test_compare_finds_no_difference_in_a_tail_that_few_requests_have(
     for name, verdict in (("few", "too few"), ("a", "yes")):
         comparing.compare(tmp_path / name, tmp_path / "b", tmp_path / "out.html")
         lines = capsys.readouterr().out.splitlines()
+        assert (f"note: {FEW}" in lines) is (name == "few")
         ends = {line.split()[3]: line.rstrip() for line in lines if line.startswith("TTFT from send")}
         assert ends["p95"].endswith(verdict) and ends["mean"].endswith("yes") and ends["p50"].endswith("yes")
 

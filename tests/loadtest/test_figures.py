@@ -161,16 +161,16 @@ def test_notes_say_what_the_figures_leave_out() -> None:
     def told(records: list[Record], **options: object) -> str:
         return " ".join(summarize(run_of(records, **options))["notes"])
 
-    assert told([record(k) for k in range(9)]) == ""
+    assert told([record(k) for k in range(1000)]) == ""
     whole, guessed, short = record(), record(1), record(2)
     whole.t_last = whole.t_first
-    assert "1 of 1 answers came in one piece" in told([whole]) and told([whole], stream="no") == ""
+    assert "1 of 1 answers came in one piece" in told([whole]) and "one piece" not in told([whole], stream="no")
     guessed.counted = False
     assert "tokens of 1 answers: each message counts as one" in told([guessed])
     cut = told([record()], scenario="trace", rate="1", duration="10s")
     assert "the trace goes on: " in cut and "of its 60 requests come after 10 s" in cut
     short.completion_tokens = 4
-    assert "1 of 1 answers were not as long" in told([short]) and told([short], respect_eos="yes") == ""
+    assert "1 of 1 answers were not as long" in told([short]) and "as long" not in told([short], respect_eos="yes")
 
 
 class Page(HTMLParser):

@@ -16,7 +16,7 @@ from loadtest.errors import LoadtestError
 from loadtest.histogram import RELATIVE_ERROR, Histogram
 from loadtest.lengths import parse_length
 from loadtest.slo import parse_slo
-from loadtest.stats import bootstrap_difference, percentile_of_rows, quantile, running_streams, slope
+from loadtest.stats import bootstrap_difference, is_longest, percentile_of_rows, quantile, running_streams, slope
 
 positive = st.floats(1e-6, 1e4, allow_nan=False)
 samples = st.lists(positive, min_size=1, max_size=200)
@@ -149,6 +149,13 @@ def test_bad_slo_is_one_line(text: str) -> None:
 @given(samples)
 def test_quantile_is_one_of_the_values(values: list[float]) -> None:
     assert quantile(values, 50) in values and quantile(values, 100) == max(values)
+
+
+@given(st.integers(1, 400), st.sampled_from([50, 90, 95, 99]))
+def test_a_percentile_of_too_few_values_is_the_largest(count: int, percent: int) -> None:
+    values = [float(k) for k in range(1, count + 1)]
+    assert is_longest(count, percent) is (quantile(values, percent) == count)
+    assert is_longest(count, percent) is (count * (100 - percent) < 100)
 
 
 def test_bootstrap_finds_a_difference_and_does_not_invent_one() -> None:

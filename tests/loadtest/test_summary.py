@@ -33,3 +33,34 @@ def test_there_is_goodput_only_where_a_single_request_has_a_limit(tmp_path: Path
     summary, terminal, page = told(records, tmp_path / "both", slo="ttft=200ms,ttft.p99=2ms")
     assert f"goodput {summary['total']['goodput_per_s']:.2f}/s; 40 met every per-request limit" in terminal
     assert 'goodput/s<br><span class="soft">100% met' in page
+
+
+def test_a_percentile_of_too_few_requests_says_that_it_is_the_longest_one(tmp_path: Path) -> None:
+    records = [record(k, ttft=0.1 + 0.01 * k) for k in range(14)]
+    summary, terminal, page = told(records, tmp_path / "few", slo="ttft.p99=2ms,itl.p50=9s")
+    note = "p99 of 14 requests: the longest one"
+    assert summary["limits"][0]["note"] == note and "note" not in summary["limits"][1]
+    assert summary["verdict"]["reasons"][0] == f"ttft p99 is 230.0 ms (limit 2 ms); {note}"
+    assert "p95, p99, p99.9 of 14 grpc requests: the longest one (marked *)" in summary["notes"]
+    assert f"missed ({note})" in terminal and f"230.0 ms ({note})" in page and "longest of 14: 230.0 ms" in page
+    row = next(line for line in terminal.splitlines() if line.startswith("TTFT from send"))
+    assert row.split()[3:] == ["160.0", "220.0", "230.0*", "230.0*", "230.0*", "230.0"]
+    assert "<td class=n>230.0*</td>" in page
+    summary, terminal, page = told([record(k) for k in range(100)], tmp_path / "enough", slo="ttft.p99=2ms")
+    assert "note" not in summary["limits"][0] and "p99 100.0 ms" not in terminal and "longest of" not in page
+
+
+def test_a_gateway_cost_of_too_few_requests_proves_nothing(tmp_path: Path) -> None:
+    """The p95 of 32 and 38 requests said that the gateway made answers faster, beyond chance."""
+
+    def both(count: int) -> list[Record]:
+        return [record(k, ttft=0.1 + 0.001 * k, lane=lane) for lane in ("grpc", "sse") for k in range(count)]
+
+    summary, terminal, page = told([*both(32), record(40, lane="sse")], tmp_path / "few", transport="both")
+    cost = summary["gateway_cost"]["ttft"]
+    assert cost["p95"]["few"] and not cost["p50"]["few"]
+    line = next(line for line in terminal.splitlines() if line.startswith("gateway cost, TTFT p95"))
+    assert line.endswith(" ms, which proves nothing: 32 gRPC and 33 SSE requests, and a p95 takes 72 of each")
+    assert "<td class=n>too few</td>" in page and "the difference proves nothing" in page
+    summary, terminal, page = told(both(72), tmp_path / "enough", transport="both")
+    assert not summary["gateway_cost"]["ttft"]["p95"]["few"] and "proves nothing" not in terminal + page
