@@ -19,7 +19,7 @@ from serving.launch import announcement, child, health, logs, rundir, triton
 from serving.launch.config import Config, LaunchError, connectable, reach
 from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
 from serving.launch.door import Door
-from serving.launch.drain import FLUSH_SECONDS, drain
+from serving.launch.drain import FLUSH_SECONDS, OpenStreams, drain, see_off
 from serving.launch.gateway import GatewayChild
 from serving.launch.readiness import Readiness
 from serving.launch.vitals import HANG_SECONDS, Vitals
@@ -28,7 +28,6 @@ WATCH_SECONDS = 0.1
 CANARY_SECONDS = 120.0
 # A model that raises ends Triton with its reason within this time; a model process that just ends goes unnoticed.
 STUBLESS_SECONDS = 1.0
-FAREWELL_SECONDS = 2.0  # for a last event of every open stream, after a second signal
 UNLOAD_SECONDS = 3.0  # from the last stream's end to a killed Triton: engines close their workers in this time
 CLOSING = {"engine", "tokenizer"}  # models that have something to close; Triton ends the others one by one, 1.2 s each
 LOGS = ROOT / ".run"
@@ -268,29 +267,29 @@ class Supervisor:
         self._readiness.say("draining")
         number = signal.SIGTERM if self._lame_duck else signal.SIGINT
         deadline = time.monotonic() + self._lame_duck + (self._config.drain if self._is_serving else 0)
-        self._gateway.stop(number, lambda process: self._see_gateway_off(process, deadline))
+        streams = OpenStreams(self._run_dir)
+
+        def patient() -> bool:
+            if self._is_serving:  # a starting server's only stream is its own
+                streams.look()
+            return self._signals < 2
+
+        self._gateway.stop(number, lambda process: see_off(process, deadline, patient, lambda: self._signals))
         if self._triton:
-            drain(self._run_dir, deadline, lambda: self._signals < 2, lambda: not self._broken())
+            left = drain(self._run_dir, deadline, patient, lambda: not self._broken())
+            if self._is_serving:
+                streams.close(left)
             self._stop(self._triton, time.monotonic() + UNLOAD_SECONDS)
         if self._door:
             self._door.stop()
         rundir.remove_shm(self._shm)
         shutil.rmtree(self._run_dir, ignore_errors=True)
         self._lock.close()
+        if self._signals and self._is_serving:
+            logs.say("stopped")
 
     def _has_closed(self) -> bool:
         return set(self._gone()) >= CLOSING
-
-    def _see_gateway_off(self, process: subprocess.Popen[bytes], deadline: float) -> None:
-        """Patience until ``deadline``; a second signal gives open streams time for a last event, a third one none."""
-        while process.poll() is None and time.monotonic() < deadline and self._signals < 2:
-            time.sleep(0.05)
-        if self._signals == 2 and process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            until = time.monotonic() + FAREWELL_SECONDS
-            while process.poll() is None and time.monotonic() < until and self._signals < 3:
-                time.sleep(0.05)
-        child.stop(process, 0)
 
     def _stop(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         """SIGTERM, patience until ``CLOSING`` ended, ``deadline`` or a second signal, then SIGKILL to what is left."""

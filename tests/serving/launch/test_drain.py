@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from contract.ack_table import END, FILE_NAME, REFUSE, AckTable
 from serving.launch import drain as module
-from serving.launch.drain import drain
+from serving.launch.drain import OpenStreams, drain, see_off
 from tests.waiting import until
 
 
@@ -45,7 +46,7 @@ def test_streams_that_do_not_end_get_their_time_and_no_more(
 ) -> None:
     monkeypatch.setattr(module, "FLUSH_SECONDS", 0.1)
     table.open_sequences = 2
-    drain(tmp_path, time.monotonic() + 0.1, yes, yes)
+    assert drain(tmp_path, time.monotonic() + 0.1, yes, yes) == 2
     assert table.closing == END
 
 
@@ -68,4 +69,46 @@ def test_a_dead_engine_is_not_waited_for(table: AckTable, tmp_path: Path) -> Non
 
 
 def test_without_a_table_there_is_nothing_to_drain(tmp_path: Path) -> None:
-    drain(tmp_path, time.monotonic() + 60, yes, yes)
+    assert drain(tmp_path, time.monotonic() + 60, yes, yes) == 0
+
+
+def test_who_waits_for_a_stop_sees_how_many_streams_are_open(
+    table: AckTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.open_sequences = 2
+    streams = OpenStreams(tmp_path, seconds=0.0)
+    streams.look()
+    table.open_sequences = 1
+    streams.look()
+    table.open_sequences = 0
+    streams.look()
+    streams.close(0)
+    assert capsys.readouterr().out.splitlines() == [
+        "still open: 2 streams", "still open: 1 stream", "no stream is open any more",
+    ]  # fmt: skip
+    OpenStreams(tmp_path, seconds=0.0).close(3)
+    assert capsys.readouterr().out == "ended early: 3 streams\n"
+
+
+def test_a_server_without_streams_says_nothing_of_them(
+    table: AckTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for directory in (tmp_path, tmp_path / "no table"):
+        streams = OpenStreams(directory, seconds=0.0)
+        streams.look()
+        streams.close(0)
+    table.open_sequences = 1
+    streams = OpenStreams(tmp_path, seconds=60.0)
+    streams.look()
+    assert capsys.readouterr().out == "", "nor at once"
+
+
+@pytest.mark.parametrize(("signals", "told"), [(1, ""), (2, "again\n"), (3, "")])
+def test_a_gateway_that_does_not_end_is_ended(signals: int, told: str) -> None:
+    """After a second signal it is told once more, so that its streams get a last event."""
+    script = "trap 'echo again; exit' INT; echo ready; while true; do sleep 0.05; done"
+    process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout and process.stdout.readline() == b"ready\n"
+    see_off(process, time.monotonic() + 0.1, lambda: signals < 2, lambda: signals)
+    assert process.wait(10) is not None and process.stdout.read().decode() == told
+    process.stdout.close()
