@@ -27,6 +27,7 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 LOWEST, HIGHEST = (3, 10), (3, 12)
+SIZES = {"server": 400, "loadtest": 4, "dev": 130, "otel": 1}  # MB of wheels in each lock; vLLM's are several GB
 LAST_LINES = 20  # of pip's output, shown when it fails
 FULL = os.strerror(errno.ENOSPC)
 SMALLEST_FREE = 16 << 20  # bytes; with less a virtual environment cannot be made
@@ -129,7 +130,7 @@ def progress(printed: str, unpacked: int, packages: int) -> str:
     """What pip is doing, judged by its output so far and by how many distributions .venv has gained."""
     if "\nInstalling collected packages" in printed:
         return f"setup: {unpacked} of {packages} packages installed"
-    found = re.findall(r"^(?:Collecting|Requirement already satisfied:) ([\w.-]+)", printed, re.MULTILINE)
+    found = re.findall(r"^Collecting ([\w.-]+)", printed, re.MULTILINE)
     return f"setup: fetching {len(found)} of {packages} packages: {found[-1]}" if found else "setup: pip starts"
 
 
@@ -227,6 +228,22 @@ def pins(files: list[Path]) -> set[tuple[str, str]]:
     return {(normal(name), version) for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
 
 
+def missing(files: list[Path]) -> set[tuple[str, str]]:
+    """The pins of the lock files that .venv lacks in just that version."""
+    names = (folder.removesuffix(".dist-info").rpartition("-") for folder in installed())
+    return pins(files) - {(normal(name), version) for name, _, version in names}
+
+
+def size_of(files: list[Path]) -> str:
+    """What there is to fetch, in words. Of a lock that is partly there its whole is the upper bound."""
+    lacking = {path.name.rpartition("-")[0]: (missing([path]), pins([path])) for path in files}
+    if lacking.pop("vllm", (set(), set()))[0]:
+        return "several GB"
+    size = sum(SIZES[lock] for lock, (lacks, _) in lacking.items() if lacks)
+    whole = all(lacks in (set(), everything) for lacks, everything in lacking.values())
+    return f"{'about' if whole else 'at most'} {size if size < 10 else round(size, -1)} MB"
+
+
 def use_venvs_python() -> None:
     """Libraries and Triton's stub must fit the Python of .venv, whichever Python started this."""
     python = str(VENV / "bin/python")
@@ -254,11 +271,12 @@ def main(extras: list[str]) -> None:
         return
     make_venv()
     library = libpython()
-    size = "several GB" if "vllm" in extras else "about 400 MB"
-    say(f"installing the pinned packages{f' and [{wanted}]' if wanted else ''} ({size} at the first time)")
+    lacking = len(missing(files))
+    for_what = f" for [{wanted}]" if wanted else ""
+    say(f"installing {lacking} packages{for_what}, {size_of(files)}" if lacking else f"checking the packages{for_what}")
     # The lock lists everything, so there is nothing to resolve; resolving would give vLLM another numpy than Triton's.
     listed = [f"--requirement={path}" for path in files]
-    pip(len(pins(files)), "--progress-bar", "off", "--no-deps", "--require-hashes", *listed)
+    pip(lacking, "--progress-bar", "off", "--no-deps", "--require-hashes", *listed)
     place_stub()
     site = VENV / f"lib/python3.{sys.version_info[1]}/site-packages"
     # examples/ and .venv/bin/python -m client from anywhere. The Python in Triton's stub reads this file as ASCII.

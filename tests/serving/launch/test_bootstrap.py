@@ -136,12 +136,38 @@ def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
     assert "setup: 1 of 1 packages installed\n" in printed
 
 
+def test_only_what_is_missing_is_counted_and_sized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first `make loadtest` said about 400 MB and "19 of 101": the other 82 packages were there."""
+    site = tmp_path / ".venv/lib/python3.11/site-packages"
+    monkeypatch.setattr(bootstrap, "VENV", tmp_path / ".venv")
+    files = [tmp_path / f"{lock}-3.11.txt" for lock in ("server", "loadtest")]
+    files[0].write_text("triton-client==2.0 \\\n    --hash=sha256:00\nnumpy==2.2.6 --hash=sha256:00\n")
+    files[1].write_text("locust==2.47.0 --hash=sha256:00\nnumpy==2.2.6 --hash=sha256:00\n")
+
+    def told(*found: str) -> tuple[int, str]:
+        for name in found:
+            (site / f"{name}.dist-info").mkdir(parents=True, exist_ok=True)
+        return len(bootstrap.missing(files)), bootstrap.size_of(files)
+
+    assert told() == (3, "about 400 MB")
+    assert told("triton_client-2.0", "numpy-2.2.5") == (2, "at most 400 MB"), "numpy of another version"
+    assert told("numpy-2.2.6") == (1, "at most 4 MB")
+    assert told("locust-2.47.0")[0] == 0
+    files.append(tmp_path / "vllm-3.11.txt")
+    files[-1].write_text("vllm==0.33.0 --hash=sha256:00\n")
+    assert told() == (1, "several GB")
+
+
+def test_every_lock_has_a_size() -> None:
+    assert {path.name.rpartition("-")[0] for path in (ROOT / "locks").glob("*.txt")} == {*bootstrap.SIZES, "vllm"}
+
+
 def test_progress_is_a_count_with_the_newest_name() -> None:
     printed = "Collecting numpy==2.2.6 (from -r locks/server-3.11.txt (line 9))\n  Downloading numpy.whl (16 MB)\n"
     assert bootstrap.progress("", 0, 3) == "setup: pip starts"
     assert bootstrap.progress(printed, 0, 3) == "setup: fetching 1 of 3 packages: numpy"
     printed += "Requirement already satisfied: grpcio==1.80.0 in ./.venv (from -r locks/server-3.11.txt (line 2))\n"
-    assert bootstrap.progress(printed, 0, 3) == "setup: fetching 2 of 3 packages: grpcio"
+    assert bootstrap.progress(printed, 0, 3) == "setup: fetching 1 of 3 packages: numpy", "grpcio is here already"
     printed += "Installing collected packages: numpy, pytz\n"
     assert bootstrap.progress(printed, 1, 3) == "setup: 1 of 3 packages installed"
 
