@@ -20,6 +20,7 @@ from client.types import Options, StreamChunk
 from contract.fields import BY_OPTION
 
 _SETTABLE = {f.name: str(f.type) for f in fields(Options) if (option := BY_OPTION[f.name].option) and option.in_chat}
+_ASSIGNED = re.compile(r"^(\w+)\s*=(?=\s*\S)")  # NAME=VALUE, as on the command line
 CTRL_C_SECONDS = 0.02  # how often it is checked whether Ctrl-C was pressed
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a model's answer must not move the terminal's cursor
 
@@ -163,7 +164,7 @@ class Chat:
         return say("system prompt: {0}", text or say("the model’s own"))
 
     def _set(self, rest: str) -> str:
-        name, value = _split(rest)
+        name, value = _split(_ASSIGNED.sub(r"\1 ", rest))
         try:
             self._options = setting(self._options, name, value) if name else self._options
         except ValueError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -99,7 +99,8 @@ def _misfit(name: str, datatype: str, values: Sequence[Any]) -> errors.InvalidRe
 
 def _json(name: str, values: Any) -> str:
     try:
-        return json.dumps(list(values), ensure_ascii=False)
+        plain = isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable)
+        return json.dumps(values if plain else list(values), ensure_ascii=False)  # what is no list, the server refuses
     except (TypeError, ValueError, RecursionError) as error:
         raise errors.InvalidRequest(name, f"{values!r:.80} cannot be sent as JSON ({error})") from None
 

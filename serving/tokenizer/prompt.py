@@ -16,6 +16,7 @@ from serving.tokenizer.messages import json_list, message
 from serving.tokenizer.plain_text import PlainText
 from serving.tokenizer.request import job
 from serving.tokenizer.template import ChatTemplate
+from serving.tokenizer.tools import tool_list
 
 MAX_MESSAGES = 2048
 MAX_JSON = 8 * 2**20  # bytes of messages or of tools
@@ -102,7 +103,7 @@ class PromptBuilder:
             raise InvalidRequest("messages", "the list is empty; send at least one message")
         if len(messages) > MAX_MESSAGES:
             raise InvalidRequest("messages", f"{len(messages)} messages are too many; send at most {MAX_MESSAGES}")
-        tools = json_list("tools", inputs.text("tools")) if "tools" in inputs else None
+        tools = tool_list(inputs.text("tools")) if "tools" in inputs else None
         if not inputs.flag("parse_special"):
             messages, tools = self._plain.masked(messages), self._plain.masked(tools)
         goes_on = inputs.flag("continue_final_message")

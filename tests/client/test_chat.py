@@ -95,6 +95,14 @@ def test_piped_bytes_that_are_no_text_are_refused_in_one_line(fake: FakeTriton) 
     assert (done.returncode, done.stderr) == (2, said) and fake.requests == []
 
 
+def test_settings_in_both_forms(fake: FakeTriton) -> None:
+    lines = ("/set temperature=0.25", "/set top_k = 7", "/set stop a=b", "/set min_p 0.5", "/set min_p off", "/set x=1")
+    done = run(fake, "--chat", stdin="\n".join([*lines, "SAY one"]) + "\n")
+    (sent,) = fake.requests
+    assert (sent["temperature"], sent["top_k"], sent["stop_words"]) == (0.25, 7, ["a=b"]) and "min_p" not in sent
+    assert "no setting 'x'" in done.stderr
+
+
 def test_a_piped_conversation_remembers(fake: FakeTriton) -> None:
     done = run(
         fake, "--chat", stdin="/system Be brief\n/set max_tokens 3\nSAY one\n/nonsense\nSAY two\n/quit\nSAY three\n"

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -215,3 +216,10 @@ async def test_a_stop_is_sent_to_the_replica_that_answers(fake: FakeTriton) -> N
     await asyncio.to_thread(fake.wait_free)
     named = [sent.get("x-replica") for sent in fake.metadata]
     assert named.count(None) == 2 and set(named) == {None, "10.0.0.7:8001"}, named
+
+
+@pytest.mark.parametrize(("tools", "sent"), [("x", '"x"'), (5, "5"), ({"a": 1}, '{"a": 1}'), (iter(["x"]), '["x"]')])
+def test_what_is_no_list_of_tools_reaches_the_server_as_it_is(fake: FakeTriton, tools: Any, sent: str) -> None:
+    with Client(fake.grpc) as client:
+        client.generate([{"role": "user", "content": "Hi"}], Options(max_tokens=1, tools=tools))
+    assert fake.requests[0]["tools"] == sent
