@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from build_engine.checkpoint import INDEX, read_index
+from build_engine.staging import FULL
 from contract.arguments import Arguments
 from contract.errors import BuildError
 
@@ -33,6 +34,8 @@ def fetch(model: str, output: Path, revision: str | None = None) -> str:
         commit = str(HfApi().model_info(model, revision=revision).sha)
         snapshot_download(model, revision=commit, local_dir=output, allow_patterns=PATTERNS)
     except failures as error:
+        if isinstance(error, OSError) and (error.filename or error.errno in FULL):
+            raise  # the fault is this machine's disk, not the network
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BuildError(
             f"{model} cannot be fetched ({reason}): check the network and HF_TOKEN, or pass MODEL=/path/to/checkpoint"

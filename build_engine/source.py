@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from build_engine import fetch, smollm2, tokenizer_files
 from build_engine.checkpoint import Checkpoint, Tensors, read_config, weight_files
 from build_engine.spec import NAMED, SMOLLM2, BuildSpec
-from build_engine.staging import cache_directory
+from build_engine.staging import CACHE_ELSEWHERE, cache_directory, writing
 from build_engine.synthetic import checkpoint as synthetic
 from contract.errors import BuildError
 
@@ -79,10 +79,11 @@ def locate(spec: BuildSpec) -> Path:
             "Qwen/Qwen2.5-7B-Instruct"
         )
     home = cache_directory() / "hub" / f"{spec.model.replace('/', '--')}-{spec.revision or 'main'}"
-    home.mkdir(parents=True, exist_ok=True)
-    if fetch.missing_files(home) or not fetch.revision_of(home):
-        log.info("hub: fetching %s (an interrupted download resumes)", spec.model)
-        fetch.fetch(spec.model, home, spec.revision)
+    with writing(home, CACHE_ELSEWHERE):
+        home.mkdir(parents=True, exist_ok=True)
+        if fetch.missing_files(home) or not fetch.revision_of(home):
+            log.info("hub: fetching %s (an interrupted download resumes)", spec.model)
+            fetch.fetch(spec.model, home, spec.revision)
     return home
 
 

@@ -120,8 +120,9 @@ def read(directory: Path) -> EngineInfo:
         )
     try:
         return _parse(data, directory)
-    except (KeyError, TypeError, ValueError) as error:
-        raise EngineDirectoryError(f"{path} is damaged ({type(error).__name__}: {error}): {REBUILD}") from error
+    except (KeyError, ValueError) as error:
+        problem = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise EngineDirectoryError(f"{path} is damaged ({problem}): {REBUILD}") from error
 
 
 def damage(engine: EngineInfo) -> str:
@@ -197,12 +198,19 @@ def _record(kind: type[Record], where: str, data: Any) -> Record:
     unknown = set(data) - set(hints)
     if unknown:
         raise ValueError(f"{where} has unknown keys {sorted(unknown)}")
+    optional = {item.name for item in dataclasses.fields(kind) if not _is_required(item)}  # type: ignore[arg-type]
+    if missing := sorted(set(hints) - set(data) - optional):
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
     for key, value in data.items():
         wanted = get_origin(hints[key]) or hints[key]
         _require(f"{where}.{key}", value, wanted)
         if wanted in (int, float) and value < 0:
             raise ValueError(f"{where}.{key} must not be negative, got {value}")
     return kind(**data)
+
+
+def _is_required(item: dataclasses.Field[Any]) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
 
 def _require(name: str, value: Any, kind: type) -> None:

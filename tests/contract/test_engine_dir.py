@@ -56,7 +56,7 @@ def change(path: str, value: object):
 
 
 DAMAGE = [
-    (change("model", None), "KeyError: 'model'"),
+    (change("model", None), "'model' is missing"),
     (change("model.name", None), "name"),
     (change("model.name", 7), r"model\.name must be str, got 7"),
     (change("limits.max_seq_len", "long"), r"limits\.max_seq_len must be int"),
@@ -80,6 +80,7 @@ def test_damage_is_named_by_the_reader_and_refused_by_the_schema(tmp_path, damag
     with pytest.raises(EngineDirectoryError, match=message) as caught:
         engine_dir.read(tmp_path)
     assert "\n" not in str(caught.value) and "make engine" in str(caught.value)
+    assert "Error" not in str(caught.value), "no names of Python's"
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(data, SCHEMA)
 
@@ -100,6 +101,17 @@ def test_foreign_truncated_and_newer_files_are_one_line(tmp_path, content, messa
     with pytest.raises(EngineDirectoryError, match=message) as caught:
         engine_dir.read(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "said"), [("model", "'model' is missing"), ("model.source", "model lacks source")])
+def test_what_a_description_lacks_is_named(tmp_path, key, said):
+    data = json.loads(ENGINE.to_json())
+    outer, _, inner = key.partition(".")
+    del (data[outer] if inner else data)[inner or outer]
+    (tmp_path / "engine.json").write_text(json.dumps(data))
+    with pytest.raises(EngineDirectoryError) as caught:
+        engine_dir.read(tmp_path)
+    assert f"engine.json is damaged ({said}): rebuild it" in str(caught.value)
 
 
 def test_a_missing_engine_says_how_to_make_one(tmp_path):
