@@ -12,8 +12,8 @@ UNKNOWN_SECONDS, LONGEST_SECONDS = 5, 60  # to wait when the end is unknown or o
 
 
 class Outage(NamedTuple):
-    """``why`` is "" when all is well. ``back_at``: the wall time at which requests are expected to be answered again;
-    0: unknown."""
+    """``why`` is "" when all is well. ``back_at``: when requests are expected to be answered again, on the monotonic
+    clock, which all processes of a host share; 0: unknown."""
 
     why: str = ""
     back_at: float = 0.0
@@ -31,5 +31,5 @@ class Outage(NamedTuple):
 
     def retry_after(self, now: float | None = None) -> int:
         """Whole seconds after which a request is worth another try."""
-        left = self.back_at - (time.time() if now is None else now)
+        left = self.back_at - (time.monotonic() if now is None else now)
         return min(LONGEST_SECONDS, math.ceil(left)) if left > 0 else UNKNOWN_SECONDS

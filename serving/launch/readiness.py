@@ -30,11 +30,11 @@ class Readiness:
     def restarting(self, why: str, pause: float = 0.0) -> None:
         """``pause``: seconds until the next start."""
         known = self._start_seconds
-        back_at = time.time() + pause + known * SLOWER + STOP_SECONDS if known else 0.0
+        back_at = time.monotonic() + pause + known * SLOWER + STOP_SECONDS if known else 0.0
         self.say(f"restarting: {why}", back_at)
 
     def say(self, problem: str, back_at: float = 0.0) -> None:
-        """``back_at``: the wall time at which the problem is expected to be over; 0: unknown."""
+        """``back_at``: when the problem is expected to be over, on the monotonic clock; 0: unknown."""
         if not problem and self._launched:
             self._start_seconds, self._launched = time.monotonic() - self._launched, 0.0
         outage = Outage(problem, back_at)

@@ -125,7 +125,7 @@ def test_the_503s_of_a_restart_say_when_to_come_back(own_gateway: Start, tmp_pat
     running = own_gateway(GATEWAY_READINESS_FILE=str(word), TRITON_GRPC="127.0.0.1:9")
     with httpx.Client(base_url=running.url, trust_env=False, verify=False, timeout=20) as web:
         assert web.post(CHAT, json=ask("x")).headers["retry-after"] == "5", "its end is not known yet"
-        word.write_text(Outage("restarting: it died", time.time() + 30).dump())
+        word.write_text(Outage("restarting: it died", time.monotonic() + 30).dump())
         for answer in (
             web.post(CHAT, json=ask("x")), web.post(CHAT, json=ask("x", stream=True)),
             web.get("/health/ready"), web.get("/health/generate"),

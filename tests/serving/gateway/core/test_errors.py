@@ -29,7 +29,7 @@ def test_every_tensor_in_a_message_has_the_callers_name() -> None:
 
 
 def test_a_restart_and_a_queue_have_their_own_times() -> None:
-    restart = Outage("restarting: it died", time.time() + 11.5)
+    restart = Outage("restarting: it died", time.monotonic() + 11.5)
     for error in (ConnectError("refused"), EngineUnavailable("engine: it died")):
         assert from_library(error, {}, 1, restart).retry_after == 12
         assert from_library(error, {}, 1, Outage()).retry_after == 5
