@@ -7,6 +7,7 @@ Sources: https://github.com/triton-inference-server/server/blob/r26.07/docs/cust
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ OTHERS = (
     "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",
 )  # fmt: skip
 REPOSITORY = ROOT / "model_repository"
+DETOKENIZER, CONFIG = "detokenizer", "config.pbtxt"
 IN_CONTAINER = Path("/opt/tritonserver/bin/tritonserver")
 # Reachable without the key, these let a client read or replace what others use (CVE-2025-23319 and its kin).
 RESTRICTED = "model-repository,shared-memory,trace,logging"
@@ -56,7 +58,7 @@ def command(config: Config, run_dir: Path, shm_prefix: str) -> list[str]:
     key = secrets.token_hex(16)
     return [
         str(server),
-        f"--model-repository={plain(REPOSITORY, run_dir, 'model_repository')}",
+        f"--model-repository={_repository(run_dir)}",
         *([f"--backend-directory={backends}"] if backends else []),
         "--disable-auto-complete-config",
         "--model-control-mode=none",
@@ -78,6 +80,31 @@ def command(config: Config, run_dir: Path, shm_prefix: str) -> list[str]:
         f"--exit-timeout-secs={config.drain}",
         "--log-warning=true",
     ]
+
+
+def _repository(run_dir: Path, cores: int = len(os.sched_getaffinity(0))) -> Path:
+    """The model repository with as many detokenizer processes as ``cores`` can feed: links, and one config of its own.
+
+    On few cores more of them only take CPU time from the gateway, on many a single one is the bottleneck."""
+    source, copy = plain(REPOSITORY, run_dir, "source"), run_dir / "model_repository"
+    for model in sorted(path.name for path in REPOSITORY.iterdir()):
+        (copy / model).mkdir(parents=True, exist_ok=True)
+        for name in sorted(path.name for path in (REPOSITORY / model).iterdir()):
+            link = copy / model / name
+            if not link.is_symlink() and not link.exists():
+                link.symlink_to(source / model / name)
+    config = copy / DETOKENIZER / CONFIG
+    config.unlink()
+    config.write_text(
+        re.sub(r"count: \d+", f"count: {processes(cores)}", (REPOSITORY / DETOKENIZER / CONFIG).read_text("utf-8")),
+        encoding="utf-8",
+    )
+    return copy
+
+
+def processes(cores: int) -> int:
+    """Detokenizer processes for a host of that many cores (docs/decisions.md)."""
+    return max(1, min(4, cores // 4))
 
 
 def _evhtp(host: str) -> str:

@@ -40,9 +40,15 @@ def gateway(server: Server) -> psutil.Process:
     return gateways(server)[0]
 
 
+def last_detokenizer(server: Server) -> psutil.Process:
+    """Few cores have one, many have four."""
+    files = run_dir(server).glob("detokenizer*.pid")
+    return psutil.Process(int(max(files, key=lambda file: (len(file.name), file.name)).read_text()))
+
+
 MODEL_PROCESSES: dict[str, Callable[[Server], psutil.Process]] = {
     **{model: lambda server, model=model: stub(server, model) for model in MODELS},
-    "detokenizer-3": lambda server: psutil.Process(int((run_dir(server) / "detokenizer-3.pid").read_text())),
+    "the last detokenizer": lambda server: last_detokenizer(server),
     "tritonserver": triton,
 }
 

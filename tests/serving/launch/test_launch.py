@@ -221,3 +221,25 @@ def test_too_few_open_files_are_refused_with_what_to_raise() -> None:
     assert done.returncode == 1 and not done.stdout
     assert done.stderr.startswith("serve: ulimit -Hn is 64: the server needs 256 open files") and "4096" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("cores", "count"), [(1, 1), (2, 1), (7, 1), (8, 2), (16, 4), (192, 4)])
+def test_detokenizer_processes_follow_the_cores(cores: int, count: int) -> None:
+    assert triton.processes(cores) == count
+
+
+def test_the_repository_of_a_run_differs_by_the_detokenizers_count_alone(tmp_path: Path) -> None:
+    for _ in range(2):  # Triton may be started again in the same directory
+        argv = triton.command(parse([]), tmp_path, "x_")
+    (copy,) = (Path(part.partition("=")[2]) for part in argv if part.startswith("--model-repository="))
+    theirs = sorted(str(path.relative_to(copy)) for path in copy.glob("*/*"))
+    ours = sorted(str(path.relative_to(triton.REPOSITORY)) for path in triton.REPOSITORY.glob("*/*"))
+    assert theirs == ours
+    count = f"count: {triton.processes(len(os.sched_getaffinity(0)))} kind"
+    for path in copy.glob("*/config.pbtxt"):
+        expected = (triton.REPOSITORY / path.relative_to(copy)).read_text(encoding="utf-8")
+        if path.parent.name == "detokenizer":
+            assert "count: 4 kind" in expected
+            expected = expected.replace("count: 4 kind", count)
+        assert path.read_text(encoding="utf-8") == expected
+    assert (copy / "engine/1/model.py").resolve() == triton.REPOSITORY / "engine/1/model.py"
