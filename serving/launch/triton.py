@@ -104,7 +104,7 @@ def _repository(run_dir: Path, cores: int = len(os.sched_getaffinity(0))) -> Pat
 
 def processes(cores: int) -> int:
     """Detokenizer processes for a host of that many cores (docs/decisions.md)."""
-    return max(1, min(4, cores // 4))
+    return max(1, min(4, cores // 2))
 
 
 def _evhtp(host: str) -> str:
