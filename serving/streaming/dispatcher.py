@@ -4,8 +4,8 @@ It knows Triton only as a ``Sink``. Flow control, the feeds and the disconnect w
 
 Threads:
 
-- Triton's thread calls ``admit`` (and through it ``cancel``). It writes only to the registry, which has a lock, and
-  may call the runtime.
+- Triton's thread calls ``admit``. It writes only to the registry, which has a lock, and may call the runtime
+  (``serving.streaming.entrance``).
 - The runtime's thread calls ``on_step`` and ``on_death``. Both only leave a message, set the wake event and return.
 - The dispatcher's own thread runs ``run``. It alone changes sequences and requests after their admission (except
   ``aborted`` and, when an admission is undone, ``gone``), it alone owns ``FlowControl``, ``Feeds``, ``Clock``
@@ -16,7 +16,6 @@ Threads:
 
 from __future__ import annotations
 
-import hmac
 import logging
 import threading
 import time
@@ -27,14 +26,13 @@ from pathlib import Path
 from contract import chunks
 from contract.ack_table import END, AckTable
 from contract.chunks import IntArray, Job
-from contract.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest, ServingError, from_wire
+from contract.errors import DeadlineExceeded, EngineUnavailable, ServingError, from_wire
 from contract.finish import FINISH_CODES
-from contract.prompt_part import PromptPart
 from serving.detokenizer.text import TokenBytes
-from serving.runtimes.base import EngineRequest, Runtime, SequenceDelta
-from serving.streaming.admission import fit, reseeded
+from serving.runtimes.base import Runtime, SequenceDelta
 from serving.streaming.clock import Clock
 from serving.streaming.disconnect_watch import DEAD_BEAT_SECONDS, DisconnectWatch
+from serving.streaming.entrance import STOPPING, Entrance, restarting
 from serving.streaming.feeds import Feeds
 from serving.streaming.flow_control import FlowControl
 from serving.streaming.registry import OnEnd, RequestRegistry
@@ -42,7 +40,6 @@ from serving.streaming.sequence import ActiveRequest, ActiveSequence, Sink
 
 log = logging.getLogger(__name__)
 
-STOPPING = "engine: the server is stopping; try another one, or again soon"
 POLL_SECONDS = 0.0003  # between two looks at the ack table while tokens wait for an acknowledgement
 IDLE_SECONDS = 0.05  # longest sleep when nothing waits; a delta wakes the loop at once
 HOUSEKEEPING_SECONDS = 0.1
@@ -57,15 +54,13 @@ class Dispatcher:
         """``run_dir`` holds the detokenizer's feeds; ``on_end`` is told of every sequence that has ended, by the
         dispatcher's thread."""
         self._ack_table = ack_table
-        self._queue_limit = queue_limit
-        self._runtime: Runtime | None = None
         self._inbox: deque[list[SequenceDelta]] = deque()
         self._wake = threading.Event()
         self._undone: deque[ActiveSequence] = deque()  # of admissions that failed after their first chunk had left
         self._sent = 0
-        self._dead = ""
         self._stopping = False
         self.registry = RequestRegistry(ack_table.slots, token_bytes, on_end)
+        self._entrance = Entrance(self.registry, ack_table, queue_limit, self._end_undone)
         self._clock = Clock(ack_table)
         self._flow = FlowControl(ack_table)
         self._feeds = Feeds(ack_table, self._clock, run_dir)
@@ -75,82 +70,14 @@ class Dispatcher:
     def chunks_sent(self) -> int:
         return self._sent
 
-    # --- admission: Triton's thread --------------------------------------------------------------------------------
+    # --- Triton's thread -------------------------------------------------------------------------------------------
 
     def attach(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    @property
-    def runtime(self) -> Runtime:
-        if self._runtime is None or self._dead:
-            raise EngineUnavailable(_restarting(self._dead or "it is still loading"))
-        return self._runtime
+        self._entrance.runtime = runtime
 
     def admit(self, request_id: str, ids: Sequence[int], job: Job, sink: Sink) -> None:
         """Take a request or raise the error that answers it. A request taken always ends through its sink."""
-        if job.cancel:
-            self._answer_cancel(request_id, job.stop_key, sink)
-            return
-        runtime = self.runtime
-        if self._ack_table.closing:
-            raise EngineUnavailable(STOPPING)
-        sampling = fit(job, ids, runtime)
-        limit = runtime.limits.max_streams + self._queue_limit
-        request = self.registry.open(request_id, len(ids), job, sink, limit)
-        try:
-            for sequence in request.sequences:
-                if job.text.prompt_ids:
-                    sequence.prompt.append(PromptPart(ids))
-                at = sequence.index
-                one = reseeded(sampling, at)
-                seeded, resumed = "seed" in job.explicit, job.text.resume_ids
-                runtime.submit(
-                    EngineRequest(
-                        sequence.id, ids, one, job.priority, job.lora_name, job.cache_salt, seeded, resumed, at
-                    )
-                )
-                if sequence.aborted:  # its client went away just before the runtime knew it
-                    runtime.abort(sequence.id)
-        except Exception as error:  # whatever went wrong, the slots must come back
-            if self._undo(request):
-                raise
-            unexpected = not isinstance(error, ServingError)
-            log.info("request %s: ended during admission (%s)", request.request_id, error, exc_info=unexpected)
-
-    def _undo(self, request: ActiveRequest) -> bool:
-        """Undo an admission that failed half-way. False: the request has ended, and its sink has been told."""
-        forgotten = self.registry.forget(request)
-        self._undone.extend(request.sequences)
-        self._wake.set()
-        for sequence in request.sequences:
-            self._try_abort(sequence)
-        return forgotten
-
-    def _answer_cancel(self, request_id: str, key: str, sink: Sink) -> None:
-        if not request_id:
-            raise InvalidRequest("stop", "true needs the Triton request id of the running request; this one has no id")
-        self.cancel(request_id, key)
-        sink.send(chunks.pack(-1, 0, 1, 0, 0, 0, 0, FINISH_CODES.index("cancelled"), []), final=True)
-
-    def cancel(self, request_id: str, key: str = "") -> None:
-        """Abort all sequences of a running request. An unknown id is not an error: it may just have ended; a wrong
-        ``key`` answers the same, so that it tells a stranger nothing."""
-        request = self.registry.find(request_id)
-        if request is None or not hmac.compare_digest(request.job.stop_key.encode(), key.encode()):
-            return
-        for sequence in list(request.sequences):
-            self._abort(sequence)
-
-    def _abort(self, sequence: ActiveSequence) -> None:
-        if not sequence.aborted and not self._dead and self._runtime is not None:
-            sequence.aborted = True
-            self._runtime.abort(sequence.id)
-
-    def _try_abort(self, sequence: ActiveSequence) -> None:
-        try:
-            self._abort(sequence)
-        except Exception:
-            log.exception("request %s: a sequence could not be aborted", sequence.request.request_id)
+        self._entrance.admit(request_id, ids, job, sink)
 
     # --- the runtime's thread --------------------------------------------------------------------------------------
 
@@ -159,13 +86,17 @@ class Dispatcher:
         self._wake.set()
 
     def on_death(self, reason: str) -> None:
-        self._dead = reason
+        self._entrance.dead = reason
         self._wake.set()
 
     @property
     def dead(self) -> str:
         """Why no more requests can be served; empty while they can."""
-        return self._dead
+        return self._entrance.dead
+
+    def _end_undone(self, sequences: list[ActiveSequence]) -> None:
+        self._undone.extend(sequences)
+        self._wake.set()
 
     # --- the dispatcher's thread -----------------------------------------------------------------------------------
 
@@ -176,7 +107,7 @@ class Dispatcher:
         except Exception as error:
             log.exception("the dispatcher failed")
             self.on_death(f"its dispatcher failed ({error!r})")
-            self._fail_all(_restarting(self._dead))
+            self._fail_all(restarting(self.dead))
             self._feeds.flush()
 
     def stop(self) -> None:
@@ -195,8 +126,8 @@ class Dispatcher:
             while visitor := self._watch.next_visit(now):
                 request = visitor.request
                 self._deliver(request, request.visit(visitor, self._clock.now, now), False)
-            if self._dead:
-                self._fail_all(_restarting(self._dead))
+            if self.dead:
+                self._fail_all(restarting(self.dead))
             if self._flow.waiting:
                 time.sleep(POLL_SECONDS)
             else:
@@ -237,7 +168,7 @@ class Dispatcher:
         if sequence.repetition is not None:
             delta = sequence.repetition.cut(delta)
             if sequence.repetition.found and not delta.finish_reason:
-                self._abort(sequence)
+                self._entrance.abort(sequence)
         sequence.count(delta)
         if delta.finish_reason == "error":
             refused = from_wire(delta.error)  # by name where the request is at fault
@@ -251,14 +182,14 @@ class Dispatcher:
         if sequence.text is not None:
             sequence.text.push(delta.token_ids)  # ignores what follows a stop string
             if sequence.text.stopped:
-                self._abort(sequence)
+                self._entrance.abort(sequence)
         if sequence.finish:
             self._finish_unstreamed(sequence)
 
     def _send(self, sequence: ActiveSequence) -> None:
         request = sequence.request
         if self._ack_table.stopped(sequence.slot, sequence.generation):
-            self._abort(sequence)
+            self._entrance.abort(sequence)
             sequence.discard()  # it lies beyond the stop string
             if not sequence.finish:
                 return
@@ -315,7 +246,7 @@ class Dispatcher:
     def _fail(self, request: ActiveRequest, error: ServingError) -> None:
         request.problem = str(error)
         for sequence in request.sequences:
-            self._abort(sequence)
+            self._entrance.abort(sequence)
         if not request.gone:
             self._tell(request, error)
         for sequence in request.sequences:
@@ -337,8 +268,4 @@ class Dispatcher:
         """Nobody listens: free the batch slots. The sequences close when the runtime reports their end."""
         request.gone = True
         for sequence in request.sequences:
-            self._abort(sequence)
-
-
-def _restarting(reason: str) -> str:
-    return f"engine: {reason}; the server restarts it, try again soon"
+            self._entrance.abort(sequence)

@@ -129,7 +129,7 @@ class Interrupted(dict):
 
     def pop(self, key: str, *default: object) -> object:
         found = super().pop(key, *default)
-        threading.Thread(target=self.dispatcher.cancel, args=(key,)).start()
+        threading.Thread(target=self.dispatcher.admit, args=(key, [], CANCEL, FakeSink())).start()
         time.sleep(0.02)
         return found
 

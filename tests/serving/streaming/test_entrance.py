@@ -1,4 +1,4 @@
-"""``Dispatcher.admit``: ids, a full queue, and what a half-done admission leaves behind. Threads are real."""
+"""The entrance, through the dispatcher: ids, a full queue, what a half-done admission leaves. Threads are real."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from contract.errors import DuplicateId, EngineUnavailable, InvalidRequest, Overloaded
 from serving.runtimes.base import EngineRequest
 from tests.serving.fakes import FakeSink
-from tests.serving.rig import QUEUE, STREAM, Rig
+from tests.serving.rig import CANCEL, QUEUE, STREAM, Rig
 from tests.waiting import until
 
 
@@ -110,7 +110,7 @@ def test_a_client_that_left_during_admission_is_aborted(rig: Rig) -> None:
     thread = threading.Thread(target=rig.dispatcher.admit, args=("x", [1], STREAM, sink))
     thread.start()
     until(lambda: rig.dispatcher.registry.find("x"))
-    rig.dispatcher.cancel("x")
+    rig.open(CANCEL, "x")
     until(lambda: rig.runtime.aborted)
     hold.set()
     thread.join()
