@@ -37,7 +37,7 @@ from loadtest.errors import LoadtestError
 log = logging.getLogger("bench-gpu")
 BURST = 64  # requests at once, right after all are ready
 PORTS = 20  # of the servers of one precision
-REQUESTS = {1: 8}  # requests per stream in a run, where it is not --requests
+REQUESTS = {1: 16}  # requests per stream in a run, where it is not --requests
 
 
 class Bench:
