@@ -44,7 +44,8 @@ def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[
     if given.pop("prompt_logprobs", False):
         out["prompt_logprobs"] = given.pop("prompt_top_logprobs", 0)
     out |= _guide(given.pop("guide_type", ""), given.pop("guide", ""))
-    out |= _logprobs(given.pop("logprobs", False), given.pop("top_logprobs", 0), chat=not _is_raw(prompt))
+    if given.pop("logprobs", False):
+        out["logprobs"] = 0 if _is_raw(prompt) else True
     if "logit_bias" in given:
         if not isinstance(given["logit_bias"], Mapping):
             problem = f"{given['logit_bias']!r:.80} maps no token ids to numbers; give a dict"
@@ -77,6 +78,9 @@ def _check_pairs(options: Options) -> None:
     for name in ("logprobs", "prompt_logprobs"):
         if getattr(options, name) not in (False, True):
             raise errors.InvalidRequest(name, f"{getattr(options, name)!r:.80} is not true or false")
+    if options.top_logprobs:
+        problem = f"{options.top_logprobs!r:.80} cannot be told by token id, as OpenAI's API names them by their text"
+        raise errors.InvalidRequest("top_logprobs", f"{problem}; use the gRPC transport")
 
 
 def _guide(kind: str, guide: str) -> dict[str, Any]:
@@ -87,12 +91,6 @@ def _guide(kind: str, guide: str) -> dict[str, Any]:
     if kind and kind not in _GUIDES:
         raise errors.InvalidRequest("guide_type", f"{kind!r:.80} is unknown; docs/fields.md lists them")
     return {_GUIDES[kind]: guide} if kind else {}
-
-
-def _logprobs(wanted: bool, top: int, *, chat: bool) -> dict[str, Any]:
-    if not wanted:
-        return {}
-    return {"logprobs": True, "top_logprobs": top} if chat else {"logprobs": top}
 
 
 class AnswerDecoder:
@@ -118,14 +116,13 @@ class AnswerDecoder:
         at = choice["index"]
         index = self._index[at] = self._index.get(at, -1) + 1
         text = choice["delta"].get("content") if "delta" in choice else choice["text"]
-        probs, tops = _read_logprobs(choice.get("logprobs"))
         reason = choice.get("finish_reason")
         prompt_ids = tuple(choice.get("prompt_token_ids") or event.get("prompt_token_ids") or ())
         scores, score_tops = _read_prompt(prompt_ids, choice.get("prompt_logprobs") or event.get("prompt_logprobs"))
         return StreamChunk(
             text or "", _FINISH[reason] if reason else None, tuple(choice.get("token_ids") or ()),
-            usage.get("completion_tokens", 0), usage.get("prompt_tokens", 0), _cached(usage), index, at, probs, tops,
-            prompt_ids, scores, score_tops,
+            usage.get("completion_tokens", 0), usage.get("prompt_tokens", 0), _cached(usage), index, at,
+            _read_logprobs(choice.get("logprobs")), (), prompt_ids, scores, score_tops,
         )  # fmt: skip
 
 
@@ -141,12 +138,11 @@ def _cached(usage: Mapping[str, Any]) -> int:
     return int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
 
 
-def _read_logprobs(raw: Any) -> tuple[tuple[float, ...], tuple[Any, ...]]:
-    """Natural logs only: OpenAI's top_logprobs name tokens by text, not by id."""
+def _read_logprobs(raw: Any) -> tuple[float, ...]:
     if not raw:
-        return (), ()
+        return ()
     values = [entry["logprob"] for entry in raw["content"]] if "content" in raw else raw["token_logprobs"]
-    return tuple(-math.inf if v is None else float(v) for v in values), ()
+    return tuple(-math.inf if v is None else float(v) for v in values)
 
 
 def _read_prompt(ids: Sequence[int], raw: Any) -> tuple[tuple[float, ...], tuple[TopLogprobs, ...]]:

@@ -35,12 +35,15 @@ _BY_HTTP = {
     503: "engine_unavailable", 504: "engine_unavailable",
 }  # fmt: skip
 _TRITON_TEXTS = (  # in a stream, where Triton's own errors have no status
-    ("unknown model", "model_not_found"), ("has no available versions", "model_not_found"),
+    ("unknown model", "model_not_found"),
     ("inference input", "invalid_request"), ("inputs but got", "invalid_request"), ("batch-size", "invalid_request"),
     ("Server is stopping", "engine_unavailable"),
 )  # fmt: skip
 # "Stub process 'detokenizer_0_0' is not healthy.": with or without the name, and under any status
 _STUB_ENDED = re.compile(r"Stub process (?:'(\w+?)_\d+_\d+' )?(?:is not healthy|exited unexpectedly)")
+# "… 'qwen' has no available versions", "… 'qwen' version 1 is not at ready state": Triton knows the model, but loads or
+# unloads it; of a name that it does not know it says "… 'x' is not found"
+_NOT_READY = re.compile(r"unknown model:? '([^']+)' (?:has no available versions|.*is not at ready state)")
 _CONNECTION_TEXTS = (  # gRPC's, with status UNAVAILABLE; through a proxy a lost server is a reset stream, UNKNOWN
     "failed to connect", "connection refused", "connection reset", "socket closed", "connection timed out",
     "broken pipe", "name resolution", "dns resolution", "network is unreachable", "goaway", "transport closed",
@@ -68,11 +71,14 @@ def from_text(message: str) -> ClientError:
     """The exception for an ``error_message`` inside a stream."""
     text = plain(message)
     triton = next((word for part, word in _TRITON_TEXTS if part in text), "internal_error")
-    return from_wire(message) or _stub_ended(text) or answered(triton, text)
+    return from_wire(message) or _unready(text) or answered(triton, text)
 
 
-def _stub_ended(text: str) -> ClientError | None:
-    """The error for Triton's report that a model process hangs or has ended, worded as the engine step words it."""
+def _unready(text: str) -> ClientError | None:
+    """The error for Triton's report that a model loads or unloads, or that its process hangs or has ended, worded as
+    the engine step words it."""
+    if model := _NOT_READY.search(text):
+        return answered("engine_unavailable", f"engine: the server is starting or stopping {model[1]!r}; try again soon")
     stub = _STUB_ENDED.search(text)
     if stub is None:
         return None
@@ -115,7 +121,7 @@ def from_grpc(status: str, details: str, address: str) -> ClientError:
         return Cancelled(message)
     if status == "DEADLINE_EXCEEDED":
         return RequestTimeout("total", 0.0)
-    if error := from_wire(details) or _stub_ended(message):
+    if error := from_wire(details) or _unready(message):
         return error
     if status in ("UNAVAILABLE", "UNKNOWN", "INTERNAL") and any(sign in message.lower() for sign in _CONNECTION_TEXTS):
         return unreachable(address, message)

@@ -75,10 +75,11 @@ def test_both_transports_refuse_the_same(address: str, options: Options, field: 
         (Options(prompt_top_logprobs=3), "prompt_top_logprobs: 3 needs prompt_logprobs; set both or neither"),
         (Options(guide_type="xml", guide="a"), "guide_type: 'xml' is unknown; docs/fields.md lists them"),
         (Options(repetition_detection=5), "repetition_detection: 1 values; send three"),
+        (Options(logprobs=True, top_logprobs=3), "top_logprobs: 3 cannot be told by token id, as OpenAI's API names"),
     ],
 )
-def test_http_loses_no_half_of_a_pair(options: Options, message: str) -> None:
-    """Over gRPC the server refuses these; OpenAI's fields would have dropped them."""
+def test_http_drops_nothing(options: Options, message: str) -> None:
+    """Over gRPC these are refused by the server or honoured; OpenAI's fields would have dropped them."""
     with Client("http://127.0.0.1:1") as qwen, pytest.raises(errors.InvalidRequest, match=re.escape(message)):
         qwen.generate("x", options)
 

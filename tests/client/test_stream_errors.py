@@ -92,6 +92,17 @@ def test_a_model_process_that_is_gone_is_told_in_our_words(fake: FakeTriton, mes
     assert str(refusals.from_grpc("INTERNAL", message, "here")) == line
 
 
+@pytest.mark.parametrize("what", ["has no available versions", "version 1 is not at ready state"])
+def test_a_model_that_triton_loads_or_unloads_is_no_unknown_one(fake: FakeTriton, what: str) -> None:
+    """As an answer that is resumed at a draining server hears it: worth another try, there or elsewhere."""
+    message = f"Request for unknown model: 'qwen' {what}"
+    with Client(fake.grpc, retry=NO_RETRY) as client, pytest.raises(errors.EngineUnavailable) as caught:
+        list(client.stream(f"TXT {message}"))
+    line = "engine: the server is starting or stopping 'qwen'; try again soon"
+    assert str(caught.value) == line
+    assert str(refusals.from_grpc("UNAVAILABLE", message, "here")) == line
+
+
 async def test_an_error_in_mid_stream_comes_after_the_text(fake: FakeTriton) -> None:
     texts = []
     async with AsyncClient(fake.grpc, retry=Retry(longest=0.05)) as client:
