@@ -102,8 +102,8 @@ class Endpoint:
     body: type[BodyRenderer]
     error_body: Callable[[ApiError], bytes] = ApiError.body
 
-    def renderer(self, plan: GenerationPlan, answer_id: str, model: str) -> StreamRenderer | BodyRenderer:
-        return (self.stream if plan.stream else self.body)(plan, AnswerHeader(answer_id, model, int(time.time())))
+    def renderer(self, plan: GenerationPlan, header: AnswerHeader) -> StreamRenderer | BodyRenderer:
+        return (self.stream if plan.stream else self.body)(plan, header)
 
 
 ENDPOINTS = {
@@ -190,7 +190,8 @@ class _Exchange:
             plan = replace(plan, options=replace(plan.options, lora_name=self._model))
         if self._key and gateway.triton_metrics.honours_cache_salt:
             plan = replace(plan, options=replace(plan.options, cache_salt=self._key.salt(plan.options.cache_salt)))
-        renderer = self._endpoint.renderer(plan, answer_id, self._model)
+        header = AnswerHeader(answer_id, self._model, int(time.time()), gateway.fingerprint)
+        renderer = self._endpoint.renderer(plan, header)
         tenant = tenant_of(self._key, plan.user, http.address(scope))
         gateway.slots.take(tenant, gateway.retry_after)
         self._tenant = tenant

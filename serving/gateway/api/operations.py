@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import asyncio
 import time
 from datetime import datetime, timezone
 from typing import Any
@@ -11,19 +11,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from client.errors import ClientError
-from contract.paths import ROOT
 from serving.gateway.core.errors import from_library
+from serving.gateway.core.fingerprint import VERSION
 from serving.gateway.core.gateway import ABANDONED_SECONDS, Gateway
 from serving.gateway.core.metrics import CONTENT_TYPE_LATEST
 from serving.gateway.core.triton_metrics import RUNNING, WAITING
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 STARTED = int(time.time())
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 KV_USED = "vllm:kv_cache_usage_perc"
 BLOCKS_USED, BLOCKS, BLOCK_TOKENS = "qwen_kv_blocks_used", "qwen_kv_blocks_total", "qwen_kv_block_tokens"
 
@@ -76,8 +70,8 @@ class Operations:
         return JSONResponse({"status": "generates", "seconds": round(seconds, 4)})
 
     async def load(self, _: Request) -> Response:
-        """vLLM's /load: the requests in this worker process."""
-        return JSONResponse({"server_load": self._gateway.open})
+        """vLLM's /load: the requests in progress, of all workers: which of them a probe meets is chance."""
+        return JSONResponse({"server_load": await asyncio.to_thread(self._gateway.metrics.open_requests)})
 
     async def loads(self, _: Request) -> Response:
         """The part of SGLang's /v1/loads by which routers balance."""

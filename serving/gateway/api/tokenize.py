@@ -44,8 +44,8 @@ class Tokenize:
 
         def answer() -> dict[str, Any]:
             ids = self._ids(asked)
-            texts = [tokens.text(i).decode(errors="replace") for i in ids] if asked.return_token_strs else None
-            return {"count": len(ids), "max_model_len": self._gateway.context, "tokens": ids, "token_strs": texts}
+            names = [tokens.name(i) for i in ids] if asked.return_token_strs else None
+            return {"count": len(ids), "max_model_len": self._gateway.context, "tokens": ids, "token_strs": names}
 
         return await _json_of(size, answer)
 

@@ -28,6 +28,7 @@ from serving.gateway.core import auth, tritons
 from serving.gateway.core.answer import Answer
 from serving.gateway.core.answer_context import AnswerContext
 from serving.gateway.core.bodies import BODIES, BodyMemory
+from serving.gateway.core.fingerprint import fingerprint
 from serving.gateway.core.metrics import GatewayMetrics
 from serving.gateway.core.response_store import ResponseStore
 from serving.gateway.core.share.scheduler import FairScheduler
@@ -59,6 +60,7 @@ class Gateway:
         self.names, self.context, self.synthetic = _names(settings)
         self.adapters = tuple(engine_dir.adapters(settings.engine_path)) if settings.engine_path else ()
         self.tracer = tracing.load("gateway")
+        self.fingerprint = fingerprint(settings.engine_path)
         self.metrics = GatewayMetrics(self.names[0])
         self.triton_metrics = TritonMetrics(settings.triton_metrics, self.names[0])
         run_dir = Path(settings.run_dir) if settings.run_dir else None

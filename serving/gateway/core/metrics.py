@@ -16,6 +16,7 @@ _TTFT = (.005, .01, .02, .03, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 1.5, 2
 _ITL = (.001, .0025, .005, .0075, .01, .015, .02, .025, .03, .04, .05, .075, .1, .15, .2, .3, .5, 1, 2, 5)  # fmt: skip
 _E2E = (.05, .1, .25, .5, .75, 1, 1.5, 2, 3, 5, 8, 12, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200)  # fmt: skip
 _QUEUE = (.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)  # fmt: skip
+OPEN = "qwen_gateway_open_requests"
 _TOKENS = tuple(2**i for i in range(18))
 
 
@@ -66,9 +67,7 @@ class GatewayMetrics:
         self.gone = Counter(
             "qwen_gateway_disconnects", "Clients that disconnected before their answer ended", registry=registry
         )
-        self.open = Gauge(
-            "qwen_gateway_open_requests", "Requests in progress", registry=registry, multiprocess_mode="livesum"
-        )
+        self.open = Gauge(OPEN, "Requests in progress", registry=registry, multiprocess_mode="livesum")
         self.waiting = Gauge(
             "qwen_gateway_waiting_requests", "Calls that wait in the gateway for a place at the engine",
             registry=registry, multiprocess_mode="livesum",
@@ -104,10 +103,18 @@ class GatewayMetrics:
     def answered(self, path: str, status: int) -> None:
         self._answers.labels(path, str(status)).inc()
 
+    def open_requests(self) -> int:
+        """Requests in progress, over all workers."""
+        metrics = self._collected().collect()
+        return int(sum(sample.value for metric in metrics if metric.name == OPEN for sample in metric.samples))
+
     def text(self) -> bytes:
         """The exposition text, over all workers when there are several."""
+        return generate_latest(self._collected())
+
+    def _collected(self) -> CollectorRegistry:
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self._registry)
+            return self._registry
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return registry

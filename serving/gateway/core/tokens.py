@@ -63,10 +63,14 @@ class Tokens:
         plain = {k: v["content"] for k, v in config.items() if isinstance(v, dict) and "content" in v}
         return {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": None, **config, **plain}
 
+    def name(self, token: int) -> str:
+        """A token as the vocabulary writes it (``Ġis``), which loses no byte of half a character."""
+        return self._encoder.tokenizer.id_to_token(token) or ""
+
     def text(self, token: int) -> bytes:
         """A token's bytes; they need not be whole characters. Unknown ids are ``b""``."""
         if token not in self._pieces:
-            piece = self._encoder.tokenizer.id_to_token(token) or ""
+            piece = self.name(token)
             plain = all(c in byte_alphabet.BYTES for c in piece)
             self._pieces[token] = bytes(byte_alphabet.BYTES[c] for c in piece) if plain else piece.encode()
         return self._pieces[token]

@@ -45,9 +45,8 @@ _SAME = tuple(
 
 def chat(request: ChatRequest) -> GenerationPlan:
     options, renamed = _common(request)
-    if (most := request.max_completion_tokens) is not None:
-        if request.max_tokens not in (None, most):
-            raise bad_request("max_tokens", "conflicts with max_completion_tokens; send only one of them")
+    most = request.max_completion_tokens
+    if most is not None and (request.max_tokens is None or most < request.max_tokens):  # both are limits: both hold
         options, renamed["max_tokens"] = replace(options, max_tokens=most), "max_completion_tokens"
     if request.top_logprobs and not request.logprobs:
         raise bad_request("top_logprobs", f"{request.top_logprobs} needs logprobs: true; set both or neither")

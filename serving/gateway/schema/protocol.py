@@ -239,7 +239,9 @@ class ChatRequest(Common):
         description="text only; images and audio are refused",
         json_schema_extra={"x-openai": True, "x-vllm": True},
     )
-    max_completion_tokens: int | None = note("the newer name of `max_tokens`", openai=True)
+    max_completion_tokens: int | None = note(
+        "the newer name of `max_tokens`; of both the smaller one holds", openai=True
+    )
     tools: list[Tool] | None = note(
         "Hermes format of Qwen2.5; calls obey their schemas where the engine has grammars", openai=True
     )

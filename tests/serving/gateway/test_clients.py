@@ -13,6 +13,7 @@ import pytest
 from client import Client, Options
 from tests.client.fake_triton import FakeTriton
 from tests.serving.gateway.bodies import ask
+from tests.serving.gateway.conftest import RunningGateway
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -119,6 +120,16 @@ def test_paths_that_routers_and_probes_ask(web: httpx.Client) -> None:
     assert web.get("/load").json() == {"server_load": 0}
     (load,) = web.get("/v1/loads?include=core").json()["loads"]
     assert (load["num_waiting_reqs"], load["token_usage"]) == (12, 0.25)
+
+
+def test_load_is_that_of_all_workers(web: httpx.Client, gateway: RunningGateway, fake: FakeTriton) -> None:
+    """Each connection meets one of the two workers, and a router polls on connections of its own."""
+    fake.step_ms = 50
+    with web.stream("POST", CHAT, json=ask("x", max_tokens=1000, stream=True)) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        said = {httpx.get(f"{gateway.url}/load", trust_env=False, verify=False).text for _ in range(12)}
+    assert said == {'{"server_load":1}'}
 
 
 @pytest.mark.parametrize("name", ["qwen", "Qwen/Tiny"])

@@ -40,7 +40,14 @@ def test_prompt_and_answer_of_a_chat_as_ids(web: httpx.Client) -> None:
     events = _events(web, CHAT, body)
     assert [event.get("prompt_token_ids") for event in events] == [[5, 6, 7], *[None] * (len(events) - 1)]
     assert [i for event in events for i in event["choices"][0].get("token_ids", [])] == [0, 1, 2]
-    assert "prompt_token_ids" not in web.post(CHAT, json=ask("x")).json()
+
+
+def test_what_nobody_asked_for_is_null_in_a_body(web: httpx.Client) -> None:
+    """As vLLM: its clients read these attributes whether they asked or not."""
+    chat = web.post(CHAT, json=ask("x")).json()
+    (choice,) = web.post(COMPLETIONS, json={"prompt": "x"}).json()["choices"]
+    about_prompt = [holder[name] for holder in (chat, choice) for name in ("prompt_token_ids", "prompt_logprobs")]
+    assert {*about_prompt, chat["choices"][0]["token_ids"], choice["token_ids"]} == {None}
 
 
 def lm_eval(**more: Any) -> dict[str, Any]:
@@ -77,7 +84,7 @@ def test_prompt_logprobs_as_vllm_gives_them(web: httpx.Client) -> None:
     assert first is None and third == {"7": {"logprob": -7.0, "rank": 2, "decoded_token": "("}, "8": best}
     chat = web.post(CHAT, json=ask("x", prompt_logprobs=0)).json()
     assert chat["prompt_logprobs"][1] == {"6": {"logprob": -6.0, "rank": 2, "decoded_token": "'"}}
-    assert "prompt_logprobs" not in chat["choices"][0] and "prompt_token_ids" not in chat
+    assert "prompt_logprobs" not in chat["choices"][0] and chat["prompt_token_ids"] is None
     refused = web.post(CHAT, json=ask("x", prompt_logprobs=0, stream=True)).json()["error"]
     assert refused["param"] == "prompt_logprobs"
 

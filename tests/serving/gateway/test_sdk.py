@@ -49,6 +49,7 @@ def test_chat_streamed_with_usage(sdk: openai.OpenAI) -> None:
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [c.usage is not None for c in chunks] == [False] * (len(chunks) - 1) + [True]
     assert len({c.id for c in chunks}) == 1
+    assert {c.system_fingerprint for c in chunks} == {fingerprint(sdk)}, "OpenAI's stand in every event"
 
 
 async def test_async_streams_do_not_mix(gateway: RunningGateway) -> None:
@@ -59,6 +60,21 @@ async def test_async_streams_do_not_mix(gateway: RunningGateway) -> None:
             return "".join([c.choices[0].delta.content or "" async for c in stream])
 
         assert await asyncio.gather(*map(one, range(40))) == [f"{i} is {i}" for i in range(40)]
+
+
+def fingerprint(sdk: openai.OpenAI) -> str | None:
+    """Of a whole answer; that of a completion is the same."""
+    whole = sdk.chat.completions.create(model="qwen", messages=user("x")).system_fingerprint
+    assert sdk.completions.create(model="qwen", prompt="x").system_fingerprint == whole
+    return whole
+
+
+@pytest.mark.parametrize("limits", [(3, 5), (5, 3), (3, 3)])
+def test_both_limits_hold(sdk: openai.OpenAI, limits: tuple[int, int]) -> None:
+    """Clients that know both names send both; the newer one wins in vLLM, Triton and llama.cpp."""
+    old, new = limits
+    answer = sdk.chat.completions.create(model="qwen", messages=user("x"), max_tokens=old, max_completion_tokens=new)
+    assert answer.choices[0].message.content == "w0 w1 w2"
 
 
 def test_n_and_seed(sdk: openai.OpenAI, fake: FakeTriton) -> None:

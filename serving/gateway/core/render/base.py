@@ -31,6 +31,7 @@ class AnswerHeader(NamedTuple):
     id: str
     model: str
     created: int
+    fingerprint: str
 
 
 class Renderer:

@@ -28,6 +28,11 @@ def usage(used: Usage) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _head(kind: str, header: AnswerHeader) -> dict[str, Any]:
+    about = {"id": header.id, "object": kind, "created": header.created, "model": header.model}
+    return {**about, "system_fingerprint": header.fingerprint}
+
+
 def _with_usage(used: Usage) -> bytes:
     """The end of an event that counts so far."""
     return b',"usage":%b}\n\n' % orjson.dumps(usage(used))
@@ -55,8 +60,7 @@ class ChatStream(StreamRenderer):
     def __init__(self, plan: GenerationPlan, header: AnswerHeader) -> None:
         self._plan, self._chat = plan, plan.chat
         kind = "chat.completion.chunk" if plan.chat else "text_completion"
-        head = {"id": header.id, "object": kind, "created": header.created, "model": header.model}
-        self._head = b"data: " + orjson.dumps(head)[:-1]
+        self._head = b"data: " + orjson.dumps(_head(kind, header))[:-1]
         field = b'"delta":{"content":' if plan.chat else b'"text":'
         self._before = [self._head + b',"choices":[{"index":%d,' % i + field for i in range(plan.choices)]
         self._after = (b"}" if plan.chat else b"") + b',"logprobs":null,"finish_reason":null}]'
@@ -151,7 +155,7 @@ class ChatBody(BodyRenderer):
 
     def __init__(self, plan: GenerationPlan, header: AnswerHeader) -> None:
         kind = "chat.completion" if plan.chat else "text_completion"
-        self._head = {"id": header.id, "object": kind, "created": header.created, "model": header.model}
+        self._head = _head(kind, header)
         self._plan = plan
         self._choices = [_ChoiceBody() for _ in range(plan.choices)]
 
@@ -164,15 +168,16 @@ class ChatBody(BodyRenderer):
         return orjson.dumps({**self._head, "choices": choices, "usage": usage(used), **about})
 
     def _about_prompt(self, collected: _ChoiceBody) -> dict[str, Any]:
-        """What a chat's body has at the top, and a completion's in each choice."""
-        about: dict[str, Any] = {"prompt_token_ids": collected.prompt_ids} if self._plan.token_ids else {}
-        return about if self._plan.prompt_logprobs is None else {**about, "prompt_logprobs": collected.prompt_logprobs}
+        """What a chat's body has at the top, and a completion's in each choice; null where nobody asked, as vLLM's."""
+        return {
+            "prompt_token_ids": collected.prompt_ids if self._plan.token_ids else None,
+            "prompt_logprobs": None if self._plan.prompt_logprobs is None else collected.prompt_logprobs,
+        }
 
     def _choice(self, index: int, collected: _ChoiceBody) -> dict[str, Any]:
         out: dict[str, Any] = {"index": index}
         out |= {"message": collected.message(self._plan.one_call)} if self._plan.chat else {"text": collected.text}
-        if self._plan.token_ids:
-            out |= {"token_ids": collected.ids}
+        out |= {"token_ids": collected.ids if self._plan.token_ids else None}
         out |= {} if self._plan.chat else self._about_prompt(collected)
         ends = {"finish_reason": collected.finish, "stop_reason": stop_reason(collected.stop, collected.finish)}
         return out | {"logprobs": collected.logprobs, **ends}

@@ -24,13 +24,14 @@ def choices(*, chat: bool, continuous: bool = False, **options: Any) -> list[dic
         chat=chat, prompts=("x",), options=Options(**options), stream=True, stream_options=counted, token_ids=False,
         prompt_logprobs=None,
     )  # fmt: skip
-    stream = ChatStream(plan, AnswerHeader("id", "qwen", 0))
+    stream = ChatStream(plan, AnswerHeader("id", "qwen", 0, "fp_0"))
     said = b""
     for at, (text, finish) in enumerate(PIECES, 1):
         update = ChoiceUpdate(text, None, [at], {"tokens": [text]} if options.get("logprobs") else None, finish)
         plain = getattr(stream, "plain", None)
         said += plain(0, text, finish) if plain else stream.update(0, update, Usage(5, at, 0))
     events = [json.loads(event.removeprefix("data: ")) for event in said.decode().strip().split("\n\n")]
+    assert {event["system_fingerprint"] for event in events} == {"fp_0"}, "OpenAI's SDKs keep the last one"
     if continuous:
         counts = [event["usage"]["completion_tokens"] for event in events]
         assert counts == ([0, 1, 2, 3] if chat else [1, 2, 3]), "each event counts on: vLLM's own test"
