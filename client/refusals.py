@@ -78,7 +78,8 @@ def _unready(text: str) -> ClientError | None:
     """The error for Triton's report that a model loads or unloads, or that its process hangs or has ended, worded as
     the engine step words it."""
     if model := _NOT_READY.search(text):
-        return answered("engine_unavailable", f"engine: the server is starting or stopping {model[1]!r}; try again soon")
+        problem = f"the server is starting or stopping {model[1]!r}"
+        return answered("engine_unavailable", f"engine: {problem}; try again soon")
     stub = _STUB_ENDED.search(text)
     if stub is None:
         return None
