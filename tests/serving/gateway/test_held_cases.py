@@ -18,12 +18,13 @@ HIDDEN_REQUEST = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" 
 
 def raw(web: httpx.Client, sent: bytes) -> bytes:
     """Everything that the server answers until it closes, or falls silent."""
-    with socket.create_connection((web.base_url.host, web.base_url.port or 0), timeout=0.7) as connection:
+    with socket.create_connection((web.base_url.host, web.base_url.port or 0), timeout=20) as connection:
         connection.sendall(sent)
         received = b""
         try:
             while part := connection.recv(65536):
                 received += part
+                connection.settimeout(0.7)  # silence ends an answer, not what a busy machine takes to begin it
         except (TimeoutError, ConnectionResetError):
             return received
         return received
