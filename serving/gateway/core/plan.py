@@ -43,6 +43,7 @@ class GenerationPlan:
     prompt_logprobs: int | None = None  # alternatives for each token of the prompt, in vLLM's form
     parser: Callable[[], ToolParser] | None = None
     one_call: bool = False  # parallel_tool_calls: false
+    named_call: bool = False  # tool_choice names the function
     user: str = ""
     keep: Callable[[dict[str, Any]], None] | None = None  # stores the answer; blocks
     request: BaseModel | None = None  # as it came, for endpoints whose answers repeat it

@@ -60,7 +60,7 @@ def chat(request: ChatRequest) -> GenerationPlan:
         renamed["guided_decoding_guide_type"] = renamed["guided_decoding_guide"] = guide
     return replace(
         _plan(request, options, renamed), chat=True, prompts=(_messages(request),), parser=parser,
-        one_call=request.parallel_tool_calls is False,
+        one_call=request.parallel_tool_calls is False, named_call=isinstance(request.tool_choice, NamedTool),
     )  # fmt: skip
 
 

@@ -151,9 +151,14 @@ def test_forced_tool_choices_are_enforced_by_grammar(sdk: openai.OpenAI, fake: F
     )
     calls = answer.choices[0].message.tool_calls
     assert (calls[0].function.name, calls[0].function.arguments) == ("weather", '{"city": "Rom"}')
+    streamed = sdk.chat.completions.create(
+        model="qwen", messages=user('SAY {"city": "Rom"}'), tools=TOOLS, tool_choice=named, stream=True
+    )
+    ends = [answer.choices[0].finish_reason, *(chunk.choices[0].finish_reason for chunk in streamed)]
+    assert {end for end in ends if end} == {"stop"}, "OpenAI's, which vLLM follows"
     assert json.loads(fake.requests[1]["guided_decoding_guide"])["required"] == ["city"]
     none = sdk.chat.completions.create(model="qwen", messages=user(CALL), tools=TOOLS, tool_choice="none")
-    assert "<tool_call>" in (none.choices[0].message.content or "") and "tools" not in fake.requests[2]
+    assert "<tool_call>" in (none.choices[0].message.content or "") and "tools" not in fake.requests[-1]
 
 
 def test_a_tool_conversation_goes_back_in(sdk: openai.OpenAI, fake: FakeTriton) -> None:

@@ -43,6 +43,11 @@ def stop_reason(stop: str | None, finish: str | None) -> str | None:
     return stop or ("repetition_detected" if finish == "repetition" else None)
 
 
+def finish_reason(plan: GenerationPlan, finish: str | None) -> str | None:
+    """OpenAI's: a call of the function that the request named is what was asked for, and the answer has stopped."""
+    return "stop" if finish == "tool_calls" and plan.named_call else finish
+
+
 def _call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
@@ -133,7 +138,8 @@ class ChatStream(StreamRenderer):
         logprobs: dict[str, Any] | None = None, finish: str | None = None, tail: bytes | None = None,
     ) -> bytes:  # fmt: skip
         inner = {"delta": delta} if self._chat else {"text": "", **delta}
-        choice = {"index": index, **inner, **(extras or {}), "logprobs": logprobs, "finish_reason": finish}
+        reason = finish_reason(self._plan, finish)
+        choice = {"index": index, **inner, **(extras or {}), "logprobs": logprobs, "finish_reason": reason}
         if finish:
             choice["stop_reason"] = stop_reason(self._stops.get(index), finish)
         about = self._told_prompt(index) if self._prompt_ids else {}
@@ -179,7 +185,8 @@ class ChatBody(BodyRenderer):
         out |= {"message": collected.message(self._plan.one_call)} if self._plan.chat else {"text": collected.text}
         out |= {"token_ids": collected.ids if self._plan.token_ids else None}
         out |= {} if self._plan.chat else self._about_prompt(collected)
-        ends = {"finish_reason": collected.finish, "stop_reason": stop_reason(collected.stop, collected.finish)}
+        reason = finish_reason(self._plan, collected.finish)
+        ends = {"finish_reason": reason, "stop_reason": stop_reason(collected.stop, collected.finish)}
         return out | {"logprobs": collected.logprobs, **ends}
 
 
