@@ -143,6 +143,12 @@ def test_forced_tool_choices_are_enforced_by_grammar(sdk: openai.OpenAI, fake: F
     answer = sdk.chat.completions.create(model="qwen", messages=user(said), tools=TOOLS, tool_choice="required")
     calls: Any = answer.choices[0].message.tool_calls
     assert calls[0].function.arguments == '{"city": "Rom"}' and answer.choices[0].finish_reason == "tool_calls"
+    with sdk.chat.completions.stream(model="qwen", messages=user(said), tools=TOOLS, tool_choice="required") as told:
+        made = told.get_final_completion().choices[0].message
+    assert (made.content, answer.choices[0].message.content) == (None, None), (
+        "a stream put together is the same message"
+    )
+    fake.requests.pop()
     schema = json.loads(fake.requests[0]["guided_decoding_guide"])
     assert schema["type"] == "array" and schema["items"]["properties"]["name"] == {"const": "weather"}
     named: Any = {"type": "function", "function": {"name": "weather"}}

@@ -89,10 +89,11 @@ class ChatStream(StreamRenderer):
             out += self._before[index] + orjson.dumps(text) + self._after + self._tail
         return out + self._event(index, {}, finish=finish) if finish else out
 
-    def _start(self, index: int, tail: bytes | None = None) -> bytes:
-        """OpenAI's opening event, sent with the first text so that clients do not time it as the first token."""
+    def _start(self, index: int, tail: bytes | None = None, content: str | None = "") -> bytes:
+        """OpenAI's opening event, sent with the first text so that clients do not time it as the first token.
+        ``content`` is null before a call: put together, a stream is then the whole answer's message."""
         self._unstarted.discard(index)
-        return self._event(index, {"role": "assistant", "content": ""}, tail=tail)
+        return self._event(index, {"role": "assistant", "content": content}, tail=tail)
 
     def _told_prompt(self, index: int) -> dict[str, Any]:
         """The prompt's ids, with the first event of a choice."""
@@ -119,7 +120,8 @@ class ChatStream(StreamRenderer):
             deltas = [delta for delta in deltas if delta != {"content": ""}]
         out = b""
         if index in self._unstarted and (deltas or update.finish):
-            out = self._start(index, _with_usage(used._replace(completion=0)) if counted else None)
+            content = None if deltas and "tool_calls" in deltas[0] else ""
+            out = self._start(index, _with_usage(used._replace(completion=0)) if counted else None, content)
         logprobs, finish = update.logprobs, update.finish
         if finish and not (deltas and self._ends_with_text):
             deltas = [*deltas, {}]
