@@ -14,7 +14,7 @@ BATCH_TOKENS = 16_384  # answered side by side, padding included: with 7B in BF1
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Indexes of ``lengths`` in groups of similar lengths, each of at most ``BATCH_TOKENS`` tokens once it is padded."""
+    """Indexes of ``lengths`` in groups of similar lengths, each of at most ``BATCH_TOKENS`` tokens once padded."""
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
         if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= BATCH_TOKENS:
