@@ -126,9 +126,10 @@ def read(directory: Path) -> EngineInfo:
 
 
 def damage(engine: EngineInfo) -> str:
-    """What is wrong with the first file that is missing or has another size than when it was built; empty: nothing.
+    """What is wrong with the first file that is missing, has another size than when it was built or is no JSON in spite
+    of its name; empty: nothing.
 
-    Takes no time, and so compares no hashes."""
+    Takes next to no time, and so compares no hashes."""
     for name, info in engine.files.items():
         path = engine.path / name
         if not path.is_file():
@@ -136,7 +137,17 @@ def damage(engine: EngineInfo) -> str:
         size = path.stat().st_size
         if size != info.size and name not in EDITABLE:
             return f"{path} has {size} bytes instead of {info.size}"
+        if path.suffix == ".json" and (why := _no_object(path)):
+            return f"{path} is no JSON object ({why})"
     return ""
+
+
+def _no_object(path: Path) -> str:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return str(error)
+    return "" if isinstance(found, dict) else f"it begins with {str(found)[:20]!r}"
 
 
 def end_ids(directory: Path) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from contract.model_shape import GIB, ModelShape
 from contract.paths import ROOT
 from serving.launch import child
 from serving.launch.config import DEFAULT_ENGINE, SIMULATED_ENGINE, Config, LaunchError, engine_of
+from serving.tokenizer.inputs import CheckpointDefaults
 
 FIRST, WITHOUT_NETWORK = "smollm2", "synthetic"  # what a machine without an engine serves
 BETTER = "for Qwen2.5-7B: make serve MODEL=Qwen/Qwen2.5-7B-Instruct (hub id, local directory or .gguf file)"
@@ -51,6 +52,7 @@ def prepare(config: Config) -> tuple[Config, EngineInfo]:
         )
     if damage := engine_dir.damage(engine):
         raise LaunchError(f"this engine is damaged: {damage}; build it again: {_again(engine)}")
+    _require_defaults(engine)
     gigabytes = float(config.environment["KV_CACHE_GB"])
     _require_memory(gigabytes, engine)
     _require_room(gigabytes, engine, exact=config.environment["EXACT"] == "1")
@@ -90,6 +92,22 @@ def _again(engine: EngineInfo) -> str:
         return f"rm -r {engine.path}; make serve RUNTIME=simulated"
     runtime = "" if engine.runtime.name == "openvino" else f"RUNTIME={engine.runtime.name} "
     return f"make engine {runtime}MODEL={engine.model.source} PRECISION={engine.precision} ENGINE={engine.path}"
+
+
+def _require_defaults(engine: EngineInfo) -> None:
+    """Refuse sampling defaults, which an operator may edit, that no request could ask for: every one would fail."""
+    name = "generation_config.json"
+    if name not in engine.files:
+        return
+    try:
+        defaults = CheckpointDefaults.load(engine.path / name, engine.model.vocab_size)
+        defaults.check()
+        if not defaults.eos_token_ids:
+            raise ValueError("eos_token_id is missing, so no answer would end")
+    except EngineDirectoryError as error:
+        raise LaunchError(str(error)) from None
+    except ValueError as error:
+        raise LaunchError(f"{engine.path / name}: {error}; correct it, or build it again: {_again(engine)}") from None
 
 
 def _require_memory(gigabytes: float, engine: EngineInfo) -> None:

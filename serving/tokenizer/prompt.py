@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from contract import context
 from contract.chunks import Job
-from contract.engine_dir import EngineInfo
-from contract.errors import InvalidRequest, shown
+from contract.engine_dir import REBUILD, EngineInfo
+from contract.errors import EngineDirectoryError, InvalidRequest, shown
 from contract.sampling import Sampling
 from serving.tokenizer.encoder import Encoder
 from serving.tokenizer.inputs import PROMPTS, CheckpointDefaults, Inputs, Tensors
@@ -34,14 +34,14 @@ class Encoded:
 
 class PromptBuilder:
     """The tokenizer step without Triton. ``encoder``: the engine's, if it is loaded already: loading one takes up to a
-    second and holds the GIL."""
+    second and holds the GIL. Raises ``EngineDirectoryError`` for a chat template that renders nothing."""
 
     def __init__(self, engine: EngineInfo, encoder: Encoder | None = None) -> None:
         self._encoder = encoder or Encoder(engine.path / "tokenizer.json")
         self._plain = PlainText(self._encoder)
         self._limits = engine.limits
         self._checkpoint = CheckpointDefaults.load(engine.path / "generation_config.json", engine.model.vocab_size)
-        self._template = ChatTemplate.load(engine.path, engine.model.name)
+        self._template = _template(engine)
 
     def check_size(self, tensors: Tensors) -> None:
         """Refuse what is certainly too long by its size alone, before any work. Raises ``InvalidRequest``."""
@@ -177,3 +177,16 @@ def _characters(name: str, text: str) -> str:
         bad = shown(text[error.start])
         raise InvalidRequest(name, f"{bad} is half a surrogate pair, not a character; send valid Unicode") from None
     return text
+
+
+def _template(engine: EngineInfo) -> ChatTemplate:
+    """An operator may edit it: one that refuses an ordinary message is no fault of a request's."""
+    template = ChatTemplate.load(engine.path, engine.model.name)
+    try:
+        if template.exists:
+            template.check()
+    except Exception as error:  # noqa: BLE001 - a template may raise anything
+        raise EngineDirectoryError(
+            f"the chat template of {engine.path} refuses a user's message ({error}): correct it, or {REBUILD}"
+        ) from None
+    return template

@@ -109,20 +109,25 @@ def test_a_damaged_engine_is_refused_before_anything_starts(builder: Builder, tm
     out = tmp_path / "default"
     out.mkdir()
     names = ("model.bin", "tokenizer.json", "generation_config.json")
-    files = {name: FileInfo("", 3) for name in names}
+    files = {name: FileInfo("", 20) for name in names}
     info = EngineInfo(ModelInfo("m", "some/model"), RuntimeInfo(runtime), "int8", "int8", EngineLimits(64, 63))
     engine_dir.write(dataclasses.replace(info, files=files), out)
     for name in names:
-        (out / name).write_text("abc")
+        (out / name).write_text('{"eos_token_id": 12}')
     assert served()[0] == "default"
-    (out / "generation_config.json").write_text("edited")
+    (out / "generation_config.json").write_text('{"eos_token_id": 2, "do_sample": true, "temperature": 0.5}')
     assert served()[0] == "default", "sampling defaults may be edited"
     again = rf"; build it again: make engine (RUNTIME=vllm )?MODEL=some/model PRECISION=int8 ENGINE={out}$"
     again = rf"; build it again: rm -r {out}; make serve RUNTIME=simulated$" if runtime == "simulated" else again
     (out / "model.bin").write_text("a")
-    with pytest.raises(LaunchError, match=f"damaged: {out}/model.bin has 1 bytes instead of 3{again}"):
+    with pytest.raises(LaunchError, match=f"damaged: {out}/model.bin has 1 bytes instead of 20{again}"):
         served()
-    (out / "model.bin").write_text("abc")
+    (out / "model.bin").write_text("x" * 20)
+    (out / "tokenizer.json").write_text("x" * 20)
+    with pytest.raises(
+        LaunchError, match=rf"damaged: {out}/tokenizer.json is no JSON object \(Expecting value.*\){again}"
+    ):
+        served()
     (out / "tokenizer.json").unlink()
     with pytest.raises(LaunchError, match=f"damaged: {out}/tokenizer.json is missing{again}"):
         served()
@@ -276,3 +281,26 @@ def test_ctrl_c_while_an_engine_is_built_is_one_line_and_leaves_no_builder(tmp_p
         assert (launcher.returncode, printed) == (130, "interrupted: cleaned up\n")
     else:
         assert "KeyboardInterrupt" in printed, "main() says that it stopped"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"eos_token_id": 2, "top_p": "hot"}', "generation_config.json: top_p is 'hot', not a number from 0 to 1"),
+        ('{"eos_token_id": 2, "repetition_penalty": 0}', "repetition_penalty is 0, not a number from 0 to 10"),
+        ('{"top_p": 0.5}', "eos_token_id is missing, so no answer would end"),
+        ('{"eos_token_id": "end"}', "has no usable eos_token_id"),
+        ('{"top_p": 0.5,}', r"is no JSON object \(.*line 1 column"),
+        ("[1]", r"is no JSON object \(it begins with '\[1\]'\)"),
+    ],
+)
+def test_an_edit_that_no_request_could_live_with_is_told_before_anything_starts(
+    builder: Builder, tmp_path: Path, text: str, problem: str
+) -> None:
+    out = tmp_path / "default"
+    out.mkdir()
+    info = EngineInfo(ModelInfo("m", "x"), RuntimeInfo("openvino"), "int8", "int8", EngineLimits(64, 63))
+    engine_dir.write(dataclasses.replace(info, files={"generation_config.json": FileInfo("", 3)}), out)
+    (out / "generation_config.json").write_text(text)
+    with pytest.raises(LaunchError, match=problem):
+        served()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
 
+from contract.engine_dir import EngineInfo
+from contract.errors import EngineDirectoryError
 from serving.tokenizer.inputs import Tensors
 from serving.tokenizer.prompt import Encoded, PromptBuilder
 
@@ -221,3 +226,11 @@ def test_the_prompt_is_echoed_on_request(builder: PromptBuilder) -> None:
 
 def test_a_cancel_needs_no_prompt(builder: PromptBuilder) -> None:
     assert encode(builder, stop=True).job.cancel
+
+
+def test_a_chat_template_that_an_edit_broke_ends_the_start(engine: EngineInfo, tmp_path: Path) -> None:
+    """Every chat would be refused, as if its messages were wrong."""
+    path = shutil.copytree(engine.path, tmp_path / "edited")
+    (path / "chat_template.jinja").write_text("{% if %}")
+    with pytest.raises(EngineDirectoryError, match=rf"the chat template of {path} refuses .*\(.*\): correct it, or"):
+        PromptBuilder(replace(engine, path=path))
