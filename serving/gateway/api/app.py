@@ -158,15 +158,18 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405."""
     assert isinstance(error, HTTPException)
     path, missing = request.url.path[:200], error.status_code == 404
+    headers = dict(error.headers or {})
+    if "Allow" in headers:  # Starlette's order differs from one process to the next
+        headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
     if missing:
         near = difflib.get_close_matches(path, openapi.document()["paths"], 1, 0.8)
         hint = f"did you mean {near[0]}?" if near else "GET /openapi.json lists what is"
         message = f"{path} is not served: this server generates text only; {hint}"
     else:
-        message = f"{path} is not for {request.method}; send {(error.headers or {}).get('Allow', 'another method')}"
+        message = f"{path} is not for {request.method}; send {headers.get('Allow', 'another method')}"
     body = messages.error_body if path.startswith("/v1/messages") else ApiError.body
     answer = response_of(ApiError(error.status_code, message, code="not_found" if missing else None), body)
-    answer.headers.update(error.headers or {})
+    answer.headers.update(headers)
     return answer
 
 

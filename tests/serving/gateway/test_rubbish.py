@@ -210,6 +210,9 @@ def test_paths_and_methods(web: httpx.Client) -> None:
         refused(web.post(slip, json=GOOD), 404, None, "did you mean /v1/chat/completions?")
     wrong = web.get(CHAT)
     refused(wrong, 405, None, "is not for GET; send POST")
+    page = web.post("/health")
+    refused(page, 405, None, "is not for POST; send GET, HEAD")
+    assert page.headers["allow"] == "GET, HEAD"  # in this order, whichever worker answers
     for path, kind in (("/v1/messages", "invalid_request_error"), ("/v1/messages/batches", "not_found_error")):
         error = web.get(path).json()
         assert (error["type"], error["error"]["type"]) == ("error", kind), "Anthropic's shape below Anthropic's path"
