@@ -61,7 +61,9 @@ class Answer:
         return ChoiceState(
             index,
             parser=plan.parser() if plan.parser else None,
-            logprobs=TokenLogprobs(text, chat=plan.chat, echoed_tops=echoed) if plan.options.logprobs else None,
+            logprobs=TokenLogprobs(text, chat=plan.chat, echoed_tops=echoed, by_id=plan.named_by_id)
+            if plan.options.logprobs
+            else None,
             stops=plan.options.stop if plan.names_stop else (),
             keeps_stop=plan.options.include_stop,
             may_stop=bool(plan.options.stop or plan.options.stop_token_ids),

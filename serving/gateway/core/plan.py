@@ -40,6 +40,7 @@ class GenerationPlan:
     stream_options: StreamOptions
     echo: bool = False
     token_ids: bool = False
+    named_by_id: bool = False  # the tokens of log probabilities
     prompt_logprobs: int | None = None  # alternatives for each token of the prompt, in vLLM's form
     parser: Callable[[], ToolParser] | None = None
     one_call: bool = False  # parallel_tool_calls: false

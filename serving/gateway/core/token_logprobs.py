@@ -19,9 +19,12 @@ _Row = tuple[int, float | None, Sequence[Any]]  # token, log probability, altern
 class TokenLogprobs:
     """``of`` each response of a choice, in order: a completion's offsets go on from one to the next."""
 
-    def __init__(self, token_text: TokenText, *, chat: bool, echoed_tops: int | None = None) -> None:
-        """``echoed_tops``: a completion's begin with those of the prompt, with this many alternatives."""
-        self._token_text, self._chat, self._echoed_tops = token_text, chat, echoed_tops
+    def __init__(
+        self, token_text: TokenText, *, chat: bool, echoed_tops: int | None = None, by_id: bool = False
+    ) -> None:
+        """``echoed_tops``: a completion's begin with those of the prompt, with this many alternatives. ``by_id``: they
+        are called ``token_id:123``, because several tokens may have the same text."""
+        self._token_text, self._chat, self._echoed_tops, self._by_id = token_text, chat, echoed_tops, by_id
         self._characters, self._offset = _utf8("replace"), 0
 
     def of(self, got: SequenceOutput, scored: Sequence[ScoredToken]) -> dict[str, Any]:
@@ -43,7 +46,8 @@ class TokenLogprobs:
 
     def _scored(self, token: int, logprob: float) -> dict[str, Any]:
         raw = self._token_text(token)
-        return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw)}
+        name = self._named(token) if self._by_id else raw.decode(errors="replace")
+        return {"token": name, "logprob": logprob, "bytes": list(raw)}
 
     def _of_completion(self, rows: list[_Row]) -> dict[str, Any]:
         texts = [self._named(i) for i, _, _ in rows]
@@ -64,6 +68,8 @@ class TokenLogprobs:
 
     def _named(self, token: int) -> str:
         """A token as a dictionary key. Partial characters are spelled as OpenAI does; decoded they would collide."""
+        if self._by_id:
+            return f"token_id:{token}"
         raw = self._token_text(token)
         try:
             return raw.decode()

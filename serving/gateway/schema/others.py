@@ -70,7 +70,6 @@ REFUSED: dict[str, Fixed] = {
         ("guided_whitespace_pattern", False, True, "write it in the grammar"),
         ("mm_processor_kwargs", False, True, "the model reads text"),
         ("kv_transfer_params", False, True, _NO_SUCH_FEATURE),
-        ("return_tokens_as_token_ids", False, True, "use return_token_ids"),
         ("moderation", True, False, _NO_SUCH_FEATURE),
         ("thinking_token_budget", False, True, _NO_REASONING),
         ("truncation_side", False, True, "shorten the prompt yourself; truncation changes its meaning"),

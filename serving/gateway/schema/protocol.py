@@ -221,6 +221,7 @@ class Common(Shared):
         "0 to 20 alternatives for each token of the prompt; not in streams; where the engine has it"
     )
     return_token_ids: bool | None = note("`token_ids` beside each text, and `prompt_token_ids`")
+    return_tokens_as_token_ids: bool | None = note("log probabilities name each token `token_id:123`")
     guided_json: str | JsonObject | None = note("a JSON schema, enforced")
     guided_regex: str | None = note("enforced")
     guided_choice: list[str] | None = note("enforced, as a regular expression")

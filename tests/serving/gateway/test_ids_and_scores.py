@@ -77,6 +77,23 @@ def test_scores_of_the_prompt_in_a_stream(web: httpx.Client) -> None:
     assert "prompt_token_ids" not in events[0]["choices"][0]
 
 
+def test_tokens_are_named_by_id_where_asked(web: httpx.Client) -> None:
+    """``return_tokens_as_token_ids`` of vLLM: the texts of two tokens may be the same."""
+    named = web.post(COMPLETIONS, json=lm_eval(return_tokens_as_token_ids=True)).json()["choices"][0]["logprobs"]
+    plain = web.post(COMPLETIONS, json=lm_eval()).json()["choices"][0]["logprobs"]
+    assert named["tokens"][:3] == ["token_id:5", "token_id:6", "token_id:7"]
+    assert (
+        list(named["top_logprobs"][1]) == ["token_id:7", "token_id:6"] and named["text_offset"] == plain["text_offset"]
+    )
+    body = ask("x", logprobs=True, top_logprobs=1, max_tokens=2, return_tokens_as_token_ids=True)
+    for entry in web.post(CHAT, json=body).json()["choices"][0]["logprobs"]["content"]:
+        assert (
+            entry["token"].startswith("token_id:")
+            and entry["bytes"]
+            and entry["top_logprobs"][0]["token"][:9] == "token_id:"
+        )
+
+
 def test_prompt_logprobs_as_vllm_gives_them(web: httpx.Client) -> None:
     body = {"prompt": [5, 6, 7], "max_tokens": 2, "prompt_logprobs": 1}
     first, _, third = web.post(COMPLETIONS, json=body).json()["choices"][0]["prompt_logprobs"]
