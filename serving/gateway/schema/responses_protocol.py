@@ -71,6 +71,8 @@ _FIXED: dict[str, Fixed] = {
     "image": Fixed((), True, False, "the model reads and writes text"),
     "background_options": Fixed((), True, False, "the server generates only while the caller waits"),
     "access_programs": Fixed((), True, False, "this server has no such feature"),
+    "return_token_ids": Fixed((False,), False, False, "use /v1/chat/completions"),
+    "return_tokens_as_token_ids": Fixed((False,), False, False, "use /v1/chat/completions"),
     "enable_response_messages": Fixed((False,), False, True, "use return_token_ids of /v1/chat/completions"),
     "moderation": Fixed((), True, False, "this server has no such feature"),
     "max_tokens": Fixed((), False, False, "here it is called max_output_tokens"),

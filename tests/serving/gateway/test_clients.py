@@ -26,7 +26,8 @@ NEUTRAL: list[dict[str, Any]] = [
     {"chat_template_kwargs": {"enable_thinking": False, "x": None}},
     {"include_reasoning": False}, {"skip_special_tokens": True}, {"max_tokens": 4.0}, {"logits_processors": []},
     {"session_id": "s"}, {"routed_experts_prompt_start": 0}, {"mm_payload": "tensors"}, {"stream_interval": 1},
-    {"guided_decoding_backend": "xgrammar"}, {"return_tokens_as_token_ids": False}, {"tools": []},
+    {"guided_decoding_backend": "xgrammar"}, {"return_tokens_as_token_ids": False}, {"return_token_ids": False},
+    {"tools": []},
 ]  # fmt: skip
 
 
