@@ -71,6 +71,36 @@ class HttpStream(Iterator[StreamChunk]):
     """Chunks of one request over SSE."""
 
     def __init__(self, http: httpx.Client, target: HttpTarget, new_id: Callable[[], str], ask: Ask) -> None:
+        self._chunks = _HttpChunks(http, target, new_id, ask)
+
+    @property
+    def request_id(self) -> str:
+        return self._chunks.request_id
+
+    def __iter__(self) -> HttpStream:
+        return self
+
+    def __next__(self) -> StreamChunk:
+        return next(self._chunks)
+
+    def cancel(self) -> None:
+        """Close the connection: the gateway frees the slot. From any thread; a reader's iteration then simply ends."""
+        self._chunks.cancel()
+
+    close = cancel
+
+    def __enter__(self) -> HttpStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        self.cancel()  # at once: the generator within refers to its owner, so both would wait for the garbage collector
+
+
+class _HttpChunks(Iterator[StreamChunk]):
+    def __init__(self, http: httpx.Client, target: HttpTarget, new_id: Callable[[], str], ask: Ask) -> None:
         self._http, self._target, self._new_id, self._ask = http, target, new_id, ask
         self.request_id = ""
         self._left = False  # nobody wants the rest
@@ -78,7 +108,7 @@ class HttpStream(Iterator[StreamChunk]):
         self._lock = threading.Lock()
         self._chunks = self._run()
 
-    def __iter__(self) -> HttpStream:
+    def __iter__(self) -> _HttpChunks:
         return self
 
     def __next__(self) -> StreamChunk:
@@ -142,7 +172,6 @@ class HttpStream(Iterator[StreamChunk]):
             reading.ready.clear()
 
     def cancel(self) -> None:
-        """Close the connection: the gateway frees the slot. From any thread; a reader's iteration then simply ends."""
         self._left = True
         try:
             self._chunks.close()
@@ -150,14 +179,6 @@ class HttpStream(Iterator[StreamChunk]):
             with self._lock:
                 if self._response is not None:
                     _shut(self._response)
-
-    close = cancel
-
-    def __enter__(self) -> HttpStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()
 
 
 class AsyncHttpStream(AsyncIterator[StreamChunk]):
