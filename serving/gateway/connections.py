@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import re
 import resource
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,12 +62,14 @@ class BoundedProtocol(OnlyHttp1Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._in_head = False
+        self.unheard_since: float | None = None  # while it has asked for nothing yet
         self._unanswered = 0  # requests whose heads have come and whose answers have not ended
         self._refusal: ApiError | None = None  # of what follows them, for when they are answered
 
     # incomplete requests
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.unheard_since = time.monotonic()
         limits = self.limits
         if len(self.connections) > limits.most:
             longest = next(iter(limits.incomplete), None)
@@ -139,6 +142,7 @@ class BoundedProtocol(OnlyHttp1Protocol):
             return
         self._check_host()
         self._end_head()
+        self.unheard_since = None
         super().on_headers_complete()
         self._unanswered += 1
 

@@ -33,7 +33,7 @@ from contract.heartbeat import BEAT_SECONDS, Heartbeat, worker_path
 from serving import session_dir
 from serving.gateway import logs
 from serving.gateway.api import app
-from serving.gateway.connections import KEEPALIVE_SECONDS, bounded, most_connections
+from serving.gateway.connections import KEEPALIVE_SECONDS, BoundedProtocol, bounded, most_connections
 from serving.gateway.core.gateway import Gateway
 from serving.gateway.listening import listen
 from serving.gateway.settings import GatewaySettings
@@ -72,6 +72,14 @@ class _WorkerServer(uvicorn.Server):
         close = (b"connection", b"close")
         self.config.encoded_headers.append(close)  # from which uvicorn makes ``default_headers`` once per second
         self.server_state.default_headers = [*self.server_state.default_headers, close]
+
+    def has_unheard(self) -> bool:
+        """Whether a new connection's first request may be on its way. Closing the connection would reset it."""
+        late = time.monotonic() - LATE_SECONDS
+        return not all(task.done() for task in self._accepted) or any(
+            isinstance(connection, BoundedProtocol) and connection.unheard_since and connection.unheard_since > late
+            for connection in self.server_state.connections
+        )
 
     def _accept_waiting(self, listening: int) -> None:
         """Take over the connections in the listener's queue, which the kernel would reset when it closes."""
@@ -164,6 +172,10 @@ async def _drain_when(ending: asyncio.Event, at_once: asyncio.Event, gateway: Ga
     asyncio.get_running_loop().remove_reader(0)
     await gateway.lame_duck(at_once)
     await gateway.drain()
+    server.leave_port()
+    until = time.monotonic() + LATE_SECONDS
+    while server.has_unheard() and time.monotonic() < until:
+        await asyncio.sleep(LOOK_SECONDS / 10)
     server.should_exit = True
 
 
