@@ -9,7 +9,7 @@ from typing import Any
 FP8_DYNAMIC = "fp8-dynamic"  # vllm: weights are quantized at load, activations are scaled while serving
 PRECISIONS = ("fp8", FP8_DYNAMIC, "int8_sq", "int8_wo", "int8", "int4", "bf16", "fp32")
 SPECULATIONS = ("ngram",)
-SYNTHETIC = ("synthetic", "synthetic-0.5b")
+SYNTHETIC = ("synthetic", "synthetic-0.5b", "synthetic-7b")
 SMOLLM2 = "smollm2"
 NAMED = (SMOLLM2, *SYNTHETIC)  # models with a name of their own, all for the CPU
 

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 SHAPES = {
     "synthetic": ModelShape("qwen2.5-synthetic-tiny", 4, 256, 4, 2, 768, 152064, head_dim=64),
     "synthetic-0.5b": ModelShape("qwen2.5-synthetic-0.5b", 24, 896, 14, 2, 4864, 151936, head_dim=64),
+    "synthetic-7b": ModelShape("qwen2.5-synthetic-7b", 28, 3584, 28, 4, 18944, 152064, head_dim=128, tied=False),
 }
 
 
@@ -134,7 +135,7 @@ def values(rng: np.random.Generator, name: str, size: tuple[int, ...], shape: Mo
     """One tensor's BF16 bits."""
     if "norm" in name:
         return np.full(size, ONE, np.uint16)
-    if name == "model.embed_tokens.weight":
+    if name in ("model.embed_tokens.weight", "lm_head.weight"):
         return embedding(rng, size)
     projection = name.split(".")[-2]
     if name.endswith("bias"):

@@ -167,7 +167,7 @@ async def _beat(run_dir: Path) -> None:
         await asyncio.sleep(BEAT_SECONDS)
 
 
-async def _drain_when(ending: asyncio.Event, at_once: asyncio.Event, gateway: Gateway, server: uvicorn.Server) -> None:
+async def _drain_when(ending: asyncio.Event, at_once: asyncio.Event, gateway: Gateway, server: _WorkerServer) -> None:
     await ending.wait()
     asyncio.get_running_loop().remove_reader(0)
     await gateway.lame_duck(at_once)

@@ -1,7 +1,8 @@
 """Every measurement is a fresh process; the engines take turns, round after round, so that other load on the machine
 falls on all of them. Greedy, equal prompts of random tokens, end tokens ignored, one warm-up request, all cores. Our
 engine is measured as it is served, through its runtime and worker process; peers without a server around them.
-Writes results/bench_cpu.json and .md. 7B shape, one stream: MODEL=<directory> --streams 1 (Q8_0 needs 8 GB more).
+Writes results/bench_cpu.json and .md. The 7B shape needs some 40 GB of disk and 18 GB of memory:
+--model synthetic-7b --streams 1 --rounds 3 --peers llama.cpp.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def parsed() -> argparse.Namespace:
     parser = Arguments(prog="bench-cpu", description=__doc__)
-    parser.add_argument("--model", default=SMOLLM2, help="smollm2, synthetic-0.5b, a directory (%(default)s)")
+    parser.add_argument(
+        "--model", default=SMOLLM2, help="smollm2, synthetic-0.5b, synthetic-7b, a directory (%(default)s)"
+    )
     parser.add_argument("--precision", choices=list(KINDS), default="int8", help="of ours and llama.cpp (%(default)s)")
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--streams", nargs="+", type=count, default=[1, 8, 16])

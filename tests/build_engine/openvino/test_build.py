@@ -87,10 +87,13 @@ def test_leftovers_of_a_killed_build_are_cleared(checkpoint: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "nowhere"], "neither a directory, a .gguf file, smollm2, synthetic, synthetic-0.5b nor"),
+        (
+            ["--model", "nowhere"],
+            "neither a directory, a .gguf file, smollm2, synthetic, synthetic-0.5b, synthetic-7b nor",
+        ),
         (
             ["--model", "./not/there"],
-            "neither a directory, a .gguf file, smollm2, synthetic, synthetic-0.5b nor",
+            "neither a directory, a .gguf file, smollm2, synthetic, synthetic-0.5b, synthetic-7b nor",
         ),
         (["--model", "CKPT", "--precision", "int3"], "'int3' is unknown: use one of"),
         (["--model", "CKPT", "--runtime", "onnx"], "no builder 'onnx'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,19 @@ def test_values_are_normal(tmp_path: Path) -> None:
 def test_default_shape_is_small() -> None:
     size = sum(2 * int(np.prod(s)) for _, s in synthetic.layout(SHAPES["synthetic"]))
     assert size < 100e6
+
+
+def test_the_large_shape_is_that_of_qwen2_5_7b() -> None:
+    """7,615,616,512 parameters: https://huggingface.co/Qwen/Qwen2.5-7B-Instruct"""
+    assert sum(int(np.prod(s)) for _, s in synthetic.layout(SHAPES["synthetic-7b"])) == 7_615_616_512
+
+
+def test_an_output_layer_of_its_own_is_written_like_the_embedding(tmp_path: Path) -> None:
+    shape = dataclasses.replace(SMALL, vocab=152064, tied=False)
+    synthetic.write(shape, tmp_path / "c", tokenizer=lambda _: None)
+    checkpoint = Checkpoint(tmp_path / "c")
+    embedding, head = (checkpoint.float32(name) for name in ("model.embed_tokens.weight", "lm_head.weight"))
+    assert head.shape == embedding.shape and (head != embedding).any()
 
 
 def unreachable(directory: Path) -> Path:
