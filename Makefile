@@ -131,15 +131,14 @@ facts:  ## inside NVIDIA's container: the installed TensorRT-LLM's names and fla
 SCENARIO ?= chat
 TRANSPORT ?= grpc
 USERS ?=
-DURATION ?= 60s
 WORKERS ?= 1
 SEED ?= 1
 # HOST and the ports are those of `make serve`. ARGS takes what else `python -m loadtest run --help` lists.
 LOADTEST = --host "$(HOST)" --grpc-port "$(GRPC_PORT)" --gateway-port "$(GATEWAY_PORT)" --metrics-port "$(METRICS_PORT)" \
   --scenario "$(SCENARIO)" --transport "$(TRANSPORT)" --users "$(USERS)" --rate "$(RATE)" --arrivals "$(ARRIVALS)" \
-  --duration "$(DURATION)" --slo "$(SLO)" --workers "$(WORKERS)" --seed "$(SEED)" $(ARGS)
+  --duration "$(DURATION)" --requests "$(REQUESTS)" --slo "$(SLO)" --workers "$(WORKERS)" --seed "$(SEED)" $(ARGS)
 
-loadtest: setup-loadtest  ## USERS=8 or RATE=5 [ARRIVALS=…], SLO=ttft=200ms TRANSPORT=grpc|sse|both SCENARIO=… DURATION=… -> reports/
+loadtest: setup-loadtest  ## USERS=8 or RATE=5 [ARRIVALS=…], SLO=ttft=200ms TRANSPORT=grpc|sse|both SCENARIO=… DURATION=…|REQUESTS=… -> reports/
 	@$(PY) -m loadtest run $(LOADTEST)
 
 loadtest-ui: setup-loadtest  ## the same in Locust's web UI, with a Streaming tab

@@ -56,9 +56,11 @@ def parse_arrivals(text: str) -> Arrivals:
     return Arrivals(kind, parameter)
 
 
-def schedule(arrivals: Arrivals, rate: float, duration: float, seed: int) -> tuple[float, ...]:
-    """All arrival times in seconds, ascending, within [0, duration). The same arguments give the same schedule."""
-    if rate * duration > MAX_ARRIVALS:
+def schedule(arrivals: Arrivals, rate: float, duration: float, seed: int, most: int | None = None) -> tuple[float, ...]:
+    """All arrival times in seconds, ascending, within [0, duration), or the first ``most`` of them.
+
+    The same arguments give the same schedule."""
+    if min(rate * duration, most or math.inf) > MAX_ARRIVALS:
         raise LoadtestError(f"rate: {rate:g}/s for {duration:g} s is over {MAX_ARRIVALS} requests: lower one of them")
     rng = random.Random(f"arrivals:{seed}")
     group = int(arrivals.parameter) if arrivals.kind == "burst" else 1
@@ -66,8 +68,8 @@ def schedule(arrivals: Arrivals, rate: float, duration: float, seed: int) -> tup
     times: list[float] = []
     for position in _positions(arrivals, rng):
         t = inverse(position)
-        if t >= duration:
-            return tuple(times)
+        if t >= duration or (most and len(times) >= most):
+            return tuple(times[:most])
         times.extend([t] * group)
     raise AssertionError("an endless process ended")
 

@@ -31,7 +31,10 @@ from loadtest.summary import SCHEMA
 
 METRICS = ("ttft_sched", "ttft", "tpot", "e2e_sched")
 STATISTICS = {"mean": mean_of_rows, "p50": percentile_of_rows(50), "p95": percentile_of_rows(95)}
-SAME = ("scenario", "transport", "arrivals", "rate", "users", "duration", "seed", "input_tokens", "output_tokens")
+SAME = (
+    "scenario", "transport", "arrivals", "rate", "users", "duration", "requests", "seed", "input_tokens",
+    "output_tokens",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +101,12 @@ def rows_of(a: SavedRun, b: SavedRun) -> list[Row]:
 def differences(a: SavedRun, b: SavedRun) -> list[str]:
     """How the two plans differ, and whether a run was invalid: what a reader must know first."""
     notes = [
-        f"{name}: A {a.summary['plan'][name]!r}, B {b.summary['plan'][name]!r}"
+        f"{name}: A {first!r}, B {second!r}"
         for name in SAME
-        if a.summary["plan"][name] != b.summary["plan"][name]
+        if (first := a.summary["plan"].get(name)) != (second := b.summary["plan"].get(name))
     ]
     notes += [
-        f"run {x} was interrupted: {run.summary['measured_s']:.1f} of {run.summary['plan']['duration']:g} s measured"
+        f"run {x} was interrupted after {run.summary['measured_s']:.1f} s"
         for x, run in (("A", a), ("B", b))
         if run.summary["interrupted"]
     ]

@@ -68,8 +68,12 @@ def summary_text(summary: dict[str, Any]) -> str:
 
 
 def _length(summary: dict[str, Any]) -> str:
-    planned = f"{summary['plan']['duration']:g} s"
-    return f"interrupted after {summary['measured_s']:.1f} of {planned}" if summary["interrupted"] else planned
+    plan, measured = summary["plan"], summary["measured_s"]
+    if plan["requests"] is not None:
+        sent = f"{summary['total']['counts']['scheduled']} of {plan['requests']} requests in {measured:.1f} s"
+        return f"interrupted after {sent}" if summary["interrupted"] else sent
+    planned = f"{plan['duration']:g} s"
+    return f"interrupted after {measured:.1f} of {planned}" if summary["interrupted"] else planned
 
 
 def _lane(name: str, figures: dict[str, Any], examples: dict[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 LEAD_S = 1.0  # between sending the plan and second 0, so that every worker starts on time
 GRACE_S = 10.0  # after the drain, for last reports
 STOP_GRACE_S = 5.0
+SILENCE_S = 30.0  # workers report each second: when none has for so long, none will
 LIVE_S = 5.0
 FREE_S = 3.0  # the server's own bound for noticing a client that is gone is 2 s
 
@@ -41,17 +43,25 @@ class Controller:
         self.run: Run | None = None
         self._running: dict[int, int] = {}
         self._finished = Event()
+        self._heard = 0.0  # when a worker last reported
         environment.runner.register_message(REPORT, self._on_report)
         environment.events.test_start.add_listener(self._on_start)
         environment.events.test_stopping.add_listener(lambda **_: self._interrupt())
         environment.events.quitting.add_listener(lambda **_: self._interrupt())
         on_interrupt(environment, self._interrupt)
 
-    def prepare(self) -> None:
-        """Check the options and the target. Raises ``LoadtestError``."""
-        options = vars(self._environment.parsed_options)
+    def prepare(self, form: Mapping[str, str] | None = None) -> None:
+        """Check the options, as the web UI's ``form`` changes them, and the target. Raises ``LoadtestError``."""
+        options = vars(self._environment.parsed_options) | dict(form or {})
+        if options.get("run_time"):
+            cut = f"run-time: {options['run_time']} would cut the run off"
+            raise LoadtestError(f"{cut}: it ends by itself after --duration or --requests")
         self._plan = plan_from(options | {"users": options.get("num_users") or options.get("users")})
         self._target = check_target(self._plan, ask=True)
+
+    @property
+    def running(self) -> bool:
+        return self.run is not None and not self.run.closed
 
     @property
     def live(self) -> tuple[dict[str, Lane], int]:
@@ -59,7 +69,7 @@ class Controller:
         return (self.run.lanes if self.run else {}), sum(self._running.values())
 
     def _on_start(self, environment: Any, **_: Any) -> None:
-        if environment.web_ui is not None:  # without it ``locustfile`` has prepared the one run
+        if self._plan is None:  # --autostart: neither ``locustfile`` nor the web UI's form has prepared the run
             try:
                 self.prepare()
             except LoadtestError as error:
@@ -68,12 +78,12 @@ class Controller:
                 return
         assert self._plan is not None
         runner = environment.runner
-        workers = [c.id for c in runner.clients.ready] if isinstance(runner, MasterRunner) else [None]
+        workers = sorted(c.id for c in runner.clients.ready) if isinstance(runner, MasterRunner) else [None]
         epoch = time.time() + LEAD_S
         server = scrape.ServerSeries(self._plan.url(self._plan.metrics_port, "/metrics"))
         self.run = Run(self._plan, self._target.facts, epoch, dict.fromkeys(range(len(workers))), server)
         self.run.zero += LEAD_S
-        self._running, self._finished = {}, Event()
+        self._running, self._finished, self._heard = {}, Event(), time.monotonic()
         environment.process_exit_code = EXIT_INVALID  # until there is a verdict
         for index, client in enumerate(workers):
             order = {
@@ -92,7 +102,7 @@ class Controller:
         run, report = self.run, msg.data
         if run is None or run.closed:
             return
-        worker = report["worker"]
+        worker, self._heard = report["worker"], time.monotonic()
         run.ended = max(run.ended, report["now"])
         run.interrupted |= report["interrupted"]  # Ctrl-C may reach the workers before it reaches us
         self._running[worker] = 0 if report["final"] else report["running"]
@@ -106,7 +116,10 @@ class Controller:
     def _supervise(self, run: Run) -> None:
         """Scrape the server, show live lines, and end the run when every worker has or when their time is up."""
         helpers = [gevent.spawn(self._scrape_forever, run), gevent.spawn(self._show, run)]
-        self._finished.wait(LEAD_S + run.plan.end + run.plan.drain + GRACE_S)
+        last = run.plan.drain if run.plan.requests is None else run.plan.timeout
+        while not self._finished.wait(1.0):
+            if run.now > run.plan.end + last + GRACE_S or time.monotonic() - self._heard > SILENCE_S:
+                break
         gevent.killall(helpers)
         if run.closed:
             return

@@ -34,6 +34,8 @@ def notes(total: Lane, plan: RunPlan, lanes: dict[str, Lane]) -> list[str]:
             f"{waiting} of {c['scheduled']} requests had not ended when the run did, or gave up: the table's E2E "
             "leaves them out, and they miss each limit that they had outlasted"
         )
+    if plan.requests is not None and c["scheduled"] < plan.requests:
+        found.append(f"{c['scheduled']} of {plan.requests} requests were sent: the run ended first")
     if plan.process.kind == "trace" and (late := sum(t / (plan.rate or 1.0) >= plan.duration for t in plan.load.times)):
         found.append(
             f"the trace goes on: {late} of its {len(plan.load.times)} requests come after {plan.duration:g} s; "

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from contract.authority import authority, bracketed
-from loadtest.arrivals import Arrivals, parse_arrivals, schedule
+from loadtest.arrivals import MAX_ARRIVALS, Arrivals, parse_arrivals, schedule
 from loadtest.errors import LoadtestError
 from loadtest.lengths import parse_length
 from loadtest.scenarios import load_scenario
@@ -20,13 +20,15 @@ from loadtest.slo import Slo, parse_slo
 
 TRANSPORTS = ("grpc", "sse", "both")
 MAX_SEED = 2**53 - 1  # what JSON's numbers hold exactly
+WEEK = 7 * 86400.0  # the longest run; what a number of requests without a duration may take
 YES, NO = ("yes", "true", "1", "on"), ("no", "false", "0", "off")
 _DURATION = re.compile(r"^(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(?:s|$))?(?:(\d+)ms)?$")
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Seconds, requests per second, tokens. ``rate`` is None in a closed loop."""
+    """Seconds, requests per second, tokens. ``rate`` is None in a closed loop. With ``requests`` the run ends when the
+    last of so many has ended, and ``duration`` only bounds the time in which they are sent."""
 
     scenario: str = "chat"
     transport: str = "grpc"
@@ -34,6 +36,7 @@ class RunPlan:
     rate: float | None = None
     users: int = 4
     duration: float = 60.0
+    requests: int | None = None
     warmup: float = 5.0
     drain: float = 30.0
     timeout: float = 120.0
@@ -94,12 +97,22 @@ class RunPlan:
         """All arrivals, warm-up included. A profile (ramp, staircase) starts after a warm-up at its first rate."""
         if self.process.kind == "trace":
             speed = self.rate or 1.0
-            return tuple(self.warmup + t / speed for t in self.load.times if t / speed < self.duration)
+            times = self.load.times[: self.requests]
+            return tuple(self.warmup + t / speed for t in times if t / speed < self.duration)
         assert self.rate is not None
         first = self.rate / self.process.parameter if self.process.kind == "staircase" else self.rate
         calm = Arrivals("poisson") if self.process.kind in ("ramp", "staircase") else self.process
         warm = schedule(calm, 0.1 * first if self.process.kind == "ramp" else first, self.warmup, self.seed + 1)
-        return (*warm, *(self.warmup + t for t in schedule(self.process, self.rate, self.duration, self.seed)))
+        measured = schedule(self.process, self.rate, self.duration, self.seed, self.requests)
+        return (*warm, *(self.warmup + t for t in measured))
+
+    def share(self, index: int, count: int) -> int | None:
+        """In a closed loop, worker ``index``'s part of ``requests``: that of its users, whom Locust deals out."""
+        if self.requests is None or self.process.is_open:
+            return None
+        before = (min(k, self.users % count) + k * (self.users // count) for k in (index, index + 1))
+        low, high = (self.requests * users // self.users for users in before)
+        return high - low
 
     def check(self) -> RunPlan:
         """Raise ``LoadtestError`` for whatever would fail later."""
@@ -119,6 +132,7 @@ class RunPlan:
         if not 0 <= self.seed <= MAX_SEED:
             raise LoadtestError(f"seed: {self.seed} must be from 0 to {MAX_SEED}")
         self._check_rate()
+        self._check_requests()
         _ = self.limits
         self.load.conversation(0).request(0)  # a bad language or length shows here
         if self.process.is_open and not self.schedule():
@@ -136,6 +150,22 @@ class RunPlan:
         if kind == "closed" and self.rate is not None:
             raise LoadtestError(f"rate: a closed loop has no rate, got {self.rate:g}: drop --rate or --arrivals")
 
+    def _check_requests(self) -> None:
+        if self.requests is None:
+            return
+        if not 1 <= self.requests <= MAX_ARRIVALS:
+            raise LoadtestError(f"requests: {self.requests} must be from 1 to {MAX_ARRIVALS}")
+        kind = self.process.kind
+        if kind in ("ramp", "staircase") and self.duration == WEEK:
+            raise LoadtestError(
+                f"duration: {kind} arrivals take their shape from it: add DURATION=5m, or drop REQUESTS"
+            )
+        if kind == "trace" and self.requests > len(self.load.times):
+            raise LoadtestError(
+                f"requests: {self.requests} are more than the {len(self.load.times)} of {self.scenario}: drop REQUESTS,"
+                " or set RATE and ARRIVALS=poisson to send them again and again"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -148,6 +178,8 @@ def plan_from(options: Mapping[str, Any]) -> RunPlan:
         if raw is None or raw == "":
             continue
         values[field.name] = _convert(field.name, raw)
+    if "requests" in values:
+        values.setdefault("duration", WEEK)
     values |= _target(str(values.get("host", RunPlan.host)).strip(), values.get("transport") == "sse")
     return RunPlan(**values).check()
 
@@ -169,11 +201,11 @@ def _convert(name: str, raw: Any) -> Any:
         return parse_duration(raw, name)
     if isinstance(default, bool):
         return raw if isinstance(raw, bool) else _yes(name, str(raw))
-    kind = float if name == "rate" else type(default)
+    kind = {"rate": float, "requests": int}.get(name, type(default))
     try:
         return kind(raw)
     except (TypeError, ValueError):
-        raise LoadtestError(f"{name.replace('_', '-')}: {raw!r} is not a number") from None
+        raise LoadtestError(f"{name.replace('_', '-')}: {raw!r} is not a {'whole ' * (kind is int)}number") from None
 
 
 def _yes(name: str, text: str) -> bool:
@@ -194,7 +226,7 @@ def parse_duration(raw: Any, name: str = "duration") -> float:
 
 
 def _positive(name: str, value: float) -> None:
-    if not 0 < value <= 7 * 86400:
+    if not 0 < value <= WEEK:
         raise LoadtestError(f"{name}: {value:g} s must be above 0 and at most a week")
 
 

@@ -49,7 +49,11 @@ class Run:
 
     @property
     def measured_s(self) -> float:
-        """Seconds of the window that were measured: all of it, unless the run was interrupted."""
+        """Seconds of the window that were measured: all of it, unless the run was interrupted; of a number of requests
+        until the last of them had ended."""
+        if self.plan.requests is not None:
+            ends = (r.t_end for r in self.records if r.measured and r.t_end is not None)
+            return max(ends, default=self.plan.warmup) - self.plan.warmup
         if not self.interrupted:
             return self.plan.duration
         return min(max(self.ended - self.plan.warmup, 0.0), self.plan.duration)
@@ -151,10 +155,12 @@ def saturation(run: Run) -> dict[str, Any]:
     In a steady state the number in the system scatters like its square root (M/G/∞); growth within three of those over
     the window is chance."""
     start, end = run.plan.warmup, run.plan.warmup + run.measured_s
+    if run.plan.requests is not None:  # after the last arrival streams only end
+        end = max((r.t_sched for r in run.records if r.measured), default=end)
     points = [(t, n) for t, n in run.running if start + 0.25 * (end - start) <= t <= end]
     growth, _ = slope(points)
     chance = 3 * math.sqrt(max(1.0, sum(n for _, n in points) / max(1, len(points))))
-    rate = sum(r.measured for r in run.records) / run.measured_s if run.measured_s else 0.0
+    rate = sum(r.measured for r in run.records) / (end - start) if end > start else 0.0
     steady_profile = run.plan.process.kind in ("constant", "poisson", "gamma")
     saturated = steady_profile and growth > SATURATION_SHARE * rate and growth * 0.75 * (end - start) > chance
     return {"saturated": bool(saturated), "growth_per_s": growth, "arrivals_per_s": rate}

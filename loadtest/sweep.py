@@ -98,6 +98,10 @@ def sweep(options: argparse.Namespace) -> int:
     plan = plan_of_command(vars(options))
     if not plan.slo:
         raise LoadtestError("slo: a sweep needs limits to break: add SLO=ttft=200ms,tpot=50ms")
+    if plan.requests is not None:
+        raise LoadtestError(
+            "requests: a sweep measures each rate for DURATION, so that streams can pile up: drop REQUESTS"
+        )
     if plan.process.kind == "trace":
         raise LoadtestError(
             f"scenario: {plan.scenario} has its own times, and a sweep sets the rate: add ARRIVALS=poisson"

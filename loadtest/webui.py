@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadtest.aggregate import Lane, merged
 from loadtest.console import NAMES, milliseconds
+from loadtest.errors import LoadtestError
 
 if TYPE_CHECKING:
     from loadtest.controller import Controller
@@ -26,6 +27,19 @@ def add_streaming_tab(web_ui: Any, controller: Controller) -> None:
         "extended_tabs": [{"title": "Streaming", "key": KEY}],
         "extended_tables": [{"key": KEY, "structure": STRUCTURE}],
     }
+
+    @web_ui.app.before_request  # type: ignore[untyped-decorator]
+    def refuse() -> Any:
+        """What is wrong with the form, or with the target, is said there, before Locust starts anything."""
+        from flask import jsonify, request
+
+        if request.method != "POST" or not request.path.endswith("/swarm") or controller.running:
+            return None
+        try:
+            controller.prepare(request.form.to_dict() | {"num_users": request.form.get("user_count", "")})
+        except LoadtestError as error:
+            return jsonify({"success": False, "message": str(error)})
+        return None
 
     @web_ui.app.after_request  # type: ignore[untyped-decorator]
     def add_rows(response: Any) -> Any:

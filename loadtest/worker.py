@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import random
 import time
 from collections.abc import Callable
 from typing import Any
 
 import gevent
+from gevent.event import Event
 
 from loadtest.aggregate import Lane
 from loadtest.arrivals import shard
@@ -64,6 +66,10 @@ class LoadWorker:
         self._messages = 0
         self._own_load = OwnLoad(self.now, plan.warmup, plan.end)
         self._stopped = self._on_time = False
+        self._share = plan.share(index, count)
+        self._sent = Event()  # all of a number of requests; a run of a certain time never sets it
+        if self._share == 0:
+            self._sent.set()
 
     def start(self) -> None:
         gc.collect()
@@ -86,12 +92,14 @@ class LoadWorker:
             gevent.sleep(max(0.0, t - self.now()))
             for number, request in ready:
                 self._launch(number, request, t)
+        if self.plan.requests is not None:
+            self._sent.set()
 
     def converse(self, seed: int) -> None:
         """One closed-loop user until the run ends: conversations, their turns in order, real answers as history."""
         scenario, rng = self.plan.load, random.Random(f"{self.plan.seed}:user:{seed}")
         self._sleep_until(0.0)
-        while self.now() < self.plan.end and not self._stopped:
+        while not self._over:
             number = next(self._conversations)
             self._sleep_until(_next_period(self.now(), scenario.period_s))
             if not self._talk(scenario.conversation(number), rng):
@@ -102,7 +110,7 @@ class LoadWorker:
         answers: list[str] = []
         turns = self.plan.load.turns
         for turn in range(turns):
-            if self.now() >= self.plan.end or self._stopped:
+            if self._over:
                 return True
             request = conversation.request(turn, answers)
             texts: list[str] = []
@@ -113,6 +121,11 @@ class LoadWorker:
             answers.extend(texts)
             gevent.sleep(self.plan.load.think(rng))
         return True
+
+    @property
+    def _over(self) -> bool:
+        """No more requests are to start."""
+        return self._stopped or self._sent.is_set() or self.now() >= self.plan.end
 
     def _sleep_until(self, t: float) -> None:
         gevent.sleep(max(0.0, t - self.now()))
@@ -126,6 +139,10 @@ class LoadWorker:
             requested_tokens=request.max_tokens,
         )  # fmt: skip
         self._lanes[record.transport].scheduled(record.measured)
+        if record.measured and self._share is not None:
+            self._share -= 1
+            if not self._share:
+                self._sent.set()
         self._running[number] = record
         greenlet = gevent.spawn(self._run, number, record, request, answer)
         self._greenlets.add(greenlet)
@@ -161,7 +178,7 @@ class LoadWorker:
     def _listener(self, record: Record, request: Request, arrivals: list[float]) -> Callable[[float, int], bool]:
         """The hot path: once per message. Local names, because an attribute look-up costs as much as the arithmetic."""
         epoch, lane_name, leave = self._epoch, record.transport, request.leave_after
-        start, end, measured, lanes = self.plan.warmup, self.plan.end, record.measured, self._lanes
+        (start, end), measured, lanes = self._window(record), record.measured, self._lanes
 
         def on_message(stamp: float, tokens: int) -> bool:
             t = stamp - epoch
@@ -189,10 +206,11 @@ class LoadWorker:
 
         Below 0: the server put a token into several messages."""
         lane, count, given = self._lanes[record.transport], len(arrivals), 0
+        start, end = self._window(record)
         for k, t in enumerate(arrivals if tokens else (), 1):
             share = tokens * k // count - given
             given += share
-            lane.more_tokens(int(t), share, self.plan.warmup <= t < self.plan.end)
+            lane.more_tokens(int(t), share, start <= t < end)
 
     def _finish(self, number: int, record: Record, outcome: Outcome, error: TransportError | None) -> None:
         if self._running.pop(number, None) is None:
@@ -205,15 +223,23 @@ class LoadWorker:
 
     def _account(self, record: Record) -> None:
         assert record.t_end is not None
-        in_window = self.plan.warmup <= record.t_end < self.plan.end
-        self._lanes[record.transport].finish(record, self.plan.limits, in_window)
+        start, end = self._window(record)
+        self._lanes[record.transport].finish(record, self.plan.limits, start <= record.t_end < end)
         self._done.append(record)
+
+    def _window(self, record: Record) -> tuple[float, float]:
+        """When what arrives counts as throughput; of a number of requests all that is theirs, and nothing else."""
+        if self.plan.requests is None:
+            return self.plan.warmup, self.plan.end
+        return (0.0 if record.measured else math.inf), math.inf
 
     # --- the end ------------------------------------------------------------------------------------------------
 
     def _close_on_time(self) -> None:
-        self._sleep_until(self.plan.end)
-        while self._running and self.now() < self.plan.end + self.plan.drain:
+        sent = self._sent.wait(max(0.0, self.plan.end - self.now()))
+        # The last of a number of requests ends like each before it: by itself, or by its time-out.
+        until = self.now() + (self.plan.timeout + SETTLE_S if sent else self.plan.drain)
+        while self._running and self.now() < until:
             gevent.sleep(0.05)
         self.stop(on_time=True)
 

@@ -65,8 +65,8 @@ def _ttft_over_time(run: Run) -> Chart:
 
 
 def _window(run: Run) -> list[tuple[str, float, str]]:
-    plan = run.plan
-    return [("x", plan.warmup, "measured from here")] * bool(plan.warmup) + [("x", plan.end, "end")]
+    start = run.plan.warmup
+    return [("x", start, "measured from here")] * bool(start) + [("x", start + run.measured_s, "end")]
 
 
 def _tokens(run: Run) -> Chart:

@@ -40,6 +40,7 @@ CHINESE = {
     "{} of {} requests had not ended when the run did, or gave up: the table's E2E leaves them out, and they miss each "
     "limit that they had outlasted":
         "{1} 个请求中有 {0} 个在运行结束时尚未完成或已超时：表中的端到端延迟不含它们；凡已超过的限制，均按未达标计",
+    "{} of {} requests were sent: the run ended first": "{1} 个请求只发送了 {0} 个：运行先结束了",
     "the trace goes on: {} of its {} requests come after {} s; a longer DURATION sends them":
         "轨迹未放完：{1} 个请求中有 {0} 个在 {2} 秒之后；加大 DURATION 即可发送",
     "{} of {} answers came in one piece and have no TPOT: something on the way may hold the stream back":
@@ -59,7 +60,7 @@ CHINESE = {
         "平均每条消息含 {} 个 token：单个 token 的时间是 TPOT，而不是 ITL。",
     # two runs
     "{}: A {}, B {}": "{}：A 为 {}，B 为 {}",
-    "run {} was interrupted: {} of {} s measured": "运行 {0} 被中断：{2} 秒中测量了 {1} 秒",
+    "run {} was interrupted after {} s": "运行 {} 在测量 {} 秒后被中断",
     "run {} is INVALID": "运行 {} 无效",
     "tokens/s {} → {}; goodput/s {} → {}; failed {} → {}": "tokens/s {} → {}；有效吞吐/s {} → {}；失败 {} → {}",
     # a sweep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -221,6 +222,23 @@ def test_report_is_complete_valid_and_self_contained(tmp_path: Path) -> None:
     assert "t_first − t_sched" in html
     lines = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
     assert len(lines) == 40 and {r.index for r in map(Record.from_json, lines)} == set(range(40))
+
+
+def test_csv_is_what_the_other_files_say(tmp_path: Path) -> None:
+    """And a server's error is never a spreadsheet's formula."""
+    failed = record(39, "failed")
+    failed.error = '=HYPERLINK("http://x","y"), in\ntwo lines'
+    summary = reported(run_of([*(record(k) for k in range(39)), failed]), tmp_path)
+    with (tmp_path / "requests.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
+    assert [float(row["t_first"]) for row in rows] == [line["t_first"] for line in lines]
+    assert list(rows[0]) == list(lines[0]) and rows[-1]["error"] == "'" + failed.error
+    with (tmp_path / "stats.csv").open(newline="") as file:
+        stats = {(row["transport"], row["figure"]): row for row in csv.DictReader(file)}
+    assert float(stats["grpc", "ttft"]["p99"]) == summary["total"]["latency"]["ttft"]["p99"]
+    assert float(stats["total", "tokens_per_s"]["value"]) == summary["total"]["tokens_per_s"]
+    assert stats["total", "failed: engine"]["value"] == stats["total", "failed"]["value"] == "1"
 
 
 def test_report_of_a_run_without_a_single_answer(tmp_path: Path) -> None:

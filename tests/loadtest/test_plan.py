@@ -40,6 +40,25 @@ def test_over_sse_a_base_url_is_a_target(url: str, models: str) -> None:
     assert RunPlan(**plan.to_dict()).base == plan.base, "it travels to the workers"
 
 
+@pytest.mark.parametrize(
+    ("requests", "users", "count", "shares"),
+    [(20, 4, 2, [10, 10]), (20, 3, 2, [13, 7]), (7, 1, 3, [7, 0, 0]), (2, 9, 1, [2])],
+)
+def test_workers_share_a_number_of_requests_as_they_share_users(
+    requests: int, users: int, count: int, shares: list[int]
+) -> None:
+    plan = plan_from({"requests": requests, "users": users})
+    assert [plan.share(k, count) for k in range(count)] == shares
+    assert plan_from({"users": users}).share(0, 1) is None and plan_from({"requests": 1, "rate": 1}).share(0, 1) is None
+
+
+def test_a_number_of_requests_needs_no_duration_and_takes_one() -> None:
+    plan = plan_from({"requests": "100", "rate": "0.01", "warmup": "0"})
+    assert len(plan.schedule()) == 100 and plan.schedule()[-1] > 3600
+    assert 0 < len(plan_from({"requests": "100", "rate": "1", "warmup": "0", "duration": "9s"}).schedule()) < 100
+    assert len(plan_from({"requests": "9", "scenario": "trace"}).schedule()) == 9
+
+
 @pytest.mark.parametrize("seed", [-1, 2**53, "x"])
 def test_a_seed_is_a_whole_number(seed: object) -> None:
     with pytest.raises(LoadtestError, match=r"^seed: "):

@@ -61,6 +61,7 @@ def test_schedule_is_sorted_in_range_and_the_same_for_a_seed(
     assert list(times) == sorted(times)
     assert all(0 <= t < duration for t in times)
     assert times == schedule(parse_arrivals(text), rate, duration, seed)
+    assert schedule(parse_arrivals(text), rate, duration, seed, 7) == times[:7], "the first of them"
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,27 @@ def test_both_transports_two_workers(mock: Mock, tmp_path: Path) -> None:
     assert "verdict" in one.output and "gateway cost" in one.output and (two.directory / "report.html").is_file()
 
 
+@pytest.mark.parametrize(
+    "load", [("--rate", "30"), ("--users", "3", "--scenario", "code"), ("--rate", "30", "--workers", "2"),
+             ("--users", "5", "--workers", "2", "--transport", "both")],
+)  # fmt: skip
+def test_a_number_of_requests_ends_the_run(load: tuple[str, ...], mock: Mock, tmp_path: Path) -> None:
+    """Neither one more nor one less, each to its end, warm-up apart; the throughput is theirs until the last ended."""
+    options = ("--requests", "21", "--warmup", "0.5s", "--output-tokens", "12")
+    run = loadtest(tmp_path, *mock.ports, *options, *load)
+    assert run.code in RAN and "21 of 21 requests in" in run.output, run.output
+    total, measured = run.summary["total"], [r for r in run.requests if r["measured"]]
+    assert total["counts"]["completed"] == total["counts"]["window_completed"] == len(measured) == 21
+    assert run.summary["measured_s"] == pytest.approx(max(r["t_end"] for r in measured) - 0.5, abs=1e-5)
+    assert total["requests_per_s"] == pytest.approx(21 / run.summary["measured_s"])
+    assert total["counts"]["window_tokens"] == 21 * 12 and total["counts"]["warmup"] > 0
+
+
+def test_whichever_comes_first_of_a_number_and_a_time(mock: Mock, tmp_path: Path) -> None:
+    run = loadtest(tmp_path, *mock.ports, *SHORT, "--requests", "5000", "--users", "2")
+    assert run.code in RAN and "of 5000 requests were sent: the run ended first" in run.output, run.output
+
+
 def test_users_who_leave_free_their_slot(mock: Mock, tmp_path: Path) -> None:
     options = ("--users", "6", "--duration", "3s", "--warmup", "0s", "--output-tokens", "40", "--scenario", "cancel")
     run = loadtest(tmp_path, *mock.ports, *options, "--transport", "both")
@@ -196,7 +217,7 @@ def group_of(pid: int) -> int:
         (["--transport", "sse", "--gateway-port", "1"], "host: no server answers at http://127.0.0.1:1/v1/models"),
         (["--slo", "ttft=abc"], "slo: 'ttft=abc'"),
         (["--scenario", "missing.toml"], "scenario: cannot read missing.toml"),
-        (["--users", "many"], "users: 'many' is not a number"),
+        (["--users", "many"], "users: 'many' is not a whole number"),
         (["--users", "8", "--rate", "5"], "users: 8 of them have nothing to do: poisson arrivals start requests at"),
         (["--duration", "soon"], "duration: 'soon' is not a duration"),
     ],
@@ -233,10 +254,10 @@ def test_a_model_that_is_not_ready_is_said(mock: Mock, tmp_path: Path) -> None:
 
 
 def test_plain_locust_refuses_in_one_line_too(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless", "--grpc-port", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2 and "loadtest: host: no Triton gRPC server" in done.stderr
-    assert "Traceback" not in done.stderr
+    command = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless"]
+    for more, said in (("--grpc-port", "1"), "host: no Triton gRPC server"), (("-t", "9s"), "run-time: 9 would cut"):
+        done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2 and f"loadtest: {said}" in done.stderr and "Traceback" not in done.stderr
 
 
 def fetch(url: str, form: dict[str, str] | None = None) -> Any:
@@ -255,8 +276,12 @@ def test_web_ui_has_a_live_streaming_tab_and_honest_aggregates(mock: Mock, tmp_p
         process = subprocess.Popen([*command, "--out", str(tmp_path / "run")], cwd=ROOT, stdout=log, stderr=log)
     try:
         page = wait_for(lambda: fetch(url))
+        form = {"user_count": "2", "spawn_rate": "2", "host": "127.0.0.1"}
+        for wrong, said in ({"requests": "x"}, "requests: 'x' is not"), ({"run_time": "9s"}, "run-time: 9s would cut"):
+            answer = json.loads(fetch(f"{url}/swarm", form | wrong))
+            assert not answer["success"] and answer["message"].startswith(said), "and nothing starts"
         assert '"extended_tabs"' in page.replace("&#34;", '"') or "Streaming" in page
-        fetch(f"{url}/swarm", {"user_count": "2", "spawn_rate": "2", "host": "127.0.0.1", "rate": "6"})
+        fetch(f"{url}/swarm", form | {"rate": "6", "run_time": ""})
         wait_for(lambda: (tmp_path / "run/summary.json").read_text())
         counts = json.loads((tmp_path / "run/summary.json").read_text())["total"]["counts"]
         stats = wait_for(lambda: answers(f"{url}/stats/requests", counts["completed"] + counts["warmup"]))

@@ -143,6 +143,9 @@ def test_prose_has_about_the_length_asked_for() -> None:
         ({"respect_eos": "maybe"}, "respect-eos"), ({"grpc_port": "99999"}, "grpc-port"),
         ({"arrivals": "trace"}, "arrivals"),
         ({"rate": "0.001", "duration": "1s"}, "rate"),
+        ({"requests": "0"}, "requests"), ({"requests": "1.5"}, "requests"), ({"requests": "5000001"}, "requests"),
+        ({"requests": "61", "scenario": "trace"}, "requests"),
+        ({"requests": "9", "rate": "5", "arrivals": "ramp"}, "duration"),
         ({"scenario": "nope"}, "scenario"), ({"slo": "ttft=abc"}, "slo"), ({"input_tokens": "?"}, "input-tokens"),
     ],
 )  # fmt: skip

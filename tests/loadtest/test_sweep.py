@@ -63,6 +63,8 @@ def test_what_a_sweep_measured_before_it_was_ended_is_kept(
 
 def test_a_trace_has_times_of_its_own(tmp_path: Path) -> None:
     options = parser().parse_args(["sweep", "--scenario", "trace", "--slo", "ttft=9s", "--out", str(tmp_path)])
+    with pytest.raises(LoadtestError, match=r"^requests: a sweep measures each rate for DURATION"):
+        sweep.sweep(parser().parse_args(["sweep", "--slo", "ttft=1s", "--requests", "9"]))
     with pytest.raises(LoadtestError, match=r"^scenario: trace has its own times.*ARRIVALS=poisson"):
         sweep.sweep(options)
 

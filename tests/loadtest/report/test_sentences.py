@@ -41,7 +41,7 @@ def test_figures_keep_their_places() -> None:
         "计划的 40 个请求只发送了 3 个"
     )
     assert sentence("ttft p99 is not measured (limit 200 ms)") == "ttft p99 为 没有测到（上限 200 毫秒）"
-    assert sentence("run B was interrupted: 2.5 of 60 s measured") == "运行 B 被中断：60 秒中测量了 2.5 秒"
+    assert sentence("run B was interrupted after 2.5 s") == "运行 B 在测量 2.5 秒后被中断"
     assert sentence("ttft p99 is 230.0 ms (limit 2 ms); p99 of 14 requests: the longest one") == (
         "ttft p99 为 230.0 毫秒（上限 2 毫秒）；14 个请求的 p99：即最长的一个"
     )
