@@ -17,13 +17,16 @@ TAIL = 4096  # bytes kept of each stream: its last event
 
 @dataclass
 class OpenStream:
-    """``ended``: monotonic seconds, 0 while it runs. ``port``: the client's, by which a worker's streams are found."""
+    """``ended``: monotonic seconds, 0 while it runs. ``pause``: the longest, in seconds. ``port``: the client's, by
+    which a worker's streams are found."""
 
     connection: socket.socket
     port: int
     tail: bytearray = field(default_factory=bytearray)
     received: int = 0
     first: float = 0.0
+    last: float = 0.0
+    pause: float = 0.0
     ended: float = 0.0
 
     @property
@@ -94,6 +97,8 @@ class OpenStreams:
         del stream.tail[:-TAIL]
         if b'"content":' in data:
             stream.first = stream.first or now
+            stream.pause = max(stream.pause, now - (stream.last or now))
+            stream.last = now
         if not data or b"data: [DONE]" in data or b'data: {"error"' in data:
             stream.ended = now
             self._selector.unregister(stream.connection)

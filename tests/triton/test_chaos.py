@@ -1,7 +1,8 @@
-"""kill -9 and SIGSTOP of every process under open streams: when they fail, when it shows, when it serves again.
+"""kill -9 and SIGSTOP of every process under open streams: which fail, when it shows, when it serves again.
 
-`make test-chaos`; writes what it saw to results/chaos.md. The launcher's rows stand at the end: killed, it takes
-all with it, and the next one starts at once; stopped, streams go on and readiness says that nobody watches.
+`make test-chaos`; writes what it saw to results/chaos.md. Streams outlive Triton's processes: they pause. The
+launcher's rows stand at the end: killed, it takes all with it, and the next one starts at once; stopped, streams go on
+and readiness says that nobody watches.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SIMULATED = ("--runtime", "simulated", "--step-ms", "50")
 STREAMS = 100
 UNREADY_SECONDS, ERROR_SECONDS, RECOVERY_SECONDS = 5.0, 16.0, 60.0  # the last of a busy machine: 15 of a quiet one
 TABLE = ROOT / "results/chaos.md"
-COLUMNS = ("process", "signal", "streams ended", "their error", "not ready after", "ready again after")
+COLUMNS = ("process", "signal", "streams ended", "their error", "longest pause", "not ready after", "ready again after")
 HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
 
 
@@ -84,7 +85,9 @@ def note(name: str, number: signal.Signals, streams: OpenStreams, began: float, 
     ends = [stream.ended - began for stream in streams.ended]
     seen = f"{len(ends)} of {STREAMS}" + (f" after {min(ends):.1f} to {max(ends):.1f} s" if ends else "")
     error = "; ".join({stream.error for stream in streams.ended})
-    row = f"| {' | '.join((name, number.name, seen, error[:160], unready, again))} |"
+    pause = max((stream.pause for stream in streams.all if not stream.ended), default=0.0)
+    paused = f"{pause:.1f} s" if pause else ""
+    row = f"| {' | '.join((name, number.name, seen, error[:160], paused, unready, again))} |"
     with TABLE.open("a") as table:
         table.write(row + "\n")
     return row
@@ -118,12 +121,14 @@ def test_a_process_of_triton_dies_or_hangs(victim: Server, name: str, number: si
         unready = until(lambda: status(victim) != 200, UNREADY_SECONDS + 3)
         until(lambda: not alive([target]), ERROR_SECONDS)
         until(lambda: is_up(victim), RECOVERY_SECONDS)
-        again = time.monotonic() - began
-        until(lambda: len(streams.ended) == STREAMS, ERROR_SECONDS)
+        again, received = time.monotonic() - began, [stream.received for stream in streams.all]
+
+        def go_on() -> bool:
+            return all(stream.received > earlier for stream, earlier in zip(streams.all, received, strict=True))
+
+        until(lambda: go_on() or bool(streams.ended), ERROR_SECONDS)
         row = note(name, number, streams, began, f"{unready:.1f} s", f"{again:.1f} s")
-        assert unready <= UNREADY_SECONDS and len(streams.ended) == STREAMS, row
-        assert max(stream.ended for stream in streams.ended) - began <= ERROR_SECONDS, row
-        assert all(stream.error for stream in streams.ended), "none of them was a whole answer"
+        assert unready <= UNREADY_SECONDS and not streams.ended and go_on(), row
     assert again < RECOVERY_SECONDS and victim.process.poll() is None, row
     assert until(lambda: not alive([target]), 5) < 5, f"{name} still hangs"
 

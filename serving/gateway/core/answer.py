@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -32,6 +33,9 @@ from serving.gateway.core.token_logprobs import TokenLogprobs
 from serving.gateway.core.writer import Gone, Writer
 
 log = logging.getLogger("serving.gateway")
+NOTICE_SECONDS = 5.0  # within which the launcher says that a Triton which broke off is not ready (hung: after 3 s)
+LOOK_SECONDS = 0.2  # between two looks at what it says
+MOST_RESTARTS = 3  # that one answer outlives: it may be what ends the engine
 SCORE_BYTES = 8  # bytes of JSON and Python objects per byte of a prompt's scores
 
 
@@ -157,9 +161,11 @@ class Answer:
         return self._prompt_tokens[prompt] - self._cached_tokens[prompt] + made
 
     async def _generate(self, prompt: int, turn: EngineTurn) -> None:
-        """Make attempts until the answer ends. When its Triton dies, the next one resumes after the tokens received."""
+        """Make attempts until the answer ends. When its Triton dies, the next one resumes after the tokens received, or
+        the same one after its restart, where the client has been told of some."""
         request_id = self.id if len(self.plan.prompts) == 1 else f"{self.id}-{prompt}"
         ids, left, number, broken = list[int](), len(self._context.channels.all) - 1, 0, None
+        restarts = 0
         while True:
             channel, failed = self._context.channels.pick(), False
             try:
@@ -173,14 +179,32 @@ class Answer:
                     left = len(self._context.channels.all) - 2
                 if failed and self.plan.options.n > 1 and self.output_tokens:
                     raise unresumed(error, ONE_SEQUENCE) from error
-                if not failed or left < 0 or self._stopped or not self._can_go_on(prompt):
+                if not failed or self._stopped or not self._can_go_on(prompt):
                     raise
+                if left < 0:
+                    restarts += 1
+                    if not ids or restarts > MOST_RESTARTS or not await self._comes_back():
+                        raise self._stopped or error from error
                 number, broken = number + 1, broken or error
-                log.warning("answer goes on at another Triton", extra={"request_id": self.id, "tokens": len(ids)})
+                log.warning("a broken answer goes on", extra={"request_id": self.id, "tokens": len(ids)})
             else:
                 return
             finally:
                 self._context.channels.left(channel, failed=failed)
+
+    async def _comes_back(self) -> bool:
+        """Wait for a Triton that its launcher starts again. False: it does not, or takes longer than an engine may be
+        silent, or the answer was stopped."""
+        gone, noticed_by = False, time.monotonic() + NOTICE_SECONDS
+        while self._stopped is None and time.monotonic() - self.timing.chunk < self._context.stall_seconds:
+            await asyncio.sleep(LOOK_SECONDS * random.uniform(0.5, 1.5))  # many answers wait: not all at once
+            back = await self._context.is_back()
+            if back is None or (back and (gone or time.monotonic() > noticed_by)):
+                return bool(back) and gone
+            if not back and not gone:
+                gone = True
+                log.warning("a broken answer waits for a restart", extra={"request_id": self.id})
+        return False
 
     def _can_go_on(self, prompt: int) -> bool:
         return self.plan.options.n == 1 and self._choices_of(prompt)[0].can_go_on

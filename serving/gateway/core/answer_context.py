@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from client.channels import Channels
@@ -18,6 +19,8 @@ class AnswerContext:
     metrics: GatewayMetrics
     token_text: TokenText
     request_seconds: float
+    stall_seconds: float
+    is_back: Callable[[], Awaitable[bool | None]]  # Triton, after a break; ``None``: nobody will start it again
     scheduler: FairScheduler
 
 

@@ -88,8 +88,9 @@ class Gateway:
         self.channels = Channels(channels, home=True)
         self.channel = self.channels.all[0]
         self.answer_context = AnswerContext(
-            self.channels, self.metrics, self.tokens.text, self.settings.request_seconds, self.scheduler
-        )
+            self.channels, self.metrics, self.tokens.text, self.settings.request_seconds, self.settings.stall_seconds,
+            self.is_back, self.scheduler,
+        )  # fmt: skip
         self._model_ready = self.channel.raw.unary_unary(
             "/inference.GRPCInferenceService/ModelReady",
             request_serializer=pb.ModelReadyRequest.SerializeToString,
@@ -247,6 +248,10 @@ class Gateway:
         except grpc.RpcError as error:
             return f"Triton at {self.settings.triton_grpc} does not answer ({error.code().name.lower()})"
         return "" if answer.ready else f"Triton has not loaded model {MODEL}"
+
+    async def is_back(self) -> bool | None:
+        """Whether requests can be answered again; ``None``: not by a Triton that this gateway's launcher starts."""
+        return None if self.leaving or not self._launcher else not await self.ready()
 
     async def canary(self) -> float:
         """Seconds a real one-token answer takes; concurrent callers share one. Raises ``ClientError``."""
