@@ -26,7 +26,7 @@ from loadtest.transports.grpc_stream import Connections
 
 TIMEOUT_S = 5.0
 ASK_S = 10.0
-WRONG = (400, 401, 403, 404, 405, 422)  # what no other time would mend
+WRONG = (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 422)  # what no other time would mend
 START = "is it running? start it with `make serve`, or set HOST"
 
 

@@ -9,7 +9,8 @@ the total right. An answer is whole when it gave its reason or ``[DONE]``, howev
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gevent
@@ -31,6 +32,7 @@ BLOCK = 65536
 CONNECT_TIMEOUT = 10.0
 DOCUMENT = 16_384  # bytes of an answer that is no stream
 LINGER_S = 0.1  # how long a body may take to end after [DONE] for its connection to be used again
+ANY_ZLIB = 47  # zlib's window bits for both of its encodings, gzip and deflate
 TEXTS = ("content", "reasoning_content", "reasoning", "refusal")  # of a delta; each brings tokens,
 CALLS = ("tool_calls", "function_call")  # and so do these
 
@@ -76,7 +78,7 @@ class SseTransport:
             kind = "cut_short" if reader.begun else "connect"
             raise TransportError(kind, f"{self._host}:{self._port}: {error}") from None
         finally:
-            reused = reader.http.message_complete and not reader.http.should_close() and sock is not None
+            reused = reader.http.complete and not reader.http.should_close() and sock is not None
             if reused:
                 self._idle.append(sock)
             elif sock is not None:
@@ -127,14 +129,14 @@ class SseTransport:
     @staticmethod
     def _receive(sock: Any, reader: _SseReader) -> None:
         kernel = stamped(sock)
-        while not (reader.done or reader.http.message_complete):
+        while not (reader.done or reader.http.complete):
             data, stamp = receive(sock, BLOCK, kernel)
             if not data and not reader.whole:
                 raise ConnectionError("the server closed the connection")
             if not data or not reader.feed(data, stamp):
                 return
         with gevent.Timeout(LINGER_S, False), contextlib.suppress(OSError):
-            while not reader.http.message_complete and (data := sock.recv(BLOCK)):
+            while not reader.http.complete and (data := sock.recv(BLOCK)):
                 reader.feed(data, 0.0)
 
 
@@ -144,9 +146,18 @@ class _Body(HTTPResponse):
     def __init__(self) -> None:
         super().__init__("POST")
         self.body = bytearray()
+        self._unpack: Callable[[bytearray], bytes | bytearray] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Is the answer over? An interim one (103 Early Hints) is none."""
+        return bool(self.message_complete) and self.status_code >= 200
 
     def _on_body(self, buf: bytearray) -> None:
-        self.body += buf
+        if self._unpack is None:  # some proxies compress although nobody asked them to
+            packed = self.get("content-encoding") in ("gzip", "deflate")
+            self._unpack = zlib.decompressobj(ANY_ZLIB).decompress if packed else lambda part: part
+        self.body += self._unpack(buf)
 
 
 class _SseReader:
@@ -189,7 +200,7 @@ class _SseReader:
             return True
         try:
             chunk = orjson.loads(data)
-            error = chunk if chunk.get("object") == "error" else chunk.get("error")
+            error = chunk if _is_error(chunk) else chunk.get("error")
         except (ValueError, AttributeError):
             shown = data[:80].decode("utf-8", "replace")
             raise TransportError("protocol", f"an event is no JSON object: {shown}") from None
@@ -255,7 +266,16 @@ class _SseReader:
     def _refused(self) -> TransportError:
         document, body = self._document(), bytes(self.http.body)
         told = next((document[name] for name in ("error", "detail", "message") if document.get(name)), None)
-        return _refusal(self.http.status_code, told or body[:200].decode("utf-8", "replace"))
+        status, there = self.http.status_code, self.http.get("location")
+        nothing = f"HTTP status {status}" + (f", moved to {there}" if there else "")
+        return _refusal(status, told or body[:200].decode("utf-8", "replace") or nothing)
+
+
+def _is_error(chunk: dict[str, Any]) -> bool:
+    """vLLM's old errors name their object; others are of an event named ``error`` and have but a message."""
+    return chunk.get("object") == "error" or (
+        not ("choices" in chunk or "usage" in chunk) and bool(chunk.get("message") or chunk.get("detail"))
+    )
 
 
 def _refusal(status: int, error: Any) -> TransportError:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
-from tests.loadtest import dialects
+from tests.loadtest import dialects, oddities
 from tests.loadtest.answer import ITL, TTFT, Answer, chunk, paced
 
 
@@ -257,5 +257,9 @@ SCRIPTS: dict[str, Callable[[Answer], Awaitable[None]]] = {
         cut_politely, hang, endless, nothing, busy, unavailable, whole, whole_error, detail, page,
         dialects.vllm, dialects.llama_cpp, dialects.ollama, dialects.zeros, dialects.prompt_only, dialects.deepseek,
         dialects.characters, dialects.error_object,
+        oddities.http_1_0, oddities.slow_head, oddities.nulls, oddities.fields, oddities.packed, oddities.packed_error,
+        oddities.garbled, oddities.no_http, oddities.reset_first, oddities.closed_first, oddities.reset_after_head,
+        oddities.too_short, oddities.moved, oddities.error_event, oddities.error_words, oddities.error_reason,
+        oddities.held,
     )
 }  # fmt: skip
