@@ -27,6 +27,7 @@ from loadtest.transports.grpc_stream import Connections
 TIMEOUT_S = 5.0
 ASK_S = 10.0
 WRONG = (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 422)  # what no other time would mend
+DIALECTS = ("", "max_tokens", "max_completion_tokens")  # with what else we ask for, and OpenAI's own by its length
 START = "is it running? start it with `make serve`, or set HOST"
 
 
@@ -35,7 +36,7 @@ class TargetFacts:
     """What the server says of itself; it goes into the report."""
 
     sse_model: str = ""  # the gateway's own name of the model
-    plain: bool = False  # does the gateway refuse what OpenAI does not know?
+    plain: str = ""  # where the gateway refuses what OpenAI does not know: its name of an answer's length
     packed: bool = False  # does the model offer its answers in one tensor? as client/ asks for them
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -114,17 +115,21 @@ def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
 
 
 def _ask(plan: RunPlan, target: TargetFacts) -> None:
-    """For one token, with the fields that OpenAI does not know, and without them where those are refused."""
+    """For one token, with the fields that OpenAI does not know, and without them where those are refused.
+
+    OpenAI's newer models refuse ``max_tokens``, other strict servers know nothing else."""
     request, quick = Request(({"role": "user", "content": "Hello"},), 1, 1), dataclasses.replace(plan, timeout=ASK_S)
-    refusal = ""
-    for plain in (False, True):
+    refused: list[TransportError] = []
+    for plain in DIALECTS:
         server = open_transport("sse", quick, target.sse_model, plain=plain)
         try:
             server.stream(request, lambda *_: True)
         except TransportError as error:
-            if error.status in (400, 422) and not plain:
-                refusal = error.message
-                continue
+            if error.status in (400, 422):
+                refused.append(error)
+                if plain != DIALECTS[-1]:
+                    continue
+                error = refused[1]  # what it has against the usual request
             if error.status in WRONG:
                 raise LoadtestError(
                     f"host: the server refuses to answer ({error.status}): {error.message[:200]}"
@@ -133,7 +138,7 @@ def _ask(plan: RunPlan, target: TargetFacts) -> None:
             server.close()
         target.plain = plain  # whatever else went wrong, the run will tell
         if plain:
-            target.facts["gateway"]["refuses"] = refusal[:200]
+            target.facts["gateway"]["refuses"] = refused[0].message[:200]
         return
 
 

@@ -46,7 +46,7 @@ class LoadWorker:
         epoch: float,
         sse_model: str,
         packed: bool,
-        plain: bool,
+        plain: str,
         send: Send,
         fire: Fire,
     ) -> None:

@@ -8,7 +8,7 @@ from loadtest.transports.grpc_stream import Connections, GrpcTransport
 from loadtest.transports.sse import SseTransport
 
 
-def open_transport(lane: str, plan: RunPlan, sse_model: str, *, packed: bool = False, plain: bool = False) -> Transport:
+def open_transport(lane: str, plan: RunPlan, sse_model: str, *, packed: bool = False, plain: str = "") -> Transport:
     """``lane`` is grpc or sse; ``sse_model``, ``packed``, ``plain``: as ``preflight.TargetFacts``."""
     ignore_eos = not plan.respect_eos
     if lane == "grpc":

@@ -50,10 +50,11 @@ class SseTransport:
         secure: bool = False,
         timeout: float,
         ignore_eos: bool,
-        plain: bool = False,
+        plain: str = "",
     ) -> None:
-        """``plain``: only what OpenAI's own API knows."""
+        """``plain``: nothing but what OpenAI's own API knows, and its name of an answer's length."""
         self._host, self._port, self._model, self._timeout = host, port, model, timeout
+        self._length = plain or "max_tokens"
         self._extra: dict[str, Any] = {"ignore_eos": True} if ignore_eos and not plain else {}
         self._usage = {"include_usage": True} | ({} if plain else {"continuous_usage_stats": True})
         self._tls = tls_context() if secure else None
@@ -117,7 +118,7 @@ class SseTransport:
             {
                 "model": self._model,
                 "messages": request.messages,
-                "max_tokens": request.max_tokens,
+                self._length: request.max_tokens,
                 "seed": request.seed,
                 "stream": True,
                 "stream_options": self._usage,

@@ -42,7 +42,8 @@ def gateway(body: str = MODELS, status: int = 200, signed: Authority | None = No
             """Knows no field but OpenAI's, as a strict server; the model "broken" is refused for good."""
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             PATHS.append(self.path)
-            field = next((f for f in ("ignore_eos",) if f in request), "")
+            strict = ("max_tokens",) if request["model"] == "gpt-new" else ()
+            field = next((f for f in ("ignore_eos", *strict) if f in request), "")
             refusal = f"Unrecognized request argument: {field}" if field else ""
             refusal = "no such deployment" if request["model"] == "broken" else refusal
             event = json.dumps({"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]})
@@ -166,9 +167,19 @@ def asked_for_a_token(port: int, out: Path, **options: str) -> TargetFacts:
 def test_a_strict_server_gets_only_what_openai_knows(tmp_path: Path) -> None:
     with gateway() as port:
         found = asked_for_a_token(port, tmp_path)
-        assert found.plain and found.facts["gateway"]["refuses"] == "Unrecognized request argument: ignore_eos"
+        assert (
+            found.plain == "max_tokens"
+            and found.facts["gateway"]["refuses"] == "Unrecognized request argument: ignore_eos"
+        )
         assert not asked_for_a_token(port, tmp_path, respect_eos="yes").plain
         assert set(PATHS) == {"/api/v1/chat/completions"}
+
+
+def test_openais_newer_models_get_the_length_under_its_new_name(tmp_path: Path) -> None:
+    with gateway(json.dumps({"data": [{"id": "gpt-new"}]})) as port:
+        found = asked_for_a_token(port, tmp_path)
+        assert found.plain == "max_completion_tokens"
+        assert found.facts["gateway"]["refuses"] == "Unrecognized request argument: ignore_eos"
 
 
 def test_a_server_that_refuses_one_token_is_not_loaded(tmp_path: Path) -> None:

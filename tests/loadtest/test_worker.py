@@ -20,7 +20,7 @@ def started(reports: list[dict[str, Any]], **options: str) -> LoadWorker:
         {"transport": "sse", "gateway_port": "1", "duration": "300ms", "warmup": "0", "drain": "0"} | options
     )
     given: dict[str, Any] = {"index": 0, "count": 1, "epoch": time.time(), "sse_model": "m"} | {
-            "packed": False, "plain": False,
+            "packed": False, "plain": "",
         }  # fmt: skip
     one = LoadWorker(plan, **given, send=reports.append, fire=lambda *_: None)
     one.start()
