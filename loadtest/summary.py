@@ -13,7 +13,7 @@ import numpy as np
 from loadtest.aggregate import Lane, merged
 from loadtest.environment import describe
 from loadtest.notes import PERCENTILES, notes
-from loadtest.plan import RunPlan
+from loadtest.plan import WEEK, RunPlan
 from loadtest.record import FORMULAS, Record
 from loadtest.scrape import ServerSeries
 from loadtest.slo import Slo, metric_of
@@ -75,7 +75,9 @@ def summarize(run: Run) -> dict[str, Any]:
         "schema": SCHEMA,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(run.epoch)),
         "interrupted": run.interrupted,
-        "plan": plan.to_dict() | {"arrivals": str(plan.process), "loop": "open" if plan.process.is_open else "closed"},
+        "plan": plan.to_dict()
+        | {"arrivals": str(plan.process), "loop": "open" if plan.process.is_open else "closed"}
+        | ({"duration": None} if plan.requests is not None and plan.duration == WEEK else {}),
         "target": run.target,
         "environment": describe(),
         "limits": limits(total, plan.limits, judged=verdict.state != "invalid"),
