@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -28,13 +27,12 @@ from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.plan import BYTES_PER_TOKEN, GenerationPlan, prompt_estimate
 from serving.gateway.core.prompt_scores import entry
 from serving.gateway.core.render.base import KEEP_ALIVE, BodyRenderer, StreamRenderer, Usage
+from serving.gateway.core.restart import restarted
 from serving.gateway.core.share.turn import EngineTurn, Work
 from serving.gateway.core.token_logprobs import TokenLogprobs
 from serving.gateway.core.writer import Gone, Writer
 
 log = logging.getLogger("serving.gateway")
-NOTICE_SECONDS = 5.0  # within which the launcher says that a Triton which broke off is not ready (hung: after 3 s)
-LOOK_SECONDS = 0.2  # between two looks at what it says
 MOST_RESTARTS = 3  # that one answer outlives: it may be what ends the engine
 SCORE_BYTES = 8  # bytes of JSON and Python objects per byte of a prompt's scores
 
@@ -183,7 +181,7 @@ class Answer:
                     raise
                 if left < 0:
                     restarts += 1
-                    if not ids or restarts > MOST_RESTARTS or not await self._comes_back():
+                    if not ids or restarts > MOST_RESTARTS or not await self._restarted():
                         raise self._stopped or error from error
                 number, broken = number + 1, broken or error
                 log.warning("a broken answer goes on", extra={"request_id": self.id, "tokens": len(ids)})
@@ -192,19 +190,14 @@ class Answer:
             finally:
                 self._context.channels.left(channel, failed=failed)
 
-    async def _comes_back(self) -> bool:
-        """Wait for a Triton that its launcher starts again. False: it does not, or takes longer than an engine may be
-        silent, or the answer was stopped."""
-        gone, noticed_by = False, time.monotonic() + NOTICE_SECONDS
-        while self._stopped is None and time.monotonic() - self.timing.chunk < self._context.stall_seconds:
-            await asyncio.sleep(LOOK_SECONDS * random.uniform(0.5, 1.5))  # many answers wait: not all at once
-            back = await self._context.is_back()
-            if back is None or (back and (gone or time.monotonic() > noticed_by)):
-                return bool(back) and gone
-            if not back and not gone:
-                gone = True
-                log.warning("a broken answer waits for a restart", extra={"request_id": self.id})
-        return False
+    async def _restarted(self) -> bool:
+        """Wait for a Triton that its launcher starts again."""
+        silent_until = self.timing.chunk + self._context.stall_seconds
+
+        def goes_on() -> bool:
+            return not self._stopped and time.monotonic() < silent_until
+
+        return await restarted(self.id, self._context.is_back, goes_on)
 
     def _can_go_on(self, prompt: int) -> bool:
         return self.plan.options.n == 1 and self._choices_of(prompt)[0].can_go_on
