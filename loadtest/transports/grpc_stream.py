@@ -7,6 +7,7 @@ import struct
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -99,19 +100,26 @@ class GrpcTransport:
         message.id = uuid.uuid4().hex
         deadline = time.monotonic() + self._timeout
         late = TransportError("timeout", f"no connection after {self._timeout:g} s")
-        with gevent.Timeout(self._timeout, late):  # others may wait for the same host, one after another
-            connection = self._server.connection()
-        reader = _GrpcReader(on_message, lambda: self._ask_to_stop(connection, message.id))
-        try:
-            call = connection.open(
-                f"{SERVICE}/ModelStreamInfer", self._server.metadata, message.SerializeToString(), reader
-            )
-        except OSError as error:
-            raise TransportError("connect", str(error)) from None
-        try:
-            _wait(connection, call, self._timeout, reader, deadline)
-        finally:
-            connection.cancel(call)
+        for attempt in (1, 2):
+            with gevent.Timeout(max(0.001, deadline - time.monotonic()), late):  # others may wait for the same host
+                connection = self._server.connection()
+            reader = _GrpcReader(on_message, partial(self._ask_to_stop, connection, message.id))
+            try:
+                call = connection.open(
+                    f"{SERVICE}/ModelStreamInfer", self._server.metadata, message.SerializeToString(), reader, deadline
+                )
+            except OSError as error:  # the connection went just now
+                if attempt == 1:
+                    continue
+                raise TransportError("connect", str(error)) from None
+            try:
+                _wait(connection, call, self._timeout, reader, deadline)
+                break
+            except TransportError:
+                if attempt == 2 or not call.unseen:
+                    raise  # else sent again, as each gRPC library does: https://grpc.io/docs/guides/retry
+            finally:
+                connection.cancel(call)
         return reader.finished()
 
     def _ask_to_stop(self, connection: Connection, request_id: str) -> None:

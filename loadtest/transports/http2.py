@@ -10,7 +10,9 @@ message. Both receive windows are opened to the maximum once and topped up every
 
 from __future__ import annotations
 
+import math
 import struct
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -26,12 +28,11 @@ from loadtest.transports.tls import TlsSocket
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
-CANCEL = 8
+REFUSED_STREAM, CANCEL = 7, 8
 HEADER_TABLE_SIZE, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 1, 3, 4, 5
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DEFAULT_WINDOW, MAX_WINDOW, TOP_UP = 65_535, 2**31 - 1, 2**30
-BLOCK = 262_144
-CONNECT_TIMEOUT = 10.0
+BLOCK, CONNECT_TIMEOUT = 262_144, 10.0
 FRAME = struct.Struct(">HBBBL")  # length (16 + 8 bits), type, flags, stream
 
 
@@ -51,12 +52,12 @@ class Stream:
         self.headers: dict[str, str] = {}
         self.error = ""
         self.begun = False
+        self.unseen = False  # the server says that it has not looked at it
         self._buffer = bytearray()
 
     def feed(self, data: bytes, stamp: float) -> bool:
         """Cut gRPC messages out of the stream. False when the handler has had enough."""
-        self.begun = True
-        buffer = self._buffer
+        self.begun, buffer = True, self._buffer
         buffer += data
         while len(buffer) >= 5:
             end = 5 + int.from_bytes(buffer[1:5], "big")
@@ -78,7 +79,7 @@ class Connection:
     """One HTTP/2 connection. ``alive`` turns False when it takes no new stream."""
 
     def __init__(self, host: str, port: int, tls: Any = None) -> None:
-        """Raises ``OSError`` when nobody answers."""
+        """Waits for the settings, as gRPC's clients do: a burst may have more streams than they allow. ``OSError``."""
         self._authority, self._scheme = authority(host, port), "https" if tls else "http"
         self._socket = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -89,7 +90,7 @@ class Connection:
         self._lock = RLock()  # a header block must leave in the order it was compressed
         self._window, self._stream_window, self._max_frame = DEFAULT_WINDOW, DEFAULT_WINDOW, 16_384
         self._opened, self._received, self._next = Event(), 0, 1
-        self._block, self._ends = bytearray(), False
+        self._block, self._ends, self._reason = bytearray(), False, ""
         self.streams: dict[int, Stream] = {}
         self.limit = 2**31
         self.alive = True
@@ -97,9 +98,17 @@ class Connection:
         grow = struct.pack(">L", MAX_WINDOW - DEFAULT_WINDOW)
         self._socket.sendall(PREFACE + frame(SETTINGS, 0, 0, settings) + frame(WINDOW_UPDATE, 0, 0, grow))
         self._reader = gevent.spawn(self._read)
+        try:
+            if not self._opened.wait(CONNECT_TIMEOUT) or not self.alive:
+                raise ConnectionError(self._reason or f"no HTTP/2 settings after {CONNECT_TIMEOUT:g} s")
+        except BaseException:  # also the caller's time-out
+            self.close()
+            raise
 
-    def open(self, path: str, metadata: dict[str, str], message: bytes, handler: StreamHandler) -> Stream:
-        """Send one request, whole; answers arrive at ``handler``. Raises ``OSError``."""
+    def open(
+        self, path: str, metadata: dict[str, str], message: bytes, handler: StreamHandler, deadline: float = math.inf
+    ) -> Stream:
+        """Send one request, as much as the server takes until ``deadline``; answers go to ``handler``. ``OSError``."""
         headers = [
             (":method", "POST"), (":scheme", self._scheme), (":path", path), (":authority", self._authority),
             ("te", "trailers"), ("content-type", "application/grpc"), *metadata.items(),
@@ -112,7 +121,7 @@ class Connection:
             self.streams[stream.number] = stream
             block = self._encoder.encode(headers)
             self._socket.sendall(frame(HEADERS, END_HEADERS, stream.number, block))
-        self._send_body(stream, struct.pack(">BL", 0, len(message)) + message)
+        self._send_body(stream, struct.pack(">BL", 0, len(message)) + message, deadline)
         return stream
 
     def cancel(self, stream: Stream) -> None:
@@ -136,15 +145,15 @@ class Connection:
             except OSError:
                 self.alive = False  # the reader sees the same and tells the streams
 
-    def _send_body(self, stream: Stream, body: bytes) -> None:
+    def _send_body(self, stream: Stream, body: bytes, deadline: float) -> None:
         """Send it in frames, as far as the server's windows allow."""
         at = 0
         while at < len(body):
             room = min(self._window, stream.window, self._max_frame)
             if room <= 0:
                 self._opened.clear()
-                self._opened.wait(1.0)
-                if stream.done.is_set():
+                self._opened.wait(min(1.0, max(0.0, deadline - time.monotonic())))
+                if stream.done.is_set() or time.monotonic() >= deadline:
                     return
                 continue
             part = body[at : at + room]
@@ -168,7 +177,8 @@ class Connection:
                 self._frames(buffer, stamp)
         except (OSError, HPACKError, struct.error) as error:
             reason = str(error) or type(error).__name__
-        self.alive = False
+        self.alive, self._reason = False, reason
+        self._opened.set()
         self._fail(reason)
 
     def _frames(self, buffer: bytearray, stamp: float) -> None:
@@ -219,7 +229,9 @@ class Connection:
 
     def on_reset(self, flags: int, number: int, payload: bytes) -> None:
         if (stream := self.streams.pop(number, None)) is not None:
-            stream.finish(f"reset by the server (HTTP/2 code {int.from_bytes(payload, 'big')})")
+            if (code := int.from_bytes(payload, "big")) == REFUSED_STREAM:  # by a connection that is about to go
+                stream.unseen, self.alive = True, False
+            stream.finish(f"reset by the server (HTTP/2 code {code})")
 
     def on_settings(self, flags: int, number: int, payload: bytes) -> None:
         if flags & ACK:
@@ -246,6 +258,7 @@ class Connection:
         self.alive = False
         last = int.from_bytes(payload[:4], "big")
         for stream in [s for s in self.streams.values() if s.number > last]:
+            stream.unseen = True
             self.streams.pop(stream.number).finish("the server is going away")
 
     def on_window(self, flags: int, number: int, payload: bytes) -> None:

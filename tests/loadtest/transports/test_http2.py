@@ -62,6 +62,7 @@ def call(script: Callable[[Any], None], handler: Collect, body: bytes = b"questi
 
     def handle(sock: Any, address: Any) -> None:
         assert sock.recv(len(http2.PREFACE)) == http2.PREFACE
+        sock.sendall(frame(http2.SETTINGS, 0, 0, b""))
         script(sock)
 
     server = StreamServer(("127.0.0.1", 0), handle)
