@@ -23,6 +23,7 @@ from contract.finish import FINISH_CODES
 from contract.prompt_part import PromptPart
 from contract.seal import Seal
 from serving.tokenizer.inputs import PROMPTS, Tensors
+from serving.triton import shared_memory
 
 MOST_VALUES = 65_536  # of an input; each field has its own, lower bound, which names what it counts
 MOST_IDS = 4_194_304  # of a prompt; the context is the bound, this only keeps rubbish from being read
@@ -35,6 +36,7 @@ def start(name: str) -> None:
     """Log to stderr, which Triton passes on, and tell the launcher which process to watch."""
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    shared_memory.close_to_others()
     run_dir = os.environ.get("RUN_DIR")
     if run_dir:
         (Path(run_dir) / f"{name}.pid").write_text(str(os.getpid()))

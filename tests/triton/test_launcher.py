@@ -25,7 +25,7 @@ from serving.launch.triton import binary
 from tests.conftest import ROOT, Server, start_server, stop_server
 from tests.triton.calls import Stream, ask
 from tests.triton.open_streams import OpenStreams
-from tests.triton.processes import alive, family, is_ready, run_dir, shared_memory, triton
+from tests.triton.processes import MODELS, alive, family, is_ready, run_dir, shared_memory, triton
 from tests.waiting import until
 
 pytestmark = pytest.mark.triton
@@ -83,7 +83,8 @@ def test_an_engine_of_an_unknown_runtime(server: Server, tmp_path: Path) -> None
 def test_sigterm_drains_in_bounded_time_and_leaves_nothing(own_server: Callable[..., Server]) -> None:
     server = own_server(*SIMULATED)
     processes, directory = family(server), run_dir(server)
-    assert directory.stat().st_mode & 0o777 == 0o700 and shared_memory(server)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert [segment.stat().st_mode & 0o777 for segment in shared_memory(server)] == [0o600] * len(MODELS)
     with Stream(server.grpc) as short, Stream(server.grpc) as endless:
         short.send(text_input="Hi", max_tokens=150, stream=True)  # under a second
         endless.send(text_input="Hi", max_tokens=30_000, stream=True)
