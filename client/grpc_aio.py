@@ -13,7 +13,7 @@ from client import errors
 from client._call import AioCall
 from client.channels import Channels
 from client.credentials import PLAIN, Credentials
-from client.request import LOOK_SECONDS, Ask, Channel, Deadline, Metadata, RunningRequest
+from client.request import LEAVING_SECONDS, LOOK_SECONDS, Ask, Channel, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 from contract.replica import Route
 
@@ -68,9 +68,11 @@ class AioChannel(Channel):
             await self.raw.wait_for_state_change(state)
 
     async def close(self) -> None:
-        """Lets stop requests on their way, and the calls they end, leave first."""
-        if waiting := self._stops | self._pumps:
-            await asyncio.wait(waiting, timeout=1.0)
+        """Lets stop requests, and the calls they end, leave first; a dropped stream sends its own only now."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + LEAVING_SECONDS
+        while (waiting := self._stops | self._pumps) and (left := until - clock()) > 0:
+            await asyncio.wait(waiting, timeout=left)
         await self.raw.close()
 
 
@@ -145,6 +147,8 @@ class AsyncGrpcStream(RunningRequest, AsyncIterator[StreamChunk]):
         self.cancel()
 
     def __del__(self) -> None:
+        if self._deadline:  # else its timer stops the request once more, on a channel that may be closed by then
+            self._deadline.over = True
         if self._leased:
             self._channels.left(self._channel)
         if not self._done and self._call is not None and not self._loop.is_closed():

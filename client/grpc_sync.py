@@ -17,11 +17,10 @@ from client import errors
 from client._call import SyncCall
 from client.channels import Channels
 from client.credentials import PLAIN, Credentials
-from client.request import LOOK_SECONDS, Ask, Channel, Deadline, Metadata, RunningRequest
+from client.request import LEAVING_SECONDS, LOOK_SECONDS, Ask, Channel, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 from contract.replica import Route
 
-LEAVING_SECONDS = 1.0  # at most that ``close()`` waits for the ends of requests that it stops
 _clients: WeakSet[Channels[Any]] = WeakSet()
 
 

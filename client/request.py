@@ -20,6 +20,7 @@ from client.types import Bounds, Options, Prompt, Retry, StreamChunk, Timeouts
 
 Metadata = Sequence[tuple[str, str]]
 LOOK_SECONDS = 0.1  # a stream that waits for its next attempt sees within this time that it was cancelled
+LEAVING_SECONDS = 1.0  # at most that ``close()`` waits for the ends of requests that it stops
 STOP_SECONDS = 5.0  # bound on a stop request, which answers at once
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -64,6 +66,25 @@ async def test_closing_an_asyncio_client_does_the_same(fake: FakeTriton) -> None
     assert [reason for _, reason, _ in fake.ended] == ["cancelled"]
     with pytest.raises(errors.Cancelled, match="the client is closed; make a new one"):
         await client.generate("x")
+
+
+async def test_a_dropped_stream_is_stopped_once_and_never_after_its_client(fake: FakeTriton) -> None:
+    """Its timer fired in the closed channel: asyncio printed a traceback, at the worst a minute later."""
+    fake.step_ms = 20
+    complaints: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    async with AsyncClient(fake.grpc, timeouts=Timeouts(first_token=0.2, between_chunks=0.2)) as client:
+        stream = client.stream("x", LONG)
+        await stream.__anext__()
+        deadline = loop.time() + 0.3
+        del stream
+        gc.collect()
+    assert [reason for _, reason, _ in fake.ended] == ["cancelled"], "close() did not wait for the stop"
+    timers = asyncio.Event()
+    loop.call_at(deadline, timers.set)  # after the stream's own
+    await timers.wait()
+    assert not complaints
 
 
 def test_a_closed_client_over_http() -> None:
