@@ -81,6 +81,6 @@ class Writer:
 
 _SSE: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
+    (b"cache-control", b"no-store, no-transform"),  # CDNs and Node's proxies would hold it back to compress it
     (b"x-accel-buffering", b"no"),  # keeps nginx from buffering the stream
 )

@@ -134,6 +134,19 @@ def test_the_503s_of_a_restart_say_when_to_come_back(own_gateway: Start, tmp_pat
             assert 20 <= int(answer.headers["retry-after"]) <= 30
 
 
+@pytest.mark.parametrize(
+    ("path", "prompt"),
+    [("chat/completions", "messages"), ("completions", "prompt"), ("responses", "input"), ("messages", "messages")],
+)
+def test_no_proxy_holds_a_stream_back(web: httpx.Client, path: str, prompt: str) -> None:
+    said = [{"role": "user", "content": "SAY x"}] if prompt == "messages" else "SAY x"
+    bound = {} if path == "responses" else {"max_tokens": 9}
+    answer = web.post(f"/v1/{path}", json={"model": "qwen", "stream": True, prompt: said, **bound})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-accel-buffering"] == "no"
+    assert answer.headers["cache-control"] == "no-store, no-transform"
+
+
 def test_the_trace_context_goes_on_to_triton(web: httpx.Client, fake: FakeTriton) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     answer = web.post(CHAT, json=ask("SAY x"), headers={"traceparent": parent, "x-request-id": "mine-1"})
