@@ -103,9 +103,12 @@ function send() {
   answer();
 }
 
+/** A question that was too long for the model is left out when others follow it: they would all fail with it. */
+const isSent = ({ content }, index) => content && messages[index + 1]?.error?.kind !== "too_long";
+
 async function answer() {
   const system = settings.get("system");
-  const history = messages.filter(({ content }) => content).map(({ role, content }) => ({ role, content }));
+  const history = messages.filter(isSent).map(({ role, content }) => ({ role, content }));
   const body = { ...settings.body(model()?.id), messages: system ? [{ role: "system", content: system }, ...history] : history };
   const message = { role: "assistant", content: "", state: "waiting" };
   running = new AbortController();

@@ -70,6 +70,18 @@ def test_errors_are_told_in_words_with_a_retry_button(chat: ChatPage) -> None:
         chat.page.keyboard.press("Escape")  # closes the settings that a missing key opens
 
 
+def test_a_question_that_was_too_long_does_not_spoil_the_next(chat: ChatPage, fake: FakeOpenAI) -> None:
+    chat.ask("hello")
+    chat.send("/status 400")
+    chat.page.wait_for_selector(".assistant[data-state=error]")
+    chat.ask("shorter")
+    assert [m["content"] for m in fake.requests[-1]["messages"] if m["role"] == "user"] == ["hello", "shorter"]
+    chat.page.reload()
+    chat.ask("and now?")
+    asked = [m["content"] for m in fake.requests[-1]["messages"] if m["role"] == "user"]
+    assert asked == ["hello", "shorter", "and now?"]
+
+
 def test_a_broken_stream_keeps_what_came(chat: ChatPage) -> None:
     chat.send("/break")
     assert chat.wait("error") == "It starts well and"
