@@ -41,6 +41,7 @@ class Controller:
         self._plan: RunPlan | None = None
         self._target = TargetFacts()
         self.run: Run | None = None
+        self.directory: Path | None = None  # of the last report
         self._running: dict[int, int] = {}
         self._finished = Event()
         self._heard = 0.0  # when a worker last reported
@@ -180,6 +181,7 @@ class Controller:
         try:
             directory = Path(run.plan.out) if run.plan.out else files.fresh("loadtest")
             write_report(run, summary, directory)
+            self.directory = directory
             console.show(f"report: {directory / 'report.html'}")
             self._environment.process_exit_code = summary["verdict"]["exit_code"]
         except LoadtestError as error:  # the figures above were measured all the same

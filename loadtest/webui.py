@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from loadtest.controller import Controller
 
 KEY = "streaming"
+FILES = {"report.html": "Report", "stats.csv": "Streaming statistics CSV", "requests.csv": "Streaming requests CSV"}
 COLUMNS = ("p50", "p90", "p99", "p99.9", "max")
 STRUCTURE = [{"key": "name", "title": "ms"}, {"key": "count", "title": "count"}] + [
     {"key": column.replace(".", "_"), "title": column} for column in COLUMNS
@@ -26,7 +27,18 @@ def add_streaming_tab(web_ui: Any, controller: Controller) -> None:
     web_ui.template_args |= {
         "extended_tabs": [{"title": "Streaming", "key": KEY}],
         "extended_tables": [{"key": KEY, "structure": STRUCTURE}],
+        "extended_csv_files": [{"href": f"./{KEY}/{name}", "title": title} for name, title in FILES.items()],
     }
+
+    @web_ui.app.route(f"/{KEY}/<name>")  # type: ignore[untyped-decorator]
+    @web_ui.auth_required_if_enabled  # type: ignore[untyped-decorator]
+    def file(name: str) -> Any:
+        """Of the last run that ended; Locust shows them under *Download Data*."""
+        from flask import send_from_directory
+
+        if name not in FILES or controller.directory is None:
+            return "no run has ended yet", 404
+        return send_from_directory(controller.directory.resolve(), name)
 
     @web_ui.app.before_request  # type: ignore[untyped-decorator]
     def refuse() -> Any:

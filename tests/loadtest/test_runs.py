@@ -284,6 +284,7 @@ def test_web_ui_has_a_live_streaming_tab_and_honest_aggregates(mock: Mock, tmp_p
         fetch(f"{url}/swarm", form | {"rate": "6", "run_time": ""})
         wait_for(lambda: (tmp_path / "run/summary.json").read_text())
         counts = json.loads((tmp_path / "run/summary.json").read_text())["total"]["counts"]
+        assert wait_for(lambda: fetch(f"{url}/streaming/stats.csv")) == (tmp_path / "run/stats.csv").read_text()
         stats = wait_for(lambda: answers(f"{url}/stats/requests", counts["completed"] + counts["warmup"]))
     finally:
         process.terminate()
