@@ -44,6 +44,7 @@ class Options:
     include_stop: bool = False
     bad_words: Sequence[str] = ()
     logit_bias: Mapping[int, float] | None = None
+    allowed_token_ids: Sequence[int] | None = None
     repetition_detection: Sequence[int] = ()
     ignore_eos: bool = False
     n: int = 1
@@ -56,6 +57,8 @@ class Options:
     guide: str = ""
     guide_optional: bool = False
     guide_complete: bool = False
+    truncate_prompt_tokens: int | None = None
+    truncation_side: str = "left"
     tools: Sequence[Mapping[str, Any]] = ()
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False

@@ -72,7 +72,8 @@ class Job:
         raw: dict[str, Any] = orjson.loads(data)
         sampling = raw.pop("sampling")
         sampling["guide"] = Guide(**sampling["guide"]) if sampling["guide"] else None
-        sampling["stop_token_ids"] = tuple(sampling["stop_token_ids"])
+        for name in ("stop_token_ids", "allowed_token_ids"):
+            sampling[name] = tuple(sampling[name])
         for name in ("bad_words", "logit_bias"):
             sampling[name] = tuple(map(tuple, sampling[name]))
         text = raw.pop("text")

@@ -26,13 +26,13 @@ def too_long(limits: ContextLimits, field: str, count: str) -> ContextTooLong:
     return ContextTooLong(
         field,
         f"the prompt has {count} tokens, the context is {limits.max_seq_len} and a prompt may take "
-        f"{_longest_prompt(limits)}; shorten it or serve an engine built with a longer CONTEXT",
+        f"{longest_prompt(limits)}; shorten it or serve an engine built with a longer CONTEXT",
     )
 
 
 def room(limits: ContextLimits, field: str, prompt_tokens: int, max_tokens: int) -> int:
     """Tokens left for the answer. ``max_tokens`` 0: the caller named none. Raises ``ContextTooLong``."""
-    if prompt_tokens > _longest_prompt(limits):
+    if prompt_tokens > longest_prompt(limits):
         raise too_long(limits, field, str(prompt_tokens))
     left = limits.max_seq_len - prompt_tokens
     if max_tokens > left:
@@ -44,5 +44,6 @@ def room(limits: ContextLimits, field: str, prompt_tokens: int, max_tokens: int)
     return left
 
 
-def _longest_prompt(limits: ContextLimits) -> int:
-    return min(limits.max_input_len, limits.max_seq_len - 1)
+def longest_prompt(limits: ContextLimits, max_tokens: int = 1) -> int:
+    """Tokens that a prompt may have beside so many of the answer."""
+    return min(limits.max_input_len, limits.max_seq_len - max(1, max_tokens))

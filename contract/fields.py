@@ -60,7 +60,8 @@ class Field:
     ``default`` is used when the caller sends nothing, and sending it changes nothing, so it needs no capability; None:
     see ``about``. With ``checkpoint`` the default comes from generation_config.json and ``default`` means "off".
     ``low`` and ``high`` are inclusive (``above_low``: low is not) and hold for each value of a repeated field, which
-    has at most ``most`` values of at most ``longest`` characters. ``aliases`` are further tensor names of the field.
+    has at most ``most`` values of at most ``longest`` characters; an empty one is as if it had not been sent, or
+    refused with ``filled``. ``aliases`` are further tensor names of the field.
     ``capability`` is what a runtime must have for it. ``sampling``: it goes to the runtime as ``Sampling.<name>``.
     """
 
@@ -72,6 +73,7 @@ class Field:
     high: Bound | None = None
     above_low: bool = False
     repeated: bool = False
+    filled: bool = False
     most: int | None = None
     longest: int | None = None
     checkpoint: bool = False
@@ -151,6 +153,9 @@ FIELDS: tuple[Field, ...] = (
                   note="token id → -100…100, up to 1,024 of them")),
     Field("logit_bias_values", "FP32", "one for each of `logit_bias_ids`", (), -100, 100, repeated=True,
           api=Api("logit_bias", "")),
+    Field("allowed_token_ids", "INT32", "no token but these is generated, ends of the answer included; up to 1,024", (),
+          0, "last_token_id", repeated=True, filled=True, most=1024, capability="allowed_token_ids",
+          option=Option(annotation="Sequence[int] | None"), api=Api()),
     Field("repetition_detection", "INT32",
           "ends an answer that repeats itself: `max_pattern_size`, `min_pattern_size`, `min_count`, in tokens",
           (), 0, 1024, repeated=True, most=3, option=Option(default=(), in_chat=False),
@@ -191,6 +196,12 @@ FIELDS: tuple[Field, ...] = (
           "true: a guided answer is whole within `max_tokens`, shortened if it must be", False,
           sampling=True, capability="guided_decoding_complete", option=Option("guide_complete", False, in_chat=False),
           api=Api("guided_complete")),
+    Field("truncate_prompt_tokens", "INT32",
+          "a longer prompt is cut to this many tokens; -1: to what the context holds beside `max_tokens`", None, -1,
+          INT32_MAX, option=Option(in_chat=False), api=Api("", "chat and completions")),
+    Field("truncation_side", "STRING", "`left`: its last tokens stay; `right`: its first", "left",
+          option=Option(default="left", in_chat=False),
+          api=Api("", "chat and completions", annotation='Literal["left", "right"] | None')),
     Field("tools", "STRING", "OpenAI tools as JSON, rendered by the chat template; needs `messages`",
           option=Option(default=(), annotation="Sequence[Mapping[str, Any]]", in_chat=False), api=Api(endpoints="")),
     Field("add_generation_prompt", "BOOL", "default: true unless `continue_final_message`",

@@ -28,7 +28,8 @@ class Sampling:
     ``temperature == 0`` is greedy. ``top_k == 0`` is the whole vocabulary. ``seed`` is always set: the tokenizer step
     draws one when the caller gave none, so that no engine's own default (0 in two of them) makes all answers alike.
     ``stop_token_ids`` holds the end ids too (151645, 151643 for Qwen2.5) and is empty with ``ignore_eos`` unless the
-    caller named some. ``logit_bias`` is added to the logits of the named ids. ``logprobs`` is 0 for none, 1 for the
+    caller named some. ``logit_bias`` is added to the logits of the named ids. Only ``allowed_token_ids``
+    are generated, unless there are none. ``logprobs`` is 0 for none, 1 for the
     chosen token, k+1 for the chosen token and the top k; ``prompt_logprobs`` likewise for each token of the prompt but
     the first.
     """
@@ -51,6 +52,7 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
     logprobs: int = 0
     prompt_logprobs: int = 0
     guide: Guide | None = None

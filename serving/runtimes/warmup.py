@@ -40,6 +40,7 @@ KINDS: tuple[tuple[str, Sampling], ...] = (
     ("min_tokens", Sampling(max_tokens=TOKENS, min_tokens=2)),
     ("bad_words", Sampling(max_tokens=TOKENS, bad_words=((5,), (6, 7)))),
     ("logit_bias", Sampling(max_tokens=TOKENS, logit_bias=((5, 1.0),))),
+    ("allowed_token_ids", Sampling(max_tokens=TOKENS, allowed_token_ids=(5, 6, 7))),
     ("logprobs", Sampling(max_tokens=TOKENS, temperature=0.0, logprobs=1)),
     ("top_logprobs", Sampling(max_tokens=TOKENS, logprobs=6)),
     ("return_prompt_log_probs", Sampling(max_tokens=TOKENS, temperature=0.0, prompt_logprobs=2)),

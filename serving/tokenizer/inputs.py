@@ -64,6 +64,8 @@ class Inputs:
         self._sent_as: dict[str, str] = {}
         for tensor, values in tensors.items():
             if len(values) == 0:
+                if FIELD_OF_TENSOR[tensor].filled:
+                    raise InvalidRequest(tensor, "the list is empty; give at least one, or leave it out")
                 continue
             name = FIELD_OF_TENSOR[tensor].name
             if name in self._values:

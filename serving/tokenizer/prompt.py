@@ -51,7 +51,8 @@ class PromptBuilder:
             length = len(next(iter(tensors.get(name, ())), b""))
             if length > MAX_JSON:
                 raise InvalidRequest(name, f"{length} bytes of JSON are too many; send at most {MAX_JSON}")
-        if (ids := len(tensors.get("input_ids", ()))) > self._limits.max_input_len:
+        cut = len(tensors.get("truncate_prompt_tokens", ()))
+        if not cut and (ids := len(tensors.get("input_ids", ()))) > self._limits.max_input_len:
             raise context.too_long(self._limits, "input_ids", str(ids))
         if (ids := len(tensors.get("resume_ids", ()))) > self._limits.max_seq_len:
             problem = f"{ids} tokens exceed the context of {self._limits.max_seq_len}; send what the answer had"
@@ -75,15 +76,32 @@ class PromptBuilder:
         field = _prompt_field(inputs)
         text = self._text(inputs, field)
         parsed = self._with_biases(inputs, self._with_words(inputs, job(inputs, self._checkpoint)))
+        _check_allowed(parsed.sampling)
         ids = list(inputs.integers("input_ids")) if field == "input_ids" else self._encoded(text, field)
         if field == "text_input":  # a template writes the special tokens that begin a text itself
             ids = self._encoder.begun(ids)
+        whole, ids = len(ids), self._truncated(inputs, ids, parsed.sampling.max_tokens)
         context.room(self._limits, field, len(ids), parsed.sampling.max_tokens)
         _check_scores(len(ids), parsed.sampling.prompt_logprobs)
         if not inputs.flag("exclude_input_in_output"):
-            echo = self._encoder.decode(ids) if field == "input_ids" else self._plain.resolved(text)
+            has_text = field != "input_ids" and len(ids) == whole
+            echo = self._plain.resolved(text) if has_text else self._encoder.decode(ids)
             parsed = replace(parsed, text=replace(parsed.text, echo=echo))
         return Encoded(ids, parsed)
+
+    def _truncated(self, inputs: Inputs, ids: list[int], max_tokens: int) -> list[int]:
+        """What ``truncate_prompt_tokens`` leaves, counted with the template's tokens, as in vLLM."""
+        side = inputs.text("truncation_side")
+        if side not in ("left", "right"):
+            raise InvalidRequest("truncation_side", f"{shown(side)} is unknown; use left or right")
+        if "truncate_prompt_tokens" not in inputs:
+            return ids
+        most = inputs.integer("truncate_prompt_tokens")
+        if most == 0:
+            raise InvalidRequest("truncate_prompt_tokens", "0 leaves nothing of the prompt; give at least 1, or -1")
+        if most < 0:  # of an answer as long as the context, `room` tells
+            most = max(1, context.longest_prompt(self._limits, max_tokens))
+        return ids[:most] if side == "right" else ids[-most:]
 
     def _text(self, inputs: Inputs, field: str) -> str:
         """The prompt's text, rendered; "" for one that came as ids."""
@@ -143,6 +161,14 @@ class PromptBuilder:
     def _encoded(self, text: str, field: str) -> list[int]:
         self._check_length(text.encode(), field)
         return self._plain.encode(text)
+
+
+def _check_allowed(sampling: Sampling) -> None:
+    """An engine that may choose no token chooses any: vLLM the first of its vocabulary."""
+    forbidden = {word[0] for word in sampling.bad_words if len(word) == 1}
+    forbidden |= set(sampling.stop_token_ids if sampling.min_tokens else ())
+    if sampling.allowed_token_ids and forbidden.issuperset(sampling.allowed_token_ids):
+        raise InvalidRequest("allowed_token_ids", "bad_words and min_tokens forbid all of them; leave one of these out")
 
 
 def _check_scores(prompt_tokens: int, wanted: int) -> None:

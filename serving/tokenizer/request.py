@@ -78,11 +78,14 @@ def _asked_for(inputs: Inputs) -> tuple[str, ...]:
 def _sampling(inputs: Inputs, checkpoint: CheckpointDefaults, logprobs: int) -> Sampling:
     settings: dict[str, Any] = {field.name: inputs.value(field) for field in FIELDS if field.sampling}
     settings["top_k"] = max(0, settings["top_k"])
-    guide = _guide(inputs)
+    guide, ends, allowed = _guide(inputs), _stop_ids(inputs, checkpoint), inputs.integers("allowed_token_ids")
     if settings["guided_decoding_complete"]:
         _check_complete(inputs, guide)
     elif guide and not guide.optional:
         _check_length(inputs)
+        if allowed and not set(allowed) & set(checkpoint.eos_token_ids):
+            problem = "none of them is an end token, with which a guided answer ends; add"
+            raise InvalidRequest("allowed_token_ids", f"{problem} {checkpoint.eos_token_ids[0]}")
     if settings["top_p"] == 0:  # the smallest nucleus is the most likely token
         settings |= {"temperature": 0.0, "top_p": 1.0}
     if "seed" not in inputs:
@@ -92,8 +95,9 @@ def _sampling(inputs: Inputs, checkpoint: CheckpointDefaults, logprobs: int) -> 
         raise InvalidRequest("min_tokens", f"{min_tokens} is more than max_tokens = {max_tokens}; lower it")
     return Sampling(
         max_tokens=max(1, max_tokens) if "max_tokens" in inputs else 0,  # engines make one token at least
-        stop_token_ids=_stop_ids(inputs, checkpoint),
+        stop_token_ids=ends,
         logit_bias=_biases(inputs),
+        allowed_token_ids=allowed,
         logprobs=logprobs,
         prompt_logprobs=1 + inputs.integer("prompt_top_logprobs") if inputs.flag("return_prompt_log_probs") else 0,
         guide=guide,
@@ -158,7 +162,7 @@ def _check_complete(inputs: Inputs, guide: Guide | None) -> None:
     if guide is None:
         problem = "true needs a guide; send guided_decoding_guide, or leave this out"
         raise InvalidRequest("guided_decoding_complete", problem)
-    for name in ("ignore_eos", "min_tokens", "bad_words"):
+    for name in ("ignore_eos", "min_tokens", "bad_words", "allowed_token_ids"):
         if inputs.value(BY_NAME[name]) != BY_NAME[name].default:
             raise InvalidRequest(name, "cannot be promised beside guided_decoding_complete; leave one of them out")
 

@@ -30,6 +30,7 @@ LISTS = (
     "repetition_detection",
     "logit_bias_ids",
     "logit_bias_values",
+    "allowed_token_ids",
     "input_ids",
     "resume_ids",
 )

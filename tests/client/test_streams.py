@@ -57,7 +57,8 @@ def test_every_option_reaches_its_tensor(fake: FakeTriton) -> None:
         include_stop=True, bad_words=["b"], ignore_eos=True, n=2, logit_bias={3: -0.5, 4: 2.0},
         repetition_detection=(8, 1, 3), continue_final_message=True, add_generation_prompt=False,
         logprobs=True, top_logprobs=2, guide_type="regex", guide="a+",
-        tools=[{"type": "function"}], priority=1, lora_name="l",
+        tools=[{"type": "function"}], priority=1, lora_name="l", allowed_token_ids=[5],
+        truncate_prompt_tokens=-1, truncation_side="right",
     )  # fmt: skip
     with Client(fake.grpc) as client:
         chunks = list(client.stream(CHAT, options))
@@ -71,6 +72,7 @@ def test_every_option_reaches_its_tensor(fake: FakeTriton) -> None:
         "bad_words": ["b"], "repetition_detection": [8, 1, 3], "ignore_eos": True,
         "num_return_sequences": 2, "return_log_probs": True, "top_logprobs": 2, "guided_decoding_guide_type": "regex",
         "guided_decoding_guide": "a+", "tools": '[{"type": "function"}]', "priority": 1, "lora_name": "l",
+        "allowed_token_ids": [5], "truncate_prompt_tokens": -1, "truncation_side": "right",
     }  # fmt: skip
     assert chunks[0].logprobs == (-0.5,)
     assert chunks[0].top_logprobs == (((0, -0.5), (1, -1.5)),)

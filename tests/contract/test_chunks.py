@@ -37,7 +37,7 @@ CHUNKS = st.builds(
 SAMPLING = st.builds(
     Sampling, max_tokens=COUNT, temperature=FLOAT, top_p=FLOAT, top_k=COUNT, min_p=FLOAT, repetition_penalty=FLOAT,
     presence_penalty=FLOAT, frequency_penalty=FLOAT, seed=st.integers(0, 2**64 - 1), min_tokens=COUNT,
-    stop_token_ids=st.lists(ID, max_size=4).map(tuple),
+    stop_token_ids=st.lists(ID, max_size=4).map(tuple), allowed_token_ids=st.lists(ID, max_size=4).map(tuple),
     bad_words=st.lists(st.lists(ID, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple),
     ignore_eos=st.booleans(), logprobs=st.integers(0, 21),
     guide=st.one_of(st.none(), st.builds(Guide, st.sampled_from(["json", "regex"]), TEXT)),

@@ -34,6 +34,7 @@ def test_every_setting_and_option_has_a_row() -> None:
     assert {field.name for field in dataclasses.fields(Options)} == set(BY_OPTION)
     scalars = {field.name for field in FIELDS if field.sampling}
     composed = {"max_tokens", "stop_token_ids", "bad_words", "logit_bias", "logprobs", "prompt_logprobs", "guide"}
+    composed |= {"allowed_token_ids"}
     assert {field.name for field in dataclasses.fields(Sampling)} == scalars | composed
 
 

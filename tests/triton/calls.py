@@ -20,7 +20,8 @@ MODEL = "qwen"
 TYPES: dict[str, tuple[str, Any]] = {
     **dict.fromkeys(("text_input", "messages", "tools", "stop_words", "bad_words"), ("BYTES", np.object_)),
     **dict.fromkeys(
-        ("guided_decoding_guide_type", "guided_decoding_guide", "lora_name", "stop_key"), ("BYTES", np.object_)
+        ("guided_decoding_guide_type", "guided_decoding_guide", "lora_name", "stop_key", "truncation_side"),
+        ("BYTES", np.object_),
     ),
     **dict.fromkeys(
         (

@@ -114,6 +114,10 @@ def checks(engine: ProbedEngine) -> Iterator[tuple[str, bool, str]]:
     if "logit_bias" in engine.runtime.capabilities:
         biased = engine.ask((engine.prompts[0], replace(GREEDY, logit_bias=((777, 100.0),))))[0]
         yield "logit_bias", set(biased.ids) == {777}, str(biased.ids[:4])
+    if "allowed_token_ids" in engine.runtime.capabilities:
+        allowed = tuple(range(0, 2000, 2))
+        kept = engine.each(replace(GREEDY, temperature=1.0, allowed_token_ids=allowed))
+        yield "allowed_token_ids", all(answer.ids and set(answer.ids) <= set(allowed) for answer in kept), ""
     banned = engine.ask((engine.prompts[0], replace(GREEDY, bad_words=((first,),))))[0]
     yield "bad_words", first not in banned.ids and banned.ids[0] == second, ""
     stop = replace(GREEDY, ignore_eos=False, stop_token_ids=(first,))

@@ -124,11 +124,11 @@ class Generate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = http.header(scope, b"x-request-id")
         answer_id = f"{self._endpoint.id_prefix}{uuid.uuid4().hex}"
-        request_id = given if _ID.fullmatch(given) else answer_id
-        writer, timing = Writer(send, request_id), AnswerTimes(time.monotonic())
+        writer = Writer(send, given if _ID.fullmatch(given) else answer_id)
+        timing = AnswerTimes(time.monotonic())
         exchange = _Exchange(self._gateway, self._endpoint, scope, receive, writer, timing)
         await exchange.run(answer_id)
-        exchange.log(request_id)
+        exchange.log()
 
 
 def _expected_tokens(plan: GenerationPlan, body_bytes: int) -> int:
@@ -190,7 +190,10 @@ class _Exchange:
             plan = replace(plan, options=replace(plan.options, lora_name=self._model))
         if self._key and gateway.triton_metrics.honours_cache_salt:
             plan = replace(plan, options=replace(plan.options, cache_salt=self._key.salt(plan.options.cache_salt)))
-        header = AnswerHeader(answer_id, self._model, int(time.time()), gateway.fingerprint)
+        shown_id = f"{self._endpoint.id_prefix}{plan.request_id}" if plan.request_id else answer_id
+        if self._writer.request_id == answer_id:  # the header, where there is one, names the exchange
+            self._writer.request_id = shown_id
+        header = AnswerHeader(shown_id, self._model, int(time.time()), gateway.fingerprint)
         renderer = self._endpoint.renderer(plan, header)
         tenant = tenant_of(self._key, plan.user, http.address(scope))
         gateway.slots.take(tenant, gateway.retry_after)
@@ -249,12 +252,12 @@ class _Exchange:
             await writer.event(self._answer.renderer.error(error))
             await writer.end()
 
-    def log(self, request_id: str) -> None:
+    def log(self) -> None:
         """One line per request; never a prompt."""
         status, answer, timing = self._writer.status, self._answer, self._timing
         self._gateway.metrics.answered(self._scope["path"], status)
         fields: dict[str, Any] = {
-            "request_id": request_id, "path": self._scope["path"], "status": status, "model": self._model,
+            "request_id": self._writer.request_id, "path": self._scope["path"], "status": status, "model": self._model,
             "ms": round((time.monotonic() - timing.arrived) * 1000, 1),
         }  # fmt: skip
         if answer:

@@ -46,6 +46,7 @@ class GenerationPlan:
     one_call: bool = False  # parallel_tool_calls: false
     named_call: bool = False  # tool_choice names the function
     user: str = ""
+    request_id: str = ""  # what the caller calls the answer; the engine's id stays its own
     keep: Callable[[dict[str, Any]], None] | None = None  # stores the answer; blocks
     request: BaseModel | None = None  # as it came, for endpoints whose answers repeat it
     renamed: dict[str, str] = field(default_factory=dict)  # Triton's tensor name -> this request's field

@@ -93,7 +93,7 @@ def _plan(request: Common, options: Options, renamed: dict[str, str]) -> Generat
         chat=False, prompts=(), options=options, stream=bool(request.stream),
         stream_options=request.stream_options or StreamOptions(), token_ids=bool(request.return_token_ids),
         named_by_id=bool(request.return_tokens_as_token_ids), prompt_logprobs=request.prompt_logprobs,
-        user=request.user or "", renamed=renamed,
+        user=request.user or "", request_id=request.request_id or "", renamed=renamed,
     )  # fmt: skip
 
 

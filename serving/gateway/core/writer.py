@@ -22,7 +22,7 @@ class Writer:
     """Sends one answer. ``started``: the status has been sent. The times let the gateway detect stalled clients."""
 
     def __init__(self, send: Send, request_id: str) -> None:
-        self._send, self._id = send, request_id.encode()
+        self._send, self.request_id = send, request_id
         self.status = 0
         self.writing_since: float | None = None
         self.sent_at = time.monotonic()
@@ -33,7 +33,7 @@ class Writer:
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.status = status
-        all_headers = [*headers, (b"x-request-id", self._id)] if self._id else headers
+        all_headers = [*headers, (b"x-request-id", self.request_id.encode())] if self.request_id else headers
         await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
 
     async def event(self, data: bytes) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 from serving.gateway.schema.others import Fixed
 
 JsonObject = dict[str, Any]
+REQUEST_ID = r"^[A-Za-z0-9_.:-]{1,128}$"
 
 
 def note(text: str, *, openai: bool = False, vllm: bool = True, default: Any = None) -> Any:
@@ -176,6 +177,9 @@ class Shared(BaseModel):
     logit_bias: dict[str, float] | None = note(
         "token id → -100…100, up to 1,024 of them; where the engine has it", openai=True
     )
+    allowed_token_ids: list[int] | None = note(
+        "no token but these is generated, ends of the answer included; up to 1,024; where the engine has it"
+    )
     repetition_detection: RepetitionDetection | None = note(
         "`max_pattern_size`, `min_pattern_size`, `min_count`: ends an answer that repeats itself"
     )
@@ -216,12 +220,19 @@ class Common(Shared):
         "chat: what the context leaves; completions: 16; 0: only what was asked about the prompt", openai=True
     )
     n: int | None = note("at most 16; seeds `seed`, `seed + 1`, …", openai=True)
+    truncate_prompt_tokens: int | None = note(
+        "a longer prompt is cut to this many tokens; -1: to what the context holds beside `max_tokens`"
+    )
+    truncation_side: Literal["left", "right"] | None = note("`left`: its last tokens stay; `right`: its first")
     # common fields: end
     prompt_logprobs: int | None = note(
         "0 to 20 alternatives for each token of the prompt; not in streams; where the engine has it"
     )
     return_token_ids: bool | None = note("`token_ids` beside each text, and `prompt_token_ids`")
     return_tokens_as_token_ids: bool | None = note("log probabilities name each token `token_id:123`")
+    request_id: Annotated[str, Field(pattern=REQUEST_ID)] | None = note(
+        "the answer's id, behind `chatcmpl-` or `cmpl-`: letters, digits, `_.:-`, up to 128"
+    )
     guided_json: str | JsonObject | None = note("a JSON schema, enforced")
     guided_regex: str | None = note("enforced")
     guided_choice: list[str] | None = note("enforced, as a regular expression")

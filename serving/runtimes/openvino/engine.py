@@ -209,7 +209,9 @@ def _blamed(error: Exception, request: EngineRequest) -> str:
     if isinstance(error, GrammarError):
         return to_wire(InvalidRequest(GUIDE, str(error)))
     if isinstance(error, NothingLeft):
-        field = "bad_words" if request.sampling.bad_words else GUIDE if request.sampling.guide else "min_tokens"
+        sampling = request.sampling
+        named = next((n for n in ("allowed_token_ids", "bad_words") if getattr(sampling, n)), "")
+        field = named or (GUIDE if sampling.guide else "min_tokens")
         return to_wire(InvalidRequest(field, f"{error}; leave one of them out"))
     return str(error)
 

@@ -33,8 +33,8 @@ from serving.runtimes.openvino import wire
 
 HONOURED = GUIDES | {  # by ``sampling.Sampler`` and the worker's scheduler
     "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
-    "logit_bias", "logprobs", "top_logprobs", "return_prompt_log_probs", "priority", "cache_salt", "resume_ids",
-    "guided_decoding_complete",
+    "logit_bias", "allowed_token_ids", "logprobs", "top_logprobs", "return_prompt_log_probs", "priority", "cache_salt",
+    "resume_ids", "guided_decoding_complete",
 }  # fmt: skip
 CLOSE_SECONDS = 10.0
 # glibc keeps 7 freed pieces of a size at hand. PagedAttention frees more than that in every layer, and the rest of

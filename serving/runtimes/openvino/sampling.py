@@ -1,7 +1,7 @@
 """From a row of logits to a token, for one sequence. Pure numpy; every row has its own settings and random stream.
 
-Order: bias, penalties, forbidden tokens, grammar, then temperature, min_p, top_k, top_p (vLLM's order). Log
-probabilities are those of the untouched logits. The vocabulary has 150,000 entries, so the top k are found by block
+Order: allowed tokens, bias, penalties, forbidden tokens, grammar, then temperature, min_p, top_k, top_p (vLLM's order).
+Log probabilities are those of the untouched logits. The vocabulary has 150,000 entries, so the top k are found by block
 maxima: the k largest entries lie in the k blocks with the largest maxima, and only those blocks are sorted.
 """
 
@@ -73,6 +73,7 @@ class Sampler:
         self._counts: Counter[int] = Counter()
         self._prompt = frozenset(prompt)
         self._seen = np.fromiter(self._prompt, np.int64)  # prompt and answer, each id once
+        self._allowed = np.array(sampling.allowed_token_ids, np.int64)
         self._biased = np.array([i for i, _ in sampling.logit_bias], np.int64)
         self._biases = np.array([bias for _, bias in sampling.logit_bias], np.float32)
         self._bits = np.random.PCG64(sampling.seed) if sampling.temperature > 0 else None
@@ -118,6 +119,10 @@ class Sampler:
 
     def _constrain(self, row: Row) -> None:
         s = self.sampling
+        if len(self._allowed):
+            kept = row[self._allowed]
+            row.fill(FORBIDDEN)
+            row[self._allowed] = kept
         if len(self._biased):
             row[self._biased] += self._biases
         if s.repetition_penalty != 1.0:
@@ -149,13 +154,15 @@ class Sampler:
         best = int(row.argmax())
         if not np.isfinite(row[best]):
             if self._forbids and row[best] == FORBIDDEN:
-                raise NothingLeft("no token can follow: bad_words, min_tokens and the guide together forbid all")
+                names = "allowed_token_ids, bad_words, min_tokens and the guide"
+                raise NothingLeft(f"no token can follow: {names} together leave none")
             raise ValueError("no token can follow: the logits are not finite")
         return best if self._random is None else self._draw(row, row[best])
 
     @property
     def _forbids(self) -> bool:
-        return bool(self.grammar or self.sampling.bad_words or len(self.output) < self.sampling.min_tokens)
+        s = self.sampling
+        return bool(self.grammar or s.bad_words or s.allowed_token_ids or len(self.output) < s.min_tokens)
 
     def _draw(self, row: Row, best: np.float32) -> int:
         s = self.sampling

@@ -21,7 +21,7 @@ from serving.runtimes.base import GUIDES, RuntimeOptions
 
 HONOURED = GUIDES | {
     "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "min_tokens", "bad_words",
-    "logit_bias", "logprobs", "top_logprobs", "return_prompt_log_probs", "priority", "cache_salt",
+    "logit_bias", "allowed_token_ids", "logprobs", "top_logprobs", "return_prompt_log_probs", "priority", "cache_salt",
     "resume_ids",
 }  # fmt: skip
 # vLLM refuses them beside speculative decoding (``SamplingParams._validate_spec_decode``, 0.24 to 0.33).
@@ -152,6 +152,7 @@ def sampling_args(sampling: Sampling, end_ids: tuple[int, ...], *, seeded: bool 
         "stop_token_ids": list(sampling.stop_token_ids or (end_ids if sampling.guide else ())),
         "ignore_eos": True,
         "logit_bias": dict(sampling.logit_bias) or None,
+        "allowed_token_ids": list(sampling.allowed_token_ids) or None,
         "logprobs": sampling.logprobs - 1 if sampling.logprobs else None,
         "prompt_logprobs": sampling.prompt_logprobs - 1 if sampling.prompt_logprobs else None,
         "detokenize": False,

@@ -67,7 +67,7 @@ class Core:
         self.outputs: Any = (
             self._client.outputs_queue
         )  # queue.Queue of EngineCoreOutputs or an exception, by vLLM's thread
-        self.lacking = releases.lacking()
+        self.lacking = releases.lacking(releases.check())
         self.max_model_len = int(config.model_config.max_model_len)
         self.vocab_size = int(config.model_config.get_vocab_size())
         self.kv_block_tokens = int(config.cache_config.block_size)

@@ -25,6 +25,9 @@ MARLIN_SWITCH, MARLIN_BY_NAME = "VLLM_TEST_FORCE_FP8_MARLIN", (0, 30)
 # which needs no multicast, and 0.28 looks first (vllm/distributed/device_communicators/flashinfer_all_reduce.py).
 ALL_REDUCE_SWITCH, ALL_REDUCE = "VLLM_FLASHINFER_ALLREDUCE_BACKEND", "trtllm"
 MULTICAST_ASSUMED = ((0, 25), (0, 28))
+# Before, threads of the V2 runner's kernel overwrote logits that others had still to save: tokens outside the list came
+# (https://github.com/vllm-project/vllm/pull/46245; the barriers are in 0.25.0's wheel, not in 0.24.0's).
+ALLOWED_IDS_HOLD = (0, 25)
 
 
 def check() -> tuple[int, ...]:
@@ -65,11 +68,12 @@ def several_gpus(release: tuple[int, ...], tensor_parallel: int) -> dict[str, st
     return {ALL_REDUCE_SWITCH: ALL_REDUCE} if tensor_parallel > 1 and first <= release[:2] < fixed else {}
 
 
-def lacking() -> frozenset[str]:
-    """Capabilities that vLLM itself does not have on this machine.
+def lacking(release: tuple[int, ...]) -> frozenset[str]:
+    """Capabilities that this release of vLLM does not have, or not on this machine.
 
     On CPUs a seeded request whose prompt is read in chunks ends the engine core ("CPU Generator does not use offset":
     ``Generator.set_offset`` in vllm/v1/worker/gpu_model_runner.py; seen with 0.24.0 and 0.32.0)."""
     from vllm.platforms import current_platform
 
-    return frozenset({"seed"}) if current_platform.is_cpu() else frozenset()
+    lacks = {"allowed_token_ids"} if release[:2] < ALLOWED_IDS_HOLD else set()
+    return frozenset(lacks | ({"seed"} if current_platform.is_cpu() else set()))

@@ -129,3 +129,22 @@ def test_lm_evals_remote_tokenizer(web: httpx.Client) -> None:
 def _events(web: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     lines = web.post(path, json={**body, "stream": True}).text.splitlines()
     return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "prompt", "prefix"), [(CHAT, ask("SAY x"), "chatcmpl-"), ("/v1/completions", {"prompt": "SAY x"}, "cmpl-")]
+)
+def test_an_answer_has_the_id_that_its_request_names(
+    path: str, prompt: dict[str, Any], prefix: str, stream: bool, web: httpx.Client, fake: FakeTriton
+) -> None:
+    """The engine's id stays the gateway's: with another client's, a request could be cancelled."""
+    for headers, named in (({}, f"{prefix}mine-1"), ({"x-request-id": "call-7"}, "call-7")):
+        answer = web.post(path, json={**prompt, "request_id": "mine-1", "stream": stream}, headers=headers)
+        assert answer.headers["x-request-id"] == named
+        text = answer.text.removeprefix("data: ").partition("\n\n")[0] if stream else answer.text
+        assert json.loads(text)["id"] == f"{prefix}mine-1"
+    assert len(set(fake.ids)) == len(fake.ids) and "mine-1" not in "".join(fake.ids)
+    for wrong in ("", "a b", "x" * 129, "é"):
+        refused = web.post(path, json={**prompt, "request_id": wrong})
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "request_id"

@@ -195,7 +195,7 @@ def test_parse_a_json_schema(sdk: openai.OpenAI, fake: FakeTriton) -> None:
 def test_extra_fields_reach_the_engine(sdk: openai.OpenAI, fake: FakeTriton) -> None:
     extra = {
         "top_k": 5, "min_p": 0.25, "repetition_penalty": 1.5, "ignore_eos": True, "stop_token_ids": [7],
-        "min_tokens": 1,
+        "min_tokens": 1, "allowed_token_ids": [7, 8], "truncate_prompt_tokens": 100, "truncation_side": "right",
         "include_stop_str_in_output": True, "guided_choice": ["a+b", "c"], "bad_words": ["x"],
     }  # fmt: skip
     sdk.chat.completions.create(
@@ -207,6 +207,8 @@ def test_extra_fields_reach_the_engine(sdk: openai.OpenAI, fake: FakeTriton) -> 
     assert (sent["logit_bias_ids"], sent["logit_bias_values"]) == ([7, 9], [-100.0, 2.0])
     assert sent["guided_decoding_guide"] == r"(a\+b|c)" and sent["guided_decoding_guide_type"] == "regex"
     assert sent["stop_words"] == ["END"] and sent["stop_token_ids"] == [7] and sent["bad_words"] == ["x"]
+    assert (sent["allowed_token_ids"], sent["truncate_prompt_tokens"]) == ([7, 8], 100)
+    assert sent["truncation_side"] == "right"
     assert (sent["top_k"], sent["min_p"], sent["ignore_eos"], sent["min_tokens"]) == (5, 0.25, True, 1)
 
 

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineDirectoryError
+from contract.errors import EngineDirectoryError, InvalidRequest
 from serving.tokenizer.inputs import Tensors
 from serving.tokenizer.prompt import Encoded, PromptBuilder
 
@@ -194,6 +194,45 @@ def test_bad_words_are_ids_with_and_without_a_leading_space(builder: PromptBuild
 def test_biases_are_pairs(builder: PromptBuilder) -> None:
     job = encode(builder, text_input="Hi", logit_bias_ids=[7, 9], logit_bias_values=[-100.0, 2.5]).job
     assert job.sampling.logit_bias == ((7, -100.0), (9, 2.5)) and "logit_bias" in job.explicit
+
+
+def test_only_allowed_ids_go_on_and_need_an_engine_that_has_the_field(builder: PromptBuilder) -> None:
+    job = encode(builder, text_input="Hi", allowed_token_ids=[7, IM_END], guided_decoding_guide_type="json").job
+    assert job.sampling.allowed_token_ids == (7, IM_END) and "allowed_token_ids" in job.explicit
+    assert encode(builder, text_input="Hi").job.explicit == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [({"truncate_prompt_tokens": 3}, slice(-3, None)), ({"truncate_prompt_tokens": 10_000}, slice(None)),
+     ({"truncate_prompt_tokens": 3, "truncation_side": "right"}, slice(3)), ({"truncation_side": "right"}, slice(None)),
+     ({"truncate_prompt_tokens": -1}, slice(None))],
+)  # fmt: skip
+def test_a_prompt_is_cut_to_its_last_or_first_tokens(
+    asked: dict[str, Any], kept: slice, builder: PromptBuilder, tokenizer: Tokenizer
+) -> None:
+    """As vLLM's: of the rendered prompt, whichever way it came; what is echoed is what the engine gets."""
+    messages = json.dumps([{"role": "user", "content": "Hi <|im_end|> there"}])
+    for prompt in ({"text_input": "one two three four five"}, {"messages": messages}, {"input_ids": list(range(30))}):
+        whole = encode(builder, **prompt).ids
+        cut = encode(builder, **prompt, **asked, exclude_input_in_output=False)
+        assert cut.ids == whole[kept]
+        if len(cut.ids) < len(whole):
+            assert cut.job.text.echo == tokenizer.decode(cut.ids, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize(("max_tokens", "left"), [({}, 511), ({"max_tokens": 12}, 500), ({"max_tokens": 512}, 1)])
+def test_a_prompt_beyond_the_context_is_cut_to_what_the_answer_leaves(
+    max_tokens: dict[str, int], left: int, builder: PromptBuilder
+) -> None:
+    ids = list(range(1000))
+    if left == 1:
+        with pytest.raises(InvalidRequest, match=r"^max_tokens: 512 with a prompt of 1 tokens"):
+            encode(builder, input_ids=ids, truncate_prompt_tokens=-1, **max_tokens)
+    else:
+        assert encode(builder, input_ids=ids, truncate_prompt_tokens=-1, **max_tokens).ids == ids[-left:]
+        text = " word" * 1000
+        assert len(encode(builder, text_input=text, truncate_prompt_tokens=-1, **max_tokens).ids) == left
 
 
 def test_biased_words_are_their_tokens(builder: PromptBuilder, tokenizer: Tokenizer) -> None:

@@ -7,10 +7,21 @@ from typing import Any
 import pytest
 
 from serving.gateway.schema.errors import ApiError
+from serving.gateway.schema.others import FIXED, REFUSED, Fixed
 from serving.gateway.schema.parse import parse
-from serving.gateway.schema.protocol import ChatRequest
+from serving.gateway.schema.protocol import ChatRequest, CompletionRequest, Shared
+from serving.gateway.schema.responses_protocol import ResponsesRequest
 
 BODY = {"messages": [{"role": "user", "content": "x"}]}
+BODIES: dict[type[Shared], dict[str, Any]] = {
+    ChatRequest: BODY, CompletionRequest: {"prompt": "x"}, ResponsesRequest: {"input": "x"}
+}  # fmt: skip
+UNHONOURED = [
+    pytest.param(kind, name, fixed, id=f"{kind.__name__}-{name}")
+    for kind in BODIES
+    for name, fixed in (REFUSED | FIXED | kind.others).items()
+    if name not in kind.model_fields
+]
 
 
 @pytest.mark.parametrize(
@@ -20,6 +31,12 @@ BODY = {"messages": [{"role": "user", "content": "x"}]}
         ("response_format", "x", "response_format: 'x' is wrong: should be an object"),
         ("messages", [None], "messages[0]: null is wrong: should be an object"),
         ("metadata", [True, None], "metadata: [true, null] is wrong: should be an object"),
+        ("truncation_side", "both", "truncation_side: 'both' is wrong: should be 'left' or 'right'"),
+        (
+            "thinking_token_budget",
+            100,
+            "thinking_token_budget: 100 is not supported (Qwen2.5 has no separate reasoning)",
+        ),
         ("logit_bias", "é", "logit_bias: 'é' is wrong: should be an object"),
         ("n", {"a": None}, 'n: {"a": null} is wrong: should be a valid integer'),
         ("stream_options", {"a": 1}, "stream_options.a: no such field; see the field table in docs/gateway.md"),
@@ -47,6 +64,21 @@ def test_a_wrong_field_is_told_in_the_callers_words(field: str, value: Any, said
 )
 def test_what_changes_nothing_is_accepted_under_any_name(more: dict[str, Any]) -> None:
     parse(ChatRequest, BODY | more)
+
+
+@pytest.mark.parametrize(("kind", "name", "fixed"), UNHONOURED)
+def test_every_field_without_effect_passes_at_what_changes_nothing_only(
+    kind: type[Shared], name: str, fixed: Fixed
+) -> None:
+    asks = name in REFUSED and REFUSED[name].asks
+    empty: tuple[Any, ...] = (False,) if asks else (False, {}, [], "")
+    for harmless in (None, *(fixed.allowed or empty)):
+        parse(kind, BODIES[kind] | {name: harmless})
+    for asked in ("something", 7, [1], {"a": 1}, *(({},) if asks else ())):
+        with pytest.raises(ApiError) as refused:
+            parse(kind, BODIES[kind] | {name: asked})
+        assert (refused.value.param, refused.value.status) == (name, 400)
+        assert refused.value.code == "unsupported" and "is not supported" in refused.value.message
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,8 @@ def test_an_impossible_request_ends_alone(
     assert [got[i][-1].finish_reason for i in (1, 2)] == ["error", "error"] and got[1][-1].error == to_wire(
         InvalidRequest(
             "bad_words",
-            "no token can follow: bad_words, min_tokens and the guide together forbid all; leave one of them out",
+            "no token can follow: allowed_token_ids, bad_words, min_tokens and the guide together leave none; "
+            "leave one of them out",
         )
     )
     assert ids(got[0]) == expected[0] and engine.stats().kv_blocks_used == 0

@@ -53,6 +53,27 @@ def test_biases_are_added_and_do_not_touch_log_probs() -> None:
     assert choice.logprob == pytest.approx(float(values[other] - np.log(np.exp(values.astype(np.float64)).sum())), 1e-4)
 
 
+@pytest.mark.parametrize("more", [{}, {"top_k": 20}, {"top_p": 0.9}, {"min_p": 0.5}, {"repetition_penalty": 1.3}])
+def test_only_allowed_ids_are_drawn_by_their_own_weights(more: dict[str, float]) -> None:
+    values, allowed = row(5, 1024), (900, 3, 77, 3)
+    sampler = Sampler(Sampling(8, seed=3, allowed_token_ids=allowed, logprobs=2, **more), [3, 5])
+    drawn = [sampler.choose(values.copy()) for _ in range(400)]
+    assert {choice.token for choice in drawn} <= set(allowed)
+    assert more or {choice.token for choice in drawn} == set(allowed)
+    exact = values - np.log(np.exp(values.astype(np.float64)).sum())
+    assert all(choice.logprob == pytest.approx(exact[choice.token], abs=1e-4) for choice in drawn)
+    assert drawn[0].top[0][0] == int(values.argmax()), "log probabilities are of the untouched logits"
+
+
+def test_a_bias_moves_among_the_allowed_ids_only() -> None:
+    values = row(5, 64)
+    settings_ = Sampling(8, temperature=0.0, allowed_token_ids=(3, 4), logit_bias=((4, 50.0), (9, 100.0)))
+    assert Sampler(settings_, []).choose(values.copy()).token == 4
+    none = Sampling(8, temperature=0.0, allowed_token_ids=(3,), min_tokens=1, stop_token_ids=(3,))
+    with pytest.raises(sampling.NothingLeft, match="allowed_token_ids, bad_words"):
+        Sampler(none, []).choose(values.copy())
+
+
 def test_seeds_decide() -> None:
     same = [tokens(Sampling(8, seed=2**64 - 1), 20) for _ in range(2)]
     assert same[0] == same[1] != tokens(Sampling(8, seed=1), 20)

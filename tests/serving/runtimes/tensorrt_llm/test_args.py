@@ -12,7 +12,7 @@ from serving.runtimes.base import CAPABILITIES, RuntimeOptions
 from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
 from tests.serving.runtimes.tensorrt_llm.harness import ALL, ENGINE, TORCH, TORCH_14, write_engine
 
-SERVED = CAPABILITIES - {"return_prompt_log_probs", "guided_decoding_complete"}
+SERVED = CAPABILITIES - {"return_prompt_log_probs", "guided_decoding_complete", "allowed_token_ids"}
 CAPABLE = {
     ENGINE: SERVED - {"logprobs", "top_logprobs", "priority", "lora", "logit_bias"},
     TORCH: SERVED - {"top_logprobs", "priority", "lora", "logit_bias"},

@@ -68,6 +68,13 @@ def test_biases_are_a_dictionary():
     assert vllm_args.sampling_args(Sampling(max_tokens=1), ())["logit_bias"] is None
 
 
+def test_an_empty_list_of_allowed_ids_is_none():
+    """vLLM refuses an empty one."""
+    args = vllm_args.sampling_args(Sampling(max_tokens=1, allowed_token_ids=(5, 7)), ())
+    assert args["allowed_token_ids"] == [5, 7]
+    assert vllm_args.sampling_args(Sampling(max_tokens=1), ())["allowed_token_ids"] is None
+
+
 def test_seeds_fit_torch():
     assert vllm_args.sampling_args(Sampling(max_tokens=1, seed=2**64 - 1), ())["seed"] == 2**63 - 1
     assert vllm_args.sampling_args(Sampling(max_tokens=1, seed=9, temperature=0), ())["seed"] is None
@@ -145,6 +152,17 @@ def test_the_model_runner_that_keeps_penalties_on_the_gpu_is_chosen_where_vllm_d
     assert releases.environment(release, {"speculative_config": {"method": "ngram"}}, 1) == {}
     assert releases.MARLIN_SWITCH in releases.environment(release, {"linear_backend": "marlin"}, 1)
     assert releases.environment((0, 30, 0), {"linear_backend": "marlin"}, 1) == {}
+
+
+@pytest.mark.parametrize(
+    ("release", "cpu", "lacks"),
+    [((0, 24, 0), False, {"allowed_token_ids"}), ((0, 25, 1), False, set()), ((0, 33, 0), True, {"seed"})],
+)
+def test_what_a_release_or_a_machine_cannot_do_is_refused_there(release, cpu, lacks, monkeypatch):
+    platform = types.SimpleNamespace(is_cpu=lambda: cpu)
+    monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", types.SimpleNamespace(current_platform=platform))
+    assert releases.lacking(release) == lacks
 
 
 @pytest.mark.parametrize(
