@@ -244,7 +244,7 @@ def _target(text: str, sse: bool) -> dict[str, Any]:
     if not parts.hostname or parts.scheme not in ("", "http", "https"):
         raise LoadtestError(f"host: {text!r} is not a host name: write e.g. 127.0.0.1 or https://llm.example.org")
     port = parts.netloc.rpartition("]")[2].partition(":")[2]
-    path = parts.path.rstrip("/")
+    path = parts.path.rstrip("/").removesuffix("/chat/completions")  # as other tools take it
     name = f"https://{parts.hostname}" if parts.scheme == "https" else parts.hostname
     if sse and (port or path) and port.isdecimal() | (not port) and not (parts.query or parts.username):
         default = 443 if parts.scheme == "https" else 80

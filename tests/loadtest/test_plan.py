@@ -30,6 +30,7 @@ def test_a_host_by_name_or_address(host: str, name: str, url: str) -> None:
         ("http://127.0.0.1:11434/v1", "http://127.0.0.1:11434/v1/models"),
         ("http://127.0.0.1:11434", "http://127.0.0.1:11434/v1/models"),
         ("https://llm.example/api/v1/", "https://llm.example:443/api/v1/models"),
+        ("http://127.0.0.1:8000/v1/chat/completions", "http://127.0.0.1:8000/v1/models"),
         ("http://[::1]:8000/v1beta/openai", "http://[::1]:8000/v1beta/openai/models"),
         (" llm.example ", "http://llm.example:8080/v1/models"),
     ],
