@@ -117,7 +117,7 @@ class GrpcTransport:
                 break
             except TransportError:
                 if attempt == 2 or not call.unseen:
-                    raise  # else sent again, as each gRPC library does: https://grpc.io/docs/guides/retry
+                    raise  # else it is a transparent retry: https://grpc.io/docs/guides/retry
             finally:
                 connection.cancel(call)
         return reader.finished()

@@ -79,7 +79,7 @@ class Connection:
     """One HTTP/2 connection. ``alive`` turns False when it takes no new stream."""
 
     def __init__(self, host: str, port: int, tls: Any = None) -> None:
-        """Waits for the settings, as gRPC's clients do: a burst may have more streams than they allow. ``OSError``."""
+        """Waits for the server's settings: a burst may have more streams than they allow. Raises ``OSError``."""
         self._authority, self._scheme = authority(host, port), "https" if tls else "http"
         self._socket = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

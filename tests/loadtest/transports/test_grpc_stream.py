@@ -49,7 +49,7 @@ def test_the_time_out_holds_while_another_stream_opens_the_connection() -> None:
     [frame(http2.RST_STREAM, 0, 1, struct.pack(">L", 7)), frame(http2.GOAWAY, 0, 0, struct.pack(">LL", 0, 0))],
 )
 def test_what_the_server_never_looked_at_is_sent_again(refusal: bytes) -> None:
-    """A proxy that closes its connections now and then is no failing server: gRPC's clients send again as well."""
+    """A proxy that closes its connections now and then is no failing server."""
     asked: list[int] = []
 
     def handle(sock: socket.socket, address: object) -> None:
