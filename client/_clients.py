@@ -18,7 +18,8 @@ from client.credentials import Credentials, Tls
 from client.grpc_aio import AioChannel, AsyncGrpcStream
 from client.grpc_sync import GrpcStream, SyncChannel
 from client.http_target import HttpTarget
-from client.openai_http import AsyncHttpStream, HttpStream
+from client.openai_http import HttpStream
+from client.openai_http_aio import AsyncHttpStream
 from client.request import Ask, Metadata
 from client.sequences import Collector, collect, request_ids
 from client.types import Options, Prompt, Result, Retry, Timeouts

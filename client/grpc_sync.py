@@ -153,8 +153,8 @@ class GrpcStream(RunningRequest, Iterator[StreamChunk]):
             for message in self._call:
                 if chunk := self._chunk(message, time.monotonic()):
                     return chunk
-        except grpc.RpcError as error:
-            raise self._failure(error) from None
+        except grpc.RpcError as error:  # the call itself, which grpc's own frame holds, and with it the reader's
+            raise self._failure(error.with_traceback(None)) from None
         self._finish()
         return None
 

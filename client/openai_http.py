@@ -1,17 +1,17 @@
-"""The OpenAI/SSE transport: the same streams as over gRPC, through the gateway or any server that speaks OpenAI's API.
+"""The blocking OpenAI/SSE transport: the same streams as over gRPC, through the gateway or any server that speaks
+OpenAI's API.
 
 The connection is the request: closing it is how the gateway learns that nobody listens any more.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import httpx
 import orjson
@@ -34,7 +34,7 @@ def _shut(response: httpx.Response) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Reading:
+class Reading:
     """The pure half of both streams: bytes in, checked chunks out, bounds kept."""
 
     def __init__(self, ask: Ask, bounds: Bounds) -> None:
@@ -121,7 +121,7 @@ class _HttpChunks(Iterator[StreamChunk]):
         bounds.start()
         waits = Patience(self._ask.retry)
         for attempt in itertools.count(1):
-            reading, self.request_id = _Reading(self._ask, bounds), self._new_id()
+            reading, self.request_id = Reading(self._ask, bounds), self._new_id()
             try:
                 yield from self._once(reading)
                 return
@@ -139,7 +139,7 @@ class _HttpChunks(Iterator[StreamChunk]):
         while not self._left and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, LOOK_SECONDS))
 
-    def _once(self, reading: _Reading) -> Iterator[StreamChunk]:
+    def _once(self, reading: Reading) -> Iterator[StreamChunk]:
         request = self._target.request(self._http, self._ask, self.request_id, reading.bounds)
         try:
             self._response = response = self._http.send(request, stream=True)
@@ -156,7 +156,7 @@ class _HttpChunks(Iterator[StreamChunk]):
             raise self._target.failure(error, self._ask, reading.order) from None
         reading.order.ended()
 
-    def _chunks_of(self, response: httpx.Response, request: httpx.Request, reading: _Reading) -> Iterator[StreamChunk]:
+    def _chunks_of(self, response: httpx.Response, request: httpx.Request, reading: Reading) -> Iterator[StreamChunk]:
         self._target.server.answered = True
         if response.status_code != 200:
             raise refused(response, response.read())
@@ -179,100 +179,3 @@ class _HttpChunks(Iterator[StreamChunk]):
             with self._lock:
                 if self._response is not None:
                     _shut(self._response)
-
-
-class AsyncHttpStream(AsyncIterator[StreamChunk]):
-    """Chunks of one request over SSE."""
-
-    def __init__(self, http: httpx.AsyncClient, target: HttpTarget, new_id: Callable[[], str], ask: Ask) -> None:
-        self._http, self._target, self._new_id, self._ask = http, target, new_id, ask
-        self.request_id = ""
-        self._chunks = self._run()
-        self._left = False  # nobody wants the rest
-        self._step: asyncio.Future[StreamChunk] | None = None  # the reader's wait for the next chunk
-        self._closing: asyncio.Task[None] | None = None
-
-    def __aiter__(self) -> AsyncHttpStream:
-        return self
-
-    async def __anext__(self) -> StreamChunk:
-        if self._left:
-            raise StopAsyncIteration
-        self._step = asyncio.ensure_future(self._chunks.__anext__())
-        try:
-            return await self._step
-        except asyncio.CancelledError:
-            if self._left:  # by ``cancel()``, not with the reader's task
-                raise StopAsyncIteration from None
-            raise
-
-    async def _run(self) -> AsyncGenerator[StreamChunk, None]:
-        bounds = Bounds(self._ask.timeouts)
-        bounds.start()
-        waits = Patience(self._ask.retry)
-        for attempt in itertools.count(1):
-            reading, self.request_id = _Reading(self._ask, bounds), self._new_id()
-            try:
-                async for chunk in self._once(reading):
-                    yield chunk
-                return
-            except errors.ClientError as error:
-                if self._left:
-                    return
-                patience = waits.left(self._target.server)
-                delay = retry_delay(error, attempt, self._ask.retry, reading.order.started, patience)
-                if delay is None or not bounds.allow(delay):
-                    raise in_options(error) from None
-                await asyncio.sleep(delay)
-
-    async def _once(self, reading: _Reading) -> AsyncIterator[StreamChunk]:
-        request = self._target.request(self._http, self._ask, self.request_id, reading.bounds)
-        try:
-            response = await self._http.send(request, stream=True)
-            try:
-                async for chunk in self._chunks_of(response, request, reading):
-                    yield chunk
-            finally:
-                await response.aclose()
-        except httpx.HTTPError as error:
-            if self._http.is_closed:
-                raise errors.Cancelled(CUT_SHORT) from None
-            raise self._target.failure(error, self._ask, reading.order) from None
-        reading.order.ended()
-
-    async def _chunks_of(
-        self, response: httpx.Response, request: httpx.Request, reading: _Reading
-    ) -> AsyncIterator[StreamChunk]:
-        self._target.server.answered = True
-        if response.status_code != 200:
-            raise refused(response, await response.aread())
-        self._target.server.answers()
-        reading.answered(request)
-        if not self._ask.stream:
-            reading.whole(await response.aread())
-            for chunk in reading.ready:
-                yield chunk
-            return
-        async for data in response.aiter_raw():
-            reading.feed(data)
-            for chunk in reading.ready:
-                yield chunk
-            reading.ready.clear()
-
-    def cancel(self) -> None:
-        """Close the connection soon: the gateway frees the slot. A reader's iteration then simply ends."""
-        self._left = True
-        self._closing = asyncio.get_running_loop().create_task(self.aclose())
-
-    async def aclose(self) -> None:
-        self._left = True
-        if self._step is not None and not self._step.done():
-            self._step.cancel()
-            await asyncio.wait({self._step})
-        await self._chunks.aclose()
-
-    async def __aenter__(self) -> AsyncHttpStream:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()

@@ -55,12 +55,12 @@ class Deadline:
     Per chunk this costs one assignment. It must not hold the stream: a dropped stream has to be collected at once.
     """
 
-    __slots__ = ("_bound", "_expire", "_phase", "due", "expired", "over")
+    __slots__ = ("_bound", "_expire", "_expired", "_phase", "due", "over")
 
     def __init__(self, seconds: float | None, now: float, expire: Callable[[], object]) -> None:
         self._phase, self._bound, self._expire = "first token", seconds, expire
         self.due = self._at(now)
-        self.expired: errors.RequestTimeout | None = None
+        self._expired: tuple[str, float] | None = None
         self.over = False  # the attempt has ended: nothing to watch
 
     def _at(self, now: float) -> float:
@@ -74,9 +74,14 @@ class Deadline:
         """True when the bound has passed; the request is then being stopped."""
         if now < self.due:
             return False
-        self.expired = errors.RequestTimeout(self._phase, self._bound or 0.0)
+        self._expired = self._phase, self._bound or 0.0
         self._expire()
         return True
+
+    @property
+    def expired(self) -> errors.RequestTimeout | None:
+        """A new one each time: once raised, it holds the frames that it has passed."""
+        return errors.RequestTimeout(*self._expired) if self._expired else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,24 +198,34 @@ class RunningRequest:
         return meant
 
     def _again_in(self, error: errors.ClientError) -> float:
-        """Seconds until the next attempt. Raises ``error`` when there must be none."""
+        """Seconds until the next attempt. Raises what ``error`` means when there must be none."""
         if self._done:  # ``cancel()`` came from another thread or task: the iteration simply ends
             return 0.0
         self._end(failed=breaks_off(error))
         delay = self._delay(error)
         if delay is None or not self._bounds.allow(delay):
             self._over()
-            if self._broken and ("resume_ids" in str(error) or breaks_off(error)):  # what ended the answer comes first
-                raise unresumed(self._broken, str(error)) from error
-            if self._ids and self._ask.options.n > 1 and breaks_off(error):
-                raise unresumed(error, ONE_SEQUENCE)
-            raise in_options(error)
+            try:
+                raise self._told(error)
+            finally:
+                del error  # an exception that is found in a frame of its own holds them all, the reader's too
         self.request_id = self._request.id = self._new_id()  # the old id may still be known to the server
         if self._ids:
-            self._broken = self._broken or error
+            self._broken = self._broken or error.with_traceback(None)
+            self._broken.__context__ = None  # it would hold this stream's frames, and with them the stream
             self._skipped = self._order.chunks
             self._request = self._written(resumed(self._ask.options, self._ids))
         return delay
+
+    def _told(self, error: errors.ClientError) -> errors.ClientError:
+        """What the reader is told when ``error`` is the end."""
+        broken, self._broken = self._broken, None
+        if broken and ("resume_ids" in str(error) or breaks_off(error)):  # what ended the answer comes first
+            broken.__cause__ = error
+            return unresumed(broken, str(error))
+        if self._ids and self._ask.options.n > 1 and breaks_off(error):
+            return unresumed(error, ONE_SEQUENCE)
+        return in_options(error)
 
     def _delay(self, error: errors.ClientError) -> float | None:
         ask, order, patience = self._ask, self._order, self._patience.left(self._channel.server)
