@@ -20,6 +20,7 @@ from client.grpc_sync import GrpcStream, SyncChannel
 from client.http_target import HttpTarget
 from client.openai_http import HttpStream
 from client.openai_http_aio import AsyncHttpStream
+from client.option_check import checked
 from client.request import Ask, Metadata
 from client.sequences import Collector, collect, request_ids
 from client.types import Options, Prompt, Result, Retry, Timeouts
@@ -60,7 +61,9 @@ class _Settings:
     def _ask(
         self, prompt: Prompt, options: Options, stream: bool, timeouts: Timeouts | None, metadata: Metadata
     ) -> Ask:
-        return Ask(prompt, options, stream, timeouts or self.timeouts, self.retry, metadata)
+        """Several sequences come in a stream in any case. Raises ``InvalidRequest``."""
+        options = checked(options, prompt)
+        return Ask(prompt, options, stream or options.n > 1, timeouts or self.timeouts, self.retry, metadata)
 
 
 def _check_concurrency(concurrency: int) -> None:
@@ -116,9 +119,10 @@ class Client(_Settings):
         self, prompt: Prompt, options: Options = _DEFAULTS, *, timeouts: Timeouts | None = None, metadata: Metadata = ()
     ) -> Result:
         """The whole answer at once. Raises a ``client.errors.ClientError``."""
-        with self._open(self._ask(prompt, options, options.n > 1, timeouts, metadata)) as stream:
+        ask = self._ask(prompt, options, False, timeouts, metadata)
+        with self._open(ask) as stream:
             chunks = list(stream)
-        return collect(stream.request_id, options, chunks)
+        return collect(stream.request_id, ask.options, chunks)
 
     def batch(
         self, prompts: Iterable[Prompt], options: Options = _DEFAULTS, *, concurrency: int = 32
@@ -190,8 +194,9 @@ class AsyncClient(_Settings):
         self, prompt: Prompt, options: Options = _DEFAULTS, *, timeouts: Timeouts | None = None, metadata: Metadata = ()
     ) -> Result:
         """The whole answer at once. Cancelling the task stops the request on the server."""
-        collector = Collector(options.n)
-        async with self._open(self._ask(prompt, options, options.n > 1, timeouts, metadata)) as stream:
+        ask = self._ask(prompt, options, False, timeouts, metadata)
+        collector = Collector(ask.options.n)
+        async with self._open(ask) as stream:
             async for chunk in stream:
                 collector.add(chunk)
         return collector.result(stream.request_id)

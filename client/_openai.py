@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 import orjson
 
 from client import errors, refusals
+from client.json_text import dumped
 from client.types import FinishReason, Options, Prompt, StreamChunk, TopLogprobs, is_ids
 from contract.chunks import REPETITION
+from contract.errors import shown
 from contract.fields import BY_OPTION
 
 _GUIDES = {"json_schema": "guided_json", "regex": "guided_regex", "ebnf_grammar": "guided_grammar"}
-_NEEDS = {"guide": "guide_type", "top_logprobs": "logprobs", "prompt_top_logprobs": "prompt_logprobs"}
 _FINISH: dict[str | None, FinishReason] = {
     "stop": "stop", "length": "length", "tool_calls": "tool_calls", "cancelled": "cancelled", "error": "error",
     "repetition": "repetition",
@@ -30,57 +32,50 @@ def _is_raw(prompt: Prompt) -> bool:
 
 
 def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[str, Any]:
-    """The request's JSON. Raises ``InvalidRequest`` for what the OpenAI API has no field for."""
-    _check_pairs(options)
+    """The request's JSON. ``options``: as ``client.option_check`` has them. Raises ``InvalidRequest`` for what the
+    OpenAI API has no field for."""
     out: dict[str, Any] = {"model": model, "stream": stream, "return_token_ids": True}
     if _is_raw(prompt):
-        out["prompt"] = prompt if isinstance(prompt, str) else list(map(int, prompt))  # type: ignore[arg-type]
+        out["prompt"] = prompt if isinstance(prompt, str) else _ids(prompt)
     else:
-        out["messages"] = list(prompt)
+        out["messages"] = orjson.Fragment(dumped("messages", list(prompt)))
     if stream:
         out["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     given = options.given()
     given.pop("return_prompt_ids", None)  # return_token_ids asks for them too
     if given.pop("prompt_logprobs", False):
+        if stream:
+            raise _missing("prompt_logprobs", "OpenAI's API has none in streams", "use generate with n = 1, or")
         out["prompt_logprobs"] = given.pop("prompt_top_logprobs", 0)
     out |= _guide(given.pop("guide_type", ""), given.pop("guide", ""))
     if given.pop("logprobs", False):
         out["logprobs"] = 0 if _is_raw(prompt) else True
-    if "logit_bias" in given:
-        if not isinstance(given["logit_bias"], Mapping):
-            problem = f"{given['logit_bias']!r:.80} maps no token ids to numbers; give a dict"
-            raise errors.InvalidRequest("logit_bias", problem)
-        out["logit_bias"] = {str(token): bias for token, bias in given.pop("logit_bias").items()}
-    if "repetition_detection" in given:
-        values = _listed(given.pop("repetition_detection"))
-        if len(values) != len(REPETITION):
-            problem = f"{len(values)} values; send three: {', '.join(REPETITION)}"
-            raise errors.InvalidRequest("repetition_detection", problem)
+    if top := given.pop("top_logprobs", 0):
+        problem = f"{top} cannot be told by token id, as OpenAI's API names them by their text"
+        raise _missing("top_logprobs", problem)
+    if biases := given.pop("logit_bias", None):
+        out["logit_bias"] = {str(token): bias for token, bias in biases.items()}
+    if values := given.pop("repetition_detection", ()):
         out["repetition_detection"] = dict(zip(REPETITION, values, strict=True))
     for name, value in given.items():
         field = BY_OPTION[name]
         if not field.api_name:
-            raise errors.InvalidRequest(name, "the OpenAI API has no such field; use the gRPC transport")
-        out[field.api_name] = _listed(value) if field.repeated or isinstance(value, tuple) else value
+            raise _missing(name, "the OpenAI API has no such field")
+        out[field.api_name] = list(value) if isinstance(value, tuple) else value
     return out
 
 
-def _listed(value: Any) -> list[Any]:
-    """One value alone is a list of it, as over gRPC."""
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
+def _missing(name: str, problem: str, remedy: str = "") -> errors.InvalidRequest:
+    return errors.InvalidRequest(name, f"{problem}; {remedy or 'use'} the gRPC transport")
 
 
-def _check_pairs(options: Options) -> None:
-    """What the tokenizer step refuses over gRPC, and these fields of OpenAI's could not even say."""
-    for name, needed in _NEEDS.items():
-        if getattr(options, name) and not getattr(options, needed):
-            raise errors.InvalidRequest(name, f"{getattr(options, name)!r:.80} needs {needed}; set both or neither")
-    for name in ("logprobs", "prompt_logprobs"):
-        if getattr(options, name) not in (False, True):
-            raise errors.InvalidRequest(name, f"{getattr(options, name)!r:.80} is not true or false")
-    if options.top_logprobs:
-        problem = f"{options.top_logprobs!r:.80} cannot be told by token id, as OpenAI's API names them by their text"
-        raise errors.InvalidRequest("top_logprobs", f"{problem}; use the gRPC transport")
+def _ids(prompt: Any) -> list[int]:
+    """Plain integers: NumPy's cannot be sent as JSON."""
+    try:
+        return list(map(index, prompt))
+    except TypeError:
+        wrong = next(value for value in prompt if not hasattr(value, "__index__"))
+        raise errors.InvalidRequest("prompt", f"{shown(wrong)} is not an integer; give integers") from None
 
 
 def _guide(kind: str, guide: str) -> dict[str, Any]:
@@ -88,8 +83,6 @@ def _guide(kind: str, guide: str) -> dict[str, Any]:
         return {"response_format": {"type": "json_object"}}
     if kind == "structural_tag":
         return {"structured_outputs": {kind: guide}}
-    if kind and kind not in _GUIDES:
-        raise errors.InvalidRequest("guide_type", f"{kind!r:.80} is unknown; docs/fields.md lists them")
     return {_GUIDES[kind]: guide} if kind else {}
 
 

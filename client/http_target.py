@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import httpx
@@ -38,7 +37,7 @@ class HttpTarget:
         return http.build_request(
             "POST",
             self.url + _openai.path_of(ask.prompt),
-            content=_json(body),
+            content=orjson.dumps(body),
             headers=self.headers | {"x-request-id": request_id} | dict(ask.metadata),
             timeout=httpx.Timeout(first, connect=limits.connect),
         )
@@ -58,26 +57,6 @@ class HttpTarget:
         if order.started:
             return refusals.lost(self.url, why, order.tokens)
         return refusals.unreachable(self.url, why, known=self.server.answered)
-
-
-def _json(body: dict[str, Any]) -> bytes:
-    """Raises ``InvalidRequest`` naming the field of ``body`` that JSON in UTF-8 cannot hold."""
-    for name, value in body.items():
-        if isinstance(value, float) and not math.isfinite(value):  # in JSON it becomes null, which means the default
-            raise errors.InvalidRequest(name, f"{value} is out of range; give a finite number")
-    try:
-        return orjson.dumps(body)
-    except TypeError as error:
-        name = next(name for name, value in body.items() if not _fits(value))
-        raise errors.InvalidRequest(name, f"{body[name]!r:.80} cannot be sent as JSON ({error})") from None
-
-
-def _fits(value: Any) -> bool:
-    try:
-        orjson.dumps(value)
-    except TypeError:
-        return False
-    return True
 
 
 def refused(response: httpx.Response, data: bytes) -> errors.ClientError:

@@ -6,7 +6,6 @@ shape [1, n].
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -15,7 +14,9 @@ import orjson
 from tritonclient.grpc import service_pb2 as pb
 
 from client import errors, refusals
+from client.json_text import dumped
 from client.types import Options, Prompt, StreamChunk, TopLogprobs, is_ids
+from contract.errors import shown
 from contract.fields import BY_NAME, BY_OPTION, INT32_MAX
 from contract.finish import FINISH_CODES
 from contract.packed import REASONS, SequenceOutput, unpack
@@ -71,6 +72,9 @@ NOTHING = PromptPart()
 _REASON_BY_NAME = {name.encode(): reason for name, reason in zip(FINISH_CODES, REASONS, strict=True)}
 _ZERO = b"\0\0\0\0"
 _KINDS = {"INT32": "an integer", "UINT64": "an integer", "FP32": "a number", "BOOL": "true or false", "BYTES": "text"}
+_GIVE = {
+    "INT32": "integers", "UINT64": "integers", "FP32": "numbers", "BOOL": "True or False", "BYTES": "valid Unicode",
+}  # fmt: skip
 _MISFITS = (struct.error, OverflowError, TypeError, UnicodeEncodeError, AttributeError, ValueError)
 
 
@@ -94,15 +98,12 @@ def _misfit(name: str, datatype: str, values: Sequence[Any]) -> errors.InvalidRe
         row = BY_NAME[name]
         low, high = (bound if isinstance(bound, int | float) else INT32_MAX for bound in (row.low, row.high))
         return errors.InvalidRequest(name, f"{wrong} is out of range; give {_KINDS[datatype]} between {low} and {high}")
-    return errors.InvalidRequest(name, f"{wrong!r:.80} is not {_KINDS[datatype]}")
+    return errors.InvalidRequest(name, f"{shown(wrong)} is not {_KINDS[datatype]}; give {_GIVE[datatype]}")
 
 
 def _json(name: str, values: Any) -> str:
-    try:
-        plain = isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable)
-        return json.dumps(values if plain else list(values), ensure_ascii=False)  # what is no list, the server refuses
-    except (TypeError, ValueError, RecursionError) as error:
-        raise errors.InvalidRequest(name, f"{values!r:.80} cannot be sent as JSON ({error})") from None
+    plain = isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable)
+    return dumped(name, values if plain else list(values)).decode()  # what is no list, the server refuses
 
 
 def _fits(datatype: str, value: Any) -> bool:

@@ -131,7 +131,7 @@ class _HttpChunks(Iterator[StreamChunk]):
                 patience = waits.left(self._target.server)
                 delay = retry_delay(error, attempt, self._ask.retry, reading.order.started, patience)
                 if delay is None or not bounds.allow(delay):
-                    raise in_options(error) from None
+                    raise in_options(error, self._ask.options.guide_type) from None
                 self._pause(delay)
 
     def _pause(self, seconds: float) -> None:

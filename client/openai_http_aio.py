@@ -100,7 +100,7 @@ class _Chunks:
                 patience = waits.left(self._target.server)
                 delay = retry_delay(error, attempt, self._ask.retry, reading.order.started, patience)
                 if delay is None or not bounds.allow(delay):
-                    raise in_options(error) from None
+                    raise in_options(error, self._ask.options.guide_type) from None
                 await asyncio.sleep(delay)
 
     async def _once(self, reading: Reading) -> AsyncGenerator[StreamChunk, None]:

@@ -129,7 +129,7 @@ class RunningRequest:
         try:
             return kserve.infer_request(self.request_id, ask.prompt, options, stream=ask.stream, model=model)
         except errors.InvalidRequest as error:
-            raise in_options(error) from None
+            raise in_options(error, self._ask.options.guide_type) from None
 
     def _choose(self) -> Any:
         """The channel of the next attempt."""
@@ -225,7 +225,7 @@ class RunningRequest:
             return unresumed(broken, str(error))
         if self._ids and self._ask.options.n > 1 and breaks_off(error):
             return unresumed(error, ONE_SEQUENCE)
-        return in_options(error)
+        return in_options(error, self._ask.options.guide_type)
 
     def _delay(self, error: errors.ClientError) -> float | None:
         ask, order, patience = self._ask, self._order, self._patience.left(self._channel.server)

@@ -153,7 +153,9 @@ class BoundedProtocol(OnlyHttp1Protocol):
             self._refuse(400, f"{len(hosts)} Host headers; send one", "invalid_http")
             raise _HeadRefused
         if hosts and not _AUTHORITY.fullmatch(hosts[0]):
-            self._refuse(400, f"the Host header {hosts[0][:80]!r} is not host:port", "invalid_http")
+            self._refuse(
+                400, f"the Host header {hosts[0][:80]!r} is not host:port; send the name in the URL", "invalid_http"
+            )
             raise _HeadRefused
 
     def on_message_complete(self) -> None:

@@ -22,7 +22,10 @@ def as_prompt(request: EngineRequest, longest: int) -> EngineRequest:
             "send the request again without them",
         )  # fmt: skip
     if (length := len(request.input_ids) + made) > longest:
-        raise InvalidRequest("resume_ids", f"prompt and ids have {length} tokens, and this engine reads {longest}")
+        problem = (
+            f"prompt and ids have {length} tokens, and this engine reads {longest}; send the request again without them"
+        )
+        raise InvalidRequest("resume_ids", problem)
     sampling = request.sampling
     sampling = replace(
         sampling, max_tokens=sampling.max_tokens - made, min_tokens=max(0, sampling.min_tokens - made)

@@ -64,7 +64,10 @@ def _check_resumed(ids: Sequence[int], max_tokens: int, runtime: Runtime) -> Non
     if not ids:
         return
     if len(ids) >= max_tokens:
-        raise InvalidRequest("resume_ids", f"{len(ids)} tokens leave nothing of max_tokens = {max_tokens}")
+        problem = (
+            f"{len(ids)} tokens leave nothing of max_tokens = {max_tokens}; raise that, or take them as the answer"
+        )
+        raise InvalidRequest("resume_ids", problem)
     if not 0 <= min(ids) <= max(ids) < runtime.limits.vocab_size:
         last = runtime.limits.vocab_size - 1
         raise InvalidRequest("resume_ids", f"ids must be between 0 and {last}; got {max(ids, key=abs)}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contract import engine_dir
+from contract import engine_dir, ranges
 from contract.errors import InvalidRequest, shown
 from contract.fields import BY_NAME, FIELD_OF_TENSOR, FIELDS, Bound, Field
 
@@ -88,20 +88,18 @@ class Inputs:
     def text(self, name: str) -> str:
         if name not in self:
             return str(BY_NAME[name].absent)
-        text, most = self._decoded(name, self._one(name)), BY_NAME[name].longest
-        if most is not None and len(text) > most:
-            raise self._refusal(name, f"{len(text)} characters are too many; give at most {most}")
+        text = self._decoded(name, self._one(name))
+        self._refuse(name, ranges.length(BY_NAME[name], text))
         return text
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Non-empty strings; an empty one is left out, as NVIDIA's clients send [""] for none."""
         decoded = (self._decoded(name, value) for value in self._values.get(name, ()))
-        values = self._few(name, "strings", [text for text in decoded if text])
-        longest = BY_NAME[name].longest
+        values = tuple(text for text in decoded if text)
+        self._refuse(name, ranges.count(BY_NAME[name], values))
         for value in values:
-            if longest is not None and len(value) > longest:
-                raise self._refusal(name, f"{shown(value)} has {len(value)} characters; give at most {longest}")
-        return tuple(values)
+            self._refuse(name, ranges.length(BY_NAME[name], value))
+        return values
 
     def flag(self, name: str) -> bool:
         return bool(self._one(name)) if name in self else bool(BY_NAME[name].absent)
@@ -109,15 +107,15 @@ class Inputs:
     def integer(self, name: str) -> int:
         if name not in self:
             return int(self._absent(name))
-        value, (low, high, _) = int(self._one(name)), self._range(name)
-        if not low <= value <= high:
-            raise self._refusal(name, f"{value} is out of range; give an integer between {low} and {high}")
+        value = int(self._one(name))
+        self._refuse(name, ranges.integer(value, self._range(name)))
         return value
 
     def integers(self, name: str) -> tuple[int, ...]:
         """The integers of a list."""
-        values = self._few(name, "values", [int(value) for value in self._values.get(name, ())])
-        low, high, _ = self._range(name)
+        values = [int(value) for value in self._values.get(name, ())]
+        self._refuse(name, ranges.count(BY_NAME[name], values))
+        low, high = self._range(name)
         if values and not low <= min(values) <= max(values) <= high:
             wrong = next(value for value in values if not low <= value <= high)
             ids = BY_NAME[name].high == "last_token_id"
@@ -128,19 +126,19 @@ class Inputs:
     def number(self, name: str) -> float:
         if name not in self:
             return float(self._absent(name))
-        value, (low, high, above_low) = float(self._one(name)), self._range(name)
-        if not math.isfinite(value) or not low <= value <= high or (above_low and value == low):
-            interval = f"{'above' if above_low else 'between'} {low:g} and {'at most ' if above_low else ''}{high:g}"
-            raise self._refusal(name, f"{value:g} is out of range; give a number {interval}")
+        value = float(self._one(name))
+        self._refuse(name, ranges.number(value, self._range(name), BY_NAME[name].above_low))
         # FP32 carries 0.1 as 0.10000000149; the caller meant the short one
         return float(f"{value:.7g}")
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        values, (low, high, _) = tuple(float(value) for value in self._values.get(name, ())), self._range(name)
-        for value in values:
-            if not low <= value <= high:  # also refuses what is not a number
-                raise self._refusal(name, f"{value:g} is out of range; give numbers between {low:g} and {high:g}")
+        values = tuple(float(value) for value in self._values.get(name, ()))
+        self._refuse(name, ranges.numbers(values, self._range(name)))
         return values
+
+    def _refuse(self, name: str, problem: str) -> None:
+        if problem:
+            raise self._refusal(name, problem)
 
     def _refusal(self, name: str, problem: str) -> InvalidRequest:
         return InvalidRequest(self._sent_as[name], problem)
@@ -148,22 +146,16 @@ class Inputs:
     def _absent(self, name: str) -> Any:
         return self._checkpoint.defaults.get(name, BY_NAME[name].absent)
 
-    def _range(self, name: str) -> tuple[float, float, bool]:
+    def _range(self, name: str) -> tuple[float, float]:
         field, bound = BY_NAME[name], self._checkpoint.bound
         low = -math.inf if field.low is None else bound(field.low)
-        return low, math.inf if field.high is None else bound(field.high), field.above_low
+        return low, math.inf if field.high is None else bound(field.high)
 
     def _one(self, name: str) -> Any:
         values = self._values[name]
         if len(values) != 1:
             raise self._refusal(name, f"expected one value, got {len(values)}; send a tensor of shape [1, 1]")
         return values[0]
-
-    def _few(self, name: str, what: str, values: list[Any]) -> list[Any]:
-        most = BY_NAME[name].most
-        if most is not None and len(values) > most:
-            raise self._refusal(name, f"{len(values)} {what} are too many; give at most {most}")
-        return values
 
     def _decoded(self, name: str, value: Any) -> str:
         if isinstance(value, str):

@@ -130,7 +130,8 @@ class PromptBuilder:
         if goes_on and (inputs.flag("add_generation_prompt") or not open_end):
             raise InvalidRequest(
                 "continue_final_message",
-                "true needs a last message of the assistant without tool_calls, and add_generation_prompt false",
+                "true needs a last message of the assistant without tool_calls, and add_generation_prompt false; "
+                "send both, or leave this out",
             )
         opens = inputs.flag("add_generation_prompt") if "add_generation_prompt" in inputs else not goes_on
         return _characters("messages", self._template.render(messages, tools, opens, goes_on))

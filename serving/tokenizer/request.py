@@ -109,14 +109,15 @@ def _repetition(inputs: Inputs) -> tuple[int, ...]:
     given = inputs.integers("repetition_detection")
     if given and len(given) != len(REPETITION):
         names = ", ".join(REPETITION)
-        raise InvalidRequest("repetition_detection", f"{len(given)} values; send three: {names}")
+        raise InvalidRequest("repetition_detection", f"{len(given)} values; give three: {names}")
     if not given or given[0] == 0:
         return ()
     most, least, count = given
     if least > most:
-        raise InvalidRequest("repetition_detection", f"min_pattern_size = {least} is above max_pattern_size = {most}")
+        problem = f"min_pattern_size = {least} is above max_pattern_size = {most}; give at most that"
+        raise InvalidRequest("repetition_detection", problem)
     if count < 2:
-        raise InvalidRequest("repetition_detection", f"min_count = {count}; only 2 or more make a repetition")
+        raise InvalidRequest("repetition_detection", f"min_count = {count} makes no repetition; give 2 or more")
     return most, max(1, least), count
 
 

@@ -80,7 +80,7 @@ def test_one_prompt_streams_and_is_timed(fake: FakeTriton) -> None:
     done = run(fake, "SAY", "hello there", "--set", "max_tokens=50")
     assert (done.returncode, done.stdout) == (0, "hello there\n")
     assert "TTFT" in done.stderr and "4 tokens" in done.stderr and "stop" in done.stderr
-    assert '"role": "user"' in fake.requests[0]["messages"]
+    assert '"role":"user"' in fake.requests[0]["messages"]
 
 
 def test_a_piped_prompt_and_raw_text(fake: FakeTriton) -> None:

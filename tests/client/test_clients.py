@@ -15,6 +15,7 @@ import pytest
 
 from client import AsyncClient, Client, Options, _clients, errors
 from client._openai import body
+from client.option_check import checked
 
 THREADS = 32
 
@@ -73,8 +74,8 @@ def test_both_transports_refuse_the_same(address: str, options: Options, field: 
         (Options(guide="a+"), "guide: 'a+' needs guide_type; set both or neither"),
         (Options(top_logprobs=3), "top_logprobs: 3 needs logprobs; set both or neither"),
         (Options(prompt_top_logprobs=3), "prompt_top_logprobs: 3 needs prompt_logprobs; set both or neither"),
-        (Options(guide_type="xml", guide="a"), "guide_type: 'xml' is unknown; docs/fields.md lists them"),
-        (Options(repetition_detection=5), "repetition_detection: 1 values; send three"),
+        (Options(guide_type="xml", guide="a"), "guide_type: 'xml' is unknown; use one of json, json_schema, regex"),
+        (Options(repetition_detection=5), "repetition_detection: 1 values; give three"),
         (Options(logprobs=True, top_logprobs=3), "top_logprobs: 3 cannot be told by token id, as OpenAI's API names"),
     ],
 )
@@ -85,7 +86,8 @@ def test_http_drops_nothing(options: Options, message: str) -> None:
 
 
 def test_one_value_is_a_list_of_it_over_http_too() -> None:
-    sent = body("x", Options(stop="a", bad_words="ab", stop_token_ids=5), model="qwen", stream=False)
+    options = checked(Options(stop="a", bad_words="ab", stop_token_ids=5), "x")
+    sent = body("x", options, model="qwen", stream=False)
     assert (sent["stop"], sent["bad_words"], sent["stop_token_ids"]) == (["a"], ["ab"], [5])
     assert body(np.array([3, 4]), Options(), model="qwen", stream=False)["prompt"] == [3, 4]
     assert isinstance(body(np.array([3, 4]), Options(), model="qwen", stream=False)["prompt"][0], int)

@@ -20,7 +20,7 @@ from tests.client.fake_openai import FakeOpenAI
 from tests.client.fake_triton import FakeTriton
 
 LONG = Options(max_tokens=1000)  # 20 s
-FREE = 5.0
+FREE = 10.0
 # how the reading ends -> the prompt
 WAYS = {
     "left early": "x", "read to its end": "SAY a", "refused": "ERR invalid_request prompt: bad", "too slow": "STALL 30",

@@ -57,7 +57,7 @@ def test_cancel_from_another_thread_ends_the_loop(slow: str) -> None:
         next(stream)
         threading.Timer(0.1, stream.cancel).start()
         start = time.monotonic()
-        assert "".join(chunk.text for chunk in stream).startswith("a ")
+        assert {chunk.text for chunk in stream} <= {"a "}
         assert time.monotonic() - start < AT_ONCE and list(stream) == []
         assert Slow.gone.wait(AT_ONCE)
 
@@ -68,7 +68,7 @@ async def test_cancel_from_another_task_ends_the_loop(slow: str) -> None:
         await stream.__anext__()
         asyncio.get_running_loop().call_later(0.1, stream.cancel)
         start = time.monotonic()
-        assert [chunk.text async for chunk in stream]
+        assert {chunk.text async for chunk in stream} <= {"a "}
         assert time.monotonic() - start < AT_ONCE and [chunk async for chunk in stream] == []
     assert await asyncio.to_thread(Slow.gone.wait, AT_ONCE)
 

@@ -16,7 +16,7 @@ from contract.fields import BY_OPTION
         ("logit_bias_values", "logit_bias"), ("guided_decoding_guide", "guide"), ("guided_regex", "guide"),
         ("guided_decoding_guide_type", "guide_type"), ("include_stop_str_in_output", "include_stop"),
         ("random_seed", "seed"), ("return_token_ids", "return_prompt_ids"), ("stop", "stop"), ("n", "n"),
-        ("max_tokens", "max_tokens"), ("messages", "messages"),
+        ("max_tokens", "max_tokens"), ("messages", "messages"), ("text_input", "prompt"), ("input_ids", "prompt"),
     ],
 )  # fmt: skip
 def test_the_field_and_the_sentence(said: str, option: str) -> None:
@@ -35,6 +35,25 @@ def test_a_path_keeps_its_end() -> None:
     assert (getattr(error, "field", ""), str(error)) == ("stop[1]", "stop[1]: 5 is wrong")
 
 
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ("guided_regex regex", "guided_regex"), ("guided_decoding_guide_type regex", "guided_decoding_guide_type"),
+        ("structured_outputs.structural_tag structural_tag", "structured_outputs.structural_tag"),
+        ("response_format json_schema", "response_format"),
+    ],
+)  # fmt: skip
+def test_a_kind_of_guide_that_the_engine_lacks(said: str, field: str) -> None:
+    """OpenAI's API has a field for each, and none for some."""
+    error = in_options(answered("unsupported", f"{said}: the engine lacks it", field), "json")
+    assert (getattr(error, "field", ""), str(error)) == ("guide_type", "guide_type json: the engine lacks it")
+
+
+def test_what_is_wrong_in_a_guide() -> None:
+    error = in_options(answered("invalid_request", "structured_outputs.regex: not closed", "structured_outputs.regex"))
+    assert (getattr(error, "field", ""), str(error)) == ("guide", "guide: not closed")
+
+
 def test_other_errors_stay() -> None:
     assert str(in_options(ConnectError("stop_words: x"))) == "stop_words: x"
-    assert set(OPTION_OF.values()) <= set(BY_OPTION) and not set(OPTION_OF) & set(BY_OPTION)
+    assert set(OPTION_OF.values()) <= {*BY_OPTION, "prompt"} and not set(OPTION_OF) & set(BY_OPTION)

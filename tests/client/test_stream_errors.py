@@ -26,7 +26,7 @@ from tests.client.fake_triton import FakeTriton
         (Options(stop=["a", 5]), "stop: 5 is not text"),
         (Options(stop=b"a"), "stop: b'a' is not text"),
         (Options(logprobs=5), "logprobs: 5 is not true or false"),
-        (Options(stop=["\ud800"]), r"stop: '\ud800' is not text"),
+        (Options(stop=["\ud800"]), r"stop: '\ud800' is half a surrogate pair"),
     ],
 )
 def test_a_value_no_tensor_can_hold_is_named(fake: FakeTriton, options: Options, message: str) -> None:

@@ -63,7 +63,7 @@ def test_every_option_reaches_its_tensor(fake: FakeTriton) -> None:
     with Client(fake.grpc) as client:
         chunks = list(client.stream(CHAT, options))
     assert fake.requests[0] == {
-        "messages": '[{"role": "user", "content": "hello"}]', "stream": True, "packed_output": True,
+        "messages": '[{"role":"user","content":"hello"}]', "stream": True, "packed_output": True,
         "max_tokens": 5, "temperature": 0.5,
         "top_p": 0.25, "top_k": 7, "min_p": 0.125, "repetition_penalty": 1.5, "presence_penalty": 0.75,
         "frequency_penalty": -0.5, "seed": 2**64 - 1, "min_tokens": 2, "stop_words": ["a", "世"],
@@ -71,7 +71,7 @@ def test_every_option_reaches_its_tensor(fake: FakeTriton) -> None:
         "add_generation_prompt": False, "stop_token_ids": [1, 2], "include_stop_str_in_output": True,
         "bad_words": ["b"], "repetition_detection": [8, 1, 3], "ignore_eos": True,
         "num_return_sequences": 2, "return_log_probs": True, "top_logprobs": 2, "guided_decoding_guide_type": "regex",
-        "guided_decoding_guide": "a+", "tools": '[{"type": "function"}]', "priority": 1, "lora_name": "l",
+        "guided_decoding_guide": "a+", "tools": '[{"type":"function"}]', "priority": 1, "lora_name": "l",
         "allowed_token_ids": [5], "truncate_prompt_tokens": -1, "truncation_side": "right",
     }  # fmt: skip
     assert chunks[0].logprobs == (-0.5,)
@@ -220,7 +220,7 @@ async def test_a_stop_is_sent_to_the_replica_that_answers(fake: FakeTriton) -> N
     assert named.count(None) == 2 and set(named) == {None, "10.0.0.7:8001"}, named
 
 
-@pytest.mark.parametrize(("tools", "sent"), [("x", '"x"'), (5, "5"), ({"a": 1}, '{"a": 1}'), (iter(["x"]), '["x"]')])
+@pytest.mark.parametrize(("tools", "sent"), [("x", '"x"'), (5, "5"), ({"a": 1}, '{"a":1}'), (iter(["x"]), '["x"]')])
 def test_what_is_no_list_of_tools_reaches_the_server_as_it_is(fake: FakeTriton, tools: Any, sent: str) -> None:
     with Client(fake.grpc) as client:
         client.generate([{"role": "user", "content": "Hi"}], Options(max_tokens=1, tools=tools))

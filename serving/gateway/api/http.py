@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope
 from serving.gateway.core.bodies import HeldBody
 from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.writer import Gone
-from serving.gateway.schema import size
+from serving.gateway.schema import size, unicode
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.parse import Request, parse
 
@@ -92,6 +92,8 @@ def read_json(body: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         if str(error).startswith("depth limit"):
             raise size.too_deep() from None
+        if wrong := unicode.misfit(body):
+            raise wrong from None
         problem = "empty" if not body.strip() else f"not JSON in UTF-8 ({error})"
         raise ApiError(400, f"the body is {problem}; send a JSON object", code="invalid_json") from None
     size.check_depth(body, value)

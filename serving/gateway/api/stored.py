@@ -92,4 +92,6 @@ class StoredResponses:
 
 
 def _unknown(name: str) -> ApiError:
-    return ApiError(404, f"response: {name[:80]!r} is not stored (any more)", code="not_found")
+    return ApiError(
+        404, f"response: {name[:80]!r} is not stored (any more); send the whole conversation as input", code="not_found"
+    )

@@ -16,7 +16,7 @@ from serving.gateway.core.gateway import Gateway
 from serving.gateway.core.off_loop import LARGE, off_loop
 from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.schema import messages_protocol, parse, responses_protocol
-from serving.gateway.schema.errors import ApiError, renaming
+from serving.gateway.schema.errors import bad_request, renaming
 from serving.gateway.schema.protocol import ChatRequest
 from serving.gateway.schema.tokenize import DetokenizeRequest, TokenizeRequest
 
@@ -35,7 +35,8 @@ class Tokenize:
         self._gateway.check_template(asked.chat_template_kwargs)
         self._gateway.model_name(asked.model)
         if (asked.prompt is None) == (asked.messages is None):
-            raise ApiError(400, "prompt: send exactly one of prompt and messages", param="prompt")
+            problem = "missing" if asked.prompt is None else "given beside messages"
+            raise bad_request("prompt", f"{problem}; send exactly one of prompt and messages")
         tokens = self._gateway.tokens
         if asked.messages is None or asked.return_token_strs:
             await tokens.load()

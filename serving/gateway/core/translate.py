@@ -113,7 +113,7 @@ def _prompts(prompt: Any, most: int) -> tuple[Prompt, ...]:
 
 def _common(request: Common) -> tuple[Options, dict[str, str]]:
     if request.stream_options and not request.stream:
-        raise bad_request("stream_options", "only with stream: true")
+        raise bad_request("stream_options", "only with stream: true; set both or neither")
     if request.prompt_logprobs is not None and request.stream:
         raise bad_request("prompt_logprobs", "not in a stream; leave stream out, or use echo with logprobs")
     stop = request.stop
@@ -157,7 +157,7 @@ def _repetition(given: RepetitionDetection | None) -> tuple[int, ...]:
 
 def _biases(given: dict[str, float] | None) -> dict[int, float] | None:
     """OpenAI's keys are token ids written as strings."""
-    wrong = next((key for key in given or () if not (key.isdecimal() and len(key) <= 10)), None)
+    wrong = next((key for key in given or () if not (key.removeprefix("-").isdecimal() and len(key) <= 11)), None)
     if wrong is not None:
         raise bad_request("logit_bias", f"{wrong[:40]!r} is not a token id; /tokenize gives the ids of a text")
     return {int(key): bias for key, bias in given.items()} if given else None
@@ -239,5 +239,5 @@ def _known(tools: list[Tool], name: str) -> Tool:
     found = next((tool for tool in tools if tool.function.name == name), None)
     if found is None:
         names = ", ".join(tool.function.name for tool in tools)
-        raise bad_request("tool_choice.function.name", f"{name!r} is not among tools ({names})")
+        raise bad_request("tool_choice.function.name", f"{name!r} is not among tools ({names}); name one of them")
     return found

@@ -235,8 +235,9 @@ def _messages(at: int, turn: ChatTurn) -> list[Message]:
     calls = [_call(block) for block in turn.content if isinstance(block, ToolUse)]
     results = [block for block in turn.content if isinstance(block, ToolResult)]
     if (calls and turn.role != "assistant") or (results and turn.role != "user"):
-        wrong = "tool_use" if calls and turn.role != "assistant" else "tool_result"
-        raise bad_request(f"messages[{at}].content", f"a message of the {turn.role} cannot contain {wrong}")
+        wrong, right = ("tool_use", "assistant") if calls and turn.role != "assistant" else ("tool_result", "user")
+        problem = f"a message of the {turn.role} cannot contain {wrong}; send it in one of the {right}"
+        raise bad_request(f"messages[{at}].content", problem)
     found = [Message(role="tool", tool_call_id=r.tool_use_id, content=_joined(r.content or "")) for r in results]
     if text or calls or not results:
         found.append(Message(role=turn.role, content=text, tool_calls=calls or None))

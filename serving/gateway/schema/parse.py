@@ -85,7 +85,7 @@ def _first(error: ValidationError) -> ApiError:
     if isinstance(value, float) and value.is_integer():  # in a list or a part: at the top it counts as its integer
         if abs(value) < 2**53:
             return bad_request(path, f"{value!r} is wrong: write it as an integer, without a point or an exponent")
-        return bad_request(path, f"{shown_json(value)} is out of range: no integer here is as large")
+        return bad_request(path, f"{shown_json(value)} is out of range; no integer here is as large")
     problem = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Input ").partition(" after validation")[0]
     if first["type"] == "literal_error":
         problem = re.sub(r"\b(?:True|False|None)\b", lambda word: _IN_JSON[word[0]], problem)

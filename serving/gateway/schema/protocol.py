@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 from serving.gateway.schema.others import Fixed
+from serving.tokenizer.tools import TOOL_NAME
 
 JsonObject = dict[str, Any]
 REQUEST_ID = r"^[A-Za-z0-9_.:-]{1,128}$"
@@ -57,7 +58,7 @@ class Message(BaseModel):
 
 class Function(BaseModel):
     model_config = ConfigDict(strict=True)
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+    name: str = Field(pattern=TOOL_NAME)
     description: str | None = None
     parameters: JsonObject | None = None
     strict: bool | None = None

@@ -11,7 +11,7 @@ from serving.gateway.schema.errors import bad_request
 from serving.gateway.schema.protocol import Message, Part
 
 _NO_ITEMS = (
-    "nothing is stored: send items whole (Vercel AI SDK: providerOptions: {openai: {store: false}}), or set "
+    "nothing is stored; send items whole (Vercel AI SDK: providerOptions: {openai: {store: false}}), or set "
     "GATEWAY_RESPONSES_STORE on the server"
 )
 

@@ -152,10 +152,8 @@ def refuse_storage(request: ResponsesRequest) -> None:
     """Refuse what needs stored responses, on a gateway that keeps none. Raises ``ApiError``."""
     for name in ("previous_response_id", "store"):
         if value := getattr(request, name):
-            problem = (
-                f"{shown_json(value)} is not supported: {_STORED} (GATEWAY_RESPONSES_STORE makes a server keep them)"
-            )
-            raise bad_request(name, problem, "unsupported")
+            remedy = "leave it out (GATEWAY_RESPONSES_STORE makes a server keep them)"
+            raise bad_request(name, f"{shown_json(value)} is not supported: {_STORED}; {remedy}", "unsupported")
 
 
 def with_items(

@@ -16,12 +16,13 @@ from serving.gateway.schema.protocol import (
     NamedTool,
     Tool,
 )
+from serving.tokenizer.tools import TOOL_NAME
 
 
 class FunctionTool(BaseModel):
     model_config = ConfigDict(strict=True)
     type: Literal["function"]
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+    name: str = Field(pattern=TOOL_NAME)
     description: str | None = None
     parameters: JsonObject | None = None
     strict: bool | None = None

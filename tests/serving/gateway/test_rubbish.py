@@ -31,7 +31,7 @@ def refused(response: httpx.Response, status: int, param: str | None, words: str
     [
         (b"", "empty"),
         (b"{", "not JSON"),
-        (b'{"messages": "\xff\xfe"}', "not JSON in UTF-8"),
+        (b'\xff\xfe{"messages": []}', "not JSON in UTF-8"),
         (b"[]", "send a JSON object"),
         (b'"text"', "send a JSON object"),
         (b'{"temperature": NaN}', "not JSON"),

@@ -86,11 +86,11 @@ SETTINGS = [
     bad("max_tokens: -5 is out of range; give an integer between 0 and", max_tokens=-5),
     bad(f"max_tokens: 600 with a prompt of 1 tokens exceeds the context of {CONTEXT} .* at most 511", max_tokens=600),
     bad(
-        "repetition_detection: 2 values; send three: max_pattern_size, min_pattern_size, min_count",
+        "repetition_detection: 2 values; give three: max_pattern_size, min_pattern_size, min_count",
         repetition_detection=[8, 1],
     ),
     bad("repetition_detection: min_pattern_size = 9 is above max_pattern_size = 8", repetition_detection=[8, 9, 2]),
-    bad("repetition_detection: min_count = 1; only 2 or more", repetition_detection=[8, 0, 1]),
+    bad("repetition_detection: min_count = 1 makes no repetition; give 2 or more", repetition_detection=[8, 0, 1]),
     bad("repetition_detection: -1 is out of range", repetition_detection=[8, -1, 2]),
     bad("min_tokens: 3 is more than max_tokens = 2; lower it", max_tokens=2, min_tokens=3),
     bad("temperature: nan is out of range; give a number between 0 and 2", temperature=math.nan),

@@ -1,0 +1,54 @@
+"""What is said of a value that is out of its field's range: by the client before it sends one, by the tokenizer step of
+whatever came. "" where nothing is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from contract.errors import shown
+from contract.fields import INT32_MAX, Bound, Field
+
+Range = tuple[float, float]
+
+
+def known(low: Bound | None, high: Bound | None) -> Range:
+    """The range where no checkpoint is at hand: as wide as the tensor where the vocabulary is the bound."""
+    return (low if isinstance(low, int | float) else 0, high if isinstance(high, int | float) else INT32_MAX)
+
+
+def integer(value: int, among: Range) -> str:
+    low, high = among
+    return "" if low <= value <= high else f"{value} is out of range; give an integer between {low} and {high}"
+
+
+def number(value: float, among: Range, above_low: bool) -> str:
+    low, high = among
+    if low <= value <= high and not (above_low and value == low):
+        return ""
+    interval = f"{'above' if above_low else 'between'} {low:g} and {'at most ' if above_low else ''}{high:g}"
+    return f"{_short(value)} is out of range; give a number {interval}"
+
+
+def numbers(values: Sequence[float], among: Range) -> str:
+    low, high = among
+    wrong = [value for value in values if not low <= value <= high]  # also what is not a number
+    return f"{_short(wrong[0])} is out of range; give numbers between {low:g} and {high:g}" if wrong else ""
+
+
+def count(field: Field, values: Sequence[object]) -> str:
+    what = "strings" if field.tensor == "STRING" else "values"
+    many = field.most is not None and len(values) > field.most
+    return f"{len(values)} {what} are too many; give at most {field.most}" if many else ""
+
+
+def length(field: Field, text: str) -> str:
+    if field.longest is None or len(text) <= field.longest:
+        return ""
+    if field.repeated:
+        return f"{shown(text)} has {len(text)} characters; give at most {field.longest}"
+    return f"{len(text)} characters are too many; give at most {field.longest}"
+
+
+def _short(value: float) -> str:
+    """An integer with all its digits: it may be beyond any float."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

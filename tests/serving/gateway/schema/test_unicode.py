@@ -1,0 +1,40 @@
+"""The refusal of a text that is no Unicode names its field."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.gateway.api.http import read_json
+from serving.gateway.schema.errors import ApiError
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "problem"),
+    [
+        (rb'{"prompt": "a \ud83d"}', "prompt", r"'\ud83d' is half a surrogate pair; send valid Unicode"),
+        (
+            rb'{"model": "m", "messages": [{"content": "a"}, {"content": "\ude00b"}]}',
+            "messages[1].content",
+            r"'\ude00' is",
+        ),
+        (rb'{"stop": ["a", "\ud83d\ud83d"]}', "stop[1]", r"'\ud83d' is half"),
+        (rb'{"metadata": {"\udce9": 1}}', "metadata", r"'\udce9' is half"),
+        (b'{"prompt": "caf\xe9"}', "prompt", "the byte 0xe9 is not UTF-8; send text encoded as UTF-8"),
+        (b'{"messages": [{"content": "\xed\xa0\x80"}]}', "messages[0].content", "the byte 0xed is not UTF-8"),
+        (b'["\xe9"]', "[0]", "the byte 0xe9"),
+        (b'"\xe9"', None, "the byte 0xe9"),
+    ],
+)
+def test_the_field_is_named(body: bytes, field: str | None, problem: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        read_json(body)
+    assert (refused.value.status, refused.value.param, refused.value.code) == (400, field, "invalid_json")
+    assert refused.value.message.startswith(f"{field or 'the body'}: {problem}")
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"prompt": "\xe9', b'{"a": ' + b"[" * 500 + b'"\xe9"' + b"]" * 500 + b"}", b"\xff{}"]
+)
+def test_what_else_is_wrong_is_said_as_ever(body: bytes) -> None:
+    with pytest.raises(ApiError, match=r"the body is not JSON in UTF-8|more than 100 deep"):
+        read_json(body)
