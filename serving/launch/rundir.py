@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from serving.launch import child
 
 PREFIX = "qwen-serve-"
 GATEWAY = "gateway"  # the gateway's folder in a run directory
+ENVIRONMENT = "python_env"  # says where Triton's Python backend has made its directory
 SHM = Path("/dev/shm")
 ENDING_SECONDS = 20.0  # a dead launcher's Triton drains and ends in this time
 # Triton's Python backend starts its stubs with a line of bash that has no quotes, and the Python in them decodes paths
@@ -56,6 +58,7 @@ def await_ending() -> None:
                 said = True
             time.sleep(0.1)
         remove_shm(shm_prefix)
+        remove_environment(directory)
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -63,6 +66,12 @@ def remove_shm(prefix: str) -> None:
     """Remove what a killed stub leaves in /dev/shm."""
     for file in SHM.glob(f"{prefix}*") if prefix else ():
         file.unlink(missing_ok=True)
+
+
+def remove_environment(directory: Path) -> None:
+    """Remove what the backend of the Triton of this run directory made in /tmp, unless something is in it."""
+    with contextlib.suppress(OSError):
+        Path((directory / ENVIRONMENT).read_text()).rmdir()
 
 
 def _pids(directory: Path) -> list[int]:

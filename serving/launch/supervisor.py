@@ -21,6 +21,7 @@ from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
 from serving.launch.door import Door
 from serving.launch.drain import FLUSH_SECONDS, OpenStreams, drain, see_off
 from serving.launch.gateway import GatewayChild
+from serving.launch.leftovers import Leftovers
 from serving.launch.readiness import Readiness
 from serving.launch.vitals import HANG_SECONDS, Vitals
 
@@ -43,15 +44,13 @@ class Supervisor:
         self._triton: subprocess.Popen[bytes] | None = None
         self._deaths = Deaths()
         self._vitals: Vitals | None = None
-        self._looked = 0.0
-        self._log_start = 0
-        self._signals = 0
+        self._looked, self._log_start, self._signals = 0.0, 0, 0
         self._lame_duck = 0.0  # how long the gateway, once signalled, takes requests that routers still send
-        self._in_canary = False
-        self._is_serving = False
+        self._in_canary = self._is_serving = False
         LOGS.mkdir(exist_ok=True)
         self._shm = f"qwen_{os.getpid()}_"
         self._run_dir, self._lock = rundir.create(self._shm)
+        self._leftovers = Leftovers(self._run_dir, self._shm)
         self._lifeline = Lifeline(self._run_dir)
         self._gateway = GatewayChild(config, self._run_dir, self._log("gateway"))
         self._door = Door(config, self._run_dir, self._log("envoy")) if config.guard else None
@@ -98,7 +97,9 @@ class Supervisor:
                 self._stop_dead_triton()
                 self._launch_triton()
                 stopped = child.Lasting()
+            self._leftovers.look()
             self._turn()
+        self._leftovers.look()
         self._in_canary = True
         problem = health.generates(self._base, CANARY_SECONDS)
         self._in_canary = False
@@ -117,12 +118,12 @@ class Supervisor:
         with logs.open_private(self._log("triton"), "ab" if self._deaths else "wb") as log:
             self._log_start = log.tell()
             self._readiness.launching()
+            self._leftovers.starting()
             # SIGKILL: without its launcher nobody empties the engine first, and a Triton that got SIGTERM leaves its
             # open streams silent until their clients' time-outs. A broken connection they notice, and go on elsewhere.
             self._triton = child.start(command, env, log, ROOT, signal.SIGKILL)
-        logs.say(
-            f"starting Triton on {self._engine.model.name} ({self._engine.runtime.name}, {self._engine.precision}) …"
-        )
+        engine = self._engine
+        logs.say(f"starting Triton on {engine.model.name} ({engine.runtime.name}, {engine.precision}) …")
 
     def _stop_dead_triton(self) -> None:
         if self._vitals:
@@ -131,7 +132,7 @@ class Supervisor:
         if self._triton:
             child.stop(self._triton, 0)
             self._triton = None
-        rundir.remove_shm(self._shm)
+        self._leftovers.remove()
 
     def _start_gateway(self) -> None:
         if not self._config.gateway_port:
@@ -282,19 +283,18 @@ class Supervisor:
             self._stop(self._triton, time.monotonic() + UNLOAD_SECONDS)
         if self._door:
             self._door.stop()
-        rundir.remove_shm(self._shm)
+        self._leftovers.remove()
         shutil.rmtree(self._run_dir, ignore_errors=True)
         self._lock.close()
         if self._signals and self._is_serving:
             logs.say("stopped")
 
-    def _has_closed(self) -> bool:
-        return set(self._gone()) >= CLOSING
-
     def _stop(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         """SIGTERM, patience until ``CLOSING`` ended, ``deadline`` or a second signal, then SIGKILL to what is left."""
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        while process.poll() is None and time.monotonic() < deadline and self._signals < 2 and not self._has_closed():
+        while process.poll() is None and time.monotonic() < deadline and self._signals < 2:
+            if set(self._gone()) >= CLOSING:
+                break
             time.sleep(0.05)
         child.stop(process, 0)

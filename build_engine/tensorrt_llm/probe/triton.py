@@ -23,7 +23,7 @@ import psutil
 from build_engine.tensorrt_llm.probe.findings import ProbeResult, judged, write
 from contract.arguments import Arguments
 from contract.paths import ROOT
-from serving.launch import config, triton
+from serving.launch import config, rundir, triton
 
 START_S, STOP_S = 300.0, 20.0
 UNNAMED = 12345  # a user id without a name or a home, as in a container that runs as its caller
@@ -62,9 +62,10 @@ def bare(engine: Path, work: Path, *, user: int | None = None, settings: Mapping
     output, log = work / "stub.json", work / "tritonserver.log"
     output.unlink(missing_ok=True)
     label = f"LLM() in a Python stub, uid {os.getuid() if user is None else user}"
+    shm = f"probe_{os.getpid()}_"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command(write_model(work, engine, output)), env=environment(engine, work, settings or {}), stdout=file,
+            command(write_model(work, engine, output), shm), env=environment(engine, work, settings or {}), stdout=file,
             stderr=file, cwd=work, start_new_session=True, user=user, group=user,
         )  # fmt: skip
     until(lambda: output.is_file() or process.poll() is not None, seconds)
@@ -72,6 +73,7 @@ def bare(engine: Path, work: Path, *, user: int | None = None, settings: Mapping
     yield from rows(label, facts, single="TLLM_WORKER_USE_SINGLE_PROCESS" in (settings or {}))
     if "error" not in facts or process.poll() is None:
         yield stopped(f"{label}: tritonserver stops", process)
+    rundir.remove_shm(shm)  # a Triton that gives up while it loads leaves its own
 
 
 def rows(label: str, facts: Mapping[str, Any], *, single: bool) -> Iterator[ProbeResult]:
@@ -147,10 +149,11 @@ def write_model(work: Path, engine: Path, output: Path) -> Path:
     return folder.parent
 
 
-def command(repository: Path) -> list[str]:
+def command(repository: Path, shm_prefix: str) -> list[str]:
     server, backends = triton.binary()
     found = [str(server), f"--model-repository={repository}", "--allow-grpc=false", "--allow-metrics=false"]
     found += ["--http-address=127.0.0.1", f"--http-port={free_port()}", "--disable-auto-complete-config"]
+    found += [f"--backend-config=python,shm-region-prefix-name={shm_prefix}"]
     return [*found, f"--exit-timeout-secs={STOP_S:.0f}", *([f"--backend-directory={backends}"] if backends else [])]
 
 

@@ -21,6 +21,13 @@ def statuses(found) -> dict[str, str]:
     return {row.check.rpartition(": ")[2]: row.status for row in found}
 
 
+@pytest.fixture(autouse=True)
+def _no_shared_memory_is_left():
+    """Of these tests' own: the probe names it by its process."""
+    yield
+    assert not list(Path("/dev/shm").glob(f"probe_{os.getpid()}_*"))
+
+
 @pytest.fixture
 def engine(tmp_path, monkeypatch) -> Path:
     pretend_h100(tmp_path, monkeypatch)

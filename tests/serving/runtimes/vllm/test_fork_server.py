@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import ModuleType
@@ -81,11 +82,13 @@ def sleeping_core(out: str) -> None:
 def test_a_core_that_still_loads_leaves_with_a_killed_owner(tmp_path):
     script, out = tmp_path / "owner.py", tmp_path / "core.pid"
     script.write_text(OWNER)
-    with subprocess.Popen([sys.executable, script, out], env=os.environ | {"PYTHONPATH": str(ROOT)}) as owner:
-        try:
-            until(lambda: out.exists() and out.read_text(), 60)
-            core_handle = os.pidfd_open(int(out.read_text()))
-        finally:
-            owner.kill()
-    assert select.select([core_handle], [], [], 20)[0], "the engine core outlived its owner"
+    with tempfile.TemporaryDirectory() as short:  # for a socket in it; the killed owner cannot remove its own
+        settings = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": short}
+        with subprocess.Popen([sys.executable, script, out], env=settings) as owner:
+            try:
+                until(lambda: out.exists() and out.read_text(), 60)
+                core_handle = os.pidfd_open(int(out.read_text()))
+            finally:
+                owner.kill()
+        assert select.select([core_handle], [], [], 20)[0], "the engine core outlived its owner"
     os.close(core_handle)
