@@ -110,6 +110,8 @@ def _check_together(options: Options) -> None:
         raise InvalidRequest("guide_type", f"{shown(options.guide_type)} is unknown; use one of {', '.join(kinds)}")
     if options.guide_type not in ("", "json") and not options.guide:
         raise InvalidRequest("guide", f"missing for guide_type {options.guide_type!r}; send it")
+    if options.truncation_side not in ("left", "right"):
+        raise InvalidRequest("truncation_side", f"{shown(options.truncation_side)} is unknown; use left or right")
     if options.guide_complete and not options.guide_type:
         raise InvalidRequest("guide_complete", "true needs a guide; give guide_type, or leave this out")
     if options.repetition_detection and len(options.repetition_detection) != len(REPETITION):

@@ -44,6 +44,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
         {1: math.inf}, {"a": 1}, {1.5: 1}, {True: 1}, {1: True}, {1: "a"}, {1: None}, [1], 5,
         dict.fromkeys(range(1025), 1),
     ),
+    "allowed_token_ids": ([1], 5, [-1], [152_063], [152_064], [2**31], [1] * 1025, [1.0], [True], "a", *LISTS),
     "repetition_detection": (
         (3, 1, 2), (3, 1), (3, 1, 1), (1, 3, 2), (0, 0, 0), (1025, 1, 2), (-1, 1, 2), (3.0, 1, 2), (True, 1, 2),
         {"max_pattern_size": 3}, 5, *LISTS,
@@ -59,6 +60,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "guide": ("a" * 262_145, *TEXTS),
     "guide_optional": FLAGS,
     "guide_complete": FLAGS,
+    "truncate_prompt_tokens": (-1, 0, 1, 40_000, -2, 2**31, *NO_INTEGERS),
+    "truncation_side": ("left", "right", *TEXTS),
     "tools": (
         [TOOL], TOOL, ["x"], [{"type": "function"}], [{"type": "function", "function": {"name": 5}}],
         [{"type": "function", "function": {"name": "a b"}}], [ODD], [{"\ud83d": 1}], [{1: 2}], [{"a": 2**70}], *LISTS,
