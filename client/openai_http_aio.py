@@ -84,15 +84,33 @@ class _Chunks:
             del step  # an exception that is found in a frame of its own holds them all, the reader's too
 
     async def _run(self) -> AsyncGenerator[StreamChunk, None]:
+        """One generator, and none of ours within: a loop that ends closes all that are left, in any order."""
         bounds = Bounds(self._ask.timeouts)
         bounds.start()
         waits = Patience(self._ask.retry)
         for attempt in itertools.count(1):
             reading, self.request_id = Reading(self._ask, bounds), self._new_id()
             try:
-                async with contextlib.aclosing(self._once(reading)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
+                request = self._target.request(self._http, self._ask, self.request_id, reading.bounds)
+                try:
+                    async with contextlib.aclosing(await self._http.send(request, stream=True)) as response:
+                        self.open = True
+                        await self._begin(response, request, reading)
+                        if not self._ask.stream:
+                            reading.whole(await response.aread())
+                            yield reading.ready[0]
+                        else:
+                            async for data in response.aiter_raw():
+                                reading.feed(data)
+                                for chunk in reading.ready:
+                                    yield chunk
+                                reading.ready.clear()
+                except httpx.HTTPError as error:
+                    if self._http.is_closed:
+                        raise errors.Cancelled(CUT_SHORT) from None
+                    raise self._target.failure(error, self._ask, reading.order) from None
+                self.open = False
+                reading.order.ended()
                 return
             except errors.ClientError as error:
                 if self._left:
@@ -103,39 +121,12 @@ class _Chunks:
                     raise in_options(error, self._ask.options.guide_type) from None
                 await asyncio.sleep(delay)
 
-    async def _once(self, reading: Reading) -> AsyncGenerator[StreamChunk, None]:
-        request = self._target.request(self._http, self._ask, self.request_id, reading.bounds)
-        try:
-            async with contextlib.aclosing(await self._http.send(request, stream=True)) as response:
-                self.open = True
-                async with contextlib.aclosing(self._chunks_of(response, request, reading)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
-        except httpx.HTTPError as error:
-            if self._http.is_closed:
-                raise errors.Cancelled(CUT_SHORT) from None
-            raise self._target.failure(error, self._ask, reading.order) from None
-        self.open = False
-        reading.order.ended()
-
-    async def _chunks_of(
-        self, response: httpx.Response, request: httpx.Request, reading: Reading
-    ) -> AsyncGenerator[StreamChunk, None]:
+    async def _begin(self, response: httpx.Response, request: httpx.Request, reading: Reading) -> None:
         self._target.server.answered = True
         if response.status_code != 200:
             raise refused(response, await response.aread())
         self._target.server.answers()
         reading.answered(request)
-        if not self._ask.stream:
-            reading.whole(await response.aread())
-            for chunk in reading.ready:
-                yield chunk
-            return
-        async for data in response.aiter_raw():
-            reading.feed(data)
-            for chunk in reading.ready:
-                yield chunk
-            reading.ready.clear()
 
     def cancel(self) -> None:
         self.open, self._left = False, True
