@@ -20,15 +20,16 @@ class Heartbeat:
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), 8)
+            self._map, self.inode = mmap.mmap(file.fileno(), 8), os.fstat(file.fileno()).st_ino
         self._word = memoryview(self._map).cast("Q")
 
     @classmethod
     def create(cls, path: Path) -> Heartbeat:
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_bytes(bytes(8))
+        made = cls(partial)  # before others see the file, who may put theirs in its place
         partial.replace(path)
-        return cls(path)
+        return made
 
     def beat(self) -> None:
         self._word[0] += 1
@@ -120,11 +121,10 @@ def start(path: Path) -> None:
     the run directory was removed or belongs to another Triton.
     """
     heartbeat, parent = Heartbeat.create(path), os.getppid()
-    own = _inode(path) or -1
 
     def run() -> None:
         beats = 0
-        while os.getppid() == parent and (beats % LOOK_BEATS or _inode(path) == own):
+        while os.getppid() == parent and (beats % LOOK_BEATS or _inode(path) == heartbeat.inode):
             heartbeat.beat()
             beats += 1
             time.sleep(BEAT_SECONDS)

@@ -35,6 +35,15 @@ def test_a_process_whose_parent_was_killed_ends(tmp_path: Path) -> None:
     beat.close()
 
 
+def test_a_heartbeat_knows_its_own_file(tmp_path: Path) -> None:
+    """Whatever has taken its place: two stubs that start at once used to take the last one's file for theirs."""
+    first = Heartbeat.create(tmp_path / "a.beat")
+    second = Heartbeat.create(tmp_path / "a.beat")
+    assert first.inode != second.inode == (tmp_path / "a.beat").stat().st_ino
+    first.close()
+    second.close()
+
+
 @pytest.mark.parametrize("happens", ["the run directory is removed", "another stub beats there"])
 def test_a_process_that_nobody_watches_any_more_ends(tmp_path: Path, happens: str) -> None:
     path = tmp_path / "run" / "a.beat"
