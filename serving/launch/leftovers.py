@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from serving.launch import rundir
@@ -27,7 +28,10 @@ class Leftovers:
         if self._before is not None and any(self._run_dir.glob("*.pid")):
             new, self._before = _directories() - self._before, None
             if len(new) == 1:
-                (self._run_dir / rundir.ENVIRONMENT).write_text(str(new.pop()))
+                with contextlib.suppress(
+                    OSError
+                ):  # a full disk: the empty directory stays, and Triton says what is wrong
+                    (self._run_dir / rundir.ENVIRONMENT).write_text(str(new.pop()))
 
     def remove(self) -> None:
         """Call it when Triton has ended."""

@@ -34,7 +34,7 @@ def test_ids_in_and_out(server: Server, stream: bool) -> None:
         text = client.generate("Hello, world", Options(max_tokens=1, return_prompt_ids=True))
         again = client.generate(text.prompt_ids, Options(max_tokens=1, return_prompt_ids=True))
         cut = client.generate(prompt, Options(max_tokens=1, return_prompt_ids=True, truncate_prompt_tokens=2))
-        with pytest.raises(InvalidRequest, match=r"^input_ids: 152064 is not a token id"):
+        with pytest.raises(InvalidRequest, match=r"^prompt: 152064 is not a token id"):
             client.generate([5, 152064], options)
     assert whole.prompt_ids == tuple(prompt) and whole.prompt_tokens == 5
     assert list(whole.choices[0].token_ids) == simulated.tokens(prompt, 3, 6)

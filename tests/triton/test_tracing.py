@@ -77,11 +77,11 @@ def test_over_grpc(traced: Server, collector: Collector) -> None:
         stream = client.stream("Hi", Options(max_tokens=2))
         list(stream)
         with pytest.raises(InvalidRequest):
-            client.generate("Hi", Options(temperature=-1), metadata=[("traceparent", parent("3" * 32))])
+            client.generate([152064], Options(), metadata=[("traceparent", parent("3" * 32))])
     spans = collector.of_trace(trace, 5)
     assert [span.name for span in spans if span.parent == CALLER] == ["tokenize", "engine"]
     (refused,) = collector.of_trace("3" * 32, 1)
-    assert refused.name == "tokenize" and refused.error.startswith("temperature: ")
+    assert refused.name == "tokenize" and refused.error.startswith("input_ids: ")
     (own,) = collector.having(lambda span: span.attributes.get("gen_ai.response.id") == stream.request_id)
     first = collector.of_trace(own.trace, 5)[0]
     assert (first.name, first.parent, own.parent) == ("tokenize", "", first.id)
