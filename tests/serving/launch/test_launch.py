@@ -179,7 +179,7 @@ def test_a_zombie_is_not_alive() -> None:
 def test_a_stopped_process_is_seen_until_it_goes_on(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         process = child.start(["sh", "-c", "sleep 60 & wait"], dict(os.environ), log, tmp_path)
-    until(lambda: bool(psutil.Process(process.pid).children()))
+    until(lambda: bool(psutil.Process(process.pid).children()), 60)  # a busy machine starts a shell late
     sleeper = psutil.Process(process.pid).children()[0]
     lasting = child.Lasting()
     assert not child.has_stopped(process.pid) and lasting.seconds(False) == 0
