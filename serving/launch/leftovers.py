@@ -28,9 +28,7 @@ class Leftovers:
         if self._before is not None and any(self._run_dir.glob("*.pid")):
             new, self._before = _directories() - self._before, None
             if len(new) == 1:
-                with contextlib.suppress(
-                    OSError
-                ):  # a full disk: the empty directory stays, and Triton says what is wrong
+                with contextlib.suppress(OSError):  # a full disk: the directory stays, and Triton says what is wrong
                     (self._run_dir / rundir.ENVIRONMENT).write_text(str(new.pop()))
 
     def remove(self) -> None:

@@ -27,13 +27,12 @@ from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.plan import BYTES_PER_TOKEN, GenerationPlan, prompt_estimate
 from serving.gateway.core.prompt_scores import entry
 from serving.gateway.core.render.base import KEEP_ALIVE, BodyRenderer, StreamRenderer, Usage
-from serving.gateway.core.restart import restarted
+from serving.gateway.core.restart import MOST_RESTARTS, restarted
 from serving.gateway.core.share.turn import EngineTurn, Work
 from serving.gateway.core.token_logprobs import TokenLogprobs
 from serving.gateway.core.writer import Gone, Writer
 
 log = logging.getLogger("serving.gateway")
-MOST_RESTARTS = 3  # that one answer outlives: it may be what ends the engine
 SCORE_BYTES = 8  # bytes of JSON and Python objects per byte of a prompt's scores
 
 
@@ -192,12 +191,8 @@ class Answer:
 
     async def _restarted(self) -> bool:
         """Wait for a Triton that its launcher starts again."""
-        silent_until = self.timing.chunk + self._context.stall_seconds
-
-        def goes_on() -> bool:
-            return not self._stopped and time.monotonic() < silent_until
-
-        return await restarted(self.id, self._context.is_back, goes_on)
+        until = self.timing.chunk + self._context.stall_seconds
+        return await restarted(self.id, self._context.is_back, lambda: not self._stopped and time.monotonic() < until)
 
     def _can_go_on(self, prompt: int) -> bool:
         return self.plan.options.n == 1 and self._choices_of(prompt)[0].can_go_on

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 log = logging.getLogger("serving.gateway")
+MOST_RESTARTS = 3  # that one answer outlives: it may be what ends the engine
 NOTICE_SECONDS = 5.0  # within which the launcher says that a Triton which broke off is not ready (hung: after 3 s)
 LOOK_SECONDS = 0.2  # between two looks at what it says
 

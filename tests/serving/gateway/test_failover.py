@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from client.channels import AVOID_SECONDS
-from serving.gateway.core import answer
+from serving.gateway.core.restart import MOST_RESTARTS
 from serving.outage import Outage
 from tests.client.fake_triton import FakeTriton
 from tests.serving.gateway.conftest import start_gateway, tiny_engine
@@ -162,7 +162,7 @@ def test_an_answer_that_ends_its_engine_each_time_does_so_four_times_at_most(lau
         ending.join(0.7)
         launched.say("")
         ending.join(0.7)
-    assert len(launched.triton.requests) <= 1 + answer.MOST_RESTARTS
+    assert len(launched.triton.requests) <= 1 + MOST_RESTARTS
 
 
 def test_a_request_that_has_no_token_yet_fails_at_once(launched: Launched) -> None:
