@@ -1,7 +1,7 @@
 """Every measurement is a fresh process; the engines take turns, round after round, so that other load on the machine
 falls on all of them. Greedy, equal prompts of random tokens, end tokens ignored, one warm-up request, all cores. Our
 engine is measured as it is served, through its runtime and worker process; peers without a server around them.
-Writes results/bench_cpu.json and .md. The 7B shape needs some 40 GB of disk and 18 GB of memory:
+Writes results/bench_cpu.json and .md. The 7B shape takes 30 GiB of disk and 16 of memory:
 --model synthetic-7b --streams 1 --rounds 3 --peers llama.cpp.
 """
 
