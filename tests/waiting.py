@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def until(check: Callable[[], object], seconds: float = 10.0, why: Callable[[], object] = lambda: "") -> float:
+def until(check: Callable[[], object], seconds: float = 60.0, why: Callable[[], object] = lambda: "") -> float:
     """Seconds until ``check()`` is true; fails after ``seconds``, with ``why()``."""
     start = time.monotonic()
     while not check():

@@ -32,7 +32,7 @@ class InterruptedRpc:
 def test_an_interrupted_receive_is_waited_for() -> None:
     rpc = InterruptedRpc()
     SyncCall(rpc, lambda: None).cancel()
-    assert rpc.ended.wait(5)
+    assert rpc.ended.wait(60)
 
 
 def test_where_no_thread_starts_any_more_the_call_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,10 +24,10 @@ PARENT = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 
 def test_a_process_whose_parent_was_killed_ends(tmp_path: Path) -> None:
     path = tmp_path / "a.beat"
     parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD, str(path)], cwd=ROOT)
-    until(path.exists, 20)
+    until(path.exists)
     beat = Heartbeat(path)
     before = beat.count
-    until(lambda: beat.count > before, 20)
+    until(lambda: beat.count > before)
     (child,) = psutil.Process(parent.pid).children()
     parent.kill()
     parent.wait()
@@ -49,7 +49,7 @@ def test_a_process_that_nobody_watches_any_more_ends(tmp_path: Path, happens: st
     path = tmp_path / "run" / "a.beat"
     path.parent.mkdir()
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], cwd=ROOT)
-    until(path.exists, 20)
+    until(path.exists)
     if happens.startswith("another"):
         Heartbeat.create(path).close()
     else:

@@ -177,7 +177,7 @@ def test_ctrl_c_again_and_again_ends_at_once_without_a_word(workers: int, mock: 
             time.sleep(0.02)
         output, _ = process.communicate(timeout=1)
         assert process.returncode == 130 and "Traceback" not in output and "KeyboardInterrupt" not in output, output
-        wait_for(lambda: gone(process.pid), 5)
+        wait_for(lambda: gone(process.pid), 30)
 
 
 def test_ctrl_c_before_the_run_has_begun_ends_it_without_a_traceback(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_client_killed_in_mid_stream(server: Server) -> None:
     before = finished(server, "disconnected")
     try:
         assert client.stdout is not None and client.stdout.readline() == "streaming\n"
-        server.wait_for(lambda: server.metric("qwen_kv_blocks_used") > 0, 5)
+        server.wait_for(lambda: server.metric("qwen_kv_blocks_used") > 0, 30)
     finally:
         client.kill()
         client.wait()
@@ -67,7 +67,7 @@ def test_an_http_client_that_hangs_up(server: Server) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.http_port)
     connection.request("POST", "/v2/models/qwen/generate_stream", json.dumps(LONG))
     assert connection.getresponse().readline().startswith(b"data: ")
-    server.wait_for(lambda: server.metric("qwen_slots_used") == 1, 5)
+    server.wait_for(lambda: server.metric("qwen_slots_used") == 1, 30)
     assert connection.sock is not None
     connection.sock.close()
     connection.close()
@@ -78,7 +78,7 @@ def test_tritonclients_own_cancellation(server: Server) -> None:
     with Stream(server.grpc) as stream:
         stream.send(**LONG)
         stream.next()
-        server.wait_for(lambda: server.metric("qwen_slots_used") == 1, 5)  # else it may look free before it does not
+        server.wait_for(lambda: server.metric("qwen_slots_used") == 1, 30)  # else it may look free before it does not
     assert server.wait_for(lambda: is_free(server), 10) < GONE_SECONDS
 
 
@@ -136,7 +136,7 @@ def test_a_stop_for_nobody_is_answered(server: Server) -> None:
 def test_an_unstreamed_request_can_be_stopped_and_answers_with_what_it_has(server: Server) -> None:
     with Stream(server.grpc) as stream:
         stream.send("quiet", text_input="Hi", max_tokens=20_000)
-        server.wait_for(lambda: server.metric("vllm:num_requests_running") == 1, 5)
+        server.wait_for(lambda: server.metric("vllm:num_requests_running") == 1, 30)
         ask(server.grpc, request_id="quiet", stop=True)
         answer = stream.answer()
     assert answer.finish == "cancelled" and answer.completion_tokens > 0 and answer.text

@@ -197,7 +197,7 @@ def test_what_dashboards_read_of_the_engine(server: Server) -> None:
     """One ``model_name`` everywhere: that of engine.json."""
     generate(server.http, {"text_input": PROMPT, "max_tokens": 4})
     name = engine_dir.read(SIMULATED_ENGINE).model.name
-    server.wait_for(lambda: server.metric("vllm:prefix_cache_queries_total") > 0, 5)
+    server.wait_for(lambda: server.metric("vllm:prefix_cache_queries_total") > 0, 30)
     with urllib.request.urlopen(server.metrics, timeout=5) as response:
         lines = response.read().decode().splitlines()
     ours = [line for line in lines if line.startswith(("vllm:", "qwen_"))]
@@ -216,7 +216,7 @@ def test_what_dashboards_read_of_the_engine(server: Server) -> None:
 def test_usage_counts_on_the_metrics_port(server: Server) -> None:
     before = server.metric("vllm:generation_tokens_total")
     generate(server.http, {"text_input": PROMPT, "max_tokens": 7})
-    server.wait_for(lambda: server.metric("vllm:generation_tokens_total") >= before + 7, 5)
+    server.wait_for(lambda: server.metric("vllm:generation_tokens_total") >= before + 7, 30)
 
 
 def test_one_connection_carries_many_requests(server: Server, says: Says) -> None:

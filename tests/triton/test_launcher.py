@@ -115,7 +115,7 @@ def test_sigterm_makes_a_lame_duck_first(own_server: Callable[..., Server]) -> N
         start = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         url = server.gateway
-        server.wait_for(lambda: httpx.get(f"{url}/health/ready").status_code == 503, 2)
+        server.wait_for(lambda: httpx.get(f"{url}/health/ready").status_code == 503, 30)
         late = ask(server.grpc, text_input="Hi", max_tokens=2)
         over_http = httpx.post(f"{url}/v1/completions", json={"model": "qwen", "prompt": "Hi", "max_tokens": 2})
         if time.monotonic() - start < 4:  # else this machine was too busy to ask in time
@@ -237,12 +237,12 @@ def test_a_triton_that_is_stopped_while_it_starts_is_replaced(own_server: Callab
     server = own_server(*SIMULATED)
     first = triton(server)
     first.kill()
-    until(lambda: _successor(server, first), 30)
+    until(lambda: _successor(server, first))
     second = _successor(server, first)
     assert second is not None
     second.suspend()
-    until(lambda: _successor(server, second), 40)
-    until(lambda: is_ready(server), 60)
+    until(lambda: _successor(server, second))
+    until(lambda: is_ready(server))
     assert "has been stopped for 6 s" in server.log.read_text()
 
 

@@ -1,6 +1,7 @@
 """Every measurement is a fresh process; the engines take turns, round after round, so that other load on the machine
 falls on all of them. Greedy, equal prompts of random tokens, end tokens ignored, one warm-up request, all cores. Our
-engine is measured as it is served, through its runtime and worker process; peers without a server around them.
+engine is measured as it is served, through its runtime and worker process; peers without a server around them. With
+--scenario a load test's requests take the place of random tokens, one after the other to their end, ours with drafts.
 Writes results/bench_cpu.json and .md. The 7B shape takes 30 GiB of disk and 16 of memory:
 --model synthetic-7b --streams 1 --rounds 3 --peers llama.cpp.
 """
@@ -13,12 +14,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from build_engine.source import open_source
 from build_engine.spec import SMOLLM2, BuildSpec
 from build_engine.staging import cache_directory
+from contract import engine_dir
+from contract.engine_dir import EngineInfo
 from contract.errors import OperatorError
 from contract.paths import ROOT
 from loadtest.arguments import Arguments, count
@@ -27,6 +31,9 @@ from loadtest.bench.cpu.figures import Figures, Workload, arguments, row
 from loadtest.bench.cpu.gguf import KINDS
 from loadtest.bench.cpu.peers import PEERS, Missing, Subject, ours
 from loadtest.errors import EXIT_OK, EXIT_USAGE
+from loadtest.scenarios import SCENARIOS
+from loadtest.scenarios.base import ScenarioSettings, request_number
+from serving.tokenizer.prompt import PromptBuilder
 
 NUMBERS = ("ttft_s", "prefill_tokens_per_s", "decode_tokens_per_s")
 Row = dict[str, Any]
@@ -74,6 +81,16 @@ def run(subject: Subject, load: Workload, missing: dict[str, str]) -> list[Figur
     return [Figures(**item) for item in json.loads(done.stdout.splitlines()[-1])]
 
 
+def of_scenario(load: Workload, scenario: str, requests: int, engine: EngineInfo) -> Workload:
+    """The scenario's first requests as the engine's own chat template renders them."""
+    builder = PromptBuilder(engine)
+    source = SCENARIOS[scenario](ScenarioSettings(language="en"))
+    asked = [request_number(source, number) for number in range(requests)]
+    ids = [builder.encode({"messages": [json.dumps(request.messages).encode()]}).ids for request in asked]
+    texts = tuple((each, request.max_tokens) for each, request in zip(ids, asked, strict=True))
+    return replace(load, streams=(1,), texts=texts, ends=engine_dir.end_ids(engine.path))
+
+
 def with_ratios(rows: list[Row], name: str) -> list[Row]:
     """``prefill_over`` and ``decode_over`` on the rows of ``name``: how many times as fast as each peer."""
     for mine in (each for each in rows if each["engine"] == name):
@@ -112,6 +129,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--streams", nargs="+", type=count, default=[1, 8, 16])
     parser.add_argument("--prompt", type=count, default=128, help="tokens per prompt (%(default)s)")
     parser.add_argument("--tokens", type=count, default=48, help="tokens per answer (%(default)s)")
+    parser.add_argument("--scenario", choices=list(SCENARIOS), help="ask what this load test asks, in English")
+    parser.add_argument("--requests", type=count, default=20, help="of the scenario (%(default)s)")
     parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--threads", type=int, default=0, help="of every engine (default: its own choice)")
     parser.add_argument("--out", type=Path, default=result.RESULTS / "bench_cpu.json")
@@ -130,6 +149,8 @@ def main() -> int:
         print(f"bench-cpu: {error}", file=sys.stderr)
         return EXIT_USAGE
     load = Workload(tuple(args.streams), args.prompt, args.tokens, vocabulary, args.threads)
+    if args.scenario:
+        load = of_scenario(load, args.scenario, args.requests, engine_dir.read(running[0].model))
     rows = compare(running, load, args.rounds, missing)
     if not rows:
         return EXIT_USAGE

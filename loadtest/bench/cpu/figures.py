@@ -15,18 +15,23 @@ from typing import Any
 
 import numpy as np
 
+Text = tuple[list[int], int]  # a real prompt, and the tokens that its answer may have
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """``length`` tokens in and ``tokens`` out for each stream; ``streams`` are measured one after the other.
+    """``length`` random tokens in and ``tokens`` out for each stream; ``streams`` are measured one after the other.
 
-    ``threads`` 0 leaves the number to the engine."""
+    Or ``texts``, asked one after the other, whose answers end with one of the tokens ``ends``. ``threads`` 0 leaves
+    the number to the engine."""
 
     streams: tuple[int, ...]
     length: int
     tokens: int
     vocabulary: int
     threads: int
+    texts: tuple[Text, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +56,29 @@ def prompts(load: Workload, streams: int, seed: int) -> list[list[int]]:
     return [rng.integers(0, load.vocabulary, load.length).tolist() for _ in range(streams)]
 
 
-def measured(load: Workload, ask: Callable[[list[list[int]]], Sequence[float]]) -> list[Figures]:
-    """``ask(prompts)`` answers them all; seconds from the start until every stream has its first, second, … token."""
-    ask(prompts(load, load.streams[0], seed=0))
+Ask = Callable[[list[list[int]], int], Sequence[float]]
+
+
+def measured(load: Workload, ask: Ask) -> list[Figures]:
+    """``ask(prompts, tokens)`` answers them all; seconds until every stream has its first, second, … token."""
+    ask(prompts(load, load.streams[0], seed=0), load.tokens)
+    if load.texts:
+        return [of_texts([len(ids) for ids, _ in load.texts], [ask([ids], tokens) for ids, tokens in load.texts])]
     found = []
     for streams in load.streams:
-        times = ask(prompts(load, streams, seed=1))
+        times = ask(prompts(load, streams, seed=1), load.tokens)
         if len(times) != load.tokens:
             raise RuntimeError(f"{len(times)} tokens came, {load.tokens} were asked for")
         found.append(figures(load, streams, times[0], times[-1]))
     return found
+
+
+def of_texts(lengths: Sequence[int], answers: Sequence[Sequence[float]]) -> Figures:
+    """One stream's: the median TTFT, and all tokens over all time."""
+    first = [times[0] for times in answers]
+    decoding = sum(times[-1] - times[0] for times in answers)
+    tokens = sum(len(times) - 1 for times in answers)
+    return Figures(1, statistics.median(first), sum(lengths) / sum(first), tokens / decoding)
 
 
 def arguments(load: Workload) -> list[str]:
@@ -73,7 +91,8 @@ def report(measure: Callable[[str, Workload], list[Figures]]) -> None:
     parser.add_argument("model")
     parser.add_argument("load", type=json.loads)
     args = parser.parse_args()
-    load = Workload(**{**args.load, "streams": tuple(args.load["streams"])})
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in args.load.items()}
+    load = Workload(**given)
     print(json.dumps([asdict(item) for item in measure(args.model, load)]))
 
 

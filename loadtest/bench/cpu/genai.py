@@ -17,15 +17,17 @@ BLOCK_TOKENS = 32
 def measure(model: str, load: Workload) -> list[Figures]:
     """``model`` is an engine directory: its IR and config are what the pipeline reads."""
     scheduling = openvino_genai.SchedulerConfig()
-    blocks = -(-(load.length + load.tokens) // BLOCK_TOKENS) + 1
+    longest = max([load.length + load.tokens, *(len(ids) + tokens for ids, tokens in load.texts)])
+    blocks = -(-longest // BLOCK_TOKENS) + 1
     scheduling.num_kv_blocks = max(load.streams) * blocks + 1
     scheduling.enable_prefix_caching = False
     settings = {"INFERENCE_NUM_THREADS": load.threads} if load.threads else {}
     pipeline = openvino_genai.ContinuousBatchingPipeline(model, scheduling, "CPU", settings)
-    config = openvino_genai.GenerationConfig(max_new_tokens=load.tokens, ignore_eos=True)
     numbers = iter(range(1 << 20))
 
-    def ask(prompts: list[list[int]]) -> list[float]:
+    def ask(prompts: list[list[int]], tokens: int) -> list[float]:
+        config = openvino_genai.GenerationConfig(max_new_tokens=tokens, ignore_eos=not load.ends)
+        config.stop_token_ids = set(load.ends)
         start = time.perf_counter()
         ids = [ov.Tensor(np.array([prompt], np.int64)) for prompt in prompts]
         handles: list[Any] = [pipeline.add_request(next(numbers), each, config) for each in ids]

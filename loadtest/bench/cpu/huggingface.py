@@ -20,9 +20,10 @@ def measure(model: str, load: Workload) -> list[Figures]:
     source = {"gguf_file": path.name} if path.is_file() else {}
     home = path.parent if path.is_file() else path
     loaded = AutoModelForCausalLM.from_pretrained(home, dtype=torch.bfloat16, **source).eval()
-    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "eos_token_id": None}
+    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    ends = {"eos_token_id": list(load.ends) or None}
 
-    def ask(prompts: list[list[int]]) -> list[float]:
+    def ask(prompts: list[list[int]], tokens: int) -> list[float]:
         """``transformers`` asks after every token whether to stop."""
         ids = torch.tensor(prompts)
         times: list[float] = []
@@ -32,9 +33,10 @@ def measure(model: str, load: Workload) -> list[Figures]:
             times.append(time.perf_counter() - start)
             return torch.zeros(len(ids), dtype=torch.bool)
 
-        size = {"max_new_tokens": load.tokens, "min_new_tokens": load.tokens, "pad_token_id": 0}
+        size = {"max_new_tokens": tokens, "min_new_tokens": 0 if load.ends else tokens, "pad_token_id": 0}
+        masks = {"attention_mask": torch.ones_like(ids), "stopping_criteria": [note]}
         with torch.inference_mode():
-            loaded.generate(ids, attention_mask=torch.ones_like(ids), stopping_criteria=[note], **size, **greedy)
+            loaded.generate(ids, **masks, **size, **greedy, **ends)
         return times
 
     return measured(load, ask)

@@ -93,15 +93,18 @@ def measure(model: str, load: Workload) -> list[Figures]:
     """``model`` is a GGUF file."""
     llama = Llama(Path(os.environ[LIBRARIES]), model, load.threads)
 
-    def ask(prompts: list[list[int]]) -> list[float]:
-        context = llama.context(len(prompts), load.length + load.tokens)
+    def ask(prompts: list[list[int]], tokens: int) -> list[float]:
+        length = len(prompts[0])
+        context = llama.context(len(prompts), length + tokens)
         start, times = time.perf_counter(), []
-        last = load.length - 1
+        last = length - 1
         rows = [(token, at, n, at == last) for n, prompt in enumerate(prompts) for at, token in enumerate(prompt)]
-        for number in range(load.tokens):
+        for number in range(tokens):
             chosen = llama.decode(context, rows, load.vocabulary)
             times.append(time.perf_counter() - start)
-            rows = [(token, load.length + number, n, True) for n, token in enumerate(chosen)]
+            if load.ends and chosen[0] in load.ends:
+                break
+            rows = [(token, length + number, n, True) for n, token in enumerate(chosen)]
         llama.c.llama_free(context)
         return times
 

@@ -1,7 +1,8 @@
-"""The CPU engine as it is served, through its runtime, worker process and all, but without drafts."""
+"""The CPU engine as it is served, through its runtime, worker process and all; random tokens without drafts."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ def measure(model: str, load: Workload) -> list[Figures]:
     def on_step(deltas: Sequence[SequenceDelta]) -> None:
         now = time.perf_counter()
         for delta in deltas:
-            arrived[delta.sequence_id].append(now)
+            arrived[delta.sequence_id] += [now] * delta.counted
             if delta.finish_reason:
                 running.discard(delta.sequence_id)
         if not running:  # the only time that another thread wakes: it would take a core from the engine
@@ -35,18 +36,22 @@ def measure(model: str, load: Workload) -> list[Figures]:
         ended.set()
 
     engine = engine_dir.read(Path(model))
-    # no drafts: answers to random tokens soon repeat themselves, and drafts would look better than they are
-    options = RuntimeOptions(threads=load.threads, speculate=False)
+    # Answers to random tokens soon repeat themselves, and drafts would look better than they are.
+    options = RuntimeOptions(threads=load.threads, speculate=bool(load.texts))
     runtime = runtimes.load(engine, options, on_step, on_death)
 
-    def ask(prompts: list[list[int]]) -> list[float]:
+    asked = itertools.count()
+
+    def ask(prompts: list[list[int]], tokens: int) -> list[float]:
+        sampling = Sampling(tokens, temperature=0.0, ignore_eos=not load.ends, stop_token_ids=load.ends)
+        salt = str(next(asked))  # as for the peers: no prompt finds another one's beginning in the cache
         arrived.clear()
         arrived.update((number, []) for number in range(len(prompts)))
         running.update(arrived)
         ended.clear()
         start = time.perf_counter()
         for number, prompt in enumerate(prompts):
-            runtime.submit(EngineRequest(number, prompt, Sampling(load.tokens, temperature=0.0, ignore_eos=True)))
+            runtime.submit(EngineRequest(number, prompt, sampling, cache_salt=salt))
         ended.wait()
         if deaths:
             raise RuntimeError(deaths[0])

@@ -69,7 +69,7 @@ def call(script: Callable[[Any], None], handler: Collect, body: bytes = b"questi
     server.start()
     connection = Connection("127.0.0.1", server.server_port)
     stream = connection.open("/s/m", {}, body, handler)
-    stream.done.wait(5)
+    stream.done.wait(60)
     server.stop(timeout=1)
     return connection, stream
 

@@ -22,6 +22,8 @@ from serving.runtimes.base import RuntimeOptions
 from serving.triton.settings import StepSettings
 from tests.waiting import until
 
+READY = re.compile(r"^ready (\S+)$", re.MULTILINE)
+
 
 def problem(*arguments: str) -> str:
     with pytest.raises(LaunchError) as caught:
@@ -136,16 +138,27 @@ def test_the_engine_that_is_served() -> None:
     assert parse(["--runtime", "simulated", "--engine", "/x"]).engine == Path("/x")
 
 
+def says_ready(log: Path) -> str:
+    """The line that a child prints last, once it has. Its log may hold more: what libraries write while it starts."""
+    until(lambda: READY.search(log.read_text()), why=log.read_text)
+    return READY.findall(log.read_text())[0]
+
+
+STUBBORN = """
+import signal, subprocess, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", subprocess.Popen(["sleep", "600"]).pid, flush=True)
+time.sleep(600)
+"""
+
+
 def test_a_child_ends_with_its_group(tmp_path: Path) -> None:
     """The whole process group, stubborn grandchildren too."""
-    code = "import os, signal, subprocess, sys, time; signal.signal(15, signal.SIG_IGN)\n" \
-           "p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); time.sleep(600)"  # fmt: skip
-    with (tmp_path / "log").open("w+b") as log:
-        process = child.start([sys.executable, "-c", code], dict(os.environ), log, tmp_path)
-        until(lambda: (tmp_path / "log").read_text().endswith("\n"))
-    text = (tmp_path / "log").read_text()
+    with (tmp_path / "log").open("wb") as log:
+        process = child.start([sys.executable, "-c", STUBBORN], dict(os.environ), log, tmp_path)
+    grandchild = int(says_ready(tmp_path / "log"))
     assert child.stop(process, 0.2) is False, "it had to be killed"
-    until(lambda: not child.is_alive(int(text)))
+    until(lambda: not child.is_alive(grandchild))
     assert process.returncode == -signal.SIGKILL
 
 
@@ -155,7 +168,7 @@ from multiprocessing import resource_tracker, shared_memory
 if os.fork() == 0:
     made = shared_memory.SharedMemory(create=True, size=4096)
     resource_tracker.unregister(made._name, "shared_memory")  # as after a kill: nobody else removes it
-    print(made.name, flush=True)
+    print("ready", made.name, flush=True)
 time.sleep(60)
 """
 
@@ -163,8 +176,7 @@ time.sleep(60)
 def test_shared_memory_of_a_killed_worker_is_removed(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         process = child.start([sys.executable, "-c", MAPPER], dict(os.environ), log, tmp_path)
-    until(lambda: (tmp_path / "log").read_text().endswith("\n"))
-    segment = Path("/dev/shm") / (tmp_path / "log").read_text().strip()
+    segment = Path("/dev/shm") / says_ready(tmp_path / "log")
     assert segment.is_file() and child.worker_segments(process.pid) == {segment}
     child.stop(process, 5)
     assert not segment.exists()
@@ -179,7 +191,7 @@ def test_a_zombie_is_not_alive() -> None:
 def test_a_stopped_process_is_seen_until_it_goes_on(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         process = child.start(["sh", "-c", "sleep 60 & wait"], dict(os.environ), log, tmp_path)
-    until(lambda: bool(psutil.Process(process.pid).children()), 60)  # a busy machine starts a shell late
+    until(lambda: bool(psutil.Process(process.pid).children()))  # a busy machine starts a shell late
     sleeper = psutil.Process(process.pid).children()[0]
     lasting = child.Lasting()
     assert not child.has_stopped(process.pid) and lasting.seconds(False) == 0

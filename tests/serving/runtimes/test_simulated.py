@@ -97,7 +97,7 @@ def test_every_stream_ends_exactly_once_under_aborts_from_another_thread(start: 
         if stream == 150:
             thread.start()
     thread.join()
-    until(lambda: all(map(rig.ended, range(300))), 20)
+    until(lambda: all(map(rig.ended, range(300))))
     assert sum(1 for delta in rig.deltas if delta.finish_reason) == 300 and not rig.deaths
     until(lambda: rig.runtime.stats().kv_blocks_used == 0)
 

@@ -25,7 +25,7 @@ def test_prompts_are_the_same_for_every_engine_and_within_the_vocabulary() -> No
 
 def test_an_engine_that_stops_early_is_not_measured() -> None:
     with pytest.raises(RuntimeError, match="3 tokens came, 11"):
-        figures.measured(LOAD, lambda prompts: [1.0, 2.0, 3.0])
+        figures.measured(LOAD, lambda prompts, tokens: [1.0, 2.0, 3.0])
 
 
 def test_rows_are_medians_with_their_spread_and_ours_has_the_ratios() -> None:
@@ -37,3 +37,15 @@ def test_rows_are_medians_with_their_spread_and_ours_has_the_ratios() -> None:
     assert first["prefill_over"] == {"llama.cpp-q8_0": 4.0} and first["decode_over"] == {"llama.cpp-q8_0": 0.8}
     assert "decode_over" not in second
     assert "| llama.cpp-q8_0 | 1 | 4000 | 50 | 25.0 (25.0–25.0) | 4.00 × | 0.80 × |" in markdown(rows)
+
+
+def test_texts_are_asked_one_by_one_and_count_all_tokens_over_all_time() -> None:
+    load = dataclasses.replace(LOAD, texts=(([1, 2, 3], 9), ([4], 5)), ends=(0,))
+    asked: list[tuple[list[list[int]], int]] = []
+
+    def ask(prompts: list[list[int]], tokens: int) -> list[float]:
+        asked.append((prompts, tokens))
+        return {9: [1.0, 2.0, 2.0, 4.0], 5: [3.0, 3.5]}.get(tokens, [0.0])
+
+    assert figures.measured(load, ask) == [Figures(1, 2.0, 4 / 4.0, 4 / 3.5)]
+    assert asked[1:] == [([[1, 2, 3]], 9), ([[4]], 5)]

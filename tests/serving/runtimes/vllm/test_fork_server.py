@@ -86,7 +86,7 @@ def test_a_core_that_still_loads_leaves_with_a_killed_owner(tmp_path):
         settings = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": short}
         with subprocess.Popen([sys.executable, script, out], env=settings) as owner:
             try:
-                until(lambda: out.exists() and out.read_text(), 60)
+                until(lambda: out.exists() and out.read_text())
                 core_handle = os.pidfd_open(int(out.read_text()))
             finally:
                 owner.kill()

@@ -21,7 +21,7 @@ from tests.waiting import until
 def served(tmp_path):
     core, steps, deaths = FakeCore(), queue.Queue(), queue.Queue()
     runtime = VllmRuntime(core, engine(tmp_path), RuntimeOptions(max_streams=8), steps.put, deaths.put)
-    yield SimpleNamespace(core=core, runtime=runtime, step=lambda: steps.get(timeout=5), steps=steps, deaths=deaths)
+    yield SimpleNamespace(core=core, runtime=runtime, step=lambda: steps.get(timeout=60), steps=steps, deaths=deaths)
     runtime.close()
 
 
@@ -163,7 +163,7 @@ def test_a_dead_engine_is_reported_once_and_refuses(served, how):
         served.core.dead = True
     else:
         served.core.outputs.put(object())
-    assert "died" in served.deaths.get(timeout=5)
+    assert "died" in served.deaths.get(timeout=60)
     with pytest.raises(EngineUnavailable, match="died"):
         served.runtime.submit(request(1))
     assert served.deaths.empty()
