@@ -17,7 +17,7 @@ from contract.errors import EngineDirectoryError, shown
 SCHEMA_VERSION = 1
 LORA_DIR = "lora"
 REBUILD = "rebuild it with `make engine`"
-OPENVINO_RECIPE = 4  # one more when the builder's graph changes: engines built before are then out of date
+OPENVINO_RECIPE = 5  # one more when the builder's graph changes: engines built before are then out of date
 # Small files that an operator may edit (sampling defaults, the chat template): their size says nothing.
 EDITABLE = ("config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja")
 Record = TypeVar("Record")

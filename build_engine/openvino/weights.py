@@ -20,8 +20,9 @@ from contract.errors import BuildError
 
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 SLICE_BYTES = 64 << 20  # of float32 held while quantizing
-# Input columns per scale. INT8: as many as activations have (serving/runtimes/openvino/model.py), llama.cpp's Q8_0.
-GROUPS = {"int8": (32, 16), "int4": (128, 64, 32, 16)}
+# Input columns per scale, the first that divides a row. OpenVINO's loop over one row of activations reads every scale
+# again: at 192 columns it takes three quarters of the time at 32, for little accuracy (docs/decisions.md).
+GROUPS = {"int8": (192, 128, 96, 64, 32, 16), "int4": (128, 64, 32, 16)}
 SMALLEST = np.float16(6e-8)  # the smallest positive float16: a scale of zero would lose the row
 BF16_EXPONENT = np.uint16(0x7F80)  # all ones: infinity or NaN
 FLOAT16_MAX = 65504  # beyond it a scale would be infinite; a layer's weights are below 1000

@@ -49,9 +49,9 @@ def test_one_damaged_layer_of_thirty_fails(built: Built, tmp_path: Path) -> None
 
 
 def wipe_down_projection(model: Path, weights: Path, layer: int) -> None:
-    """Zero the INT8 values of one layer's MLP output: 576 × 1,536 in groups of 32, in the file layer by layer."""
+    """Zero the INT8 values of one layer's MLP output: 576 × 1,536 in groups of 192, in the file layer by layer."""
     found = re.findall(
-        r'element_type="i8" shape="576, 48, 32" offset="(\d+)" size="(\d+)"', model.read_text(encoding="utf-8")
+        r'element_type="i8" shape="576, 8, 192" offset="(\d+)" size="(\d+)"', model.read_text(encoding="utf-8")
     )
     assert len(found) == 30
     start, size = map(int, found[layer])
