@@ -99,7 +99,7 @@ def reference(values: npt.NDArray[np.float32], s: Sampling) -> npt.NDArray[np.fl
 @given(
     seed=st.integers(0, 1000),
     size=st.sampled_from([50, 1000, 2048, 152064]),
-    temperature=st.floats(0.05, 3),
+    temperature=st.sampled_from([0.05, 0.2, 0.7, 1.0, 3.0]),
     top_k=st.sampled_from([0, 1, 5, 40, 2000, 100_000]),
     top_p=st.sampled_from([1.0, 0.999, 0.8, 0.1]),
     min_p=st.sampled_from([0.0, 0.02, 0.5]),
@@ -111,11 +111,9 @@ def test_candidates_follow_the_definition(
     s = Sampling(1, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     values = row(seed, size, scale)
     expected = reference(values, s)
-    if not (top_k or top_p < 1 or min_p):
-        return
     ids, weights = sampling.candidates(values, values.max(), s)
     found = np.zeros(size)
-    found[ids] = weights / weights.sum()
+    found[slice(None) if ids is None else ids] = weights / weights.sum()
     assert np.abs(found - expected).sum() < 2e-2, "at most a borderline token differs"
 
 
