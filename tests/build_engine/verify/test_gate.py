@@ -202,8 +202,8 @@ def brief(monkeypatch):
 
 def test_openvino_int8_against_fp32_passes_and_is_recorded(engines, brief, capsys):
     quantized, reference = engines
-    # Random weights tell many first tokens apart by next to nothing: INT8's were FP32's at 0.69 of 48 positions, 0.83 of
-    # 168, 0.86 of 1,056.
+    # Random weights tell many first tokens apart by next to nothing: INT8's were FP32's at 0.69 of 48 positions,
+    # 0.83 of 168, 0.86 of 1,056.
     arguments = ["verify", "--engine", str(quantized), "--reference", str(reference), "--prompts", "20", "--long", "1"]
     assert main(arguments) == 0
     assert "passes the accuracy gate" in capsys.readouterr().out
