@@ -15,7 +15,8 @@ from serving.launch.config import OPTIONS
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = sorted(set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, flags=re.MULTILINE)))
 BUILD_VARIABLES = re.search(r"^BUILD_VARIABLES := (.*)$", MAKEFILE, flags=re.MULTILINE)[1].split()
-ECHO = "PY=printf '%s\\n'"  # prints its arguments, one a line, in the place of Python
+# Each prints its arguments, one a line, in the place of Python.
+ECHO = ["PY=printf '%s\\n'", "ORACLE=printf '%s\\n'"]
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -49,7 +50,7 @@ def test_an_unknown_runtime_is_refused_before_any_target_runs():
 @pytest.mark.parametrize("target", ["serve", "chat", "probe", "verify", "plan", "preflight", "engine"])
 def test_a_variable_is_read_or_refused_never_ignored(target, variable):
     value = {"RUNTIME": "vllm", "FP8_HEAD": "1"}.get(variable, "a b'c")  # of which two have a few values only
-    answer = make("-s", target, "PYTHON=true", ECHO, f"{variable}={value}")
+    answer = make("-s", target, "PYTHON=true", *ECHO, f"{variable}={value}")
     read = bool({value, "--fp8-head"} & set(answer.stdout.splitlines()))  # FP8_HEAD= is a switch
     refused = (
         f"{variable}= changes nothing in `make {target}`" in answer.stderr and "it is read by make" in answer.stderr
@@ -59,14 +60,14 @@ def test_a_variable_is_read_or_refused_never_ignored(target, variable):
 
 @pytest.mark.parametrize("setting", OPTIONS, ids=lambda setting: setting.variable)
 def test_every_setting_of_the_models_reaches_the_server(setting):
-    lines = make("-s", "serve", "PYTHON=true", ECHO, f"{setting.variable}=7").stdout.splitlines()
+    lines = make("-s", "serve", "PYTHON=true", *ECHO, f"{setting.variable}=7").stdout.splitlines()
     assert lines[lines.index(setting.flag) + 1] == "7"
 
 
 @pytest.mark.parametrize(("target", "option"), [("serve", "--engine"), ("engine", "--out"), ("verify", "--engine")])
 def test_an_engine_path_may_have_any_character(target, option):
     path = """my engines/a "b" it's $HOME"""
-    lines = make("-s", target, "PYTHON=true", ECHO, "ENGINE=" + path.replace("$", "$$")).stdout.splitlines()
+    lines = make("-s", target, "PYTHON=true", *ECHO, "ENGINE=" + path.replace("$", "$$")).stdout.splitlines()
     assert lines[lines.index(option) + 1] == path
 
 
