@@ -24,6 +24,7 @@ from serving.runtimes.openvino.endings import BRIEF, THOROUGH, Ending, EndingSea
 from serving.runtimes.openvino.lenient import readable, readable_or_any
 from serving.runtimes.openvino.regexes import narrowed, narrowed_in_lark
 from serving.runtimes.openvino.sampling import GrammarError
+from serving.runtimes.openvino.survivable import checked_lark, checked_schema
 from serving.runtimes.openvino.tags import (
     Known,
     Lark,
@@ -85,7 +86,9 @@ def _translate(guide: Guide) -> str:
         raise ValueError("a JSON schema is an object")
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}
-    return LLMatcher.grammar_from_json_schema(readable(schema), overrides=JSON_OPTIONS)
+    left = readable(schema)
+    checked_schema(left)
+    return LLMatcher.grammar_from_json_schema(left, overrides=JSON_OPTIONS)
 
 
 def _lark(text: str) -> str:
@@ -95,6 +98,7 @@ def _lark(text: str) -> str:
         lark = gbnf_to_lark.any_to_lark(re.sub(r"^[?!](?=\w+\s*(\.\d+\s*)?:(?!:=))", "", text, flags=re.MULTILINE))
     except Exception as error:
         raise ValueError(str(error)) from error
+    checked_lark(lark)
     return narrowed_in_lark(lark)
 
 

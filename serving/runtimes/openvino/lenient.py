@@ -1,8 +1,8 @@
 """Schemas that nobody promised to enforce (``x-guidance: {"lenient": true}``), without what llguidance cannot read.
 
-Its own ``lenient`` leaves out keywords that it lacks. Still, a pattern with look-around, a reference that leads nowhere
-or an invalid type (Google's APIs write ``STRING``) would make it refuse the whole schema. LiteLLM writes ``#/$defs/A``
-as ``/$defs/A``.
+Its own ``lenient`` leaves out keywords that it lacks. Still, a pattern with look-around, a reference that leads
+nowhere, a number beyond its own or an invalid type (Google's APIs write ``STRING``) would make it refuse the whole
+schema. LiteLLM writes ``#/$defs/A`` as ``/$defs/A``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any
 from llguidance import LLMatcher
 
 from serving.json_schema_exclusive import VALUE_KEYWORDS, target
+from serving.runtimes.openvino.survivable import checked_schema
 
 Schema = dict[str, Any]
+NUMBERS = ("const", "enum", "maximum", "exclusiveMaximum")  # may hold some that it cannot keep
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
@@ -23,6 +25,10 @@ def is_lenient(schema: Any) -> bool:
 
 
 def compiles(schema: Schema) -> bool:
+    try:
+        checked_schema(schema)
+    except ValueError:
+        return False
     problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema))
     return not problem or problem.startswith("WARNING")
 
@@ -59,8 +65,10 @@ def _reference(value: Any, root: Schema) -> Any:
 
 
 def _is_broken(key: str, value: Any, root: Schema) -> bool:
+    if key in NUMBERS and not isinstance(value, dict):  # a property may be called "const"
+        return not compiles({key: value})
     if not isinstance(value, str):
-        return False  # a property may be called "pattern"
+        return False  # or "pattern"
     if key == "type":
         return value not in TYPES
     if key == "$ref":

@@ -28,6 +28,7 @@ SUMMED = 128  # entries per sum
 ROUNDING = 0.999  # sums of float32 weights are exact to much less
 SORTED = 1024  # so few weights are sorted, not split first; of top_k up to this, seeds repeat the order of size
 FAINT = 1e-7  # of a sum of float32 weights: below its rounding
+LARGEST = 1e15  # of logits and of what they are divided by: infinity would make the best token's weight no number
 FEW = 8  # an array of an eighth of the vocabulary is picked out and looked at in less time than all of it
 EXPONENTS = 64  # powers of two told apart below the best weight; smaller ones share the last bin
 
@@ -180,7 +181,7 @@ class Sampler:
 def heat(values: Row, best: np.float32, temperature: float) -> Row:
     """exp((logit - best) / temperature): probabilities but for a common factor; the best one's is 1."""
     scaled = values - best
-    scaled *= np.float32(1.0 / temperature)
+    scaled *= np.float32(min(1.0 / temperature, LARGEST))
     np.exp(scaled, out=scaled)
     return scaled
 
@@ -297,4 +298,6 @@ def log_probabilities(row: Row, count: int) -> tuple[Row, tuple[tuple[int, float
 def penalize_repetition(row: Row, ids: Ids, penalty: float) -> None:
     """CTRL's rule (https://arxiv.org/abs/1909.05858): positive logits are divided, negative ones multiplied."""
     values = row[ids]
-    row[ids] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))
+    with np.errstate(over="ignore"):  # of a tiny penalty
+        values = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))
+    row[ids] = np.minimum(values, LARGEST)

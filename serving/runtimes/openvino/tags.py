@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from serving import structural_tag
 from serving.runtimes.openvino.regexes import narrowed
+from serving.runtimes.openvino.survivable import checked_schema
 from serving.structural_tag import Format
 
 Mask = npt.NDArray[np.bool_]
@@ -80,6 +81,7 @@ class Lark:
         if isinstance(schema, bool):
             schema = {} if schema else {"not": {}}
         schema = self._known(schema)
+        checked_schema(schema)
         options = self._options | schema.get("x-guidance", {})
         return self._rule("%json " + json.dumps(schema | {"x-guidance": options}))
 

@@ -182,6 +182,25 @@ def test_log_probabilities_are_of_the_untouched_logits() -> None:
     np.testing.assert_allclose([p for _, p in choice.top], exact[best], atol=1e-4)
 
 
+TINY = float(np.nextafter(np.float32(0), np.float32(1)))
+
+
+@pytest.mark.parametrize("temperature", [TINY, 1e-39, 1e-38, 1e-20])
+@pytest.mark.parametrize("more", [{}, {"top_k": 3}, {"top_p": 0.5}, {"top_p": TINY}, {"min_p": TINY}, {"min_p": 1.0}])
+def test_the_smallest_temperatures_are_greedy(temperature: float, more: dict[str, float]) -> None:
+    assert set(tokens(Sampling(9, temperature=temperature, seed=1, **more), 20)) == {int(row(5, 64).argmax())}
+
+
+@pytest.mark.parametrize("penalty", [TINY, 1e-38, 1e-20])
+@pytest.mark.parametrize("temperature", [0.0, TINY, 1.0])
+def test_the_smallest_repetition_penalties_repeat_what_is_likely(penalty: float, temperature: float) -> None:
+    prompt = [3, 7]
+    values = np.full(64, 0.5, np.float32)
+    values[:4] = -np.inf
+    sampler = Sampler(Sampling(9, temperature=temperature, repetition_penalty=penalty, seed=1), prompt)
+    assert {sampler.choose(values.copy()).token for _ in range(20)} == {7}
+
+
 @pytest.mark.parametrize("values", [[np.nan, 1.0], [-np.inf, -np.inf]])
 def test_broken_logits_are_an_error(values: list[float]) -> None:
     with pytest.raises(ValueError, match="no token can follow"):
