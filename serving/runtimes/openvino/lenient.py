@@ -15,7 +15,8 @@ from serving.json_schema_exclusive import VALUE_KEYWORDS, target
 from serving.runtimes.openvino.survivable import checked_schema
 
 Schema = dict[str, Any]
-NUMBERS = ("const", "enum", "maximum", "exclusiveMaximum")  # may hold some that it cannot keep
+VALUES = ("const", "enum")  # with numbers, perhaps, that it cannot keep
+BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")  # may be beyond its own
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
@@ -65,10 +66,12 @@ def _reference(value: Any, root: Schema) -> Any:
 
 
 def _is_broken(key: str, value: Any, root: Schema) -> bool:
-    if key in NUMBERS and not isinstance(value, dict):  # a property may be called "const"
+    if key in VALUES and not isinstance(value, dict):
         return not compiles({key: value})
+    if key in BOUNDS and isinstance(value, int | float):
+        return not all(compiles({"type": kind, key: value}) for kind in ("integer", "number"))
     if not isinstance(value, str):
-        return False  # or "pattern"
+        return False  # a property may be called "pattern"
     if key == "type":
         return value not in TYPES
     if key == "$ref":

@@ -25,8 +25,8 @@ _UPPER = ("maximum", "exclusiveMaximum")
 def checked_schema(schema: Any) -> None:
     """Raises ``ValueError`` with the reason."""
     for part in _objects(schema):
-        for number in (n for key in ("const", "enum") for n in _integers(part.get(key))):
-            if abs(number) > EXACT:
+        for number in (n for key in ("const", "enum") for n in _all(part.get(key))):
+            if _is_number(number) and abs(number) > EXACT:
                 raise ValueError(f"{number} is beyond 2^53 and would not be written exactly; make it a string")
         for key in _UPPER:
             if _is_number(part.get(key)) and part[key] <= LOWEST + EXACT:
@@ -70,10 +70,6 @@ def _depth(value: Any) -> int:
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
     return (part for part in _all(value) if isinstance(part, dict))
-
-
-def _integers(value: Any) -> Iterator[int]:
-    return (part for part in _all(value) if isinstance(part, int) and not isinstance(part, bool))
 
 
 def _all(value: Any) -> Iterator[Any]:
