@@ -28,7 +28,7 @@ from serving.launch.door import FILE
 from tests.certificates import Authority
 from tests.conftest import Server, start_server, stop_server
 from tests.serving.gateway.conftest import start_gateway
-from tests.triton.processes import alive, command, family, run_dir, triton
+from tests.triton.processes import command, ended, family, run_dir, triton
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 KEY = "alices-key-0123456789"
@@ -258,7 +258,7 @@ def test_a_second_ctrl_c_stops_at_once_over_ipv6_too(own_server: Callable[..., S
         assert server.process.wait(10) == 0
         with pytest.raises(errors.ClientError):
             list(stream)
-    assert not alive(processes) and not directory.exists()
+    assert ended(processes) and not directory.exists()
 
 
 def test_ctrl_c_lets_streams_end_through_the_door(own_server: Callable[..., Server], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -60,7 +61,22 @@ def _names(lock: Path, server: Server) -> bool:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    return [p for p in processes if _is_alive(p)]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def ended(processes: list[psutil.Process], seconds: float = 5.0) -> bool:
+    """Whether they all have; one that was killed takes a moment to die."""
+    end = time.monotonic() + seconds
+    while alive(processes) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not alive(processes)
 
 
 def is_ready(server: Server) -> bool:

@@ -20,7 +20,18 @@ from contract.heartbeat import worker_pids
 from contract.paths import ROOT
 from tests.conftest import Server, start_server, stop_server
 from tests.triton.open_streams import OpenStream, OpenStreams
-from tests.triton.processes import MODELS, alive, command, family, left_over, run_dir, shared_memory, stub, triton
+from tests.triton.processes import (
+    MODELS,
+    alive,
+    command,
+    ended,
+    family,
+    left_over,
+    run_dir,
+    shared_memory,
+    stub,
+    triton,
+)
 
 pytestmark = [pytest.mark.triton, pytest.mark.chaos]
 SIMULATED = ("--runtime", "simulated", "--step-ms", "50")
@@ -108,7 +119,7 @@ def victim(tmp_path: Path) -> Iterator[Server]:
     yield server
     processes, directory = family(server), run_dir(server)
     stop_server(server)
-    assert not alive(processes) and not directory.exists() and not shared_memory(server)
+    assert ended(processes) and not directory.exists() and not shared_memory(server)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -194,7 +205,7 @@ def test_a_killed_launcher_takes_all_with_it_and_the_next_starts_at_once_on_the_
             ends = [stream.ended - began for stream in streams.ended]
             row = note("launcher", signal.SIGKILL, streams, began, "at once", f"{again:.1f} s: the next one")
             assert len(ends) == STREAMS and max(ends) < ERROR_SECONDS, row
-            assert not alive(processes) and not directory.exists() and not shared_memory(first), row
+            assert ended(processes) and not directory.exists() and not shared_memory(first), row
             assert is_up(second) and again < RECOVERY_SECONDS, row
         finally:
             stop_server(second)

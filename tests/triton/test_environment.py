@@ -18,7 +18,7 @@ from serving.host.ports import free_ports
 from serving.launch import health
 from tests.conftest import ROOT, Server
 from tests.triton.calls import ask
-from tests.triton.processes import alive, family
+from tests.triton.processes import ended, family
 
 pytestmark = pytest.mark.triton
 
@@ -127,7 +127,7 @@ def test_it_serves_without(
     finally:
         own.process.terminate()
         own.process.wait(30)
-    assert not alive(processes)
+    assert ended(processes)
 
 
 def is_up(server: Server, host: str) -> bool:

@@ -25,7 +25,7 @@ from serving.launch.triton import binary
 from tests.conftest import ROOT, Server, start_server, stop_server
 from tests.triton.calls import Stream, ask
 from tests.triton.open_streams import OpenStreams
-from tests.triton.processes import MODELS, alive, family, is_ready, run_dir, shared_memory, triton
+from tests.triton.processes import MODELS, alive, ended, family, is_ready, run_dir, shared_memory, triton
 from tests.waiting import until
 
 pytestmark = pytest.mark.triton
@@ -102,7 +102,7 @@ def test_sigterm_drains_in_bounded_time_and_leaves_nothing(own_server: Callable[
         assert time.monotonic() - start < DRAIN + 2
         assert server.process.wait(30) == 0
     assert time.monotonic() - start < DRAIN + 8
-    assert not alive(processes) and not directory.exists() and not shared_memory(server)
+    assert ended(processes) and not directory.exists() and not shared_memory(server)
     assert "stopping: open streams get 3 s to end" in server.log.read_text()
 
 
@@ -151,7 +151,7 @@ def test_a_second_ctrl_c_stops_at_once_and_streams_are_told(own_server: Callable
         assert error is not None and "engine: the server is stopping" in error.message()
         until(lambda: len(web.ended) == 20)
         assert {stream.error for stream in web.ended} == {"the gateway is shutting down; the answer is incomplete"}
-    assert not alive(processes) and not directory.exists() and not shared_memory(server)
+    assert ended(processes) and not directory.exists() and not shared_memory(server)
 
 
 def test_a_killed_launcher_leaves_no_process(own_server: Callable[..., Server]) -> None:
@@ -186,7 +186,7 @@ def test_ctrl_c_while_the_first_token_is_awaited(tmp_path: Path) -> None:
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(20) == 1
     assert server.log.read_text().splitlines()[-1] == "serve: stopped while starting"
-    assert not alive(processes) and not shared_memory(server)
+    assert ended(processes) and not shared_memory(server)
 
 
 def test_a_checkout_and_an_engine_under_any_path(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_checkout_and_an_engine_under_any_path(tmp_path: Path) -> None:
     finally:
         server.process.terminate()
         server.process.wait(30)
-    assert not alive(processes) and not list(odd.glob("qwen-serve-*"))
+    assert ended(processes) and not list(odd.glob("qwen-serve-*"))
 
 
 def test_a_model_process_that_ends_while_it_loads_is_noticed_at_once(server: Server, tmp_path: Path) -> None:

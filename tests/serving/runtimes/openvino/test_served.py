@@ -56,8 +56,8 @@ def test_kill_9_of_the_engine_under_load(own_server: Callable[..., Server], dire
     worker.kill()
     killed = time.monotonic()
     for each in streams:
-        each.join(max(0.0, killed + 5 - time.monotonic()))
-    assert not any(each.is_alive() for each in streams), "a stream outlived its engine by 5 s"
+        each.join(max(0.0, killed + 15 - time.monotonic()))
+    assert not any(each.is_alive() for each in streams), "a stream outlived its engine by 15 s"
     server.wait_for(lambda: serves(server, ask, before), 60)
     assert worker_of(server).pid != worker.pid
 
