@@ -2,14 +2,17 @@
 
 It follows references by recursion, so long chains of them overflow its stack (8 MiB hold about 1,700 levels of a
 schema and 2,600 rules), and so does an integer range that holds only the lowest number of 64 bits. That ends the
-process and with it every answer. It holds numbers as float64: for a ``const`` of 9007199254740993 it would write …992.
+process and with it every answer. A large ``multipleOf`` keeps all guides waiting for as long as its automaton grows.
+Numbers are float64: for a ``const`` of 9007199254740993 it would write …992.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from serving.json_schema_exclusive import target
@@ -18,7 +21,9 @@ LEVELS = 600  # of a schema and all that it refers to, one below the other in th
 RULES = 1200  # of a grammar, and brackets in them; each may stand below the others
 EXACT = 2**53  # integers up to here are float64's too
 LOWEST = -(2.0**63)
+STEPS = 100_000  # that multiples are told by: a state of the automaton each, and a second's work
 _TEXTS = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')  # and regular expressions
+_COMBINING = ("allOf", "anyOf", "oneOf", "$ref")
 _UPPER = ("maximum", "exclusiveMaximum")
 
 
@@ -31,6 +36,8 @@ def checked_schema(schema: Any) -> None:
         for key in _UPPER:
             if _is_number(part.get(key)) and part[key] <= LOWEST + EXACT:
                 raise ValueError(f"{key} {part[key]} is below what 64 bits hold; leave it out")
+    if _steps(schema) > STEPS:
+        raise ValueError(f"multipleOf takes more than {STEPS} steps; leave it out")
     if _levels(schema) > LEVELS:
         raise ValueError(f"its references lead through more than {LEVELS} levels; use fewer of them")
 
@@ -46,6 +53,19 @@ def checked_lark(grammar: str) -> None:
         except (ValueError, RecursionError):
             raise ValueError("what follows %json is no JSON") from None
         checked_schema(schema)
+
+
+def _steps(schema: Any) -> int:
+    """The largest ``multipleOf`` as an integer, its decimal point left out; all in one where parts may be combined."""
+    found = {str(part["multipleOf"]) for part in _objects(schema) if _is_number(part.get("multipleOf"))}
+    numbers = [number for text in found if (number := Decimal(text).normalize())]
+    if any(not number.is_finite() for number in numbers):
+        return STEPS + 1
+    places = [max(0, -int(number.as_tuple().exponent)) for number in numbers]
+    if any(key in part for part in _objects(schema) for key in _COMBINING):
+        places = [max(places, default=0)] * len(places)
+        return math.lcm(*(int(n.scaleb(p)) for n, p in zip(numbers, places, strict=True)))
+    return max((abs(int(n.scaleb(p))) for n, p in zip(numbers, places, strict=True)), default=0)
 
 
 def _levels(schema: Any) -> int:

@@ -43,6 +43,8 @@ DEADLY: dict[str, Any] = {
     "one integer": {"type": "integer", "minimum": INT64, "maximum": INT64},
     "below 64 bits": {"type": "integer", "minimum": -1e30, "maximum": -1e19},
     "in two parts": {"allOf": [{"type": "integer", "minimum": -1e19}, {"exclusiveMaximum": -1e19}]},
+    "large steps": {"minimum": 100000, "multipleOf": 2147483647},
+    "steps that make large ones": {"multipleOf": 9973, "anyOf": [{"multipleOf": 9.967}, {"multipleOf": 7}]},
     "a chain": chain(4000),
     "a chain of anchors": chain(4000, "#d{}"),
 }
@@ -56,7 +58,9 @@ def test_what_would_end_the_process_is_refused(grammars: Grammars, schema: dict[
         Guide("ebnf_grammar", f"start: %json {text}"),
         Guide("structural_tag", json.dumps({"format": {"type": "json_schema", "json_schema": schema}})),
     ):
-        with pytest.raises(ValueError, match=r"beyond 2\^53|below what 64 bits hold|more than 600 levels"):
+        with pytest.raises(
+            ValueError, match=r"beyond 2\^53|below what 64 bits hold|more than 100000 steps|more than 600 levels"
+        ):
             grammars.start(guide)
 
 
@@ -97,6 +101,8 @@ def test_integers_that_would_be_written_otherwise_are_refused(number: float) -> 
 FINE: dict[str, Any] = {
     "2^53": {"enum": [2**53, -(2**53), 0.1, 5e-300, True, None]},
     "an int64": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+    "steps": {"anyOf": [{"multipleOf": 0.01}, {"multipleOf": 5.0}, {"type": "integer", "multipleOf": 1000}]},
+    "more steps": {"prefixItems": [{"multipleOf": 1e-7}, {"type": "integer", "multipleOf": 86400}]},
     "a default": {"type": "integer", "default": INT64, "examples": [10**18]},
     "names": {"type": "object", "properties": {"const": {"type": "string"}, "maximum": {"type": "string"}}},
     "a hundred definitions": chain(100),
