@@ -24,7 +24,14 @@ ifeq ($(origin MODEL)$(strip $(MODEL)),command line)
 $(error MODEL= is empty: name a directory, a .gguf file, a hub id, smollm2 or synthetic, or leave it out)
 endif
 
-# A variable that a target does not read would be ignored without a word: it is refused.
+# A mistyped name would be ignored without a word: it is refused.
+TYPED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),'$(name)'))
+MISTYPED := $(if $(TYPED),$(shell python3 serving/launch/spelling.py $(TYPED) 2>/dev/null))
+ifneq ($(MISTYPED),)
+$(error $(MISTYPED))
+endif
+
+# So would be a variable that a target does not read.
 BUILD_VARIABLES := RUNTIME PRECISION CONTEXT GPU KV TP BACKEND PROFILE ALPHA REVISION CALIBRATION REFERENCE SPECULATE FP8_HEAD LORA VLLM_ARGS
 READ_BY_plan := RUNTIME PRECISION CONTEXT GPU KV TP BACKEND PROFILE
 READ_BY_preflight := $(READ_BY_plan) REVISION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import pytest
 
 from contract.paths import ROOT
+from serving.gateway.settings import GatewaySettings
+from serving.launch import spelling
 from serving.launch.config import OPTIONS
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -69,6 +72,37 @@ def test_an_engine_path_may_have_any_character(target, option):
     path = """my engines/a "b" it's $HOME"""
     lines = make("-s", target, "PYTHON=true", *ECHO, "ENGINE=" + path.replace("$", "$$")).stdout.splitlines()
     assert lines[lines.index(option) + 1] == path
+
+
+SLIPS = [
+    ("MODLE", "MODEL"), ("PRECISON", "PRECISION"), ("HTTPPORT", "HTTP_PORT"), ("USER", "USERS"), ("rate", "RATE"),
+    ("DURATON", "DURATION"), ("RUNTIMES", "RUNTIME"), ("VLLM_ARG", "VLLM_ARGS"),
+    ("TRITON_TLS_CLIENT", "TRITON_TLS_CLIENT_CA"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "meant"), SLIPS)
+def test_a_mistyped_variable_is_named(given, meant):
+    answer = make("-n", "setup", f"{given}=a b'c")
+    assert f"{given}= is no variable of this Makefile: did you mean {meant}=?" in answer.stderr
+    assert answer.returncode and not answer.stdout
+
+
+def test_what_the_programs_read_from_the_environment_may_be_given():
+    settings = {field.metadata["env"] for field in dataclasses.fields(GatewaySettings)}
+    foreign = {"PIP_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "PYTHONPATH", "HF_HOME", "HF_TOKEN", "LC_ALL", "HOME"}
+    theirs = {"CUDA_VISIBLE_DEVICES", "OTEL_EXPORTER_OTLP_TIMEOUT", "OPENAI_API_KEY", "LOADTEST_HEADERS", "QWEN_TLS_CA"}
+    own = {"PY", "ORACLE", "SHELL", "A", "B", "OUT", "ARGS", "WORSE", "SWEEP", *BUILD_VARIABLES}
+    given = settings | foreign | theirs | own | {setting.variable for setting in OPTIONS}
+    assert len(settings) > 10 and spelling.main(sorted(given)) == ""
+
+
+def test_an_option_in_a_document_is_one_that_a_shell_takes():
+    """``ARGS`` reaches a shell: parentheses without quotes were its syntax error."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    found = [given for page in pages for given in re.findall(r'\bARGS="([^"]+)"', page.read_text(encoding="utf-8"))]
+    wrong = [given for given in found if subprocess.run(["bash", "-nc", f": {given}"], check=False).returncode]
+    assert len(found) > 10 and wrong == []
 
 
 WRONG = [
