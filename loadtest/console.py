@@ -61,7 +61,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     lines = [f"\n{plan['scenario']} over {plan['transport']}, {load}, {_length(summary)}, seed {plan['seed']}"]
     lanes = summary["lanes"] if len(summary["lanes"]) > 1 else {plan["transport"]: summary["total"]}
     for name, figures in lanes.items():
-        lines += _lane(name, figures, summary["error_examples"])
+        lines += _lane(name, figures, figures.get("error_examples", summary["error_examples"]))
     lines += _gateway(summary["gateway_cost"])
     lines += _closing(summary)
     return "\n".join(lines)

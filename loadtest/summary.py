@@ -86,7 +86,11 @@ def summarize(run: Run) -> dict[str, Any]:
         "error_examples": _examples(run.records),
         "measured_s": run.measured_s,
         "total": lane_figures(total, run.measured_s, plan.limits),
-        "lanes": {name: lane_figures(lane, run.measured_s, plan.limits) for name, lane in run.lanes.items()},
+        "lanes": {
+            name: lane_figures(lane, run.measured_s, plan.limits)
+            | {"error_examples": _examples([r for r in run.records if r.transport == name])}
+            for name, lane in run.lanes.items()
+        },
         "gateway_cost": _gateway_cost(run.records) if len(plan.lanes) == 2 else None,
         "saturation": saturation(run),
         "generator": _generator(workers, total),

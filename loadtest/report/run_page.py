@@ -134,11 +134,11 @@ def _counts(summary: dict[str, Any], say: Say) -> str:
         if summary["total"][name] is not None
     ]
     kinds = sorted({kind for f in lanes.values() for kind in f["errors"]})
-    examples = {kind: f": {summary['error_examples'][kind]}" for kind in kinds if summary["error_examples"].get(kind)}
-    rows += [
-        [f"{say('failed')}: {kind}{examples.get(kind, '')}", *(f["errors"].get(kind, 0) for f in lanes.values())]
-        for kind in kinds
-    ]
+    for kind in kinds:
+        said = dict.fromkeys(f.get("error_examples", summary["error_examples"]).get(kind, "") for f in lanes.values())
+        example = "; ".join(filter(None, said))  # of each transport, whose addresses differ
+        label = f"{say('failed')}: {kind}" + f": {example}" * bool(example)
+        rows.append([label, *(f["errors"].get(kind, 0) for f in lanes.values())])
     return html.table(["", *map(say, lanes)], rows)
 
 

@@ -35,6 +35,22 @@ def test_there_is_goodput_only_where_a_single_request_has_a_limit(tmp_path: Path
     assert 'goodput/s<br><span class="soft">100% met' in page
 
 
+def test_an_error_stands_beside_the_transport_that_had_it(tmp_path: Path) -> None:
+    """A refused gRPC connection was shown with the gateway's address."""
+    records = [record(k, "failed", lane=lane) for k, lane in enumerate(("grpc", "sse", "grpc"))]
+    for one, port in zip(records, (8001, 8080, 8001), strict=True):
+        one.error_kind, one.error = "connect", f"127.0.0.1:{port}: refused"
+    summary, terminal, page = told(records, tmp_path / "both", transport="both")
+    assert summary["lanes"]["grpc"]["error_examples"] == {"connect": "127.0.0.1:8001: refused"}
+    for lane, own, other in (
+        ("grpc", "2 × connect: 127.0.0.1:8001", "8080"),
+        ("sse", "1 × connect: 127.0.0.1:8080", "8001"),
+    ):
+        said = terminal.split(f"\n{lane}, ms")[1].split(", ms")[0]
+        assert own in said and other not in said
+    assert "127.0.0.1:8001: refused" in page and "127.0.0.1:8080: refused" in page
+
+
 def test_a_percentile_of_too_few_requests_says_that_it_is_the_longest_one(tmp_path: Path) -> None:
     records = [record(k, ttft=0.1 + 0.01 * k) for k in range(14)]
     summary, terminal, page = told(records, tmp_path / "few", slo="ttft.p99=2ms,itl.p50=9s")
