@@ -80,13 +80,18 @@ class WorkerSession:
 
 
 def on_interrupt(environment: Any, stop: Callable[[], None]) -> None:
-    """The first Ctrl-C ends the run in order, with its report; the second ends the process at once.
+    """The first Ctrl-C ends the run in order, with its report; the second ends the process at once. A terminal that
+    closes is a first one, however often it says so; under ``nohup`` the run goes on.
 
     Python's own handler would raise KeyboardInterrupt in whichever greenlet runs just then: a traceback, or a hang.
     """
 
+    closes = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+
     def end() -> None:
         signal.signal(signal.SIGINT, _end_at_once)
+        if closes:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         stop()
         if environment.web_ui is not None:
             environment.web_ui.stop()
@@ -94,6 +99,8 @@ def on_interrupt(environment: Any, stop: Callable[[], None]) -> None:
             environment.runner.quit()
 
     gevent.signal_handler(signal.SIGINT, end)
+    if closes:
+        gevent.signal_handler(signal.SIGHUP, end)
 
 
 def _end_at_once(*_: Any) -> None:

@@ -108,6 +108,8 @@ def sweep(options: argparse.Namespace) -> int:
         )
     check_target(plan)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the run ends in order when its terminal closes: see ``run``
+        signal.signal(signal.SIGHUP, lambda *_: None)
     directory = Path(options.out) if options.out else files.fresh("sweep")
 
     steps: list[RateStep] = []

@@ -19,7 +19,7 @@ from serving.launch import announcement, child, health, logs, rundir, triton
 from serving.launch.config import Config, LaunchError, connectable, reach
 from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
 from serving.launch.door import Door
-from serving.launch.drain import FLUSH_SECONDS, OpenStreams, drain, see_off
+from serving.launch.drain import FLUSH_SECONDS, OpenStreams, drain, on_signals, see_off
 from serving.launch.gateway import GatewayChild
 from serving.launch.leftovers import Leftovers
 from serving.launch.readiness import Readiness
@@ -59,8 +59,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until a signal (0) or until the engine died too often (1)."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        on_signals(self._on_signal)
         try:
             self._start_triton()
             self._start_gateway()

@@ -149,15 +149,16 @@ def long_run(mock: Mock, directory: Path, workers: int) -> Iterator[subprocess.P
         process.communicate()
 
 
-@pytest.mark.parametrize("first", ["everybody", "a worker"])
+@pytest.mark.parametrize("first", ["everybody", "a worker", "a terminal that closes"])
 def test_interrupted_run_reports_what_was_in_flight(first: str, mock: Mock, tmp_path: Path) -> None:
     with long_run(mock, tmp_path, 2) as process:
         if first == "a worker":  # the order in which a terminal's Ctrl-C arrives is anyone's guess
             for worker in psutil.Process(process.pid).children():
                 worker.send_signal(signal.SIGINT)
             time.sleep(0.5)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+        for number in [signal.SIGHUP] * 2 if "closes" in first else [signal.SIGINT]:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)  # as a terminal does; of a closed one the shell and the kernel tell
         output, _ = process.communicate(timeout=30)
     summary = json.loads((tmp_path / "summary.json").read_text())
     total = summary["total"]

@@ -127,6 +127,20 @@ def test_sigterm_makes_a_lame_duck_first(own_server: Callable[..., Server]) -> N
     assert "stopping: routers get 4 s to look away, then open streams get 3 s to end" in server.log.read_text()
 
 
+def test_a_terminal_that_closes_drains_too(own_server: Callable[..., Server]) -> None:
+    """It ended the launcher in mid-stream, and its files stayed."""
+    server = own_server(*SIMULATED)
+    processes, directory = family(server), run_dir(server)
+    with Stream(server.grpc) as short:
+        short.send(text_input="Hi", max_tokens=150, stream=True)
+        short.next()
+        for _ in range(2):  # from the shell, and from the kernel
+            server.process.send_signal(signal.SIGHUP)
+        assert short.answer().finish == "length"
+    assert server.process.wait(30) == 0
+    assert not alive(processes) and not directory.exists() and not shared_memory(server)
+
+
 def test_ctrl_c_is_no_lame_duck(own_server: Callable[..., Server]) -> None:
     server = own_server(*SIMULATED, "--lame-duck", "60", gateway=True)
     server.process.send_signal(signal.SIGINT)
