@@ -68,7 +68,9 @@ def worker_segments(leader: int) -> set[Path]:
         pid = int(process.name)
         try:
             if os.getpgid(pid) == leader:
-                found[pid == leader] |= {Path(name) for name in SEGMENT.findall((process / "maps").read_text())}
+                found[pid == leader] |= {
+                    Path(name) for name in SEGMENT.findall((process / "maps").read_text(errors="replace"))
+                }
         except OSError:
             continue  # it has just ended
     return found[False] - found[True]
@@ -119,7 +121,7 @@ class Lasting:
 
 def _state_and_parent(pid: int) -> tuple[str, int]:
     try:
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+        state, parent = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
     except OSError:
         return "X", 0
     return state, int(parent)

@@ -35,3 +35,12 @@ def test_a_segment_that_went_is_no_fault(segment: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(shared_memory, "MAPS", maps)
     shared_memory.close_to_others()
     assert segment.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_library_under_any_path_is_no_fault(segment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The Python in Triton's stub decodes as ASCII: with the checkout in a directory called "ä" nothing started."""
+    maps = tmp_path / "maps"
+    maps.write_bytes(b"7f0 r-xp 0 0:0 1   /\xe4/lib.so\n" + f"7f1 rw-s 00000000 00:18 8   {segment}\n".encode())
+    monkeypatch.setattr(shared_memory, "MAPS", maps)
+    shared_memory.close_to_others()
+    assert segment.stat().st_mode & 0o777 == 0o600
