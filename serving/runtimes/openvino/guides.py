@@ -26,6 +26,7 @@ from serving.runtimes.openvino.regexes import narrowed, narrowed_in_lark
 from serving.runtimes.openvino.sampling import GrammarError
 from serving.runtimes.openvino.survivable import checked_lark, checked_schema
 from serving.runtimes.openvino.tags import (
+    UNFORCED,
     Known,
     Lark,
     Quoted,
@@ -99,7 +100,7 @@ def _lark(text: str) -> str:
     except Exception as error:
         raise ValueError(str(error)) from error
     checked_lark(lark)
-    return narrowed_in_lark(lark)
+    return f"{narrowed_in_lark(lark)}\n%llguidance {UNFORCED}"  # last, since the last one counts
 
 
 class Grammars:

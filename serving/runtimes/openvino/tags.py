@@ -21,6 +21,9 @@ from serving.runtimes.openvino.regexes import narrowed
 from serving.runtimes.openvino.survivable import checked_schema
 from serving.structural_tag import Format
 
+# Of a grammar: llguidance 1.9.1 otherwise writes down the text that must come next, without an end where none can end,
+# as in ``start: /a*/ "a"`` (terminals are greedy). It never comes back from that mask, and every guide waits.
+UNFORCED = '{"no_forcing": true}'
 Mask = npt.NDArray[np.bool_]
 Quoted = Callable[[str], str]  # a text as Lark terminals
 Known = Callable[[dict[str, Any]], dict[str, Any]]  # a schema as the engine can enforce it
@@ -53,7 +56,7 @@ class Lark:
 
     def text(self) -> str:
         """What ``LLMatcher`` takes."""
-        lark = "\n".join(["%llguidance {}", f"start: {self._start}", *self._rules])
+        lark = "\n".join([f"%llguidance {UNFORCED}", f"start: {self._start}", *self._rules])
         if not self._others:
             return lark
         return json.dumps({"grammars": [{"name": "tags", "lark_grammar": lark}, *self._others]})

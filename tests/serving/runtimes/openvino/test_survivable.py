@@ -131,3 +131,29 @@ def test_the_deepest_that_pass_fit_the_stack_together() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], input=grammar, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "''\n"), done.stderr
+
+
+ENDLESS = {
+    "a rule": "start: r\nr: /a*/ r r",
+    "a rule behind a text": 'start: "x" "y" r\nr: /a+/ r',
+    "a greedy terminal": 'start: /a*/ "a"',
+    "with a setting of its own": '%llguidance {"no_forcing": false}\nstart: r\nr: /a/ r # and a comment',
+    "GBNF": 'root ::= "a" root',
+}
+
+
+@pytest.mark.parametrize("grammar", ENDLESS.values(), ids=ENDLESS)
+def test_what_has_no_end_holds_nobody_up(grammars: Grammars, grammar: str) -> None:
+    """Its answer ends with ``max_tokens``, if not before. llguidance used to write down all that must follow, for ever."""
+    tag = {"type": "tag", "begin": "<", "content": {"type": "grammar", "grammar": grammar}, "end": ">"}
+    for guide in (
+        Guide("ebnf_grammar", grammar),
+        Guide("structural_tag", json.dumps({"format": tag})),
+    ):
+        state = grammars.start(guide)
+        for _ in range(20):
+            allowed = state.allowed()
+            assert allowed is not None and allowed.any()
+            if state.finished:
+                break
+            state.accept(int(allowed.argmax()))
