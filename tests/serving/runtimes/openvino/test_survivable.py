@@ -144,7 +144,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("grammar", ENDLESS.values(), ids=ENDLESS)
 def test_what_has_no_end_holds_nobody_up(grammars: Grammars, grammar: str) -> None:
-    """An answer ends with ``max_tokens`` at the latest. llguidance used to write down all that must follow, for ever."""
+    """Its answer ends with ``max_tokens`` at the latest. llguidance wrote down all that must follow, for ever."""
     tag = {"type": "tag", "begin": "<", "content": {"type": "grammar", "grammar": grammar}, "end": ">"}
     for guide in (
         Guide("ebnf_grammar", grammar),
