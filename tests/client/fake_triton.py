@@ -24,16 +24,9 @@ from contract.replica import HEADER
 from tests.client.fake_metrics import MetricsServer, metrics_handler
 
 LISTS = (
-    "stop_words",
-    "bad_words",
-    "stop_token_ids",
-    "repetition_detection",
-    "logit_bias_ids",
-    "logit_bias_values",
-    "allowed_token_ids",
-    "input_ids",
-    "resume_ids",
-)
+    "stop_words", "bad_words", "stop_token_ids", "repetition_detection", "logit_bias_ids",
+    "logit_bias_values", "allowed_token_ids", "input_ids", "resume_ids",
+)  # fmt: skip
 PROMPT_IDS = [5, 6, 7]  # of any prompt that does not come as ids
 READERS = {"INT32": "i", "FP32": "f", "UINT64": "Q"}
 

@@ -263,12 +263,11 @@ def top(row: Row, count: int) -> Ids:
     size = len(row)
     count = min(count, size)
     found: Ids
-    if size % BLOCK == 0 and count * 4 <= size // BLOCK:
-        columns = row.reshape(BLOCK, -1)  # a block is a column: numpy takes the maxima of all at once
-        blocks = np.argpartition(-columns.max(0), count - 1)[:count]
-        found = (blocks[:, None] + np.arange(0, size, size // BLOCK)).reshape(-1)
-    else:
+    if size % BLOCK or count * 4 > size // BLOCK:
         found = np.arange(size)
+    else:  # a block is a column: numpy takes the maxima of all at once
+        blocks = np.argpartition(-row.reshape(BLOCK, -1).max(0), count - 1)[:count]
+        found = (blocks[:, None] + np.arange(0, size, size // BLOCK)).reshape(-1)
     values = row[found]
     if count < len(found):
         kept = np.argpartition(-values, count - 1)[:count]
@@ -282,9 +281,7 @@ def largest(row: Row, count: int) -> Ids:
     first = max(len(row) - count, 0)
     border = np.partition(row, first)[first]
     above = np.flatnonzero(row > border)
-    equal = np.flatnonzero(row == border)[: count - len(above)]
-    found: Ids = np.concatenate([above, equal])
-    return found
+    return np.concatenate([above, np.flatnonzero(row == border)[: count - len(above)]])
 
 
 def log_probabilities(row: Row, count: int) -> tuple[Row, tuple[tuple[int, float], ...]]:
