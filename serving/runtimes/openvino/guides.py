@@ -24,7 +24,7 @@ from serving.runtimes.openvino.endings import BRIEF, THOROUGH, Ending, EndingSea
 from serving.runtimes.openvino.lenient import readable, readable_or_any
 from serving.runtimes.openvino.regexes import narrowed, narrowed_in_lark
 from serving.runtimes.openvino.sampling import GrammarError
-from serving.runtimes.openvino.survivable import checked_lark, checked_schema
+from serving.runtimes.openvino.survivable import checked_lark, checked_schema, plain, written
 from serving.runtimes.openvino.tags import (
     UNFORCED,
     Known,
@@ -89,7 +89,7 @@ def _translate(guide: Guide) -> str:
         schema = {} if schema else {"not": {}}
     left = readable(schema)
     checked_schema(left)
-    return LLMatcher.grammar_from_json_schema(left, overrides=JSON_OPTIONS)
+    return LLMatcher.grammar_from_json_schema(written(left), overrides=JSON_OPTIONS)
 
 
 def _lark(text: str) -> str:
@@ -214,7 +214,7 @@ def _refusal(guide: Guide, reason: str) -> str:
 
 def _complaint(guide: Guide, reason: str) -> str:
     """What is wrong, in one sentence: llguidance draws the place below it, in a grammar that is often its own."""
-    where = reason.partition("\n")[0].strip()
+    where = plain(reason.partition("\n")[0].strip())
     if guide.type != "ebnf_grammar":  # the place is one in what we made of the guide
         where = re.sub(r"^(at )?\d+\(\d+\): ", "", where)
     what = re.search(r"^error: (.+)", reason, re.MULTILINE)  # of a regular expression's parser

@@ -12,7 +12,7 @@ from typing import Any
 from llguidance import LLMatcher
 
 from serving.json_schema_exclusive import VALUE_KEYWORDS, target
-from serving.runtimes.openvino.survivable import checked_schema
+from serving.runtimes.openvino.survivable import checked_schema, written
 
 Schema = dict[str, Any]
 VALUES = ("const", "enum")  # with numbers, perhaps, that it cannot keep
@@ -28,9 +28,10 @@ def is_lenient(schema: Any) -> bool:
 def compiles(schema: Schema) -> bool:
     try:
         checked_schema(schema)
+        text = written(schema)
     except ValueError:
         return False
-    problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema))
+    problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(text))
     return not problem or problem.startswith("WARNING")
 
 

@@ -23,6 +23,7 @@ EXACT = 2**53  # integers up to here are float64's too
 LOWEST = -(2.0**63)
 STEPS = 100_000  # that multiples are told by: a state of the automaton each, and a second's work
 _TEXTS = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')  # and regular expressions
+_RANGE = re.compile(r"Failed to generate regex for \w+ range: min=(?:None|Some\((.+?)\)), max=(?:None|Some\((.+?)\))")
 _COMBINING = ("allOf", "anyOf", "oneOf", "$ref")
 _UPPER = ("maximum", "exclusiveMaximum")
 
@@ -35,7 +36,7 @@ def checked_schema(schema: Any) -> None:
                 raise ValueError(f"{number} is beyond 2^53 and would not be written exactly; make it a string")
         for key in _UPPER:
             if _is_number(part.get(key)) and part[key] <= LOWEST + EXACT:
-                raise ValueError(f"{key} {part[key]} is below what 64 bits hold; leave it out")
+                raise ValueError(_too_far(key, part[key]))
     if _steps(schema) > STEPS:
         raise ValueError(f"multipleOf takes more than {STEPS} steps; leave it out")
     if _levels(schema) > LEVELS:
@@ -53,6 +54,22 @@ def checked_lark(grammar: str) -> None:
         except (ValueError, RecursionError):
             raise ValueError("what follows %json is no JSON") from None
         checked_schema(schema)
+
+
+def written(schema: Any) -> str:
+    """For llguidance, whose own conversion lacks integers beyond 64 bits. Raises ``ValueError`` for an infinite one."""
+    return json.dumps(schema, allow_nan=False)
+
+
+def plain(problem: str) -> str:
+    """llguidance's word for a bound that it lacks (some 18 digits long), as the one that ``checked_schema`` has."""
+    if not (found := _RANGE.search(problem)):
+        return problem
+    return _too_far(*max(zip(("minimum", "maximum"), found.groups("0"), strict=True), key=lambda b: abs(float(b[1]))))
+
+
+def _too_far(bound: str, value: object) -> str:
+    return f"{bound} {value} is too far from 0 to be enforced; leave it out"
 
 
 def _steps(schema: Any) -> int:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from serving import structural_tag
 from serving.runtimes.openvino.regexes import narrowed
-from serving.runtimes.openvino.survivable import checked_schema
+from serving.runtimes.openvino.survivable import checked_schema, written
 from serving.structural_tag import Format
 
 # Of a grammar: llguidance 1.9.1 otherwise writes down the text that must come next, without an end where none can end,
@@ -86,7 +86,7 @@ class Lark:
         schema = self._known(schema)
         checked_schema(schema)
         options = self._options | schema.get("x-guidance", {})
-        return self._rule("%json " + json.dumps(schema | {"x-guidance": options}))
+        return self._rule("%json " + written(schema | {"x-guidance": options}))
 
     def _regex(self, tree: Format) -> str:
         name = f"R{len(self._rules)}"

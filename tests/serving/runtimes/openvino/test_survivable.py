@@ -59,7 +59,7 @@ def test_what_would_end_the_process_is_refused(grammars: Grammars, schema: dict[
         Guide("structural_tag", json.dumps({"format": {"type": "json_schema", "json_schema": schema}})),
     ):
         with pytest.raises(
-            ValueError, match=r"beyond 2\^53|below what 64 bits hold|more than 100000 steps|more than 600 levels"
+            ValueError, match=r"beyond 2\^53|too far from 0|more than 100000 steps|more than 600 levels"
         ):
             grammars.start(guide)
 
@@ -83,6 +83,17 @@ def test_nor_are_bounds_that_llguidance_lacks(bound: str, kind: str, number: flo
     )
 
 
+@pytest.mark.parametrize("bound", ["minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"])
+def test_bounds_that_llguidance_lacks_are_refused_in_plain_words(grammars: Grammars, bound: str) -> None:
+    far = [INT64 - 1, INT64, INT64 + 1, float(INT64), -1e300, 1e300, 10**30, -(10**30), 2**64]
+    name = "minimum" if "inimum" in bound else "maximum"
+    for schema in ({"type": kind, bound: number} for number in far for kind in ("integer", "number")):
+        if schema["type"] == "integer" and name == "maximum" and schema[bound] > 2**63:
+            continue  # what all integers are below
+        with pytest.raises(ValueError, match=rf"({bound}|{name}) -?\d.* is too far from 0 to be enforced; leave"):
+            grammars.start(Guide("json_schema", json.dumps(schema)))
+
+
 @pytest.mark.parametrize("name", ["rule{}", "TERMINAL{}"])
 @pytest.mark.parametrize(("rules", "brackets"), [(5000, 0), (700, 6)])
 def test_rules_that_lead_too_deep_are_refused(name: str, rules: int, brackets: int) -> None:
@@ -104,6 +115,7 @@ FINE: dict[str, Any] = {
     "steps": {"anyOf": [{"multipleOf": 0.01}, {"multipleOf": 5.0}, {"type": "integer", "multipleOf": 1000}]},
     "more steps": {"prefixItems": [{"multipleOf": 1e-7}, {"type": "integer", "multipleOf": 86400}]},
     "a default": {"type": "integer", "default": INT64, "examples": [10**18]},
+    "a default beyond 64 bits": {"type": "integer", "default": 2**70, "examples": [-(2**70)]},
     "names": {"type": "object", "properties": {"const": {"type": "string"}, "maximum": {"type": "string"}}},
     "a hundred definitions": chain(100),
 }
