@@ -37,7 +37,8 @@ def main() -> int:
         if problem := tracing.obstacle():
             raise LaunchError(problem)
         os.umask(0o077)  # logs, run directory and Triton's shared memory hold what users write
-        return Supervisor(config, engine).run()
+        Supervisor(config, engine).run()
+        return 0
     except LaunchError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1

@@ -24,6 +24,7 @@ from serving import session_dir, tracing
 from serving.gateway import listening, logs
 from serving.gateway.core import auth
 from serving.gateway.settings import GatewaySettings, GatewaySettingsError
+from serving.host.signals import on_signals
 
 log = logging.getLogger("serving.gateway")
 PREFIX = "qwen-gateway-"
@@ -75,8 +76,7 @@ class WorkerSupervisor:
         self._signal = 0  # the first one that came
 
     def run(self) -> int:
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._on_signal)
+        on_signals(self._on_signal)
         try:
             for _ in range(self._settings.processes):
                 self._workers.append(self._start())
@@ -154,7 +154,8 @@ class WorkerSupervisor:
         return len(self._deaths) >= DEATHS
 
     def _stop(self) -> None:
-        number, settings = self._signal or signal.SIGINT, self._settings
+        settings = self._settings
+        number = signal.SIGINT if self._signal in (0, signal.SIGINT) else signal.SIGTERM  # a worker knows no other
         self._held.close()  # the last worker's end is the end of its queue
         for process in self._workers:
             if process.poll() is None:

@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from contract.ack_table import END, FILE_NAME, REFUSE, AckTable
 from serving.launch import child, logs
@@ -16,20 +15,6 @@ from serving.launch import child, logs
 SAY_SECONDS = 3.0  # between two lines about the streams that are still open
 FAREWELL_SECONDS = 2.0  # for a last event of every open stream, after a second signal
 FLUSH_SECONDS = 1.0  # an engine's last errors get this long to reach their clients
-
-
-def on_signals(react: Callable[[int, FrameType | None], None]) -> None:
-    """Ctrl-C, SIGTERM and a terminal that closes, which counts once: its shell says so, and the kernel does again.
-    Under ``nohup`` the server outlives its terminal."""
-
-    def hung_up(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        react(number, frame)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, react)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, hung_up)
 
 
 class OpenStreams:

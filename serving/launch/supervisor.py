@@ -15,11 +15,12 @@ from contract.engine_dir import EngineInfo
 from contract.lifeline import Lifeline
 from contract.paths import ROOT
 from serving import session_dir
+from serving.host.signals import on_signals
 from serving.launch import announcement, child, health, logs, rundir, triton
 from serving.launch.config import Config, LaunchError, connectable, reach
 from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
 from serving.launch.door import Door
-from serving.launch.drain import FLUSH_SECONDS, OpenStreams, drain, on_signals, see_off
+from serving.launch.drain import FLUSH_SECONDS, OpenStreams, drain, see_off
 from serving.launch.gateway import GatewayChild
 from serving.launch.leftovers import Leftovers
 from serving.launch.readiness import Readiness
@@ -38,8 +39,7 @@ class Supervisor:
     """One serving session, from start to the last process gone."""
 
     def __init__(self, config: Config, engine: EngineInfo) -> None:
-        self._config = config
-        self._engine = engine
+        self._config, self._engine = config, engine
         self._base = f"http://{reach(config.inner_host, config.http_port)}"
         self._triton: subprocess.Popen[bytes] | None = None
         self._deaths = Deaths()
@@ -57,8 +57,8 @@ class Supervisor:
         self._readiness = Readiness(self._gateway.readiness)
         self._readiness.say("starting")
 
-    def run(self) -> int:
-        """Serve until a signal (0) or until the engine died too often (1)."""
+    def run(self) -> None:
+        """Serve until a signal, which may come while it starts. Raises ``LaunchError``."""
         on_signals(self._on_signal)
         try:
             self._start_triton()
@@ -66,7 +66,10 @@ class Supervisor:
             if self._door:
                 self._door.start()
             self._announce()
-            return self._watch()
+            self._watch()
+        except LaunchError:
+            if not self._signals:
+                raise
         finally:
             self._clean()
 
@@ -151,12 +154,11 @@ class Supervisor:
 
     # --- watch -----------------------------------------------------------------------------------------------------
 
-    def _watch(self) -> int:
+    def _watch(self) -> None:
         while not self._signals:
             self._turn()
             if reason := self._dead_or_hung():
                 self._restart(reason)
-        return 0
 
     def _turn(self) -> None:
         """One turn of every waiting loop: beat for the gateway, and watch the gateway and the door."""
@@ -233,9 +235,8 @@ class Supervisor:
         return list(dict.fromkeys(ended))
 
     def _why(self) -> str:
-        """What is known for certain: the engine's own word, which process is gone, or why Triton does not load.
-
-        Web clients read it too, so it names no path."""
+        """What is known for certain: the engine's own word, which process is gone, or why Triton does not load. Web
+        clients read it too, so it names no path."""
         with contextlib.suppress(OSError):
             return (self._run_dir / "dead").read_text()
         code, log = self._exit_code(), self._log("triton")
@@ -250,7 +251,7 @@ class Supervisor:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._lame_duck = self._config.lame_duck if number == signal.SIGTERM and self._is_serving else 0.0
+            self._lame_duck = self._config.lame_duck if number != signal.SIGINT and self._is_serving else 0.0
             routers = f"routers get {self._lame_duck} s to look away, then " if self._lame_duck else ""
             drains = f"\nstopping: {routers}open streams get {self._config.drain} s to end (again: stop at once)"
             logs.say(drains if self._is_serving else "")  # a starting server has no streams
@@ -285,8 +286,8 @@ class Supervisor:
         self._leftovers.remove()
         shutil.rmtree(self._run_dir, ignore_errors=True)
         self._lock.close()
-        if self._signals and self._is_serving:
-            logs.say("stopped")
+        if self._signals:
+            logs.say("stopped" if self._is_serving else "stopped while starting")
 
     def _stop(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         """SIGTERM, patience until ``CLOSING`` ended, ``deadline`` or a second signal, then SIGKILL to what is left."""

@@ -20,6 +20,7 @@ from tests.waiting import until
 
 
 def test_drain_lets_streams_end_then_leaves_nothing(own_gateway: Start, fake: FakeTriton) -> None:
+    """A terminal that closes says so twice, and drains as SIGTERM does, which the other tests send."""
     fake.step_ms = 20
     gateway = own_gateway(GATEWAY_DRAIN_SECONDS="1.5")
     texts: dict[str, str] = {}
@@ -33,9 +34,9 @@ def test_drain_lets_streams_end_then_leaves_nothing(own_gateway: Start, fake: Fa
     for thread in threads:
         thread.start()
     until(lambda: len(fake.live) == 2)
-    gateway.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    assert httpx.get(f"{gateway.url}/health/ready", trust_env=False).status_code == 503
+    for _ in range(2):
+        gateway.process.send_signal(signal.SIGHUP)
+    until(lambda: httpx.get(f"{gateway.url}/health/ready", trust_env=False).status_code == 503)
     late = httpx.post(gateway.url + CHAT, json=ask("x"), trust_env=False)
     assert late.status_code == 503 and late.json()["error"]["code"] == "draining"
     for thread in threads:

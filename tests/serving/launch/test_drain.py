@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import threading
 import time
@@ -12,7 +11,7 @@ import pytest
 
 from contract.ack_table import END, FILE_NAME, REFUSE, AckTable
 from serving.launch import drain as module
-from serving.launch.drain import OpenStreams, drain, on_signals, see_off
+from serving.launch.drain import OpenStreams, drain, see_off
 from tests.waiting import until
 
 
@@ -27,22 +26,6 @@ def no() -> bool:
 @pytest.fixture
 def table(tmp_path: Path) -> AckTable:
     return AckTable.create(tmp_path / FILE_NAME, 8)
-
-
-@pytest.mark.parametrize(("before", "counted"), [(signal.SIG_DFL, 1), (signal.SIG_IGN, 0)], ids=["plain", "nohup"])
-def test_a_terminal_that_closes_counts_once(before: signal.Handlers, counted: int) -> None:
-    """The shell and the kernel both say it: a second signal would end open streams at once."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    kept, seen = [signal.getsignal(number) for number in numbers], list[int]()
-    try:
-        signal.signal(signal.SIGHUP, before)
-        on_signals(lambda number, _: seen.append(number))
-        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGINT, signal.SIGINT):
-            signal.raise_signal(number)
-    finally:
-        for number, handler in zip(numbers, kept, strict=True):
-            signal.signal(number, handler)
-    assert seen == [signal.SIGHUP] * counted + [signal.SIGINT] * 2
 
 
 def test_new_requests_are_refused_and_open_streams_may_end(table: AckTable, tmp_path: Path) -> None:
