@@ -6,7 +6,6 @@ import dataclasses
 import os
 import re
 import subprocess
-import sys
 
 import pytest
 
@@ -14,6 +13,7 @@ from contract.paths import ROOT
 from serving.gateway.settings import GatewaySettings
 from serving.launch import spelling
 from serving.launch.config import OPTIONS
+from tests.forking import Run, forking
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = sorted(set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, flags=re.MULTILINE)))
@@ -29,12 +29,20 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
-def refusal(*arguments: str) -> str:
-    """Our one line of a real run, with this test's own Python."""
-    answer = make("-s", "PYTHON=true", f"PY={sys.executable}", *arguments)
-    lines = [line for line in (answer.stdout + answer.stderr).splitlines() if not line.startswith("make: ***")]
-    lines = [line for line in lines if not line.startswith("note ")]
-    assert answer.returncode and len(lines) == 1, lines
+@pytest.fixture(scope="module")
+def programs():
+    with forking("serving.__main__", "build_engine.__main__") as run:
+        yield run
+
+
+def refusal(programs: Run, *arguments: str) -> str:
+    """The one line of `make`, or else of the program that it starts."""
+    answer = make("-s", "PYTHON=true", *ECHO, *arguments)
+    code, output = answer.returncode, answer.stdout + answer.stderr
+    if not code:
+        code, output = programs(output.splitlines())
+    lines = [line for line in output.splitlines() if not line.startswith("note ")]
+    assert code and len(lines) == 1, lines
     return lines[0]
 
 
@@ -49,16 +57,34 @@ def test_an_unknown_runtime_is_refused_before_any_target_runs():
     assert answer.returncode and "RUNTIME=vlm is unknown: use one of" in answer.stderr and not answer.stdout
 
 
-@pytest.mark.parametrize("variable", BUILD_VARIABLES)
+def read_by(target: str) -> list[str]:
+    return make("-s", f"--eval=asked: ; @echo $(READ_BY_{target})", "asked").stdout.split()
+
+
+def given(*variables: str) -> dict[str, str]:
+    """Each with a value of its own; of two only a few values are allowed."""
+    return {name: {"RUNTIME": "vllm", "FP8_HEAD": "1"}.get(name, f"a '{name}") for name in variables}
+
+
+def refuses(target: str, *variables: str) -> bool:
+    answer = make("-s", target, "PYTHON=true", *ECHO, *map("=".join, given(*variables).items()))
+    named = any(f"{name}= changes nothing in `make {target}`" in answer.stderr for name in variables)
+    assert bool(answer.returncode) is named is ("it is read by make" in answer.stderr), answer
+    return named
+
+
 @pytest.mark.parametrize("target", ["serve", "chat", "probe", "verify", "plan", "preflight", "engine"])
-def test_a_variable_is_read_or_refused_never_ignored(target, variable):
-    value = {"RUNTIME": "vllm", "FP8_HEAD": "1"}.get(variable, "a b'c")  # of which two have a few values only
-    answer = make("-s", target, "PYTHON=true", *ECHO, f"{variable}={value}")
-    read = bool({value, "--fp8-head"} & set(answer.stdout.splitlines()))  # FP8_HEAD= is a switch
-    refused = (
-        f"{variable}= changes nothing in `make {target}`" in answer.stderr and "it is read by make" in answer.stderr
-    )
-    assert read is not refused and read is (answer.returncode == 0), answer
+def test_a_variable_is_read_or_refused_never_ignored(target):
+    read = given(*read_by(target))
+    lines = make("-s", target, "PYTHON=true", *ECHO, *map("=".join, read.items())).stdout.splitlines()
+    assert {"--fp8-head" if name == "FP8_HEAD" else value for name, value in read.items()} <= set(lines)  # a switch
+    others = set(BUILD_VARIABLES) - set(read)
+    assert not others or refuses(target, *others)
+
+
+@pytest.mark.parametrize("variable", BUILD_VARIABLES)
+def test_a_variable_that_nothing_reads_is_refused_by_name(variable):
+    assert refuses("chat", variable)
 
 
 @pytest.mark.parametrize("setting", OPTIONS, ids=lambda setting: setting.variable)
@@ -149,8 +175,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("target", "given", "line"), WRONG)
-def test_a_wrong_value_is_one_line(target, given, line):
-    assert line in refusal(target, *given.split())
+def test_a_wrong_value_is_one_line(programs, target, given, line):
+    assert line in refusal(programs, target, *given.split())
 
 
 @pytest.mark.parametrize("python", ["", "/nowhere/python", "no such"])
