@@ -19,6 +19,7 @@ from contract.paths import ROOT
 from loadtest import prometheus
 from serving.host.ports import free_ports
 from serving.launch.config import SIMULATED_ENGINE
+from tests import small_engine as small
 
 START_SECONDS = 180
 
@@ -118,13 +119,20 @@ def server(tmp_path_factory: pytest.TempPathFactory, simulated_engine: Path) -> 
     stop_server(running)
 
 
+@pytest.fixture(scope="session")
+def small_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For servers of which no test reads the text: Qwen's vocabulary is most of a start."""
+    return small.write(tmp_path_factory.mktemp("small") / "engine")
+
+
 @pytest.fixture
-def own_server(tmp_path: Path, simulated_engine: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers that a test may break: ``own_server("--fault", "die@20", …)``."""
+def own_server(tmp_path: Path, small_engine: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers that a test may break: ``own_server("--fault", "die@20", …)``, on the small engine by default."""
     started: list[Server] = []
 
     def start(*arguments: str, gateway: bool = False) -> Server:
-        server = start_server(tmp_path / f"serve{len(started)}.log", *arguments, gateway=gateway)
+        engine = () if "--engine" in arguments else ("--engine", str(small_engine))
+        server = start_server(tmp_path / f"serve{len(started)}.log", *engine, *arguments, gateway=gateway)
         started.append(server)
         return server
 

@@ -121,6 +121,7 @@ class SimulatedRuntime:
         self.limits = RuntimeLimits(
             limits.max_seq_len, limits.max_input_len, engine.model.vocab_size, options.max_streams
         )
+        self._ordinary = min(VOCABULARY, engine.model.vocab_size - 1)  # of a small one the last is special
         self._step = options.step_ms / 1e3
         self._prefill = options.prefill_ms_per_token / 1e3
         self._faults = Faults.parse(options.fault)
@@ -241,7 +242,7 @@ class SimulatedRuntime:
         sampling = live.request.sampling
         if self._faults.eos and live.made >= self._faults.eos and not sampling.ignore_eos:
             return SequenceDelta(live.request.sequence_id, (), 1, "stop")
-        token = (live.start + 7919 * live.made) % VOCABULARY
+        token = (live.start + 7919 * live.made) % self._ordinary
         live.made += 1
         if token in sampling.stop_token_ids and live.made > sampling.min_tokens:
             return SequenceDelta(live.request.sequence_id, (), 1, "stop")

@@ -40,15 +40,15 @@ def started(log: Path, under: list[str], environment: Mapping[str, str], *argume
     ports = free_ports(4)
     names = ("http", "grpc", "metrics", "gateway")
     flags = [f"--{name}-port={port}" for name, port in zip(names, ports, strict=True)]
-    command = [*under, sys.executable, "-m", "serving", "--runtime=simulated", "--drain=1", *flags, *arguments]
+    command = [*under, sys.executable, "-m", "serving", "--drain=1", *flags, *arguments]
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=dict(environment), stdout=file, stderr=file, text=True)
     return Server(process, *ports, log)
 
 
-def last_line(log: Path, under: list[str], *arguments: str, **more: str) -> str:
+def last_line(log: Path, under: list[str], *arguments: str) -> str:
     """Of a server that must end by itself."""
-    server = started(log, under, os.environ | more, *arguments)
+    server = started(log, under, os.environ, *arguments)
     try:
         assert server.process.wait(90) == 1, log.read_text()
     finally:
@@ -71,8 +71,8 @@ READ_ONLY = f"mount --bind {ROOT} {ROOT} && mount -o remount,ro,bind {ROOT} && c
     ],
     ids=["no shared memory", "no disk", "read-only checkout"],
 )  # fmt: skip
-def test_a_machine_that_lacks_something_is_one_line(script: str, line: str, tmp_path: Path, server: Server) -> None:
-    assert last_line(tmp_path / "log", inside(script)).startswith(line)
+def test_a_machine_that_lacks_something_is_one_line(script: str, line: str, tmp_path: Path, small_engine: Path) -> None:
+    assert last_line(tmp_path / "log", inside(script), f"--engine={small_engine}").startswith(line)
 
 
 @needs_mounts
@@ -85,7 +85,7 @@ def test_a_disk_too_small_for_the_packages_is_one_line_and_nothing_looks_ready(t
 
 
 def test_a_host_name_that_nobody_knows_is_one_line(tmp_path: Path) -> None:
-    assert last_line(tmp_path / "log", [], "--host=no.such.host.invalid").startswith(
+    assert last_line(tmp_path / "log", [], "--runtime=simulated", "--host=no.such.host.invalid").startswith(
         "serve: HOST=no.such.host.invalid cannot be used ("
     )
 
@@ -93,7 +93,7 @@ def test_a_host_name_that_nobody_knows_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["http", "grpc", "metrics", "gateway"])
 def test_a_taken_port_is_one_line(name: str, tmp_path: Path, server: Server) -> None:
     taken = dict(zip(("http", "grpc", "metrics", "gateway"), server.ports, strict=True))[name]
-    line = last_line(tmp_path / "log", [], f"--{name}-port={taken}")
+    line = last_line(tmp_path / "log", [], "--runtime=simulated", f"--{name}-port={taken}")
     assert line.startswith(f"serve: port taken: {name.upper()}_PORT={taken}; ")
 
 
@@ -113,9 +113,11 @@ DOCKERS_SHARED_MEMORY = inside("mount -t tmpfs -o size=64m tmpfs /dev/shm") if m
     ids=["no environment, and docker's 64 MB of shared memory", "a poor one, a full terminal, IPv6"],
 )  # fmt: skip
 def test_it_serves_without(
-    under: list[str], environment: dict[str, str], host: str, tmp_path: Path, server: Server
+    under: list[str], environment: dict[str, str], host: str, tmp_path: Path, small_engine: Path
 ) -> None:
-    own = started(tmp_path / "log", under, environment, f"--host={host}", f"--triton-host={host}")
+    own = started(
+        tmp_path / "log", under, environment, f"--engine={small_engine}", f"--host={host}", f"--triton-host={host}"
+    )
     host = f"[{host}]" if ":" in host else host
     try:
         own.wait_for(lambda: is_up(own, host), 120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from client import Client, Options
 from client.errors import InvalidRequest
 from tests.collector import Collector, SpanSeen
 from tests.conftest import Server, start_server, stop_server
+from tests.small_engine import END
 
 pytestmark = pytest.mark.triton
 CALLER = "00f067aa0ba902b7"
@@ -24,12 +26,12 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def traced(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def traced(collector: Collector, small_engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in collector.environment.items():
             patch.setenv(name, value)
         log = tmp_path_factory.mktemp("traced") / "serve.log"
-        server = start_server(log, "--runtime", "simulated", "--step-ms", "20", gateway=True)
+        server = start_server(log, "--engine", str(small_engine), "--step-ms", "20", gateway=True)
     yield server
     if server.process.poll() is None:
         stop_server(server)
@@ -45,7 +47,12 @@ def seconds(span: SpanSeen) -> float:
 
 def test_from_the_gateway_to_the_engine_step(traced: Server, collector: Collector) -> None:
     trace = "1" * 32
-    body = {"model": "qwen", "messages": [{"role": "user", "content": "my secret"}], "max_tokens": 10, "stream": True}
+    body = {
+        "model": "qwen",
+        "messages": [{"role": "user", "content": "my dear secret"}],
+        "max_tokens": 10,
+        "stream": True,
+    }
     web = httpx.post(f"{traced.gateway}/v1/chat/completions", json=body, headers={"traceparent": parent(trace)})
     assert web.status_code == 200
     spans = collector.of_trace(trace, 7)
@@ -77,7 +84,7 @@ def test_over_grpc(traced: Server, collector: Collector) -> None:
         stream = client.stream("Hi", Options(max_tokens=2))
         list(stream)
         with pytest.raises(InvalidRequest):
-            client.generate([152064], Options(), metadata=[("traceparent", parent("3" * 32))])
+            client.generate([END + 1], Options(), metadata=[("traceparent", parent("3" * 32))])
     spans = collector.of_trace(trace, 5)
     assert [span.name for span in spans if span.parent == CALLER] == ["tokenize", "engine"]
     (refused,) = collector.of_trace("3" * 32, 1)
