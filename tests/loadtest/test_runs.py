@@ -65,7 +65,7 @@ def test_both_transports_two_workers(mock: Mock, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "load", [("--rate", "30"), ("--users", "3", "--scenario", "code"), ("--rate", "30", "--workers", "2"),
-             ("--users", "5", "--workers", "2", "--transport", "both")],
+             ("--users", "5", "--workers", "2", "--transport", "both", "--scenario", "code")],
 )  # fmt: skip
 def test_a_number_of_requests_ends_the_run(load: tuple[str, ...], mock: Mock, tmp_path: Path) -> None:
     """Neither one more nor one less, each to its end, warm-up apart; the throughput is theirs until the last ended."""

@@ -24,9 +24,8 @@ PERSON = {
     "additionalProperties": False,
 }  # fmt: skip
 PEOPLE = (
-    "a teacher in Rome", "an old sailor", "a young queen", "a baker", "the mayor of Lyon", "a shy poet", "a nurse",
-    "a retired pilot", "my neighbour", "a student of law", "a chess champion", "a farmer's son", "an opera singer",
-    "a blacksmith", "an astronaut", "the last emperor", "a beekeeper", "a night guard", "a clockmaker", "a shepherd",
+    "a teacher in Rome", "an old sailor", "a young queen", "the mayor of Lyon", "a shy poet", "my neighbour",
+    "a chess champion", "a farmer's son", "the last emperor", "a clockmaker",
 )  # fmt: skip
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 
@@ -109,16 +108,16 @@ def together(openai: OpenAI, prompts: tuple[str, ...], **more: Any) -> list[str]
         return list(pool.map(lambda prompt: text(openai, [{"role": "user", "content": prompt}], **more), prompts))
 
 
-def test_json_schema_holds_on_twenty_prompts(openai: OpenAI) -> None:
+def test_json_schema_holds_on_ten_prompts(openai: OpenAI) -> None:
     schema = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
     prompts = tuple(f"Describe {who} as JSON." for who in PEOPLE)
     made = together(openai, prompts, response_format=schema, max_tokens=100)
     for answer in made:
         jsonschema.validate(json.loads(answer), PERSON)
-    assert len(set(made)) > 10, "the answers come from the prompts, not from the schema alone"
+    assert len(set(made)) > 5, "the answers come from the prompts, not from the schema alone"
 
 
-def test_regex_holds_on_twenty_prompts(openai: OpenAI) -> None:
+def test_regex_holds_on_ten_prompts(openai: OpenAI) -> None:
     pattern = r"(19|20)\d\d-(0[1-9]|1[0-2])-[0-3]\d"
     prompts = tuple(f"When was {who} born?" for who in PEOPLE)
     made = together(openai, prompts, extra_body={"guided_regex": pattern})

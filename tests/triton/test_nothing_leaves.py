@@ -77,7 +77,7 @@ def test_clients_and_a_load_test(watched: Server, tmp_path: Path) -> None:
     ports = {"--grpc-port": watched.grpc_port, "--gateway-port": watched.gateway_port,
              "--metrics-port": watched.metrics_port}  # fmt: skip
     flags = [word for name, port in ports.items() for word in (name, str(port))]
-    run(tmp_path / "load.trace", "loadtest", "run", *flags, "--users", "1", "--duration", "3s", "--warmup", "0s",
+    run(tmp_path / "load.trace", "loadtest", "run", *flags, "--users", "1", "--duration", "2s", "--warmup", "0s",
         "--output-tokens", "8", "--transport", "both", "--out", str(tmp_path / "report"), codes=(0, 3))  # fmt: skip
     assert outside(tmp_path / "chat.trace") == outside(tmp_path / "load.trace") == []
 

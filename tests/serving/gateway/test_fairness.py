@@ -103,18 +103,22 @@ def test_an_engine_without_salts_gets_none(web: httpx.Client, fake: FakeTriton) 
     assert "cache_salt" not in fake.requests[0]
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_key_pays_for_what_it_leaves(own_gateway: Start, fake: FakeTriton, tmp_path: Path, *, stream: bool) -> None:
-    (tmp_path / "keys").write_text("carol sk-three 2500\n")
+def test_a_key_pays_for_what_it_leaves(own_gateway: Start, fake: FakeTriton, tmp_path: Path) -> None:
+    """Of streams and of whole answers, at once."""
+    (tmp_path / "keys").write_text("carol sk-three 2500\ndora sk-four 2500\n")
     gateway = own_gateway(GATEWAY_API_KEYS_FILE=str(tmp_path / "keys"), GATEWAY_WORKERS="1")
     about_1000_tokens = {"role": "system", "content": "four" * 1000}
-    body = {"messages": [about_1000_tokens, {"role": "user", "content": "SLOW 30"}], "stream": stream, "max_tokens": 8}
+    body = {"messages": [about_1000_tokens, {"role": "user", "content": "SLOW 30"}], "max_tokens": 8}
 
-    def leave_early() -> int:
-        with httpx.Client(trust_env=False, headers={"authorization": "Bearer sk-three"}) as client:
+    def leave_early(key: str, stream: bool) -> int:
+        with httpx.Client(trust_env=False, verify=False, headers={"authorization": f"Bearer {key}"}) as client:
             try:
-                return client.post(gateway.url + CHAT, json=body, timeout=0.5).status_code
+                return client.post(gateway.url + CHAT, json=body | {"stream": stream}, timeout=0.5).status_code
             except httpx.ReadTimeout:
                 return 0
 
-    assert [leave_early() for _ in range(6)] == [0, 0, 0, 429, 429, 429]
+    def six(key: str, stream: bool) -> list[int]:
+        return [leave_early(key, stream) for _ in range(6)]
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(six, ("sk-three", "sk-four"), (True, False))) == [[0, 0, 0, 429, 429, 429]] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import unicodedata
 from pathlib import Path
@@ -16,6 +17,7 @@ from contract.engine_dir import EngineInfo
 from serving.tokenizer.encoder import Encoder
 
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<tool_call>", "</tool_call>", "<|fim_pad|>", "<|im_")
+END = 256 + 3000  # ordinary tokens of ``short``
 PIECES = st.one_of(
     st.text(max_size=8),
     st.text(alphabet=" \t\r\n\u00a0\u2003\u3000\u0085\u200b'sSdDtTmMlLvVrReE019.,!?-_", max_size=12),
@@ -61,8 +63,20 @@ def test_long_runs_take_no_quadratic_time(encoder: Encoder, tokenizer: Tokenizer
     assert same(encoder, tokenizer, unit * 100_000)  # the suite's timeout ends what would take hours
 
 
-def changed(engine: EngineInfo, path: Path, **parts: Any) -> Encoder:
-    data = json.loads((engine.path / "tokenizer.json").read_text())
+@pytest.fixture(scope="module")
+def short(engine: EngineInfo) -> dict[str, Any]:
+    """Qwen's tokenizer with its first 3,000 merges, else the same: the whole one takes seconds to read."""
+    data: dict[str, Any] = json.loads((engine.path / "tokenizer.json").read_text(encoding="utf-8"))
+    model = data["model"]
+    model["merges"] = model["merges"][:3000]
+    model["vocab"] = {text: token for text, token in model["vocab"].items() if token < END}
+    for at, added in enumerate(data["added_tokens"]):
+        added["id"] = END + at
+    return data
+
+
+def changed(short: dict[str, Any], path: Path, **parts: Any) -> Encoder:
+    data = copy.deepcopy(short)
     for name, value in parts.items():
         section, _, key = name.partition("__")
         if key:
@@ -79,31 +93,29 @@ def changed(engine: EngineInfo, path: Path, **parts: Any) -> Encoder:
         {"normalizer": {"type": "Lowercase"}},
         {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}},
         {"model__byte_fallback": True},
-        {"added_tokens": [{"id": 151643, "content": "<|x|>", "single_word": True, "lstrip": False, "rstrip": False,
+        {"added_tokens": [{"id": END, "content": "<|x|>", "single_word": True, "lstrip": False, "rstrip": False,
                            "normalized": False, "special": True}]},
     ],
     ids=["normalizer", "pre-tokenizer", "byte fallback", "whole words only"],
 )  # fmt: skip
 def test_another_kind_of_tokenizer_is_left_to_its_own_library(
-    engine: EngineInfo, tmp_path: Path, parts: dict[str, Any]
+    short: dict[str, Any], tmp_path: Path, parts: dict[str, Any]
 ) -> None:
-    encoder = changed(engine, tmp_path / "tokenizer.json", **parts)
+    encoder = changed(short, tmp_path / "tokenizer.json", **parts)
     assert not encoder.is_fast
     assert same(encoder, Tokenizer.from_file(str(tmp_path / "tokenizer.json")), "Hello <|x|>, WORLD! 你好")
 
 
-def test_merges_in_another_order_are_left_to_their_own_library(engine: EngineInfo, tmp_path: Path) -> None:
-    merges = json.loads((engine.path / "tokenizer.json").read_text())["model"]["merges"]
-    encoder = changed(engine, tmp_path / "tokenizer.json", model__merges=merges[::-1])
-    assert not encoder.is_fast
+def test_merges_in_another_order_are_left_to_their_own_library(short: dict[str, Any], tmp_path: Path) -> None:
+    merges = short["model"]["merges"]
+    assert changed(short, tmp_path / "tokenizer.json", model__merges=merges).is_fast
+    assert not changed(short, tmp_path / "tokenizer.json", model__merges=merges[::-1]).is_fast
 
 
-def test_a_file_that_cuts_texts_cuts_no_prompt(engine: EngineInfo, tmp_path: Path) -> None:
+def test_a_file_that_cuts_texts_cuts_no_prompt(short: dict[str, Any], tmp_path: Path) -> None:
     """Training scripts save their own truncation and padding with the tokenizer."""
-    data = json.loads((engine.path / "tokenizer.json").read_text(encoding="utf-8"))
-    data["truncation"] = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
-    cut = Encoder(tmp_path / "tokenizer.json")
+    truncation = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+    cut = changed(short, tmp_path / "tokenizer.json", truncation=truncation)
     quick, exact = (
         "word " * 50,
         "word " * 50 + "A\u030a",
@@ -111,13 +123,13 @@ def test_a_file_that_cuts_texts_cuts_no_prompt(engine: EngineInfo, tmp_path: Pat
     assert cut.is_fast and min(len(cut.encode(quick)), len(cut.encode(exact))) >= 50
 
 
-def test_a_text_begins_with_the_tokenizers_own_token(tmp_path: Path, engine: EngineInfo, encoder: Encoder) -> None:
+def test_a_text_begins_with_the_tokenizers_own_token(tmp_path: Path, short: dict[str, Any], encoder: Encoder) -> None:
     """As Llama's: a template writes it itself, plain text needs it put there."""
-    tokenizer = Tokenizer.from_file(str(engine.path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_str(json.dumps(short))
     assert encoder.begun([7]) == [7]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 151644)]
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", END + 1)]
     )
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     begins = Encoder(tmp_path / "tokenizer.json")
-    assert begins.encode("a") == [64] and begins.begun([64]) == [151644, 64] == begins.begun([151644, 64])
+    assert begins.encode("a") == [64] and begins.begun([64]) == [END + 1, 64] == begins.begun([END + 1, 64])
