@@ -67,6 +67,15 @@ def sockets_of(server: Server) -> int:
     )
 
 
+def all_workers_listen(server: Server) -> bool:
+    """The first that does makes the server ready."""
+    workers = {p.pid for p in gateway_processes(server) if "serving.gateway.worker" in command(p)}
+    connections = psutil.net_connections("tcp4")
+    return bool(workers) and workers <= {
+        each.pid for each in connections if each.laddr.port == server.gateway_port and each.status == psutil.CONN_LISTEN
+    }
+
+
 def answered(server: Server, **options: Any) -> float:
     """Seconds for one whole small answer."""
     start = time.monotonic()
@@ -112,7 +121,7 @@ def test_readers_that_stall_do_not_stall_others(server: Server) -> None:
 
 def test_500_connections_opened_and_dropped_leave_nothing(server: Server) -> None:
     answered(server)
-    server.wait_for(lambda: sockets_of(server) == 0, seconds=10)
+    server.wait_for(lambda: all_workers_listen(server) and sockets_of(server) == 0, seconds=30)
     files = sum(process.num_fds() for process in gateway_processes(server))
     whole = request_bytes(stream=True, max_tokens=500)
     for number in range(500):
