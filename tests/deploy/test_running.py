@@ -13,6 +13,7 @@ from deploy import running
 from deploy.arguments import parse
 from deploy.cluster import main
 from serving.host.ports import free_ports
+from tests.waiting import until
 
 
 def test_one_cluster_in_a_directory(tmp_path: Path) -> None:
@@ -61,6 +62,7 @@ def test_a_running_one_is_asked(tmp_path: Path) -> None:
     try:
         with running.claim(tmp_path) or open(os.devnull):  # noqa: PTH123
             assert main(parse(["--roll", "--run", str(tmp_path)])) == 0
+        until(lambda: asked)  # another thread may take it, and later: it would end the process
     finally:
         signal.signal(signal.SIGHUP, before)
     assert asked == [signal.SIGHUP]

@@ -85,7 +85,7 @@ def test_whichever_comes_first_of_a_number_and_a_time(mock: Mock, tmp_path: Path
 
 
 def test_users_who_leave_free_their_slot(mock: Mock, tmp_path: Path) -> None:
-    options = ("--users", "6", "--duration", "3s", "--warmup", "0s", "--output-tokens", "40", "--scenario", "cancel")
+    options = ("--users", "6", "--duration", "2s", "--warmup", "0s", "--output-tokens", "40", "--scenario", "cancel")
     run = loadtest(tmp_path, *mock.ports, *options, "--transport", "both")
     assert run.code in RAN, run.output
     counts = run.summary["total"]["counts"]
@@ -105,10 +105,10 @@ def test_usage_at_the_end_only_still_counts_every_token(tmp_path: Path) -> None:
 
 
 def test_a_stall_shows_in_an_open_loop(tmp_path: Path) -> None:
-    with started("--ttft-ms", "20", "--itl-ms", "5", "--stall-at", "1", "--stall-for", "1.5") as mock:
+    with started("--ttft-ms", "20", "--itl-ms", "5", "--stall-at", "0.5", "--stall-for", "1.2") as mock:
         mock.get("/reset")
         run = loadtest(
-            tmp_path, *mock.ports, "--rate", "10", "--duration", "3s", "--warmup", "0s", "--output-tokens", "5"
+            tmp_path, *mock.ports, "--rate", "10", "--duration", "2s", "--warmup", "0s", "--output-tokens", "5"
         )
     assert run.summary["total"]["latency"]["ttft_sched"]["p90"] > 0.5
 
@@ -117,7 +117,7 @@ def test_server_dies_mid_run(tmp_path: Path) -> None:
     with started("--ttft-ms", "20", "--itl-ms", "50", "--die-at", "1") as mock:
         mock.get("/reset")
         run = loadtest(
-            tmp_path, *mock.ports, "--rate", "15", "--duration", "3s", "--warmup", "0s", "--output-tokens", "30"
+            tmp_path, *mock.ports, "--rate", "20", "--duration", "2s", "--warmup", "0s", "--output-tokens", "30"
         )
     assert run.code != 0 and "Traceback" not in run.output, run.output
     total = run.summary["total"]
