@@ -72,6 +72,9 @@ VARIANTS = {
     "static": Variant("scales folded into norms and activations; CUTLASS", precision="fp8"),
     "static-cublas": Variant("cuBLAS splits K at small batches", {"linear_backend": "torch"}, precision="fp8"),
     "static-head": Variant("output layer too: 0.5 of 7.6 GB less per step", precision="fp8", head=True),
+    "static-head-vllm": Variant(
+        "vLLM's own sampler and FP8 kernels", {"worker_cls": "auto"}, precision="fp8", head=True
+    ),
     "static-head-cublas": Variant("both", {"linear_backend": "torch"}, precision="fp8", head=True),
     "static-kv": Variant("half the KV traffic, calibrated", precision="fp8", kv="fp8"),
     "static-no-async": Variant("a request waits one step less", {"async_scheduling": False}, precision="fp8"),

@@ -131,7 +131,7 @@ class Core:
 
 
 def _config(engine: EngineInfo, options: RuntimeOptions) -> Any:
-    args = vllm_args.engine_args(engine, options)
+    args = releases.own_kernels(releases.check()) | vllm_args.engine_args(engine, options)
     try:
         config = AsyncEngineArgs(**args).create_engine_config(UsageContext.OPENAI_API_SERVER)
     except (TypeError, ValueError) as error:

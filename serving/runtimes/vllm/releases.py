@@ -28,6 +28,9 @@ MULTICAST_ASSUMED = ((0, 25), (0, 28))
 # Before, threads of the V2 runner's kernel overwrote logits that others had still to save: tokens outside the list came
 # (https://github.com/vllm-project/vllm/pull/46245; the barriers are in 0.25.0's wheel, not in 0.24.0's).
 ALLOWED_IDS_HOLD = (0, 25)
+# The release whose GPU worker takes our sampler and choice of FP8 kernels: they reach into it, and ran on no other.
+OWN_KERNELS = (0, 26)
+OWN_WORKER = "serving.runtimes.vllm.worker.Worker"
 
 
 def check() -> tuple[int, ...]:
@@ -66,6 +69,17 @@ def several_gpus(release: tuple[int, ...], tensor_parallel: int) -> dict[str, st
     """The part of ``environment`` that vLLM's own server needs too."""
     first, fixed = MULTICAST_ASSUMED
     return {ALL_REDUCE_SWITCH: ALL_REDUCE} if tensor_parallel > 1 and first <= release[:2] < fixed else {}
+
+
+def own_kernels(release: tuple[int, ...]) -> dict[str, Any]:
+    """Engine arguments that bring our kernels (``worker.py``) where the release and the machine take them.
+
+    vLLM's cache of compiled graphs does not look at the worker, but at ``additional_config``."""
+    from vllm.platforms import current_platform
+
+    if release[:2] != OWN_KERNELS or not current_platform.is_cuda():
+        return {}
+    return {"worker_cls": OWN_WORKER, "additional_config": {"worker": OWN_WORKER}}
 
 
 def lacking(release: tuple[int, ...]) -> frozenset[str]:

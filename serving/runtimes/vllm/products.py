@@ -1,0 +1,140 @@
+"""FP8 products by the faster of vLLM's CUTLASS kernel and cuBLAS, as measured when the model is loaded.
+
+On an H100 cuBLAS multiplies by the query, key and value, output and down projections of Qwen2.5-7B 10 to 27 % faster
+than CUTLASS from 128 rows on, and by the others 3 to 6 % slower (docs/benchmarks.md). Which of them is faster depends
+on shape, number of rows and GPU, so each shape of the model is timed at ``ROWS``.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from statistics import median
+from typing import Any
+
+import torch
+from vllm import _custom_ops as ops
+from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
+
+ROWS = (64, 128, 256, 512, 1024, 2048)  # of a step; another number of rows goes by the next larger one
+GAIN = 0.97  # cuBLAS has to take less than this part of CUTLASS's time
+REPEATS = 5
+TESTED = 28  # matrices of one shape that are multiplied in turn, so that the L2 cache holds none of them
+
+log = logging.getLogger(f"vllm.{__name__}")  # vLLM sets up no other logger in its engine core
+_by_cublas: set[tuple[int, int, int]] = set()  # (columns, inner size, rows) of ``ROWS``
+
+
+def _cutlass(
+    a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    product: torch.Tensor = ops.cutlass_scaled_mm(
+        a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16, bias=bias
+    )
+    return product
+
+
+def _cublas(
+    a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    return torch._scaled_mm(
+        a, b, scale_a.view(()), scale_b.view(()), bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+
+
+@torch.library.custom_op("qwen_triton::fp8_product", mutates_args=())  # type: ignore[untyped-decorator]
+def fp8_product(
+    a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """``a`` [rows, inner] times ``b`` [inner, columns], both FP8 with one scale, in BF16, plus ``bias`` [columns]."""
+    by_cublas = (b.shape[1], b.shape[0], _measured_rows(a.shape[0])) in _by_cublas
+    return (_cublas if by_cublas else _cutlass)(a, b, scale_a, scale_b, bias)
+
+
+@fp8_product.register_fake  # type: ignore[untyped-decorator]
+def _(
+    a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    return a.new_empty((a.shape[0], b.shape[1]), dtype=torch.bfloat16)
+
+
+def install() -> None:
+    """Have vLLM's CUTLASS linear layers multiply by ``fp8_product`` where it knows how. Before the model is loaded."""
+    cutlass = CutlassFP8ScaledMMLinearKernel.apply_scaled_mm
+
+    def apply_scaled_mm(
+        self: Any,
+        *,
+        A: torch.Tensor,
+        B: torch.Tensor,
+        out_dtype: torch.dtype,
+        As: torch.Tensor,
+        Bs: torch.Tensor,
+        bias: torch.Tensor | None,
+        output_shape: list[int],
+    ) -> torch.Tensor:
+        one_scale = As.numel() == 1 and Bs.numel() == 1
+        if one_scale and out_dtype is torch.bfloat16 and A.shape[1] == B.shape[0] and output_shape[-1] == B.shape[1]:
+            return fp8_product(A, B, As, Bs, bias).view(*output_shape)
+        product: torch.Tensor = cutlass(
+            self, A=A, B=B, out_dtype=out_dtype, As=As, Bs=Bs, bias=bias, output_shape=output_shape
+        )
+        return product
+
+    CutlassFP8ScaledMMLinearKernel.apply_scaled_mm = apply_scaled_mm
+
+
+def measure(modules: Iterable[torch.nn.Module], most_rows: int) -> None:
+    """Time both kernels on the FP8 matrices of ``modules``, for up to ``most_rows`` rows. About a second."""
+    began = time.monotonic()
+    shapes: dict[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor | None]]] = defaultdict(list)
+    for module in modules:
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if not isinstance(weight, torch.Tensor) or weight.dtype is not torch.float8_e4m3fn or weight.dim() != 2:
+            continue
+        if weight.stride(0) == 1:  # [inner, columns], as vLLM leaves it for CUTLASS
+            shapes[tuple(weight.shape)].append((weight.data, bias if isinstance(bias, torch.Tensor) else None))
+    for (inner, columns), matrices in shapes.items():
+        for rows in ROWS[: bisect.bisect_left(ROWS, most_rows) + 1]:
+            a = torch.ones(rows, inner, device=matrices[0][0].device).to(torch.float8_e4m3fn)
+            scale = torch.ones(1, device=a.device)
+            times = [_seconds(kernel, a, scale, matrices[:TESTED]) for kernel in (_cutlass, _cublas)]
+            if times[1] < GAIN * times[0]:
+                _by_cublas.add((columns, inner, rows))
+    chosen = ", ".join(f"{inner}x{columns} at {rows}" for columns, inner, rows in sorted(_by_cublas))
+    log.info("FP8 products timed in %.1f s; by cuBLAS: %s", time.monotonic() - began, chosen or "none")
+
+
+def _measured_rows(rows: int) -> int:
+    """The entry of ``ROWS`` for ``rows``; 0 for so few that CUTLASS is as good."""
+    return 0 if rows < ROWS[0] else ROWS[min(bisect.bisect_left(ROWS, rows), len(ROWS) - 1)]
+
+
+def _seconds(
+    kernel: Callable[..., torch.Tensor],
+    a: torch.Tensor,
+    scale: torch.Tensor,
+    matrices: list[tuple[torch.Tensor, torch.Tensor | None]],
+) -> float:
+    """Median time of one pass over ``matrices``, from a CUDA graph: launching takes longer than small products do."""
+
+    def once() -> None:
+        for weight, bias in matrices:
+            kernel(a, weight, scale, scale, bias)
+
+    once()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        once()
+    times = []
+    for _ in range(REPEATS):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return float(median(times[1:]))
