@@ -93,7 +93,6 @@ def ids(answers: list[ProbeAnswer]) -> list[list[int]]:
 def checks(engine: ProbedEngine) -> Iterator[tuple[str, bool, str]]:
     """Name, verdict and what was seen."""
     greedy = engine.each(replace(GREEDY, logprobs=6))
-    first, second = greedy[0].ids[0], greedy[0].tops[0][1][0]
     alone = [engine.ask((prompt, GREEDY))[0].ids for prompt in engine.prompts]
     same = sum(a == b for a, b in zip(alone, ids(greedy), strict=True))
     yield "greedy alone = in company", True, f"{same} of {PROMPTS} equal (kernels differ by batch size)"
@@ -118,6 +117,8 @@ def checks(engine: ProbedEngine) -> Iterator[tuple[str, bool, str]]:
         allowed = tuple(range(0, 2000, 2))
         kept = engine.each(replace(GREEDY, temperature=1.0, allowed_token_ids=allowed))
         yield "allowed_token_ids", all(answer.ids and set(answer.ids) <= set(allowed) for answer in kept), ""
+    probe = engine.ask((engine.prompts[0], replace(GREEDY, logprobs=3)))[0]  # alone, as those that follow
+    first, second = probe.ids[0], probe.tops[0][1][0]
     banned = engine.ask((engine.prompts[0], replace(GREEDY, bad_words=((first,),))))[0]
     yield "bad_words", first not in banned.ids and banned.ids[0] == second, ""
     stop = replace(GREEDY, ignore_eos=False, stop_token_ids=(first,))

@@ -75,6 +75,17 @@ VARIANTS = {
     "static-head-vllm": Variant(
         "vLLM's own sampler and FP8 kernels", {"worker_cls": "auto"}, precision="fp8", head=True
     ),
+    "static-head-pdl": Variant(
+        "Inductor's kernels are launched before the one ahead of them has ended",
+        {
+            "compilation_config": {
+                "inductor_compile_config": {"triton.enable_pdl": True},
+                "cudagraph_capture_sizes": list(vllm_args.GRAPH_SIZES),
+            }
+        },
+        precision="fp8",
+        head=True,
+    ),
     "static-head-cublas": Variant("both", {"linear_backend": "torch"}, precision="fp8", head=True),
     "static-kv": Variant("half the KV traffic, calibrated", precision="fp8", kv="fp8"),
     "static-no-async": Variant("a request waits one step less", {"async_scheduling": False}, precision="fp8"),
