@@ -235,6 +235,7 @@ setup-oracle: .venv-oracle/.ready
 	@$(ORACLE) -m pip install --quiet --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu \
 	  "$$(sed -n 's/^oracle = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)"  # torch alone from there: the CPU build, a tenth of the size
 	@$(ORACLE) -m pip install --quiet ".[server,oracle,dev]"
+	@$(ORACLE) -m pip install --quiet --no-deps "$$(sed -n 's/^kernels = \["\(.*\)"\]/\1/p' pyproject.toml)"  # torch from PyPI would want its own
 	@touch $@
 
 .venv-manifests/.ready: pyproject.toml

@@ -18,6 +18,7 @@ NAMES = {
     "vllm.lora.request": ["LoRARequest"],
     "vllm.renderers": ["renderer_from_config"],
     "vllm.sampling_params": ["SamplingParams", "StructuredOutputsParams"],
+    "vllm.model_executor.kernels.linear.scaled_mm.cutlass": ["CutlassFP8ScaledMMLinearKernel"],
     "vllm.usage.usage_lib": ["UsageContext"],
     "vllm.v1.engine": ["EngineCoreOutput", "EngineCoreOutputs", "EngineCoreRequest", "FinishReason"],
     "vllm.v1.engine.core_client": ["EngineCoreClient", "SyncMPClient", "MPClient", "BackgroundResources"],
@@ -26,6 +27,12 @@ NAMES = {
     "vllm.v1.executor": ["Executor"],
     "vllm.v1.metrics.stats": ["PrefillStats", "SchedulerStats"],
     "vllm.v1.outputs": ["LogprobsLists"],
+    "vllm.v1.worker.gpu.sample.bad_words": ["BadWordsState"],
+    "vllm.v1.worker.gpu.sample.logit_bias": ["LogitBiasState"],
+    "vllm.v1.worker.gpu.sample.penalties": ["PenaltiesState"],
+    "vllm.v1.worker.gpu.sample.sampler": ["Sampler"],
+    "vllm.v1.worker.gpu.sample.states": ["SamplingStates"],
+    "vllm.v1.worker.gpu_worker": ["Worker"],
 }
 
 

@@ -1,7 +1,7 @@
 """FP8 products by the faster of vLLM's CUTLASS kernel and cuBLAS, as measured when the model is loaded.
 
-On an H100 cuBLAS multiplies by the query, key and value, output and down projections of Qwen2.5-7B 10 to 27 % faster
-than CUTLASS from 128 rows on, and by the others 3 to 6 % slower (docs/benchmarks.md). Which of them is faster depends
+On an H100 cuBLAS multiplies 128 and 256 rows by Qwen2.5-7B's query, key and value, output and down projections in 14 to
+27 % less time than CUTLASS, and by its others in as much or more (docs/benchmarks.md). Which of them is faster depends
 on shape, number of rows and GPU, so each shape of the model is timed at ``ROWS``.
 """
 

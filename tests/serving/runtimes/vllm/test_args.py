@@ -195,3 +195,16 @@ def test_a_guard_with_nothing_left_leaves():
     started = time.monotonic()
     guard.stop(watching)
     assert watching.poll() == 0 and time.monotonic() - started < guard.GRACE_S
+
+
+@pytest.mark.parametrize(
+    ("release", "cuda", "ours"), [((0, 26, 0), True, True), ((0, 26, 0), False, False), ((0, 33, 0), True, False)]
+)
+def test_our_worker_runs_in_the_release_that_it_was_run_with(release, cuda, ours, monkeypatch, tmp_path):
+    platform = types.SimpleNamespace(is_cuda=lambda: cuda)
+    monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", types.SimpleNamespace(current_platform=platform))
+    given = releases.own_kernels(release)
+    assert set(given) == ({"worker_cls", "additional_config"} if ours else set())
+    options = RuntimeInfo("vllm", options={"worker_cls": "auto"})
+    assert (given | vllm_args.engine_args(engine(tmp_path, runtime=options), RuntimeOptions()))["worker_cls"] == "auto"

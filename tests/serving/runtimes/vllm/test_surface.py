@@ -9,9 +9,10 @@ import pytest
 
 from contract.paths import ROOT
 from contract.sampling import Guide, Sampling
-from contract.versions import pinned
+from contract.versions import pinned, version_tuple
 from serving.runtimes.base import RuntimeOptions
 from serving.runtimes.vllm import args as vllm_args
+from serving.runtimes.vllm import releases
 from serving.runtimes.vllm import runtime as vllm
 from tests.serving.runtimes.vllm.cases import engine
 
@@ -99,3 +100,27 @@ def test_finish_reasons_are_in_vllms_order(names):
     assert [vllm.FINISH[order[name]] for name in ("STOP", "LENGTH", "ABORT", "ERROR", "REPETITION")] == [
         "stop", "length", "cancelled", "error", "repetition",
     ]  # fmt: skip
+
+
+def test_what_our_worker_puts_its_own_in_the_place_of():
+    """Only in one release; vllm and torch are not installed here, so our side is read, too."""
+    names = json.loads(SURFACES[pinned("vllm")].read_text(encoding="utf-8"))["names"]
+    assert version_tuple(pinned("vllm"))[:2] == releases.OWN_KERNELS
+    sampler = names["vllm.v1.worker.gpu.sample.sampler.Sampler"]
+    cutlass = names["vllm.model_executor.kernels.linear.scaled_mm.cutlass.CutlassFP8ScaledMMLinearKernel"]
+    assert parameters("sampler", "sample") == sampler["methods"]["sample"]
+    assert parameters("products", "apply_scaled_mm") == cutlass["methods"]["apply_scaled_mm"]
+    assert "load_model" in names["vllm.v1.worker.gpu_worker.Worker"]["methods"]
+    states = {"sampling_states", "penalties_state", "logit_bias_state", "bad_words_state", "logprobs_mode"}
+    assert states | {"use_fp64_gumbel"} <= set(sampler["attributes"])
+    sampled = set(names["vllm.v1.worker.gpu.sample.states.SamplingStates"]["attributes"])
+    assert {"temperature", "top_k", "top_p", "min_p", "seeds"} <= sampled
+    penalties = {"repetition_penalty", "frequency_penalty", "presence_penalty", "use_penalty", "prompt_bin_mask"}
+    held = set(names["vllm.v1.worker.gpu.sample.penalties.PenaltiesState"]["attributes"])
+    assert penalties | {"output_bin_counts"} <= held
+
+
+def parameters(module: str, function: str) -> list[str]:
+    tree = ast.parse((ROOT / f"serving/runtimes/vllm/{module}.py").read_text(encoding="utf-8"))
+    found = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function)
+    return [argument.arg for argument in [*found.args.args, *found.args.kwonlyargs]]
