@@ -3,8 +3,8 @@
 GPU engines compile some kernels at their first use, and those of sampling only when several rows are sampled at once:
 the first 64 requests under Qwen2.5's own sampling defaults waited 8.3 s on an H100 with vLLM 0.24, all of them after
 "ready" (docs/benchmarks.md). So a few short generations go through the runtime first: one row, several rows of every
-kind of sampling, a wide batch, a prompt longer than one step (chunked prefill), and the same prompt again (prefix
-cache). Their deltas reach nobody.
+kind of sampling, a wide batch, many likely tokens, a prompt longer than one step (chunked prefill), and the same
+prompt again (prefix cache). Their deltas reach nobody.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 TOKENS = 4  # per generation: the first comes from a prefill, the others from decoding steps
 WIDE = 64  # rows of the widest batch
 SHORT_PROMPT = 64  # tokens
+MANY_ROWS = 8  # from here on vLLM sorts seeded rows by kernels of Triton's, one for each of the two limits and for both
 PATIENCE_SECONDS = 300.0  # per part; on GPUs the longest took 9 s, on a busy CPU prefill is slow
 DEFAULTS = Sampling(max_tokens=TOKENS, temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05)  # Qwen2.5's own
 # By the capability that a runtime needs for it; "" needs none.
@@ -128,5 +129,12 @@ def _parts(runtime: Runtime, prompt_tokens: int) -> Iterator[tuple[str, list[tup
     if prompt_tokens < SHORT_PROMPT:  # an engine whose prefill is slow
         return
     yield "a wide batch", [(prompt(16, 100 + at), defaults) for at in range(min(WIDE, limits.max_streams))]
+    if "seed" in runtime.capabilities:
+        for top_p in (1.0, 0.9):
+            many = Sampling(max_tokens=TOKENS, top_k=100, top_p=top_p, seed=1)
+            yield (
+                f"many likely tokens, top_p {top_p}",
+                [(prompt(16, 200 + at), many) for at in range(min(MANY_ROWS, limits.max_streams))],
+            )
     for name in ("a prompt in chunks", "the same from the prefix cache"):
         yield name, [(prompt(prompt_tokens + prompt_tokens // 4), defaults)]

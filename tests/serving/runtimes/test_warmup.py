@@ -9,7 +9,7 @@ import pytest
 
 from contract.errors import EngineUnavailable, InvalidRequest
 from serving.runtimes.base import CAPABILITIES, EngineRequest, RuntimeLimits, RuntimeStats, SequenceDelta
-from serving.runtimes.warmup import KINDS, TOKENS, WIDE, WarmUp
+from serving.runtimes.warmup import KINDS, MANY_ROWS, TOKENS, WIDE, WarmUp
 
 
 class Engine:
@@ -53,7 +53,9 @@ def warmed(engine: Engine, prompt_tokens: int | None = 2048) -> list[Any]:
 def test_every_kind_the_engine_can_do_runs_and_nobody_hears_of_it() -> None:
     engine = Engine()
     assert warmed(engine) == []
-    assert {request.sampling for request in engine.seen} == {sampling for _, sampling in KINDS}
+    many = [request.sampling for request in engine.seen if request.sampling.top_k == 100]
+    assert {request.sampling for request in engine.seen} - {*many} == {sampling for _, sampling in KINDS}
+    assert [sampling.top_p for sampling in many] == [1.0] * MANY_ROWS + [0.9] * MANY_ROWS
     assert all(1 <= request.sampling.max_tokens <= TOKENS for request in engine.seen)
 
 
@@ -62,7 +64,7 @@ def test_a_prompt_longer_than_a_step_runs_twice_and_a_wide_batch_once() -> None:
     warmed(engine, 2048)
     long = [request for request in engine.seen if len(request.input_ids) > 2048]
     assert len(long) == 2 and long[0].input_ids == long[1].input_ids
-    assert sum(len(request.input_ids) == 16 for request in engine.seen) == WIDE + 1
+    assert sum(len(request.input_ids) == 16 for request in engine.seen) == WIDE + 1 + 2 * MANY_ROWS
 
 
 def test_what_the_engine_lacks_is_left_out() -> None:
