@@ -90,16 +90,16 @@ def install() -> None:
 def measure(modules: Iterable[torch.nn.Module], most_rows: int) -> None:
     """Time both kernels on the FP8 matrices of ``modules``, for up to ``most_rows`` rows. About a second."""
     began = time.monotonic()
-    shapes: dict[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor | None]]] = defaultdict(list)
+    shapes: dict[tuple[int, ...], list[torch.Tensor]] = defaultdict(list)
     for module in modules:
-        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        weight = getattr(module, "weight", None)
         if not isinstance(weight, torch.Tensor) or weight.dtype is not torch.float8_e4m3fn or weight.dim() != 2:
             continue
         if weight.stride(0) == 1:  # [inner, columns], as vLLM leaves it for CUTLASS
-            shapes[tuple(weight.shape)].append((weight.data, bias if isinstance(bias, torch.Tensor) else None))
+            shapes[tuple(weight.shape)].append(weight.data)
     for (inner, columns), matrices in shapes.items():
         for rows in ROWS[: bisect.bisect_left(ROWS, most_rows) + 1]:
-            a = torch.ones(rows, inner, device=matrices[0][0].device).to(torch.float8_e4m3fn)
+            a = torch.ones(rows, inner, device=matrices[0].device).to(torch.float8_e4m3fn)
             scale = torch.ones(1, device=a.device)
             times = [_seconds(kernel, a, scale, matrices[:TESTED]) for kernel in (_cutlass, _cublas)]
             if times[1] < GAIN * times[0]:
@@ -114,16 +114,13 @@ def _measured_rows(rows: int) -> int:
 
 
 def _seconds(
-    kernel: Callable[..., torch.Tensor],
-    a: torch.Tensor,
-    scale: torch.Tensor,
-    matrices: list[tuple[torch.Tensor, torch.Tensor | None]],
+    kernel: Callable[..., torch.Tensor], a: torch.Tensor, scale: torch.Tensor, matrices: list[torch.Tensor]
 ) -> float:
     """Median time of one pass over ``matrices``, from a CUDA graph: launching takes longer than small products do."""
 
     def once() -> None:
-        for weight, bias in matrices:
-            kernel(a, weight, scale, scale, bias)
+        for weight in matrices:
+            kernel(a, weight, scale, scale, None)
 
     once()
     graph = torch.cuda.CUDAGraph()
