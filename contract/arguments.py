@@ -1,10 +1,12 @@
-"""A command line whose mistakes are one line on stderr and exit code 2, not a page of usage."""
+"""A command line whose mistakes are one line on stderr and exit code 2, and its Ctrl-C one line too."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from typing import NoReturn
+import sys
+from types import TracebackType
+from typing import Any, NoReturn
 
 EXIT_USAGE = 2
 NOT_A_NUMBER = re.compile(r"invalid (int|float) value: (.*)")  # argparse's words, which are Python's
@@ -15,6 +17,19 @@ class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         problem = NOT_A_NUMBER.sub(_not_a_number, message.removeprefix("argument "))
         self.exit(EXIT_USAGE, f"{self.prog}: {problem}; --help lists the options\n")
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:  # type: ignore[override]
+        """From here on a Ctrl-C that the program does not handle is one line. Its exit status stays the signal's."""
+        if sys.excepthook is sys.__excepthook__:
+            sys.excepthook = self._uncaught
+        parsed: argparse.Namespace = super().parse_args(*args, **kwargs)
+        return parsed
+
+    def _uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.stderr.write(f"{self.prog}: interrupted\n")
+        else:
+            sys.__excepthook__(kind, error, trace)
 
 
 def _not_a_number(found: re.Match[str]) -> str:

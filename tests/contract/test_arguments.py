@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from contract.arguments import EXIT_USAGE, Arguments
@@ -27,3 +31,13 @@ def test_what_is_no_number_is_said_without_pythons_types(kind, said, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--many", "x"])
     assert capsys.readouterr().err == f"program: --many: {said}; --help lists the options\n"
+
+
+@pytest.mark.parametrize(("raised", "said"), [("KeyboardInterrupt", "program: interrupted\n"), ("ValueError(7)", None)])
+def test_ctrl_c_is_one_line_and_a_fault_of_ours_keeps_its_traceback(raised, said):
+    program = f"from contract.arguments import Arguments; Arguments(prog='program').parse_args([]); raise {raised}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if said:
+        assert done.stderr == said and done.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+    else:
+        assert "Traceback" in done.stderr and done.stderr.endswith("ValueError: 7\n")

@@ -98,3 +98,18 @@ def test_weights_are_the_engines_large_files(tmp_path: Path) -> None:
     (tmp_path / "openvino_model.bin").write_bytes(bytes(2**20))
     (tmp_path / "tokenizer.json").write_bytes(bytes(2**20))
     assert weights_mib(tmp_path) == 1.0
+
+
+def test_what_was_measured_is_written_before_the_next_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(engines: EngineSet) -> Iterator[Effect]:
+        yield ROWS[1]
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["strategies"])
+    monkeypatch.setattr(strategies, "default_engines", lambda *args: EngineSet("m", "fp32", ("int8",), tmp_path))
+    monkeypatch.setattr(strategies, "MITIGATIONS", (lambda engines: iter(ROWS[:1]), interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        strategies.main()
+    assert [row["mitigation"] for row in json.loads(strategies.JSON.read_text())["rows"]] == ["1 quantization"]
+    assert "1 quantization" in strategies.HTML.read_text()
