@@ -28,8 +28,10 @@ MULTICAST_ASSUMED = ((0, 25), (0, 28))
 # Before, threads of the V2 runner's kernel overwrote logits that others had still to save: tokens outside the list came
 # (https://github.com/vllm-project/vllm/pull/46245; the barriers are in 0.25.0's wheel, not in 0.24.0's).
 ALLOWED_IDS_HOLD = (0, 25)
-# The release whose GPU worker takes our sampler and choice of FP8 kernels: they reach into it, and ran on no other.
-OWN_KERNELS = (0, 26)
+# Releases whose GPU worker takes our sampler and choice of FP8 kernels, which replace methods of theirs: 0.28 gave the
+# sampler other parameters. Run on GPUs with 0.26; the choices of 0.24.0 and 0.27.1 were compared in Triton's
+# interpreter.
+OWN_KERNELS = ((0, 24), (0, 28))
 OWN_WORKER = "serving.runtimes.vllm.worker.Worker"
 
 
@@ -77,7 +79,8 @@ def own_kernels(release: tuple[int, ...]) -> dict[str, Any]:
     vLLM's cache of compiled graphs does not look at the worker, but at ``additional_config``."""
     from vllm.platforms import current_platform
 
-    if release[:2] != OWN_KERNELS or not current_platform.is_cuda():
+    first, changed = OWN_KERNELS
+    if not first <= release[:2] < changed or not current_platform.is_cuda():
         return {}
     return {"worker_cls": OWN_WORKER, "additional_config": {"worker": OWN_WORKER}}
 

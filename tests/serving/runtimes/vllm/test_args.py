@@ -198,9 +198,10 @@ def test_a_guard_with_nothing_left_leaves():
 
 
 @pytest.mark.parametrize(
-    ("release", "cuda", "ours"), [((0, 26, 0), True, True), ((0, 26, 0), False, False), ((0, 33, 0), True, False)]
+    ("release", "cuda", "ours"),
+    [((0, 24, 0), True, True), ((0, 27, 1), True, True), ((0, 26, 0), False, False), ((0, 28, 0), True, False)],
 )
-def test_our_worker_runs_in_the_release_that_it_was_run_with(release, cuda, ours, monkeypatch, tmp_path):
+def test_our_worker_runs_where_vllm_has_what_it_replaces(release, cuda, ours, monkeypatch, tmp_path):
     platform = types.SimpleNamespace(is_cuda=lambda: cuda)
     monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
     monkeypatch.setitem(sys.modules, "vllm.platforms", types.SimpleNamespace(current_platform=platform))
