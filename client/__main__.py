@@ -100,7 +100,8 @@ def once(client: Client, args: argparse.Namespace, options: Options, prompt: str
         print(timing.line(), file=sys.stderr)
 
 
-def converse(client: Client, args: argparse.Namespace, options: Options) -> None:
+def converse(client: Client, args: argparse.Namespace, options: Options) -> int:
+    """The exit code: nobody reads along in a script, so there a message without its answer counts as failed."""
     talk = chat.Chat(client, options, args.system, sys.stdout, sys.stderr)
     for line in filter(None, [" ".join(args.prompt)]):
         talk.line(line)
@@ -109,6 +110,7 @@ def converse(client: Client, args: argparse.Namespace, options: Options) -> None
         greeting = "Talking to {0}. /help lists commands; Ctrl-C stops an answer, Ctrl-D leaves."
         print(say(greeting, args.address), file=sys.stderr)
     chat.loop(talk, sys.stdin)
+    return int(talk.failed and not sys.stdin.isatty())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -150,9 +152,8 @@ def _run(client: Client, args: argparse.Namespace, options: Options) -> int:
             print("python -m client: nothing to ask: the prompt is empty; write one or pipe it in", file=sys.stderr)
             return 2
         if prompt is None:
-            converse(client, args, options)
-        else:
-            once(client, args, options, prompt)
+            return converse(client, args, options)
+        once(client, args, options, prompt)
     except NotText as error:
         print(f"python -m client: {error}", file=sys.stderr)
         return 2

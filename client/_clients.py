@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -30,6 +32,7 @@ AsyncStream = AsyncGrpcStream | AsyncHttpStream
 # httpx opens 100 connections at most unless told otherwise, which silently caps a batch.
 _POOL = httpx.Limits(max_connections=None, max_keepalive_connections=64)
 _DEFAULTS = Options()
+_T = TypeVar("_T")
 
 
 class _Settings:
@@ -47,10 +50,11 @@ class _Settings:
         ``api_key``: the gateway's, or that of the gRPC door. ``tls``: certificates for ``grpcs://`` and ``https://``;
         with it, ``host:port`` means ``grpcs://host:port``.
 
-        Raises ``ValueError`` for an address that is neither, and for a certificate that cannot be read."""
+        Raises ``ValueError`` for an address that is neither, a certificate that cannot be read, an argument of another
+        kind."""
         self.addresses = parse_all(address, secure=tls is not None)
         self.address = self.addresses[0]
-        self.timeouts, self.retry = timeouts, retry
+        self.timeouts, self.retry = _kind("timeouts", timeouts, Timeouts), _kind("retry", retry, Retry)
         self._new_id = request_ids()
         self._target = HttpTarget(self.address.target, model=model, api_key=api_key)
         self._credentials = Credentials(api_key or "", tls or (Tls() if self.address.secure else None))
@@ -63,12 +67,21 @@ class _Settings:
     ) -> Ask:
         """Several sequences come in a stream in any case. Raises ``InvalidRequest``."""
         options = checked(options, prompt)
-        return Ask(prompt, options, stream or options.n > 1, timeouts or self.timeouts, self.retry, metadata)
+        limits = self.timeouts if timeouts is None else _kind("timeouts", timeouts, Timeouts)
+        return Ask(prompt, options, stream or options.n > 1, limits, self.retry, metadata)
 
 
-def _check_concurrency(concurrency: int) -> None:
-    if concurrency < 1:  # a semaphore of 0 would wait for ever
-        raise ValueError(f"concurrency: {concurrency}; give at least 1")
+def _kind(name: str, value: Any, kind: type[_T]) -> _T:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: {type(value).__name__} is no {kind.__name__}; give {kind.__name__}(…)")
+    return value
+
+
+def _check_batch(prompts: object, concurrency: object) -> None:
+    if isinstance(prompts, (str, bytes, Mapping)):  # a text would be asked letter by letter
+        raise ValueError(f"prompts: {type(prompts).__name__} is no list of prompts; give [prompt], or call generate()")
+    if not isinstance(concurrency, Integral) or concurrency < 1:  # a semaphore of 0 would wait for ever
+        raise ValueError(f"concurrency: {concurrency!r}; give at least 1")
 
 
 class Client(_Settings):
@@ -129,7 +142,7 @@ class Client(_Settings):
     ) -> list[Result | errors.ClientError]:
         """Answers in the order of ``prompts``, at most ``concurrency`` at once; a failed prompt gives its exception."""
 
-        _check_concurrency(concurrency)
+        _check_batch(prompts, concurrency)
 
         def one(prompt: Prompt) -> Result | errors.ClientError:
             try:
@@ -205,7 +218,7 @@ class AsyncClient(_Settings):
         self, prompts: Sequence[Prompt], options: Options = _DEFAULTS, *, concurrency: int = 32
     ) -> list[Result | errors.ClientError]:
         """Answers in the order of ``prompts``, at most ``concurrency`` at once; a failed prompt gives its exception."""
-        _check_concurrency(concurrency)
+        _check_batch(prompts, concurrency)
         gate = asyncio.Semaphore(concurrency)
 
         async def one(prompt: Prompt) -> Result | errors.ClientError:

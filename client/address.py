@@ -20,6 +20,8 @@ def parse_all(urls: str, *, secure: bool = False) -> tuple[Address, ...]:
     """One address, or several gRPC ones separated by commas. ``secure``: those without a scheme mean ``grpcs://``.
 
     Raises ``ValueError`` with one clear sentence."""
+    if not isinstance(urls, str):
+        raise ValueError(f"address {urls!r}: give a str, for example {DEFAULT!r}")
     addresses = tuple(parse(url.strip(), secure=secure) for url in urls.split(","))
     if secure and not all(address.secure for address in addresses):
         raise ValueError(f"address {urls!r}: certificates are for grpcs:// and https:// addresses")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import signal
@@ -108,19 +109,27 @@ def _typed(name: str, value: str) -> Any:
 
 
 class Chat:
-    """One conversation. ``line`` takes what the user typed: a message, or a command that begins with ``/``."""
+    """One conversation. ``line`` takes what the user typed: a message, or a command that begins with ``/``.
+
+    ``failed``: a message had no answer, or not all of it."""
 
     def __init__(self, client: Client, options: Options, system: str, out: TextIO, notes: TextIO) -> None:
         self._client, self._options, self._out, self._notes = client, options, out, notes
-        self._system = system
+        self._system, self.failed = system, False
         self.messages: list[dict[str, str]] = []
 
     def line(self, text: str) -> None:
         text = text.strip()
         if text.startswith("/"):
             self._command(*_split(text[1:]))
+        elif any("\ud800" <= character <= "\udfff" for character in text):  # bytes that Python could not decode
+            self._fail("this line is not UTF-8 text; it was not sent")
         elif text:
             self._ask(text)
+
+    def _fail(self, why: str) -> None:
+        self.failed = True
+        self._note(why)
 
     def _note(self, text: str) -> None:
         dim = ("\x1b[2m", "\x1b[0m") if self._notes.isatty() else ("", "")
@@ -136,7 +145,7 @@ class Chat:
             how = say("stopped") if pressed.is_set() else ""
         except ClientError as error:
             self._out.write("\n" if said.text else "")
-            self._note(f"{error}")
+            self._fail(f"{error}")
             how = "failed"
         if said.text:
             self._out.write("\n")
@@ -215,6 +224,8 @@ def ctrl_c_cancels(stream: Cancellable) -> Iterator[threading.Event]:
 def loop(chat: Chat, lines: TextIO) -> None:
     """Read lines until the end of input. Ctrl-C at the prompt clears the line."""
     terminal = lines.isatty() and sys.stdout.isatty()
+    if isinstance(lines, io.TextIOWrapper):  # a line of other bytes must not end the conversation
+        lines.reconfigure(encoding=None if terminal else "utf-8", errors="surrogateescape")
     if terminal:
         import readline  # noqa: F401  # gives input() history and editing
     while True:

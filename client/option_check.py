@@ -23,6 +23,10 @@ _NEEDS = {"guide": "guide_type", "top_logprobs": "logprobs", "prompt_top_logprob
 
 def checked(options: Options, prompt: Prompt) -> Options:
     """``options`` with plain values. Raises ``InvalidRequest`` naming the first option that is wrong."""
+    if not isinstance(options, Options):
+        raise InvalidRequest(
+            "options", f"{type(options).__name__} is no Options; give Options(max_tokens=64) or the like"
+        )
     plain = {f.name: _plain(f.name, value) for f in fields(options) if (value := getattr(options, f.name)) is not None}
     options = Options(**plain)
     _check_together(options)

@@ -46,8 +46,8 @@ _STUB_ENDED = re.compile(r"Stub process (?:'(\w+?)_\d+_\d+' )?(?:is not healthy|
 _NOT_READY = re.compile(r"unknown model:? '([^']+)' (?:has no available versions|.*is not at ready state)")
 _CONNECTION_TEXTS = (  # gRPC's, with status UNAVAILABLE; through a proxy a lost server is a reset stream, UNKNOWN
     "failed to connect", "connection refused", "connection reset", "socket closed", "connection timed out",
-    "broken pipe", "name resolution", "dns resolution", "network is unreachable", "goaway", "transport closed",
-    "endpoint closing", "no route to host", "stream removed", "rst_stream",
+    "broken pipe", "name resolution", "dns resolution", "hostname lookup", "network is unreachable", "goaway",
+    "transport closed", "endpoint closing", "no route to host", "stream removed", "rst_stream",
 )  # fmt: skip
 _OTHER_NAME = "its certificate is for another name: use the name that it is for"
 _NO_CLIENT = "it wants a client's certificate that its CA has signed (QWEN_TLS_CERT and QWEN_TLS_KEY, or tls=)"
@@ -112,7 +112,8 @@ def lost(address: str, why: str, tokens: int) -> ConnectError:
 
 def _reason(why: str) -> str:
     """The last part of gRPC's chain of reasons."""
-    return why.rsplit(": ", 1)[-1]
+    reason = why.rsplit(": ", 1)[-1]
+    return reason if "[" in reason else reason.removesuffix("]")
 
 
 def from_grpc(status: str, details: str, address: str) -> ClientError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal, TypeGuard
 
 from contract.errors import InvalidRequest
@@ -146,6 +148,12 @@ class Timeouts:
     between_chunks: float | None = 60.0
     total: float | None = 3600.0
 
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not None and not (_seconds(value) and value > 0):
+                raise ValueError(f"timeouts: {name}={value!r}: give seconds above 0, or None for no bound")
+
 
 class Bounds:
     """``Timeouts.total`` over all attempts of one request: the clock starts with the first one."""
@@ -179,6 +187,19 @@ class Retry:
     attempts: int = 3
     backoff: float = 0.2
     longest: float = 10.0
+
+    def __post_init__(self) -> None:
+        attempts: Any = self.attempts
+        if not isinstance(attempts, Integral) or attempts < 1:
+            raise ValueError(f"retry: attempts={attempts!r}: give a whole number of at least 1")
+        for name in ("backoff", "longest"):
+            if not _seconds(value := getattr(self, name)):
+                raise ValueError(f"retry: {name}={value!r}: give seconds, 0 or more")
+
+
+def _seconds(value: Any) -> bool:
+    """What the system's clocks can wait for: neither NaN nor infinity."""
+    return not isinstance(value, bool) and isinstance(value, Real) and 0 <= float(value) <= threading.TIMEOUT_MAX
 
 
 def is_ids(prompt: Prompt) -> TypeGuard[Sequence[int]]:

@@ -95,6 +95,34 @@ def test_piped_bytes_that_are_no_text_are_refused_in_one_line(fake: FakeTriton) 
     assert (done.returncode, done.stderr) == (2, said) and fake.requests == []
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # as Python's locales have it
+def test_a_conversation_survives_a_line_that_is_no_text_and_says_so_at_its_end(fake: FakeTriton, errors: str) -> None:
+    command = [sys.executable, "-m", "client", "--quiet", "--address", fake.grpc, "--chat"]
+    done = subprocess.run(
+        command, input=b"SAY a\ncaf\xe9\nSAY b\n", capture_output=True, cwd=ROOT, timeout=30, check=False,
+        env=os.environ | {"PYTHONIOENCODING": f"utf-8:{errors}"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.split()) == (1, [b"a", b"b"])
+    assert b"this line is not UTF-8 text; it was not sent\n" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_a_conversation_at_a_terminal_survives_it_too(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")  # readline's own
+    terminal = Terminal(fake.grpc)
+    terminal.expect("> ")
+    os.write(terminal._fd, b"caf\xe9 \xff\xfe\n")
+    terminal.expect("this line is not UTF-8 text")
+    terminal.type("SAY still\n")
+    terminal.expect("tokens")
+    assert terminal.leave() == 0
+
+
+def test_a_piped_conversation_without_a_server_fails() -> None:
+    done = run("127.0.0.1:1", "--chat", stdin="Hi\n")
+    assert done.returncode == 1 and "no server answers" in done.stderr
+
+
 def test_settings_in_both_forms(fake: FakeTriton) -> None:
     lines = ("/set temperature=0.25", "/set top_k = 7", "/set stop a=b", "/set min_p 0.5", "/set min_p off", "/set x=1")
     done = run(fake, "--chat", stdin="\n".join([*lines, "SAY one"]) + "\n")

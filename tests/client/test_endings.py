@@ -161,10 +161,23 @@ def test_a_fork_has_ids_of_its_own_and_stops_nothing_of_its_parent(
         assert len([first, *stream]) == 20
 
 
-@pytest.mark.parametrize("concurrency", [0, -1])
-async def test_no_concurrency_is_refused(concurrency: int) -> None:
-    with Client("127.0.0.1:1") as client, pytest.raises(ValueError, match=f"concurrency: {concurrency}; give at least"):
+@pytest.mark.parametrize("concurrency", [0, -1, "3", None, 1.5])
+async def test_no_concurrency_is_refused(concurrency: Any) -> None:
+    with (
+        Client("127.0.0.1:1") as client,
+        pytest.raises(ValueError, match=f"concurrency: {concurrency!r}; give at least"),
+    ):
         client.batch(["x"], concurrency=concurrency)
     async with AsyncClient("127.0.0.1:1") as other:
-        with pytest.raises(ValueError, match=f"concurrency: {concurrency}; give at least 1"):
+        with pytest.raises(ValueError, match=f"concurrency: {concurrency!r}; give at least 1"):
             await asyncio.wait_for(other.batch(["x"], concurrency=concurrency), 5)
+
+
+@pytest.mark.parametrize("prompts", ["abc", b"abc", {"role": "user", "content": "x"}])
+async def test_one_prompt_is_no_batch(prompts: Any) -> None:
+    """A text would be asked letter by letter."""
+    with Client("127.0.0.1:1") as client, pytest.raises(ValueError, match=r"prompts: \w+ is no list of prompts"):
+        client.batch(prompts)
+    async with AsyncClient("127.0.0.1:1") as other:
+        with pytest.raises(ValueError, match="is no list of prompts"):
+            await other.batch(prompts)

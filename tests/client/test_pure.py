@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from client import Retry, errors
+from client import Client, Options, Retry, Timeouts, errors, refusals
 from client.address import parse
 from client.sequences import request_ids, retry_delay
 
@@ -51,3 +54,41 @@ def test_addresses() -> None:
 def test_ids_are_unique_over_clients() -> None:
     ids = [make() for make in (request_ids(), request_ids()) for _ in range(1000)]
     assert len(set(ids)) == 2000
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda wrong: Client(wrong), "address None: give a str"),
+        (lambda wrong: Client(timeouts=wrong), "timeouts: NoneType is no Timeouts"),
+        (lambda wrong: Client(retry=wrong), "retry: NoneType is no Retry"),
+        (lambda _: Client().generate("x", timeouts=5), "timeouts: int is no Timeouts"),  # type: ignore[arg-type]
+        (lambda _: Timeouts(connect=-1), "timeouts: connect=-1: give seconds above 0, or None"),
+        (lambda _: Timeouts(total=0), "timeouts: total=0: give seconds above 0"),
+        (lambda _: Timeouts(first_token="5"), "timeouts: first_token='5'"),  # type: ignore[arg-type]
+        (lambda _: Timeouts(between_chunks=float("nan")), "timeouts: between_chunks=nan"),
+        (lambda _: Timeouts(between_chunks=float("inf")), "timeouts: between_chunks=inf"),
+        (lambda _: Retry(attempts=0), "retry: attempts=0: give a whole number of at least 1"),
+        (lambda _: Retry(backoff=-1), "retry: backoff=-1"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_named(wrong: Callable[[Any], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        wrong(None)
+
+
+def test_a_dict_is_no_options() -> None:
+    with Client() as client, pytest.raises(errors.InvalidRequest, match="options: dict is no Options; give Options"):
+        client.generate("x", {"max_tokens": 3})  # type: ignore[arg-type]
+    assert Timeouts(connect=None, total=0.5) and Options(max_tokens=3)
+
+
+def test_an_unknown_host_is_no_engine_that_died() -> None:
+    """gRPC's own words of 2025; those of earlier releases say "DNS resolution failed"."""
+    details = (
+        "errors resolving nosuch.invalid:8001: [field:hostname lookup error:address lookup failed for "
+        "nosuch.invalid:8001: Domain name not found]"
+    )
+    error = refusals.from_grpc("UNAVAILABLE", details, "nosuch.invalid:8001")
+    assert isinstance(error, errors.ConnectError)
+    assert str(error) == "no server answers at nosuch.invalid:8001 (Domain name not found); start one with: make serve"
