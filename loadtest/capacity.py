@@ -74,8 +74,10 @@ def rate_of(replicas: int, limit: ReplicaLimit, risk: float) -> float:
     return low
 
 
-def limit_of(path: Path) -> tuple[ReplicaLimit, str]:
-    """The replica's limit and the sweep's SLO. Raises ``LoadtestError`` unless it is a sweep that met its limits."""
+def limit_of(path: Path) -> tuple[ReplicaLimit, str, str]:
+    """The replica's limit, the sweep's SLO, and what makes the limit doubtful.
+
+    Raises ``LoadtestError`` unless it is a sweep that met its limits."""
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         met = [step for step in data["steps"] if step["met"]]
@@ -86,7 +88,9 @@ def limit_of(path: Path) -> tuple[ReplicaLimit, str]:
     if not met:
         raise LoadtestError(f"capacity: no rate of {path} met {data['slo']}: one replica alone is too slow for it")
     best = max(met, key=lambda step: step["rate"])
-    return ReplicaLimit(best["rate"], best["total"]["latency"]["e2e"]["mean"]), data["slo"]
+    ended = "" if data.get("complete", True) else "it ended before it had found the limit"
+    untried = "no higher rate was tried in it" if best["rate"] == max(step["rate"] for step in data["steps"]) else ""
+    return ReplicaLimit(best["rate"], best["total"]["latency"]["e2e"]["mean"]), data["slo"], ended or untried
 
 
 def newest(reports: Path) -> Path:
@@ -98,7 +102,8 @@ def newest(reports: Path) -> Path:
 
 def capacity(rate: float, sweep: str, risk: float) -> int:
     path = Path(sweep) if sweep else newest(Path("reports"))
-    limit, slo = limit_of(path)
+    path = path / "sweep.json" if path.is_dir() else path
+    limit, slo, doubt = limit_of(path)
     needed = replicas_for(rate, limit, risk)
     busy = rate * limit.seconds / (needed * limit.streams)
     console.show(
@@ -112,4 +117,6 @@ def capacity(rate: float, sweep: str, risk: float) -> int:
     for count in STEPS:
         most = rate_of(count, limit, risk)
         console.show(f"{count:10d}{most:12.1f}{most / count:8.2f}")
+    if doubt:
+        console.show(f"note: {doubt}: one replica may take more, and fewer may do")
     return EXIT_OK

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -23,9 +24,21 @@ def _run(options: argparse.Namespace) -> int:
     plan = plan_of_command(vars(options))
     check_target(plan)
     if options.ui:
+        _check_web_port(options.web_port)
         print(f"open http://127.0.0.1:{options.web_port} (tab Streaming; Ctrl-C ends it)", flush=True)
     command = locust_command(options)
     os.execv(command[0], command)
+
+
+def _check_web_port(port: int) -> None:
+    """Locust's own words are a traceback."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Locust: the last one's connections linger
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            remedy = 'give another one: make loadtest-ui ARGS="--web-port 8090"'
+            raise LoadtestError(f"web-port: {port} cannot be listened at ({error.strerror}): {remedy}") from None
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -66,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     compare.set_defaults(action=_compare)
     capacity = commands.add_parser("capacity", help="how many replicas a rate needs, from one replica's sweep")
     capacity.add_argument("--rate", type=positive, required=True, help="arrivals, requests per second")
-    capacity.add_argument("--sweep", default="", help="sweep.json of one replica (default: the newest in reports/)")
+    capacity.add_argument("--sweep", default="", help="a sweep of one replica (default: the newest in reports/)")
     capacity.add_argument("--risk", type=positive, default=1.0, help="percent of requests that may wait (default: 1)")
     capacity.set_defaults(action=_capacity)
     return top

@@ -65,6 +65,10 @@ def parse_slo(text: str) -> Slo:
             )
         else:
             limits[base] = _seconds(part, value)
+    if "good" in seen and not limits:
+        raise LoadtestError(
+            "slo: good= is a share of requests that meet their limits, and none is given: add e.g. ttft=200ms"
+        )
     return Slo(limits, percentiles, shares["good"], shares["errors"])
 
 

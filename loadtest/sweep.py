@@ -37,6 +37,7 @@ STOPPED = {  # by the cause of an invalid run
     "machine": "the generator's machine became the bottleneck",
     "counts": "counts did not add up",
 }
+UNTRIED = "no higher rate was tried"
 BEYOND = 1.5  # factor between the steps that look for saturation
 
 
@@ -106,6 +107,13 @@ def sweep(options: argparse.Namespace) -> int:
         raise LoadtestError(
             f"scenario: {plan.scenario} has its own times, and a sweep sets the rate: add ARRIVALS=poisson"
         )
+    if options.ui:
+        raise LoadtestError("ui: a sweep runs without the web UI, which would wait for a click: drop --ui")
+    assert plan.rate is not None
+    if options.max_rate is not None and plan.rate > options.max_rate:
+        raise LoadtestError(
+            f"max-rate: {options.max_rate:g} is below the first rate, {plan.rate:g}: raise it or lower RATE"
+        )
     check_target(plan)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the run ends in order when its terminal closes: see ``run``
@@ -133,13 +141,14 @@ def sweep(options: argparse.Namespace) -> int:
         console.show(_line(steps[-1]))
         return steps[-1]
 
-    assert plan.rate is not None
+    complete = False
     try:
         search(run, plan.rate, options.max_rate)
+        complete = True
     finally:  # Ctrl-C or a server that died: what was measured until then is kept
         if steps:
-            _write(directory, plan.slo, steps)
-            console.show(f"{conclusion(steps)}\nreport: {directory / 'sweep.html'}")
+            _write(directory, plan.slo, steps, complete)
+            console.show(f"{conclusion(steps, complete)}\nreport: {directory / 'sweep.html'}")
     if steps[-1].invalid:
         return EXIT_INVALID
     return EXIT_OK if any(s.met for s in steps) else EXIT_LIMITS_MISSED
@@ -175,11 +184,13 @@ def _finish(run: subprocess.Popen[bytes], progress: Progress) -> int:
         raise
 
 
-def conclusion(steps: list[RateStep]) -> str:
+def conclusion(steps: list[RateStep], complete: bool = True) -> str:
     met = max((s.rate for s in steps if s.met), default=None)
     full = min((s.rate for s in steps if s.saturated and not s.invalid), default=None)
     text = "no rate met the limits" if met is None else f"highest rate that meets the limits: {met:g} requests/s"
     text += f"; saturates at {full:g} requests/s" if full is not None else "; no saturation seen"
+    text += f"; {UNTRIED}" if met == max(s.rate for s in steps) else ""
+    text += "" if complete else "; ended before it had found the limit"
     return text + (f"; stopped because {STOPPED[steps[-1].summary['verdict']['cause']]}" if steps[-1].invalid else "")
 
 
@@ -212,18 +223,19 @@ def _line(step: RateStep) -> str:
     return "  ".join(f"{name} {value}" for name, value in cells)
 
 
-def _write(directory: Path, slo: str, steps: list[RateStep]) -> None:
+def _write(directory: Path, slo: str, steps: list[RateStep], complete: bool) -> None:
     ordered = sorted(steps, key=lambda s: s.rate)
     data = {
         "schema": "qwen-triton/loadtest-sweep/1",
         "slo": slo,
+        "complete": complete,
         "highest_rate_met": max((s.rate for s in steps if s.met), default=None),
         "saturates_at": min((s.rate for s in steps if s.saturated and not s.invalid), default=None),
         "steps": [s.summary | {"rate": s.rate, "met": s.met, "saturated": s.saturated} for s in ordered],
     }
     say, sentence = words(language()), sentences(language())
     lead = sentence(f"limits {slo}; {ordered[0].summary['plan']['duration']:g} s at each rate")
-    found = "; ".join(map(sentence, conclusion(steps).split("; ")))
+    found = "; ".join(map(sentence, conclusion(steps, complete).split("; ")))
     parts = [
         f'<p class="soft">{escape(lead)}</p>',
         f"<p><b>{escape(found)}</b></p>",

@@ -67,6 +67,8 @@ CHINESE = {
     "no rate met the limits": "没有任何请求率达标",
     "highest rate that meets the limits: {} requests/s": "达标的最高请求率：{} 请求/s",
     "saturates at {} requests/s": "在 {} 请求/s 时饱和", "no saturation seen": "未出现饱和",
+    "no higher rate was tried": "未尝试更高的请求率",
+    "ended before it had found the limit": "在找到极限之前已结束",
     "stopped because the generator became the bottleneck": "因压测端成为瓶颈而停止",
     "stopped because the generator's machine became the bottleneck": "因压测端所在的机器成为瓶颈而停止",
     "stopped because counts did not add up": "因数目不符而停止",

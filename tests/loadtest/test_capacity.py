@@ -64,10 +64,23 @@ def sweep(folder: Path, *, met: bool) -> Path:
 
 
 def test_the_limit_is_the_highest_rate_that_was_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert limit_of(sweep(tmp_path, met=True)) == (ReplicaLimit(12, 4.0), "ttft=500ms")
+    assert limit_of(sweep(tmp_path, met=True)) == (ReplicaLimit(12, 4.0), "ttft=500ms", "")
+    assert capacity(200, str(tmp_path), 0.01) == 0  # the directory that the sweep named, or its file
     assert capacity(200, str(tmp_path / "sweep.json"), 0.01) == 0
     said = capsys.readouterr().out
+    assert "note" not in said
     assert f"200 requests/s: {replicas_for(200, LIMIT, 0.01)} replicas" in said and "1000" in said
+
+
+def test_a_sweep_that_found_no_limit_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = sweep(tmp_path, met=True)
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"complete": False}))
+    assert capacity(200, str(path), 0.01) == 0
+    assert "note: it ended before it had found the limit: one replica may take more" in capsys.readouterr().out
+    path.write_text(json.dumps(data | {"steps": data["steps"][:3]}))
+    assert capacity(200, str(path), 0.01) == 0
+    assert "note: no higher rate was tried in it: one replica may take more" in capsys.readouterr().out
 
 
 def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:

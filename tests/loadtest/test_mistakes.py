@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.cli import parser
+from loadtest.errors import LoadtestError
 from tests.loadtest.mock import ROOT, loadtest
 
 
@@ -55,3 +57,16 @@ def test_plain_locust_refuses_in_one_line_too(tmp_path: Path) -> None:
     for more, said in (("--grpc-port", "1"), "host: no Triton gRPC server"), (("-t", "9s"), "run-time: 9 would cut"):
         done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 2 and f"loadtest: {said}" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_web_port_that_is_taken_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setattr("loadtest.preflight.check_target", lambda plan: None)
+        options = parser().parse_args(["run", "--ui", "--web-port", str(port)])
+        with pytest.raises(
+            LoadtestError, match=rf"^web-port: {port} cannot be listened at .Address already in use.: give"
+        ):
+            options.action(options)

@@ -140,7 +140,19 @@ def test_slo_text() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["ttft", "ttft=abc", "ttft=200", "ttft=0ms", "speed=1s", "ttft.q9=1s", "ttft.p100=1s", "good=200%", "itl=5ms"],
+    [
+        "ttft",
+        "ttft=abc",
+        "ttft=200",
+        "ttft=0ms",
+        "speed=1s",
+        "ttft.q9=1s",
+        "ttft.p100=1s",
+        "good=200%",
+        "itl=5ms",
+        "good=95%",
+        "e2e.p99=8s,good=95%",
+    ],
 )
 def test_bad_slo_is_one_line(text: str) -> None:
     with pytest.raises(LoadtestError, match=r"^slo: [^\n]+$"):

@@ -58,7 +58,30 @@ def test_what_a_sweep_measured_before_it_was_ended_is_kept(
     with pytest.raises((KeyboardInterrupt, LoadtestError)):
         sweep.sweep(options)
     found = json.loads((tmp_path / "sweep.json").read_text())
-    assert found["highest_rate_met"] == 1 and len(found["steps"]) == 1 and (tmp_path / "sweep.html").is_file()
+    assert found["highest_rate_met"] == 1 and len(found["steps"]) == 1 and not found["complete"]
+    said = "no higher rate was tried; ended before it had found the limit"
+    assert said in (tmp_path / "sweep.html").read_text()
+
+
+def test_a_rate_beyond_which_none_was_tried_is_no_limit() -> None:
+    steps = search(lambda rate: RateStep(rate, True, False, False, {}), 1, 5)
+    assert conclusion(steps).startswith(
+        "highest rate that meets the limits: 5 requests/s; no saturation seen; no higher"
+    )
+    steps = search(lambda rate: RateStep(rate, rate < 3, False, rate > 4, {}), 1)
+    assert "no higher" not in conclusion(steps)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--ui"], "ui: a sweep runs without the web UI"),
+        (["--rate", "100", "--max-rate", "2"], "max-rate: 2 is below the first rate, 100"),
+    ],
+)
+def test_what_a_sweep_cannot_do_is_refused(options: list[str], says: str) -> None:
+    with pytest.raises(LoadtestError, match=f"^{says}"):
+        sweep.sweep(parser().parse_args(["sweep", "--slo", "ttft=1s", *options]))
 
 
 def test_a_trace_has_times_of_its_own(tmp_path: Path) -> None:
