@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from client import errors, refusals
+from client import errors, http_sockets, refusals
 from client.address import DEFAULT, parse_all
 from client.channels import Channels
 from client.credentials import Credentials, Tls
@@ -159,7 +159,9 @@ class Client(_Settings):
             for channel in self._grpc.all:
                 channel.close()
         if hasattr(self, "_web"):
+            readers = http_sockets.waiting(self._web)
             self._web.close()
+            http_sockets.wake(readers)
 
     def __enter__(self) -> Client:
         return self

@@ -6,9 +6,7 @@ The connection is the request: closing it is how the gateway learns that nobody 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -16,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 import httpx
 import orjson
 
-from client import _openai, errors
+from client import _openai, errors, http_sockets
 from client.channels import CUT_SHORT
 from client.http_target import HttpTarget, refused
 from client.option_names import in_options
@@ -25,13 +23,6 @@ from client.request import LOOK_SECONDS, Ask
 from client.sequences import Order, retry_delay
 from client.sse import Events
 from client.types import Bounds, StreamChunk
-
-
-def _shut(response: httpx.Response) -> None:
-    """Ends a read that another thread waits in; closing the socket would not."""
-    connection = response.extensions["network_stream"].get_extra_info("socket")
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
 
 
 class Reading:
@@ -104,7 +95,7 @@ class _HttpChunks(Iterator[StreamChunk]):
         self._http, self._target, self._new_id, self._ask = http, target, new_id, ask
         self.request_id = ""
         self._left = False  # nobody wants the rest
-        self._response: httpx.Response | None = None  # while its connection is this stream's
+        self._request: httpx.Request | None = None  # while it has a connection
         self._lock = threading.Lock()
         self._chunks = self._run()
 
@@ -142,19 +133,27 @@ class _HttpChunks(Iterator[StreamChunk]):
     def _once(self, reading: Reading) -> Iterator[StreamChunk]:
         request = self._target.request(self._http, self._ask, self.request_id, reading.bounds)
         try:
-            self._response = response = self._http.send(request, stream=True)
+            self._request = request
             try:
-                if not self._left:
-                    yield from self._chunks_of(response, request, reading)
+                response = self._http.send(request, stream=True)
+                try:
+                    if not self._left:
+                        yield from self._chunks_of(response, request, reading)
+                finally:
+                    self._release()
+                    response.close()
             finally:
-                with self._lock:
-                    self._response = None
-                response.close()
+                self._release()
         except httpx.HTTPError as error:
             if self._http.is_closed:
                 raise errors.Cancelled(CUT_SHORT) from None
             raise self._target.failure(error, self._ask, reading.order) from None
         reading.order.ended()
+
+    def _release(self) -> None:
+        """The connection may go to another stream now."""
+        with self._lock:
+            self._request = None
 
     def _chunks_of(self, response: httpx.Response, request: httpx.Request, reading: Reading) -> Iterator[StreamChunk]:
         self._target.server.answered = True
@@ -177,5 +176,5 @@ class _HttpChunks(Iterator[StreamChunk]):
             self._chunks.close()
         except ValueError:  # another thread reads: it wakes up when the connection is shut, and closes it
             with self._lock:
-                if self._response is not None:
-                    _shut(self._response)
+                if self._request is not None:
+                    http_sockets.wake(http_sockets.waiting(self._http, self._request))

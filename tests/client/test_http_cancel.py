@@ -51,6 +51,74 @@ def slow() -> Iterator[str]:
     server.server_close()
 
 
+class Silent(http.server.BaseHTTPRequestHandler):
+    """Has the request, and no answer for it: not even headers."""
+
+    asked = threading.Event()
+    gone = threading.Event()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.asked.set()
+        with contextlib.suppress(OSError):
+            self.rfile.read(1)  # the end of the connection
+        self.gone.set()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    Silent.asked.clear()
+    Silent.gone.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_a_stream_is_left_before_the_servers_headers(silent: str, how: str) -> None:
+    """They come with a queue's end, and a whole answer's with the answer."""
+    ended: list[object] = []
+    with Client(silent) as client:
+        stream = client.stream("x")
+
+        def read() -> None:
+            try:
+                ended.append(list(stream))
+            except errors.Cancelled:
+                ended.append("cancelled")
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert Silent.asked.wait(10)
+        (stream.cancel if how == "cancel" else client.close)()
+        reader.join(10)
+        assert ended == [[] if how == "cancel" else "cancelled"] and Silent.gone.wait(10)
+
+
+def test_closing_the_client_ends_a_wait_for_a_whole_answer(silent: str) -> None:
+    ended: list[str] = []
+    client = Client(silent)
+
+    def ask() -> None:
+        try:
+            client.generate("x")
+        except errors.Cancelled as error:
+            ended.append(str(error))
+
+    reader = threading.Thread(target=ask)
+    reader.start()
+    assert Silent.asked.wait(10)
+    client.close()
+    reader.join(10)
+    assert ended == ["the client was closed before the answer had ended"] and Silent.gone.wait(10)
+
+
 def test_cancel_from_another_thread_ends_the_loop(slow: str) -> None:
     with Client(slow) as client:
         stream = client.stream("x")
