@@ -14,6 +14,7 @@ from typing import IO
 from contract.heartbeat import worker_pids
 from serving import session_dir
 from serving.launch import child
+from serving.launch.config import LaunchError
 
 PREFIX = "qwen-serve-"
 GATEWAY = "gateway"  # the gateway's folder in a run directory
@@ -41,6 +42,17 @@ def plain(path: Path, directory: Path, name: str) -> Path:
     if not link.is_symlink():
         link.symlink_to(path)
     return link
+
+
+def check_logs(logs: Path) -> None:
+    """Before anything starts: the first log would fail in the middle of it. Raises ``LaunchError``."""
+    try:
+        logs.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=logs):
+            return
+    except OSError as error:
+        remedy = "make it writable for this user, or serve from a checkout of its own"
+        raise LaunchError(f"{logs}, where the logs go, cannot be written ({error.strerror}): {remedy}") from None
 
 
 def create(shm_prefix: str) -> tuple[Path, IO[str]]:

@@ -47,7 +47,7 @@ class Supervisor:
         self._looked, self._log_start, self._signals = 0.0, 0, 0
         self._lame_duck = 0.0  # how long the gateway, once signalled, takes requests that routers still send
         self._in_canary = self._is_serving = False
-        LOGS.mkdir(exist_ok=True)
+        rundir.check_logs(LOGS)
         self._shm = f"qwen_{os.getpid()}_"
         self._run_dir, self._lock = rundir.create(self._shm)
         self._leftovers = Leftovers(self._run_dir, self._shm)

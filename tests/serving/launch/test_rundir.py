@@ -8,6 +8,7 @@ import pytest
 
 from serving import session_dir
 from serving.launch import rundir
+from serving.launch.config import LaunchError
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +43,11 @@ def test_a_living_session_keeps_all(folders: Path) -> None:
     rundir.await_ending()
     assert directory.is_dir() and (folders / "qwen_7_region").exists()
     lock.close()
+
+
+def test_logs_that_cannot_be_written_are_told_before_anything_starts(folders: Path) -> None:
+    """A checkout of another user's, for example."""
+    with pytest.raises(LaunchError, match=r"no/\.run, where the logs go, cannot be written \(No such .*\): make it"):
+        rundir.check_logs(folders / "no" / ".run")
+    rundir.check_logs(folders)
+    assert not list(folders.iterdir())
