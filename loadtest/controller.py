@@ -139,7 +139,7 @@ class Controller:
         try:
             run.server.add(run.now, prometheus.fetch(run.server.url, scrape.TIMEOUT_S))
         except (OSError, ValueError) as error:
-            run.server.error = str(error)
+            run.server.error = str(getattr(error, "reason", error))
 
     def _last_scrape(self, run: Run) -> None:
         """Streams whose users left are freed a moment later: give the server that moment."""

@@ -82,7 +82,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "environment": describe(),
         "limits": limits(total, plan.limits, judged=verdict.state != "invalid"),
         "verdict": dataclasses.asdict(verdict) | {"exit_code": verdict.exit_code},
-        "notes": notes(total, plan, run.lanes),
+        "notes": notes(total, plan, run.lanes) + _unmetered(run),
         "error_examples": _examples(run.records),
         "measured_s": run.measured_s,
         "total": lane_figures(total, run.measured_s, plan.limits),
@@ -209,6 +209,14 @@ def _server(run: Run, total: Lane) -> dict[str, Any] | None:
         return None
     peaks = {name: float(np.max([v for _, v in points])) for name, points in run.server.points.items()}
     return {"url": run.server.url, "peak": peaks, "streams_freed": run.server.freed_during_run, "we_left": _left(run)}
+
+
+def _unmetered(run: Run) -> list[str]:
+    """Triton always has metrics; where they were not found, the port is another server's, or nobody's."""
+    found = run.server.points or run.server.freed or not run.server.error
+    if found or "grpc" not in run.plan.lanes:
+        return []
+    return [f"no queue and KV figures of the server: {run.server.url} gave none ({run.server.error}): set METRICS_PORT"]
 
 
 def _left(run: Run) -> int:

@@ -50,6 +50,8 @@ CHINESE = {
     "{} of {} answers were not as long as asked for: the server may not know ignore_eos":
         "{1} 个回答中有 {0} 个长度与要求不符：服务端可能不支持 ignore_eos",
     "{} of {} {} requests: the longest one (marked *)": "{1} 个 {2} 请求的 {0}：即最长的一个（标有 *）",
+    "no queue and KV figures of the server: {} gave none ({}): set METRICS_PORT":
+        "没有服务端的队列和 KV 数据：{} 未提供（{}）：请设置 METRICS_PORT",
     # one run
     "{} over {}": "{}，经由 {}", "{} users, closed loop": "{} 个用户，闭环", "open loop, {}": "开环，{}",
     "open loop, {} at {}/s": "开环，{}，{}/s", "{} s after {} s of warm-up": "预热 {1} 秒后测量 {0} 秒",

@@ -10,6 +10,7 @@ import jsonschema
 
 from loadtest.console import summary_text
 from loadtest.record import Record
+from loadtest.summary import summarize
 from tests.loadtest.test_figures import SCHEMA, record, reported, run_of
 
 
@@ -80,3 +81,14 @@ def test_a_gateway_cost_of_too_few_requests_proves_nothing(tmp_path: Path) -> No
     assert "<td class=n>too few</td>" in page and "the difference proves nothing" in page
     summary, terminal, page = told(both(72), tmp_path / "enough", transport="both")
     assert not summary["gateway_cost"]["ttft"]["p95"]["few"] and "proves nothing" not in terminal + page
+
+
+def test_metrics_that_were_not_found_are_noted() -> None:
+    run = run_of([record(k) for k in range(3)])
+    assert not any("METRICS_PORT" in note for note in summarize(run)["notes"])
+    run.server.points, run.server.freed, run.server.error = {}, [], "[Errno 111] Connection refused"
+    said = "no queue and KV figures of the server: http://x/metrics gave none ([Errno 111] Connection refused)"
+    assert f"{said}: set METRICS_PORT" in summarize(run)["notes"]
+    run = run_of([record(k, lane="sse") for k in range(3)], transport="sse")
+    run.server.points, run.server.freed, run.server.error = {}, [], "refused"
+    assert not any("METRICS_PORT" in note for note in summarize(run)["notes"]), "another server may have none"
