@@ -10,12 +10,14 @@ from typing import Any, NoReturn
 
 EXIT_USAGE = 2
 NOT_A_NUMBER = re.compile(r"invalid (int|float) value: (.*)")  # argparse's words, which are Python's
+NO_VALUE = "it needs a value, and one that begins with - would be an option"  # argparse: "expected one argument"
 EXIT_NOT_FETCHED = 69  # sysexits.h's EX_UNAVAILABLE: what a command needs could not be downloaded
 
 
 class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         problem = NOT_A_NUMBER.sub(_not_a_number, message.removeprefix("argument "))
+        problem = problem.replace("expected one argument", NO_VALUE)
         self.exit(EXIT_USAGE, f"{self.prog}: {problem}; --help lists the options\n")
 
     def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:  # type: ignore[override]

@@ -33,6 +33,17 @@ def test_what_is_no_number_is_said_without_pythons_types(kind, said, capsys):
     assert capsys.readouterr().err == f"program: --many: {said}; --help lists the options\n"
 
 
+@pytest.mark.parametrize("argv", [["--many", "-5s"], ["--many"]])
+def test_a_value_that_looks_like_an_option_is_not_said_to_be_missing(argv, capsys):
+    parser = Arguments(prog="program")
+    parser.add_argument("--many")
+    with pytest.raises(SystemExit):
+        parser.parse_args(argv)
+    assert (
+        "program: --many: it needs a value, and one that begins with - would be an option;" in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(("raised", "said"), [("KeyboardInterrupt", "program: interrupted\n"), ("ValueError(7)", None)])
 def test_ctrl_c_is_one_line_and_a_fault_of_ours_keeps_its_traceback(raised, said):
     program = f"from contract.arguments import Arguments; Arguments(prog='program').parse_args([]); raise {raised}"
