@@ -13,6 +13,7 @@ from client import errors
 from client._call import AioCall
 from client.channels import Channels
 from client.credentials import PLAIN, Credentials
+from client.one_reader import OneReader
 from client.request import LEAVING_SECONDS, LOOK_SECONDS, Ask, Channel, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 from contract.replica import Route
@@ -91,11 +92,16 @@ class AsyncGrpcStream(RunningRequest, AsyncIterator[StreamChunk]):
     def __init__(self, channels: Channels[AioChannel], new_id: Callable[[], str], ask: Ask) -> None:
         super().__init__(channels, new_id, ask)
         self._loop = asyncio.get_running_loop()
+        self._reader = OneReader()
 
     def __aiter__(self) -> AsyncGrpcStream:
         return self
 
     async def __anext__(self) -> StreamChunk:
+        with self._reader:
+            return await self._step()
+
+    async def _step(self) -> StreamChunk:
         while not self._done:
             try:
                 chunk = await self._next()

@@ -17,6 +17,7 @@ from client import errors
 from client._call import SyncCall
 from client.channels import Channels
 from client.credentials import PLAIN, Credentials
+from client.one_reader import OneReader
 from client.request import LEAVING_SECONDS, LOOK_SECONDS, Ask, Channel, Deadline, Metadata, RunningRequest
 from client.types import StreamChunk
 from contract.replica import Route
@@ -119,12 +120,17 @@ class GrpcStream(RunningRequest, Iterator[StreamChunk]):
 
     def __init__(self, channels: Channels[SyncChannel], new_id: Callable[[], str], ask: Ask) -> None:
         super().__init__(channels, new_id, ask)
+        self._reader = OneReader()
         _clients.add(channels)
 
     def __iter__(self) -> GrpcStream:
         return self
 
     def __next__(self) -> StreamChunk:
+        with self._reader:
+            return self._step()
+
+    def _step(self) -> StreamChunk:
         while not self._done:
             try:
                 chunk = self._next()

@@ -17,6 +17,7 @@ import orjson
 from client import _openai, errors, http_sockets
 from client.channels import CUT_SHORT
 from client.http_target import HttpTarget, refused
+from client.one_reader import OneReader
 from client.option_names import in_options
 from client.patience import Patience
 from client.request import LOOK_SECONDS, Ask
@@ -63,6 +64,7 @@ class HttpStream(Iterator[StreamChunk]):
 
     def __init__(self, http: httpx.Client, target: HttpTarget, new_id: Callable[[], str], ask: Ask) -> None:
         self._chunks = _HttpChunks(http, target, new_id, ask)
+        self._reader = OneReader()
 
     @property
     def request_id(self) -> str:
@@ -72,7 +74,8 @@ class HttpStream(Iterator[StreamChunk]):
         return self
 
     def __next__(self) -> StreamChunk:
-        return next(self._chunks)
+        with self._reader:
+            return next(self._chunks)
 
     def cancel(self) -> None:
         """Close the connection: the gateway frees the slot. From any thread; a reader's iteration then simply ends."""

@@ -12,6 +12,7 @@ import httpx
 from client import errors
 from client.channels import CUT_SHORT
 from client.http_target import HttpTarget, refused
+from client.one_reader import OneReader
 from client.openai_http import Reading
 from client.option_names import in_options
 from client.patience import Patience
@@ -27,6 +28,7 @@ class AsyncHttpStream(AsyncIterator[StreamChunk]):
     def __init__(self, http: httpx.AsyncClient, target: HttpTarget, new_id: Callable[[], str], ask: Ask) -> None:
         self._loop = asyncio.get_running_loop()
         self._chunks = _Chunks(http, target, new_id, ask)
+        self._reader = OneReader()
 
     @property
     def request_id(self) -> str:
@@ -36,7 +38,8 @@ class AsyncHttpStream(AsyncIterator[StreamChunk]):
         return self
 
     async def __anext__(self) -> StreamChunk:
-        return await self._chunks.next()
+        with self._reader:
+            return await self._chunks.next()
 
     def cancel(self) -> None:
         """Close the connection soon. A reader's iteration then simply ends."""
