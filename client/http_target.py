@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -64,4 +65,7 @@ def refused(response: httpx.Response, data: bytes) -> errors.ClientError:
         parsed: Any = orjson.loads(data)
     except orjson.JSONDecodeError:
         parsed = data.decode(errors="replace")
+    says_what = isinstance(parsed, dict) and (isinstance(parsed.get("error"), dict) or "message" in parsed)
+    if response.status_code == HTTPStatus.NOT_FOUND and not says_what:
+        return refusals.no_openai(response.url)
     return _openai.error_of(response.status_code, parsed, response.headers.get("retry-after"))

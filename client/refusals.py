@@ -87,6 +87,14 @@ def _unready(text: str) -> ClientError | None:
     return answered("engine_unavailable", f"engine: {process} does not answer; the server restarts it, try again soon")
 
 
+def no_openai(url: object) -> ConnectError:
+    """Another server's 404, Triton's own HTTP port for one: it has no body of OpenAI's."""
+    return ConnectError(
+        f"no OpenAI server: {url} is not found there; write the gateway's address (make serve prints it), or HOST:PORT "
+        "without http:// if it is gRPC"
+    )
+
+
 def unreachable(address: str, why: str, *, known: bool = False) -> ConnectError:
     """``known``: it has answered before."""
     text = why.lower()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
 from client import NO_RETRY, AsyncClient, Client, Options, Retry, errors, refusals
+from client.http_target import refused
 from tests.client.fake_triton import FakeTriton
 
 
@@ -141,3 +143,18 @@ def test_a_port_that_speaks_the_other_protocol_is_named(fake: FakeTriton) -> Non
     with Client(web) as client, pytest.raises(errors.ConnectError) as caught:
         client.generate("Hi")
     assert str(caught.value) == f"{web} answers, but not in gRPC: write http://{web} if it is the gateway"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        (b"Not Found", errors.ConnectError, "write the gateway's address"),
+        (b'{"detail": "Not Found"}', errors.ConnectError, "write the gateway's address"),
+        (b'{"error": "no handler"}', errors.ConnectError, "write the gateway's address"),
+        (b'{"error": {"message": "no model x"}}', errors.ModelNotFound, "no model x"),
+        (b'{"object": "error", "message": "no model x"}', errors.ModelNotFound, "no model x"),
+    ],
+)
+def test_a_404_without_openais_words_is_another_server(body: bytes, kind: type[Exception], said: str) -> None:
+    error = refused(httpx.Response(404, request=httpx.Request("POST", "http://host:8000/v1/completions")), body)
+    assert type(error) is kind and said in str(error)
