@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 TOKENS = 4  # per generation: the first comes from a prefill, the others from decoding steps
 WIDE = 64  # rows of the widest batch
 SHORT_PROMPT = 64  # tokens
-MANY_ROWS = 8  # from here on vLLM sorts seeded rows by kernels of Triton's, one for each of the two limits and for both
+MANY_ROWS = 8  # from here on vLLM limits seeded rows by kernels of Triton's, one for top_k and one for both limits
 PATIENCE_SECONDS = 300.0  # per part; on GPUs the longest took 9 s, on a busy CPU prefill is slow
 DEFAULTS = Sampling(max_tokens=TOKENS, temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05)  # Qwen2.5's own
 # By the capability that a runtime needs for it; "" needs none.

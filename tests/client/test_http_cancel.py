@@ -40,15 +40,21 @@ class Slow(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def slow() -> Iterator[str]:
-    Slow.gone.clear()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+@contextlib.contextmanager
+def served(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def slow() -> Iterator[str]:
+    Slow.gone.clear()
+    with served(Slow) as url:
+        yield url
 
 
 class Silent(http.server.BaseHTTPRequestHandler):
@@ -72,12 +78,8 @@ class Silent(http.server.BaseHTTPRequestHandler):
 def silent() -> Iterator[str]:
     Silent.asked.clear()
     Silent.gone.clear()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with served(Silent) as url:
+        yield url
 
 
 @pytest.mark.parametrize("how", ["cancel", "close"])

@@ -49,6 +49,7 @@ FP8_HEAD = {  # as a compressed-tensors checkpoint says it; the output layer in 
     },
 }  # fmt: skip
 MODELOPT = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": None, "ignore": ["lm_head"]}
+GRAPHS = {"cudagraph_capture_sizes": list(vllm_args.GRAPH_SIZES)}  # a compilation_config has to bring them itself
 FEW_GRAPHS = [1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256]
 
 
@@ -77,12 +78,7 @@ VARIANTS = {
     ),
     "static-head-pdl": Variant(
         "Inductor's kernels are launched before the one ahead of them has ended",
-        {
-            "compilation_config": {
-                "inductor_compile_config": {"triton.enable_pdl": True},
-                "cudagraph_capture_sizes": list(vllm_args.GRAPH_SIZES),
-            }
-        },
+        {"compilation_config": GRAPHS | {"inductor_compile_config": {"triton.enable_pdl": True}}},
         precision="fp8",
         head=True,
     ),
@@ -94,7 +90,7 @@ VARIANTS = {
     ),
     "static-full": Variant(
         "attention in the graphs of mixed steps too",
-        {"compilation_config": {"cudagraph_mode": "FULL", "cudagraph_capture_sizes": list(vllm_args.GRAPH_SIZES)}},
+        {"compilation_config": GRAPHS | {"cudagraph_mode": "FULL"}},
         precision="fp8",
     ),
     "static-steps-4k": Variant("prefill in fewer steps", {"max_num_batched_tokens": 4096}, precision="fp8"),

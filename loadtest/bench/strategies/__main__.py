@@ -44,7 +44,7 @@ def main() -> int:
     for mitigation in MITIGATIONS:
         failures += attempt(mitigation, engines, rows)
         rows.sort(key=lambda row: row.mitigation)
-        write(rows, about, failures)  # after each: the whole takes a quarter of an hour, and what stands is not lost
+        write(rows, about, failures)  # after each: an end in the middle loses none that stands
     show(f"\n{table(rows)}\n\n{JSON}, {HTML}")
     return EXIT_LIMITS_MISSED if failures else EXIT_OK
 

@@ -1,12 +1,12 @@
 """Next tokens of a batch, from one pass over the logits.
 
 vLLM's V2 sampler passes over all logits once for each of penalties, temperature, min_p, top-k and top-p, and leaves
-FlashInfer's kernel for a sort as soon as one sequence of the batch is greedy or seeded. Where each sequence keeps at
-most ``MOST_KEPT`` tokens that work is not needed. One pass leaves the largest penalized logit of each span of ``WIDTH``
-tokens, and of each group of ``WIDTH`` spans. The k groups with the largest ones hold the k best tokens of the
-vocabulary, for each of them has one that is no smaller than any token outside; the lower token id wins a tie, as the
-lower group does. The same holds for the spans of those groups, and for the tokens of those spans. So the kernel that
-chooses looks at k * ``WIDTH`` spans and as many tokens.
+FlashInfer's kernel for Triton's, and below 8 rows for a sort, as soon as one sequence of the batch is greedy or seeded.
+Where each sequence keeps at most ``MOST_KEPT`` tokens that work is not needed. One pass leaves the largest penalized
+logit of each span of ``WIDTH`` tokens, and of each group of ``WIDTH`` spans. The k groups with the largest ones hold
+the k best tokens of the vocabulary, for each of them has one that is no smaller than any token outside; the lower token
+id wins a tie, as the lower group does. The same holds for the spans of those groups, and for the tokens of those spans.
+So the kernel that chooses looks at k * ``WIDTH`` spans and as many tokens.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
