@@ -17,6 +17,7 @@ from contract.errors import (
     Cancelled,
     ClientError,
     ConnectError,
+    ModelNotFound,
     RequestTimeout,
     ServingError,
     answered,
@@ -87,9 +88,9 @@ def _unready(text: str) -> ClientError | None:
     return answered("engine_unavailable", f"engine: {process} does not answer; the server restarts it, try again soon")
 
 
-def no_openai(url: object) -> ConnectError:
-    """Another server's 404, Triton's own HTTP port for one: it has no body of OpenAI's."""
-    return ConnectError(
+def no_openai(url: object) -> ModelNotFound:
+    """Another server's 404, Triton's own HTTP port for one: it has no body of OpenAI's. Waiting would not help."""
+    return ModelNotFound(
         f"no OpenAI server: {url} is not found there; write the gateway's address (make serve prints it), or HOST:PORT "
         "without http:// if it is gRPC"
     )

@@ -148,9 +148,9 @@ def test_a_port_that_speaks_the_other_protocol_is_named(fake: FakeTriton) -> Non
 @pytest.mark.parametrize(
     ("body", "kind", "said"),
     [
-        (b"Not Found", errors.ConnectError, "write the gateway's address"),
-        (b'{"detail": "Not Found"}', errors.ConnectError, "write the gateway's address"),
-        (b'{"error": "no handler"}', errors.ConnectError, "write the gateway's address"),
+        (b"Not Found", errors.ModelNotFound, "write the gateway's address"),
+        (b'{"detail": "Not Found"}', errors.ModelNotFound, "write the gateway's address"),
+        (b'{"error": "no handler"}', errors.ModelNotFound, "write the gateway's address"),
         (b'{"error": {"message": "no model x"}}', errors.ModelNotFound, "no model x"),
         (b'{"object": "error", "message": "no model x"}', errors.ModelNotFound, "no model x"),
     ],
