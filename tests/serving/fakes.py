@@ -70,13 +70,15 @@ class FakeSink:
     responses: list[list[Chunk]] = field(default_factory=list)
     error: ServingError | None = None
     flags: int = 0  # final flags sent by the engine step: exactly one is right
-    open: set[tuple[int, int]] = field(default_factory=set)  # answers that the detokenizer has opened
+    followed: bool = False  # a detokenizer opens an answer for each first chunk, however late it comes to it
+    ended: set[tuple[int, int]] = field(default_factory=set)  # slot and generation of answers that have ended
     broken: bool = False
     visits: list[Chunk] = field(default_factory=list)
 
     @property
     def ends(self) -> int:
-        return 0 if self.open else self.flags
+        opened = {(chunk.slot, chunk.generation) for chunk in self.chunks if chunk.seq == 1}
+        return 0 if self.followed and opened - self.ended else self.flags
 
     def send(self, words: IntArray, final: bool) -> None:
         if self.broken:
@@ -89,9 +91,9 @@ class FakeSink:
         if kind == feed.CHUNK:
             self._take(words)
             return
-        self.open.discard((int(words[0]), int(words[1])))
         if kind == feed.ERROR:
             self.error = from_wire(feed.error_text(words))
+        self.ended.add((int(words[0]), int(words[1])))
 
     def _take(self, words: IntArray) -> None:
         chunks = list(unpack(words))
@@ -101,7 +103,7 @@ class FakeSink:
         self.responses.append(chunks)
         for chunk in chunks:
             if chunk.finish:
-                self.open.discard((chunk.slot, chunk.generation))
+                self.ended.add((chunk.slot, chunk.generation))
 
     def fail(self, error: ServingError) -> None:
         if self.broken:
@@ -151,7 +153,6 @@ class FakeDetokenizer:
             return
         if sink is not None and chunk.seq == 1 and not chunk.finish:
             self._owners[chunk.slot, chunk.generation] = sink
-            sink.open.add((chunk.slot, chunk.generation))
         if chunk.finish:
             self.ack_table.close_answer(chunk.slot, chunk.generation)
         else:
@@ -160,6 +161,7 @@ class FakeDetokenizer:
 
     def follow(self, sink: FakeSink) -> FakeSink:
         """Acknowledge whatever this sink gets."""
+        sink.followed = True
         self._sinks.append(sink)
         return sink
 

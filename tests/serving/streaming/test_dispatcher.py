@@ -231,7 +231,8 @@ def test_text_of_others_does_not_wait_for_answers_that_end_in_the_same_step(rig:
     going_on = rig.open()
     first, second = (request.sequence_id for request in rig.runtime.seen)
     rig.runtime.step(1)
-    until(lambda: ending.open and going_on.open)
+    sequences = rig.dispatcher.registry.sequences
+    until(lambda: all(s.is_open and s.is_acked(rig.ack_table) for s in sequences.values()))
     rig.dispatcher.on_step(
         [SequenceDelta(first, (2,), 1, "length", [-0.5]), SequenceDelta(second, (2,), 1, None, [-0.5])]
     )
