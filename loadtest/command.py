@@ -15,7 +15,7 @@ LOCUSTFILE = str(Path(__file__).with_name("locustfile.py"))
 
 def locust_command(options: argparse.Namespace) -> list[str]:
     """The Locust command line of a run."""
-    users = int(options.users or RunPlan.users)  # in an open loop they only keep Locust running
+    users = int(options.users or RunPlan.users)  # they only keep Locust running
     command = [
         sys.executable,
         "-m",
@@ -27,7 +27,7 @@ def locust_command(options: argparse.Namespace) -> list[str]:
         "--users",
         str(users),
     ]
-    # All users at once: each waits for second 0 by itself, and a ramp would reach into the window.
+    # The web form's ramp: none, because all of ours start at second 0.
     command += ["--spawn-rate", str(users), "--loglevel", "WARNING"]
     if options.workers > 1:
         port = str(free_ports(1)[0])  # Locust's own is fixed: two runs on one machine would mix their workers

@@ -21,7 +21,7 @@ from loadtest.preflight import TargetFacts, check_target
 from loadtest.record import Record
 from loadtest.report import write_report
 from loadtest.session import PLAN, REPORT, STOP, WorkerSession, on_interrupt
-from loadtest.summary import Run, summarize
+from loadtest.summary import Run, of_another, summarize
 from loadtest.verdict import WorkerHealth
 
 log = logging.getLogger(__name__)
@@ -53,11 +53,16 @@ class Controller:
 
     def prepare(self, form: Mapping[str, str] | None = None) -> None:
         """Check the options, as the web UI's ``form`` changes them, and the target. Raises ``LoadtestError``."""
+        if self.running:
+            raise LoadtestError(
+                "a run measures one plan from its first second to its last: stop it, then start another"
+            )
         options = vars(self._environment.parsed_options) | dict(form or {})
         if options.get("run_time"):
             cut = f"run-time: {options['run_time']} would cut the run off"
             raise LoadtestError(f"{cut}: it ends by itself after --duration or --requests")
         self._plan = plan_from(options | {"users": options.get("num_users") or options.get("users")})
+        _check_ramp(self._plan, options.get("spawn_rate"))
         self._target = check_target(self._plan, ask=True)
 
     @property
@@ -142,10 +147,10 @@ class Controller:
             run.server.error = str(getattr(error, "reason", error))
 
     def _last_scrape(self, run: Run) -> None:
-        """Streams whose users left are freed a moment later: give the server that moment."""
+        """Streams end and are freed a moment after their users saw that: give the server that moment."""
         left, deadline = sum(r.outcome == "cancelled" for r in run.records), time.monotonic() + FREE_S
         self._scrape(run)
-        while left and (run.server.freed_during_run or 0) < left and time.monotonic() < deadline:
+        while time.monotonic() < deadline and ((run.server.freed_during_run or 0) < left or of_another(run)):
             gevent.sleep(0.25)
             self._scrape(run)
 
@@ -187,3 +192,16 @@ class Controller:
         except LoadtestError as error:  # the figures above were measured all the same
             sys.stderr.write(f"loadtest: {error}\n")
             self._environment.process_exit_code = EXIT_USAGE
+
+
+def _check_ramp(plan: RunPlan, rate: Any) -> None:
+    """All users start at second 0; Locust's ramp is taken where it would be over by the end of the warm-up."""
+    try:
+        ramp = (plan.users - 1) / float(rate)
+    except (TypeError, ValueError, ZeroDivisionError):  # none was given, or Locust says what is wrong with it
+        return
+    if not plan.process.is_open and ramp > max(1.0, plan.warmup):
+        why = f"{plan.users} users at {rate} a second would still be starting when the measured window does"
+        raise LoadtestError(
+            f"spawn-rate (ramp up): {why}: all start together, so give {plan.users}, or a longer warm-up"
+        )

@@ -27,13 +27,13 @@ session = WorkerSession()
 
 
 class StreamingUser(User):  # type: ignore[misc]
-    """A closed-loop user. In an open loop the schedule sends the requests and this user only keeps Locust running."""
+    """Only keeps Locust running: ``LoadWorker`` sends the requests of either loop."""
 
-    wait_time = constant(0)
+    wait_time = constant(1)
 
     @task  # type: ignore[untyped-decorator]
-    def converse(self) -> None:
-        session.converse()
+    def wait(self) -> None:
+        pass
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]

@@ -16,7 +16,7 @@ MAX_WORKERS = 256
 class RunOption(NamedTuple):
     flag: str
     default: str
-    help: str
+    help: str  # without "%", which argparse wants doubled and the web form shows as it is
     choices: tuple[str, ...] | None = None
     advanced: bool = False  # left out of the web form
 
@@ -30,7 +30,7 @@ OPTIONS = (
     RunOption("--requests", "", "end after so many measured requests; --duration then only bounds the time"),
     RunOption("--warmup", "5s", "sent before the window and left out of every figure"),
     RunOption("--drain", "30s", "how long streams may take to end after the window"),
-    RunOption("--slo", "", f"limits, e.g. {slo.EXAMPLE}"),
+    RunOption("--slo", "", f"limits: {slo.HELP}"),
     RunOption("--seed", "1", "the same seed sends the same requests at the same times"),
     RunOption("--language", "mixed", "prompts: en, zh or mixed"),
     RunOption("--input-tokens", "", f"what the user says each turn, in tokens: {lengths.HELP}"),
@@ -62,8 +62,7 @@ def add_options(parser: Any, *, locust: bool = False) -> None:
         extra: dict[str, Any] = {"include_in_web_ui": not option.advanced} if locust else {}
         if option.choices:
             extra["choices"] = list(option.choices)
-        text = option.help.replace("%", "%%")
-        parser.add_argument(option.flag, default=option.default, help=text, **extra)
+        parser.add_argument(option.flag, default=option.default, help=option.help, **extra)
 
 
 def workers(text: str) -> int:

@@ -107,7 +107,7 @@ class RunPlan:
         return (*warm, *(self.warmup + t for t in measured))
 
     def share(self, index: int, count: int) -> int | None:
-        """In a closed loop, worker ``index``'s part of ``requests``: that of its users, whom Locust deals out."""
+        """In a closed loop, worker ``index``'s part of ``requests``: that of its users (every ``count``-th)."""
         if self.requests is None or self.process.is_open:
             return None
         before = (min(k, self.users % count) + k * (self.users // count) for k in (index, index + 1))

@@ -16,17 +16,20 @@ GAUGES = {
     "kv": ("vllm:kv_cache_usage_perc", "nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=fraction}"),
 }
 FREED = ('qwen_streams_finished_total{reason="cancelled"}', 'qwen_streams_finished_total{reason="disconnected"}')
+# All that ended, whatever the reason: of this project, of vLLM, of any Triton (each step of an ensemble by itself).
+ENDED = ("qwen_streams_finished_total", "vllm:request_success_total", "nv_inference_request_success")
 TIMEOUT_S = 2.0
 
 
 @dataclass(slots=True)
 class ServerSeries:
-    """name → [(second, value)], and the first and last value of the counters of freed streams."""
+    """name → [(second, value)], and the first and last value of the counters of freed and of ended streams."""
 
     url: str
     points: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     freed: list[float] = field(default_factory=list)
     error: str = ""
+    ended: list[float] = field(default_factory=list)
 
     def add(self, second: float, samples: Sequence[Sample]) -> None:
         for name, selectors in GAUGES.items():
@@ -36,6 +39,17 @@ class ServerSeries:
         freed = [v for s in FREED if (v := value_of(samples, s)) is not None]
         if freed:
             self.freed = [self.freed[0] if self.freed else sum(freed), sum(freed)]
+        ended = next((v for s in ENDED if (v := value_of(samples, s)) is not None), None)
+        if ended is not None:
+            self.ended = [self.ended[0] if self.ended else ended, ended]
+
+    @property
+    def ended_during_run(self) -> int | None:
+        """Streams that ended there, whosever; ``None`` when the server does not count them."""
+        if not self.ended:
+            return None
+        first, last = self.ended
+        return int(last - first if last >= first else last)  # started again: counted anew
 
     @property
     def freed_during_run(self) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -26,7 +25,6 @@ class WorkerSession:
     def __init__(self) -> None:
         self._environment: Any = None
         self._worker: LoadWorker | None = None
-        self._users = itertools.count()
 
     def attach(self, environment: Any) -> None:
         """On a Locust worker: listen to the master."""
@@ -41,22 +39,12 @@ class WorkerSession:
         """``order``: the plan and this worker's share of it, see ``Controller``."""
         self.stop()
         self._environment = environment
-        self._users = itertools.count()
         self._worker = LoadWorker(
             RunPlan(**order["plan"]), index=order["index"], count=order["count"], epoch=order["epoch"],
             sse_model=order["sse_model"], packed=order["packed"], plain=order["plain"],
             send=self._send, fire=self._fire,
         )  # fmt: skip
         self._worker.start()
-
-    def converse(self) -> None:
-        """What a Locust user does for the length of the run."""
-        worker = self._worker
-        if worker is None or worker.plan.process.is_open:
-            gevent.sleep(1.0)
-            return
-        worker.converse(worker.index + worker.count * next(self._users))
-        gevent.sleep(1.0)
 
     def stop(self) -> None:
         worker, self._worker = self._worker, None

@@ -16,8 +16,9 @@ from loadtest.errors import LoadtestError
 NAMES = ("ttft", "e2e", "tpot", "itl")
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 EXAMPLE = "ttft=200ms,tpot=50ms,e2e.p99=8s,good=95%,errors=1%"
-_TIME = re.compile(r"^(\d+(?:\.\d+)?)(us|ms|s)$")
-_SHARE = re.compile(r"^(\d+(?:\.\d+)?)%$")
+HELP = "ttft=200ms,tpot=50ms,e2e.p99=8s and shares of requests, good= and errors="
+_TIME = re.compile(r"^(\d+(?:\.\d+)?)(us|ms|s)$", re.ASCII)
+_SHARE = re.compile(r"^(\d+(?:\.\d+)?)%$", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,10 @@ def parse_slo(text: str) -> Slo:
         elif base not in NAMES:
             raise LoadtestError(f"slo: no limit called {name!r}: use {', '.join(NAMES)}, good or errors")
         elif percent:
-            percentiles[base, _percent(part, percent)] = _seconds(part, value)
+            key = base, _percent(part, percent)
+            if key in percentiles:  # p99 and p99.0
+                raise LoadtestError(f"slo: {base} p{key[1]:g} stands twice: keep one of the two")
+            percentiles[key] = _seconds(part, value)
         elif base == "itl":
             raise LoadtestError(
                 "slo: itl needs a percentile because one request has many gaps: write e.g. itl.p99=80ms"

@@ -205,14 +205,25 @@ def _generator(workers: list[WorkerHealth], total: Lane) -> dict[str, Any]:
 
 
 def _server(run: Run, total: Lane) -> dict[str, Any] | None:
-    if not (run.server.points or run.server.freed):
+    if not (run.server.points or run.server.freed) or of_another(run):
         return None
     peaks = {name: float(np.max([v for _, v in points])) for name, points in run.server.points.items()}
     return {"url": run.server.url, "peak": peaks, "streams_freed": run.server.freed_during_run, "we_left": _left(run)}
 
 
+def of_another(run: Run) -> int:
+    """How many streams of ours ended when the server with the metrics ended fewer than half of them; 0 of the right
+    one. Not none, because our own servers ask themselves for a token every ten seconds."""
+    seen, ours = run.server.ended_during_run, sum(r.outcome == "completed" for r in run.records)
+    return ours if run.complete and seen is not None and 2 * seen < ours else 0
+
+
 def _unmetered(run: Run) -> list[str]:
     """Triton always has metrics; where they were not found, the port is another server's, or nobody's."""
+    if streams := of_another(run):
+        ended = f"it ended {run.server.ended_during_run} streams, we {streams}"
+        why = f"{run.server.url} is another's, or one of several: {ended}"
+        return [f"no queue and KV figures of the server: {why}: set METRICS_PORT"]
     found = run.server.points or run.server.freed or not run.server.error
     if found or "grpc" not in run.plan.lanes:
         return []

@@ -45,7 +45,7 @@ def add_streaming_tab(web_ui: Any, controller: Controller) -> None:
         """What is wrong with the form, or with the target, is said there, before Locust starts anything."""
         from flask import jsonify, request
 
-        if request.method != "POST" or not request.path.endswith("/swarm") or controller.running:
+        if request.method != "POST" or not request.path.endswith("/swarm"):
             return None
         try:
             controller.prepare(request.form.to_dict() | {"num_users": request.form.get("user_count", "")})

@@ -1,8 +1,11 @@
 """One generator process: sends its share of the plan, stamps every message, reports once a second.
 
-Open loop: a pacer starts one greenlet per arrival at its time, whatever the server does. Closed loop: Locust's users
-call ``converse``. Requests run in greenlets of their own in both, so that what is in flight when the run stops can be
+Open loop: a pacer starts one greenlet per arrival at its time, whatever the server does. Closed loop: a greenlet per
+user converses. Requests run in greenlets of their own in both, so that what is in flight when the run stops can be
 counted, never lost. Figures leave this process as deltas: histograms and counts, not samples.
+
+The users of a closed loop are ours, not Locust's, which starts them by a ramp of its own, adds some in mid-run, and
+moves them to a worker that joins late: they would be others than the plan's.
 """
 
 from __future__ import annotations
@@ -76,7 +79,8 @@ class LoadWorker:
         gc.freeze()  # a full collection of what is already here would stop the loop for tens of milliseconds
         jobs = [self._own_load.watch, self._report_forever, self._close_on_time]
         jobs += [self._pace] if self.plan.process.is_open else []
-        self._helpers = [gevent.spawn(job) for job in jobs]
+        users = () if self.plan.process.is_open else range(self.index, self.plan.users, self.count)
+        self._helpers = [gevent.spawn(job) for job in jobs] + [gevent.spawn(self._converse, user) for user in users]
 
     def now(self) -> float:
         return time.monotonic() - self._epoch
@@ -95,7 +99,7 @@ class LoadWorker:
         if self.plan.requests is not None:
             self._sent.set()
 
-    def converse(self, seed: int) -> None:
+    def _converse(self, seed: int) -> None:
         """One closed-loop user until the run ends: conversations, their turns in order, real answers as history."""
         scenario, rng = self.plan.load, random.Random(f"{self.plan.seed}:user:{seed}")
         self._sleep_until(0.0)

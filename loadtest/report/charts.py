@@ -8,7 +8,7 @@ from loadtest.aggregate import Lane
 from loadtest.record import Record
 from loadtest.report.svg import Chart, Series
 from loadtest.stats import quantile, thin
-from loadtest.summary import Run
+from loadtest.summary import Run, of_another
 
 WINDOWS = 12  # pieces of the run in "TTFT against rate"
 DOTS = 1500
@@ -80,7 +80,7 @@ def _tokens(run: Run) -> Chart:
 
 def _streams(run: Run) -> Chart:
     series = [Series("open streams (client)", run.running, "steps")] if run.records else []
-    points = run.server.points
+    points = {} if of_another(run) else run.server.points
     series += [
         Series(f"{name} (server)", points[name], dashed=True) for name in ("running", "waiting") if points.get(name)
     ]
@@ -88,7 +88,7 @@ def _streams(run: Run) -> Chart:
 
 
 def _kv(run: Run) -> Chart:
-    points = run.server.points.get("kv", [])
+    points = [] if of_another(run) else run.server.points.get("kv", [])
     series = [Series("KV cache in use", [(t, v * 100) for t, v in points], "steps")] if points else []
     return Chart("KV cache in use (server)", "s", "%", series, y_max=100.0)
 

@@ -52,6 +52,10 @@ CHINESE = {
     "{} of {} {} requests: the longest one (marked *)": "{1} 个 {2} 请求的 {0}：即最长的一个（标有 *）",
     "no queue and KV figures of the server: {} gave none ({}): set METRICS_PORT":
         "没有服务端的队列和 KV 数据：{} 未提供（{}）：请设置 METRICS_PORT",
+    "no queue and KV figures of the server: {} is another's, or one of several: it ended {} streams, we {}: set "
+    "METRICS_PORT":
+        "没有服务端的队列和 KV 数据：{} 属于另一服务，或只是多个副本之一：它结束了 {} 个流，"
+        "我们有 {} 个：请设置 METRICS_PORT",
     # one run
     "{} over {}": "{}，经由 {}", "{} users, closed loop": "{} 个用户，闭环", "open loop, {}": "开环，{}",
     "open loop, {} at {}/s": "开环，{}，{}/s", "{} s after {} s of warm-up": "预热 {1} 秒后测量 {0} 秒",

@@ -11,6 +11,7 @@ import pytest
 
 from loadtest.cli import parser
 from loadtest.errors import LoadtestError
+from loadtest.options import OPTIONS
 from tests.loadtest.mock import ROOT, loadtest
 
 
@@ -70,3 +71,8 @@ def test_a_web_port_that_is_taken_is_one_line(monkeypatch: pytest.MonkeyPatch) -
             LoadtestError, match=rf"^web-port: {port} cannot be listened at .Address already in use.: give"
         ):
             options.action(options)
+
+
+def test_the_web_form_shows_help_as_it_is() -> None:
+    """A share's sign was doubled there, as argparse wants it."""
+    assert not [option.flag for option in OPTIONS if "%" in option.help]

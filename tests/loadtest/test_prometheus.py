@@ -23,6 +23,12 @@ def test_prometheus_text() -> None:
     for second, freed in ((0.0, 5), (1.0, 9)):
         series.add(second, parse(f'{text}qwen_streams_finished_total{{reason="disconnected"}} {freed}\n'))
     assert series.points["running"] == [(0.0, 7.5), (1.0, 7.5)] and series.freed_during_run == 4
+    assert series.ended_during_run == 4 and ServerSeries("u").ended_during_run is None
+    for name in ("nv_inference_request_success", "vllm:request_success_total"):
+        other = ServerSeries("u")
+        for second in (0.0, 1.0):
+            other.add(second, parse(f'{name}{{model="a"}} 5\n{name}{{model="b"}} 2\n'))
+        assert other.ended_during_run == 0 and other.ended == [7.0, 7.0]
 
 
 def test_a_port_that_speaks_no_http_is_an_os_error() -> None:

@@ -152,6 +152,8 @@ def test_slo_text() -> None:
         "itl=5ms",
         "good=95%",
         "e2e.p99=8s,good=95%",
+        "ttft.p99=1s,ttft.p99.0=2s",
+        "ttft=٥ms",
     ],
 )
 def test_bad_slo_is_one_line(text: str) -> None:

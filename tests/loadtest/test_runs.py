@@ -232,11 +232,22 @@ def test_web_ui_has_a_live_streaming_tab_and_honest_aggregates(mock: Mock, tmp_p
     try:
         page = wait_for(lambda: fetch(url))
         form = {"user_count": "2", "spawn_rate": "2", "host": "127.0.0.1"}
-        for wrong, said in ({"requests": "x"}, "requests: 'x' is not"), ({"run_time": "9s"}, "run-time: 9s would cut"):
+        mistakes = {
+            "requests: 'x' is not": {"requests": "x"},
+            "run-time: 9s would cut": {"run_time": "9s"},
+            "spawn-rate (ramp up): 20 users at 2 a second would": {"user_count": "20"},
+        }
+        for said, wrong in mistakes.items():
             answer = json.loads(fetch(f"{url}/swarm", form | wrong))
             assert not answer["success"] and answer["message"].startswith(said), "and nothing starts"
         assert '"extended_tabs"' in page.replace("&#34;", '"') or "Streaming" in page
-        fetch(f"{url}/swarm", form | {"rate": "6", "run_time": ""})
+        fetch(f"{url}/swarm", form | {"rate": "6", "duration": "10m"})
+        wait_for(lambda: runs(f"{url}/stats/requests"))
+        edit = json.loads(fetch(f"{url}/swarm", form | {"slo": "ttft=1s"}))
+        assert not edit["success"] and "stop it, then start another" in edit["message"], "or another browser's start"
+        fetch(f"{url}/stop", form)
+        (tmp_path / "run/summary.json").unlink()
+        fetch(f"{url}/swarm", form | {"rate": "6", "run_time": "", "duration": "2s"})
         wait_for(lambda: (tmp_path / "run/summary.json").read_text())
         counts = json.loads((tmp_path / "run/summary.json").read_text())["total"]["counts"]
         assert wait_for(lambda: fetch(f"{url}/streaming/stats.csv")) == (tmp_path / "run/stats.csv").read_text()
@@ -246,6 +257,12 @@ def test_web_ui_has_a_live_streaming_tab_and_honest_aggregates(mock: Mock, tmp_p
         process.wait(timeout=20)
     rows = {row["name"]: row for row in stats["extended_stats"][0]["data"]}
     assert rows["grpc TTFT from send"]["count"] == counts["completed"] > 0 and float(rows["grpc ITL"]["p99"]) > 0
+
+
+def runs(url: str) -> None:
+    """Raises ``OSError`` until the Streaming tab has rows: Locust keeps an answer for two seconds."""
+    if not json.loads(fetch(url))["extended_stats"][0]["data"]:
+        raise OSError("no run has begun")
 
 
 def answers(url: str, requests: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jsonschema
 
 from loadtest.console import summary_text
 from loadtest.record import Record
+from loadtest.report.sentences import sentences
 from loadtest.summary import summarize
 from tests.loadtest.test_figures import SCHEMA, record, reported, run_of
 
@@ -81,6 +82,18 @@ def test_a_gateway_cost_of_too_few_requests_proves_nothing(tmp_path: Path) -> No
     assert "<td class=n>too few</td>" in page and "the difference proves nothing" in page
     summary, terminal, page = told(both(72), tmp_path / "enough", transport="both")
     assert not summary["gateway_cost"]["ttft"]["p95"]["few"] and "proves nothing" not in terminal + page
+
+
+def test_metrics_of_another_server_are_noted_and_left_out() -> None:
+    """An idle Triton's queue and KV stood in the report of a run that it never saw."""
+    run = run_of([record(k) for k in range(3)])
+    run.complete, run.server.ended = True, [7.0, 7.0]
+    summary = summarize(run)
+    (said,) = [note for note in summary["notes"] if "METRICS_PORT" in note]
+    assert summary["server"] is None and "http://x/metrics is another's" in said and "0 streams, we 3: set" in said
+    assert "它结束了 0 个流，我们有 3 个" in sentences("zh")(said)
+    run.server.ended = [7.0, 9.0]
+    assert summarize(run)["server"] is not None
 
 
 def test_metrics_that_were_not_found_are_noted() -> None:

@@ -9,17 +9,15 @@ import gevent
 import pytest
 
 from loadtest import worker as module
-from loadtest.cli import parser
-from loadtest.command import locust_command
 from loadtest.plan import plan_from
 from loadtest.worker import LoadWorker
 
 
-def started(reports: list[dict[str, Any]], **options: str) -> LoadWorker:
+def started(reports: list[dict[str, Any]], index: int = 0, count: int = 1, **options: str) -> LoadWorker:
     plan = plan_from(
         {"transport": "sse", "gateway_port": "1", "duration": "300ms", "warmup": "0", "drain": "0"} | options
     )
-    given: dict[str, Any] = {"index": 0, "count": 1, "epoch": time.time(), "sse_model": "m"} | {
+    given: dict[str, Any] = {"index": index, "count": count, "epoch": time.time(), "sse_model": "m"} | {
             "packed": False, "plain": "",
         }  # fmt: skip
     one = LoadWorker(plan, **given, send=reports.append, fire=lambda *_: None)
@@ -38,7 +36,15 @@ def test_the_last_report_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     assert late.dead and [report["final"] for report in reports] == [True]
 
 
-def test_all_users_start_at_once() -> None:
-    """Locust's ramp of 100 users a second reached into the window of 1000."""
-    command = locust_command(parser().parse_args(["run", "--users", "1000"]))
-    assert command[command.index("--spawn-rate") + 1] == "1000"
+def test_users_are_the_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locust started them by its ramp, one where the plan said four, and gave them to workers that had no plan."""
+    users: list[int] = []
+    monkeypatch.setattr(LoadWorker, "_converse", lambda self, user: users.append(user))
+    workers = [started([], index=index, count=3, users="8") for index in range(3)]
+    gevent.sleep(0)
+    assert sorted(users) == list(range(8))
+    started([], rate="4", arrivals="constant")
+    gevent.sleep(0)
+    assert len(users) == 8, "an open loop has none"
+    for worker in workers:
+        worker.stop()
