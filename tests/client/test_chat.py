@@ -19,6 +19,7 @@ from client import Options
 from client._words import CHINESE, say
 from client.chat import printable, setting
 from contract.paths import ROOT
+from serving.host.ports import free_ports
 from tests.client.fake_triton import FakeTriton
 
 
@@ -157,7 +158,7 @@ def test_a_mistake_is_one_line(fake: FakeTriton, args: list[str], code: int, wor
 
 
 def test_no_server_is_one_line() -> None:
-    done = run("127.0.0.1:18398", "hello")
+    done = run(f"127.0.0.1:{free_ports(1)[0]}", "hello")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "make serve" in done.stderr
 
 

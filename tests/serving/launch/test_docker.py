@@ -11,6 +11,7 @@ from contract import engine_dir, gpus
 from contract.engine_dir import EngineInfo, EngineLimits, GpuInfo, ModelInfo, RuntimeInfo
 from serving import __main__ as launcher
 from serving.host import container
+from serving.host.ports import free_ports
 from serving.launch import docker
 from serving.launch.config import LaunchError, parse
 
@@ -49,7 +50,8 @@ def test_only_the_gateway_follows_host(tmp_path):
 def test_a_misfit_stops_before_docker_starts(here, tmp_path, capsys, monkeypatch):
     here("NVIDIA A100-SXM4-80GB, 81920, 80000, 8.0, 590.44.01")
     engine_dir.write(ENGINE, tmp_path)
-    ports = ["--http-port", "18201", "--grpc-port", "18202", "--metrics-port", "18203", "--gateway-port", "18204"]
+    names = ("--http-port", "--grpc-port", "--metrics-port", "--gateway-port")
+    ports = [f"{name}={port}" for name, port in zip(names, free_ports(4), strict=True)]
     monkeypatch.setattr("sys.argv", ["serving", "--engine", str(tmp_path), *ports])
     assert launcher.main() == 1
     assert "built for SM90" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import select
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from contract.ack_table import FILE_NAME, AckTable
 from contract.heartbeat import MOST_PER_TURN, SUFFIX, Heartbeat
-from serving.launch.vitals import CANARY_SECONDS, HANG_SECONDS, UNREADY_SECONDS, Vitals
+from serving.launch import vitals
+from serving.launch.vitals import CANARY_SECONDS, HANG_SECONDS, UNREADY_SECONDS, Probe, Vitals
 
 
 class Triton(http.server.BaseHTTPRequestHandler):
@@ -25,6 +27,15 @@ class Triton(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Quiet."""
+
+
+class AnsweredProbe(Probe):
+    """Returns when the answer is there: the launcher's seconds here are none of the fake's."""
+
+    def send(self) -> None:
+        super().send()
+        assert self._socket is not None
+        assert select.select([self._socket], [], [], 60)[0], "the fake Triton does not answer"
 
 
 class Rig:
@@ -42,12 +53,12 @@ class Rig:
             for name, beat in self.beats.items():
                 if name != without:
                     beat.beat()
-            threading.Event().wait(0.005)  # the fake Triton answers
             self.vitals.look(MOST_PER_TURN)
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setattr(vitals, "Probe", AnsweredProbe)
     rig = Rig(tmp_path)
     yield rig
     rig.triton.shutdown()
@@ -77,8 +88,9 @@ def test_a_silent_process_is_named(rig: Rig) -> None:
     assert rig.vitals.unready() == "", "it came back"
 
 
-def test_a_silent_triton_is_named_though_it_stops_others(rig: Rig) -> None:
+def test_a_silent_triton_is_named_though_it_stops_others(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.live(1)
+    monkeypatch.setattr(AnsweredProbe, "send", Probe.send)
     rig.triton.shutdown()
     rig.live(HANG_SECONDS + 2, without="engine")
     assert rig.vitals.hung().startswith("the tritonserver process has not run")
