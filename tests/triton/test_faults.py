@@ -20,13 +20,13 @@ LONG = {"text_input": "Hi", "max_tokens": 20_000, "stream": True}
 
 
 def everything_ends(server: Server, streams: list[Stream], began: float) -> list[str]:
-    """The errors of all streams, none of them later than the promise; then readiness is false."""
+    """Readiness turns false; then the errors of all streams, none of them later than the promise."""
+    server.wait_for(lambda: not is_ready(server), ENDING_SECONDS)  # first: a new Triton may be ready in two seconds
     errors = []
     for stream in streams:
         error = stream.answer(timeout=max(0.1, began + ENDING_SECONDS - time.monotonic())).error
         assert error is not None
         errors.append(str(error))
-    server.wait_for(lambda: not is_ready(server), ENDING_SECONDS)
     return errors
 
 
