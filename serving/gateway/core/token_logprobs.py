@@ -56,7 +56,7 @@ class TokenLogprobs:
             offsets.append(self._offset)
             self._offset += len(self._characters.decode(self._token_text(i)))
         tops = [
-            None if score is None else {self._named(i): p for i, p in [*top, (chosen, score)]}
+            None if score is None else {self._named(i): p for i, p in [(chosen, score), *top]}  # in vLLM's order
             for chosen, score, top in rows
         ]
         return {

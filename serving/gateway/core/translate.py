@@ -205,6 +205,7 @@ def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[]
         begun = open_call(_last_text(request)) if request.continue_final_message else ""
         options = _calls_in_text(tools, options, response_guide(request), begun, one=one)
         return options, (lambda: ToolParser("hermes", begun=begun)), ""
+    _check_unguided(request)
     if isinstance(choice, NamedTool):  # like `required`, it wins over a response format: the answer is a call
         name = choice.function.name
         schema = arguments_schema(_known(tools, name))
@@ -216,6 +217,14 @@ def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[]
         (lambda: ToolParser("array")),
         "tool_choice",
     )
+
+
+def _check_unguided(request: ChatRequest) -> None:
+    """A forced call leaves no text that a grammar of the caller's could be for. OpenAI's response format says what text
+    is like if there is any, vLLM's fields what the answer is."""
+    kind, _, source = response_guide(request)
+    if kind and not source.startswith("response_format"):
+        raise bad_request(source, "not beside a forced call, which is the whole answer; send it with tool_choice auto")
 
 
 def _last_text(request: ChatRequest) -> str:

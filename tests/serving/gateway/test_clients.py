@@ -110,6 +110,18 @@ def test_a_forced_tool_wins_over_a_response_format(web: httpx.Client, fake: Fake
     assert json.loads(fake.requests[-1]["guided_decoding_guide"])["type"] == "array"
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+@pytest.mark.parametrize(
+    "guide", [{"guided_regex": "a+"}, {"structured_outputs": {"json_object": True}}, {"guided_choice": ["a"]}]
+)
+def test_a_guide_beside_a_forced_tool_is_refused(web: httpx.Client, choice: object, guide: dict[str, object]) -> None:
+    """It was dropped without a word."""
+    answer = web.post(CHAT, json=ask("SAY {}", tools=[TOOL], tool_choice=choice, **guide))
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["param"].startswith(next(iter(guide)))
+    assert "forced call" in error["message"]
+
+
 def test_answers_have_the_fields_that_typed_clients_require(web: httpx.Client) -> None:
     assert web.post(CHAT, json=ask("SAY x")).json()["choices"][0]["message"]["refusal"] is None
 

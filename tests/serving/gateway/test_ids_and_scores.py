@@ -83,7 +83,7 @@ def test_tokens_are_named_by_id_where_asked(web: httpx.Client) -> None:
     plain = web.post(COMPLETIONS, json=lm_eval()).json()["choices"][0]["logprobs"]
     assert named["tokens"][:3] == ["token_id:5", "token_id:6", "token_id:7"]
     assert (
-        list(named["top_logprobs"][1]) == ["token_id:7", "token_id:6"] and named["text_offset"] == plain["text_offset"]
+        list(named["top_logprobs"][1]) == ["token_id:6", "token_id:7"] and named["text_offset"] == plain["text_offset"]
     )
     body = ask("x", logprobs=True, top_logprobs=1, max_tokens=2, return_tokens_as_token_ids=True)
     for entry in web.post(CHAT, json=body).json()["choices"][0]["logprobs"]["content"]:
