@@ -24,6 +24,11 @@ ANSWERS = {  # what the model says; the most tokens, of three letters each; furt
     "two calls": (f"SAY {CALL}\n{CALL}", 99),
     "a call and text": (f"SAY {CALL}\nThere.", 99),
     "a call that is cut": (f"SAY {CALL}", 18),
+    "text between two calls": (f"SAY {CALL}\nAnd now\n{CALL}", 99),
+    "no call in the tag": ("SAY Look: <tool_call>exec<arg_key>input</arg_key>`cat x`", 99),
+    "a call that never ends": ('SAY <tool_call>\n{"name": "weather", "arguments": {"city": "K', 99),
+    "half a tag": ("SAY Look: <tool_ca", 99),
+    "a tag and nothing": ("SAY Look: <tool_call>", 99),
 }
 PASSING = ("id", "created_at", "completed_at", "call_id")  # differ from one answer to the next
 
