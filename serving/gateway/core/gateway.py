@@ -48,6 +48,7 @@ READY_SECONDS = 2.0  # limit on one readiness call to Triton
 UNWATCHED_SECONDS = 4.0  # launcher silent for this long: not ready, because nothing would restart a dead engine
 ABANDONED_SECONDS = 30.0  # launcher silent for this long: not alive, so that an orchestrator restarts everything
 MODEL = "qwen"
+NO_MODEL = "dummy"  # what Hugging Face's InferenceClient sends when it was given nothing but a URL
 SPARE_ROWS = 2  # for workers that start while those they replace still end
 
 
@@ -139,8 +140,10 @@ class Gateway:
     def model_name(self, asked: str | None) -> str:
         """Raises ``ApiError`` 404 for a name that is not served."""
         served = *self.names, *self.adapters
-        if not asked or asked in served:  # "": no name, as vLLM reads it
-            return asked or self.names[0]
+        if asked in served:
+            return asked
+        if not asked or asked == NO_MODEL:  # "": no name, as vLLM reads it
+            return self.names[0]
         raise ApiError(
             404, f"model: {asked[:100]!r} is not served here; use {' or '.join(served)}", param="model",
             code="model_not_found",

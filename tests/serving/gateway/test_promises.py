@@ -87,6 +87,7 @@ ROWS = [
                       {"role": "user", "content": "SAY x"}]},
         {f"{FIRST}.content": "x"}, {"messages": re.compile('"a".*"content":"b"')}),
     Row("an empty model's name is none", CHAT, said("SAY x", model=""), {"model": "qwen-tiny"}),
+    Row("Hugging Face's client: none was named", CHAT, said("SAY x", model="dummy"), {"model": "qwen-tiny"}),
     *(Row(f"changes nothing: {next(iter(field))}", CHAT, said("SAY x", **field), {f"{FIRST}.content": "x"})
       for field in ({"reasoning_effort": "none"}, {"verbosity": "medium"}, {"chat_template_kwargs": {"think": False}},
                     {"include_reasoning": False}, {"documents": []}, {"skip_special_tokens": True}, {"max_tokens": 4.0},
