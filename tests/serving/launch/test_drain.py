@@ -90,6 +90,20 @@ def test_who_waits_for_a_stop_sees_how_many_streams_are_open(
     assert capsys.readouterr().out == "ended early: 3 streams\n"
 
 
+def test_streams_that_went_with_the_gateway_ended_early_too(
+    table: AckTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three readers and a second Ctrl-C said "ended early: 1 stream": the engine had freed the two others by then."""
+    table.open_sequences = 4
+    streams = OpenStreams(tmp_path, seconds=60.0)
+    table.open_sequences = 3
+    streams.look(patient=False)
+    table.open_sequences = 1
+    streams.look(patient=False)
+    streams.close(1)
+    assert capsys.readouterr().out == "ended early: 3 streams\n"
+
+
 def test_a_server_without_streams_says_nothing_of_them(
     table: AckTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
