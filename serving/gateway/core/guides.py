@@ -11,7 +11,7 @@ from contract import nesting
 from serving import structural_tag
 from serving.gateway.core.tools import CLOSE, OPEN
 from serving.gateway.schema.errors import bad_request
-from serving.gateway.schema.protocol import Common, Structured, Tool
+from serving.gateway.schema.protocol import Common, ResponseFormat, Structured, Tool
 
 ANY_OBJECT = ("json_schema", '{"type":"object"}')  # the engines' own "json" takes a bare string for JSON too
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}  # of a function that lists none
@@ -19,6 +19,10 @@ NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": Fal
 # tools often did not write the schemas, and OpenAI promises to keep a function's schema only where it is ``strict``. A
 # response format's schema is kept unless the caller says that it need not be, as in vLLM.
 LENIENT = {"x-guidance": {"lenient": True, "coerce_one_of": True}}
+MEMBERS = {
+    "text": (), "json_object": ("schema", "value"), "json_schema": ("json_schema",),
+    "structural_tag": ("format", "structures", "triggers"),
+}  # fmt: skip
 Guided = tuple[str, str, str]  # guide type, guide, the request's field
 
 
@@ -33,10 +37,16 @@ def response_guide(request: Common) -> Guided:
 
 def _response_format(request: Common) -> list[Guided]:
     wanted = getattr(request, "response_format", None)
-    if wanted is None or wanted.type == "text":
+    if wanted is None:
+        return []
+    _check_members(wanted)
+    if wanted.type == "text":
         return []
     if wanted.type == "json_object":
-        return [(*ANY_OBJECT, "response_format")]
+        given = wanted.schema_ if wanted.schema_ is not None else wanted.value
+        return [
+            (*(ANY_OBJECT if given is None else ("json_schema", dumped(given, "response_format"))), "response_format")
+        ]
     if wanted.type == "structural_tag":
         tag = wanted.model_dump(include={"format", "structures", "triggers"}, exclude_none=True)
         return [("structural_tag", dumped(tag, "response_format"), "response_format")]
@@ -46,6 +56,18 @@ def _response_format(request: Common) -> list[Guided]:
     if wanted.json_schema.strict is False:
         schema = LENIENT | schema
     return [("json_schema", dumped(schema, "response_format"), "response_format")]
+
+
+def _check_members(wanted: ResponseFormat) -> None:
+    """What belongs to another type would change nothing here, and whoever sent it would not know."""
+    given = [name for name in wanted.model_dump(exclude_none=True, by_alias=True) if name != "type"]
+    if strange := [name for name in given if name not in MEMBERS[wanted.type]]:
+        types = " or ".join(of for of, names in MEMBERS.items() if strange[0] in names)
+        raise bad_request(
+            f"response_format.{strange[0]}", f"not with type {wanted.type}; leave it out or send type {types}"
+        )
+    if wanted.schema_ is not None and wanted.value is not None:
+        raise bad_request("response_format.value", "given together with response_format.schema; send one")
 
 
 def _guided_fields(request: Common) -> list[Guided]:

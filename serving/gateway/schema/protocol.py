@@ -96,6 +96,8 @@ class ResponseFormat(BaseModel):
     format: JsonObject | None = None  # of structural tags; the older notation has the other two
     structures: list[JsonObject] | None = None
     triggers: list[str] | None = None
+    schema_: JsonObject | None = Field(default=None, alias="schema")  # with json_object, as llama.cpp takes it
+    value: JsonObject | None = None  # the same as Hugging Face's client sends every schema
 
 
 class AllowedTools(BaseModel):
@@ -263,8 +265,8 @@ class ChatRequest(Common):
     )
     parallel_tool_calls: bool | None = note("false: at most one call", openai=True)
     response_format: ResponseFormat | None = note(
-        "`json_object`, `json_schema` (its `name` is required, as OpenAI and vLLM do), `structural_tag`: enforced or "
-        "refused; with `tools`: it or calls",
+        "`json_object` (with `schema` or, as Hugging Face's client, `value`: by that), `json_schema` (its `name` is "
+        "required, as OpenAI and vLLM do), `structural_tag`: enforced or refused; with `tools`: it or calls",
         openai=True,
     )
     # chat fields: begin

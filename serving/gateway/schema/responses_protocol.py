@@ -186,6 +186,8 @@ def _format(request: ResponsesRequest) -> ResponseFormat | None:
     for name, given in (("name", wanted.name), ("schema", wanted.schema_)):
         if wanted.type == "json_schema" and given is None:
             raise bad_request(f"text.format.{name}", "missing; it is required with type json_schema")
+    if wanted.type != "json_schema" and wanted.schema_ is not None:
+        raise bad_request("text.format.schema", f"not with type {wanted.type}; leave it out or send type json_schema")
     given = {"schema": wanted.schema_, "name": wanted.name, "strict": wanted.strict}
     spec = given if wanted.type == "json_schema" else None
     return ResponseFormat.model_validate({"type": wanted.type, "json_schema": spec})

@@ -228,6 +228,7 @@ async def test_langchain_streams_a_response(gateway: RunningGateway) -> None:
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name", "weather"),
         ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema", "missing"),
         ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format.name", "missing"),
+        ({"text": {"format": {"type": "json_object", "schema": {}}}}, "text.format.schema", "type json_schema"),
         ({"top_logprobs": 2}, "top_logprobs", "include"),
         ({"input": "ERR invalid_request max_tokens: 0 is out"}, "max_output_tokens", "max_output_tokens: 0 is"),
         ({"input": "ERR invalid_request messages: the prompt is wrong"}, "input", "the prompt is wrong"),

@@ -109,6 +109,16 @@ def test_a_text_too_long_to_tokenize_beside_streams(web: httpx.Client) -> None:
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "xml"),
+        ({"response_format": {"type": "text", "schema": {}}}, "response_format.schema", "type json_object"),
+        (
+            {"response_format": {"type": "json_object", "json_schema": {"name": "a", "schema": {}}}},
+            "response_format.json_schema", "type json_schema",
+        ),
+        ({"response_format": {"type": "json_object", "schema": {}, "value": {}}}, "response_format.value", "send one"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}, "triggers": []}},
+            "response_format.triggers", "type structural_tag",
+        ),
         ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex", "send one"),
         ({"guided_choice": []}, "guided_choice", "empty"),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),

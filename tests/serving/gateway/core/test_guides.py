@@ -47,6 +47,15 @@ def test_json_object_is_an_object() -> None:
     assert (options.guide_type, json.loads(options.guide)) == ("json_schema", {"type": "object"})
 
 
+@pytest.mark.parametrize("name", ["schema", "value"])
+def test_a_schema_beside_json_object_is_kept(name: str) -> None:
+    """llama.cpp's notation, and what Hugging Face's client makes of every ``json_schema``."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    wanted = {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_object", name: schema}}
+    options = translate.chat(ChatRequest.model_validate(wanted)).options
+    assert (options.guide_type, json.loads(options.guide)) == ("json_schema", schema)
+
+
 def auto(**more: Any) -> Options:
     tools = [tool("f", {"type": "object"}), {"type": "function", "function": {"name": "now"}}]
     body = {"messages": [{"role": "user", "content": "x"}], "tools": tools, **more}
