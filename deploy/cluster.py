@@ -13,12 +13,12 @@ import os
 import signal
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
 from contract.authority import bracketed
+from contract.straight import STRAIGHT
 from deploy import running
 from deploy.arguments import check_ports, parse
 from deploy.envoy import CHECK_SECONDS, configuration
@@ -36,7 +36,7 @@ def aliases(urls: list[str]) -> list[str]:
     problem: Exception | None = None
     for url in urls:  # one may be down
         try:
-            with urllib.request.urlopen(f"{url}/v1/models", timeout=5) as answer:
+            with STRAIGHT.open(f"{url}/v1/models", timeout=5) as answer:
                 names = [model["id"] for model in json.load(answer)["data"]]
             break
         except (OSError, ValueError, KeyError) as error:

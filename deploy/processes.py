@@ -8,13 +8,14 @@ import signal
 import subprocess
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+from contract.straight import STRAIGHT
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAIN_SECONDS = 180
@@ -27,7 +28,7 @@ def say(line: str) -> None:
 
 def ready(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with STRAIGHT.open(url, timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Iterable
 from http.client import HTTPException
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from contract.straight import STRAIGHT
+
 TIMEOUT_S = 5.0
-STRAIGHT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy of the environment
 
 
 def fetch(url: str, timeout: float = TIMEOUT_S) -> list[Sample]:

@@ -182,3 +182,13 @@ def test_tritons_http_port_is_no_grpc_port() -> None:
             client.generate("Hi")
         listener.shutdown(socket.SHUT_RDWR)
     assert "as Triton's HTTP and metrics ports do (make serve prints the gRPC one)" in str(caught.value)
+
+
+def test_no_proxy_is_asked_for_a_grpc_server(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC's own rule is to ask the environment's, for localhost too."""
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Client(fake.grpc, retry=NO_RETRY) as client:
+        assert client.generate("SAY straight").text == "straight"
