@@ -30,8 +30,9 @@ NVIDIAS = {
 }
 
 
-# A label that newer Tritons take out of the body themselves, and W3C trace context, which must not fail a request.
-UNREAD = ("id", "traceparent", "tracestate")
+# A label that newer Tritons take out of the body themselves, W3C trace context, which must not fail a request, and what
+# the load tests of vLLM and SGLang for TensorRT-LLM send to NVIDIA's ensemble, which does not read it either.
+UNREAD = ("id", "traceparent", "tracestate", "accumulate_tokens")
 
 
 def refuse_parameters(parameters: Mapping[str, Any]) -> None:

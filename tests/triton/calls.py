@@ -159,9 +159,9 @@ def generate(base: str, body: Any) -> tuple[int, dict[str, Any]]:
         return error.code, json.loads(error.read())
 
 
-def generate_stream(base: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """curl -N -X POST BASE/v2/models/qwen/generate_stream -d BODY: the events as they come."""
-    url = f"{base}/v2/models/{MODEL}/generate_stream"
+def generate_stream(base: str, body: dict[str, Any], *, model: str = MODEL) -> Iterator[dict[str, Any]]:
+    """curl -N -X POST BASE/v2/models/MODEL/generate_stream -d BODY: the events as they come."""
+    url = f"{base}/v2/models/{model}/generate_stream"
     with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=60) as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
         for line in response:

@@ -49,6 +49,14 @@ def test_what_no_input_is_called_is_refused_by_name_over_http(server: Server) ->
     assert generate(server.http, {"text_input": PROMPT, "max_tokens": 4, **neutral})[0] == 200
 
 
+def test_load_tests_for_tensorrt_llm(server: Server, says: Says) -> None:
+    """``vllm bench serve --backend tensorrt-llm``, and SGLang's ``--backend trt`` with ``end_id`` at -1."""
+    same = {"accumulate_tokens": True, "text_input": PROMPT, "top_p": 1.0, "max_tokens": 8, "stream": True}
+    for own in ({"temperature": 0.0, "min_length": 8}, {"temperature": 0.000001, "min_length": 8, "end_id": -1}):
+        answers = generate_stream(server.http, same | own | {"seed": 3}, model="ensemble")
+        assert "".join(answer["text_output"] for answer in answers) == says(PROMPT, 3, 8)
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_nvidias_end_to_end_grpc_client(server: Server, says: Says, streaming: bool) -> None:
     """tensorrtllm_backend v0.17.0, inflight_batcher_llm/client/end_to_end_grpc_client.py: model, inputs, reading."""

@@ -10,7 +10,10 @@ from contract.errors import InvalidRequest, Unsupported
 from serving.tokenizer.parameters import refuse_parameters, timeout_us
 
 
-@pytest.mark.parametrize("parameters", [{}, {"return_context_logits": False, "lora_task_id": 0}, {"id": "a"}])
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"return_context_logits": False, "lora_task_id": 0}, {"id": "a"}, {"accumulate_tokens": True}],
+)
 def test_what_changes_nothing_is_accepted(parameters: dict[str, Any]) -> None:
     refuse_parameters(parameters)
 
