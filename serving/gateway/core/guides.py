@@ -27,9 +27,10 @@ Guided = tuple[str, str, str]  # guide type, guide, the request's field
 
 
 def response_guide(request: Common) -> Guided:
-    """The request's one grammar; empty strings for none. Raises ``ApiError`` for two."""
+    """The request's one grammar; empty strings for none. Raises ``ApiError`` for two. One in two fields is one: clients
+    that do not know their server's age send vLLM's old name and its new one."""
     found = [*_response_format(request), *_guided_fields(request)]
-    if len(found) > 1:
+    if len({(kind, guide) for kind, guide, _ in found}) > 1:
         names = " and ".join(dict.fromkeys(source for _, _, source in found))
         raise bad_request(found[1][2], f"given together with another grammar ({names}); send one")
     return found[0] if found else ("", "", "response_format")

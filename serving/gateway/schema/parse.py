@@ -43,7 +43,8 @@ def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixe
         return  # as if it had not been sent: clients write out every field that they know
     fixed = others.get(name) or FIXED.get(name) or REFUSED.get(name)
     if fixed is None:
-        near = difflib.get_close_matches(name[:60], known, 1)
+        plain = re.sub("([a-z0-9])([A-Z])", r"\1_\2", name[:60]).lower()  # reasoningEffort
+        near = difflib.get_close_matches(plain, [*known, *FIXED], 1)
         hint = f"; did you mean {near[0]}?" if near else "; see the field table in docs/gateway.md"
         raise bad_request(name[:100], f"no such field{hint}", "unknown_field")
     if fixed.accepts(value):

@@ -122,6 +122,8 @@ def test_a_text_too_long_to_tokenize_beside_streams(web: httpx.Client) -> None:
         ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex", "send one"),
         ({"guided_choice": []}, "guided_choice", "empty"),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),
+        ({"reasoningEffort": "low"}, "reasoningEffort", "did you mean reasoning_effort?"),
+        ({"maxTokens": 5}, "maxTokens", "did you mean max_tokens?"),
         ({"xyzzy": 1}, "xyzzy", "no such field"),
     ],
 )  # fmt: skip

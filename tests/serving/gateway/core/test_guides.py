@@ -56,6 +56,19 @@ def test_a_schema_beside_json_object_is_kept(name: str) -> None:
     assert (options.guide_type, json.loads(options.guide)) == ("json_schema", schema)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "guide"),
+    [("guided_grammar", "grammar", "ebnf_grammar", 'start: "a"'), ("guided_json", "json", "json_schema", "{}")],
+)
+def test_one_grammar_under_vllms_old_name_and_its_new_one_is_one(old: str, new: str, kind: str, guide: str) -> None:
+    """guidance's ``VLLMModel``."""
+    both = {old: guide, "structured_outputs": {new: guide}}
+    options = translate.chat(
+        ChatRequest.model_validate({"messages": [{"role": "user", "content": "x"}], **both})
+    ).options
+    assert (options.guide_type, options.guide) == (kind, guide)
+
+
 def auto(**more: Any) -> Options:
     tools = [tool("f", {"type": "object"}), {"type": "function", "function": {"name": "now"}}]
     body = {"messages": [{"role": "user", "content": "x"}], "tools": tools, **more}
