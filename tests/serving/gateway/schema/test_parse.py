@@ -39,6 +39,9 @@ UNHONOURED = [
         ),
         ("logit_bias", "é", "logit_bias: 'é' is wrong: should be an object"),
         ("n", {"a": None}, 'n: {"a": null} is wrong: should be a valid integer'),
+        ("tool_choice", "w", "tool_choice: 'w' is wrong: should be 'none', 'auto' or 'required', or an object"),
+        ("tool_choice", {"type": "w"}, "tool_choice.type: 'w' is wrong: should be 'function', or 'allowed_tools'"),
+        ("stop", 5, "stop: 5 is wrong: should be a valid string, or a valid list"),
         ("stream_options", {"a": 1}, "stream_options.a: no such field; see the field table in docs/gateway.md"),
         (
             "best_of",
