@@ -82,7 +82,7 @@ def _sampling(inputs: Inputs, checkpoint: CheckpointDefaults, logprobs: int) -> 
     if settings["guided_decoding_complete"]:
         _check_complete(inputs, guide)
     elif guide and not guide.optional:
-        _check_length(inputs)
+        _check_length(inputs, checkpoint)
         if allowed and not set(allowed) & set(checkpoint.eos_token_ids):
             problem = "none of them is an end token, with which a guided answer ends; add"
             raise InvalidRequest("allowed_token_ids", f"{problem} {checkpoint.eos_token_ids[0]}")
@@ -124,10 +124,15 @@ def _repetition(inputs: Inputs) -> tuple[int, ...]:
 def _stop_ids(inputs: Inputs, checkpoint: CheckpointDefaults) -> tuple[int, ...]:
     named = inputs.integers("stop_token_ids")
     inputs.integer("pad_id")  # for its range; nothing is padded here
-    end = (inputs.integer("end_id"),) if "end_id" in inputs else ()
-    if inputs.flag("ignore_eos") or end == (-1,):
+    if inputs.flag("ignore_eos") or _is_endless(inputs, checkpoint):
         return named
+    end = (inputs.integer("end_id"),) if "end_id" in inputs else ()
     return tuple(dict.fromkeys((*checkpoint.eos_token_ids, *end, *named)))
+
+
+def _is_endless(inputs: Inputs, checkpoint: CheckpointDefaults) -> bool:
+    """NVIDIA's ensemble ends at ``end_id`` alone, so load tests send one that no answer contains."""
+    return "end_id" in inputs and not 0 <= inputs.integer("end_id") < checkpoint.vocab_size
 
 
 def _biases(inputs: Inputs) -> tuple[tuple[int, float], ...]:
@@ -168,9 +173,9 @@ def _check_complete(inputs: Inputs, guide: Guide | None) -> None:
             raise InvalidRequest(name, "cannot be promised beside guided_decoding_complete; leave one of them out")
 
 
-def _check_length(inputs: Inputs) -> None:
+def _check_length(inputs: Inputs, checkpoint: CheckpointDefaults) -> None:
     """A guide ends the answer where it is whole, and nothing says how long that is."""
-    endless = "end_id" in inputs and inputs.integer("end_id") == -1
+    endless = _is_endless(inputs, checkpoint)
     asked = {"ignore_eos": inputs.flag("ignore_eos"), "end_id": endless, "min_tokens": inputs.integer("min_tokens") > 1}
     for name in (name for name, longer in asked.items() if longer):
         problem = "the answer ends where guided_decoding_guide is fulfilled, however short; leave one of them out"

@@ -164,6 +164,8 @@ def test_float32_values_are_read_as_meant(builder: PromptBuilder) -> None:
         ({"end_id": 42, "stop_token_ids": [7, 42]}, (IM_END, END_OF_TEXT, 42, 7)),
         ({"ignore_eos": True}, ()),
         ({"end_id": -1, "stop_token_ids": [7]}, (7,)),
+        ({"end_id": 152_063}, (IM_END, END_OF_TEXT, 152_063)),
+        ({"end_id": 1_048_576, "pad_id": 1_048_576}, ()),  # SGLang's load test for TensorRT-LLM
     ],
 )
 def test_end_tokens(values: dict[str, Any], expected: tuple[int, ...], builder: PromptBuilder) -> None:

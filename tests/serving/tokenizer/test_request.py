@@ -107,7 +107,7 @@ SETTINGS = [
     bad("stop_words: byte 0 of .* is not UTF-8", stop_words=[b"\xc3"]),
     bad("bad_words: 65 strings are too many; give at most 64", bad_words=[f"s{i}" for i in range(65)]),
     bad("stop_token_ids: 152064 is not a token id; ids lie between 0 and 152063", stop_token_ids=[152064]),
-    bad("end_id: 152064 is out of range", end_id=152064),
+    bad("end_id: -2 is out of range", end_id=-2),
     ({"input_ids": [1, 152064]}, "input_ids: 152064 is not a token id; ids lie between 0 and 152063"),
     ({"input_ids": [-1]}, "input_ids: -1 is not a token id"),
     ({"input_ids": [1], "text_input": "a"}, "text_input: given beside input_ids; send exactly one"),
