@@ -29,10 +29,7 @@ METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 # data in 5 minutes with GOAWAY, so after two there is one a minute, and only while a call is open. While data flows,
 # gRPC also pings to measure bandwidth; an unanswered one delays the keepalive, by a minute unless limited here.
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    (
-        "grpc.enable_http_proxy",
-        0,
-    ),  # straight, as over HTTP: gRPC would ask a proxy of the environment even for localhost
+    ("grpc.enable_http_proxy", 0),  # straight, as over HTTP; else a proxy of the environment, even for localhost
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.keepalive_time_ms", 10_000),
