@@ -83,21 +83,24 @@ class Answer:
 class Stream:
     """``tritonclient.grpc`` with ``start_stream`` and ``async_stream_infer``: one connection, one open stream."""
 
-    def __init__(self, address: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, address: str) -> None:
         self._client = grpcclient.InferenceServerClient(address)
         self._results: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
-        self._client.start_stream(lambda result, error: self._results.put((result, error)), headers=headers)
+        self._unanswered = 0
+        self._client.start_stream(lambda result, error: self._results.put((result, error)))
 
     def __enter__(self) -> Stream:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._client.stop_stream(cancel_requests=True)
+        """Without a reset where every request has its answer: now and then Triton 2.51 crashes at one."""
+        self._client.stop_stream(cancel_requests=self._unanswered > 0)
         self._client.close()
 
     def send(self, request_id: str = "", batch: int = 1, timeout: int | None = None, **values: Any) -> None:
         """``timeout``: KServe's parameter, in microseconds."""
         inputs = tensors(batch=batch, **values)
+        self._unanswered += 1
         self._client.async_stream_infer(MODEL, inputs, request_id=request_id, timeout=timeout)
 
     @property
@@ -120,6 +123,7 @@ class Stream:
                 answer.add(self.next(timeout))
         except InferenceServerException as error:
             answer.error = error
+        self._unanswered -= 1
         return answer
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tritonclient.utils import InferenceServerException
 
 from contract.errors import from_wire
 from tests.conftest import Server
@@ -111,15 +110,6 @@ def test_a_duplicate_live_id(server: Server, says: Callable[[str, int, int], str
         rest = first.answer()
         assert begun.as_numpy("text_output")[0].decode() + rest.text == says("Hi", 1, 200)
     assert ask(server.grpc, request_id="twin", text_input="Hi", max_tokens=2).completion_tokens == 2
-
-
-def test_a_true_grpc_status_on_request(server: Server) -> None:
-    """Triton reports stream errors as responses unless the caller asks for a status."""
-    with Stream(server.grpc, headers={"triton_grpc_error": "true"}) as stream:
-        stream.send(text_input="a", max_tokens=0)
-        with pytest.raises(InferenceServerException) as caught:
-            stream.next()
-    assert "INVALID_ARGUMENT" in str(caught.value.status())
 
 
 def test_neighbours_in_one_batch_are_unharmed(server: Server, says: Callable[[str, int, int], str]) -> None:

@@ -7,7 +7,6 @@ import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from contract.errors import shown_json
 from serving.gateway.schema.errors import ApiError, bad_request
@@ -88,16 +87,16 @@ def _first(error: ValidationError) -> ApiError:
         if abs(value) < 2**53:
             return bad_request(path, f"{value!r} is wrong: write it as an integer, without a point or an exponent")
         return bad_request(path, f"{shown_json(value)} is out of range; no integer here is as large")
-    forms = dict.fromkeys(_expected(c) for c in same if len(c["loc"]) == len(first["loc"]) and _path(c["loc"]) == path)
+    forms = dict.fromkeys(
+        _expected(c["type"], c["msg"]) for c in same if len(c["loc"]) == len(first["loc"]) and _path(c["loc"]) == path
+    )
     problem = ", or ".join([*forms][:1] + [form.removeprefix("should be ") for form in [*forms][1:]])
     return bad_request(path, f"{shown_json(value)} is wrong: {problem}")
 
 
-def _expected(complaint: ErrorDetails) -> str:
-    problem = (
-        _EXPECTED.get(complaint["type"]) or complaint["msg"].removeprefix("Input ").partition(" after validation")[0]
-    )
-    if complaint["type"] == "literal_error":
+def _expected(kind: str, message: str) -> str:
+    problem = _EXPECTED.get(kind) or message.removeprefix("Input ").partition(" after validation")[0]
+    if kind == "literal_error":
         problem = re.sub(r"\b(?:True|False|None)\b", lambda word: _IN_JSON[word[0]], problem)
     return problem[:1].lower() + problem[1:]
 
