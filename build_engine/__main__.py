@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() handles it: no traceback from an import
 
+from contract import standard_streams
 from contract.arguments import EXIT_NOT_FETCHED, Arguments
 from contract.errors import NotFetched, OperatorError
 
@@ -75,16 +76,23 @@ def _interruptible() -> Iterator[None]:
     def interrupt(number: int, _: object) -> None:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(number)
+        caught.append(Interrupted(number))
+        raise caught[0]
 
+    caught: list[Interrupted] = []
     heard = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
     before = {each: signal.signal(each, interrupt) for each in heard}
     try:
         yield
+    except Exception as error:  # a library loaded just then makes an ImportError of it
+        if caught:
+            raise caught[0] from error
+        raise
     finally:
         for each, handler in before.items():
             signal.signal(each, handler or signal.SIG_DFL)
 
 
 if __name__ == "__main__":
+    standard_streams.lenient()
     sys.exit(main())

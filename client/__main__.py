@@ -15,6 +15,7 @@ from client._words import say
 from client.credentials import Tls
 from client.errors import ClientError
 from client.types import NO_RETRY, Options
+from contract import standard_streams
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -116,7 +117,7 @@ def converse(client: Client, args: argparse.Namespace, options: Options) -> int:
 def main(argv: list[str] | None = None) -> int:
     # A parent that started us in the background leaves SIGINT ignored, and Ctrl-C would stop nothing.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _open_streams()
+    standard_streams.lenient()
     args = arguments(argv)
     try:
         options, client = options_of(args.set), client_of(args)
@@ -126,17 +127,6 @@ def main(argv: list[str] | None = None) -> int:
     with client:
         client.retry = NO_RETRY  # somebody is waiting: say at once what is wrong
         return _run(client, args, options)
-
-
-def _open_streams() -> None:
-    """Standard streams that take part in nothing may be closed (`<&-`), and a terminal may lack characters."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            nothing = os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, open(nothing, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _discard_output() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
+from contract import standard_streams
 from contract.authority import bracketed
 from contract.straight import STRAIGHT
 from deploy import running
@@ -239,5 +240,6 @@ def main(chosen: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    standard_streams.unattended()
     os.umask(0o077)  # Envoy's configuration holds API keys, logs quote requests
     sys.exit(main(parse(sys.argv[1:])))

@@ -8,7 +8,10 @@ import sys
 
 def run() -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while modules load ends the process without a traceback
+    from contract import standard_streams
     from loadtest.cli import main
+
+    standard_streams.lenient()
 
     return main()
 

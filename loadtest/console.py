@@ -22,7 +22,7 @@ def show(text: str, end: str = "\n") -> None:
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "replace").decode(encoding), end=end, flush=True)
-    except BrokenPipeError:  # `| head`: the run goes on, and its report is written
+    except OSError:  # `| head`, a full disk: the run goes on, and its report is written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+from contract import standard_streams
+
 
 def waitpid(pid: int, options: int) -> tuple[int, int]:
     """``os.waitpid``, to which a child that is long gone has ended well.
@@ -19,6 +21,7 @@ def waitpid(pid: int, options: int) -> tuple[int, int]:
 
 def run() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before ``session.on_interrupt`` prints no traceback
+    standard_streams.unattended()  # whatever becomes of the terminal, the report is written
     from locust.main import main
 
     global _waitpid

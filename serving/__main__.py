@@ -10,6 +10,7 @@ import sys
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() can answer it: no traceback out of an import
 
+from contract import standard_streams
 from serving import tracing
 from serving.launch import docker, gateway, rundir
 from serving.launch.config import LaunchError, check_ports, parse
@@ -23,7 +24,7 @@ TOO_FEW_FILES = 256
 
 def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a locale without "…" still serves
+    standard_streams.lenient()  # a locale without "…" still serves
     try:
         config = parse()
         _allow_files()
@@ -67,4 +68,5 @@ def _allow_files() -> None:
 
 
 if __name__ == "__main__":
+    standard_streams.unattended()  # its log is in a file, and a server serves though nobody reads along
     sys.exit(main())

@@ -20,6 +20,8 @@ from contract import gpus
 from contract.errors import BuildError
 from contract.model_shape import GIB
 
+NARROWEST = 80  # columns: a narrower terminal breaks the lines itself, where rich would cut off the figures
+
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that ``plan`` and the TensorRT-LLM build share."""
@@ -98,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(as_json(result), indent=2))
     else:
-        render(result, Console(soft_wrap=True))
+        render(result, Console(width=max(NARROWEST, Console().width), soft_wrap=True))
     return 0
 
 

@@ -75,6 +75,22 @@ def test_the_exit_code_tells_what_could_not_be_fetched(
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
+def test_an_interrupt_that_a_library_makes_another_error_of_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:  # as pybind11, while OpenVINO is imported
+            raise ImportError("initialization failed") from None
+
+    command = types.SimpleNamespace(add_parser=lambda sub: sub.add_parser("x").set_defaults(run=run))
+    monkeypatch.setitem(sys.modules, "stand_in", command)  # type: ignore[arg-type]
+    monkeypatch.setattr(__main__, "COMMANDS", ("stand_in",))
+    assert __main__.main(["x"]) == 130
+    assert capsys.readouterr().err.startswith("interrupted: ")
+
+
 def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
     script = (
         "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom build_engine import __main__ as command\n"
