@@ -25,7 +25,9 @@ class StopMatcher:
         buffer = self._held + text
         best: tuple[int, int, str] | None = None
         for stop in self._stops:
-            start = buffer.find(stop)
+            start = buffer.find(
+                stop, max(0, len(self._held) + 1 - len(stop))
+            )  # what is held back may hold a skipped one
             if start >= 0:
                 candidate = (start + len(stop), start, stop)
                 best = candidate if best is None else min(best, candidate)
@@ -33,14 +35,21 @@ class StopMatcher:
             end, start, self.matched = best
             self._held = ""
             return buffer[: end if self._include else start]
-        keep = self._overlap(buffer)
-        self._held = buffer[len(buffer) - keep :]
-        return buffer[: len(buffer) - keep]
+        return self._hold_back(buffer)
+
+    def skip(self, text: str) -> str:
+        """As ``push`` for text in which a complete stop string does not count; one that only begins in it does."""
+        return self._hold_back(self._held + text)
 
     def flush(self) -> str:
         """What was held back, once it is known that no more text comes."""
         held, self._held = self._held, ""
         return held
+
+    def _hold_back(self, buffer: str) -> str:
+        keep = self._overlap(buffer)
+        self._held = buffer[len(buffer) - keep :]
+        return buffer[: len(buffer) - keep]
 
     def _overlap(self, buffer: str) -> int:
         """Length of the longest tail of ``buffer`` that begins some stop string."""

@@ -36,7 +36,7 @@ class TextStream:
     """The text of one sequence as its token ids arrive, cut at the first stop string.
 
     ``tokens`` counts the ids that belong to the answer: all of them, or those up to the one that completed a stop
-    string. Stop strings are not looked for in the first ``min_tokens`` tokens.
+    string. A stop string that is complete within the first ``min_tokens`` tokens does not count (as in vLLM).
     """
 
     __slots__ = ("_bytes", "_decoder", "_matcher", "_min_tokens", "tokens")
@@ -65,7 +65,7 @@ class TextStream:
                 break
             self.tokens += 1
             text = self._decoder.decode(self._bytes.join((token,)))
-            pieces.append(self._matcher.push(text) if self.tokens > self._min_tokens else text)
+            pieces.append((self._matcher.push if self.tokens > self._min_tokens else self._matcher.skip)(text))
         return "".join(pieces)
 
     def finish(self, *, cut: bool = False) -> str:

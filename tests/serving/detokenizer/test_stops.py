@@ -40,6 +40,22 @@ def test_every_cut_equals_brute_force(text: str, stops: list[str], include: bool
     assert matcher.matched == (found[1] if found else "")
 
 
+@given(text=LETTERS, stops=STOPS, skipped=st.integers(0, 24), data=st.data())
+@example(text="aab", stops=["ab"], skipped=2, data=None)
+@example(text="ab你", stops=["ab", "ab你"], skipped=2, data=None)
+def test_what_is_complete_within_skipped_text_does_not_count(
+    text: str, stops: list[str], skipped: int, data: st.DataObject | None
+) -> None:
+    """A stop string that only begins there does, or it would be overrun for good."""
+    ends = [end for end in range(skipped + 1, len(text) + 1) if any(text[:end].endswith(stop) for stop in stops)]
+    stop = max((stop for stop in stops if text[: ends[0]].endswith(stop)), key=len) if ends else ""
+    matcher = StopMatcher(stops)
+    shown = "".join(matcher.skip(letter) for letter in text[:skipped])
+    shown += run(matcher, data.draw(cuts(text[skipped:])) if data else [text[skipped:]])
+    assert shown == (text[: ends[0] - len(stop)] if ends else text)
+    assert matcher.matched == stop
+
+
 @given(text=LETTERS, stops=STOPS)
 @example(text="aab", stops=["ab"])
 def test_what_is_shown_is_never_taken_back(text: str, stops: list[str]) -> None:

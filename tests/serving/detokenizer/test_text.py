@@ -94,8 +94,13 @@ def test_special_tokens_are_silent_and_added_ones_are_text(tokenizer: Tokenizer,
     assert token_bytes.join([152063]) == b""
 
 
-def test_stop_strings_are_not_looked_for_in_the_first_min_tokens(tokenizer: Tokenizer, token_bytes: TokenBytes) -> None:
+@pytest.mark.parametrize(
+    ("stop", "text", "tokens"), [("b", "abca", 5), ("ab", "abc", 5), ("ca", "ab", 4), ("abc", "abc", 6)]
+)
+def test_a_stop_string_counts_where_it_is_complete_after_min_tokens(
+    stop: str, text: str, tokens: int, tokenizer: Tokenizer, token_bytes: TokenBytes
+) -> None:
     ids = [tokenizer.token_to_id(letter) for letter in "abcabc"]
-    stream = TextStream(token_bytes, ["b"], min_tokens=3)
-    assert stream.push(ids) + stream.finish() == "abca"
-    assert stream.stopped and stream.tokens == 5
+    stream = TextStream(token_bytes, [stop], min_tokens=3)
+    assert stream.push(ids) + stream.finish() == text
+    assert stream.stopped and stream.tokens == tokens
