@@ -67,6 +67,7 @@ class Answer:
             else None,
             stops=plan.options.stop if plan.names_stop else (),
             keeps_stop=plan.options.include_stop,
+            passes_stops=bool(plan.options.min_tokens),
             may_stop=bool(plan.options.stop or plan.options.stop_token_ids),
             prompt_entry=None if plan.prompt_logprobs is None else partial(entry, plan.prompt_logprobs, text),
         )

@@ -13,6 +13,7 @@ from serving.gateway.core.token_logprobs import TokenLogprobs
 from serving.gateway.core.tools import Event, ToolParser
 
 NOTHING = PromptPart()
+_ID_BYTES = 4
 PromptEntry = Callable[[ScoredToken], dict[str, Any] | None]  # vLLM's form of one token's score
 
 
@@ -35,11 +36,13 @@ class ChoiceState:
 
     __slots__ = (
         "_first",
+        "_held",
         "_keeps_stop",
         "_logprobs",
         "_may_stop",
         "_next",
         "_parser",
+        "_passes_stops",
         "_prompt_entry",
         "_prompt_scores",
         "_stops",
@@ -57,10 +60,12 @@ class ChoiceState:
         logprobs: TokenLogprobs | None = None,
         stops: Sequence[str] = (),
         keeps_stop: bool = False,
+        passes_stops: bool = False,
         may_stop: bool = False,
         prompt_entry: PromptEntry | None = None,
     ) -> None:
         """``stops``: strings that the engine leaves at the end of the text; with ``keeps_stop`` they stay there.
+        ``passes_stops``: a text may hold one and go on, within ``min_tokens``.
         ``may_stop``: the request has stop strings or stop tokens. ``prompt_entry``: makes the answer's
         ``prompt_logprobs``, if they were asked for."""
         self.index, self.tokens = index, 0
@@ -70,7 +75,8 @@ class ChoiceState:
         self.ids = bytearray()  # INT32 each
         self._prompt_scores = PromptScores()
         self._may_stop = may_stop
-        self._keeps_stop = keeps_stop
+        self._keeps_stop, self._passes_stops = keeps_stop, passes_stops
+        self._held = ""  # a stop string that may have been passed
         self._stops = sorted(stops, key=len, reverse=True)  # of several with the same end the engine takes the longest
 
     def check(self, got: SequenceOutput) -> str | None:
@@ -99,10 +105,7 @@ class ChoiceState:
 
     def update(self, got: SequenceOutput) -> ChoiceUpdate:
         finish = self.check(got)
-        text = got.text
-        stop = next((s for s in self._stops if text.endswith(s)), "")
-        if not self._keeps_stop:
-            text = text[: len(text) - len(stop)]
+        text, stop = self._without_stop(self._held + got.text, finish)
         events = self._events(text, finish) if self._parser else None
         if finish == "stop" and self._parser and self._parser.calls and not self._is_cut(finish):
             finish = self.finish = "tool_calls"
@@ -111,6 +114,20 @@ class ChoiceState:
         logprobs = self._logprobs.of(got, scored) if self._logprobs else None
         entries = [self._prompt_entry(token) for token in scored] if self._prompt_entry else []
         return ChoiceUpdate(text, events, got.token_ids, logprobs, finish, stop, part.ids, entries)
+
+    def _without_stop(self, text: str, finish: str | None) -> tuple[str, str]:
+        """The text to show, and the stop string that ended it. An end token counts among the engine's tokens and not
+        among the ids: without one, it was a stop string."""
+        self._held = ""
+        stop = next((s for s in self._stops if text.endswith(s)), "")
+        shown = text if self._keeps_stop else text[: len(text) - len(stop)]
+        if not (stop and self._passes_stops):
+            return shown, stop
+        if not finish:
+            self._held = stop
+            return text[: len(text) - len(stop)], ""
+        ended = finish == "stop" and len(self.ids) == _ID_BYTES * self.tokens
+        return (shown, stop) if ended else (text, "")
 
     def _events(self, text: str, finish: str | None) -> list[Event]:
         assert self._parser is not None

@@ -58,9 +58,8 @@ class GenerationPlan:
     @property
     def names_stop(self) -> bool:
         """Whether the answer says which stop string ended it. The engine then leaves the string in the text, where
-        ``ChoiceState`` finds it; not possible where a text may contain a stop string and continue."""
-        options = self.options
-        return bool(options.stop) and not (options.min_tokens or self.echo)
+        ``ChoiceState`` finds it; not possible where the prompt in front of the answer may end with a part of it."""
+        return bool(self.options.stop) and not self.echo
 
     @property
     def in_pieces(self) -> bool:

@@ -66,3 +66,31 @@ def test_a_call_without_its_last_brackets_is_completed_where_nothing_can_have_cu
     update = choice.update(SequenceOutput(HERMES.partition("}")[0], "stop", 5, 9, 0, 0, 0))
     arguments = [event.text for event in update.events or [] if isinstance(event, CallArguments)]
     assert update.finish == "tool_calls" and "".join(arguments) == '{"city": "Paris", "n": 1}'
+
+
+Passed = tuple[list[tuple[str, int]], int, FinishReason, str, str]
+PASSED: list[
+    Passed
+] = [  # texts with their number of ids, the engine's tokens, how it ended; what is shown, what ended it
+    ([("a END", 5)], 5, "stop", "a ", "END"),
+    ([("a END", 5), ("", 0)], 5, "stop", "a ", "END"),
+    ([("a END", 5), (" b END", 3)], 8, "stop", "a END b ", "END"),
+    ([("a END", 5)], 6, "stop", "a END", ""),
+    ([("a END", 5), ("", 0)], 6, "stop", "a END", ""),
+    ([("a END", 5)], 5, "length", "a END", ""),
+    ([("a END", 5), (" b", 1)], 6, "length", "a END b", ""),
+]
+
+
+@pytest.mark.parametrize("case", PASSED)
+@pytest.mark.parametrize("keeps_stop", [False, True])
+def test_a_stop_string_within_min_tokens_is_text_and_a_later_one_is_named(case: Passed, keeps_stop: bool) -> None:
+    pieces, tokens, finish, shown, stop = case
+    choice = ChoiceState(0, stops=["END", "D"], keeps_stop=keeps_stop, passes_stops=True)
+    last = len(pieces) - 1
+    found = [
+        choice.update(SequenceOutput(text, finish if at == last else None, 5, tokens, 0, at, 0, ids=bytes(4 * ids)))
+        for at, (text, ids) in enumerate(pieces)
+    ]
+    assert "".join(update.text for update in found) == shown + stop * keeps_stop
+    assert [update.stop for update in found] == [""] * last + [stop]
