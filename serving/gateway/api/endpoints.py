@@ -226,8 +226,6 @@ class _Exchange:
 
     def _count(self, answer: Answer) -> None:
         metrics = self._gateway.metrics
-        metrics.e2e.observe(time.monotonic() - self._timing.arrived)
-        metrics.asked(answer.plan.options.n, answer.plan.options.max_tokens)
         if answer.prompt_tokens:
             metrics.generated(answer.prompt_tokens, [choice.tokens for choice in answer.choices])
         for choice in answer.choices:
@@ -235,6 +233,10 @@ class _Exchange:
                 metrics.finished(choice.finish)
         if all(choice.finish for choice in answer.choices):
             timing, tokens = self._timing, answer.output_tokens if len(answer.choices) == 1 else 0
+            metrics.e2e.observe(
+                time.monotonic() - timing.arrived
+            )  # of whole answers: refusals are quick, and would hide the rest
+            metrics.asked(answer.plan.options.n, answer.plan.options.max_tokens)
             metrics.took(timing.sent, timing.first, timing.chunk, tokens, in_pieces=answer.plan.in_pieces)
         self._gateway.keys.charge(self._key, answer.used_tokens(self._reserved) - self._reserved)
 

@@ -171,6 +171,32 @@ def test_metrics_of_all_workers_and_the_engine(web: httpx.Client) -> None:
     assert families["qwen_gateway_open_requests"].samples[0].value == 0
 
 
+WHOLE = (
+    "e2e_request_latency_seconds",
+    "request_params_n",
+    "request_params_max_tokens",
+    "request_inference_time_seconds",
+)
+
+
+def test_refused_and_broken_answers_have_no_latency(web: httpx.Client) -> None:
+    """During an outage thousands of quick refusals would stand on the dashboard as a fast server."""
+
+    def counts() -> dict[str, float]:
+        families = {family.name: family for family in text_string_to_metric_families(web.get("/metrics").text)}
+        return {
+            name: next(s.value for s in families[f"vllm:{name}"].samples if s.name.endswith("_count")) for name in WHOLE
+        }
+
+    before = counts()
+    assert web.post(CHAT, json=ask("ERR invalid_request no", max_tokens=4)).status_code == 400
+    assert web.post(CHAT, json=ask("ERR engine_unavailable it died", max_tokens=4)).status_code == 503
+    assert '"error"' in web.post(CHAT, json=ask("MID engine_unavailable it died", max_tokens=4, stream=True)).text
+    assert counts() == before
+    assert web.post(CHAT, json=ask("x", max_tokens=4)).status_code == 200
+    until(lambda: counts() == {name: count + 1 for name, count in before.items()})
+
+
 def test_log_lines_have_numbers_and_no_prompts(web: httpx.Client, gateway: RunningGateway) -> None:
     web.post(CHAT, json=ask("SAY my secret"), headers={"x-request-id": "log-me"})
     until(lambda: "log-me" in gateway.log.read_text())
