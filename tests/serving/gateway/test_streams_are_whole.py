@@ -49,6 +49,32 @@ def lasting(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("case", ANSWERS)
+@pytest.mark.parametrize("more", [{}, {"logprobs": True}, {"return_token_ids": True}], ids=str)
+def test_a_chat(web: httpx.Client, case: str, more: dict[str, Any]) -> None:
+    """Down to the difference between null content and an empty one, which clients tell calls by."""
+    said, most = ANSWERS[case]
+    tool = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
+    body = {"messages": [{"role": "user", "content": said}], "max_tokens": most, "tools": [tool], **more}
+    whole = web.post("/v1/chat/completions", json=body).json()["choices"][0]
+    text = web.post("/v1/chat/completions", json=body | {"stream": True}).text
+    told = [json.loads(line.removeprefix("data: "))["choices"][0] for line in text.split("\n\n")[:-2]]
+    deltas = [choice["delta"] for choice in told]
+    contents = [delta["content"] for delta in deltas if delta.get("content") is not None]
+    calls: list[dict[str, str]] = []
+    for call in (call for delta in deltas for call in delta.get("tool_calls", ())):
+        if call["index"] == len(calls):
+            calls.append({"name": call["function"]["name"], "arguments": ""})
+        calls[call["index"]]["arguments"] += call["function"]["arguments"]
+    assert ("".join(contents) if contents else None) == whole["message"]["content"]
+    assert calls == [call["function"] for call in whole["message"].get("tool_calls", ())]
+    assert [choice["finish_reason"] for choice in told] == [None] * (len(told) - 1) + [whole["finish_reason"]]
+    scores = [score for choice in told for score in (choice["logprobs"] or {"content": []})["content"]]
+    assert scores == (whole["logprobs"] or {"content": []})["content"] and bool(scores) == ("logprobs" in more)
+    ids = [token for choice in told for token in choice.get("token_ids", ())]
+    assert ids == (whole["token_ids"] or []) and bool(ids) == ("return_token_ids" in more)
+
+
+@pytest.mark.parametrize("case", ANSWERS)
 def test_a_response(sdk: openai.OpenAI, case: str) -> None:
     said, most = ANSWERS[case]
     tool: Any = {"type": "function", "name": "weather", "parameters": PARAMETERS, "strict": False}

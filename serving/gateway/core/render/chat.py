@@ -75,6 +75,7 @@ class ChatStream(StreamRenderer):
         # OpenAI's chats end with an event of their own. vLLM's last text brings the finish reason, and its clients of
         # completions and of usage per chunk count events.
         self._ends_with_text = options.continuous or not plan.chat
+        self._null: set[int] = set()  # choices that began with null content and have said nothing yet
         self._stops: dict[int, str] = {}
         self._prompt_ids: dict[int, Sequence[int]] = {}  # by choice, until its next event; a chat has them once
         if not (plan.names_stop or plan.options.logprobs or plan.token_ids or plan.parser or options.continuous):
@@ -114,20 +115,27 @@ class ChatStream(StreamRenderer):
         wanted = scored or (update.ids and (self._plan.options.logprobs or self._plan.token_ids))
         if not self._chat:
             deltas = [{"text": update.text}] if update.text or wanted else []
-        elif wanted and not deltas:
-            deltas = [{"content": ""}]
+        elif wanted and not deltas:  # where calls are looked for, nobody knows yet whether these tokens are text
+            deltas = [{}] if update.events is not None else [{"content": ""}]
         elif not wanted:
             deltas = [delta for delta in deltas if delta != {"content": ""}]
         out = b""
         if index in self._unstarted and (deltas or update.finish):
-            content = None if deltas and "tool_calls" in deltas[0] else ""
+            content = None if deltas and "content" not in deltas[0] else ""
+            self._null |= {index} if content is None else set()
             out = self._start(index, _with_usage(used._replace(completion=0)) if counted else None, content)
+        if any(deltas):
+            self._null.discard(index)
         logprobs, finish = update.logprobs, update.finish
+        if not deltas:
+            extras, logprobs = {}, None
         if finish and not (deltas and self._ends_with_text):
             deltas = [*deltas, {}]
+        if finish and index in self._null:
+            deltas[-1] = {"content": ""}
         for at, delta in enumerate(deltas, 1):
             ends = finish if at == len(deltas) else None
-            out += self._event(index, delta, extras if delta else {}, logprobs if delta else None, ends, tail)
+            out += self._event(index, delta, extras, logprobs, ends, tail)
             extras, logprobs = {}, None  # they belong to the whole update and go with its first delta
         return out
 
