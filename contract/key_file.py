@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from contract import user_text
+
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 
@@ -13,7 +15,7 @@ def read(path: Path) -> tuple[str, ...]:
 
     Raises ``ValueError`` with one line that names the line of the file, never the key."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = user_text.read(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read ({getattr(error, 'strerror', '') or 'not UTF-8'})") from None
     keys = [_key(line.split(), f"{path}:{number}") for number, line in enumerate(lines, 1) if _is_used(line)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from client.language import language
+from contract import user_text
 from loadtest import console, files
 from loadtest.console import NAMES, milliseconds, per_second
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, LoadtestError
@@ -69,8 +70,8 @@ def load(directory: Path) -> SavedRun:
     """Raises ``LoadtestError`` when ``directory`` is not a run."""
     try:
         summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-        lines = (directory / "requests.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [Record.from_json(json.loads(line)) for line in lines]
+        lines = user_text.json_lines(user_text.read(directory / "requests.jsonl"))
+        records = [Record.from_json(row) for _, row in lines]
     except OSError as error:
         raise LoadtestError(
             f"compare: {directory} is not a run ({error}): name a directory of `make loadtest`"

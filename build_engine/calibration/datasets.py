@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from build_engine.calibration.prompts import chatml, compose, material
+from contract import nesting, user_text
 from contract.errors import BuildError
 
 SUFFIXES = (".jsonl", ".json", ".txt")
@@ -61,7 +62,7 @@ def _read_file(path: Path) -> Iterator[str]:
     if path.suffix not in SUFFIXES:
         raise BuildError(f"{path}: unknown kind of file, use {', '.join(SUFFIXES)}")
     try:
-        content = path.read_text(encoding="utf-8")
+        content = user_text.read(path)
     except (OSError, UnicodeDecodeError) as error:
         raise BuildError(f"{path} cannot be read as UTF-8 text ({error})") from error
     if path.suffix == ".txt":
@@ -77,11 +78,10 @@ def _read_file(path: Path) -> Iterator[str]:
 def _entries(path: Path, content: str) -> Iterator[tuple[int, Any]]:
     try:
         if path.suffix == ".json":
-            loaded = json.loads(content)
+            loaded = nesting.loads(content)
             yield from enumerate(loaded if isinstance(loaded, list) else [loaded], 1)
         else:
-            lines = ((n, line) for n, line in enumerate(content.splitlines(), 1) if line.strip())
-            yield from ((number, json.loads(line)) for number, line in lines)
+            yield from user_text.json_lines(content)
     except ValueError as error:
         raise BuildError(f"{path} is not valid JSON ({error})") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from build_engine.checkpoint import read_config
 from build_engine.fp8 import export
 from build_engine.staging import staged
 from build_engine.tokenizer_files import copy, dump
+from contract import user_text
 from contract.errors import BuildError
 
 
@@ -39,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def read_prompts(path: Path) -> list[str]:
     """The ``text`` of each line of a JSONL file."""
     try:
-        texts = [
-            str(json.loads(line)["text"]) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
+        texts = [str(row["text"]) for _, row in user_text.json_lines(user_text.read(path))]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BuildError(f"{path} cannot be read as JSON lines with a `text` column ({error})") from error
     if not texts:

@@ -33,7 +33,7 @@ def main() -> None:
 
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype="auto", device_map="auto")
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    lines = args.calibration.read_text(encoding="utf-8").splitlines()[: args.size]
+    lines = [line for line in args.calibration.read_text(encoding="utf-8").split("\n") if line][: args.size]
     encoded = [
         tokenizer(json.loads(line)["text"], truncation=True, max_length=args.max_tokens, add_special_tokens=False)
         for line in lines

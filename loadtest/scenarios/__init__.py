@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from contract import user_text
 from loadtest.errors import LoadtestError
 from loadtest.lengths import parse_length
 from loadtest.scenarios import burst, cancel, chat, code, dataset, mixed, prefix, summarize, trace
@@ -59,7 +60,7 @@ def _recorded(settings: ScenarioSettings) -> Scenario:
 
 def _from_file(path: Path, settings: ScenarioSettings) -> Scenario:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(user_text.read(path))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise LoadtestError(f"scenario: cannot read {path} ({error})") from None
     unknown = sorted(set(data) - set(KEYS))

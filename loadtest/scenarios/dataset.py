@@ -7,7 +7,6 @@ a closed loop with the server's own answers. Answers get the length of the recor
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from contract import nesting, user_text
 from loadtest.errors import LoadtestError
 from loadtest.lengths import Length
 from loadtest.prompts import tokens_of
@@ -63,8 +63,8 @@ def has_no_times(path: Path) -> bool:
     if path.suffix != ".jsonl":
         return path.suffix == ".json"
     try:
-        with path.open(encoding="utf-8") as file:
-            first = json.loads(next((line for line in file if line.strip()), "null"))
+        with path.open(encoding="utf-8-sig") as file:
+            first = nesting.loads(next((line for line in file if line.strip()), "null"))
     except (OSError, ValueError):
         return False
     return (
@@ -87,14 +87,13 @@ def create(settings: ScenarioSettings) -> Scenario:
 def _rows(path: Path) -> Iterable[tuple[Any, str]]:
     """Each conversation with its place, for messages."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = user_text.read(path)
         if path.suffix == ".json":
-            found = json.loads(text)
+            found = nesting.loads(text)
             if not isinstance(found, list):
                 raise LoadtestError(f"dataset: {path} is no list of conversations: write {FORM}")
             return [(row, f"dataset: {path}, conversation {k}") for k, row in enumerate(found, 1)]
-        lines = enumerate(text.splitlines(), 1)
-        return [(json.loads(line), f"dataset: {path}:{k}") for k, line in lines if line.strip()]
+        return [(row, f"dataset: {path}:{k}") for k, row in user_text.json_lines(text)]
     except OSError as error:
         raise LoadtestError(f"dataset: cannot read {path} ({error.strerror})") from None
     except ValueError as error:

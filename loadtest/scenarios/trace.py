@@ -9,7 +9,7 @@ what it would have seen. A CSV file has the columns of BurstGPT (seconds) or of 
 from __future__ import annotations
 
 import csv
-import json
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from contract import nesting
 from loadtest.errors import LoadtestError
 from loadtest.prompts import corpus
 from loadtest.scenarios.base import Conversation, Message, Request, Scenario, ScenarioSettings
 
 BLOCK_TOKENS = 512
+MOST_TOKENS = 1_000_000  # of a prompt: their text is made while the run waits
 EXAMPLE = Path(__file__).parent / "example_trace.jsonl"
 FORM = '{"timestamp": 1200, "input_length": 300, "output_length": 80}'
 
@@ -85,7 +87,7 @@ def create(settings: ScenarioSettings) -> Scenario:
 
 
 def _from_jsonl(path: Path) -> Iterator[Line]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, text in enumerate(file, 1):
             if text.strip():
                 yield _line(text, f"trace: {path}:{number}", number)
@@ -103,8 +105,12 @@ def _from_csv(path: Path) -> Iterator[Line]:
         for number, row in enumerate(rows, 1):
             try:
                 when, tokens, output = _seconds(row[columns[0]]), int(row[columns[1]]), int(row[columns[2]])
+                if not math.isfinite(when) or tokens > MOST_TOKENS:
+                    raise ValueError
             except (ValueError, TypeError):
-                raise LoadtestError(f"trace: {path}:{rows.line_num}: a time or a number of tokens is none") from None
+                raise LoadtestError(
+                    f"trace: {path}:{rows.line_num}: a time or a number of tokens is none, or above {MOST_TOKENS}"
+                ) from None
             if output > 0:
                 yield Line(number, when, output, tokens=max(1, tokens))
 
@@ -119,7 +125,7 @@ def _seconds(text: str) -> float:
 
 def _line(text: str, where: str, number: int) -> Line:
     try:
-        data = json.loads(text)
+        data = nesting.loads(text)
     except ValueError:
         raise LoadtestError(f"{where}: not JSON: write lines like {FORM}") from None
     if not isinstance(data, dict):
@@ -133,14 +139,18 @@ def _line(text: str, where: str, number: int) -> Line:
         return Line(number, time, output, ({"role": "user", "content": data["prompt"]},))
     if "input_length" not in data:
         raise LoadtestError(f"{where}: needs messages, prompt or input_length: write lines like {FORM}")
-    tokens, blocks = int(_number(data, "input_length", where)), tuple(data.get("hash_ids") or ())
-    return Line(number, time, output, tokens=tokens, blocks=blocks)
+    tokens, blocks = int(_number(data, "input_length", where, MOST_TOKENS)), data.get("hash_ids") or []
+    if not isinstance(blocks, list):
+        raise LoadtestError(f"{where}: hash_ids must be a list, got {blocks!r}: write lines like {FORM}")
+    return Line(number, time, output, tokens=tokens, blocks=tuple(blocks))
 
 
-def _number(data: dict[str, Any], key: str, where: str) -> float:
+def _number(data: dict[str, Any], key: str, where: str, most: float = 1e12) -> float:
     value = data.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e12:
-        raise LoadtestError(f"{where}: {key} must be a number >= 0, got {value!r}: write lines like {FORM}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        raise LoadtestError(
+            f"{where}: {key} must be a number from 0 to {most:.0f}, got {value!r}: write lines like {FORM}"
+        )
     return float(value)
 
 

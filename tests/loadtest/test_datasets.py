@@ -82,6 +82,11 @@ def test_openai_lines_and_prompts(tmp_path: Path) -> None:
         ("a.jsonl", '{"prompt": "x"}\n{', "is not JSON"), ("b.json", None, "cannot read"),
         ("a.csv", "a,b\n1,2\n", "has not the columns of a trace"), ("a.csv", "", "has not the columns of a trace"),
         ("a.csv", "Timestamp,Request tokens,Response tokens\n1,x,3\n", "a.csv:2: a time or a number"),
+        ("a.csv", "Timestamp,Request tokens,Response tokens\n1,2000000,3\n", "a.csv:2: a time or a number"),
+        ("a.csv", "Timestamp,Request tokens,Response tokens\nnan,2,3\n", "a.csv:2: a time or a number"),
+        ("a.json", "[" * 100_000, "lie more than 100 deep"), ("a.jsonl", '{"prompt": "x"}\n{', "line 2"),
+        ("a.jsonl", '{"timestamp": 0, "input_length": 1, "output_length": 3, "hash_ids": 5}', "must be a list, got 5"),
+        ("a.jsonl", '{"timestamp": 0, "input_length": 1e10, "output_length": 3}', "from 0 to 1000000, got 1"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_one_line(name: str, text: str | None, says: str, tmp_path: Path) -> None:
@@ -150,3 +155,19 @@ def test_azures_times_are_in_utc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", '\ufeff{"prompt": "x\u2028y"}\r\n{"prompt": "z"}\r\n'),
+        ("a.json", '\ufeff[{"messages": [{"role": "user", "content": "x\u2028y"}]}]'),
+        ("a.jsonl", '\ufeff{"timestamp": 0, "prompt": "x\u2028y", "output_length": 3}\r\n'),
+        ("a.toml", '\ufeffbase = "chat"\r\n'),
+    ],
+)
+def test_what_an_editor_adds_changes_nothing(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8", newline="")
+    asked = {request.messages[-1]["content"] for request in sent(path, 2)}
+    assert name == "a.toml" or "x\u2028y" in asked

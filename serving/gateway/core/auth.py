@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract import user_text
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.settings import GatewaySettings, GatewaySettingsError
 
@@ -49,7 +50,7 @@ def load(settings: GatewaySettings) -> tuple[Key, ...]:
 
 def _of_file(path: Path, per_minute: int, first: int) -> list[Key]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = user_text.read(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise GatewaySettingsError(f"GATEWAY_API_KEYS_FILE={path}: cannot be read ({error})") from None
     keys: list[Key] = []
