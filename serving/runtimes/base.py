@@ -38,6 +38,14 @@ class EngineRequest:
     index: int = 0  # among the n sequences of one request
 
 
+LEAST = -9999.0  # OpenAI's word for "very unlikely"
+
+
+def finite(log_probability: float) -> float:
+    """``LEAST`` for the -inf of a token that a guide rules out, and for NaN: JSON has neither."""
+    return max(LEAST, log_probability)  # in this order, since no comparison with NaN is true
+
+
 class SequenceDelta(NamedTuple):
     """What one engine step added to one sequence.
 

@@ -15,7 +15,7 @@ from contract.errors import ServingError
 from contract.finish import FINISH_CODES
 from contract.prompt_part import PromptPart
 from serving.detokenizer.text import TextStream
-from serving.runtimes.base import SequenceDelta
+from serving.runtimes.base import SequenceDelta, finite
 from serving.streaming.repetition import RepetitionDetector
 
 
@@ -84,8 +84,8 @@ class ActiveSequence:
         if delta.prompt:
             self.prompt.append(delta.prompt)
         if self.request.job.text.log_probs:
-            self.log_probs += delta.logprobs
-            self.top_logprobs += delta.top_logprobs
+            self.log_probs += map(finite, delta.logprobs)
+            self.top_logprobs += [[(token, finite(p)) for token, p in row] for row in delta.top_logprobs]
         if delta.finish_reason:
             self.finish = FINISH_CODES.index(delta.finish_reason)
 

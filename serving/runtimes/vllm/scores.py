@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from contract.prompt_part import PromptPart
+from serving.runtimes.base import finite
 
 
 def log_probs(lists: Any, count: int, wanted: int) -> tuple[list[float], list[tuple[tuple[int, float], ...]]]:
@@ -28,7 +29,7 @@ def prompt_scores(tensors: Any, wanted: int) -> PromptPart | None:
     """``LogprobsTensors`` of a whole prompt, which come with its first token. Rows as in ``log_probs``."""
     if tensors is None or not wanted:
         return None
-    rows = tensors.logprobs[:, :wanted].tolist()
+    rows = [list(map(finite, row)) for row in tensors.logprobs[:, :wanted].tolist()]
     ranks = tensors.selected_token_ranks.tolist()
     tops = b""
     if wanted > 1:

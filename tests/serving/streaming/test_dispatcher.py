@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
 import threading
 import time
@@ -61,6 +63,17 @@ def test_log_probs_only_on_request(rig: Rig) -> None:
     rig.runtime.step(1, 2, finish="length")
     until(lambda: plain.ends and asked.ends)
     assert plain.chunks[0].log_probs == [] and asked.chunks[0].log_probs == [-0.5, -0.5]
+
+
+def test_what_a_guide_rules_out_has_a_number_that_json_has(rig: Rig) -> None:
+    """An engine's -inf became null beside the alternatives of guided answers; OpenAI's word for it is -9999."""
+    sink = rig.open(replace(STREAM, text=TextOptions(log_probs=True)))
+    (number,) = rig.runtime.submitted
+    tops = [((1, 0.0), (2, -math.inf)), ((1, math.nan), (2, -1.5))]
+    rig.dispatcher.on_step([SequenceDelta(number, [1, 2], 2, "length", [0.0, math.nan], tops)])
+    until(lambda: sink.ends)
+    assert sink.chunks[0].log_probs == [0.0, -9999.0]
+    assert json.loads(sink.chunks[0].top_logprobs) == [[[1, 0.0], [2, -9999.0]], [[1, -9999.0], [2, -1.5]]]
 
 
 def test_a_newcomers_first_chunk_waits_for_nobody(rig: Rig) -> None:

@@ -74,12 +74,12 @@ def test_scores_of_the_prompt_come_with_its_first_token(served):
     served.runtime.submit(request(1, prompt_logprobs=2))
     scores = SimpleNamespace(
         logprob_token_ids=np.array([[2, 7, 8], [3, 3, 9]]),
-        logprobs=np.array([[-4.0, -0.5, -1.0], [-0.25, -0.25, -2.0]]),
+        logprobs=np.array([[-np.inf, -0.5, -1.0], [-0.25, -0.25, -2.0]]),
         selected_token_ranks=np.array([5, 1]),
     )
     say(served, Output(served.core.sent[0], [4], new_prompt_logprobs_tensors=scores))
     (delta,) = served.step()
-    assert delta.prompt == ((), [-4.0, -0.25], [5, 1], b"[[[7,-0.5]],[[3,-0.25]]]") and delta.logprobs == []
+    assert delta.prompt == ((), [-9999.0, -0.25], [5, 1], b"[[[7,-0.5]],[[3,-0.25]]]") and delta.logprobs == []
 
 
 def test_output_of_an_earlier_attempt_is_read_as_prompt(served):
