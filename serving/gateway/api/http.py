@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import time
 from typing import Any
 
@@ -86,6 +87,7 @@ async def request_of(kind: type[Request], body: bytes) -> Request:
 
 def read_json(body: bytes) -> Any:
     """Raises ``ApiError`` 400 saying where JSON or UTF-8 breaks, or that it holds too many values or too deep ones."""
+    body = body.removeprefix(codecs.BOM_UTF8)  # Windows' editors put it in front of a file
     size.check(body)
     try:
         value = orjson.loads(body)

@@ -1,4 +1,4 @@
-"""Bodies that do not come."""
+"""Bodies that do not come, and what may stand in front of their JSON."""
 
 from __future__ import annotations
 
@@ -26,3 +26,12 @@ def test_a_body_that_stops_half_way_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ApiError, match="only 1 bytes") as caught:
         asyncio.run(read())
     assert caught.value.status == 408 and caught.value.close
+
+
+def test_a_byte_order_mark_changes_nothing() -> None:
+    """Windows' editors and PowerShell put one in front of a file, which ``curl -d @file`` sends as it is."""
+    assert http.read_json(b'\xef\xbb\xbf{"n": 1}') == {"n": 1}
+    with pytest.raises(ApiError, match="the body is empty"):
+        http.read_json(b"\xef\xbb\xbf")
+    with pytest.raises(ApiError, match="not JSON in UTF-8"):
+        http.read_json(b"\xef\xbb\xbf\xef\xbb\xbf{}")
