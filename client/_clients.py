@@ -26,6 +26,7 @@ from client.option_check import checked
 from client.request import Ask, Metadata
 from client.sequences import Collector, collect, request_ids
 from client.types import Options, Prompt, Result, Retry, Timeouts
+from contract import key_file
 
 Stream = GrpcStream | HttpStream
 AsyncStream = AsyncGrpcStream | AsyncHttpStream
@@ -50,14 +51,15 @@ class _Settings:
         ``api_key``: the gateway's, or that of the gRPC door. ``tls``: certificates for ``grpcs://`` and ``https://``;
         with it, ``host:port`` means ``grpcs://host:port``.
 
-        Raises ``ValueError`` for an address that is neither, a certificate that cannot be read, an argument of another
-        kind."""
+        Raises ``ValueError`` for an address that is neither, a key that no header can hold, a certificate that cannot be
+        read, an argument of another kind."""
         self.addresses = parse_all(address, secure=tls is not None)
         self.address = self.addresses[0]
         self.timeouts, self.retry = _kind("timeouts", timeouts, Timeouts), _kind("retry", retry, Retry)
         self._new_id = request_ids()
-        self._target = HttpTarget(self.address.target, model=model, api_key=api_key)
-        self._credentials = Credentials(api_key or "", tls or (Tls() if self.address.secure else None))
+        key = key_file.checked(_kind("api_key", api_key or "", str), "api_key")
+        self._target = HttpTarget(self.address.target, model=model, api_key=key)
+        self._credentials = Credentials(key, tls or (Tls() if self.address.secure else None))
         self._context = self._credentials.tls.context() if self._credentials.tls else True  # httpx's default
         self._model = model
         self._opening = threading.Lock()

@@ -24,6 +24,18 @@ def read(path: Path) -> tuple[str, ...]:
     return tuple(keys)
 
 
+def checked(key: str, name: str) -> str:
+    """A key that a header can hold, without the line's end of the file that it came from (``$(< key)``).
+
+    Raises ``ValueError`` that says ``name``, never the key."""
+    key = key.strip()
+    if key and not _KEY.fullmatch(key):
+        raise ValueError(
+            f"{name}: a blank, a line's end or a letter beyond ASCII stands in the key: no header holds it"
+        )
+    return key
+
+
 def _is_used(line: str) -> bool:
     return bool(line.strip()) and not line.lstrip().startswith("#")
 

@@ -13,6 +13,7 @@ import psutil
 from loadtest.histogram import Histogram
 
 LOOK_S = 0.02
+STOOD_S = 0.5  # Ctrl-Z, a frozen container: a p99 over a minute does not show it, latencies and throughput are wrong
 SCHEDSTAT = Path("/proc/thread-self/schedstat")  # nanoseconds on a core and in a run queue, slices
 
 
@@ -57,7 +58,7 @@ class OwnLoad:
     def __init__(self, now: Callable[[], float], opens: float, closes: float) -> None:
         self._now, self._opens, self._closes = now, opens, closes
         self._lag, self._own_lag = Histogram(), Histogram()
-        self._cpu_before = 0.0
+        self._stood = self._cpu_before = 0.0
         self._window: list[Moment] = []  # its start and its end
 
     def watch(self) -> None:
@@ -72,6 +73,8 @@ class OwnLoad:
             late = max(0.0, time.monotonic() - due)
             # Only its own computing counts: not the wait for a core, nor a machine that stood still.
             own = max(0.0, min(time.process_time() - cpu, late - (queued_s() - queued)))
+            idle = late - (time.process_time() - cpu) - (queued_s() - queued)
+            self._stood += idle if idle > STOOD_S else 0.0
             for k in range(int(late / LOOK_S) + 1):
                 self._lag.record(late - k * LOOK_S)
                 self._own_lag.record(own - k * LOOK_S)
@@ -80,12 +83,14 @@ class OwnLoad:
     def figures(self) -> dict[str, float]:
         """In the window so far: ``cpu``, this process's share of one core; ``queued``, the share of time for which it
         was ready and had no core; ``machine``, how busy all cores were; ``loop_lag_p99`` in seconds and
-        ``own_lag_p99``, how late its own work alone would have made the loop. ``cpu_s``: CPU seconds since second 0."""
+        ``own_lag_p99``, how late its own work alone would have made the loop; ``stood_s``: how long it neither computed
+        nor waited for a core. ``cpu_s``: CPU seconds since second 0."""
         return {
             **self._shares(),
             "cpu_s": time.process_time() - self._cpu_before if self._cpu_before else 0.0,
             "loop_lag_p99": self._lag.percentile(99) or 0.0,
             "own_lag_p99": self._own_lag.percentile(99) or 0.0,
+            "stood_s": self._stood,
         }
 
     def _shares(self) -> dict[str, float]:

@@ -93,7 +93,8 @@ def _offers_packed(server: Connections, model: str) -> bool:
 
 def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
     url = plan.url(plan.gateway_port, f"{plan.base}/models", secure=plan.secure)
-    request = urllib.request.Request(url, headers=http_headers())
+    headers = http_headers()
+    request = urllib.request.Request(url, headers=headers)
     try:
         with _opener(plan).open(request, timeout=TIMEOUT_S) as answer:
             names = [str(model["id"]) for model in json.load(answer)["data"]]
@@ -102,6 +103,8 @@ def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
             names = [plan.model]
         else:
             ask = "is the model ready, and OPENAI_API_KEY set? A server that lists no models needs --model"
+            if error.code in (401, 403):
+                ask = "set OPENAI_API_KEY" if "authorization" not in headers else "the key of OPENAI_API_KEY is refused"
             raise LoadtestError(f"host: {url} answered {error.code}: {ask}") from None
     except (OSError, HTTPException) as error:  # nobody there, or a port that speaks something else
         why = refusals.unreachable(url, str(getattr(error, "reason", "") or type(error).__name__))

@@ -35,6 +35,7 @@ USUAL = (7, 12)  # rates, to find a limit of up to 40 times the first rate
 STOPPED = {  # by the cause of an invalid run
     "generator": "the generator became the bottleneck",
     "machine": "the generator's machine became the bottleneck",
+    "stop": "the generator was stopped for a while",
     "counts": "counts did not add up",
 }
 UNTRIED = "no higher rate was tried"

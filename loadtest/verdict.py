@@ -33,6 +33,7 @@ class WorkerHealth:
     own_lag_p99: float = 0.0
     queued: float = 0.0
     machine: float = 0.0
+    stood_s: float = 0.0
     finished: bool = True
 
     @property
@@ -44,7 +45,7 @@ class WorkerHealth:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """``state`` is pass, fail or invalid; ``reasons`` are whole sentences. ``cause`` of invalid: generator, machine
-    (the generator's) or counts."""
+    (the generator's), stop (of the generator) or counts."""
 
     state: str
     reasons: tuple[str, ...]
@@ -92,6 +93,13 @@ def _counts(total: Lane, workers: list[WorkerHealth], planned: int | None, inter
 
 def _generator(total: Lane, workers: list[WorkerHealth]) -> tuple[str, list[str]]:
     """The cause and what shows it; ("", []) of a generator that was on time."""
+    stopped = [
+        f"worker {w.worker} stood still for {w.stood_s:.1f} s (Ctrl-Z, a frozen container or machine): measure again"
+        for w in workers
+        if w.stood_s
+    ]
+    if stopped:  # and everything else that was late was late by this
+        return "stop", stopped
     reasons = []
     ttft = total.histograms["ttft"].percentile(50) or 0.0
     bound = max(LAG_FLOOR_S, LAG_SHARE_OF_TTFT * ttft)

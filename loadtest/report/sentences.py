@@ -20,6 +20,8 @@ CHINESE = {
     "worker {} used {} of a core (limit {})": "压测进程 {} 占用单核 {}（上限 {}）",
     "worker {}'s event loop was late by {} ms at p99 (limit {} ms), by its own work alone {} ms":
         "压测进程 {} 的事件循环 p99 延迟 {} 毫秒（上限 {} 毫秒），其中自身工作只占 {} 毫秒",
+    "worker {} stood still for {} s (Ctrl-Z, a frozen container or machine): measure again":
+        "压测进程 {} 停顿了 {} 秒（Ctrl-Z，或容器、机器被冻结）：请重新测量",
     "the generator was the bottleneck: add workers or lower the rate": "瓶颈在压测端：请增加压测进程或降低请求率",
     "the machine was the bottleneck ({} busy; worker {} used {} of a core and waited for one {} of the time): give the "
     "generator a machine of its own, or priority here: `chrt -r 5 make loadtest …` (as root, or where `ulimit -r` is 5 "
@@ -77,6 +79,7 @@ CHINESE = {
     "ended before it had found the limit": "在找到极限之前已结束",
     "stopped because the generator became the bottleneck": "因压测端成为瓶颈而停止",
     "stopped because the generator's machine became the bottleneck": "因压测端所在的机器成为瓶颈而停止",
+    "stopped because the generator was stopped for a while": "因压测端曾被暂停而停止",
     "stopped because counts did not add up": "因数目不符而停止",
     "limits {}; {} s at each rate": "指标 {}；每个请求率 {} 秒",
 }  # fmt: skip

@@ -9,10 +9,13 @@ from typing import Any
 from gevent import ssl
 
 from client import credentials
+from contract import key_file
 from loadtest.errors import LoadtestError
 
 HEADERS = "LOADTEST_HEADERS"  # "X-Tenant: blue; X-Team: red"
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e]+)")  # RFC 9110 5.1 and 5.5, without obs-text
+
+_OF_HTTP = {"connection", "content-length", "content-type", "te", "transfer-encoding", "upgrade"}
 
 
 def extra_headers() -> dict[str, str]:
@@ -21,13 +24,18 @@ def extra_headers() -> dict[str, str]:
     for part in filter(None, (part.strip() for part in os.environ.get(HEADERS, "").split(";"))):
         if (header := _HEADER.fullmatch(part)) is None:
             raise LoadtestError(f"{HEADERS}: {part!r} is no header: write e.g. {HEADERS}='X-Tenant: blue; X-Team: red'")
+        if header[1].lower() in _OF_HTTP:
+            raise LoadtestError(f"{HEADERS}: {header[1]} is set by HTTP itself: leave it out")
         found[header[1].lower()] = header[2]
     return found
 
 
 def http_headers() -> dict[str, str]:
     """The gateway's key and ``extra_headers``. Raises ``LoadtestError``."""
-    key = os.environ.get("OPENAI_API_KEY", "")
+    try:
+        key = key_file.checked(os.environ.get("OPENAI_API_KEY", ""), "OPENAI_API_KEY")
+    except ValueError as error:
+        raise LoadtestError(str(error)) from None
     return ({"authorization": f"Bearer {key}"} if key else {}) | extra_headers()
 
 

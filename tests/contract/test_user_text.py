@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contract import key_file, user_text
+from contract import user_text
 
 
 def test_a_byte_order_mark_and_other_line_ends_are_no_text(tmp_path: Path) -> None:
@@ -25,9 +25,3 @@ def test_a_line_ends_at_its_end_alone() -> None:
 def test_what_is_wrong_is_named_with_its_line(line: str) -> None:
     with pytest.raises(ValueError, match=r"^line 2: "):
         list(user_text.json_lines(f"1\n{line}\n"))
-
-
-def test_a_key_may_follow_a_byte_order_mark(tmp_path: Path) -> None:
-    path = tmp_path / "keys"
-    path.write_bytes(b"\xef\xbb\xbf" + b"k" * 48)
-    assert key_file.read(path) == ("k" * 48,)

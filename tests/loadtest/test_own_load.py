@@ -29,6 +29,7 @@ def test_a_stall_counts_for_all_the_looks_that_it_prevented(
 ) -> None:
     """The loop stands still for a quarter of the window: the p99 of its lateness must say so, and whose fault it is."""
     monkeypatch.setattr(own_load, "LOOK_S", 0.002)
+    monkeypatch.setattr(own_load, "STOOD_S", 0.1)
     began = time.monotonic()
     load = own_load.OwnLoad(lambda: time.monotonic() - began, 0.0, 0.8)
     watch = gevent.spawn(load.watch)
@@ -39,6 +40,7 @@ def test_a_stall_counts_for_all_the_looks_that_it_prevented(
     assert watch.dead and figures["loop_lag_p99"] > 0.1
     assert 0 < figures["cpu"] < 1 and figures["cpu_s"] > 0 and 0 <= figures["machine"] <= 1
     assert (figures["own_lag_p99"] > 0.1) is own
+    assert (figures["stood_s"] > 0.1) is not own
 
 
 @pytest.mark.skipif(not own_load.queued_s(), reason="this kernel does not count the time in a run queue")

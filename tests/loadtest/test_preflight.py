@@ -95,7 +95,8 @@ def test_no_proxy_of_the_environment_is_asked(tmp_path: Path, monkeypatch: pytes
         ("<html>", 200, "is not an OpenAI-compatible server"),
         ("[]", 200, "is not an OpenAI-compatible server"),
         ('{"data": []}', 200, "lists no model"),
-        ("no", 401, "answered 401: .* OPENAI_API_KEY set"),
+        ("no", 401, "answered 401: set OPENAI_API_KEY"),
+        ("no", 503, "OPENAI_API_KEY set"),
     ],
 )
 def test_what_is_no_model_server_is_said(body: str, status: int, says: str, tmp_path: Path) -> None:
@@ -193,3 +194,19 @@ def test_a_server_that_lists_no_models_is_asked_for_the_one_that_was_named(tmp_p
         with pytest.raises(LoadtestError, match=r"answered 404: .* needs --model"):
             asked(port, tmp_path)
         assert asked(port, tmp_path, model="gpt-x").sse_model == "gpt-x"
+
+
+def test_a_key_is_checked_before_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with gateway("no", 401) as port:
+        monkeypatch.setenv("OPENAI_API_KEY", "wrong\n")
+        with pytest.raises(LoadtestError, match="answered 401: the key of OPENAI_API_KEY is refused"):
+            asked(port, tmp_path)
+        monkeypatch.setenv("OPENAI_API_KEY", "two words")
+        with pytest.raises(LoadtestError, match=r"^OPENAI_API_KEY: a blank"):
+            asked(port, tmp_path)
+
+
+def test_headers_that_are_of_http_itself_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADTEST_HEADERS", "X-Team: red; Content-Length: 3")
+    with gateway() as port, pytest.raises(LoadtestError, match=r"^LOADTEST_HEADERS: Content-Length is set by HTTP"):
+        asked(port, tmp_path)

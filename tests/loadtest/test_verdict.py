@@ -24,6 +24,7 @@ from tests.loadtest.test_figures import HEALTHY, SCHEMA, lane_of, record, report
         (WorkerHealth(0, 0.04, 0.025, 9, machine=0.98), 20, "machine", "(98% busy; worker 0 used 4% of a core"),
         (WorkerHealth(0, 0.95, 0.4, 9, own_lag_p99=0.1), 20, "generator", "add workers"),
         (WorkerHealth(0, 0.2, 0.001, 9, finished=False), 20, "counts", "worker 0 was lost"),
+        (WorkerHealth(0, 0.2, 0.3, 9, stood_s=6.04), 20, "stop", "worker 0 stood still for 6.0 s"),
         (HEALTHY, 25, "counts", "20 of 25 planned"),
     ],
 )
