@@ -51,8 +51,8 @@ class _Settings:
         ``api_key``: the gateway's, or that of the gRPC door. ``tls``: certificates for ``grpcs://`` and ``https://``;
         with it, ``host:port`` means ``grpcs://host:port``.
 
-        Raises ``ValueError`` for an address that is neither, a key that no header can hold, a certificate that cannot be
-        read, an argument of another kind."""
+        Raises ``ValueError`` for an address that is neither, a key that no header can hold, a certificate that cannot
+        be read, an argument of another kind."""
         self.addresses = parse_all(address, secure=tls is not None)
         self.address = self.addresses[0]
         self.timeouts, self.retry = _kind("timeouts", timeouts, Timeouts), _kind("retry", retry, Retry)

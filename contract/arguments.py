@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
+import threading
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -25,6 +27,8 @@ class Arguments(argparse.ArgumentParser):
         if sys.excepthook is sys.__excepthook__:
             sys.excepthook = self._uncaught
         parsed: argparse.Namespace = super().parse_args(*args, **kwargs)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # until here it ended imports without a traceback
         return parsed
 
     def _uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

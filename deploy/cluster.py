@@ -7,10 +7,14 @@ SIGHUP (``make cluster-roll``) replaces the replicas one by one, SIGINT and SIGT
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -241,5 +245,6 @@ def main(chosen: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     standard_streams.unattended()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(0o077)  # Envoy's configuration holds API keys, logs quote requests
     sys.exit(main(parse(sys.argv[1:])))

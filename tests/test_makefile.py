@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -185,3 +186,21 @@ def test_a_python_that_is_not_there_is_named(python):
     assert f"PYTHON={python} is no program here: give a Python 3.10, 3.11 or 3.12" in answer.stderr
     assert answer.returncode and not answer.stdout
     assert make("-s", "help", f"PYTHON={python}").returncode == 0
+
+
+# `fields`, `coverage` and such are for developers, and load little.
+SLOW_TO_LOAD = sorted(
+    name
+    for name in set(re.findall(r"-m ((?:build_engine|client|deploy|loadtest|serving|tests)[a-z_.]*)", MAKEFILE))
+    if name not in ("deploy.check", "deploy.generate", "serving.gateway.schema.coverage")
+)
+
+
+@pytest.mark.parametrize("name", [*SLOW_TO_LOAD, "serving.launch.bootstrap"])
+def test_ctrl_c_while_a_program_loads_is_no_traceback(name: str) -> None:
+    """Before it imports anything of ours or of others, SIGINT has its default again."""
+    path = ROOT / name.replace(".", "/")
+    source = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
+    before, found, _ = source.partition("signal.signal(signal.SIGINT, signal.SIG_DFL)")
+    imported = re.findall(r"^(?:from|import) ([a-z_]+)", before, flags=re.MULTILINE)
+    assert found and set(imported) <= sys.stdlib_module_names

@@ -15,6 +15,11 @@ many cores to itself and the clients have the others, as on a GPU host. Columns:
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+
 import argparse
 import itertools
 import os

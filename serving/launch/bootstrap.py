@@ -7,6 +7,11 @@ Installs what locks/ lists for this Python and checks every file against its has
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+
 import contextlib
 import ctypes.util
 import errno
@@ -16,7 +21,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig

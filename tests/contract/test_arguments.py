@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from contract.arguments import EXIT_USAGE, Arguments
+from contract.paths import ROOT
 
 
 @pytest.mark.parametrize("argv", [["--number", "x"], ["--nothing"], ["sub", "--word", "c"]])
@@ -52,3 +53,14 @@ def test_ctrl_c_is_one_line_and_a_fault_of_ours_keeps_its_traceback(raised, said
         assert done.stderr == said and done.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
     else:
         assert "Traceback" in done.stderr and done.stderr.endswith("ValueError: 7\n")
+
+
+def test_ctrl_c_ends_imports_silently_and_a_program_with_a_line() -> None:
+    script = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "from contract.arguments import Arguments\n"
+        "Arguments(prog='program').parse_args([])\n"
+        "signal.raise_signal(signal.SIGINT)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "program: interrupted\n")

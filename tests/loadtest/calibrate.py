@@ -8,11 +8,17 @@ quiet machine: a run whose generator was disturbed says INVALID and is reported 
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from contract.arguments import Arguments
 from loadtest.environment import describe
 from loadtest.stats import quantile
 from tests.loadtest.mock import Result, loadtest, started
@@ -70,6 +76,7 @@ def many_streams(directory: Path, users: int, workers: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    Arguments(prog="make loadtest-calibrate").parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as root:
         at = Path(root)

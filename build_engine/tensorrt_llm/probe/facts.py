@@ -6,6 +6,11 @@ the code, and copy the two files over those in ``tests/data``.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -18,6 +18,11 @@ answers in milliseconds.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -8,6 +8,11 @@ Writes results/bench_cpu.json and .md. The 7B shape takes 30 GiB of disk and 16 
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+
 import argparse
 import json
 import os

@@ -8,6 +8,11 @@ Figures are medians over the rounds.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+
 import argparse
 import json
 import logging

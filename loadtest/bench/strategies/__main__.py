@@ -6,6 +6,11 @@ reports/strategies.html.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
