@@ -11,6 +11,8 @@ import select
 import sys
 from typing import Any
 
+_replaced: list[Any] = []  # a stream that nobody holds any more would close its file
+
 
 def open_closed() -> None:
     """A closed stream becomes /dev/null. Python has ``None`` for it, and the next file opened would get its number:
@@ -37,6 +39,8 @@ def unattended() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
+            stream.flush()
+            _replaced.append(stream)
             dropping = io.BufferedWriter(_Dropping(stream.fileno(), "wb", closefd=False))
             setattr(sys, name, io.TextIOWrapper(dropping, stream.encoding, "replace", line_buffering=True))
 
