@@ -41,7 +41,7 @@ class Writer:
         self.writing_since = time.monotonic()
         if not self.status:
             await self._start(200, _SSE)
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._send({"type": "http.response.body", "body": on_their_lines(data), "more_body": True})
         self.writing_since, self.sent_at = None, time.monotonic()
 
     async def end(self) -> None:
@@ -79,6 +79,16 @@ class Writer:
         await self.end()
 
 
+def on_their_lines(events: bytes) -> bytes:
+    """Events whose texts end no line for anybody. Server-sent events know CR and LF only, but many clients split as
+    ``str.splitlines`` does (httpx's ``iter_lines``, httpx-sse before 0.4.2), and would cut a JSON text in two."""
+    if b"\xe2\x80" in events or b"\xc2\x85" in events:
+        for line_end, escaped in _LINE_ENDS:
+            events = events.replace(line_end, escaped)
+    return events
+
+
+_LINE_ENDS = tuple((chr(code).encode(), f"\\u{code:04x}".encode()) for code in (0x85, 0x2028, 0x2029))
 _SSE: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store, no-transform"),  # CDNs and Node's proxies would hold it back to compress it
