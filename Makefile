@@ -5,6 +5,8 @@ PYTHON ?= python3
 # Looked up where it is used: `make help` needs none.
 PYTHON_HERE = $(if $(shell command -v "$(PYTHON)"),"$(PYTHON)",$(error PYTHON=$(PYTHON) is no program here: give a Python 3.10, 3.11 or 3.12, or leave it out))
 PY := .venv/bin/python
+# Another Python's: none would start with it.
+unexport PYTHONHOME
 ORACLE := .venv-oracle/bin/python
 
 # Where servers and clients meet; every other setting that is not given has its default in the program.

@@ -59,7 +59,9 @@ def _check_out(directory: Path) -> None:
         with tempfile.TemporaryFile(dir=directory):
             return
     except OSError as error:
-        raise LoadtestError(f"out: {directory} cannot be written ({error}): name another directory") from None
+        raise LoadtestError(
+            f'out: {directory} cannot be written ({error.strerror}): name another: ARGS="--out DIR"'
+        ) from None
 
 
 def _check_grpc(plan: RunPlan, target: TargetFacts) -> None:

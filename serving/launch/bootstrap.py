@@ -59,8 +59,7 @@ def use_other_python(version: tuple[int, ...]) -> None:
     if Path(sys.prefix).resolve() == VENV.resolve():
         fail(f"{VENV} holds Python {version[0]}.{version[1]}, which does not fit: remove it and repeat the command")
     for minor in range(HIGHEST[1], LOWEST[1] - 1, -1):
-        other = shutil.which(f"python3.{minor}")
-        if other and runs(other):
+        if (other := shutil.which(f"python3.{minor}")) and runs(other):
             os.execv(other, [other, *sys.argv])
     fail(
         f"Python {version[0]}.{version[1]} at {sys.executable} does not fit; install Python 3.10, 3.11 or 3.12 "
@@ -83,8 +82,7 @@ def libpython() -> Path:
             return folder / name
     if ctypes.util.find_library(f"python3.{sys.version_info[1]}"):
         return Path(name)  # the loader finds it
-    package = f"libpython3.{sys.version_info[1]}"
-    target = VENV / "libpython"
+    package, target = f"libpython3.{sys.version_info[1]}", VENV / "libpython"
     target.mkdir(parents=True, exist_ok=True)
     say(f"fetching Debian's {package} (Triton's Python stub needs {name})")
     commands = f"apt-get download {package} >/dev/null && dpkg -x {package}_*.deb . && cp $(find usr -name {name}) ."
@@ -152,9 +150,8 @@ def make_venv() -> None:
     if has_pip():  # an interrupted ``python -m venv`` leaves one without pip
         return
     say(f"making {VENV} with Python {platform.python_version()}")
-    made = subprocess.run(
-        [sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         free = shutil.disk_usage(ROOT).free
         shutil.rmtree(VENV, ignore_errors=True)
@@ -182,16 +179,14 @@ def requirements(extras: list[str]) -> list[str]:
     lists: dict[str, list[str]] = {}
     name = ""
     for line in (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines():
-        opening = re.match(r"([\w-]+) = \[", line)
-        if opening:
+        if opening := re.match(r"([\w-]+) = \[", line):
             name = opening[1]
             lists[name] = []
         if name:
             lists[name] += re.findall(r'"([^"]+)"', line.partition("#")[0])
         if line.rstrip().endswith("]") and not line.lstrip().startswith('"'):
             name = ""
-    unknown = set(extras) - set(lists)
-    if unknown:
+    if unknown := set(extras) - set(lists):
         fail(f"no such extra: {', '.join(sorted(unknown))}")
     return [pin for key in ("server", *extras) for pin in lists[key]]
 
@@ -205,8 +200,7 @@ def fits(marker: str, minor: int) -> bool:
     """Does a pin with this marker apply to Python 3.``minor``? pyproject.toml uses only this kind of marker."""
     if not marker.strip():
         return True
-    found = re.fullmatch(r"\s*python_version (>=|<) '3\.(\d+)'\s*", marker)
-    if not found:
+    if not (found := re.fullmatch(r"\s*python_version (>=|<) '3\.(\d+)'\s*", marker)):
         fail(f"pyproject.toml: cannot read the marker {marker.strip()}: use python_version >= '3.N' or < '3.N'")
     return minor >= int(found[2]) if found[1] == ">=" else minor < int(found[2])
 
@@ -251,7 +245,8 @@ def size_of(files: list[Path]) -> str:
 def use_venvs_python() -> None:
     """Libraries and Triton's stub must fit the Python of .venv, whichever Python started this."""
     python = str(VENV / "bin/python")
-    if Path(sys.prefix).resolve() != VENV.resolve() and (VENV / "pyvenv.cfg").is_file() and runs(python):
+    there = Path(python).exists()  # raises where it leads into another user's home, as to pyenv's and uv's Pythons
+    if there and Path(sys.prefix).resolve() != VENV.resolve() and (VENV / "pyvenv.cfg").is_file() and runs(python):
         os.execv(python, [python, *sys.argv])
 
 
@@ -297,7 +292,8 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except OSError as error:
-        fail(f"{error.filename or VENV}: {error.strerror or error}")
+        remedy = f" for user {os.geteuid()}: make a checkout of your own" if isinstance(error, PermissionError) else ""
+        fail(f"{error.filename or VENV}: {error.strerror or error}{remedy}")
     except KeyboardInterrupt:  # pip and venv got it too, as part of the same foreground group
         print("\nsetup: interrupted; run the same command to continue", file=sys.stderr)
         sys.exit(130)

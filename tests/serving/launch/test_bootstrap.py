@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import venv
 import zipfile
 from pathlib import Path
@@ -55,6 +56,21 @@ def test_a_venv_whose_python_is_gone_is_made_again(tmp_path: Path) -> None:
     printed = set_up(script)
     assert "setup: making" in printed and "Traceback" not in printed
     assert "pip failed (see above)" in printed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_venv_of_another_users_python_is_one_line() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to others
+        Path(folder).chmod(0o755)
+        closed = Path(folder, "home")
+        closed.mkdir(mode=0o700)
+        script = repository(Path(folder, "checkout"))
+        (script.parents[2] / ".venv/bin").mkdir(parents=True)
+        (script.parents[2] / ".venv/bin/python").symlink_to(closed / "python")
+        command = ["/usr/bin/python3", str(script)]
+        done = subprocess.run(command, capture_output=True, text=True, user=65534, group=65534, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert ".venv/bin/python: Permission denied for user 65534: make a checkout of your own" in done.stderr
 
 
 def test_a_venv_whose_making_was_interrupted_is_made_again(tmp_path: Path) -> None:
