@@ -143,8 +143,17 @@ def rest_of_call(tools: list[Tool], begun: str, *, one: bool) -> str:
 
 def arguments_schema(tool: Tool) -> dict[str, Any]:
     """What the arguments of a call of ``tool`` must fit, as far as the engine can see to it unless it is strict."""
-    schema = tool.function.parameters or NO_PARAMETERS
+    schema = _parameters(tool)
     return schema if tool.function.strict else LENIENT | schema
+
+
+def _parameters(tool: Tool) -> dict[str, Any]:
+    """Arguments are an object, also where a schema leaves that open, as those of MCP servers do, or writes Gemini's
+    ``OBJECT``."""
+    schema = tool.function.parameters or NO_PARAMETERS
+    kind = schema.get("type")
+    kinds = [str(each).lower() for each in (kind if isinstance(kind, list) else [kind])]
+    return {**schema, "type": "object"} if kind is None or "object" in kinds else schema
 
 
 def _call_tag(tool: Tool) -> dict[str, Any]:
@@ -177,7 +186,7 @@ def required_calls(tools: list[Tool], *, one: bool) -> dict[str, Any]:
     """What ``tool_choice: required`` makes the answer: a list of calls of ``tools``, or of ``one`` call."""
     calls, definitions = [], {}
     for at, tool in enumerate(tools):
-        arguments = tool.function.parameters or NO_PARAMETERS
+        arguments = _parameters(tool)
         if '"$ref"' in dumped(arguments):  # its pointers start at its own top: give it a place of its own
             root = f"#/$defs/tool{at}"
             definitions[f"tool{at}"] = _moved(arguments, root)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from llguidance import LLMatcher, LLTokenizer
 
 from client.types import Options
 from contract.fields import BY_NAME
@@ -15,6 +16,7 @@ from serving.gateway.core.guides import LENIENT, dumped, required_calls
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.protocol import ChatRequest
 from serving.runtimes.openvino.guides import grammar_of
+from tests.byte_tokenizer import byte_tokenizer
 
 
 def tool(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -187,3 +189,23 @@ def test_forced_calls_stay_calls_whatever_is_wrong_with_a_tools_schema() -> None
     options = auto(tools=[tool("f", {"properties": {"a": {"minLength": "x"}}})], tool_choice="required")
     with pytest.raises(ValueError, match="minLength"):
         grammar_of(Guide("json_schema", options.guide))
+
+
+PROPERTIES = {"properties": {"a": {"type": "integer"}}}
+OPEN: list[dict[str, Any]] = [  # schemas that other values than objects fit
+    PROPERTIES, {"description": "d"}, {"$ref": "#/$defs/p", "$defs": {"p": PROPERTIES}}, {"type": ["object", "null"]},
+    {"type": "OBJECT"}, {"anyOf": [PROPERTIES, {"type": "null"}]}, {"oneOf": [PROPERTIES]}, {"required": ["a"]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", OPEN, ids=str)
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}], ids=["any", "named"])
+def test_arguments_are_an_object_whatever_the_schema_leaves_open(schema: dict[str, Any], choice: object) -> None:
+    """Tools of MCP servers often name no type; a client that got a list could not call them."""
+    options = auto(tools=[tool("f", schema)], tool_choice=choice)
+    tokenizer = LLTokenizer(byte_tokenizer(special=["<end>"]).to_str(), n_vocab=257, eos_token=[256])
+    before = '[{"name":"f","arguments":' if choice == "required" else ""
+    for begun, fits in (("{", True), ("[", False), ("n", False), ('"', False), ("1", False), ("true", False)):
+        matcher = LLMatcher(tokenizer, grammar_of(Guide("json_schema", options.guide)), log_level=0)
+        tokens = tokenizer.tokenize_bytes((before + begun).encode())
+        assert (matcher.try_consume_tokens(tokens) == len(tokens)) == fits, begun
