@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import json
 import os
+import signal
 import struct
 import sys
 import time
@@ -225,4 +226,5 @@ def options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in a terminal is no traceback
     asyncio.run(serve(options()))
