@@ -10,12 +10,12 @@ requests wait.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contract import nesting, user_text
 from loadtest import console
 from loadtest.errors import EXIT_OK, LoadtestError
 
@@ -79,7 +79,7 @@ def limit_of(path: Path) -> tuple[ReplicaLimit, str, str]:
 
     Raises ``LoadtestError`` unless it is a sweep that met its limits."""
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = nesting.loads(user_text.read(path))
         met = [step for step in data["steps"] if step["met"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LoadtestError(

@@ -8,14 +8,13 @@ they do not, the page says so first.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from client.language import language
-from contract import user_text
+from contract import nesting, user_text
 from loadtest import console, files
 from loadtest.console import NAMES, milliseconds, per_second
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, LoadtestError
@@ -69,7 +68,7 @@ class Row:
 def load(directory: Path) -> SavedRun:
     """Raises ``LoadtestError`` when ``directory`` is not a run."""
     try:
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        summary = nesting.loads(user_text.read(directory / "summary.json"))
         lines = user_text.json_lines(user_text.read(directory / "requests.jsonl"))
         records = [Record.from_json(row) for _, row in lines]
     except OSError as error:
@@ -78,8 +77,14 @@ def load(directory: Path) -> SavedRun:
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise LoadtestError(f"compare: {directory} is damaged ({type(error).__name__}: {error})") from None
-    if summary.get("schema") != SCHEMA:
-        raise LoadtestError(f"compare: {directory} has schema {summary.get('schema')!r}, this code reads {SCHEMA!r}")
+    schema = summary.get("schema") if isinstance(summary, dict) else None
+    if schema != SCHEMA:
+        raise LoadtestError(f"compare: {directory} has schema {schema!r}, this code reads {SCHEMA!r}")
+    there, wanted = sum(record.measured for record in records), summary["total"]["counts"]["scheduled"]
+    if there != wanted:
+        raise LoadtestError(
+            f"compare: {directory} is damaged: requests.jsonl has {there} of {wanted} measured requests"
+        )
     return SavedRun(directory, summary, records)
 
 

@@ -86,5 +86,9 @@ def test_a_sweep_that_found_no_limit_is_noted(tmp_path: Path, capsys: pytest.Cap
 def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadtestError, match="is not a sweep"):
         limit_of(tmp_path / "none.json")
+    for damage in ("[]", "[" * 100_000):
+        (tmp_path / "sweep.json").write_text(damage)
+        with pytest.raises(LoadtestError, match="is not a sweep"):
+            limit_of(tmp_path / "sweep.json")
     with pytest.raises(LoadtestError, match="too slow"):
         limit_of(sweep(tmp_path, met=False))

@@ -64,10 +64,25 @@ def test_a_regression_fails_a_pipeline(tmp_path: Path, capsys: pytest.CaptureFix
     assert judged("few", 0.05)[0] == 3 and "9 of 80 requests failed in B" in judged("broken", 0.5)[1]
 
 
-@pytest.mark.parametrize("damage", [None, "{", '{"schema": "other"}'])
+@pytest.mark.parametrize("damage", [None, "{", "[]", "[" * 100_000, '{"schema": "other"}'])
 def test_compare_refuses_what_is_no_run(tmp_path: Path, damage: str | None) -> None:
     if damage is not None:
         (tmp_path / "summary.json").write_text(damage)
         (tmp_path / "requests.jsonl").write_text("")
     with pytest.raises(LoadtestError, match=r"^compare: [^\n]+$"):
         comparing.load(tmp_path)
+
+
+def test_a_run_that_was_cut_off_between_two_lines_is_damaged(tmp_path: Path) -> None:
+    reported(run_of([record(k) for k in range(40)]), tmp_path)
+    lines = (tmp_path / "requests.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "requests.jsonl").write_text("".join(lines[:30]))
+    with pytest.raises(LoadtestError, match=r"is damaged: requests.jsonl has 30 of 40 measured requests$"):
+        comparing.load(tmp_path)
+
+
+def test_a_server_may_say_anything_in_an_error(tmp_path: Path) -> None:
+    failed = record(0, "failed")
+    failed.error = "a\u2028b\u0085c"
+    reported(run_of([failed, record(1)]), tmp_path)
+    assert comparing.load(tmp_path).records[0].error == failed.error
