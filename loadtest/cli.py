@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -87,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     options = parser().parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as long as nothing is measured: gevent would print a traceback
     try:
         return int(options.action(options))
     except LoadtestError as error:
