@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tests.grpc_without_forks  # noqa: F401
+
+# isort: split
 import contextlib
 import fcntl
 import subprocess
