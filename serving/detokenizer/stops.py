@@ -25,9 +25,8 @@ class StopMatcher:
         buffer = self._held + text
         best: tuple[int, int, str] | None = None
         for stop in self._stops:
-            start = buffer.find(
-                stop, max(0, len(self._held) + 1 - len(stop))
-            )  # what is held back may hold a skipped one
+            # A stop string ends in the new text: one within what is held back was skipped.
+            start = buffer.find(stop, max(0, len(self._held) + 1 - len(stop)))
             if start >= 0:
                 candidate = (start + len(stop), start, stop)
                 best = candidate if best is None else min(best, candidate)

@@ -45,9 +45,8 @@ def _response_format(request: Common) -> list[Guided]:
         return []
     if wanted.type == "json_object":
         given = wanted.schema_ if wanted.schema_ is not None else wanted.value
-        return [
-            (*(ANY_OBJECT if given is None else ("json_schema", dumped(given, "response_format"))), "response_format")
-        ]
+        guide = ANY_OBJECT if given is None else ("json_schema", dumped(given, "response_format"))
+        return [(*guide, "response_format")]
     if wanted.type == "structural_tag":
         tag = wanted.model_dump(include={"format", "structures", "triggers"}, exclude_none=True)
         return [("structural_tag", dumped(tag, "response_format"), "response_format")]
