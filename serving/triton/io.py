@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import gc
 import json
-import logging
 import os
 import threading
 from pathlib import Path
@@ -23,7 +22,7 @@ from contract.finish import FINISH_CODES
 from contract.prompt_part import PromptPart
 from contract.seal import Seal
 from serving.tokenizer.inputs import PROMPTS, Tensors
-from serving.triton import shared_memory
+from serving.triton import shared_memory, step_log
 
 MOST_VALUES = 65_536  # of an input; each field has its own, lower bound, which names what it counts
 MOST_IDS = 4_194_304  # of a prompt; the context is the bound, this only keeps rubbish from being read
@@ -33,9 +32,8 @@ FINISH_NAMES = [name.encode() for name in FINISH_CODES]
 
 
 def start(name: str) -> None:
-    """Log to stderr, which Triton passes on, and tell the launcher which process to watch."""
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    """Log, and tell the launcher which process to watch."""
+    step_log.start(name)
     shared_memory.close_to_others()
     run_dir = os.environ.get("RUN_DIR")
     if run_dir:

@@ -169,7 +169,7 @@ ELSEWHERE = {
     "scores of prompts are those of transformers": "tests/oracle/test_smollm2.py::test_log_probabilities_of_prompts",
     "references resolve with a store": "tests/serving/gateway/test_responses.py::"
     "test_a_conversation_goes_on_from_what_is_stored",
-    "keys as X-Api-Key": "tests/serving/gateway/test_operations.py::test_keys_and_their_token_budget",
+    "keys as X-Api-Key": "tests/serving/gateway/test_limits.py::test_keys_and_their_token_budget",
     "metric names that dashboards read": "tests/serving/gateway/test_operations.py::test_what_dashboards_read",
     "the engine's metrics": "tests/triton/test_clients.py::test_what_dashboards_read_of_the_engine",
     "NVIDIA's client unchanged": "tests/triton/test_clients.py::test_nvidias_end_to_end_grpc_client",
