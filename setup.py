@@ -19,7 +19,7 @@ NAME = "qwen_triton_client"
 # The last two are for the docstrings and messages: they name modules and the command line.
 REWRITES = (
     (re.compile(r"^(\s*(?:from|import) )client\b", re.MULTILINE), rf"\1{NAME}"),
-    (re.compile(r"^(\s*from )contract\b", re.MULTILINE), rf"\1{NAME}._contract"),
+    (re.compile(r"^(\s*(?:from|import) )contract\b", re.MULTILINE), rf"\1{NAME}._contract"),
     (re.compile(r"python -m client\b"), f"python -m {NAME}"),
     (re.compile(r"``client\."), f"``{NAME}."),
 )
@@ -33,6 +33,9 @@ def imported(path: Path) -> set[Path]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "contract":
             base = ROOT.joinpath(*str(node.module).split("."))
             found |= {f for f in (base.with_suffix(".py"), *(base / f"{a.name}.py" for a in node.names)) if f.exists()}
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("contract.")]
+            found |= {ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in names}
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contract.ctrl_c
+
 import argparse
 import contextlib
 import importlib
@@ -10,9 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() handles it: no traceback from an import
 
 from contract import standard_streams
 from contract.arguments import EXIT_NOT_FETCHED, Arguments

@@ -9,6 +9,8 @@
 Exceptions: ``client.errors``. From a shell: ``python -m client "Hi"``.
 """
 
+import contract.ctrl_c
+
 import os
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read at import; else it logs failed handshakes on its own

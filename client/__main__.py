@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
-
 import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
 
 from client import chat, credentials

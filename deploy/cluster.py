@@ -7,14 +7,12 @@ SIGHUP (``make cluster-roll``) replaces the replicas one by one, SIGINT and SIGT
 
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+import contract.ctrl_c
 
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import signal
+import contract.ctrl_c
+
 import sys
 
-
-def run() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while modules load ends the process without a traceback
-    from contract import standard_streams
-    from loadtest.cli import main
-
-    standard_streams.lenient()
-
-    return main()
-
+from contract import standard_streams
+from loadtest.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run())
+    standard_streams.lenient()
+    sys.exit(main())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contract.ctrl_c
+
 import os
 import resource
 import signal
 import sys
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() can answer it: no traceback out of an import
 
 from contract import standard_streams
 from serving import tracing

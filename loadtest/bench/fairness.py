@@ -12,10 +12,7 @@ Columns: TTFT of the single requests in milliseconds; tokens/s of all together, 
 
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+import contract.ctrl_c
 
 import argparse
 import asyncio

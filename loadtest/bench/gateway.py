@@ -13,10 +13,7 @@ after another. gRPC and SSE rounds alternate in one run, and every figure is a m
 
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+import contract.ctrl_c
 
 import argparse
 import asyncio

@@ -14,10 +14,7 @@ is sent to each of the two doors; first alone and then during each attack of ``l
 
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+import contract.ctrl_c
 
 import argparse
 import asyncio

@@ -12,10 +12,7 @@ Beneath: how long the slots, KV blocks and sockets of the vanished clients staye
 
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+import contract.ctrl_c
 
 import argparse
 import asyncio

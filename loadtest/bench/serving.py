@@ -15,10 +15,7 @@ many cores to itself and the clients have the others, as on a GPU host. Columns:
 
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+import contract.ctrl_c
 
 import argparse
 import itertools

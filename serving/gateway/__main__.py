@@ -1,10 +1,8 @@
 """``python -m serving.gateway``"""
 
-import signal
-import sys
+import contract.ctrl_c
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the supervisor can answer it: no traceback out of an import
+import sys
 
 from serving.gateway.supervisor import main
 

@@ -9,6 +9,8 @@ port; SIGUSR1 says that they listen. Then this one takes no new connections, and
 
 from __future__ import annotations
 
+import contract.ctrl_c
+
 import asyncio
 import contextlib
 import gc
@@ -22,9 +24,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until ``serve`` can answer it: no traceback out of an import
 
 import uvicorn
 import uvloop

@@ -6,10 +6,7 @@ Docker host the probe runs in the pinned container. Exit code 1: something that 
 
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+import contract.ctrl_c
 
 import logging
 import os

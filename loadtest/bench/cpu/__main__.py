@@ -8,10 +8,7 @@ Writes results/bench_cpu.json and .md. The 7B shape takes 30 GiB of disk and 16 
 
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+import contract.ctrl_c
 
 import argparse
 import json

@@ -1,0 +1,41 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contract.paths import ROOT
+
+HANDLER = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)\n"
+
+
+def answer(folder: Path, *command: str) -> str:
+    environment = {"PYTHONPATH": str(ROOT)}
+    return subprocess.check_output([sys.executable, *command], cwd=folder, env=environment, text=True).strip()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/__init__.py").write_text("import contract.ctrl_c\n" + HANDLER)
+    (tmp_path / "own/__main__.py").touch()
+    (tmp_path / "program.py").write_text("import contract.ctrl_c\n" + HANDLER)
+    (tmp_path / "user.py").write_text("import own\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [("program.py",), ("-m", "program"), ("-m", "own")])
+def test_a_program_that_loads_ends_at_ctrl_c_as_one_in_c_does(folder: Path, command: tuple[str, ...]) -> None:
+    assert answer(folder, *command) == "True"
+
+
+@pytest.mark.parametrize("command", [("user.py",), ("-m", "user"), ("-c", "import own")])
+def test_a_program_that_imports_it_by_the_way_keeps_its_handler(folder: Path, command: tuple[str, ...]) -> None:
+    assert answer(folder, *command) == "False"
+
+
+def test_nor_do_tests_lose_theirs() -> None:
+    import contract.ctrl_c
+
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL
