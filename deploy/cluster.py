@@ -82,8 +82,13 @@ class Cluster:
 
     def run(self) -> int:
         """Run until a signal (returns 0), or until something fails that no restart mends (1)."""
-        self._run.mkdir(parents=True, exist_ok=True)
-        claimed = running.claim(self._run)
+        try:
+            self._run.mkdir(parents=True, exist_ok=True)
+            claimed = running.claim(self._run)
+        except OSError as error:
+            remedy = "make it writable and make room, or use `python -m deploy.cluster --run DIRECTORY`"
+            say(f"{self._run}, where logs go, cannot be written ({error.strerror}): {remedy}")
+            return 1
         if claimed is None:
             say(f"a cluster runs in {self._run} already: stop it, or use `python -m deploy.cluster --run DIRECTORY`")
             return 1
@@ -102,6 +107,9 @@ class Cluster:
             say(drains if self._routers else "stopped while starting")
         except (RuntimeError, config.LaunchError) as problem:
             say(str(problem))
+            return 1
+        except OSError as error:  # a disk that became full, no process more: its own words are the clearest
+            say(f"{error.filename or self._run}: {error.strerror or error}")
             return 1
         finally:
             self._is_ending()
@@ -180,8 +188,11 @@ class Cluster:
             json.dumps(configuration(pairs, chosen.host, chosen.grpc_port, self._admin, chosen.guard), indent=1)
         )
         urls = [front.url for front in self._fronts] or [url for url, _ in pairs]
+        straight = {
+            name: "" for name in os.environ if name.lower().endswith("_proxy")
+        }  # smg would ask one for replicas
         self._routers = [
-            Router(smg(urls, chosen.host, chosen.port, self._metrics, chosen.policy), self._run / "smg.log"),
+            Router(smg(urls, chosen.host, chosen.port, self._metrics, chosen.policy), self._run / "smg.log", straight),
             Router([str(ROUTERS / "envoy"), "-c", str(self._run / "envoy.json"), "--disable-hot-restart",
                    "--drain-time-s", str(DRAIN_SECONDS)], self._run / "envoy.log"),
         ]  # fmt: skip

@@ -72,7 +72,10 @@ class Replica:
             word = f"ended with {self.process.returncode}; it is started again{f' in {pause:.0f} s' if pause else ''}"
             say(f"replica {self.number} {word} (log: {self.log})")
         if now >= self._due:
-            self.start()
+            try:
+                self.start()
+            except OSError as error:  # the others serve on
+                say(f"replica {self.number} cannot be started: {error.strerror}")
 
     def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Wait until it can answer. Raises ``RuntimeError`` if it ends before that or takes too long."""

@@ -26,7 +26,8 @@ def claim(run: Path) -> IO[str] | None:
 
 
 def roll(run: Path) -> int:
-    """Asks the cluster that runs there to replace its replicas. Its process id, or 0 when none runs."""
+    """Asks the cluster that runs there to replace its replicas. Its process id, or 0 when none runs. Raises
+    ``PermissionError`` where it is another user's."""
     try:
         with (run / FILE).open() as file:
             pid = int(file.read() or 0)
@@ -35,6 +36,6 @@ def roll(run: Path) -> int:
             except OSError:
                 os.kill(pid, signal.SIGHUP)
                 return pid
-    except (OSError, ValueError):
+    except (FileNotFoundError, ProcessLookupError, ValueError):
         return 0
     return 0  # what wrote it has ended

@@ -55,6 +55,17 @@ def test_one_replica_is_not_rolled(cluster: Running) -> None:
     assert replica.is_running() and cluster.over_http()
 
 
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+
+@pytest.mark.usefixtures("proxy")  # comes before ``cluster``
+def test_a_proxy_in_the_environment_is_not_asked_for_replicas(cluster: Running) -> None:
+    assert cluster.over_http() and cluster.grpc_stream(1)[1]
+
+
 def test_all_model_names_and_a_killed_replica(cluster: Running) -> None:
     assert cluster.over_http("qwen")
     pid = int(re.findall(r"pid (\d+)", cluster.log.read_text())[0])

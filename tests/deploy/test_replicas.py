@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -38,3 +41,20 @@ def test_one_that_does_not_start_says_why(broken: Replica) -> None:
     broken.start()
     with pytest.raises(RuntimeError, match=r"replica 0 did not start: serve: the disk is full \(log: .*replica0.log\)"):
         broken.wait()
+
+
+def test_one_that_cannot_be_started_is_tried_again(
+    broken: Replica, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No process more is allowed for a while: the other replicas serve on."""
+    broken.start()
+    assert broken.process
+    broken.process.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(replicas, "spawn", Mock(side_effect=BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))))
+        broken.look()
+    assert "replica 0 cannot be started: Resource temporarily unavailable" in capsys.readouterr().out
+    before = broken.process
+    broken.look()
+    assert broken.process is not before
+    broken.process.wait()

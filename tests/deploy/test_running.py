@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
 
 from contract.paths import ROOT
 from deploy import running
@@ -31,6 +35,24 @@ def test_a_second_cluster_starts_nothing(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "deploy.cluster", "--replicas", "http://127.0.0.1:1", "--run", str(tmp_path)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and done.stdout.startswith(f"cluster: a cluster runs in {tmp_path} already")
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    run = tmp_path / "file/run"
+    assert main(parse(["--run", str(run)])) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"cluster: {run}, where logs go, cannot be written (Not a directory): ")
+
+
+def test_a_disk_that_is_full_later_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("deploy.cluster.check_ports", Mock(side_effect=full))
+    monkeypatch.setattr(signal, "signal", Mock())
+    assert main(parse(["--run", str(tmp_path)])) == 1
+    assert capsys.readouterr().out == f"cluster: {tmp_path}: No space left on device\n"
 
 
 def test_none_of_the_given_replicas_is_there(tmp_path: Path) -> None:
