@@ -5,20 +5,15 @@ from __future__ import annotations
 import contract.ctrl_c
 
 import os
-import resource
 import signal
 import sys
 
 from contract import standard_streams
 from serving import tracing
-from serving.launch import docker, gateway, rundir
+from serving.launch import docker, gateway, limits, rundir
 from serving.launch.config import LaunchError, check_ports, parse
 from serving.launch.engine import prepare
 from serving.launch.supervisor import Supervisor
-
-FEWEST_FILES = 4096
-# An idle tritonserver has 71 open, a stream adds two or three; with fewer than these it dies without a word that helps.
-TOO_FEW_FILES = 256
 
 
 def main() -> int:
@@ -26,7 +21,8 @@ def main() -> int:
     standard_streams.lenient()  # a locale without "…" still serves
     try:
         config = parse()
-        _allow_files()
+        limits.allow_files()
+        limits.allow_threads()
         rundir.await_ending()
         check_ports(config)
         gateway.check(config)
@@ -48,22 +44,6 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nserve: stopped", file=sys.stderr)
         return 130
-
-
-def _allow_files() -> None:
-    """Every stream is a file or two, and a shell's soft limit may be small: use what the hard one allows."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if 0 <= hard < TOO_FEW_FILES:
-        raise LaunchError(
-            f"ulimit -Hn is {hard}: the server needs {TOO_FEW_FILES} open files, and 2 or 3 more for each stream; "
-            f"raise it to {FEWEST_FILES} (ulimit -n, systemd's LimitNOFILE=, docker run --ulimit nofile={FEWEST_FILES})"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if 0 <= hard < FEWEST_FILES:  # RLIM_INFINITY is -1
-        print(
-            f"warning: ulimit -Hn is {hard}: connections beyond it are refused; raise it to {FEWEST_FILES} or more",
-            flush=True,
-        )
 
 
 if __name__ == "__main__":

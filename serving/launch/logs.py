@@ -17,6 +17,9 @@ RAISED = re.compile(r"([\w.]+(?:Error|Exception)): (.+?)(?:\\n|$)")
 # Faults of a program: their messages say little without the name. Those of all others are sentences.
 NAMED = ("KeyError", "IndexError", "AttributeError", "TypeError", "AssertionError", "NameError")
 NO_MEMORY = "there is not enough memory, or too little is allowed (ulimit -v, the container's limit)"
+NO_THREAD = (
+    "no thread more is allowed: raise ulimit -u, systemd's TasksMax= or the container's limit (docker run --pids-limit)"
+)
 LACKS = (  # what a machine may lack, as Triton and Python put it, and what to do
     (
         "to initialize shared memory",
@@ -30,6 +33,9 @@ LACKS = (  # what a machine may lack, as Triton and Python put it, and what to d
     ("bad_alloc", NO_MEMORY),
     ("MemoryError", NO_MEMORY),
     (os.strerror(errno.ENOMEM), NO_MEMORY),
+    ("can't start new thread", NO_THREAD),
+    ("what():  " + os.strerror(errno.EAGAIN), NO_THREAD),
+    ("pthread_create failed", NO_THREAD),
     (os.strerror(errno.EMFILE), "too few open files are allowed (ulimit -Hn)"),
 )
 
