@@ -148,6 +148,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         get("/health/live", operations.live, public=True),
         get("/health/ready", operations.ready, public=True),
         get("/health/generate", operations.generate),
+        get("/health_generate", operations.generate),
         get("/metrics", operations.metrics),
         get("/openapi.json", schema, public=True),
         *page.routes(),

@@ -65,6 +65,7 @@ _GETS = {
     "/health/live": "The process answers",
     "/health/ready": "Requests can be answered",
     "/health/generate": "A real one-token answer",
+    "/health_generate": "The same, as SGLang and trtllm-serve call it",
     "/metrics": "Prometheus text",
 }
 _STREAMED = ("/invocations", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")

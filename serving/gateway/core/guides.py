@@ -8,10 +8,12 @@ from typing import Any
 import orjson
 
 from contract import nesting
+from contract.errors import shown_json
 from serving import structural_tag
 from serving.gateway.core.tools import CLOSE, OPEN
 from serving.gateway.schema.errors import bad_request
-from serving.gateway.schema.protocol import Common, ResponseFormat, Structured, Tool
+from serving.gateway.schema.formats import ResponseFormat
+from serving.gateway.schema.protocol import Common, Structured, Tool
 
 ANY_OBJECT = ("json_schema", '{"type":"object"}')  # the engines' own "json" takes a bare string for JSON too
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}  # of a function that lists none
@@ -22,6 +24,11 @@ LENIENT = {"x-guidance": {"lenient": True, "coerce_one_of": True}}
 MEMBERS = {
     "text": (), "json_object": ("schema", "value"), "json_schema": ("json_schema",),
     "structural_tag": ("format", "structures", "triggers"),
+    "json": ("schema", "value"), "regex": ("regex", "value"), "ebnf": ("ebnf",),
+}  # fmt: skip
+ONE_VALUE = {  # response formats with one member: guide type, and the member's name
+    "json_object": ("json_schema", "schema"), "json": ("json_schema", "schema"),
+    "regex": ("regex", "regex"), "ebnf": ("ebnf_grammar", "ebnf"),
 }  # fmt: skip
 Guided = tuple[str, str, str]  # guide type, guide, the request's field
 
@@ -43,10 +50,8 @@ def _response_format(request: Common) -> list[Guided]:
     _check_members(wanted)
     if wanted.type == "text":
         return []
-    if wanted.type == "json_object":
-        given = wanted.schema_ if wanted.schema_ is not None else wanted.value
-        guide = ANY_OBJECT if given is None else ("json_schema", dumped(given, "response_format"))
-        return [(*guide, "response_format")]
+    if wanted.type in ONE_VALUE:
+        return [(*_valued(wanted), "response_format")]
     if wanted.type == "structural_tag":
         tag = wanted.model_dump(include={"format", "structures", "triggers"}, exclude_none=True)
         return [("structural_tag", dumped(tag, "response_format"), "response_format")]
@@ -58,6 +63,21 @@ def _response_format(request: Common) -> list[Guided]:
     return [("json_schema", dumped(schema, "response_format"), "response_format")]
 
 
+def _valued(wanted: ResponseFormat) -> tuple[str, str]:
+    """The guide of a type that has its schema, pattern or grammar as one member."""
+    kind, name = ONE_VALUE[wanted.type]
+    own = wanted.schema_ if name == "schema" else getattr(wanted, name)
+    name, given = ("value", wanted.value) if own is None and wanted.value is not None else (name, own)
+    if given is None and wanted.type != "json_object":
+        raise bad_request(f"response_format.{name}", f"missing; it is required with type {wanted.type}")
+    if isinstance(given, str) != (kind != "json_schema") and given is not None:
+        needs = "an object" if kind == "json_schema" else "a string"
+        raise bad_request(f"response_format.{name}", f"{shown_json(given)} is wrong: should be {needs}")
+    if given is None:
+        return ANY_OBJECT
+    return kind, given if isinstance(given, str) else dumped(given, "response_format")
+
+
 def _check_members(wanted: ResponseFormat) -> None:
     """What belongs to another type would change nothing here, and whoever sent it would not know."""
     given = [name for name in wanted.model_dump(exclude_none=True, by_alias=True) if name != "type"]
@@ -66,8 +86,8 @@ def _check_members(wanted: ResponseFormat) -> None:
         raise bad_request(
             f"response_format.{strange[0]}", f"not with type {wanted.type}; leave it out or send type {types}"
         )
-    if wanted.schema_ is not None and wanted.value is not None:
-        raise bad_request("response_format.value", "given together with response_format.schema; send one")
+    if "value" in given and len(given) > 1:
+        raise bad_request("response_format.value", f"given together with response_format.{given[0]}; send one")
 
 
 def _guided_fields(request: Common) -> list[Guided]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from contract.errors import api_type
+from contract.errors import ContextTooLong, api_type
+from serving.gateway.schema.context_words import openais
 
 
 class ApiError(Exception):
@@ -24,7 +25,8 @@ class ApiError(Exception):
 
     def fields(self) -> dict[str, Any]:
         """``{message, type, param, code}``."""
-        return {"message": self.message, "type": api_type(self.status), "param": self.param, "code": self.code}
+        message = openais(self.message) if self.code == ContextTooLong.code else self.message
+        return {"message": message, "type": api_type(self.status), "param": self.param, "code": self.code}
 
     def body(self) -> bytes:
         """``{"error": {message, type, param, code}}``."""

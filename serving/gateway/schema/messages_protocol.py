@@ -8,17 +8,16 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from serving.gateway.schema.errors import bad_request
+from serving.gateway.schema.formats import JsonSchemaSpec, ResponseFormat
 from serving.gateway.schema.others import Fixed
 from serving.gateway.schema.protocol import (
     ChatRequest,
     Function,
     JsonObject,
-    JsonSchemaSpec,
     Message,
     NamedFunction,
     NamedTool,
     Quick,
-    ResponseFormat,
     Shared,
     Tool,
     note,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
+from serving.gateway.schema.formats import ResponseFormat
 from serving.gateway.schema.others import Fixed
 from serving.tokenizer.tools import TOOL_NAME
 
@@ -79,25 +80,6 @@ class NamedTool(BaseModel):
     model_config = ConfigDict(strict=True)
     type: Literal["function"] = "function"
     function: NamedFunction
-
-
-class JsonSchemaSpec(BaseModel):
-    model_config = ConfigDict(strict=True)
-    name: str  # changes nothing, but OpenAI and vLLM require it: a request without it would fail there
-    description: str | None = None
-    schema_: JsonObject = Field(alias="schema")
-    strict: bool | None = None
-
-
-class ResponseFormat(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    type: Literal["text", "json_object", "json_schema", "structural_tag"]
-    json_schema: JsonSchemaSpec | None = None
-    format: JsonObject | None = None  # of structural tags; the older notation has the other two
-    structures: list[JsonObject] | None = None
-    triggers: list[str] | None = None
-    schema_: JsonObject | None = Field(default=None, alias="schema")  # with json_object, as llama.cpp takes it
-    value: JsonObject | None = None  # the same as Hugging Face's client sends every schema
 
 
 class AllowedTools(BaseModel):
@@ -266,7 +248,8 @@ class ChatRequest(Common):
     parallel_tool_calls: bool | None = note("false: at most one call", openai=True)
     response_format: ResponseFormat | None = note(
         "`json_object` (with `schema` or, as Hugging Face's client, `value`: by that), `json_schema` (its `name` is "
-        "required, as OpenAI and vLLM do), `structural_tag`: enforced or refused; with `tools`: it or calls",
+        "required, as OpenAI and vLLM do), `structural_tag`; as trtllm-serve and TGI `json`, `regex`, and `ebnf`: "
+        "enforced or refused; with `tools`: it or calls",
         openai=True,
     )
     # chat fields: begin
@@ -294,4 +277,4 @@ class CompletionRequest(Common):
     logprobs: int | None = note(
         "0 to 20; with `echo` of the prompt too; refused where the engine lacks it", openai=True
     )
-    response_format: ResponseFormat | None = note("`json_object`, `json_schema`, `structural_tag`: enforced or refused")
+    response_format: ResponseFormat | None = note("the same types: enforced or refused")

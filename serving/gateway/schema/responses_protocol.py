@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from contract.errors import shown_json
 from serving.gateway.schema.errors import bad_request
+from serving.gateway.schema.formats import ResponseFormat
 from serving.gateway.schema.others import Fixed
-from serving.gateway.schema.protocol import ChatRequest, JsonObject, Message, Quick, ResponseFormat, Shared, note
+from serving.gateway.schema.protocol import ChatRequest, JsonObject, Message, Quick, Shared, note
 from serving.gateway.schema.responses_items import Item, ItemReference, messages_of
 from serving.gateway.schema.responses_tools import AllowedNames, AnyTool, NamedChoice, choice_of, tools_of
 

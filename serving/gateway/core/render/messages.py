@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from typing import Any
 
@@ -14,6 +13,7 @@ from serving.gateway.core.choices import ChoiceUpdate
 from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.render.base import AnswerHeader, BodyRenderer, StreamRenderer, Usage
 from serving.gateway.core.tools import Content, Event
+from serving.gateway.schema.context_words import anthropics
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.messages_protocol import NO_THREADS
 
@@ -33,25 +33,8 @@ def usage(used: Usage) -> JsonObject:
     }  # fmt: skip
 
 
-# contract/context.py's sentences in Anthropic's words: agents read the numbers in them, then ask for less or compact
-_IN_ITS_WORDS = (
-    (
-        re.compile(r"max_tokens: (\d+) with a prompt of (\d+) tokens exceeds the context of (\d+) tokens;.*"),
-        r"input length and `max_tokens` exceed context limit: \2 + \1 > \3, decrease input length or `max_tokens` and "
-        r"try again",
-    ),
-    (
-        re.compile(r"\w+: the prompt has (?:at least )?(\d+) tokens, .* a prompt may take (\d+);.*"),
-        r"prompt is too long: \1 tokens > \2 maximum",
-    ),
-)
-
-
 def _error(error: ApiError) -> JsonObject:
-    message = error.message
-    if error.code == ContextTooLong.code:
-        for ours, its in _IN_ITS_WORDS:
-            message = ours.sub(its, message)
+    message = anthropics(error.message) if error.code == ContextTooLong.code else error.message
     inner: JsonObject = {
         "type": _ERRORS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error"),
         "message": message,

@@ -59,6 +59,44 @@ def test_a_schema_beside_json_object_is_kept(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("format_", "kind", "guide"),
+    [
+        ({"type": "json", "schema": {"type": "object"}}, "json_schema", '{"type":"object"}'),
+        ({"type": "json", "value": {"type": "object"}}, "json_schema", '{"type":"object"}'),
+        ({"type": "regex", "regex": "(Paris|London)"}, "regex", "(Paris|London)"),
+        ({"type": "regex", "value": "(Paris|London)"}, "regex", "(Paris|London)"),
+        ({"type": "ebnf", "ebnf": 'root ::= "a"'}, "ebnf_grammar", 'root ::= "a"'),
+    ],
+)
+def test_the_formats_of_trtllm_serve_and_tgi_are_the_same_grammars(
+    format_: dict[str, Any], kind: str, guide: str
+) -> None:
+    wanted = {"messages": [{"role": "user", "content": "x"}], "response_format": format_}
+    options = translate.chat(ChatRequest.model_validate(wanted)).options
+    assert (options.guide_type, options.guide) == (kind, guide)
+
+
+@pytest.mark.parametrize(
+    ("format_", "words"),
+    [
+        ({"type": "json"}, "response_format.schema: missing; it is required with type json"),
+        (
+            {"type": "regex", "regex": "a", "value": "a"},
+            "response_format.value: given together with ",
+        ),
+        ({"type": "regex", "value": {}}, "response_format.value: {} is wrong: should be a string"),
+        ({"type": "json_object", "value": "a"}, "response_format.value: 'a' is wrong: should be an object"),
+        ({"type": "ebnf", "regex": "a"}, "response_format.regex: not with type ebnf; leave it out or send type regex"),
+    ],
+)
+def test_a_format_without_its_member_or_with_anothers_is_named(format_: dict[str, Any], words: str) -> None:
+    wanted = {"messages": [{"role": "user", "content": "x"}], "response_format": format_}
+    with pytest.raises(ApiError) as refused:
+        translate.chat(ChatRequest.model_validate(wanted))
+    assert refused.value.message.startswith(words)
+
+
+@pytest.mark.parametrize(
     ("old", "new", "kind", "guide"),
     [("guided_grammar", "grammar", "ebnf_grammar", 'start: "a"'), ("guided_json", "json", "json_schema", "{}")],
 )
