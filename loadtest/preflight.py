@@ -8,6 +8,7 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -27,7 +28,10 @@ from loadtest.transports.grpc_stream import Connections
 TIMEOUT_S = 5.0
 ASK_S = 10.0
 WRONG = (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 422)  # what no other time would mend
-DIALECTS = ("", "max_tokens", "max_completion_tokens")  # with what else we ask for, and OpenAI's own by its length
+DIALECTS: tuple[tuple[str, ...], ...] = (  # ``TargetFacts.plain``: all that we ask for, then strict servers'
+    (), ("max_tokens", "seed", "stream_options"), ("max_completion_tokens", "seed", "stream_options"),
+    ("max_tokens", "stream_options"), ("max_tokens",),
+)  # fmt: skip
 START = "is it running? start it with `make serve`, or set HOST"
 
 
@@ -36,7 +40,9 @@ class TargetFacts:
     """What the server says of itself; it goes into the report."""
 
     sse_model: str = ""  # the gateway's own name of the model
-    plain: str = ""  # where the gateway refuses what OpenAI does not know: its name of an answer's length
+    plain: Sequence[
+        str
+    ] = ()  # where the server refuses what OpenAI does not know: its fields, an answer's length first
     packed: bool = False  # does the model offer its answers in one tensor? as client/ asks for them
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -122,7 +128,8 @@ def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
 def _ask(plan: RunPlan, target: TargetFacts) -> None:
     """For one token, with the fields that OpenAI does not know, and without them where those are refused.
 
-    OpenAI's newer models refuse ``max_tokens``, other strict servers know nothing else."""
+    OpenAI's newer models refuse ``max_tokens``, other strict servers know nothing else; some have no ``seed`` and no
+    ``stream_options`` either."""
     request, quick = Request(({"role": "user", "content": "Hello"},), 1, 1), dataclasses.replace(plan, timeout=ASK_S)
     refused: list[TransportError] = []
     for plain in DIALECTS:

@@ -15,7 +15,7 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gevent
@@ -49,7 +49,7 @@ class LoadWorker:
         epoch: float,
         sse_model: str,
         packed: bool,
-        plain: str,
+        plain: Sequence[str],
         send: Send,
         fire: Fire,
     ) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from loadtest.plan import RunPlan
 from loadtest.transports.base import Transport
 from loadtest.transports.grpc_stream import Connections, GrpcTransport
 from loadtest.transports.sse import SseTransport
 
 
-def open_transport(lane: str, plan: RunPlan, sse_model: str, *, packed: bool = False, plain: str = "") -> Transport:
+def open_transport(
+    lane: str, plan: RunPlan, sse_model: str, *, packed: bool = False, plain: Sequence[str] = ()
+) -> Transport:
     """``lane`` is grpc or sse; ``sse_model``, ``packed``, ``plain``: as ``preflight.TargetFacts``."""
     ignore_eos = not plan.respect_eos
     if lane == "grpc":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -50,13 +50,15 @@ class SseTransport:
         secure: bool = False,
         timeout: float,
         ignore_eos: bool,
-        plain: str = "",
+        plain: Sequence[str] = (),
     ) -> None:
-        """``plain``: nothing but what OpenAI's own API knows, and its name of an answer's length."""
+        """``plain``: nothing but these fields of OpenAI's own API, the one with an answer's length first."""
         self._host, self._port, self._model, self._timeout = host, port, model, timeout
-        self._length = plain or "max_tokens"
-        self._extra: dict[str, Any] = {"ignore_eos": True} if ignore_eos and not plain else {}
-        self._usage = {"include_usage": True} | ({} if plain else {"continuous_usage_stats": True})
+        self._length = plain[0] if plain else "max_tokens"
+        usage = {"include_usage": True} | ({} if plain else {"continuous_usage_stats": True})
+        self._extra: dict[str, Any] = {"stream_options": usage} if not plain or "stream_options" in plain else {}
+        self._extra |= {"ignore_eos": True} if ignore_eos and not plain else {}
+        self._seeded = not plain or "seed" in plain
         self._tls = tls_context() if secure else None
         self._idle: list[Any] = []
         keep_stamping()
@@ -119,9 +121,8 @@ class SseTransport:
                 "model": self._model,
                 "messages": request.messages,
                 self._length: request.max_tokens,
-                "seed": request.seed,
                 "stream": True,
-                "stream_options": self._usage,
+                **({"seed": request.seed} if self._seeded else {}),
                 **self._extra,
             }
         )
@@ -203,14 +204,16 @@ class _SseReader:
             chunk = orjson.loads(data)
             error = chunk if _is_error(chunk) else chunk.get("error")
         except (ValueError, AttributeError):
-            shown = data[:80].decode("utf-8", "replace")
-            raise TransportError("protocol", f"an event is no JSON object: {shown}") from None
+            raise _strange("no JSON object", data) from None
         if error:
             status = str(error.get("status") or error.get("code")) if isinstance(error, dict) else ""
             raise _refusal(int(status) if status.isdecimal() else 500, error)
         before, choices = self._tokens, chunk.get("choices") or ()
-        content = self._content(choices)
-        count = self._usage(chunk.get("usage") or {})
+        try:
+            content = self._content(choices)
+            count = self._usage(chunk.get("usage") or {})
+        except (AttributeError, TypeError, ValueError):
+            raise _strange("no chunk of a chat", data) from None
         # With a reason or without choices the usage is the total, which says nothing of this chunk.
         self._live = self._live or bool(count and choices and not self.end.finish_reason)
         if self._live and count and choices:
@@ -227,7 +230,7 @@ class _SseReader:
         for choice in choices:
             delta = choice.get("delta") or {}
             content = content or any(delta.get(name) for name in TEXTS + CALLS)
-            self._text.append(delta.get("content") or "")
+            self._text.append(_text(delta.get("content")))
             self.end.finish_reason = choice.get("finish_reason") or self.end.finish_reason
         return content
 
@@ -270,6 +273,15 @@ class _SseReader:
         status, there = self.http.status_code, self.http.get("location")
         nothing = f"HTTP status {status}" + (f", moved to {there}" if there else "")
         return _refusal(status, told or body[:200].decode("utf-8", "replace") or nothing)
+
+
+def _strange(what: str, data: bytes) -> TransportError:
+    return TransportError("protocol", f"an event is {what}: {data[:80].decode('utf-8', 'replace')}")
+
+
+def _text(content: Any) -> str:
+    """Mistral's reasoning models send it in parts."""
+    return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content or ""
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:

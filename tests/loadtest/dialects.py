@@ -73,6 +73,15 @@ async def deepseek(a: Answer) -> None:
     await a.finish(usage=False)
 
 
+async def mistral(a: Answer) -> None:
+    """The content is a list of parts, of thoughts first."""
+    await a.begin()
+    async for k in paced(10):
+        said = {"type": "text", "text": "word "}
+        await a.delta(1, content=[{"type": "thinking", "thinking": [said]} if k < 5 else said])
+    await a.finish()
+
+
 async def characters(a: Answer) -> None:
     """A chunk a character: four times as many as there are tokens, which only the usage tells."""
     await a.begin()

@@ -82,6 +82,14 @@ async def garbled(a: Answer) -> None:
     await asyncio.sleep(30)
 
 
+async def shapeless(a: Answer) -> None:
+    """JSON, but no chunk of a chat."""
+    await a.begin()
+    await a.delta(1, content="word ")
+    await a.raw(a.event({"choices": [None]}))
+    await a.finish()
+
+
 async def no_http(a: Answer) -> None:
     a.writer.write(b"220 mail.example ESMTP\r\n")
     await a.writer.drain()

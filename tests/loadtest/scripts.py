@@ -256,7 +256,7 @@ SCRIPTS: dict[str, Callable[[Answer], Awaitable[None]]] = {
         one_message, pause, no_usage, null_error, no_done, until_close, left_open, error_midway, error_text, cut,
         cut_politely, hang, endless, nothing, busy, unavailable, whole, whole_error, detail, page,
         dialects.vllm, dialects.llama_cpp, dialects.ollama, dialects.zeros, dialects.prompt_only, dialects.deepseek,
-        dialects.characters, dialects.error_object,
+        dialects.characters, dialects.mistral, dialects.error_object, oddities.shapeless,
         oddities.http_1_0, oddities.slow_head, oddities.nulls, oddities.fields, oddities.packed, oddities.packed_error,
         oddities.garbled, oddities.no_http, oddities.reset_first, oddities.closed_first, oddities.reset_after_head,
         oddities.too_short, oddities.moved, oddities.error_event, oddities.error_words, oddities.error_reason,

@@ -26,6 +26,9 @@ HEADERS: list[dict[str, str]] = []  # of each request
 PATHS: list[str] = []  # of each completion
 
 
+REFUSES = {"gpt-new": ("max_tokens",), "no-seed": ("seed",), "bare": ("stream_options", "seed")}  # beside ignore_eos
+
+
 @contextmanager
 def gateway(body: str = MODELS, status: int = 200, signed: Authority | None = None) -> Iterator[int]:
     """The port of a server that answers everything with ``body``."""
@@ -42,7 +45,7 @@ def gateway(body: str = MODELS, status: int = 200, signed: Authority | None = No
             """Knows no field but OpenAI's, as a strict server; the model "broken" is refused for good."""
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             PATHS.append(self.path)
-            strict = ("max_tokens",) if request["model"] == "gpt-new" else ()
+            strict = REFUSES.get(request["model"], ())
             field = next((f for f in ("ignore_eos", *strict) if f in request), "")
             refusal = f"Unrecognized request argument: {field}" if field else ""
             refusal = "no such deployment" if request["model"] == "broken" else refusal
@@ -169,7 +172,7 @@ def test_a_strict_server_gets_only_what_openai_knows(tmp_path: Path) -> None:
     with gateway() as port:
         found = asked_for_a_token(port, tmp_path)
         assert (
-            found.plain == "max_tokens"
+            found.plain[0] == "max_tokens"
             and found.facts["gateway"]["refuses"] == "Unrecognized request argument: ignore_eos"
         )
         assert not asked_for_a_token(port, tmp_path, respect_eos="yes").plain
@@ -179,8 +182,17 @@ def test_a_strict_server_gets_only_what_openai_knows(tmp_path: Path) -> None:
 def test_openais_newer_models_get_the_length_under_its_new_name(tmp_path: Path) -> None:
     with gateway(json.dumps({"data": [{"id": "gpt-new"}]})) as port:
         found = asked_for_a_token(port, tmp_path)
-        assert found.plain == "max_completion_tokens"
+        assert found.plain[0] == "max_completion_tokens"
         assert found.facts["gateway"]["refuses"] == "Unrecognized request argument: ignore_eos"
+
+
+@pytest.mark.parametrize(("model", "takes"), [("no-seed", ("max_tokens", "stream_options")), ("bare", ("max_tokens",))])
+def test_a_server_without_seed_or_stream_options_gets_neither(
+    tmp_path: Path, model: str, takes: tuple[str, ...]
+) -> None:
+    """Mistral's has no ``seed``, older NIMs no ``stream_options``."""
+    with gateway(json.dumps({"data": [{"id": model}]})) as port:
+        assert asked_for_a_token(port, tmp_path).plain == takes
 
 
 def test_a_server_that_refuses_one_token_is_not_loaded(tmp_path: Path) -> None:

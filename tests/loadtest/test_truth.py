@@ -19,7 +19,7 @@ from tests.loadtest.scripts import SCRIPTS
 WHOLE = (
     "plain", "counted", "several", "several_counted", "empty_first", "reasoning", "tools", "comments", "crlf", "split",
     "burst", "one_message", "pause", "no_usage", "null_error", "no_done", "until_close", "left_open",
-    "vllm", "llama_cpp", "ollama", "zeros", "prompt_only", "deepseek", "characters",
+    "vllm", "llama_cpp", "ollama", "zeros", "prompt_only", "deepseek", "characters", "mistral",
     "http_1_0", "slow_head", "nulls", "fields", "packed", "held",
 )  # fmt: skip
 FAILED = {
@@ -30,6 +30,7 @@ FAILED = {
     "closed_first": "connect", "reset_after_head": "cut_short", "too_short": "cut_short", "moved": "internal_error",
     "error_event": "engine_unavailable", "error_words": "protocol", "error_reason": "engine_unavailable",
     "whole_error": "internal_error", "detail": "invalid_request", "error_object": "engine_unavailable",
+    "shapeless": "protocol",
 }  # fmt: skip
 
 

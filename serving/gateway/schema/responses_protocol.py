@@ -48,6 +48,7 @@ class Reasoning(BaseModel):
 class ResponseStreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     include_obfuscation: bool | None = False
+    include_usage: bool | None = None  # chat's, which some clients send here too; the last event always has it
 
 
 Includable = Literal[
@@ -117,7 +118,9 @@ class ResponsesRequest(Shared):
         f"`{LOGPROBS}`; OpenAI's other values are accepted and add nothing", openai=True
     )
     top_logprobs: int | None = note(f"0 to 20, with include `{LOGPROBS}`", openai=True)
-    stream_options: ResponseStreamOptions | None = note("`include_obfuscation` has no effect", openai=True)
+    stream_options: ResponseStreamOptions | None = note(
+        "`include_obfuscation` and chat's `include_usage` have no effect", openai=True
+    )
 
 
 RENAMED = {

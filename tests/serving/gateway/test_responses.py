@@ -165,6 +165,7 @@ def test_a_call_that_was_complete_when_the_answer_was_cut_is_complete() -> None:
     [
         {"reasoning": {"effort": None, "summary": None}}, {"include": ["web_search_call.action.sources"]},
         {"max_tool_calls": 5}, {"image": None}, {"stream_options": {"include_obfuscation": None}, "stream": True},
+        {"stream_options": {"include_usage": True}, "stream": True},
         {"input": [{"type": None, "role": "user", "content": "SAY x"}]}, {"structured_outputs": None},
         {"store": False, "background": False, "truncation": "disabled", "include": [], "tools": [], "text": {}},
     ],
