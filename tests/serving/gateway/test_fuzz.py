@@ -45,6 +45,7 @@ OPERATIONS = {
     "/health/live": "GET",
     "/health/ready": "GET",
     "/health/generate": "GET",
+    "/health_generate": "GET",
     "/metrics": "GET",
 }
 NAMED = {("GET", "/v1/models/{name}"), ("GET", "/v1/responses/{name}"), ("DELETE", "/v1/responses/{name}")}

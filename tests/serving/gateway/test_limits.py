@@ -40,6 +40,7 @@ def test_keys_and_their_token_budget(own_gateway: Start, tmp_path: Path) -> None
         ("/metrics", 401),
         ("/v1/models", 401),
         ("/health/generate", 401),
+        ("/health_generate", 401),
         ("/health/ready", 200),
         ("/", 200),
     ):
