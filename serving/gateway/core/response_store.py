@@ -2,7 +2,8 @@
 
 Files in the gateway's private run directory: all workers see them, and they go when the gateway does. A file's name is
 a hash of its owner and id, so no key reaches another's, and no id is a path. An item's file holds the name of its
-response's. Every call blocks on the file system: call it in a thread.
+response's. A file's times are of ``time.monotonic``, which all workers share and nobody sets. Every call blocks on the
+file system: call it in a thread.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class ResponseStore:
     def _read(self, name: str) -> bytes | None:
         path = self._directory / name
         try:
-            if path.stat().st_mtime + self._seconds < time.time():
+            if path.stat().st_mtime + self._seconds < time.monotonic():
                 return None
             return path.read_bytes()
         except OSError:  # gone: deleted, or swept by another worker
@@ -80,13 +81,15 @@ class ResponseStore:
     def _write(self, name: str, data: bytes) -> None:
         partial = self._directory / f"{name}.{os.getpid()}.{threading.get_native_id()}"
         partial.write_bytes(data)
+        os.utime(partial, (time.monotonic(), time.monotonic()))
         partial.replace(self._directory / name)
 
     def _sweep(self) -> None:
         """Remove what is too old, then the oldest until the rest fits."""
-        if time.monotonic() - self._swept < SWEEP_SECONDS:
+        now = time.monotonic()
+        if now - self._swept < SWEEP_SECONDS:
             return
-        self._swept, now = time.monotonic(), time.time()
+        self._swept = now
         found = []
         for entry in os.scandir(self._directory):
             with contextlib.suppress(FileNotFoundError):

@@ -54,8 +54,18 @@ def test_the_oldest_go_when_there_is_no_room(tmp_path: Path) -> None:
 def test_what_is_too_old_is_not_found_and_goes(store: ResponseStore, tmp_path: Path) -> None:
     store.save("", response(1), [])
     for file in (tmp_path / "responses").iterdir():
-        os.utime(file, (time.time() - 61, time.time() - 61))
+        os.utime(file, (time.monotonic() - 61, time.monotonic() - 61))
     assert store.response("", "resp_1") is store.item("", "msg_1") is None
     store._swept = 0.0
     store.save("", response(2), [])
     assert len(list((tmp_path / "responses").iterdir())) == 2
+
+
+def test_a_clock_that_is_set_makes_nothing_old(store: ResponseStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save("", response(1), [])
+    today = time.time()
+    for clock in (today + 1e6, today - 1e6):
+        monkeypatch.setattr(time, "time", lambda clock=clock: clock)
+        store._swept = 0.0
+        store.save("", response(2), [])
+        assert store.response("", "resp_1") == response(1)
