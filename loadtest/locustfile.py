@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from pathlib import Path
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import Any
 
-from locust import User, constant, events, task
+from locust import User, constant, events, runners, task
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # plain `locust -f` does not know the package
@@ -24,6 +25,7 @@ from loadtest.session import WorkerSession
 from loadtest.webui import add_streaming_tab
 
 session = WorkerSession()
+runners.time = SimpleNamespace(time=time.monotonic)  # a clock that was set looked like a minute without the master
 
 
 class StreamingUser(User):  # type: ignore[misc]

@@ -1,6 +1,6 @@
 // One answer from request to last token, with its times. Knows nothing of the page.
 
-import { ChatError, streamChat } from "./api.js";
+import { ChatError, steadyNow, streamChat } from "./api.js";
 
 /**
  * Fills `message` ({content, state, stats, error}) as the answer arrives and calls `changed` after every step.
@@ -44,7 +44,7 @@ function take(message, { text, finish, usage }, clock) {
 function fail(message, cause) {
   const error = cause instanceof ChatError ? cause : new ChatError("server", { detail: String(cause) });
   message.state = "error";
-  message.error = { kind: error.kind, detail: error.detail, until: Date.now() + error.retryAfter * 1000 };
+  message.error = { kind: error.kind, detail: error.detail, until: steadyNow() + error.retryAfter * 1000 };
 }
 
 const SHORTEST = 0.05; // seconds: what came faster came in one read, and its rate would be the network's

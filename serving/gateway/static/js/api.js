@@ -96,6 +96,9 @@ function kindOf(status) {
   return status >= 500 ? "server" : "refused";
 }
 
+/** Milliseconds as `Date.now()`, but nobody sets this clock while the page is open. */
+export const steadyNow = () => performance.timeOrigin + performance.now();
+
 /** `Retry-After` as seconds: the header carries a number or an HTTP date. */
 export function waitSeconds(header, now = Date.now()) {
   if (!header) return 0;

@@ -1,5 +1,6 @@
 // One message of the conversation on the page.
 
+import { steadyNow } from "./api.js";
 import { el, perFrame } from "./dom.js";
 import { number, t } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
@@ -87,7 +88,7 @@ export class MessageView {
     const detail = error.detail ? [el("p", { className: "detail", textContent: error.detail })] : [];
     this.#error.replaceChildren(el("p", {}, t(`error_${error.kind}`), " ", wait), ...detail, retry);
     const tick = () => {
-      const seconds = Math.ceil((error.until - Date.now()) / 1000);
+      const seconds = Math.ceil((error.until - steadyNow()) / 1000);
       retry.disabled = seconds > 0;
       wait.textContent = seconds > 0 ? t("wait", { s: seconds }) : "";
       if (seconds <= 0) clearInterval(this.#countdown);
