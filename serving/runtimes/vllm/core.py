@@ -131,7 +131,8 @@ class Core:
 
 
 def _config(engine: EngineInfo, options: RuntimeOptions) -> Any:
-    args = releases.own_kernels(releases.check()) | vllm_args.engine_args(engine, options)
+    release = releases.check()
+    args = releases.own_kernels(release) | releases.processes() | vllm_args.engine_args(engine, options)
     try:
         config = AsyncEngineArgs(**args).create_engine_config(UsageContext.OPENAI_API_SERVER)
     except (TypeError, ValueError) as error:
@@ -140,6 +141,9 @@ def _config(engine: EngineInfo, options: RuntimeOptions) -> Any:
         raise EngineDirectoryError(
             f"vLLM refuses the engine {engine.path}{own}: {reason}; rebuild with `make engine RUNTIME=vllm`"
         ) from error
+    scheduling = config.scheduler_config
+    if release[:2] == releases.OWN_SCHEDULER_FOR and scheduling.async_scheduling and scheduling.scheduler_cls is None:
+        scheduling.scheduler_cls = releases.OWN_SCHEDULER  # set here: only now is it known which one vLLM would take
     if "structured_outputs_config" not in args:
         # Free whitespace lets a model fill its answer with blanks. As an argument vLLM takes this only beside a fixed
         # backend, but a fixed one refuses schemas that the other knows; both read the field.

@@ -6,6 +6,7 @@ wheels); which releases ran where is in docs/gpu.md.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,12 @@ ALLOWED_IDS_HOLD = (0, 25)
 # interpreter.
 OWN_KERNELS = ((0, 24), (0, 28))
 OWN_WORKER = "serving.runtimes.vllm.worker.Worker"
+# The release whose scheduler ours was compared with, request by request (tests/oracle/scheduler_reference.py).
+OWN_SCHEDULER_FOR = (0, 26)
+OWN_SCHEDULER = "serving.runtimes.vllm.scheduler.Scheduler"
+# From so many cores on the model runner gets a process beside the scheduler's, as with several GPUs. In one process
+# they take turns, and at 128 streams an H100 waits for them; a second one polls while there is work, for a core more.
+CORES_FOR_TWO = 8
 
 
 def check() -> tuple[int, ...]:
@@ -83,6 +90,14 @@ def own_kernels(release: tuple[int, ...]) -> dict[str, Any]:
     if not first <= release[:2] < changed or not current_platform.is_cuda():
         return {}
     return {"worker_cls": OWN_WORKER, "additional_config": {"worker": OWN_WORKER}}
+
+
+def processes() -> dict[str, Any]:
+    """Engine arguments that set the scheduler and the model runner apart where there are cores for both."""
+    from vllm.platforms import current_platform
+
+    apart = current_platform.is_cuda() and len(os.sched_getaffinity(0)) >= CORES_FOR_TWO
+    return {"distributed_executor_backend": "mp"} if apart else {}
 
 
 def lacking(release: tuple[int, ...]) -> frozenset[str]:

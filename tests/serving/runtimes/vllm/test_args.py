@@ -209,3 +209,15 @@ def test_our_worker_runs_where_vllm_has_what_it_replaces(release, cuda, ours, mo
     assert set(given) == ({"worker_cls", "additional_config"} if ours else set())
     options = RuntimeInfo("vllm", options={"worker_cls": "auto"})
     assert (given | vllm_args.engine_args(engine(tmp_path, runtime=options), RuntimeOptions()))["worker_cls"] == "auto"
+
+
+@pytest.mark.parametrize(("cuda", "cores", "apart"), [(True, 8, True), (True, 7, False), (False, 64, False)])
+def test_scheduler_and_model_runner_are_apart_where_there_are_cores_for_both(cuda, cores, apart, monkeypatch, tmp_path):
+    platform = types.SimpleNamespace(is_cuda=lambda: cuda)
+    monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", types.SimpleNamespace(current_platform=platform))
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    given = releases.processes()
+    assert given == ({"distributed_executor_backend": "mp"} if apart else {})
+    own = engine(tmp_path, runtime=RuntimeInfo("vllm", options={"distributed_executor_backend": "uni"}))
+    assert (given | vllm_args.engine_args(own, RuntimeOptions()))["distributed_executor_backend"] == "uni"

@@ -126,6 +126,43 @@ def test_what_our_worker_puts_its_own_in_the_place_of(version):
     assert penalties | {"output_bin_counts"} <= held
 
 
+@pytest.mark.parametrize("version", sorted(OWN))
+def test_what_our_attention_takes_over(version):
+    names = json.loads(SURFACES[version].read_text(encoding="utf-8"))["names"]
+    flash = {kind: names[f"vllm.v1.attention.backends.flash_attn.FlashAttention{kind}"] for kind in (
+        "Backend", "Impl", "Metadata", "MetadataBuilder",
+    )}  # fmt: skip
+    assert parameters("attention", "build_") == flash["MetadataBuilder"]["methods"]["build"]
+    assert parameters("attention", "update_") == flash["Impl"]["methods"]["do_kv_cache_update"]
+    assert parameters("attention", "forward_") == flash["Impl"]["methods"]["forward"]
+    assert {"block_table", "seq_lens", "slot_mapping"} <= set(flash["Metadata"]["fields"])
+    asked = {"num_heads", "num_kv_heads", "head_size", "attn_type", "kv_cache_dtype", "sliding_window", "alibi_slopes"}
+    asked |= {"logits_soft_cap", "sinks", "kv_sharing_target_layer_name", "batch_invariant_enabled", "scale"}
+    assert asked <= set(flash["Impl"]["attributes"])
+
+
+def test_what_our_scheduler_takes_over():
+    version = next(name for name in OWN if version_tuple(name)[:2] == releases.OWN_SCHEDULER_FOR)
+    names = json.loads(SURFACES[version].read_text(encoding="utf-8"))["names"]
+    theirs = names["vllm.v1.core.sched.scheduler.Scheduler"]
+    for method in ("_make_cached_request_data", "_update_after_schedule", "_update_request_with_output"):
+        assert parameters("scheduler", method) == theirs["methods"][method]
+    kept = {"use_v2_model_runner", "use_pp", "num_spec_tokens", "enable_return_routed_experts", "defer_block_free"}
+    assert kept | {"current_step", "max_model_len", "_inflight_prefills"} <= set(theirs["attributes"])
+    request = names["vllm.v1.request.Request"]
+    added = {"num_computed_tokens", "num_in_flight_tokens", "num_output_placeholders", "next_decode_eligible_step"}
+    added |= {"_output_token_ids", "_all_token_ids", "is_prefill_chunk", "spec_token_ids", "async_tokens_to_discard"}
+    assert added <= set(request["attributes"])
+    manager = names["vllm.v1.core.single_type_kv_cache_manager.SingleTypeKVCacheManager"]
+    assert {"req_to_blocks", "num_cached_block", "block_size"} <= set(manager["attributes"])
+    cached = names["vllm.v1.core.sched.output.CachedRequestData"]["fields"]
+    tree = ast.parse((ROOT / "serving/runtimes/vllm/scheduler.py").read_text(encoding="utf-8"))
+    made = next(
+        n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "CachedRequestData"
+    )
+    assert [keyword.arg for keyword in made.keywords] == cached[: len(made.keywords)]
+
+
 def parameters(module: str, function: str) -> list[str]:
     tree = ast.parse((ROOT / f"serving/runtimes/vllm/{module}.py").read_text(encoding="utf-8"))
     found = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function)
