@@ -186,6 +186,7 @@ class CountRequest(Shared):
     tool_choice: Choice | None = note("`any` and `tool` need an engine with guided decoding")
     thinking: NoThinking | None = note("`disabled` or `adaptive`: Qwen2.5 has no separate reasoning")
     output_config: OutputConfig | None = note("`format`, enforced or refused; `effort` only `high`, the default")
+    output_format: OutputFormat | None = note("`output_config.format` under its older name")
     context_management: ContextManagement | None = note("only what clears thinking, of which there is none")
 
 
@@ -214,6 +215,9 @@ def as_chat(request: CountRequest) -> ChatRequest:
         goes_on = not found.pop()
     choice = request.tool_choice
     wanted = request.output_config.format if request.output_config else None
+    if wanted and request.output_format:
+        raise bad_request("output_format", "given together with output_config.format; send one")
+    wanted = wanted or request.output_format
     return ChatRequest.model_construct(
         **(same | ({"stop": stops} if stops else {})),
         messages=found,

@@ -16,6 +16,8 @@ from contract.errors import ContextTooLong
 from serving.gateway.core.choices import ChoiceState, ChoiceUpdate
 from serving.gateway.core.guides import LENIENT
 from serving.gateway.core.render.messages import Blocks
+from serving.gateway.schema.errors import ApiError
+from serving.gateway.schema.messages_protocol import MessagesRequest, as_chat
 from tests.client.fake_triton import FakeTriton
 from tests.serving.gateway.bodies import user
 from tests.serving.gateway.conftest import RunningGateway
@@ -244,6 +246,18 @@ def test_a_context_that_is_too_short_is_said_in_anthropics_words(web: httpx.Clie
         said = f"ERR {ContextTooLong.code} {caught.value}"
         error = web.post("/v1/messages", json={"max_tokens": 200, "messages": user(said)}).json()["error"]
         assert error["type"] == "invalid_request_error" and error["message"].startswith(words)
+
+
+def test_a_schema_may_come_under_its_older_name() -> None:
+    """Inspect's."""
+    wanted = {"type": "json_schema", "schema": {"type": "object"}}
+    older, newer = {"output_format": wanted}, {"output_config": {"format": wanted}}
+    read = [
+        as_chat(MessagesRequest.model_validate({"max_tokens": 1, "messages": user("x")} | w)) for w in (older, newer)
+    ]
+    assert read[0].response_format == read[1].response_format is not None
+    with pytest.raises(ApiError, match="output_format: given together with output_config.format"):
+        as_chat(MessagesRequest.model_validate({"max_tokens": 1, "messages": user("x")} | older | newer))
 
 
 def test_count_tokens_names_errors_too(web: httpx.Client) -> None:
