@@ -256,7 +256,7 @@ def test_a_schema_may_come_under_its_older_name() -> None:
         as_chat(MessagesRequest.model_validate({"max_tokens": 1, "messages": user("x")} | w)) for w in (older, newer)
     ]
     assert read[0].response_format == read[1].response_format is not None
-    with pytest.raises(ApiError, match="output_format: given together with output_config.format"):
+    with pytest.raises(ApiError, match=r"^output_format: given together with "):
         as_chat(MessagesRequest.model_validate({"max_tokens": 1, "messages": user("x")} | older | newer))
 
 
