@@ -12,7 +12,6 @@ PACKAGES = ("client", "contract", "serving", "build_engine", "loadtest", "deploy
 NAMED = {  # file -> how often it asks for the time of day, and nothing but a moment depends on the answer
     "serving/gateway/api/operations.py": 2,  # ``created`` and ``timestamp`` of answers
     "serving/gateway/api/endpoints.py": 1,  # ``created``
-    "serving/gateway/core/response_store.py": 2,  # the age of files, which outlive the process
     "build_engine/tensorrt_llm/build.py": 1,  # when an engine was built
     "build_engine/staging.py": 1,  # the age of folders
     "build_engine/verify/gate.py": 1,  # when a report was made
