@@ -36,7 +36,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from contract.paths import ROOT
-from serving.runtimes.vllm.scheduler import Scheduler
+from serving.runtimes.vllm.scheduler import ShortcutScheduler
 
 BLOCK, MODEL_LENGTH, SEQUENCES, STEP_TOKENS = 16, 512, 24, 256
 VOCABULARY, END = 50, 7
@@ -172,7 +172,7 @@ def compare(seed: int, blocks: int, steps: int, directory: Path) -> tuple[int, s
     """Steps compared, what differs, and what happened on the way."""
     _random.seed(seed)
     chance = random.Random(seed)
-    theirs, ours = Side(AsyncScheduler, blocks, directory), Side(Scheduler, blocks, directory)
+    theirs, ours = Side(AsyncScheduler, blocks, directory), Side(ShortcutScheduler, blocks, directory)
     assert ours.scheduler._plain
     happened: set[str] = set()
     shared = [chance.randrange(VOCABULARY) for _ in range(80)]

@@ -74,13 +74,10 @@ VARIANTS = {
     "static-cublas": Variant("cuBLAS splits K at small batches", {"linear_backend": "torch"}, precision="fp8"),
     "static-head": Variant("output layer too: 0.5 of 7.6 GB less per step", precision="fp8", head=True),
     "static-head-vllm": Variant(
-        "vLLM's own sampler and FP8 kernels", {"worker_cls": "auto"}, precision="fp8", head=True
+        "vLLM's own sampler, attention and FP8 kernels", {"worker_cls": "auto"}, precision="fp8", head=True
     ),
-    "static-head-pdl": Variant(
-        "Inductor's kernels are launched before the one ahead of them has ended",
-        {"compilation_config": GRAPHS | {"inductor_compile_config": {"triton.enable_pdl": True}}},
-        precision="fp8",
-        head=True,
+    "static-head-one": Variant(
+        "scheduler and model runner in one process", {"distributed_executor_backend": "uni"}, precision="fp8", head=True
     ),
     "static-head-cublas": Variant("both", {"linear_backend": "torch"}, precision="fp8", head=True),
     "static-kv": Variant("half the KV traffic, calibrated", precision="fp8", kv="fp8"),

@@ -112,7 +112,7 @@ def shares_of(groups: int) -> tuple[int, int]:
     """Most shares of a sequence, and the fewest tokens that make another, for ``groups`` = sequences * key-value heads.
 
     Measured on an H100 (docs/benchmarks.md)."""
-    for most, shares, tokens in ((16, 32, TILE), (64, 8, 2 * TILE), (128, 8, 3 * TILE), (256, 4, 1024)):
+    for most, shares, tokens in ((16, 16, TILE), (64, 8, 2 * TILE), (128, 8, 3 * TILE), (256, 4, 1024)):
         if groups <= most:
             return shares, tokens
     return 4, 2048

@@ -36,7 +36,7 @@ OWN_KERNELS = ((0, 24), (0, 28))
 OWN_WORKER = "serving.runtimes.vllm.worker.Worker"
 # The release whose scheduler ours was compared with, request by request (tests/oracle/scheduler_reference.py).
 OWN_SCHEDULER_FOR = (0, 26)
-OWN_SCHEDULER = "serving.runtimes.vllm.scheduler.Scheduler"
+OWN_SCHEDULER = "serving.runtimes.vllm.scheduler.ShortcutScheduler"
 # From so many cores on the model runner gets a process beside the scheduler's, as with several GPUs. In one process
 # they take turns, and at 128 streams an H100 waits for them; a second one polls while there is work, for a core more.
 CORES_FOR_TWO = 8

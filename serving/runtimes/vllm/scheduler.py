@@ -17,7 +17,7 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.request import RequestStatus
 
 
-class Scheduler(AsyncScheduler):  # type: ignore[misc]
+class ShortcutScheduler(AsyncScheduler):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         cache = self.kv_cache_manager
