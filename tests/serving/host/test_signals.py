@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
+from contract.paths import ROOT
 from serving.host.signals import on_signals
+
+# A session's leader that, like make, keeps SIGHUP to itself and waits for its child.
+LEADER = """
+import os, signal, subprocess, sys
+signal.signal(signal.SIGHUP, lambda *_: None)
+os.open(sys.argv[1], os.O_RDWR)
+sys.exit(subprocess.call([sys.executable, "-c", sys.argv[2]], preexec_fn=os.setpgrp if sys.argv[3:] else None))
+"""
+CHILD = """
+import os, signal, threading
+from serving.host.signals import on_signals
+on_signals(lambda number, _: (os.write(1, signal.Signals(number).name.encode()), os._exit(0)))
+(watch,) = (thread for thread in threading.enumerate() if thread.name == "terminal")
+os.write(1, b"ready ")
+watch.join()
+os.write(1, b"goes on")
+"""
 
 
 @pytest.mark.parametrize(("before", "counted"), [(signal.SIG_DFL, 1), (signal.SIG_IGN, 0)], ids=["plain", "nohup"])
@@ -23,3 +44,14 @@ def test_a_terminal_that_closes_counts_once(before: signal.Handlers, counted: in
         for number, handler in zip(numbers, kept, strict=True):
             signal.signal(number, handler)
     assert seen == [signal.SIGHUP] * counted + [signal.SIGINT] * 2
+
+
+@pytest.mark.parametrize(("apart", "said"), [((), b"SIGHUP"), (("background",), b"goes on")])
+def test_a_terminal_that_closes_is_seen_where_nobody_passes_it_on(apart: tuple[str, ...], said: bytes) -> None:
+    terminal, line = os.openpty()
+    command = [sys.executable, "-c", LEADER, os.ttyname(line), CHILD, *apart]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE) as leader:
+        assert leader.stdout and leader.stdout.read(6) == b"ready "
+        os.close(line)
+        os.close(terminal)
+        assert leader.stdout.read() == said
