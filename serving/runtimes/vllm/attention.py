@@ -19,7 +19,7 @@ from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionMetadataBuilder,
 )
 
-from serving.runtimes.vllm.decode_attention import Workspace, decode
+from serving.runtimes.vllm.decode_attention import ROWS, Workspace, decode
 
 MEASURED_ON = 9  # major compute capability: Hopper, the only one where it was compared
 
@@ -71,7 +71,8 @@ def _feature(impl: Any) -> str:
         "another layer's cache": impl.kv_sharing_target_layer_name is not None,
         "context parallelism": impl.dcp_world_size > 1,
         "batch invariance": impl.batch_invariant_enabled,
-        f"heads of {impl.head_size}": impl.head_size not in (64, 128, 256),
+        f"heads of {impl.head_size}": impl.head_size not in (64, 128),
+        f"groups of {impl.num_queries_per_kv}": impl.num_queries_per_kv > ROWS,
     }
     return next((name for name, it_does in asked.items() if it_does), "")
 

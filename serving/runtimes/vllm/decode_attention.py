@@ -15,7 +15,7 @@ import triton.language as tl
 
 TILE = 64  # cached tokens of one pass
 WARPS, STAGES = 4, 3
-FEWEST_ROWS = 16  # of a matrix product; a group of fewer query heads is padded
+ROWS = 16  # of a matrix product: query heads of one key-value head; fewer are padded
 LOG2_E = 1.4426950408889634
 
 
@@ -150,6 +150,6 @@ def decode(
     _decode[(sequences, kv_heads, shares)](
         out, query, key, value, cache, slots, table, lengths, workspace.sums, workspace.arrived, scale * LOG2_E,
         out.stride(0), query.stride(0), key.stride(0), value.stride(0), table.stride(0), cache.stride(0),
-        cache.stride(1), cache.stride(2), group, max(FEWEST_ROWS, triton.next_power_of_2(group)), size, cache.shape[2],
+        cache.stride(1), cache.stride(2), group, ROWS, size, cache.shape[2],
         TILE, shares, share, STAGES, num_warps=WARPS,
     )  # fmt: skip

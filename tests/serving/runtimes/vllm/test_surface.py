@@ -137,7 +137,14 @@ def test_what_our_attention_takes_over(version):
     assert parameters("attention", "forward_") == flash["Impl"]["methods"]["forward"]
     assert {"block_table", "seq_lens", "slot_mapping"} <= set(flash["Metadata"]["fields"])
     asked = {"num_heads", "num_kv_heads", "head_size", "attn_type", "kv_cache_dtype", "sliding_window", "alibi_slopes"}
-    asked |= {"logits_soft_cap", "sinks", "kv_sharing_target_layer_name", "batch_invariant_enabled", "scale"}
+    asked |= {
+        "num_queries_per_kv",
+        "logits_soft_cap",
+        "sinks",
+        "kv_sharing_target_layer_name",
+        "batch_invariant_enabled",
+        "scale",
+    }
     assert asked <= set(flash["Impl"]["attributes"])
 
 
