@@ -100,7 +100,7 @@ class Running:
     def http_answer(self, number: int) -> tuple[str, int]:
         """The same in one piece."""
         body = {"model": "qwen2.5-simulated", "prompt": prompt(number), "max_tokens": LONG, "seed": number}
-        answer = httpx.post(f"http://127.0.0.1:{self.port}/v1/completions", json=body, timeout=60)
+        answer = httpx.post(f"http://127.0.0.1:{self.port}/v1/completions", json=body, timeout=60, trust_env=False)
         assert answer.status_code == 200, answer.text
         return answer.json()["choices"][0]["text"], answer.json()["usage"]["completion_tokens"]
 
@@ -111,7 +111,9 @@ class Running:
             "stream_options": {"include_usage": True},
         }  # fmt: skip
         try:
-            answer = httpx.post(f"http://127.0.0.1:{self.port}/v1/chat/completions", json=body, timeout=60)
+            answer = httpx.post(
+                f"http://127.0.0.1:{self.port}/v1/chat/completions", json=body, timeout=60, trust_env=False
+            )
         except httpx.HTTPError:
             return False
         events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
