@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -21,14 +22,17 @@ NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": Fal
 # tools often did not write the schemas, and OpenAI promises to keep a function's schema only where it is ``strict``. A
 # response format's schema is kept unless the caller says that it need not be, as in vLLM.
 LENIENT = {"x-guidance": {"lenient": True, "coerce_one_of": True}}
-MEMBERS = {
-    "text": (), "json_object": ("schema", "value"), "json_schema": ("json_schema",),
-    "structural_tag": ("format", "structures", "triggers"),
-    "json": ("schema", "value"), "regex": ("regex", "value"), "ebnf": ("ebnf",),
-}  # fmt: skip
-ONE_VALUE = {  # response formats with one member: guide type, and the member's name
-    "json_object": ("json_schema", "schema"), "json": ("json_schema", "schema"),
-    "regex": ("regex", "regex"), "ebnf": ("ebnf_grammar", "ebnf"),
+SCHEMA = ("schema", "value")
+PATTERN = ("regex", "pattern", "regex_schema", "value")
+GRAMMAR = ("ebnf", "grammar", "value")
+# The types of response formats: their guide's type, and the names under which one server or another has the guide
+# (``formats.py`` says which one). A type takes it under each of them.
+TYPES = {
+    "text": ("", ()), "structural_tag": ("structural_tag", ("format", "structures", "triggers")),
+    "json_object": ("json_schema", SCHEMA), "json": ("json_schema", SCHEMA),
+    "json_schema": ("json_schema", ("json_schema", *SCHEMA)),
+    "regex": ("regex", PATTERN), "regex_schema": ("regex", PATTERN),
+    "ebnf": ("ebnf_grammar", GRAMMAR), "grammar": ("ebnf_grammar", GRAMMAR),
 }  # fmt: skip
 Guided = tuple[str, str, str]  # guide type, guide, the request's field
 
@@ -50,44 +54,50 @@ def _response_format(request: Common) -> list[Guided]:
     _check_members(wanted)
     if wanted.type == "text":
         return []
-    if wanted.type in ONE_VALUE:
-        return [(*_valued(wanted), "response_format")]
     if wanted.type == "structural_tag":
         tag = wanted.model_dump(include={"format", "structures", "triggers"}, exclude_none=True)
         return [("structural_tag", dumped(tag, "response_format"), "response_format")]
-    if wanted.json_schema is None:
-        raise bad_request("response_format.json_schema", "missing; it is required with type json_schema")
-    schema = wanted.json_schema.schema_
-    if wanted.json_schema.strict is False:
-        schema = LENIENT | schema
-    return [("json_schema", dumped(schema, "response_format"), "response_format")]
+    return [(*_valued(wanted), "response_format")]
 
 
 def _valued(wanted: ResponseFormat) -> tuple[str, str]:
     """The guide of a type that has its schema, pattern or grammar as one member."""
-    kind, name = ONE_VALUE[wanted.type]
-    own = wanted.schema_ if name == "schema" else getattr(wanted, name)
-    name, given = ("value", wanted.value) if own is None and wanted.value is not None else (name, own)
-    if given is None and wanted.type != "json_object":
-        raise bad_request(f"response_format.{name}", f"missing; it is required with type {wanted.type}")
-    if isinstance(given, str) != (kind != "json_schema") and given is not None:
+    kind, names = TYPES[wanted.type]
+    members = wanted.model_dump(exclude_none=True, by_alias=True, exclude={"type"})
+    if not members:
+        if wanted.type == "json_object":
+            return ANY_OBJECT
+        first, *others = sorted(names, key=lambda name: name != wanted.type)
+        raise bad_request(
+            f"response_format.{first}", f"missing; it is required with type {wanted.type} (or as {_or(others)})"
+        )
+    [(name, given)] = members.items()
+    if isinstance(given, str) != (kind != "json_schema"):
         needs = "an object" if kind == "json_schema" else "a string"
         raise bad_request(f"response_format.{name}", f"{shown_json(given)} is wrong: should be {needs}")
-    if given is None:
-        return ANY_OBJECT
-    return kind, given if isinstance(given, str) else dumped(given, "response_format")
+    if kind != "json_schema":
+        return kind, given
+    if wanted.type == "json_schema" and isinstance(given.get("schema"), dict):  # no keyword of JSON Schema
+        given = (LENIENT if given.get("strict") is False else {}) | given["schema"]
+    return kind, dumped(given, "response_format")
 
 
 def _check_members(wanted: ResponseFormat) -> None:
     """What belongs to another type would change nothing here, and whoever sent it would not know."""
-    given = [name for name in wanted.model_dump(exclude_none=True, by_alias=True) if name != "type"]
-    if strange := [name for name in given if name not in MEMBERS[wanted.type]]:
-        types = " or ".join(of for of, names in MEMBERS.items() if strange[0] in names)
-        raise bad_request(
-            f"response_format.{strange[0]}", f"not with type {wanted.type}; leave it out or send type {types}"
-        )
-    if "value" in given and len(given) > 1:
-        raise bad_request("response_format.value", f"given together with response_format.{given[0]}; send one")
+    given = wanted.model_dump(exclude_none=True, by_alias=True, exclude={"type"})
+    names = TYPES[wanted.type][1]
+    for name in [name for name in given if name not in names]:
+        takes = f"type {wanted.type} takes {_or(names) or 'nothing beside it'}"
+        types = [kind for kind, (_, members) in TYPES.items() if name in members]
+        instead = f"; leave it out or send type {_or(types)}" if types else ""
+        raise bad_request(f"response_format.{name[:100]}", f"{shown_json(given[name])} is wrong: {takes}{instead}")
+    if len(given) > 1 and wanted.type != "structural_tag":
+        first, second, *_ = given
+        raise bad_request(f"response_format.{second}", f"given together with response_format.{first}; send one")
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(names)
 
 
 def _guided_fields(request: Common) -> list[Guided]:

@@ -18,15 +18,21 @@ class JsonSchemaSpec(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """OpenAI's types, and those that trtllm-serve and TGI have for the same grammars: ``json``, ``regex``, ``ebnf``."""
+    """OpenAI's types, vLLM's ``structural_tag``, and those that other servers have for the same grammars. Which members
+    a type takes: ``TYPES`` in ``serving/gateway/core/guides.py``, which also refuses the others by name."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
-    type: Literal["text", "json_object", "json_schema", "structural_tag", "json", "regex", "ebnf"]
+    model_config = ConfigDict(strict=True, extra="allow")
+    type: Literal[
+        "text", "json_object", "json_schema", "structural_tag", "json", "regex", "regex_schema", "ebnf", "grammar"
+    ]
     json_schema: JsonSchemaSpec | None = None
     format: JsonObject | None = None  # of structural tags; the older notation has the other two
     structures: list[JsonObject] | None = None
     triggers: list[str] | None = None
-    schema_: JsonObject | None = Field(default=None, alias="schema")  # with json_object, as llama.cpp takes it
-    regex: str | None = None
-    ebnf: str | None = None
-    value: JsonObject | str | None = None  # TGI's one name for schema and regex; Hugging Face's client sends it too
+    schema_: JsonObject | None = Field(default=None, alias="schema")  # llama.cpp, trtllm-serve
+    regex: str | None = None  # trtllm-serve
+    pattern: str | None = None  # Together
+    regex_schema: str | None = None  # LMDeploy
+    ebnf: str | None = None  # trtllm-serve
+    grammar: str | None = None  # Fireworks
+    value: JsonObject | str | None = None  # TGI's one name for all; Hugging Face's client sends it too

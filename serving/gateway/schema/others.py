@@ -80,6 +80,11 @@ REFUSED: dict[str, Fixed] = {
         ("return_mm_kwargs", False, True, "the model reads text"),
         ("ec_transfer_params", False, True, _NO_SUCH_FEATURE),
         ("prompt_embeds", False, True, "send text or token ids"),
+        # SGLang's and llama.cpp's names
+        ("regex", False, False, "use guided_regex"),
+        ("ebnf", False, False, "use guided_grammar"),
+        ("grammar", False, False, "use guided_grammar"),
+        ("json_schema", False, False, "use guided_json"),
     )
 }
 # fmt: on

@@ -248,8 +248,9 @@ class ChatRequest(Common):
     parallel_tool_calls: bool | None = note("false: at most one call", openai=True)
     response_format: ResponseFormat | None = note(
         "`json_object` (with `schema` or, as Hugging Face's client, `value`: by that), `json_schema` (its `name` is "
-        "required, as OpenAI and vLLM do), `structural_tag`; as trtllm-serve and TGI `json`, `regex`, and `ebnf`: "
-        "enforced or refused; with `tools`: it or calls",
+        "required, as OpenAI and vLLM do), `structural_tag`; as trtllm-serve, TGI, LMDeploy, Fireworks and Together "
+        "have them `json`, `regex` (`regex_schema`) and `ebnf` (`grammar`): enforced or refused; with `tools`: it or "
+        "calls",
         openai=True,
     )
     # chat fields: begin

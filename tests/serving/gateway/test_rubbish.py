@@ -109,6 +109,8 @@ def test_a_text_too_long_to_tokenize_beside_streams(web: httpx.Client) -> None:
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "xml"),
+        ({"response_format": {"type": "regex", "pattrn": "a"}}, "response_format.pattrn", "takes regex or pattern or"),
+        ({"ebnf": 'root ::= "a"'}, "ebnf", "use guided_grammar"),  # SGLang's
         ({"response_format": {"type": "text", "schema": {}}}, "response_format.schema", "type json_object"),
         (
             {"response_format": {"type": "json_object", "json_schema": {"name": "a", "schema": {}}}},

@@ -65,35 +65,65 @@ def test_a_schema_beside_json_object_is_kept(name: str) -> None:
         ({"type": "json", "value": {"type": "object"}}, "json_schema", '{"type":"object"}'),
         ({"type": "regex", "regex": "(Paris|London)"}, "regex", "(Paris|London)"),
         ({"type": "regex", "value": "(Paris|London)"}, "regex", "(Paris|London)"),
+        ({"type": "regex", "pattern": "(Paris|London)"}, "regex", "(Paris|London)"),
+        ({"type": "regex_schema", "regex_schema": "(Paris|London)"}, "regex", "(Paris|London)"),
         ({"type": "ebnf", "ebnf": 'root ::= "a"'}, "ebnf_grammar", 'root ::= "a"'),
+        ({"type": "ebnf", "value": 'root ::= "a"'}, "ebnf_grammar", 'root ::= "a"'),
+        ({"type": "grammar", "grammar": 'root ::= "a"'}, "ebnf_grammar", 'root ::= "a"'),
+        ({"type": "json_schema", "schema": {"const": None}}, "json_schema", '{"const":null}'),
+        ({"type": "json_schema", "value": {"name": "a", "schema": {"const": None}}}, "json_schema", '{"const":null}'),
     ],
 )
-def test_the_formats_of_trtllm_serve_and_tgi_are_the_same_grammars(
-    format_: dict[str, Any], kind: str, guide: str
-) -> None:
+def test_the_formats_of_other_servers_are_the_same_grammars(format_: dict[str, Any], kind: str, guide: str) -> None:
     wanted = {"messages": [{"role": "user", "content": "x"}], "response_format": format_}
     options = translate.chat(ChatRequest.model_validate(wanted)).options
     assert (options.guide_type, options.guide) == (kind, guide)
 
 
 @pytest.mark.parametrize(
-    ("format_", "words"),
+    ("format_", "field", "words"),
     [
-        ({"type": "json"}, "response_format.schema: missing; it is required with type json"),
+        ({"type": "json"}, "schema", "missing; it is required with type json (or as value)"),
         (
-            {"type": "regex", "regex": "a", "value": "a"},
-            "response_format.value: given together with ",
+            {"type": "regex"},
+            "regex",
+            "missing; it is required with type regex (or as pattern or regex_schema or value)",
         ),
-        ({"type": "regex", "value": {}}, "response_format.value: {} is wrong: should be a string"),
-        ({"type": "json_object", "value": "a"}, "response_format.value: 'a' is wrong: should be an object"),
-        ({"type": "ebnf", "regex": "a"}, "response_format.regex: not with type ebnf; leave it out or send type regex"),
+        ({"type": "grammar"}, "grammar", "missing; it is required with type grammar (or as ebnf or value)"),
+        (
+            {"type": "json_schema"},
+            "json_schema",
+            "missing; it is required with type json_schema (or as schema or value)",
+        ),
+        ({"type": "regex", "regex": "a", "value": "a"}, "value", "given together with response_format.regex; send one"),
+        ({"type": "regex", "value": {}}, "value", "{} is wrong: should be a string"),
+        ({"type": "json_object", "value": "a"}, "value", "'a' is wrong: should be an object"),
+        (
+            {"type": "ebnf", "regex": "a"},
+            "regex",
+            "'a' is wrong: type ebnf takes ebnf or grammar or value; leave it out or send type regex or regex_schema",
+        ),
+        (
+            {"type": "ebnf", "guided_grammar": True},
+            "guided_grammar",
+            "true is wrong: type ebnf takes ebnf or grammar or value",
+        ),
+        (
+            {"type": "text", "pattern": "a"},
+            "pattern",
+            "'a' is wrong: type text takes nothing beside it; leave it out or send type regex or regex_schema",
+        ),
     ],
+    ids=str,
 )
-def test_a_format_without_its_member_or_with_anothers_is_named(format_: dict[str, Any], words: str) -> None:
+def test_a_format_without_its_member_or_with_anothers_is_named(format_: dict[str, Any], field: str, words: str) -> None:
     wanted = {"messages": [{"role": "user", "content": "x"}], "response_format": format_}
     with pytest.raises(ApiError) as refused:
         translate.chat(ChatRequest.model_validate(wanted))
-    assert refused.value.message.startswith(words)
+    assert (
+        refused.value.message == f"response_format.{field}: {words}"
+        and refused.value.param == f"response_format.{field}"
+    )
 
 
 @pytest.mark.parametrize(
