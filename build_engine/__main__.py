@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contract import standard_streams
 from contract.arguments import EXIT_NOT_FETCHED, Arguments
 from contract.errors import NotFetched, OperatorError
+from serving.host.signals import Terminal
 
 COMMANDS = (
     "build_engine.plan.cli",
@@ -94,4 +95,6 @@ def _interruptible() -> Iterator[None]:
 
 if __name__ == "__main__":
     standard_streams.lenient()
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        Terminal().when_closed(signal.SIGHUP)
     sys.exit(main())

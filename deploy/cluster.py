@@ -2,7 +2,7 @@
 
 usage: python -m deploy.cluster --replicas N|URL,URL [OPTION ...] [-- options of python -m serving]
 
-SIGHUP (``make cluster-roll``) replaces the replicas one by one, SIGINT and SIGTERM drain all.
+SIGHUP (``make cluster-roll``) replaces the replicas one by one, SIGINT, SIGTERM and a terminal that closes drain all.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from deploy.envoy import CHECK_SECONDS, configuration
 from deploy.processes import DRAIN_SECONDS, ROOT, Router, ready, say, stop
 from deploy.replicas import LOOK_SECONDS, Front, Home, Replica, gpus, replace
 from serving.host.ports import free_ports
+from serving.host.signals import Terminal
 from serving.launch import config, engine
 
 ROUTERS = ROOT / ".venv-router/bin"
@@ -79,6 +80,8 @@ class Cluster:
         self._fronts: list[Front] = []
         self._routers: list[Router] = []
         self._roll = False
+        self._terminal = Terminal()
+        self._outlives_terminal = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup
 
     def run(self) -> int:
         """Run until a signal (returns 0), or until something fails that no restart mends (1)."""
@@ -98,7 +101,9 @@ class Cluster:
     def _serve(self) -> int:
         signal.signal(signal.SIGTERM, self._end)
         signal.signal(signal.SIGINT, self._end)
-        signal.signal(signal.SIGHUP, self._ask_for_roll)
+        signal.signal(signal.SIGHUP, self._hung_up)
+        if not self._outlives_terminal:
+            self._terminal.when_closed(signal.SIGTERM)
         try:
             self._start()
             self._watch()
@@ -134,8 +139,12 @@ class Cluster:
         for router in (*self._fronts, *self._routers):
             router.kill()
 
-    def _ask_for_roll(self, *_: int | FrameType | None) -> None:
-        self._roll = True
+    def _hung_up(self, *_: int | FrameType | None) -> None:
+        """Either somebody asks for a roll, or a shell says that its terminal is closed."""
+        if running.is_asked_to_roll(self._run) or not self._terminal.is_closed():
+            self._roll = True
+        elif not self._outlives_terminal:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _start(self) -> None:
         chosen = self._chosen
@@ -243,7 +252,11 @@ class Cluster:
 def main(chosen: argparse.Namespace) -> int:
     if not chosen.roll:
         return Cluster(chosen).run()
-    pid = running.roll(chosen.run)
+    try:
+        pid = running.roll(chosen.run)
+    except PermissionError as error:
+        say(f"{chosen.run}: the cluster there is another user's ({error.strerror}); roll it as that user")
+        return 1
     say(
         f"asked process {pid} to roll; it says in its own terminal how far it is"
         if pid

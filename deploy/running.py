@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 FILE = "pid"
+ASKED = "roll"  # lies there from ``roll`` on until the cluster has seen it: a terminal that closes sends SIGHUP too
 
 
 def claim(run: Path) -> IO[str] | None:
@@ -19,6 +20,7 @@ def claim(run: Path) -> IO[str] | None:
     except OSError:
         file.close()
         return None
+    (run / ASKED).unlink(missing_ok=True)  # one before was asked
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
@@ -34,8 +36,18 @@ def roll(run: Path) -> int:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
+                (run / ASKED).touch()
                 os.kill(pid, signal.SIGHUP)
                 return pid
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return 0
     return 0  # what wrote it has ended
+
+
+def is_asked_to_roll(run: Path) -> bool:
+    """Whether ``roll`` has asked since the last look."""
+    try:
+        (run / ASKED).unlink()
+    except FileNotFoundError:
+        return False
+    return True

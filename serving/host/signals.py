@@ -25,30 +25,43 @@ def on_signals(react: Callable[[int, FrameType | None], None]) -> None:
         signal.signal(number, react)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, hung_up)
-        _watch_terminal()
+        Terminal().when_closed(signal.SIGHUP)
 
 
-def _watch_terminal() -> None:
-    """The kernel tells the session's leader that its terminal is gone, and a shell passes it on. Under
-    ``ssh -t HOST make serve`` the leader is make, which waits for this process instead. A server in the background
-    outlives its terminal, unless the shell tells it to end."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
-        foreground = _is_foreground(terminal)
-    except OSError:  # there is none
-        return
+class Terminal:
+    """The terminal from which the process was started, if there is one.
 
-    def wait(foreground: bool) -> None:
+    The kernel tells the session's leader that its terminal is gone, and a shell passes it on. Under
+    ``ssh -t HOST make serve`` the leader is make, which waits for this process instead."""
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self._foreground = False
+        with contextlib.suppress(OSError):  # there is none
+            self._file = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+            self._foreground = self._is_foreground(self._file)
+
+    def is_closed(self, wait_ms: int = 0) -> bool:
+        """False where there never was one."""
+        if self._file is None:
+            return False
         watch = select.poll()
-        watch.register(terminal, 0)  # POLLHUP and POLLERR are always told
-        while not watch.poll(LOOKS_MS):
+        watch.register(self._file, 0)  # POLLHUP and POLLERR are always told
+        return bool(watch.poll(wait_ms))
+
+    def when_closed(self, number: signal.Signals) -> None:
+        """Send this process that signal when the terminal closes. A server in the background outlives its terminal,
+        unless the shell tells it to end."""
+        if self._file is not None:
+            threading.Thread(target=self._wait, args=(self._file, number), name="terminal", daemon=True).start()
+
+    def _wait(self, file: int, number: signal.Signals) -> None:
+        while not self.is_closed(LOOKS_MS):
             with contextlib.suppress(OSError):  # it closed just now
-                foreground = _is_foreground(terminal)
-        if foreground:
-            os.kill(os.getpid(), signal.SIGHUP)
+                self._foreground = self._is_foreground(file)
+        if self._foreground:
+            os.kill(os.getpid(), number)
 
-    threading.Thread(target=wait, args=(foreground,), name="terminal", daemon=True).start()
-
-
-def _is_foreground(terminal: int) -> bool:
-    return os.tcgetpgrp(terminal) == os.getpgrp()
+    @staticmethod
+    def _is_foreground(file: int) -> bool:
+        return os.tcgetpgrp(file) == os.getpgrp()

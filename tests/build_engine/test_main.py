@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -98,3 +99,31 @@ def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "went on\n"
+
+
+# Under ssh: make leads the session, keeps SIGHUP to itself and waits for the build.
+UNDER_MAKE = """
+import os, signal, subprocess, sys
+signal.signal(signal.SIGHUP, lambda *_: None)
+os.open(sys.argv[1], os.O_RDWR)
+default = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)
+sys.exit(subprocess.call([sys.executable, "-c", sys.argv[2]], preexec_fn=default))
+"""
+ENDLESS = """
+import runpy, sys, time, types
+run = lambda args: (print("started", flush=True), time.sleep(60))
+slow = types.SimpleNamespace(add_parser=lambda sub: sub.add_parser("slow").set_defaults(run=run))
+sys.modules["build_engine.synthetic.simulated"] = slow
+sys.argv[1:] = ["slow"]
+runpy.run_module("build_engine", run_name="__main__")
+"""
+
+
+def test_a_terminal_that_closes_ends_a_build_under_make() -> None:
+    terminal, line = os.openpty()
+    command = [sys.executable, "-c", UNDER_MAKE, os.ttyname(line), ENDLESS]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE) as leader:
+        assert leader.stdout and leader.stdout.readline() == b"started\n"
+        os.close(line)
+        os.close(terminal)
+        assert leader.wait(30) == 128 + signal.SIGHUP
