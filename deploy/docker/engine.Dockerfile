@@ -14,7 +14,7 @@ WORKDIR /app
 # Packages first: a change of the code keeps this layer.
 COPY pyproject.toml ./
 COPY locks locks
-COPY serving/launch/bootstrap.py serving/launch/bootstrap.py
+COPY serving/launch/bootstrap.py serving/launch/pip.conf serving/launch/
 ARG EXTRAS="otel"
 # hadolint ignore=SC2086
 RUN PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1 python3 serving/launch/bootstrap.py ${EXTRAS} \

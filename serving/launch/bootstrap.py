@@ -269,7 +269,8 @@ def main(extras: list[str]) -> None:
     if stamp.exists() and stamp.read_text() == state:
         return
     make_venv()
-    library = libpython()
+    shutil.copy2(ROOT / "serving/launch/pip.conf", VENV)
+    (VENV / "libpython.path").write_text(str(libpython().parent))
     lacking = len(missing(files))
     for_what = f" for [{wanted}]" if wanted else ""
     say(f"installing {lacking} packages{for_what}, {size_of(files)}" if lacking else f"checking the packages{for_what}")
@@ -277,10 +278,9 @@ def main(extras: list[str]) -> None:
     listed = [f"--requirement={path}" for path in files]
     pip(lacking, "--progress-bar", "off", "--no-deps", "--require-hashes", *listed)
     place_stub()
-    site = VENV / f"lib/python3.{sys.version_info[1]}/site-packages"
     # examples/ and .venv/bin/python -m client from anywhere. The Python in Triton's stub reads this file as ASCII.
-    (site / "qwen_triton.pth").write_text("import os, sys; sys.path.append(os.path.dirname(sys.prefix))\n")
-    (VENV / "libpython.path").write_text(str(library.parent))
+    own = VENV / f"lib/python3.{sys.version_info[1]}/site-packages/qwen_triton.pth"
+    own.write_text("import os, sys; sys.path.append(os.path.dirname(sys.prefix))\n")
     stamp.write_text(state)
     say("ready")
 

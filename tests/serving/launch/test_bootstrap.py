@@ -22,7 +22,8 @@ def repository(folder: Path) -> Path:
     """A copy of what setting up needs, whose only pin is a package that no index has."""
     script = folder / "serving/launch/bootstrap.py"
     script.parent.mkdir(parents=True)
-    script.write_text((ROOT / "serving/launch/bootstrap.py").read_text())
+    for name in ("bootstrap.py", "pip.conf"):
+        script.with_name(name).write_text((ROOT / "serving/launch" / name).read_text())
     (folder / "pyproject.toml").write_text('server = [\n    "no-such-package-anywhere==1.0",\n]\n')
     (folder / "locks").mkdir()
     for minor in range(10, 15):
@@ -31,8 +32,9 @@ def repository(folder: Path) -> Path:
     return script
 
 
-def set_up(script: Path, python: str = sys.executable) -> str:
-    done = subprocess.run([python, str(script)], capture_output=True, text=True, timeout=300, check=False)
+def set_up(script: Path, python: str = sys.executable, home: str = "/nonexistent") -> str:
+    env = dict(os.environ, HOME=home)
+    done = subprocess.run([python, str(script)], env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     return done.stdout + done.stderr
 
@@ -131,7 +133,9 @@ def test_a_stale_lock_is_one_line(small: Path, file: str, text: str | None, line
     assert line in str(ended.value) and "\n" not in str(ended.value)
 
 
-def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def demo(tmp_path: Path) -> tuple[Path, Path, str]:
+    """A repository whose only package is in a folder: its script, its lock and the package's hash."""
     script = repository(tmp_path)
     (tmp_path / "pyproject.toml").write_text('server = [\n    "demo==1.0",\n]\n')
     wheel = tmp_path / "wheels/demo-1.0-py3-none-any.whl"
@@ -143,13 +147,34 @@ def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
         archive.writestr("demo-1.0.dist-info/RECORD", "")
     index = f"--no-index --find-links={wheel.parent}"
     lock = tmp_path / f"locks/server-3.{sys.version_info[1]}.txt"
-    lock.write_text(f"{index}\ndemo==1.0 --hash=sha256:{'0' * 64}\n")
-    assert "pip failed (see above)" in (printed := set_up(script)) and "HASH" in printed.upper()
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     lock.write_text(f"{index}\ndemo==1.0 --hash=sha256:{digest}\n")
+    return script, lock, digest
+
+
+def test_a_file_with_another_hash_is_refused(demo: tuple[Path, Path, str]) -> None:
+    script, lock, digest = demo
+    right = lock.read_text()
+    lock.write_text(right.replace(digest, "0" * 64))
+    assert "pip failed (see above)" in (printed := set_up(script)) and "HASH" in printed.upper()
+    lock.write_text(right)
     printed = set_up(script)
     assert "pip failed" not in printed, "only Triton's stub is missing here"
     assert "setup: 1 of 1 packages installed\n" in printed
+
+
+def test_the_users_pip_settings_move_no_package_and_choose_no_version(
+    demo: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    """`user = yes` and a constraint ended set-up, `target` put the packages beside .venv."""
+    (tmp_path / "constraints.txt").write_text("demo==2.0\n")
+    wrong = (
+        f"user = yes\nconstraint = {tmp_path / 'constraints.txt'}\ntarget = {tmp_path / 'away'}\nno-binary = :all:\n"
+    )
+    (tmp_path / ".config/pip").mkdir(parents=True)
+    (tmp_path / ".config/pip/pip.conf").write_text(f"[global]\n{wrong}dry-run = yes\n[install]\n{wrong}")
+    printed = set_up(demo[0], home=str(tmp_path))
+    assert "setup: 1 of 1 packages installed\n" in printed and not (tmp_path / "away").exists()
 
 
 def test_only_what_is_missing_is_counted_and_sized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
