@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import time
@@ -95,7 +96,7 @@ class Controller:
             order = {
                 "plan": self._plan.to_dict(), "index": index, "count": len(workers), "epoch": epoch,
                 "sse_model": self._target.sse_model,
-                "packed": self._target.packed, "plain": self._target.plain,
+                "packed": self._target.packed, "dialect": dataclasses.asdict(self._target.dialect),
             }  # fmt: skip
             if client is None:
                 self._session.begin(environment, order)

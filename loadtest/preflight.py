@@ -8,7 +8,6 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -23,15 +22,12 @@ from loadtest.plan import RunPlan
 from loadtest.scenarios.base import Request
 from loadtest.transports import open_transport
 from loadtest.transports.credentials import http_headers
+from loadtest.transports.dialect import DIALECTS, Dialect
 from loadtest.transports.grpc_stream import Connections
 
 TIMEOUT_S = 5.0
 ASK_S = 10.0
 WRONG = (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 422)  # what no other time would mend
-DIALECTS: tuple[tuple[str, ...], ...] = (  # ``TargetFacts.plain``: all that we ask for, then strict servers'
-    (), ("max_tokens", "seed", "stream_options"), ("max_completion_tokens", "seed", "stream_options"),
-    ("max_tokens", "stream_options"), ("max_tokens",),
-)  # fmt: skip
 START = "is it running? start it with `make serve`, or set HOST"
 
 
@@ -40,9 +36,7 @@ class TargetFacts:
     """What the server says of itself; it goes into the report."""
 
     sse_model: str = ""  # the gateway's own name of the model
-    plain: Sequence[
-        str
-    ] = ()  # where the server refuses what OpenAI does not know: its fields, an answer's length first
+    dialect: Dialect = DIALECTS[0]  # the first one that the gateway does not refuse
     packed: bool = False  # does the model offer its answers in one tensor? as client/ asks for them
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -126,20 +120,20 @@ def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
 
 
 def _ask(plan: RunPlan, target: TargetFacts) -> None:
-    """For one token, with the fields that OpenAI does not know, and without them where those are refused.
+    """Ask for one token in one dialect after another, until the server does not refuse the fields.
 
-    OpenAI's newer models refuse ``max_tokens``, other strict servers know nothing else; some have no ``seed`` and no
-    ``stream_options`` either."""
+    OpenAI's newer models refuse ``max_tokens``; other strict servers know no other name for it, and some have neither
+    ``seed`` nor ``stream_options``."""
     request, quick = Request(({"role": "user", "content": "Hello"},), 1, 1), dataclasses.replace(plan, timeout=ASK_S)
     refused: list[TransportError] = []
-    for plain in DIALECTS:
-        server = open_transport("sse", quick, target.sse_model, plain=plain)
+    for dialect in DIALECTS:
+        server = open_transport("sse", quick, target.sse_model, packed=False, dialect=dialect)
         try:
             server.stream(request, lambda *_: True)
         except TransportError as error:
             if error.status in (400, 422):
                 refused.append(error)
-                if plain != DIALECTS[-1]:
+                if dialect != DIALECTS[-1]:
                     continue
                 error = refused[1]  # what it has against the usual request
             if error.status in WRONG:
@@ -148,8 +142,8 @@ def _ask(plan: RunPlan, target: TargetFacts) -> None:
                 ) from None
         finally:
             server.close()
-        target.plain = plain  # whatever else went wrong, the run will tell
-        if plain:
+        target.dialect = dialect  # whatever else went wrong, the run will tell
+        if refused:
             target.facts["gateway"]["refuses"] = refused[0].message[:200]
         return
 

@@ -14,6 +14,7 @@ import psutil
 from loadtest.errors import EXIT_INTERRUPTED, TransportError
 from loadtest.plan import RunPlan
 from loadtest.record import Record
+from loadtest.transports.dialect import Dialect
 from loadtest.worker import LoadWorker
 
 PLAN, REPORT, STOP = "loadtest_plan", "loadtest_report", "loadtest_stop"
@@ -41,7 +42,7 @@ class WorkerSession:
         self._environment = environment
         self._worker = LoadWorker(
             RunPlan(**order["plan"]), index=order["index"], count=order["count"], epoch=order["epoch"],
-            sse_model=order["sse_model"], packed=order["packed"], plain=order["plain"],
+            sse_model=order["sse_model"], packed=order["packed"], dialect=Dialect(**order["dialect"]),
             send=self._send, fire=self._fire,
         )  # fmt: skip
         self._worker.start()

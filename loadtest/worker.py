@@ -15,7 +15,7 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -30,6 +30,7 @@ from loadtest.record import Outcome, Record
 from loadtest.scenarios.base import Conversation, Request, request_number
 from loadtest.transports import open_transport
 from loadtest.transports.base import Transport
+from loadtest.transports.dialect import Dialect
 
 REPORT_S = 1.0
 PAUSE_AFTER_FAILURE_S = 0.5  # a closed-loop user must not hammer a dead server
@@ -49,7 +50,7 @@ class LoadWorker:
         epoch: float,
         sse_model: str,
         packed: bool,
-        plain: Sequence[str],
+        dialect: Dialect,
         send: Send,
         fire: Fire,
     ) -> None:
@@ -58,7 +59,7 @@ class LoadWorker:
         self._send, self._fire = send, fire
         self._epoch = time.monotonic() + epoch - time.time()
         self._transports: dict[str, Transport] = {
-            lane: open_transport(lane, plan, sse_model, packed=packed, plain=plain) for lane in plan.lanes
+            lane: open_transport(lane, plan, sse_model, packed=packed, dialect=dialect) for lane in plan.lanes
         }
         self._lanes = {lane: Lane() for lane in plan.lanes}
         self._running: dict[int, Record] = {}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from loadtest.plan import RunPlan
 from loadtest.transports.base import Transport
+from loadtest.transports.dialect import Dialect
 from loadtest.transports.grpc_stream import Connections, GrpcTransport
 from loadtest.transports.sse import SseTransport
 
 
-def open_transport(
-    lane: str, plan: RunPlan, sse_model: str, *, packed: bool = False, plain: Sequence[str] = ()
-) -> Transport:
-    """``lane`` is grpc or sse; ``sse_model``, ``packed``, ``plain``: as ``preflight.TargetFacts``."""
+def open_transport(lane: str, plan: RunPlan, sse_model: str, *, packed: bool, dialect: Dialect) -> Transport:
+    """``lane`` is grpc or sse; ``sse_model``, ``packed`` and ``dialect`` are those of ``preflight.TargetFacts``."""
     ignore_eos = not plan.respect_eos
     if lane == "grpc":
         server = Connections(plan.name, plan.grpc_port, secure=plan.secure)
@@ -22,5 +19,5 @@ def open_transport(
         )
     return SseTransport(
         plan.name, plan.gateway_port, sse_model, base=plan.base, secure=plan.secure, timeout=plan.timeout,
-        ignore_eos=ignore_eos, plain=plain,
+        ignore_eos=ignore_eos, dialect=dialect,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gevent
@@ -26,6 +26,7 @@ from loadtest.scenarios.base import Request
 from loadtest.transports.arrival import keep_stamping, receive, stamped
 from loadtest.transports.base import OnMessage, StreamEnd
 from loadtest.transports.credentials import http_headers, tls_context
+from loadtest.transports.dialect import Dialect
 from loadtest.transports.tls import TlsSocket
 
 BLOCK = 65536
@@ -50,15 +51,10 @@ class SseTransport:
         secure: bool = False,
         timeout: float,
         ignore_eos: bool,
-        plain: Sequence[str] = (),
+        dialect: Dialect = Dialect(),  # noqa: B008  # a frozen value
     ) -> None:
-        """``plain``: nothing but these fields of OpenAI's own API, the one with an answer's length first."""
         self._host, self._port, self._model, self._timeout = host, port, model, timeout
-        self._length = plain[0] if plain else "max_tokens"
-        usage = {"include_usage": True} | ({} if plain else {"continuous_usage_stats": True})
-        self._extra: dict[str, Any] = {"stream_options": usage} if not plain or "stream_options" in plain else {}
-        self._extra |= {"ignore_eos": True} if ignore_eos and not plain else {}
-        self._seeded = not plain or "seed" in plain
+        self._dialect, self._ignore_eos = dialect, ignore_eos
         self._tls = tls_context() if secure else None
         self._idle: list[Any] = []
         keep_stamping()
@@ -120,10 +116,8 @@ class SseTransport:
             {
                 "model": self._model,
                 "messages": request.messages,
-                self._length: request.max_tokens,
                 "stream": True,
-                **({"seed": request.seed} if self._seeded else {}),
-                **self._extra,
+                **self._dialect.fields(request.max_tokens, request.seed, ignore_eos=self._ignore_eos),
             }
         )
         return f"{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body

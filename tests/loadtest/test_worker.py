@@ -10,6 +10,7 @@ import pytest
 
 from loadtest import worker as module
 from loadtest.plan import plan_from
+from loadtest.transports.dialect import Dialect
 from loadtest.worker import LoadWorker
 
 
@@ -18,7 +19,7 @@ def started(reports: list[dict[str, Any]], index: int = 0, count: int = 1, **opt
         {"transport": "sse", "gateway_port": "1", "duration": "300ms", "warmup": "0", "drain": "0"} | options
     )
     given: dict[str, Any] = {"index": index, "count": count, "epoch": time.time(), "sse_model": "m"} | {
-            "packed": False, "plain": "",
+            "packed": False, "dialect": Dialect(),
         }  # fmt: skip
     one = LoadWorker(plan, **given, send=reports.append, fire=lambda *_: None)
     one.start()
