@@ -165,7 +165,7 @@ class _Exchange:
             await self._refuse(error)
         except ClientError as error:
             renamed = self._answer.plan.renamed if self._answer else {}
-            await self._refuse(from_library(error, renamed, gateway.retry_after(), gateway.outage()))
+            await self._refuse(from_library(error, renamed, gateway.retry_after(), gateway.health.outage()))
         except Exception:  # outermost boundary: the caller gets an answer, the log gets the traceback
             log.exception("unexpected error", extra={"request_id": answer_id})
             await self._refuse(ApiError(500, "internal error; see the server's log", code="internal_error"))

@@ -13,7 +13,8 @@ from starlette.responses import JSONResponse, Response
 from client.errors import ClientError
 from serving.gateway.core.errors import from_library
 from serving.gateway.core.fingerprint import VERSION
-from serving.gateway.core.gateway import ABANDONED_SECONDS, Gateway
+from serving.gateway.core.gateway import Gateway
+from serving.gateway.core.health import ABANDONED_SECONDS
 from serving.gateway.core.metrics import CONTENT_TYPE_LATEST
 from serving.gateway.core.triton_metrics import RUNNING, WAITING
 
@@ -50,23 +51,23 @@ class Operations:
 
     async def live(self, _: Request) -> Response:
         """200 while this process lives; 503 only when an orchestrator has to restart everything."""
-        problem = self._gateway.unwatched(ABANDONED_SECONDS)
+        problem = self._gateway.health.unwatched(ABANDONED_SECONDS)
         return JSONResponse({"status": problem or "alive"}, 503 if problem else 200)
 
     async def ready(self, _: Request) -> Response:
         """200 while requests can be answered; 503 with the reason while starting, draining or without Triton."""
-        problem = await self._gateway.ready()
+        problem = await self._gateway.health.ready()
         if not problem:
             return JSONResponse({"status": "ready"})
-        wait = {"retry-after": str(self._gateway.outage().retry_after())}
+        wait = {"retry-after": str(self._gateway.health.outage().retry_after())}
         return JSONResponse({"status": problem}, 503, wait)
 
     async def generate(self, _: Request) -> Response:
         """A real one-token answer through the whole pipeline."""
         try:
-            seconds = await self._gateway.canary()
+            seconds = await self._gateway.health.canary()
         except ClientError as error:
-            raise from_library(error, {}, self._gateway.retry_after(), self._gateway.outage()) from None
+            raise from_library(error, {}, self._gateway.retry_after(), self._gateway.health.outage()) from None
         return JSONResponse({"status": "generates", "seconds": round(seconds, 4)})
 
     async def load(self, _: Request) -> Response:

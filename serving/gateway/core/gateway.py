@@ -1,4 +1,4 @@
-"""The state of one worker process: its channel to Triton, its open answers, admission, timeouts and health."""
+"""The state of one worker process: its channels to Triton, its open answers, admission, time limits and drain."""
 
 from __future__ import annotations
 
@@ -11,24 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import grpc
-from tritonclient.grpc import service_pb2 as pb
-
-from client import errors as library
 from client.channels import Channels
-from client.grpc_aio import AioChannel, AsyncGrpcStream
-from client.request import Ask
-from client.sequences import request_ids
-from client.types import NO_RETRY, Options, Timeouts
+from client.grpc_aio import AioChannel
 from contract import engine_dir
 from contract.errors import EngineDirectoryError
-from contract.heartbeat import Pulse, launcher_path
 from serving import tracing
 from serving.gateway.core import auth, tritons
 from serving.gateway.core.answer import Answer
 from serving.gateway.core.answer_context import AnswerContext
 from serving.gateway.core.bodies import BODIES, BodyMemory
 from serving.gateway.core.fingerprint import fingerprint
+from serving.gateway.core.health import MODEL, Health
 from serving.gateway.core.metrics import GatewayMetrics
 from serving.gateway.core.response_store import ResponseStore
 from serving.gateway.core.share.scheduler import FairScheduler
@@ -40,14 +33,9 @@ from serving.gateway.core.triton_metrics import TritonMetrics
 from serving.gateway.core.writer import Gone
 from serving.gateway.schema.errors import ApiError, bad_request
 from serving.gateway.settings import GatewaySettings
-from serving.outage import Outage
 
 log = logging.getLogger("serving.gateway")
 TICK = 0.25  # seconds between checks of the open answers
-READY_SECONDS = 2.0  # limit on one readiness call to Triton
-UNWATCHED_SECONDS = 4.0  # launcher silent for this long: not ready, because nothing would restart a dead engine
-ABANDONED_SECONDS = 30.0  # launcher silent for this long: not alive, so that an orchestrator restarts everything
-MODEL = "qwen"
 NO_MODEL = "dummy"  # what Hugging Face's InferenceClient sends when it was given nothing but a URL
 SPARE_ROWS = 2  # for workers that start while those they replace still end
 
@@ -73,30 +61,23 @@ class Gateway:
         self.keys = auth.Keys(auth.load(settings), budgets)
         shares = ShareTable(run_dir / "shares" if run_dir else None, settings.processes + SPARE_ROWS)
         self.scheduler = FairScheduler(shares, self.triton_metrics.capacity)
-        launched = settings.readiness_file
-        self._launcher = Pulse(launcher_path(Path(launched).parent)) if launched else None
-        self.leaving = self.draining = self._in_a_hurry = False  # not ready any more; refusing, too; ending answers
+        self.health = Health(settings)
+        self.draining = self._in_a_hurry = False  # refusing new requests; ending the open ones
         self.answers: set[Answer] = set()
         self.open = 0
         self.bodies = BodyMemory(BODIES * settings.max_body_bytes)
-        self.slots = TenantSlots(max(1, settings.max_open // settings.processes))
         self._share = max(1, settings.max_open // settings.processes)
+        self.slots = TenantSlots(self._share)
         self._tasks: list[asyncio.Task[None]] = []
-        self._canary: asyncio.Task[float] | None = None
 
     async def start(self) -> None:
         channels = [AioChannel(to, credentials=known, model=MODEL) for to, known in tritons.load(self.settings)]
         self.channels = Channels(channels, home=True)
-        self.channel = self.channels.all[0]
+        self.health.connect(self.channels.all[0])
         self.answer_context = AnswerContext(
             self.channels, self.metrics, self.tokens.text, self.settings.request_seconds, self.settings.stall_seconds,
-            self.is_back, self.scheduler,
+            self.health.is_back, self.scheduler,
         )  # fmt: skip
-        self._model_ready = self.channel.raw.unary_unary(
-            "/inference.GRPCInferenceService/ModelReady",
-            request_serializer=pb.ModelReadyRequest.SerializeToString,
-            response_deserializer=pb.ModelReadyResponse.FromString,
-        )
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self.triton_metrics.run())]
 
     async def close(self) -> None:
@@ -109,7 +90,8 @@ class Gateway:
         if self.tracer:
             await asyncio.to_thread(self.tracer.close)
 
-    # admission
+    # --- admission ---------------------------------------------------------------------------------------------------
+
     def admit(self) -> None:
         """Raises ``ApiError`` when this process accepts no more requests."""
         if self.draining:
@@ -157,13 +139,13 @@ class Gateway:
                 problem = f"{name[:80]!r} cannot be set here; use /v1/completions with your own template"
                 raise bad_request("chat_template_kwargs", problem, "unsupported")
 
-    # supervision of open answers
+    # --- supervision of open answers ---------------------------------------------------------------------------------
+
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
-            if self._launcher:
-                self._launcher.look(TICK)
+            self.health.look(TICK)
             self.metrics.waiting.set(self.scheduler.waiting_here)
             for answer in list(self.answers):
                 self._look_at(answer, now)
@@ -197,7 +179,7 @@ class Gateway:
 
     async def lame_duck(self, at_once: asyncio.Event) -> None:
         """Not ready, but taking requests for ``lame_duck_seconds``: a router that has not asked yet sends some."""
-        self.leaving = True
+        self.health.leaving = True
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(at_once.wait(), self.settings.lame_duck_seconds)
 
@@ -207,7 +189,7 @@ class Gateway:
 
     async def drain(self) -> None:
         """Refuse new requests; let open answers finish for ``drain_seconds``, then end them with an error."""
-        self.leaving = self.draining = True
+        self.health.leaving = self.draining = True
         log.info("draining", extra={"open": self.open})
         until = time.monotonic() + self.settings.drain_seconds
         while self.open and time.monotonic() < until and not self._in_a_hurry:
@@ -218,59 +200,6 @@ class Gateway:
         until = time.monotonic() + 2.0
         while self.open and time.monotonic() < until:
             await asyncio.sleep(0.02)
-
-    # health
-    def outage(self) -> Outage:
-        """Why Triton does not answer and until when, as the launcher tells all workers in one file."""
-        if not self.settings.readiness_file:
-            return Outage()
-        try:
-            return Outage.load(Path(self.settings.readiness_file).read_text())
-        except (OSError, ValueError):
-            return Outage("the launcher is gone")
-
-    def unwatched(self, seconds: float) -> str:
-        """The problem when the launcher has been silent for ``seconds``; "" otherwise. Requests are still answered."""
-        launcher = self._launcher
-        if launcher is None or not launcher.has_begun or launcher.silent < seconds:
-            return ""
-        return f"the launcher has not run for {launcher.silent:.0f} s: nobody would start a dead engine again"
-
-    async def ready(self) -> str:
-        """``""`` when requests can be answered, else why not."""
-        if self.leaving:
-            return "draining"
-        launched = self.settings.readiness_file
-        if problem := self.outage().why or self.unwatched(UNWATCHED_SECONDS):
-            return problem
-        try:  # what the launcher calls ready is: this worker's channel may just have to connect again
-            answer = await self._model_ready(
-                pb.ModelReadyRequest(name=MODEL), timeout=READY_SECONDS, wait_for_ready=bool(launched),
-                metadata=self.channel.metadata,
-            )  # fmt: skip
-        except grpc.RpcError as error:
-            return f"Triton at {self.settings.triton_grpc} does not answer ({error.code().name.lower()})"
-        return "" if answer.ready else f"Triton has not loaded model {MODEL}"
-
-    async def is_back(self) -> bool | None:
-        """Whether requests can be answered again; ``None``: not by a Triton that this gateway's launcher starts."""
-        return None if self.leaving or not self._launcher else not await self.ready()
-
-    async def canary(self) -> float:
-        """Seconds a real one-token answer takes; concurrent callers share one. Raises ``ClientError``."""
-        if self._canary is None or self._canary.done():
-            self._canary = asyncio.ensure_future(self._generate_one())
-        return await asyncio.shield(self._canary)
-
-    async def _generate_one(self) -> float:
-        begin = time.monotonic()
-        options, timeouts = Options(max_tokens=1, temperature=0.0), Timeouts(first_token=10.0, total=15.0)
-        ask = Ask("Hello", options, stream=False, timeouts=timeouts, retry=NO_RETRY)
-        async with AsyncGrpcStream(Channels([self.channel]), request_ids(), ask) as stream:
-            async for chunk in stream:
-                if chunk.finish_reason in ("stop", "length"):
-                    return time.monotonic() - begin
-        raise library.StreamCut("engine: the canary's answer did not end")
 
 
 def _names(settings: GatewaySettings) -> tuple[tuple[str, ...], int | None, bool]:

@@ -16,7 +16,7 @@ import pytest
 
 from serving import session_dir
 from serving.gateway import listening
-from serving.gateway.core.gateway import UNWATCHED_SECONDS
+from serving.gateway.core.health import UNWATCHED_SECONDS
 from serving.host.ports import free_ports
 from serving.launch import child, gateway, health
 from serving.launch.config import LaunchError, parse
