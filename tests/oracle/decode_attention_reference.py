@@ -44,10 +44,10 @@ def batches() -> Iterator[tuple[str, bool]]:
         ("one new token", 8, 2, 64, 16, [1]),
         ("around a block", 8, 2, 64, 16, [15, 16, 17, 0, 18]),
         ("around a tile", 8, 2, 64, 16, [64, 65, 66, 129]),
-        ("several shares, the last of one token", 28, 4, 128, 16, [130, 700, 1, 257]),
+        ("several splits, the last of one token", 28, 4, 128, 16, [130, 700, 1, 257]),
         ("blocks of 64", 14, 2, 64, 64, [300, 5, 64]),
         ("each query head its own", 4, 4, 64, 16, [70, 200]),
-        ("shares of a middle batch", 8, 2, 64, 16, [1, 191, 192, 193, 400, *[20] * 30, 1000]),
+        ("splits of a middle batch", 8, 2, 64, 16, [1, 191, 192, 193, 400, *[20] * 30, 1000]),
         ("a long one in a large batch", 8, 2, 64, 16, [*[3] * 62, 2100, 0, 1025]),
         ("the largest batches", 4, 2, 64, 16, [*[2] * 130, 2049, 5000]),
     ):  # fmt: skip

@@ -30,7 +30,7 @@ def test_one_pass_chooses_what_a_sort_chooses():
     assert printed("candidates_reference", TRITON_INTERPRET="1") == {"rows": 36, "differing": []}
 
 
-def test_attention_of_single_tokens_is_attention():
+def test_decode_attention_is_attention():
     assert printed("decode_attention_reference", TRITON_INTERPRET="1") == {"batches": 9, "differing": []}
 
 

@@ -1,7 +1,7 @@
-"""vLLM's FlashAttention layers with ``decode_attention.decode`` where every sequence of a step adds one token.
+"""Makes vLLM's FlashAttention layers call ``decode_attention.decode`` in steps where every sequence adds one token.
 
-Such a step then needs no kernel that writes the cache, none that adds shares up and no schedule for FlashAttention's.
-Steps that hold a longer part of a prompt, drafts, FP8 caches and other kinds of attention stay vLLM's.
+Such a step then needs no kernel that writes the cache, none that combines splits, and no schedule for FlashAttention.
+Steps with a longer part of a prompt, drafts, FP8 caches and other kinds of attention stay with vLLM.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ from vllm.v1.attention.backends.flash_attn import (
 
 from serving.runtimes.vllm.decode_attention import ROWS, Workspace, decode
 
-MEASURED_ON = 9  # major compute capability: Hopper, the only one where it was compared
+MEASURED_ON = 9  # major compute capability: Hopper, the only one where the two were compared
 
 log = logging.getLogger(f"vllm.{__name__}")  # vLLM sets up no other logger in its engine core
 
 
 def install(model: torch.nn.Module, config: Any) -> None:
-    """For all attention layers of ``model``, or for none: they share the builder of their metadata."""
+    """Replace the attention of all layers of ``model``, or of none: they share one builder of metadata."""
     layers = [module for module in model.modules() if isinstance(module, Attention)]
-    hindrance = _hindrance(layers, config)
-    if hindrance:
-        log.info("attention of single tokens stays vLLM's: %s", hindrance)
+    if obstacle := _obstacle(layers, config):
+        log.info("decode attention stays with vLLM: %s", obstacle)
         return
     first = layers[0].impl
     workspace = Workspace(
@@ -39,30 +38,31 @@ def install(model: torch.nn.Module, config: Any) -> None:
         next(model.parameters()).device,
     )  # fmt: skip
     _replace(workspace)
-    log.info("attention of single tokens reads the cache once and writes it too")
+    log.info("decode attention is one kernel, which also writes the KV cache")
 
 
-def _hindrance(layers: list[Any], config: Any) -> str:
+def _obstacle(layers: list[Any], config: Any) -> str:
+    """Why vLLM's attention has to stay; "" when it can be replaced."""
     modes = config.compilation_config.cudagraph_mode
     if FlashAttentionBackend.get_kv_cache_shape(7, 16, 3, 64) != (7, 3, 16, 128):
         return "this release lays the cache out differently"
     if torch.cuda.get_device_capability()[0] != MEASURED_ON:
         return "not measured on this GPU"
     if not config.use_v2_model_runner or config.speculative_config or config.parallel_config.use_ubatching:
-        return "steps are made otherwise (V1 model runner, drafts or overlapped halves)"
+        return "steps differ (V1 model runner, speculative decoding or micro-batches)"
     if not layers or any(type(layer.impl) is not FlashAttentionImpl for layer in layers):
         return "not all layers are FlashAttention's"
     if modes.has_full_cudagraphs() and not modes.separate_routine():
         return "one CUDA graph serves prompts and single tokens"
     if len({(impl.num_heads, impl.num_kv_heads, impl.head_size) for impl in (layer.impl for layer in layers)}) > 1:
-        return "layers of different shape"
-    return next(filter(None, (_feature(layer.impl) for layer in layers)), "")
+        return "its layers differ in shape"
+    return next(filter(None, (_unsupported(layer.impl) for layer in layers)), "")
 
 
-def _feature(impl: Any) -> str:
-    """What ``impl`` asks for that ``decode`` does not do."""
+def _unsupported(impl: Any) -> str:
+    """A feature that ``impl`` asks for and ``decode`` lacks; "" when there is none."""
     asked = {
-        "its kind": impl.attn_type != AttentionType.DECODER,
+        "attention other than a decoder's": impl.attn_type != AttentionType.DECODER,
         "a quantized cache": impl.kv_cache_dtype not in ("auto", "bfloat16", "float16"),
         "a sliding window": tuple(impl.sliding_window) != (-1, -1),
         "ALiBi": impl.alibi_slopes is not None,
@@ -84,9 +84,8 @@ def _replace(workspace: Workspace) -> None:
 
     def build_(self: Any, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
         single = common_attn_metadata.max_query_len == 1 and not common_prefix_len
-        metadata = build(
-            self, common_prefix_len, common_attn_metadata, fast_build or single
-        )  # fast: without a schedule
+        fast = fast_build or single  # without a schedule
+        metadata = build(self, common_prefix_len, common_attn_metadata, fast)
         metadata.single_tokens = single
         return metadata
 

@@ -1,12 +1,14 @@
 """Next tokens of a batch, from one pass over the logits.
 
-vLLM's V2 sampler passes over all logits once for each of penalties, temperature, min_p, top-k and top-p, and leaves
-FlashInfer's kernel for Triton's, and below 8 rows for a sort, as soon as one sequence of the batch is greedy or seeded.
-Where each sequence keeps at most ``MOST_KEPT`` tokens that work is not needed. One pass leaves the largest penalized
-logit of each span of ``WIDTH`` tokens, and of each group of ``WIDTH`` spans. The k groups with the largest ones hold
-the k best tokens of the vocabulary, for each of them has one that is no smaller than any token outside; the lower token
-id wins a tie, as the lower group does. The same holds for the spans of those groups, and for the tokens of those spans.
-So the kernel that chooses looks at k * ``WIDTH`` spans and as many tokens.
+vLLM's V2 sampler makes a pass over all logits for each of penalties, temperature, min_p, top-k and top-p. As soon as
+one sequence of the batch is greedy or seeded, it also leaves FlashInfer's kernel for Triton's and, below 8 rows, for a
+sort. None of that is needed where each sequence keeps at most ``MOST_KEPT`` tokens.
+
+Our pass writes the largest penalized logit of each span of ``WIDTH`` tokens, and of each group of ``WIDTH`` spans. The
+k groups with the largest maxima contain the k best tokens of the vocabulary, because each of these groups has a token
+that is no smaller than any token outside them; in a tie the lower token id wins, as does the lower group. The same
+holds for the spans of those groups, and for the tokens of those spans. So the kernel that chooses looks only at
+k * ``WIDTH`` spans and at as many tokens.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
@@ -24,11 +26,14 @@ COLUMNS = 8  # of the parameters: temperature, top_k, top_p, min_p, repetition, 
 
 
 @triton.jit
-def _parameters(out, seeds_out, states, temperature, top_k, top_p, min_p, repetition, frequency, presence, seeds):
+def _parameters(
+    out, seeds_out, states, temperature, top_k, top_p, min_p, repetition, frequency, presence, seeds,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
     """One row of ``out`` per sequence. vLLM keeps these values in host memory, where every read crosses the bus."""
     row = tl.program_id(0)
     state = tl.load(states + row)
-    out += row * 8
+    out += row * COLUMNS
     tl.store(out, tl.load(temperature + state))
     tl.store(out + 1, tl.load(top_k + state).to(tl.float32))
     tl.store(out + 2, tl.load(top_p + state))
@@ -56,7 +61,7 @@ def _penalized(logit, token, valid, row, prompt_words, output_counts):
 @triton.jit
 def _maxima(
     span_maxima, group_maxima, logits, stride, vocabulary, states, parameters, words, words_stride, counts,
-    counts_stride, groups, WIDTH: tl.constexpr, GROUPS: tl.constexpr,
+    counts_stride, groups, WIDTH: tl.constexpr, GROUPS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     state = tl.load(states + row).to(tl.int64)
@@ -66,7 +71,7 @@ def _maxima(
     valid = token < vocabulary
     logit = tl.load(logits + row * stride + token, mask=valid, other=float("-inf")).to(tl.float32)
     logit = _penalized(
-        logit, token, valid, parameters + row * 8, words + state * words_stride, counts + state * counts_stride
+        logit, token, valid, parameters + row * COLUMNS, words + state * words_stride, counts + state * counts_stride
     )
     largest = tl.max(logit, axis=1)
     tl.store(span_maxima + row * groups * WIDTH + span, largest, mask=span < groups * WIDTH)
@@ -104,10 +109,11 @@ def _gumbel(seed, position, token):
 def _choose(
     chosen, span_maxima, group_maxima, groups, logits, stride, vocabulary, states, parameters, seeds, positions, words,
     words_stride, counts, counts_stride, WIDTH: tl.constexpr, SLOTS: tl.constexpr, KEPT: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     state = tl.load(states + row).to(tl.int64)
-    parameters += row * 8
+    parameters += row * COLUMNS
     slot = tl.arange(0, SLOTS)
     member = tl.arange(0, WIDTH)
     largest = tl.load(group_maxima + row * groups + slot, mask=slot < groups, other=float("-inf"))
@@ -171,16 +177,16 @@ def choose(
     chosen = torch.empty(rows, dtype=torch.int64, device=device)
     _parameters[(rows,)](
         parameters, row_seeds, states, temperature, top_k, top_p, min_p, repetition, frequency, presence, seeds,
-        num_warps=1,
+        COLUMNS, num_warps=1,
     )  # fmt: skip
     history = (prompt_words, prompt_words.stride(0), output_counts, output_counts.stride(0))
     _maxima[(rows, triton.cdiv(groups, GROUPS_A_PROGRAM))](
         span_maxima, group_maxima, logits, logits.stride(0), vocabulary, states, parameters, *history, groups, WIDTH,
-        GROUPS_A_PROGRAM,
+        GROUPS_A_PROGRAM, COLUMNS,
     )  # fmt: skip
     _choose[(rows,)](
         chosen, span_maxima, group_maxima, groups, logits, logits.stride(0), vocabulary, states, parameters, row_seeds,
         positions, *history, WIDTH, max(triton.next_power_of_2(groups), MOST_KEPT),
-        FEWEST_KEPT if most_kept <= FEWEST_KEPT else MOST_KEPT,
+        FEWEST_KEPT if most_kept <= FEWEST_KEPT else MOST_KEPT, COLUMNS,
     )  # fmt: skip
     return chosen

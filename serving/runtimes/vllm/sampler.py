@@ -1,8 +1,8 @@
 """vLLM's V2 sampler with ``candidates.choose`` in the place of its passes over the logits.
 
-A sequence that keeps more than ``MOST_KEPT`` tokens takes vLLM's way, alone: its company does not. So does a batch that
-is greedy throughout without penalties, where vLLM's way is one pass too. Bias, allowed tokens, bad words and guides
-change logits before this and stay vLLM's.
+A sequence that keeps more than ``MOST_KEPT`` tokens is left to vLLM; the rest of its batch is not. A batch that is all
+greedy and without penalties is left to vLLM too, which then needs only one pass itself. Bias, allowed tokens, bad words
+and guides change the logits before this and stay with vLLM.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def test_what_our_worker_puts_its_own_in_the_place_of(version):
     sampler = names["vllm.v1.worker.gpu.sample.sampler.Sampler"]
     cutlass = names["vllm.model_executor.kernels.linear.scaled_mm.cutlass.CutlassFP8ScaledMMLinearKernel"]
     assert parameters("sampler", "sample") == sampler["methods"]["sample"]
-    assert parameters("products", "apply_scaled_mm") == cutlass["methods"]["apply_scaled_mm"]
+    assert parameters("fp8_gemm", "apply_scaled_mm") == cutlass["methods"]["apply_scaled_mm"]
     assert "load_model" in names["vllm.v1.worker.gpu_worker.Worker"]["methods"]
     states = {"sampling_states", "penalties_state", "logit_bias_state", "bad_words_state", "logprobs_mode"}
     assert states | {"use_fp64_gumbel"} <= set(sampler["attributes"])
