@@ -84,7 +84,9 @@ class GatewaySettings:
         "GATEWAY_KEEPALIVE_SECONDS", 10.0, "a stream silent for this long gets a `: keep-alive` comment"
     )
     first_token_seconds: float = _var(
-        "GATEWAY_FIRST_TOKEN_SECONDS", 300.0, "limit on queueing (then 429) plus prefill (504)"
+        "GATEWAY_FIRST_TOKEN_SECONDS",
+        300.0,
+        "limit on queueing (then 429) plus prefill (504), and on the restart of a dead engine",
     )
     ttft_limit: float = _var(
         "GATEWAY_TTFT_LIMIT",

@@ -55,6 +55,8 @@ class Answer:
         self._stopped: Exception | None = None
         self._prompt_tokens = [0] * len(plan.prompts)
         self._cached_tokens = [0] * len(plan.prompts)
+        self.awaits_restart = False
+        self._back_at = 0.0  # when the wait for a restart ended
 
     def _choice(self, index: int) -> ChoiceState:
         plan, text = self.plan, self._context.token_text
@@ -99,6 +101,11 @@ class Answer:
     @property
     def waiting_for_first(self) -> bool:
         return self.timing.first == 0.0
+
+    @property
+    def silent_since(self) -> float:
+        """From when on the engine could have sent something; a restart is no silence of the engine that follows it."""
+        return max(self.timing.chunk, self._back_at)
 
     async def run(self) -> None:
         """Generate and send the answer. Raises ``ClientError``, ``ApiError`` or ``Gone``, leaving no call open."""
@@ -192,8 +199,14 @@ class Answer:
 
     async def _restarted(self) -> bool:
         """Wait for a Triton that its launcher starts again."""
-        until = self.timing.chunk + self._context.stall_seconds
-        return await restarted(self.id, self._context.is_back, lambda: not self._stopped and time.monotonic() < until)
+        until = self.silent_since + self._context.first_token_seconds
+        self.awaits_restart = True
+        try:
+            return await restarted(
+                self.id, self._context.is_back, lambda: not self._stopped and time.monotonic() < until
+            )
+        finally:
+            self.awaits_restart, self._back_at = False, time.monotonic()
 
     def _can_go_on(self, prompt: int) -> bool:
         return self.plan.options.n == 1 and self._choices_of(prompt)[0].can_go_on

@@ -19,7 +19,7 @@ class AnswerContext:
     metrics: GatewayMetrics
     token_text: TokenText
     request_seconds: float
-    stall_seconds: float
+    first_token_seconds: float
     is_back: Callable[[], Awaitable[bool | None]]  # Triton, after a break; ``None``: nobody will start it again
     scheduler: FairScheduler
 

@@ -75,8 +75,8 @@ class Gateway:
         self.channels = Channels(channels, home=True)
         self.health.connect(self.channels.all[0])
         self.answer_context = AnswerContext(
-            self.channels, self.metrics, self.tokens.text, self.settings.request_seconds, self.settings.stall_seconds,
-            self.health.is_back, self.scheduler,
+            self.channels, self.metrics, self.tokens.text, self.settings.request_seconds,
+            self.settings.first_token_seconds, self.health.is_back, self.scheduler,
         )  # fmt: skip
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self.triton_metrics.run())]
 
@@ -157,7 +157,8 @@ class Gateway:
                 log.warning("client stopped reading", extra={"request_id": answer.id})
                 answer.stop(Gone())
             return
-        bound = settings.first_token_seconds if answer.waiting_for_first else settings.stall_seconds
+        starts = answer.waiting_for_first or answer.awaits_restart
+        bound = settings.first_token_seconds if starts else settings.stall_seconds
         if answer.waits_its_turn:
             bound = settings.first_token_seconds
             if now - answer.timing.chunk > bound:
@@ -165,7 +166,7 @@ class Gateway:
                 answer.stop(ApiError(429, problem, code="queue_full", retry_after=self.retry_after()))
         elif not answer.plan.in_pieces:
             return  # nothing arrives before the end; ``request_seconds`` limits it
-        elif now - answer.timing.chunk > bound:
+        elif now - answer.silent_since > bound:
             what = "no token came" if answer.waiting_for_first else "the engine fell silent"
             answer.stop(ApiError(504, f"engine: {what} within {bound:g} s; the request was stopped", code="timeout"))
         if now - writer.sent_at > settings.keepalive_seconds and answer.plan.stream:

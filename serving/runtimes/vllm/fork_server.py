@@ -4,6 +4,9 @@ vLLM spawns its engine core: a new interpreter, which imports vLLM once more aft
 fork server imports it at the same time, in a process with one thread and no CUDA, and forks when asked: the engine of a
 warm start on an H100 host was there after 19.6 s instead of 29.5 (docs/gpu.md). ``VLLM_WORKER_MULTIPROC_METHOD=spawn``
 keeps vLLM's way; vLLM itself knows only ``spawn`` and ``fork``, and by default forks a process that has imported all.
+The engine core forks its model runners, as ``LLM`` of vLLM does: it has neither CUDA nor a request yet, and a spawned
+one imports everything once more (13 s of a start on a host with slow cores). vLLM spawns them where a fork is unsafe
+(``_maybe_force_spawn``, ``CpuPlatform``).
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ def start() -> bool:
     """Begin importing, unless the user chose another way. Call it before vLLM is imported here."""
     if os.environ.get(METHOD, "forkserver") != "forkserver":
         return False
-    os.environ[METHOD] = "spawn"  # for what the engine core starts, and the only word of the two that vLLM knows
+    os.environ[METHOD] = "fork"  # for what the engine core starts
     multiprocessing.set_forkserver_preload(list(PRELOADED))
     forkserver.ensure_running()
     return True

@@ -140,7 +140,20 @@ def test_a_stream_goes_on_after_a_restart(launched: Launched) -> None:
     assert launched.triton.requests[0]["resume_ids"] == list(range(len(launched.triton.requests[0]["resume_ids"])))
 
 
-@pytest.mark.parametrize("launched", [{"GATEWAY_STALL_SECONDS": "1"}], indirect=True)
+@pytest.mark.parametrize("launched", [{"GATEWAY_STALL_SECONDS": "2"}], indirect=True)
+def test_a_restart_may_take_longer_than_the_engine_may_be_silent(launched: Launched) -> None:
+    """A 7B engine on a GPU takes a minute."""
+    lines = launched.lines()
+    seen = [next(lines) for _ in range(5)]
+    launched.kill()
+    until(lambda: "waits for a restart" in launched.gateway.log.read_text())
+    time.sleep(3.0)  # longer than the limit and the tick that enforces it
+    launched.restart()
+    seen += lines
+    assert "".join(map(text_of, seen)) == WORDS
+
+
+@pytest.mark.parametrize("launched", [{"GATEWAY_FIRST_TOKEN_SECONDS": "1"}], indirect=True)
 def test_a_restart_that_takes_too_long_is_told(launched: Launched) -> None:
     lines = launched.lines()
     seen = [next(lines) for _ in range(5)]

@@ -30,7 +30,7 @@ def test_the_core_is_forked_with_the_environment_of_the_moment(monkeypatch, tmp_
     monkeypatch.delenv(fork_server.METHOD, raising=False)
     monkeypatch.setenv("GONE", "1")
     monkeypatch.setattr(fork_server, "PRELOADED", ("this_is_not_there", "colorsys"))
-    assert fork_server.start() and os.environ[fork_server.METHOD] == "spawn"
+    assert fork_server.start() and os.environ[fork_server.METHOD] == "fork"
     monkeypatch.delenv("GONE")
     monkeypatch.setenv("SET_LATER", "yes")
 

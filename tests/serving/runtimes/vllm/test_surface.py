@@ -116,7 +116,8 @@ def test_what_our_worker_puts_its_own_in_the_place_of(version):
     cutlass = names["vllm.model_executor.kernels.linear.scaled_mm.cutlass.CutlassFP8ScaledMMLinearKernel"]
     assert parameters("sampler", "sample") == sampler["methods"]["sample"]
     assert parameters("fp8_gemm", "apply_scaled_mm") == cutlass["methods"]["apply_scaled_mm"]
-    assert "load_model" in names["vllm.v1.worker.gpu_worker.Worker"]["methods"]
+    worker = names["vllm.v1.worker.gpu_worker.Worker"]["methods"]
+    assert "load_model" in worker and worker["compile_or_warm_up_model"] == ["self"]
     states = {"sampling_states", "penalties_state", "logit_bias_state", "bad_words_state", "logprobs_mode"}
     assert states | {"use_fp64_gumbel"} <= set(sampler["attributes"])
     sampled = set(names["vllm.v1.worker.gpu.sample.states.SamplingStates"]["attributes"])
