@@ -31,7 +31,7 @@ class Worker(VllmWorker):  # type: ignore[misc]
         A start that compiles the model points Triton at a directory beside the compiled graph
         (``InductorAdaptor.initialize_cache``), one that reads the graph back does not: the second start of an engine
         compiled them all again, 50 s on an H100 host.
-        https://github.com/vllm-project/vllm/blob/v0.26.0/vllm/compilation/compiler_interface.py#L463"""
+        https://github.com/vllm-project/vllm/blob/v0.26.0/vllm/compilation/compiler_interface.py"""
         if self._triton_cache is None:
             os.environ.pop(TRITON_CACHE, None)
         else:
