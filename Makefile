@@ -165,7 +165,7 @@ loadtest-compare: setup-loadtest  ## two runs side by side: A=reports/… B=repo
 	@$(PY) -m loadtest compare "$(A)" "$(B)" $(if $(WORSE),--worse "$(WORSE)")
 
 capacity: setup-loadtest  ## how many replicas take RATE=200 requests/s, from the newest loadtest-sweep of one (or SWEEP=…)
-	@$(PY) -m loadtest capacity $(if $(RATE),--rate $(RATE)) $(if $(SWEEP),--sweep "$(SWEEP)")
+	@$(PY) -m loadtest capacity --rate "$(or $(RATE),$(error RATE= is missing: give requests per second, as RATE=200))" $(if $(SWEEP),--sweep "$(SWEEP)")
 
 loadtest-calibrate: setup-dev  ## check the load generator against a server whose latencies are known
 	@$(PY) -m tests.loadtest.calibrate

@@ -7,7 +7,7 @@ import math
 
 from contract.arguments import Arguments
 
-__all__ = ["Arguments", "count", "port", "positive", "share"]
+__all__ = ["Arguments", "count", "percent", "port", "positive", "share"]
 
 
 def count(text: str) -> int:
@@ -30,6 +30,14 @@ def positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def percent(text: str) -> float:
+    """``1`` → 0.01, as an argparse ``type``."""
+    value = positive(text)
+    if value >= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not below 100 percent")
+    return value / 100
 
 
 def share(text: str) -> float:

@@ -20,6 +20,7 @@ from loadtest import console
 from loadtest.errors import EXIT_OK, LoadtestError
 
 STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # replicas of the table
+MOST = 1_000_000  # replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +41,21 @@ def overload(rate: float, replicas: int, limit: ReplicaLimit) -> float:
 
 
 def erlang_c(places: int, load: float) -> float:
-    """The probability of waiting (A. K. Erlang, 1917), by recursion on the inverse of his B formula.
+    """The probability of waiting (A. K. Erlang, 1917), by the inverse of his B formula.
 
     ``load``: mean number of streams."""
     if load >= places:
         return 1.0
     if load <= 0:
         return 0.0
-    inverse = 1.0  # of B, the share that is lost where nobody may wait
-    for place in range(1, places + 1):
-        inverse = 1 + place / load * inverse
+    inverse = term = 1.0  # of B, the share that is lost where nobody may wait: 1 + n/a + n(n − 1)/a² + …
+    for place in range(places, 0, -1):
+        term *= place / load
+        inverse += term
         if inverse > 1e12:
             return 0.0
+        if term < 1e-16 * inverse:  # and falls from here on: a pool of a million takes thousands of terms
+            break
     return 1 / (inverse * (1 - load / places) + load / places)
 
 
@@ -80,17 +84,27 @@ def limit_of(path: Path) -> tuple[ReplicaLimit, str, str]:
     Raises ``LoadtestError`` unless it is a sweep that met its limits."""
     try:
         data: dict[str, Any] = nesting.loads(user_text.read(path))
-        met = [step for step in data["steps"] if step["met"]]
+        slo = str(data["slo"])
+        limits = [(_number(step["rate"]), step) for step in data["steps"]]
+        met = [
+            ReplicaLimit(rate, _number(step["total"]["latency"]["e2e"]["mean"])) for rate, step in limits if step["met"]
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LoadtestError(
             f"capacity: {path} is not a sweep ({error}): run `make loadtest-sweep SLO=…` against one replica first"
         ) from None
     if not met:
-        raise LoadtestError(f"capacity: no rate of {path} met {data['slo']}: one replica alone is too slow for it")
-    best = max(met, key=lambda step: step["rate"])
+        raise LoadtestError(f"capacity: no rate of {path} met {slo}: one replica alone is too slow for it")
+    best = max(met, key=lambda limit: limit.rate)
     ended = "" if data.get("complete", True) else "it ended before it had found the limit"
-    untried = "no higher rate was tried in it" if best["rate"] == max(step["rate"] for step in data["steps"]) else ""
-    return ReplicaLimit(best["rate"], best["total"]["latency"]["e2e"]["mean"]), data["slo"], ended or untried
+    untried = "no higher rate was tried in it" if best.rate == max(rate for rate, _ in limits) else ""
+    return best, slo, ended or untried
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{value!r} where a number above 0 belongs")
+    return value
 
 
 def newest(reports: Path) -> Path:
@@ -104,12 +118,16 @@ def capacity(rate: float, sweep: str, risk: float) -> int:
     path = Path(sweep) if sweep else newest(Path("reports"))
     path = path / "sweep.json" if path.is_dir() else path
     limit, slo, doubt = limit_of(path)
+    if rate > MOST * limit.rate:
+        raise LoadtestError(
+            f"capacity: {rate:g} requests/s take over {MOST:,} replicas of {limit.rate:g}: give a smaller RATE"
+        )
     needed = replicas_for(rate, limit, risk)
     busy = rate * limit.seconds / (needed * limit.streams)
     console.show(
         f"{path}: one replica takes {limit.rate:g} requests/s within {slo}, {limit.streams:.1f} streams of "
         f"{limit.seconds:.2f} s\n"
-        f"{rate:g} requests/s: {needed} replicas, {busy:.0%} busy on average, "
+        f"{rate:g} requests/s: {needed} {'replica' if needed == 1 else 'replicas'}, {busy:.0%} busy on average, "
         f"{overload(rate, needed, limit):.2%} of the requests wait (at most {risk:.2%}); "
         "one more to roll or lose one\n\n"
         f"{'replicas':>10s}{'requests/s':>12s}{'each':>8s}"

@@ -12,7 +12,7 @@ import socket
 import sys
 from pathlib import Path
 
-from loadtest.arguments import Arguments, positive, share
+from loadtest.arguments import Arguments, percent, positive, share
 from loadtest.errors import EXIT_INTERRUPTED, EXIT_USAGE, LoadtestError
 from loadtest.options import run_parser
 
@@ -59,7 +59,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _capacity(options: argparse.Namespace) -> int:
     from loadtest.capacity import capacity
 
-    return capacity(options.rate, options.sweep, options.risk / 100)
+    return capacity(options.rate, options.sweep, options.risk)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     capacity = commands.add_parser("capacity", help="how many replicas a rate needs, from one replica's sweep")
     capacity.add_argument("--rate", type=positive, required=True, help="arrivals, requests per second")
     capacity.add_argument("--sweep", default="", help="a sweep of one replica (default: the newest in reports/)")
-    capacity.add_argument("--risk", type=positive, default=1.0, help="percent of requests that may wait (default: 1)")
+    capacity.add_argument("--risk", type=percent, default=0.01, help="percent of requests that may wait (default: 1)")
     capacity.set_defaults(action=_capacity)
     return top
 

@@ -70,22 +70,29 @@ def load(directory: Path) -> SavedRun:
     try:
         summary = nesting.loads(user_text.read(directory / "summary.json"))
         lines = user_text.json_lines(user_text.read(directory / "requests.jsonl"))
-        records = [Record.from_json(row) for _, row in lines]
+        schema = summary.get("schema") if isinstance(summary, dict) else None
+        if schema != SCHEMA:
+            raise LoadtestError(f"compare: {directory} has schema {schema!r}, this code reads {SCHEMA!r}")
+        run = SavedRun(directory, summary, [Record.from_json(row) for _, row in lines])
+        there, wanted = sum(record.measured for record in run.records), summary["total"]["counts"]["scheduled"]
+        if there != wanted:
+            lack = f"requests.jsonl has {there} of {wanted} measured requests"
+            raise LoadtestError(f"compare: {directory} is damaged: {lack}")
+        _read_all(run)
     except OSError as error:
         raise LoadtestError(
             f"compare: {directory} is not a run ({error}): name a directory of `make loadtest`"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise LoadtestError(f"compare: {directory} is damaged ({type(error).__name__}: {error})") from None
-    schema = summary.get("schema") if isinstance(summary, dict) else None
-    if schema != SCHEMA:
-        raise LoadtestError(f"compare: {directory} has schema {schema!r}, this code reads {SCHEMA!r}")
-    there, wanted = sum(record.measured for record in records), summary["total"]["counts"]["scheduled"]
-    if there != wanted:
-        raise LoadtestError(
-            f"compare: {directory} is damaged: requests.jsonl has {there} of {wanted} measured requests"
-        )
-    return SavedRun(directory, summary, records)
+    return run
+
+
+def _read_all(run: SavedRun) -> None:
+    """What is compared below, so that whatever is missing or no number is found while the run's name is known."""
+    for metric in METRICS:
+        Histogram.of(run.values(metric))
+    differences(run, run), _rates(run, run), more_failed(run, run, 0.0)
 
 
 def rows_of(a: SavedRun, b: SavedRun) -> list[Row]:
@@ -129,6 +136,13 @@ def regressions(rows: list[Row], worse: float) -> list[str]:
     ]
 
 
+def more_failed(a: SavedRun, b: SavedRun, worse: float) -> list[str]:
+    """That a larger share of B's requests failed, by more than ``worse``."""
+    x, y = (run.summary["total"]["counts"] for run in (a, b))
+    more = y["failed"] * x["scheduled"] > (1 + worse) * x["failed"] * y["scheduled"]
+    return [f"{y['failed']} of {y['scheduled']} requests failed in B"] * more
+
+
 def compare(a_dir: Path, b_dir: Path, out: Path, worse: float | None = None) -> int:
     """Print the table and write the page. With ``worse``, a share, the exit code is that of a verdict on B."""
     a, b = load(a_dir), load(b_dir)
@@ -147,10 +161,7 @@ def _judged(a: SavedRun, b: SavedRun, rows: list[Row], worse: float) -> int:
     if any(run.summary["verdict"]["state"] == "invalid" for run in (a, b)) or all(row.few for row in rows):
         console.show("verdict: INVALID\n  a run is invalid, or too short to compare")
         return EXIT_INVALID
-    failed = [run.summary["total"]["counts"] for run in (a, b)]
-    found = regressions(rows, worse)
-    if failed[1]["failed"] * failed[0]["scheduled"] > (1 + worse) * failed[0]["failed"] * failed[1]["scheduled"]:
-        found.append(f"{failed[1]['failed']} of {failed[1]['scheduled']} requests failed in B")
+    found = regressions(rows, worse) + more_failed(a, b, worse)
     console.show("\n".join([f"verdict: {'FAIL' if found else 'PASS'}", *(f"  {line}" for line in found)]))
     return EXIT_LIMITS_MISSED if found else EXIT_OK
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from loadtest.capacity import ReplicaLimit, capacity, erlang_c, limit_of, overload, rate_of, replicas_for
+from loadtest.cli import parser
 from loadtest.errors import LoadtestError
 
 LIMIT = ReplicaLimit(rate=12.0, seconds=4.0)  # 48 streams
@@ -43,6 +44,26 @@ def test_the_share_that_waits_is_that_of_a_simulated_pool(replicas: int) -> None
 def test_one_place_is_a_queue_with_one_server() -> None:
     assert erlang_c(1, 0.3) == pytest.approx(0.3) and erlang_c(2, 1.0) == pytest.approx(1 / 3)
     assert (erlang_c(5, 0), erlang_c(5, 5), erlang_c(100_000, 50_000)) == (0, 1, 0)
+
+
+def by_recursion(places: int, load: float) -> float:
+    """The textbook's way, a step for each place."""
+    inverse = 1.0
+    for place in range(1, places + 1):
+        inverse = 1 + place / load * inverse
+    return 1 / (inverse * (1 - load / places) + load / places)
+
+
+@pytest.mark.parametrize(("places", "load"), [(1, 0.9), (48, 47.9), (300, 280.0), (10_000, 9_900.5)])
+def test_terms_that_are_left_out_change_nothing(places: int, load: float) -> None:
+    assert erlang_c(places, load) == pytest.approx(by_recursion(places, load), rel=1e-9)
+
+
+def test_a_pool_of_any_size_is_answered() -> None:
+    """A step for each place of 100 million took minutes."""
+    needed = replicas_for(9e6, LIMIT, 0.01)
+    assert overload(9e6, needed, LIMIT) <= 0.01 < overload(9e6, needed - 1, LIMIT)
+    assert 9e6 / LIMIT.rate < needed < 1.001 * 9e6 / LIMIT.rate
 
 
 def test_larger_pools_waste_less() -> None:
@@ -86,9 +107,29 @@ def test_a_sweep_that_found_no_limit_is_noted(tmp_path: Path, capsys: pytest.Cap
 def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadtestError, match="is not a sweep"):
         limit_of(tmp_path / "none.json")
-    for damage in ("[]", "[" * 100_000):
+
+    def step(**changed: object) -> str:
+        mean = {"latency": {"e2e": {"mean": changed.pop("mean", 4.0)}}}
+        return json.dumps({"slo": "x", "steps": [{"rate": 4, "met": True, "total": mean} | changed]})
+
+    wrong = [step(rate=value) for value in (0, -1, "5", None, math.nan)]
+    wrong += [step(mean=value) for value in (0, None, math.inf)] + [step(total={}), step(total=None)]
+    for damage in ("[]", "{}", '{"slo": "x", "steps": [{"rate": 4}]}', "[" * 100_000, *wrong):
         (tmp_path / "sweep.json").write_text(damage)
         with pytest.raises(LoadtestError, match="is not a sweep"):
             limit_of(tmp_path / "sweep.json")
     with pytest.raises(LoadtestError, match="too slow"):
         limit_of(sweep(tmp_path, met=False))
+
+
+def test_more_than_a_pool_can_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoadtestError, match="over 1,000,000 replicas of 12: give a smaller RATE"):
+        capacity(1e9, str(sweep(tmp_path, met=True)), 0.01)
+
+
+@pytest.mark.parametrize("risk", ["0", "100", "nan", "x"])
+def test_a_risk_is_a_share_of_the_requests(risk: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """At 100 % and more one replica was enough for any rate."""
+    with pytest.raises(SystemExit):
+        parser().parse_args(["capacity", "--rate", "5", "--risk", risk])
+    assert "--risk" in capsys.readouterr().err

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import pytest
 from loadtest import compare as comparing
 from loadtest.errors import LoadtestError
 from loadtest.notes import FEW
+from loadtest.stats import Interval
 from tests.loadtest.test_figures import Page, record, reported, run_of
 
 
@@ -71,6 +76,40 @@ def test_compare_refuses_what_is_no_run(tmp_path: Path, damage: str | None) -> N
         (tmp_path / "requests.jsonl").write_text("")
     with pytest.raises(LoadtestError, match=r"^compare: [^\n]+$"):
         comparing.load(tmp_path)
+
+
+def wrong_values(tree: object) -> Iterator[None]:
+    """At each step another entry of ``tree`` is missing or of another type; afterwards it is as before."""
+    if isinstance(tree, dict):
+        for key, value in list(tree.items()):
+            yield from wrong_values(value)
+            for wrong in (None, "x", [], math.inf):
+                tree[key] = wrong
+                yield
+            del tree[key]
+            yield
+            tree[key] = value
+
+
+def test_a_run_with_anything_missing_or_of_another_type_is_compared_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of another version or edited by hand: it was a traceback."""
+    monkeypatch.setattr(comparing, "bootstrap_difference", lambda *_: Interval(0.0, 0.0, 0.0))
+    monkeypatch.setattr(comparing, "_page", lambda *_: "")
+    reported(run_of([record(k) for k in range(4)]), tmp_path)
+    summary, requests = tmp_path / "summary.json", tmp_path / "requests.jsonl"
+    whole, (first, *others) = json.loads(summary.read_text()), map(json.loads, requests.read_text().splitlines())
+    del whole["environment"], whole["formulas"]
+    refused = set()
+    for _ in chain(wrong_values(whole), wrong_values(first)):
+        summary.write_text(json.dumps(whole))
+        requests.write_text("".join(json.dumps(row) + "\n" for row in (first, *others)))
+        try:
+            comparing.compare(tmp_path, tmp_path, tmp_path / "out.html", 0.05)
+        except LoadtestError as error:
+            refused.add(str(error))
+    assert len(refused) > 20 and not any("\n" in line for line in refused)
 
 
 def test_a_run_that_was_cut_off_between_two_lines_is_damaged(tmp_path: Path) -> None:
