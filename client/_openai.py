@@ -17,6 +17,7 @@ from contract.errors import shown
 from contract.fields import BY_OPTION
 
 _GUIDES = {"json_schema": "guided_json", "regex": "guided_regex", "ebnf_grammar": "guided_grammar"}
+_BY_ID = "token_id:"
 _FINISH: dict[str | None, FinishReason] = {
     "stop": "stop", "length": "length", "tool_calls": "tool_calls", "cancelled": "cancelled", "error": "error",
     "repetition": "repetition",
@@ -51,8 +52,8 @@ def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[
     if given.pop("logprobs", False):
         out["logprobs"] = 0 if _is_raw(prompt) else True
     if top := given.pop("top_logprobs", 0):
-        problem = f"{top} cannot be told by token id, as OpenAI's API names them by their text"
-        raise _missing("top_logprobs", problem)
+        out |= {"logprobs": top} if _is_raw(prompt) else {"top_logprobs": top}
+        out["return_tokens_as_token_ids"] = True  # vLLM's; OpenAI has only their texts
     if biases := given.pop("logit_bias", None):
         out["logit_bias"] = {str(token): bias for token, bias in biases.items()}
     if values := given.pop("repetition_detection", ()):
@@ -89,7 +90,9 @@ def _guide(kind: str, guide: str) -> dict[str, Any]:
 class AnswerDecoder:
     """Decodes the events of one answer. Counts chunks itself: the OpenAI format has no index."""
 
-    def __init__(self) -> None:
+    def __init__(self, tops: int = 0) -> None:
+        """``tops``: how many alternatives for each token were asked for."""
+        self._tops = tops
         self._index: dict[int, int] = {}
         self.finished = False
 
@@ -112,17 +115,18 @@ class AnswerDecoder:
         reason = choice.get("finish_reason")
         prompt_ids = tuple(choice.get("prompt_token_ids") or event.get("prompt_token_ids") or ())
         scores, score_tops = _read_prompt(prompt_ids, choice.get("prompt_logprobs") or event.get("prompt_logprobs"))
+        scored = choice.get("logprobs")
         return StreamChunk(
             text or "", _FINISH[reason] if reason else None, tuple(choice.get("token_ids") or ()),
             usage.get("completion_tokens", 0), usage.get("prompt_tokens", 0), _cached(usage), index, at,
-            _read_logprobs(choice.get("logprobs")), (), prompt_ids, scores, score_tops,
+            _read_logprobs(scored), _read_tops(scored, self._tops), prompt_ids, scores, score_tops,
         )  # fmt: skip
 
 
-def whole(data: Mapping[str, Any]) -> StreamChunk:
+def whole(data: Mapping[str, Any], tops: int = 0) -> StreamChunk:
     """A non-streamed answer of one choice."""
     choice = data["choices"][0]
-    return AnswerDecoder()._chunk(
+    return AnswerDecoder(tops)._chunk(
         {**choice, "delta": choice["message"]} if "message" in choice else choice, data.get("usage") or {}, data
     )
 
@@ -136,6 +140,23 @@ def _read_logprobs(raw: Any) -> tuple[float, ...]:
         return ()
     values = [entry["logprob"] for entry in raw["content"]] if "content" in raw else raw["token_logprobs"]
     return tuple(-math.inf if v is None else float(v) for v in values)
+
+
+def _read_tops(raw: Any, most: int) -> tuple[TopLogprobs, ...]:
+    """Best first. A completion's have the chosen token in front, whether it is one of the best or not."""
+    if not raw or not most:
+        return ()
+    if "content" in raw:
+        rows = [[(top["token"], top["logprob"]) for top in entry["top_logprobs"]] for entry in raw["content"]]
+    else:
+        rows = [sorted(entry.items(), key=lambda item: -item[1])[:most] for entry in raw["top_logprobs"]]
+    return tuple(tuple((_token_id(name), float(value)) for name, value in row) for row in rows)
+
+
+def _token_id(name: str) -> int:
+    if not name.startswith(_BY_ID):
+        raise _missing("top_logprobs", "this server names tokens by their text, not by their id")
+    return int(name.removeprefix(_BY_ID))
 
 
 def _read_prompt(ids: Sequence[int], raw: Any) -> tuple[tuple[float, ...], tuple[TopLogprobs, ...]]:

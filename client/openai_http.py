@@ -26,13 +26,18 @@ from client.sse import Events
 from client.types import Bounds, StreamChunk
 
 
+def scores_of(ask: Ask) -> str:
+    """What a completion calls ``logprobs``: one field for two options."""
+    return "top_logprobs" if ask.options.top_logprobs else "logprobs"
+
+
 class Reading:
     """The pure half of both streams: bytes in, checked chunks out, bounds kept."""
 
     def __init__(self, ask: Ask, bounds: Bounds) -> None:
         self.order, self.ask, self.bounds = Order(ask.options.n), ask, bounds
         self.ready: list[StreamChunk] = []
-        self._events, self._answer = Events(), _openai.AnswerDecoder()
+        self._events, self._answer = Events(), _openai.AnswerDecoder(ask.options.top_logprobs)
         self._last = time.monotonic()
 
     def feed(self, data: bytes) -> None:
@@ -56,7 +61,7 @@ class Reading:
             request.extensions["timeout"]["read"] = self.ask.timeouts.between_chunks
 
     def whole(self, data: bytes) -> None:
-        self.ready.append(self.order.check(_openai.whole(orjson.loads(data))))
+        self.ready.append(self.order.check(_openai.whole(orjson.loads(data), self.ask.options.top_logprobs)))
 
 
 class HttpStream(Iterator[StreamChunk]):
@@ -125,7 +130,7 @@ class _HttpChunks(Iterator[StreamChunk]):
                 patience = waits.left(self._target.server)
                 delay = retry_delay(error, attempt, self._ask.retry, reading.order.started, patience)
                 if delay is None or not bounds.allow(delay):
-                    raise in_options(error, self._ask.options.guide_type) from None
+                    raise in_options(error, self._ask.options.guide_type, scores_of(self._ask)) from None
                 self._pause(delay)
 
     def _pause(self, seconds: float) -> None:

@@ -13,7 +13,7 @@ from client import errors
 from client.channels import CUT_SHORT
 from client.http_target import HttpTarget, refused
 from client.one_reader import OneReader
-from client.openai_http import Reading
+from client.openai_http import Reading, scores_of
 from client.option_names import in_options
 from client.patience import Patience
 from client.request import Ask
@@ -121,7 +121,7 @@ class _Chunks:
                 patience = waits.left(self._target.server)
                 delay = retry_delay(error, attempt, self._ask.retry, reading.order.started, patience)
                 if delay is None or not bounds.allow(delay):
-                    raise in_options(error, self._ask.options.guide_type) from None
+                    raise in_options(error, self._ask.options.guide_type, scores_of(self._ask)) from None
                 await asyncio.sleep(delay)
 
     async def _begin(self, response: httpx.Response, request: httpx.Request, reading: Reading) -> None:

@@ -27,11 +27,12 @@ def _table() -> dict[str, str]:
 OPTION_OF = _table()
 
 
-def in_options(error: ClientError, guide_type: str = "") -> ClientError:
-    """``error``, with its ``field`` and its sentence in the names of ``Options``. ``guide_type``: the request's."""
+def in_options(error: ClientError, guide_type: str = "", scores: str = "logprobs") -> ClientError:
+    """``error``, with its ``field`` and its sentence in the names of ``Options``. ``guide_type``: the request's.
+    ``scores``: the option that ``logprobs`` stood for."""
     if isinstance(error, ServingError) and error.field:
         head, text = _HEAD.match(error.field)[0], str(error)  # type: ignore[index]  # it matches anything
-        option, path = OPTION_OF.get(head, head), error.field.removeprefix(head)
+        option, path = (OPTION_OF | {"logprobs": scores}).get(head, head), error.field.removeprefix(head)
         if option in ("guide", "guide_type"):  # OpenAI has a field for each type
             path, text = "", option + text.removeprefix(error.field)
             if kind := _KIND.match(text):

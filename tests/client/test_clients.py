@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from client import AsyncClient, Client, Options, _clients, errors
-from client._openai import body
+from client._openai import body, whole
 from client.option_check import checked
 
 THREADS = 32
@@ -76,7 +76,6 @@ def test_both_transports_refuse_the_same(address: str, options: Options, field: 
         (Options(prompt_top_logprobs=3), "prompt_top_logprobs: 3 needs prompt_logprobs; set both or neither"),
         (Options(guide_type="xml", guide="a"), "guide_type: 'xml' is unknown; use one of json, json_schema, regex"),
         (Options(repetition_detection=5), "repetition_detection: 1 values; give three"),
-        (Options(logprobs=True, top_logprobs=3), "top_logprobs: 3 cannot be told by token id, as OpenAI's API names"),
     ],
 )
 def test_http_drops_nothing(options: Options, message: str) -> None:
@@ -124,3 +123,17 @@ def test_what_cannot_be_sent_is_named_before_anything_is_sent(
 
     with pytest.raises(errors.InvalidRequest):
         asyncio.run(whole())
+
+
+def test_alternatives_over_http_are_the_best_ones_by_their_ids() -> None:
+    """The chosen token stands in front of a completion's, and need not be among the best."""
+
+    def answered(names: str) -> dict[str, Any]:
+        scores = {names.format(7): -3.0, names.format(1): -0.5, names.format(2): -1.0}
+        scored = {"token_logprobs": [-3.0], "top_logprobs": [scores]}
+        return {"choices": [{"index": 0, "text": "x", "finish_reason": "stop", "logprobs": scored}]}
+
+    assert whole(answered("token_id:{}"), 2).top_logprobs == (((1, -0.5), (2, -1.0)),)
+    assert whole(answered("token {}")).top_logprobs == ()
+    with pytest.raises(errors.InvalidRequest, match=r"^top_logprobs: this server names tokens by their text"):
+        whole(answered("token {}"), 2)

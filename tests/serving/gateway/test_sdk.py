@@ -264,6 +264,17 @@ def test_own_client_gives_the_same_over_http(gateway: RunningGateway, fake: Fake
             list(http.stream("MID internal_error boom"))
 
 
+@pytest.mark.parametrize("prompt", ["x", [1, 2], [{"role": "user", "content": "x"}]], ids=["text", "ids", "chat"])
+def test_alternatives_are_the_same_over_http(gateway: RunningGateway, fake: FakeTriton, prompt: Any) -> None:
+    """By token id, which vLLM's ``return_tokens_as_token_ids`` tells; the text of two may be the same."""
+    options = Options(max_tokens=3, logprobs=True, top_logprobs=2)
+    with Client(gateway.url) as http, Client(fake.grpc) as grpc:
+        told = [[chunk.top_logprobs for chunk in client.stream(prompt, options)] for client in (http, grpc)]
+        whole = [client.generate(prompt, options).choices[0].top_logprobs for client in (http, grpc)]
+    assert whole[0] == whole[1] == tuple(((i, -0.5), (i + 1, -1.5)) for i in range(3))
+    assert [row for rows in told[0] for row in rows] == [row for rows in told[1] for row in rows] == list(whole[0])
+
+
 async def test_own_async_client_over_http(gateway: RunningGateway, fake: FakeTriton) -> None:
     fake.step_ms = 20
     async with AsyncClient(gateway.url, retry=Retry(longest=0.01), timeouts=Timeouts(between_chunks=0.2)) as http:
