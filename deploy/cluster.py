@@ -46,7 +46,10 @@ def aliases(urls: list[str]) -> list[str]:
         except (OSError, ValueError, KeyError) as error:
             problem = error
     if not names:
-        say(f"{urls[0]}/v1/models: {problem}; only the first model name can be used over HTTP")
+        lost, remedy = "only the first model name can be used over HTTP", ""
+        if getattr(problem, "code", 0) == 401:  # smg asks without a key too
+            lost, remedy = "no model can be used over HTTP", ": set GATEWAY_OPEN_MODELS=1 where the replicas run"
+        say(f"{urls[0]}/v1/models: {problem}; {lost}{remedy}")
         return []
     first, *others = names
     return [text for name in others for text in ("--model-alias", f"{name}={first}")]

@@ -111,6 +111,7 @@ class Front(Router):
         environment = {
             "HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "TRITON_GRPC": home.grpc, "GATEWAY_PEERS": ",".join(peers),
             "TRITON_METRICS": home.metrics, "ENGINE_DIR": str(serving.engine),
+            "GATEWAY_OPEN_MODELS": "1",  # to smg, which has no key
             "GATEWAY_LAME_DUCK_SECONDS": str(serving.lame_duck), "GATEWAY_DRAIN_SECONDS": str(serving.drain),
         }  # fmt: skip
         return cls([sys.executable, "-m", "serving.gateway"], run / f"front{number}.log", environment)

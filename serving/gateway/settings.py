@@ -52,6 +52,10 @@ class GatewaySettings:
         "",
         "file of lines `NAME KEY` or `NAME sha256:HEX`, optionally followed by a tokens-per-minute limit",
     )
+    open_models: int = _var(
+        "GATEWAY_OPEN_MODELS", 0,
+        "1: `/v1/models` needs no key: smg learns the model's name there; `make cluster` sets it for its fronts",
+    )  # fmt: skip
     tokens_per_minute: int = _var(
         "GATEWAY_TOKENS_PER_MINUTE", 0, "prompt and output tokens per key per minute; 0: no limit"
     )

@@ -104,16 +104,15 @@ class Running:
         assert answer.status_code == 200, answer.text
         return answer.json()["choices"][0]["text"], answer.json()["usage"]["completion_tokens"]
 
-    def over_http(self, model: str = "qwen2.5-simulated", text: str = "Hi") -> bool:
+    def over_http(self, model: str = "qwen2.5-simulated", text: str = "Hi", key: str = "") -> bool:
         """Whether a streamed answer came whole."""
         body = {
             "model": model, "messages": [{"role": "user", "content": text}], "max_tokens": TOKENS, "stream": True,
             "stream_options": {"include_usage": True},
         }  # fmt: skip
+        url, headers = f"http://127.0.0.1:{self.port}/v1/chat/completions", {"authorization": f"Bearer {key}"}
         try:
-            answer = httpx.post(
-                f"http://127.0.0.1:{self.port}/v1/chat/completions", json=body, timeout=60, trust_env=False
-            )
+            answer = httpx.post(url, json=body, headers=headers if key else {}, timeout=60, trust_env=False)
         except httpx.HTTPError:
             return False
         events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]

@@ -66,6 +66,19 @@ def test_a_proxy_in_the_environment_is_not_asked_for_replicas(cluster: Running) 
     assert cluster.over_http() and cluster.grpc_stream(1)[1]
 
 
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_API_KEYS", "alices-key,bobs-key")
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("cluster", [1], indirect=True)
+def test_every_key_of_the_gateways_opens_every_model_name(cluster: Running) -> None:
+    for model in ("qwen2.5-simulated", "qwen"):
+        assert all(cluster.over_http(model, key=key) for key in ("alices-key", "bobs-key"))
+        assert not cluster.over_http(model, key="eves-key") and not cluster.over_http(model)
+
+
 def test_all_model_names_and_a_killed_replica(cluster: Running) -> None:
     assert cluster.over_http("qwen")
     pid = int(re.findall(r"pid (\d+)", cluster.log.read_text())[0])

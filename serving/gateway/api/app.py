@@ -117,8 +117,8 @@ _AZURE = re.compile(
 def routes(gateway: Gateway) -> list[BaseRoute]:
     operations, tokenize, responses = Operations(gateway), Tokenize(gateway), StoredResponses(gateway)
 
-    def get(path: str, handler: Handler, *, public: bool = False) -> Route:
-        return Route(path, Guarded(gateway, handler, public=public), methods=["GET"])
+    def get(path: str, handler: Handler, *, public: bool = False, optional: bool = False) -> Route:
+        return Route(path, Guarded(gateway, handler, public=public, optional=optional), methods=["GET"])
 
     def post(path: str, handler: Handler, error_body: ErrorBody = ApiError.body) -> Route:
         return Route(path, Guarded(gateway, handler, error_body=error_body), methods=["POST"])
@@ -131,7 +131,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
     ]
     return [
         *generating,
-        get("/v1/models", operations.models),
+        get("/v1/models", operations.models, optional=bool(gateway.settings.open_models)),
         get("/v1/models/{name:path}", operations.model),
         get("/v1/responses/{name}", responses.get),
         Route("/v1/responses/{name}", Guarded(gateway, responses.delete), methods=["DELETE"]),

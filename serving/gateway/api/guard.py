@@ -27,17 +27,21 @@ def response_of(error: ApiError, error_body: ErrorBody = ApiError.body) -> Respo
 
 
 class Guarded:
-    """ASGI around a handler: API key unless ``public``, errors in OpenAI's shape unless ``error_body`` is given."""
+    """ASGI around a handler: API key unless ``public``, errors in OpenAI's shape unless ``error_body`` is given.
+    ``optional``: none is needed, but a wrong one is refused."""
 
     def __init__(
-        self, gateway: Gateway, handler: Handler, *, public: bool = False, error_body: ErrorBody = ApiError.body
-    ) -> None:
+        self, gateway: Gateway, handler: Handler, *, public: bool = False, error_body: ErrorBody = ApiError.body,
+        optional: bool = False,
+    ) -> None:  # fmt: skip
         self._gateway, self._handler, self._public, self._error_body = gateway, handler, public, error_body
+        self._optional = optional
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if not self._public:
-                self._gateway.keys.authenticate(http.credentials(scope))
+            key = http.credentials(scope)
+            if not self._public and (key or not self._optional):
+                self._gateway.keys.authenticate(key)
             response = await self._handler(Request(scope, receive))
         except ApiError as error:
             if error.close:

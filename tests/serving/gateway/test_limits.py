@@ -48,6 +48,14 @@ def test_keys_and_their_token_budget(own_gateway: Start, tmp_path: Path) -> None
     assert "sk-one" not in gateway.log.read_text()
 
 
+def test_a_router_without_a_key_reads_the_models_where_that_is_open(own_gateway: Start) -> None:
+    gateway = own_gateway(GATEWAY_API_KEYS="sk-one", GATEWAY_OPEN_MODELS="1")
+    with httpx.Client(base_url=gateway.url, trust_env=False) as web:
+        assert web.get("/v1/models").json()["data"] and web.get("/v1/models/qwen").status_code == 401
+        assert web.get("/v1/models", headers={"authorization": "Bearer sk-wrong"}).status_code == 401
+        assert web.post(CHAT, json=ask("SAY x")).status_code == web.get("/metrics").status_code == 401
+
+
 def test_too_many_open_requests_get_429(own_gateway: Start, fake: FakeTriton) -> None:
     gateway = own_gateway(GATEWAY_MAX_OPEN_REQUESTS="2", GATEWAY_WORKERS="1")
     with httpx.Client(base_url=gateway.url, trust_env=False) as web:
