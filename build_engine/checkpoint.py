@@ -182,6 +182,8 @@ def weight_files(directory: Path) -> list[Path]:
     if index.is_file():
         return _indexed(directory, index)
     found = sorted(directory.glob("*.safetensors"))
+    if not found and (directory / "engine.json").is_file():
+        raise BuildError(f"{directory} is an engine, not a checkpoint: serve it with make serve ENGINE={directory}")
     if not found:
         raise BuildError(f"{directory} has no *.safetensors: other weight formats cannot be read")
     return found

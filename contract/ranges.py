@@ -50,5 +50,5 @@ def length(field: Field, text: str) -> str:
 
 
 def _short(value: float) -> str:
-    """An integer with all its digits: it may be beyond any float."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """An integer with all its digits: it may be beyond any float. Of a number those of FP32: 2.000001 is not 2."""
+    return f"{value:.7g}" if isinstance(value, float) else str(value)

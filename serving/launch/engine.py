@@ -144,7 +144,11 @@ def _require_room(gigabytes: float, engine: EngineInfo, *, exact: bool) -> None:
 
 
 def _named(config: Config) -> Config:
-    """The engine of ``--model``: where it stands, else where ``make engine`` put the same model, else built now."""
+    """The engine of ``--model``: where it stands, else where ``make engine`` put the same model, else built now.
+
+    A directory that is an engine is served as it is: to build one of it would put it in its own place."""
+    if config.engine == engine_of(config.model) and _exists(Path(config.model)):
+        return dataclasses.replace(config, engine=Path(config.model).absolute(), model="")
     places = [config.engine, DEFAULT_ENGINE] if config.engine == engine_of(config.model) else [config.engine]
     for place in places:
         if _exists(place) and _read(place).model.source == config.model and _fits(place, config):

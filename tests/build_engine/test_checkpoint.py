@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from build_engine.checkpoint import INDEX, Checkpoint, bf16_to_float32, require_layout, require_whole
+from build_engine.checkpoint import INDEX, Checkpoint, bf16_to_float32, require_layout, require_whole, weight_files
 from build_engine.synthetic import checkpoint as synthetic
 from contract.errors import BuildError
 from tests.oracle import tiny
@@ -215,3 +215,9 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
 def test_a_tensor_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"no tensor model\.norm\.weight"):
         Checkpoint(write(tmp_path, {"a": np.ones(1, np.float32)})).float32("model.norm.weight")
+
+
+def test_an_engine_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "engine.json").write_text("{}")
+    with pytest.raises(BuildError, match=r"is an engine, not a checkpoint: serve it with make serve ENGINE=/"):
+        weight_files(tmp_path)

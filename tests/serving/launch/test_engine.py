@@ -180,11 +180,24 @@ def test_a_named_model_gets_an_engine_of_its_own(
     assert served("--model", "/models/Chat-Q8_0.gguf")[0] == "chat-q8_0.gguf"
     assert served("--model", "/other/Chat-Q8_0.gguf")[1].model.source == "/other/Chat-Q8_0.gguf"
     assert served("--engine", str(tmp_path / "here"), "--model", "smollm2")[0] == "here"
-    monkeypatch.chdir(tmp_path / "here")
-    assert served("--model", ".")[0] == "here"  # which is there already
-    (tmp_path / "checkpoint").mkdir()
+    for name in ("there", "checkpoint"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    assert served("--model", ".")[0] == "there"
     assert served("--model", "../checkpoint/../checkpoint/")[1].model.source == "../checkpoint/../checkpoint/"
-    assert [out for _, out in builder.built[4:]] == ["here", "checkpoint"]
+    assert [out for _, out in builder.built[4:]] == ["there", "checkpoint"]
+
+
+def test_a_model_that_is_an_engine_is_served_as_it_is(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`MODEL=engines/mine`: an engine would have been made of it in its own place."""
+    write(tmp_path / "mine", "hub/model")
+    monkeypatch.chdir(tmp_path)
+    for model in ("mine", "mine/", str(tmp_path / "mine")):
+        name, engine = served("--model", model)
+        assert (name, engine.model.source) == ("mine", "hub/model")
+    assert builder.built == []
 
 
 @pytest.mark.parametrize("arguments", [["--model", "/"], ["--model", " "]])

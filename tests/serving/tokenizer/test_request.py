@@ -96,6 +96,7 @@ SETTINGS = [
     bad("temperature: nan is out of range; give a number between 0 and 2", temperature=math.nan),
     bad("temperature: inf is out of range; give a number between 0 and 2", temperature=math.inf),
     bad("temperature: -1 is out of range", temperature=-1.0),
+    bad("temperature: 2.00001 is out of range", temperature=2.00001),
     bad("top_p: 2 is out of range; give a number between 0 and 1", top_p=2.0),
     bad("top_k: -2 is out of range; give an integer between -1 and 152064", top_k=-2),
     bad("min_p: 1.5 is out of range", min_p=1.5),
