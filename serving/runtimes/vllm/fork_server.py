@@ -76,6 +76,8 @@ def _leave_with(owner: int) -> None:
 
     def watch() -> None:
         select.select([handle], [], [])  # readable once the process has ended
+        for model_runner in multiprocessing.active_children():  # it looks for its parent only once it has loaded
+            model_runner.terminate()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(guard.GRACE_S)
         os._exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import select
 import subprocess
@@ -60,6 +61,7 @@ def test_a_core_that_dies_is_seen(monkeypatch):
     assert process.exitcode == 3
 
 
+NAMES = ("engine core", "model runner")
 OWNER = """
 import sys, time
 from serving.runtimes.vllm import fork_server
@@ -75,20 +77,26 @@ if __name__ == "__main__":
 
 
 def sleeping_core(out: str) -> None:
-    Path(out).write_text(str(os.getpid()))
+    model_runner = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    model_runner.start()
+    Path(out).with_suffix(".new").write_text(f"{os.getpid()} {model_runner.pid}")
+    Path(out).with_suffix(".new").rename(out)
     time.sleep(60)
 
 
-def test_a_core_that_still_loads_leaves_with_a_killed_owner(tmp_path):
+def test_a_core_that_still_loads_leaves_with_a_killed_owner_and_so_does_its_model_runner(tmp_path):
     script, out = tmp_path / "owner.py", tmp_path / "core.pid"
     script.write_text(OWNER)
     with tempfile.TemporaryDirectory() as short:  # for a socket in it; the killed owner cannot remove its own
         settings = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": short}
         with subprocess.Popen([sys.executable, script, out], env=settings) as owner:
             try:
-                until(lambda: out.exists() and out.read_text())
-                core_handle = os.pidfd_open(int(out.read_text()))
+                until(out.exists)
+                handles = {
+                    name: os.pidfd_open(int(pid)) for name, pid in zip(NAMES, out.read_text().split(), strict=True)
+                }
             finally:
                 owner.kill()
-        assert select.select([core_handle], [], [], 20)[0], "the engine core outlived its owner"
-    os.close(core_handle)
+        for name, handle in handles.items():
+            assert select.select([handle], [], [], 20)[0], f"the {name} outlived the owner"
+            os.close(handle)
