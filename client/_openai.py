@@ -36,6 +36,7 @@ def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[
     """The request's JSON. ``options``: as ``client.option_check`` has them. Raises ``InvalidRequest`` for what the
     OpenAI API has no field for."""
     out: dict[str, Any] = {"model": model, "stream": stream, "return_token_ids": True}
+    out["return_end_token"] = options.return_end_token  # its default would be the line above
     if _is_raw(prompt):
         out["prompt"] = prompt if isinstance(prompt, str) else _ids(prompt)
     else:

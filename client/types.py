@@ -55,6 +55,7 @@ class Options:
     prompt_logprobs: bool = False
     prompt_top_logprobs: int = 0
     return_prompt_ids: bool = False
+    return_end_token: bool = False
     guide_type: str = ""
     guide: str = ""
     guide_optional: bool = False

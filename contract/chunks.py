@@ -32,6 +32,7 @@ class TextOptions:
     echo: str = ""  # the prompt's text, when the caller wants it in front of the answer
     log_probs: bool = False
     prompt_ids: bool = False  # the prompt's token ids in the first response
+    end_token: bool = False  # the token that ends the answer is the last of its ids
     silent: bool = False  # max_tokens = 0: the engine's one token is not shown
     packed: bool = False  # answer in one tensor (contract/packed.py)
     resume_ids: tuple[int, ...] = ()  # the answer's first ids, which the caller has; their text is not sent again
@@ -82,17 +83,17 @@ class Job:
         return cls(sampling=Sampling(**sampling), text=TextOptions(**text), **raw)
 
 
-HEADER_WORDS = 13  # INT32 words before the payload
+HEADER_WORDS = 14  # INT32 words before the payload
 
 
 def pack(
     slot: int, generation: int, seq: int, sequence_index: int, prompt_tokens: int, completion_tokens: int,
     cached_tokens: int, finish: int, ids: list[int], log_probs: Sequence[float] = (),
-    *, options: bytes = b"", top_logprobs: bytes = b"", prompt: bytes = b"",
+    *, options: bytes = b"", top_logprobs: bytes = b"", prompt: bytes = b"", ended: bool = False,
 ) -> IntArray:  # fmt: skip
     """One chunk as INT32 words; see ``Chunk`` for the fields. ``options`` is a ``TextOptions`` as JSON."""
     head = [slot, generation, seq, sequence_index, prompt_tokens, completion_tokens, cached_tokens, finish,
-            len(ids), len(log_probs), len(options), len(top_logprobs), len(prompt)]  # fmt: skip
+            len(ids), len(log_probs), len(options), len(top_logprobs), len(prompt), ended]  # fmt: skip
     words = np.array(head + ids, dtype=np.int32)
     if not (log_probs or options or top_logprobs or prompt):
         return words  # all but a sequence's first chunk
@@ -117,7 +118,8 @@ class Chunk:
     """New tokens of one sequence as the detokenizer gets them; it fills in what the last two fields hold.
 
     ``ids``, ``log_probs`` and ``top_logprobs`` (JSON or empty) have one entry per token. The options travel in a
-    sequence's first chunk only. ``prompt`` is a ``PromptPart`` as bytes, or empty.
+    sequence's first chunk only. ``prompt`` is a ``PromptPart`` as bytes, or empty. ``ended``: the last of ``ids`` is
+    the end or stop token, which has no text.
     """
 
     slot: int  # -1: the answer to a `stop` request, which belongs to no sequence
@@ -132,6 +134,7 @@ class Chunk:
     log_probs: list[float] = field(default_factory=list)
     top_logprobs: bytes = b""
     prompt: bytes = b""
+    ended: bool = False
     options: TextOptions = PLAIN
     text: str = ""
     cum_log_prob: float = 0.0
@@ -144,8 +147,9 @@ def unpack(words: IntArray) -> Iterator[Chunk]:
         header = words[at : at + HEADER_WORDS].tolist()
         at += HEADER_WORDS
         _check(header, len(words) - at)
-        *head, ids, probs, options, tops, prompt = header
+        *head, ids, probs, options, tops, prompt, ended = header
         chunk = Chunk(*head, words[at : at + ids].tolist())  # type: ignore[call-arg]  # eight words of the header
+        chunk.ended = bool(ended)
         at += ids
         if probs:
             chunk.log_probs = words[at : at + probs].view(np.float32).tolist()
@@ -166,9 +170,13 @@ def _check(header: list[int], left: int) -> None:
     """``left``: words behind the header. Raises ``ValueError``."""
     if len(header) < HEADER_WORDS:
         raise ValueError(f"a chunk of {len(header)} words: its header has {HEADER_WORDS}")
-    slot, generation, seq, *_, finish, ids, probs, options, tops, prompt = header
+    slot, generation, seq, *_, finish, ids, probs, options, tops, prompt, ended = header
     counts = (ids, probs, options, tops, prompt)
-    if min(counts) < 0 or ids + probs + sum((size + 3) // 4 for size in counts[2:]) > left:
+    if (
+        min(counts) < 0
+        or not 0 <= ended <= min(ids, 1)
+        or ids + probs + sum((size + 3) // 4 for size in counts[2:]) > left
+    ):
         raise ValueError(f"a chunk with counts {counts} in front of {left} words")
     if slot < -1 or min(generation, seq) < 0 or not 0 <= finish < len(FINISH_CODES):
         raise ValueError(f"a chunk with slot {slot}, generation {generation}, number {seq}, finish code {finish}")

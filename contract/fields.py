@@ -183,6 +183,8 @@ FIELDS: tuple[Field, ...] = (
           api=Api("prompt_logprobs", "")),
     Field("return_prompt_ids", "BOOL", "the prompt's token ids, as `prompt_ids` of the first response", False,
           option=Option(default=False, in_chat=False), api=Api("return_token_ids", "")),
+    Field("return_end_token", "BOOL", "the token that ended the answer as the last of `output_ids`", False,
+          option=Option(default=False, in_chat=False), api=Api("return_end_token", "")),
     Field("guided_decoding_guide_type", "STRING",
           "`json`, `json_schema`, `regex`, `ebnf_grammar` or `structural_tag`, where the engine has it",
           option=Option("guide_type", "")),

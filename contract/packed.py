@@ -8,6 +8,7 @@ sequence, little-endian, no padding:
                 chunk_index, sequence_index
     FP32        cum_log_probs
     INT32 × 5   how many: output_ids, output_log_probs, bytes of text_output, bytes of top_log_probs, bytes of prompt
+    INT32       1: the last of output_ids is the token that ended the answer (``return_end_token``)
     INT32 × n   output_ids        FP32 × n  output_log_probs
     bytes       text_output (UTF-8), top_log_probs (JSON), prompt (contract/prompt_part.py)
 """
@@ -23,7 +24,7 @@ from contract.finish import FINISH_CODES, FinishReason
 if TYPE_CHECKING:
     from contract.chunks import Chunk  # needs numpy, which the client does not
 
-_HEAD = struct.Struct("<6if5i")
+_HEAD = struct.Struct("<6if6i")
 REASONS: tuple[FinishReason | None, ...] = tuple(name or None for name in FINISH_CODES)  # by code; None: goes on
 
 
@@ -42,6 +43,7 @@ class SequenceOutput(NamedTuple):
     log_probs: bytes = b""
     tops: bytes = b""
     prompt: bytes = b""
+    ended: bool = False
 
     @property
     def token_ids(self) -> list[int]:
@@ -62,6 +64,7 @@ def _record(c: Chunk) -> bytes:
     head = _HEAD.pack(
         c.finish, c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.seq - 1, c.sequence_index, c.cum_log_prob,
         len(c.ids), len(c.log_probs), len(text), len(c.top_logprobs), len(c.prompt),
+        c.ended,
     )  # fmt: skip
     numbers = struct.pack(f"<{len(c.ids)}i{len(c.log_probs)}f", *c.ids, *c.log_probs)
     return head + numbers + text + c.top_logprobs + c.prompt
@@ -69,7 +72,9 @@ def _record(c: Chunk) -> bytes:
 
 def unpack(raw: bytes) -> SequenceOutput:
     """The first record of a ``packed`` tensor. Raises ``struct.error`` or ``IndexError`` for bytes that hold none."""
-    finish, prompt, completion, cached, chunk, sequence, _, ids, probs, text, tops, about = _HEAD.unpack_from(raw)
+    finish, prompt, completion, cached, chunk, sequence, _, ids, probs, text, tops, about, ended = _HEAD.unpack_from(
+        raw
+    )
     at_probs = _HEAD.size + 4 * ids
     at_text = at_probs + 4 * probs
     at_tops = at_text + text
@@ -77,4 +82,5 @@ def unpack(raw: bytes) -> SequenceOutput:
     return SequenceOutput(
         raw[at_text:at_tops].decode(), REASONS[finish], prompt, completion, cached, chunk, sequence,
         raw[_HEAD.size : at_probs], raw[at_probs:at_text], raw[at_tops:at_prompt], raw[at_prompt : at_prompt + about],
+        bool(ended),
     )  # fmt: skip

@@ -104,9 +104,9 @@ class Detokenizer:
     def _decode(self, state: _State, chunk: Chunk) -> None:
         stream, before = state.text, state.text.tokens
         if stream.stopped:
-            chunk.ids, chunk.log_probs, chunk.top_logprobs = [], [], b""
+            chunk.ids, chunk.log_probs, chunk.top_logprobs, chunk.ended = [], [], b"", False
             return
-        chunk.text += stream.push(chunk.ids)
+        chunk.text += stream.push(chunk.ids[:-1] if chunk.ended else chunk.ids)
         if chunk.finish:
             chunk.text += stream.finish(cut=chunk.finish != STOP)
         self._cut(state, chunk, stream.tokens - before)
@@ -116,7 +116,7 @@ class Detokenizer:
         if not state.text.stopped:
             return
         state.tokens_at_stop = state.text.tokens  # not from the engine's count: an end token may have followed
-        chunk.ids, chunk.log_probs = chunk.ids[:used], chunk.log_probs[:used]
+        chunk.ids, chunk.log_probs, chunk.ended = chunk.ids[:used], chunk.log_probs[:used], False
         if chunk.top_logprobs:
             chunk.top_logprobs = orjson.dumps(orjson.loads(chunk.top_logprobs)[:used])
         if not chunk.finish:
@@ -126,6 +126,6 @@ class Detokenizer:
 def _silence(chunk: Chunk) -> None:
     """Keep only what concerns the prompt."""
     chunk.text = chunk.options.echo if chunk.seq == 1 else ""
-    chunk.ids, chunk.log_probs, chunk.top_logprobs, chunk.completion_tokens = [], [], b"", 0
+    chunk.ids, chunk.log_probs, chunk.top_logprobs, chunk.ended, chunk.completion_tokens = [], [], b"", False, 0
     if chunk.finish == STOP:
         chunk.finish = LENGTH

@@ -46,6 +46,14 @@ def finite(log_probability: float) -> float:
     return max(LEAST, log_probability)  # in this order, since no comparison with NaN is true
 
 
+class EndToken(NamedTuple):
+    """The end or stop token that ended a sequence. ``logprob`` and ``top``: as an entry of ``SequenceDelta``'s."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
 class SequenceDelta(NamedTuple):
     """What one engine step added to one sequence.
 
@@ -55,6 +63,7 @@ class SequenceDelta(NamedTuple):
     entry ``((token_id, logprob), …)`` best first. ``prompt`` brings scores of the prompt, in order and before the first
     token or with it, when ``Sampling.prompt_logprobs`` asks for them. ``finish_reason`` is set on the sequence's last
     delta only, ``error`` only together with ``finish_reason == "error"``. ``scheduled`` comes with the first token.
+    ``end`` is the end or stop token of an answer that one ended; an engine that keeps it to itself leaves it out.
     """
 
     sequence_id: int
@@ -67,6 +76,7 @@ class SequenceDelta(NamedTuple):
     error: str = ""
     prompt: PromptPart | None = None
     scheduled: float = 0.0  # ``time.monotonic`` when the engine took the sequence up; 0: it does not say
+    end: EndToken | None = None
 
 
 OnStep = Callable[[list[SequenceDelta]], None]

@@ -27,6 +27,7 @@ from contract.errors import EngineUnavailable
 from contract.finish import FinishReason
 from contract.prompt_part import PromptPart
 from serving.runtimes.base import (
+    EndToken,
     EngineRequest,
     OnDeath,
     OnStep,
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 BLOCK_TOKENS = 32
 KV_BLOCKS = 65536
 VOCABULARY = 151643  # ordinary tokens of Qwen2.5; special ones follow
+LOG_PROB = -0.5  # of every token
 LATE_SECONDS = 0.1  # a step clock that is further behind starts anew instead of rushing
 # The tokens come from prompt and seed, so settings that only move probabilities are honoured by having no effect.
 HONOURED = frozenset(
@@ -241,19 +243,24 @@ class SimulatedRuntime:
     def _advance(self, live: _Live) -> SequenceDelta:
         sampling = live.request.sampling
         if self._faults.eos and live.made >= self._faults.eos and not sampling.ignore_eos:
-            return SequenceDelta(live.request.sequence_id, (), 1, "stop")
+            return _ended(live.request, next(iter(sampling.stop_token_ids), 0))
         token = (live.start + 7919 * live.made) % self._ordinary
         live.made += 1
         if token in sampling.stop_token_ids and live.made > sampling.min_tokens:
-            return SequenceDelta(live.request.sequence_id, (), 1, "stop")
+            return _ended(live.request, token)
         reason: FinishReason | None = "length" if live.made >= sampling.max_tokens else None
-        log_probs = (-0.5,) if sampling.logprobs else ()
+        log_probs = (LOG_PROB,) if sampling.logprobs else ()
         is_first = live.made == len(live.request.resume_ids) + 1
         prompt = prompt_scores(live.request) if is_first and sampling.prompt_logprobs else None
         cached, begun = (live.cached, live.begun) if is_first else (0, 0.0)
         return SequenceDelta(
             live.request.sequence_id, (token,), 1, reason, log_probs, (), cached, prompt=prompt, scheduled=begun
         )
+
+
+def _ended(request: EngineRequest, token: int) -> SequenceDelta:
+    end = EndToken(token, LOG_PROB if request.sampling.logprobs else None)
+    return SequenceDelta(request.sequence_id, (), 1, "stop", end=end)
 
 
 def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_death: OnDeath) -> Runtime:

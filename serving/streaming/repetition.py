@@ -52,6 +52,7 @@ class RepetitionDetector:
         return delta._replace(
             token_ids=delta.token_ids[:used], counted=used, logprobs=delta.logprobs[:used],
             top_logprobs=delta.top_logprobs[:used], finish_reason="repetition" if delta.finish_reason else None,
+            end=None,
         )  # fmt: skip
 
     def _repeats(self, token: int) -> bool:

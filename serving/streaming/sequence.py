@@ -15,7 +15,7 @@ from contract.errors import ServingError
 from contract.finish import FINISH_CODES
 from contract.prompt_part import PromptPart
 from serving.detokenizer.text import TextStream
-from serving.runtimes.base import SequenceDelta, finite
+from serving.runtimes.base import EndToken, SequenceDelta, finite
 from serving.streaming.repetition import RepetitionDetector
 
 
@@ -47,6 +47,7 @@ class ActiveSequence:
     completion_tokens: int = 0
     cached_tokens: int = 0
     finish: int = 0  # index into FINISH_CODES
+    ended: bool = False  # the last of ``ids`` is the token that ended it
     aborted: bool = False
     admitted: float = field(default_factory=time.monotonic)
     scheduled: float = 0.0  # when the engine took it up, and when its first token came; 0: not (known) yet
@@ -83,11 +84,24 @@ class ActiveSequence:
         self.ids += delta.token_ids
         if delta.prompt:
             self.prompt.append(delta.prompt)
-        if self.request.job.text.log_probs:
+        wanted = self.request.job.text
+        if wanted.log_probs:
             self.log_probs += map(finite, delta.logprobs)
             self.top_logprobs += [[(token, finite(p)) for token, p in row] for row in delta.top_logprobs]
+        if delta.end and wanted.end_token:
+            self._add_end(delta.end, wanted.log_probs)
         if delta.finish_reason:
             self.finish = FINISH_CODES.index(delta.finish_reason)
+
+    def _add_end(self, end: EndToken, scored: bool) -> None:
+        """Without its score it stays away from scored ids: each has one."""
+        if scored and end.logprob is None:
+            return
+        self.ended = True
+        self.ids.append(end.token)
+        if scored and end.logprob is not None:
+            self.log_probs.append(finite(end.logprob))
+            self.top_logprobs += [[(token, finite(p)) for token, p in end.top]] if end.top else []
 
     def take(self) -> IntArray:
         """Everything that was generated since the last chunk, packed as the next one."""
@@ -97,7 +111,7 @@ class ActiveSequence:
             self.cached_tokens, self.finish, self.ids, self.log_probs,
             options=orjson.dumps(self.request.job.text) if self.seq == 1 else b"",
             top_logprobs=orjson.dumps(self.top_logprobs) if self.top_logprobs else b"",
-            prompt=prompt_part.join(self.prompt).pack() if self.prompt else b"",
+            prompt=prompt_part.join(self.prompt).pack() if self.prompt else b"", ended=self.ended,
         )  # fmt: skip
         self.prompt = []
         self.discard()
@@ -105,7 +119,7 @@ class ActiveSequence:
 
     def discard(self) -> None:
         """Forget what was generated but not sent."""
-        self.ids = []
+        self.ids, self.ended = [], False
         self.log_probs, self.top_logprobs = [], []
 
 

@@ -33,6 +33,7 @@ def job(inputs: Inputs, checkpoint: CheckpointDefaults) -> Job:
         min_tokens=sampling.min_tokens,
         log_probs=log_probs,
         prompt_ids=inputs.flag("return_prompt_ids"),
+        end_token=inputs.flag("return_end_token"),
         silent=_is_silent(inputs),
         packed=inputs.flag("packed_output"),
         resume_ids=inputs.integers("resume_ids"),

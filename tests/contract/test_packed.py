@@ -24,6 +24,7 @@ CHUNKS = st.builds(
     completion_tokens=COUNT, cached_tokens=COUNT, finish=st.integers(0, len(FINISH_CODES) - 1),
     ids=st.lists(st.integers(0, 152063), max_size=12), log_probs=st.lists(FLOAT32, max_size=12), cum_log_prob=FLOAT32,
     top_logprobs=st.one_of(st.just(b""), st.just(orjson.dumps([[[1, -0.5]]]))), text=st.text(max_size=30),
+    ended=st.booleans(),
     prompt=st.one_of(st.just(b""), st.lists(COUNT, min_size=1, max_size=5).map(lambda ids: PromptPart(ids).pack())),
 )  # fmt: skip
 
@@ -43,7 +44,8 @@ def says(record: SequenceOutput, chunk: Chunk) -> bool:
 
 @given(chunk=CHUNKS)
 def test_a_chunk_survives(chunk: Chunk) -> None:
-    assert says(unpack(pack([chunk])), chunk)
+    record = unpack(pack([chunk]))
+    assert says(record, chunk) and record.ended == chunk.ended
 
 
 @given(chunks=st.lists(CHUNKS, min_size=2, max_size=4))

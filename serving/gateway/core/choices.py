@@ -35,6 +35,7 @@ class ChoiceState:
     """State of one choice while its chunks arrive. ``tokens`` is the engine's count so far."""
 
     __slots__ = (
+        "_ended",
         "_first",
         "_held",
         "_keeps_stop",
@@ -73,6 +74,7 @@ class ChoiceState:
         self._parser, self._logprobs, self._prompt_entry = parser, logprobs, prompt_entry
         self._next = self._first = 0
         self.ids = bytearray()  # INT32 each
+        self._ended = False
         self._prompt_scores = PromptScores()
         self._may_stop = may_stop
         self._keeps_stop, self._passes_stops = keeps_stop, passes_stops
@@ -91,6 +93,7 @@ class ChoiceState:
             raise EngineUnavailable("engine: generation failed; try again")
         self.finish = got.finish
         self.ids += got.ids
+        self._ended = got.ended
         return self.finish
 
     @property
@@ -116,8 +119,8 @@ class ChoiceState:
         return ChoiceUpdate(text, events, got.token_ids, logprobs, finish, stop, part.ids, entries)
 
     def _without_stop(self, text: str, finish: str | None) -> tuple[str, str]:
-        """The text to show, and the stop string that ended it. An end token counts among the engine's tokens and not
-        among the ids: without one, it was a stop string."""
+        """The text to show, and the stop string that ended it. An end token counts among the engine's tokens, and is
+        marked among the ids or not there: without one, it was a stop string."""
         self._held = ""
         stop = next((s for s in self._stops if text.endswith(s)), "")
         shown = text if self._keeps_stop else text[: len(text) - len(stop)]
@@ -126,7 +129,7 @@ class ChoiceState:
         if not finish:
             self._held = stop
             return text[: len(text) - len(stop)], ""
-        ended = finish == "stop" and len(self.ids) == _ID_BYTES * self.tokens
+        ended = finish == "stop" and not self._ended and len(self.ids) == _ID_BYTES * self.tokens
         return (shown, stop) if ended else (text, "")
 
     def _events(self, text: str, finish: str | None) -> list[Event]:

@@ -128,6 +128,9 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
         seed=_seed(request.seed),
         logit_bias=_biases(request.logit_bias),
         repetition_detection=_repetition(request.repetition_detection),
+        return_end_token=bool(
+            request.return_token_ids if request.return_end_token is None else request.return_end_token
+        ),
         return_prompt_ids=bool(request.return_token_ids) or request.prompt_logprobs is not None,
         prompt_logprobs=request.prompt_logprobs is not None,
         prompt_top_logprobs=request.prompt_logprobs or 0,

@@ -213,7 +213,12 @@ class Common(Shared):
     prompt_logprobs: int | None = note(
         "0 to 20 alternatives for each token of the prompt; not in streams; where the engine has it"
     )
-    return_token_ids: bool | None = note("`token_ids` beside each text, and `prompt_token_ids`")
+    return_token_ids: bool | None = note(
+        "`token_ids` beside each text, with the end or stop token, and `prompt_token_ids`; `logprobs` have it too"
+    )
+    return_end_token: bool | None = note(
+        "false: `token_ids` without that one; true: `logprobs` with it; default: `return_token_ids`", vllm=False
+    )
     return_tokens_as_token_ids: bool | None = note("log probabilities name each token `token_id:123`")
     request_id: Annotated[str, Field(pattern=REQUEST_ID)] | None = note(
         "the answer's id, behind `chatcmpl-` or `cmpl-`: letters, digits, `_.:-`, up to 128"

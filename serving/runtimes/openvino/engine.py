@@ -12,7 +12,7 @@ import numpy.typing as npt
 from contract.errors import InvalidRequest, to_wire
 from contract.finish import FinishReason
 from contract.prompt_part import PromptPart
-from serving.runtimes.base import EngineRequest, RuntimeStats, SequenceDelta
+from serving.runtimes.base import EndToken, EngineRequest, RuntimeStats, SequenceDelta
 from serving.runtimes.openvino.blocks import BLOCK_TOKENS, BlockPool
 from serving.runtimes.openvino.drafts import ALWAYS, Drafter, Terms
 from serving.runtimes.openvino.endings import Ending
@@ -228,4 +228,5 @@ def _delta(
         (choice.top,) if shown and choice.top else (),
         sequence.cached,
         scheduled=sequence.begun,
+        end=None if shown else EndToken(choice.token, choice.logprob, choice.top),
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from contract.finish import FinishReason
-from serving.runtimes.base import EngineRequest, SequenceDelta
+from serving.runtimes.base import EndToken, EngineRequest, SequenceDelta
 from serving.runtimes.resume import prompt_cached
 
 REASONS: dict[str, FinishReason] = {
@@ -44,16 +44,26 @@ class OutputReader:
         reason = _reason(output.finish_reason) if result.finished else None
         if not new and reason is None:
             return None
-        counted = len(new)
+        counted, end = len(new), None
         if reason == "stop":
             if new and new[-1] in self._ends:
-                new.pop()  # the PyTorch backend keeps it, and it is counted already
+                token = new.pop()  # the PyTorch backend keeps it, and it is counted already
             else:
-                counted += 1  # dropped by the engine or trimmed as a stop id
+                token = output.stop_reason  # trimmed as a stop id, or None: the end id, which the engine dropped
+                counted += 1
+            end = self._end(output, start + len(new), token)
         logprobs, top = self._probabilities(output, start, new)
         cached = prompt_cached(self._request, int(result.cached_tokens or 0)) if self._first else 0
         self._first = False
-        return SequenceDelta(self.sequence_id, new, counted, reason, logprobs, top, cached_tokens=cached)
+        return SequenceDelta(self.sequence_id, new, counted, reason, logprobs, top, cached, end=end)
+
+    def _end(self, output: Any, at: int, token: int | None) -> EndToken | None:
+        if token is None:
+            token = next(iter(self._request.sampling.stop_token_ids), None)  # as ``params.arguments`` names it
+        entry = output.logprobs[at] if self._logprobs and len(output.logprobs or ()) > at else None
+        if token is None or entry is None or (isinstance(entry, dict) and token not in entry):
+            return None if token is None else EndToken(token)
+        return EndToken(token, _value(entry, token), _best(entry, self._logprobs - 1))
 
     def _probabilities(
         self, output: Any, start: int, new: Sequence[int]

@@ -24,6 +24,7 @@ from contract.engine_dir import EngineInfo
 from contract.errors import EngineUnavailable, InternalError, InvalidRequest, ServingError, to_wire
 from contract.finish import FinishReason
 from serving.runtimes.base import (
+    EndToken,
     EngineRequest,
     OnDeath,
     OnStep,
@@ -259,18 +260,20 @@ class VllmRuntime:
         return self._full_delta(sequence, output, cached)._replace(scheduled=scheduled)
 
     def _full_delta(self, sequence: _VllmSequence, output: Any, cached: int) -> SequenceDelta:
-        """A last delta, or one with log probabilities. vLLM keeps the stop token in the ids, where it only counts."""
+        """A last delta, or one with log probabilities. vLLM keeps the stop token in the ids."""
         ids, sampling = output.new_token_ids, sequence.request.sampling
         counted = len(ids)
         finish = None if output.finish_reason is None else FINISH[output.finish_reason]
+        chosen, top = log_probs(output.new_logprobs, counted, sampling.logprobs)
+        end = None
         if finish:
             self._forget(output.request_id)
             if finish == "stop" and ids and ids[-1] in sequence.stops:
-                ids = ids[:-1]
-        chosen, top = log_probs(output.new_logprobs, len(ids), sampling.logprobs)
+                end = EndToken(ids[-1], chosen[-1] if chosen else None, top[-1] if top else ())
+                ids, chosen, top = ids[:-1], chosen[:-1], top[:-1]
         prompt = prompt_scores(output.new_prompt_logprobs_tensors, sampling.prompt_logprobs)
         error = "engine: vLLM failed on this request; its log says why" if finish == "error" else ""
-        return SequenceDelta(sequence.sequence_id, ids, counted, finish, chosen, top, cached, error, prompt)
+        return SequenceDelta(sequence.sequence_id, ids, counted, finish, chosen, top, cached, error, prompt, end=end)
 
     def _forget(self, request_id: str) -> None:
         sequence = self._sequences.pop(request_id, None)

@@ -35,11 +35,24 @@ def detokenizer(token_bytes: TokenBytes, ack_table: AckTable) -> Detokenizer:
 def chunk(
     ids: list[int], seq: int = 1, *, slot: int = 0, generation: int = 1, finish: int = 0, total: int | None = None,
     options: TextOptions | None = None, index: int = 0, log_probs: list[float] | None = None, tops: bytes = b"",
+    ended: bool = False,
 ) -> IntArray:  # fmt: skip
     first = orjson.dumps(options or TextOptions()) if seq == 1 else b""
     total = len(ids) if total is None else total
     return pack(
-        slot, generation, seq, index, 5, total, 2, finish, ids, log_probs or [], options=first, top_logprobs=tops
+        slot,
+        generation,
+        seq,
+        index,
+        5,
+        total,
+        2,
+        finish,
+        ids,
+        log_probs or [],
+        options=first,
+        top_logprobs=tops,
+        ended=ended,
     )
 
 
@@ -101,6 +114,18 @@ def test_an_end_token_after_the_stop_string_is_not_counted(detokenizer: Detokeni
     part = chunk(letters(tokenizer, "aENDb"), finish=STOP, total=6, options=TextOptions(stops=("END",)))
     done = one(detokenizer, part)
     assert (done.text, done.finish, done.completion_tokens) == ("a", STOP, 4)
+
+
+@pytest.mark.parametrize(("stops", "text", "kept"), [((), "aEN", 4), (("END",), "aEN", 4), (("EN",), "a", 3)])
+def test_an_end_token_that_was_asked_for_has_no_text(
+    detokenizer: Detokenizer, tokenizer: Tokenizer, stops: tuple[str, ...], text: str, kept: int
+) -> None:
+    """Here it is an ordinary token, D, as a caller may name one. Behind a stop string it is not of the answer."""
+    ids = letters(tokenizer, "aEND")
+    options = TextOptions(stops=stops, end_token=True, log_probs=True)
+    done = one(detokenizer, chunk(ids, finish=STOP, options=options, log_probs=[-1.0] * 4, ended=True))
+    assert (done.text, done.finish, done.completion_tokens, done.ids) == (text, STOP, kept, ids[:kept])
+    assert (done.log_probs, done.ended) == ([-1.0] * kept, kept == 4)
 
 
 def test_the_stop_string_can_be_kept(detokenizer: Detokenizer, tokenizer: Tokenizer) -> None:

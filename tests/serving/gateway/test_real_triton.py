@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import urllib.request
@@ -13,6 +14,7 @@ import openai
 import pytest
 
 from client import AsyncClient, Client, Options, errors
+from serving.runtimes import simulated
 from tests.waiting import until
 
 pytestmark = pytest.mark.triton
@@ -48,6 +50,48 @@ def test_one_prompt_is_one_text_over_every_path(server: Any) -> None:
         assert sum(len(c.token_ids) for c in streamed) == 24
         whole = grpc.generate(CHAT, Options(max_tokens=5, n=3))
     assert [c.completion_tokens for c in whole.choices] == [5, 5, 5]
+
+
+def test_token_ids_end_as_vllms_do(server: Any) -> None:
+    """With the token that ended the answer, also among the log probabilities, and as many as ``usage`` counts."""
+    prompt, url = [1, 2, 3], f"{server.gateway}/v1/completions"
+    made = simulated.tokens(prompt, 5, 8)
+    plain = {"prompt": prompt, "seed": 5, "max_tokens": 8, "logprobs": 0, "return_token_ids": True}
+    ends = {"stop_token_ids": [made[4]]}
+    with Client(server.grpc) as client:
+        fourth = client.generate(prompt, Options(max_tokens=4, seed=5)).text
+    for more, count, text in (
+        (ends, 5, fourth),
+        ({**ends, "stream_options": {"include_usage": True}, "stream": True}, 5, fourth),
+        ({**ends, "return_end_token": False}, 4, fourth),
+        ({**ends, "ignore_eos": True}, 5, fourth),
+        ({**ends, "stop": [fourth[-1]], "include_stop_str_in_output": True}, 4, fourth),
+        ({**ends, "max_tokens": 4}, 4, fourth),
+    ):
+        answer = httpx.post(url, json=plain | more)
+        assert answer.status_code == 200, answer.text
+        lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")] or [answer.text]
+        events = [json.loads(line) for line in lines]
+        choices = [choice for event in events for choice in event["choices"]]
+        ids = [token for choice in choices for token in choice.get("token_ids") or ()]
+        scores = [p for choice in choices if choice["logprobs"] for p in choice["logprobs"]["token_logprobs"]]
+        assert ids == made[:count] and len(scores) == count, more
+        assert events[-1]["usage"]["completion_tokens"] == count + (not more.get("return_end_token", True))
+        assert "".join(choice["text"] for choice in choices) == text
+
+
+@pytest.mark.parametrize("transport", ["grpc", "gateway"])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_both_transports_have_the_end_token_where_it_is_asked_for(server: Any, transport: str, wanted: bool) -> None:
+    prompt = [1, 2, 3]
+    made = simulated.tokens(prompt, 5, 5)
+    options = Options(max_tokens=8, seed=5, stop_token_ids=(made[4],), return_end_token=wanted, logprobs=True)
+    with Client(getattr(server, transport)) as client:
+        (whole,) = client.generate(prompt, options).choices
+        streamed = list(client.stream(prompt, options))
+    count = 5 if wanted else 4
+    assert list(whole.token_ids) == [i for chunk in streamed for i in chunk.token_ids] == made[:count]
+    assert len(whole.logprobs) == count and whole.completion_tokens == 5
 
 
 async def test_two_hundred_streams_are_whole(server: Any) -> None:

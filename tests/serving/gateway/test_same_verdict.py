@@ -57,6 +57,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "prompt_logprobs": FLAGS,
     "prompt_top_logprobs": (0, 2, -1, 21, *NO_INTEGERS),
     "return_prompt_ids": FLAGS,
+    "return_end_token": FLAGS,
     "guide_type": ("json", "json_schema", "regex", "ebnf_grammar", "structural_tag", "xml", *TEXTS),
     "guide": ("a" * 262_145, *TEXTS),
     "guide_optional": FLAGS,

@@ -67,6 +67,7 @@ def test_a_stop_token_is_counted_and_never_shown(start: Callable[..., Rig]) -> N
     until(lambda: rig.ended(1) and rig.ended(2))
     assert [i for delta in rig.of(1) for i in delta.token_ids] == expected[:4]
     assert sum(delta.counted for delta in rig.of(1)) == 5 and rig.of(1)[-1].finish_reason == "stop"
+    assert rig.of(1)[-1].end == (expected[4], None, ()) and rig.of(2)[-1].end is None
     assert rig.of(2)[-1].finish_reason == "length"
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from contract.chunks import PLAIN, Job, TextOptions
 from serving.detokenizer.text import TokenBytes
-from serving.runtimes.base import SequenceDelta
+from serving.runtimes.base import EndToken, SequenceDelta
 from serving.streaming.flow_control import LATE_SECONDS
 from tests.serving.fakes import FakeSink
 from tests.serving.rig import AT_ONCE, CANCEL, STREAM, Rig
@@ -74,6 +74,29 @@ def test_what_a_guide_rules_out_has_a_number_that_json_has(rig: Rig) -> None:
     until(lambda: sink.ends)
     assert sink.chunks[0].log_probs == [0.0, -9999.0]
     assert json.loads(sink.chunks[0].top_logprobs) == [[[1, 0.0], [2, -9999.0]], [[1, -9999.0], [2, -1.5]]]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_end_token_only_on_request_and_scored_where_the_others_are(rig: Rig, stream: bool) -> None:
+    job = replace(STREAM, stream=stream)
+    plain = rig.open(job)
+    asked = rig.open(replace(job, text=TextOptions(end_token=True)))
+    scored = rig.open(replace(job, text=TextOptions(end_token=True, log_probs=True)))
+    unscored = rig.open(replace(job, text=TextOptions(end_token=True, log_probs=True)))
+    ends = [EndToken(9), EndToken(9), EndToken(9, -0.25, ((9, -0.25),)), EndToken(9)]
+    deltas = [
+        SequenceDelta(number, [1], 2, "stop", [-0.5], [((1, -0.5),)], end=end)
+        for number, end in zip(rig.runtime.submitted, ends, strict=True)
+    ]
+    rig.dispatcher.on_step(deltas)
+    sinks = (plain, asked, scored, unscored)
+    until(lambda: all(sink.ends for sink in sinks))
+    last = [sink.chunks[-1] for sink in sinks]
+    assert [chunk.ids for chunk in last] == [[1], [1, 9], [1, 9], [1]]
+    assert [chunk.ended for chunk in last] == [False, True, True, False]
+    assert [chunk.log_probs for chunk in last] == [[], [], [-0.5, -0.25], [-0.5]]
+    assert json.loads(last[2].top_logprobs) == [[[1, -0.5]], [[9, -0.25]]]
+    assert {chunk.completion_tokens for chunk in last} == {2}
 
 
 def test_a_newcomers_first_chunk_waits_for_nobody(rig: Rig) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.runtimes.base import SequenceDelta
+from serving.runtimes.base import EndToken, SequenceDelta
 from serving.streaming.repetition import RepetitionDetector
 from tests.serving.rig import AT_ONCE, STREAM, Rig
 from tests.waiting import until
@@ -70,8 +70,10 @@ def test_long_texts_without_a_repetition_pass_and_the_window_moves_on() -> None:
     ],
 )
 def test_why_an_answer_ended(tokens: list[int], counted: int, finish: str, kept: list[int], says: str) -> None:
-    found = RepetitionDetector(1, 1, 3).cut(SequenceDelta(1, tokens, counted, finish))
+    end = EndToken(9) if counted > len(tokens) else None
+    found = RepetitionDetector(1, 1, 3).cut(SequenceDelta(1, tokens, counted, finish, end=end))
     assert (list(found.token_ids), found.finish_reason) == (kept, says)
+    assert found.end == (end if says == "stop" else None)
 
 
 def test_a_stream_that_repeats_itself_is_aborted_and_says_so(rig: Rig) -> None:

@@ -82,15 +82,21 @@ PASSED: list[
 ]
 
 
+@pytest.mark.parametrize("told", [False, True])
 @pytest.mark.parametrize("case", PASSED)
 @pytest.mark.parametrize("keeps_stop", [False, True])
-def test_a_stop_string_within_min_tokens_is_text_and_a_later_one_is_named(case: Passed, keeps_stop: bool) -> None:
+def test_a_stop_string_within_min_tokens_is_text_and_a_later_one_is_named(
+    case: Passed, keeps_stop: bool, told: bool
+) -> None:
+    """``told``: an end token stands among the ids."""
     pieces, tokens, finish, shown, stop = case
+    ended = told and finish == "stop" and not stop
     choice = ChoiceState(0, stops=["END", "D"], keeps_stop=keeps_stop, passes_stops=True)
     last = len(pieces) - 1
-    found = [
-        choice.update(SequenceOutput(text, finish if at == last else None, 5, tokens, 0, at, 0, ids=bytes(4 * ids)))
-        for at, (text, ids) in enumerate(pieces)
-    ]
+    found = []
+    for at, (text, ids) in enumerate(pieces):
+        end = ended and at == last
+        got = SequenceOutput(text, finish if at == last else None, 5, tokens, 0, at, 0, bytes(4 * (ids + end)))
+        found.append(choice.update(got._replace(ended=end)))
     assert "".join(update.text for update in found) == shown + stop * keeps_stop
     assert [update.stop for update in found] == [""] * last + [stop]

@@ -166,8 +166,11 @@ def test_stop_tokens_are_counted_and_not_shown(
 ) -> None:
     stop = expected[0][3]
     engine = Engine(exact, BlockPool(BLOCKS), 8, 256)
-    engine.submit(greedy(1, prompts[0], stop_token_ids=(stop,)))
+    engine.submit(greedy(1, prompts[0], stop_token_ids=(stop,), logprobs=2))
     deltas = finish(engine)[1]
+    end = deltas[-1].end
+    assert end and end.token == stop and end.top == ((stop, end.logprob),)
+    assert not any(delta.end for delta in deltas[:-1])
     wanted = expected[0][: expected[0].index(stop)]
     assert ids(deltas) == wanted and sum(delta.counted for delta in deltas) == len(wanted) + 1
     assert deltas[-1].finish_reason == "stop"

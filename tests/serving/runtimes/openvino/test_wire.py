@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from contract.prompt_part import PromptPart
-from serving.runtimes.base import RuntimeStats, SequenceDelta
+from serving.runtimes.base import EndToken, RuntimeStats, SequenceDelta
 from serving.runtimes.openvino import wire
 
 
 def test_every_field_of_a_delta_comes_back() -> None:
     deltas = [
         SequenceDelta(
-            7, (1, 2), 2, "stop", (-0.5, -1.25), (((1, -0.5),), ()), 32, "", PromptPart((4,), (-1.0,), (2,)), 12.5
+            7,
+            (1, 2),
+            2,
+            "stop",
+            (-0.5, -1.25),
+            (((1, -0.5),), ()),
+            32,
+            "",
+            PromptPart((4,), (-1.0,), (2,)),
+            12.5,
+            EndToken(3, -0.25, ((3, -0.25),)),
         ),
         SequenceDelta(8, (), 0, "error", error="no"),
     ]

@@ -14,6 +14,8 @@ def test_end_token_never_appears_and_counts_alike_on_every_backend(harness):
         assert harness.tokens(sequence_id) == [5, 6, 7]
         assert sum(delta.counted for delta in harness.deltas(sequence_id)) == 4
         assert [d.finish_reason for d in harness.deltas(sequence_id)][-1] == "stop"
+        assert harness.deltas(sequence_id)[-1].end == (end, None, ())
+        assert not any(delta.end for delta in harness.deltas(sequence_id)[:-1])
 
 
 def test_ignore_eos_keeps_the_end_token_but_honours_the_callers_stop_ids(harness):
@@ -21,7 +23,7 @@ def test_ignore_eos_keeps_the_end_token_but_honours_the_callers_stop_ids(harness
     harness.submit(1, [4], ignore_eos=True, stop_token_ids=(77,), max_tokens=8)
     harness.wait(1)
     assert harness.tokens(1) == [END, 9, END_OF_TEXT]
-    assert harness.deltas(1)[-1].finish_reason == "stop"
+    assert harness.deltas(1)[-1].finish_reason == "stop" and harness.deltas(1)[-1].end == (77, None, ())
 
 
 def test_own_end_id_replaces_the_models(harness):
@@ -38,6 +40,7 @@ def test_log_probabilities_match_the_tokens(start):
     harness.wait(1)
     flat = [value for delta in harness.deltas(1) for value in delta.logprobs]
     assert flat == [-0.1, -0.1] and not any(delta.top_logprobs for delta in harness.deltas(1))
+    assert harness.deltas(1)[-1].end == (END, -0.1, ())
     harness = start(*TORCH_14)
     harness.submit(2, [2], logprobs=4, max_tokens=2)
     harness.wait(2)

@@ -11,7 +11,7 @@ import pytest
 
 from contract.errors import EngineUnavailable, InvalidRequest, from_wire
 from contract.sampling import Guide, Sampling
-from serving.runtimes.base import EngineRequest, RuntimeOptions
+from serving.runtimes.base import EndToken, EngineRequest, RuntimeOptions
 from serving.runtimes.vllm.runtime import VllmRuntime
 from tests.serving.runtimes.vllm.cases import ERROR, LENGTH, STOP, FakeCore, Output, Outputs, Prefill, Scheduler, engine
 from tests.waiting import until
@@ -48,7 +48,7 @@ def test_the_stop_token_is_counted_but_not_shown(served):
     served.runtime.submit(request(1, stop_token_ids=(9,)))
     say(served, Output(served.core.sent[0], [4, 9], STOP))
     (delta,) = served.step()
-    assert (delta.token_ids, delta.counted, delta.finish_reason) == ([4], 2, "stop")
+    assert (delta.token_ids, delta.counted, delta.finish_reason, delta.end) == ([4], 2, "stop", EndToken(9))
 
 
 def test_a_last_token_at_the_length_limit_stays(served):
@@ -67,6 +67,7 @@ def test_log_probs_are_cut_to_what_was_asked_and_shown(served):
     (delta,) = served.step()
     assert delta.logprobs == [-0.5]
     assert delta.top_logprobs == [((4, -0.5), (8, -1.0))]
+    assert delta.end == EndToken(9, -0.25, ((9, -0.25), (3, -3.0)))
 
 
 def test_scores_of_the_prompt_come_with_its_first_token(served):
