@@ -7,6 +7,7 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
 import socket
@@ -56,36 +57,37 @@ def staged(out: Path, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
 def scratch(parent: Path, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
     """A directory in ``parent`` for what is to be renamed into it; removed at the end, or by a later one when this
     process is killed. Raises ``BuildError`` when it cannot be written."""
-    host = socket.gethostname()
     with writing(parent, elsewhere):
         parent.mkdir(parents=True, exist_ok=True)
-        for each in {parent, cache_directory()}:
-            _clear_leftovers(each, host)
-        directory, lock = session_dir.create(parent, SCRATCH, host)
+        clear_leftovers(parent)  # first: the disk may be full of them
+        directory, lock = session_dir.create(parent, SCRATCH, socket.gethostname())
     with lock, writing(directory, elsewhere):
         try:
+            clear_leftovers(parent, os.fstat(lock.fileno()).st_mtime)
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _clear_leftovers(parent: Path, host: str) -> None:
-    """Remove the scratch directories of killed processes. Those of another host, whose locks a network file system may
-    not show, only when they are old."""
-    for directory, owner in session_dir.left_over(parent, SCRATCH):
-        if owner in (host, "") or _idle_seconds(directory) > ABANDONED_SECONDS:  # "": it was being removed
-            shutil.rmtree(directory, ignore_errors=True)
-    for directory in parent.glob(f".{SCRATCH}*"):  # it had no lock yet
-        if _idle_seconds(directory) > ABANDONED_SECONDS:
-            shutil.rmtree(directory, ignore_errors=True)
+def clear_leftovers(parent: Path, now: float = 0.0) -> None:
+    """Remove the scratch directories of killed processes, in ``parent`` and in the cache. ``now``, by the file system's
+    own clock: also those of other hosts, whose locks a network file system may not show, when they are old."""
+    host = socket.gethostname()
+    for each in {parent, cache_directory()}:
+        for directory, owner in session_dir.left_over(each, SCRATCH):
+            if owner in (host, "") or now - _last_change(directory) > ABANDONED_SECONDS:  # "": it was being removed
+                shutil.rmtree(directory, ignore_errors=True)
+        for directory in each.glob(f".{SCRATCH}*"):  # it had no lock yet
+            if now - _last_change(directory) > ABANDONED_SECONDS:
+                shutil.rmtree(directory, ignore_errors=True)
 
 
-def _idle_seconds(directory: Path) -> float:
-    """Since something in it was written."""
-    times = [time.time()]
-    with contextlib.suppress(OSError):  # it is being removed
-        times = [path.stat().st_mtime for path in (directory, *directory.rglob("*"))]
-    return time.time() - max(times)
+def _last_change(directory: Path) -> float:
+    """Of anything in it."""
+    try:
+        return max(path.stat().st_mtime for path in (directory, *directory.rglob("*")))
+    except OSError:  # it is being removed
+        return math.inf
 
 
 @contextmanager
@@ -151,6 +153,9 @@ def need_space(directory: Path, needed: int, elsewhere: str = ELSEWHERE) -> None
     """Raise ``BuildError`` unless the disk of ``directory`` has ``needed`` bytes left."""
     existing = nearest(directory)
     free = shutil.disk_usage(existing).free
+    if free < needed:
+        clear_leftovers(existing)
+        free = shutil.disk_usage(existing).free
     if free < needed:
         has, takes = sizes(free, needed)
         raise BuildError(f"{existing} has {has} free and about {takes} are needed: free some space or {elsewhere}")

@@ -6,15 +6,18 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from build_engine.staging import SCRATCH, replace, require_replaceable, scratch, sizes, staged, writing
+from build_engine.staging import SCRATCH, need_space, replace, require_replaceable, scratch, sizes, staged, writing
 from contract.errors import BuildError
 from contract.paths import ROOT
 from serving import session_dir
@@ -185,3 +188,12 @@ def test_what_another_host_left_goes_when_it_is_old(tmp_path):
     os.utime(left / "weights", (0, 0))
     with scratch(tmp_path) as mine:
         assert list(tmp_path.iterdir()) == [mine]
+
+
+def test_what_was_left_makes_room_before_a_disk_counts_as_full(tmp_path, monkeypatch):
+    left, lock = session_dir.create(tmp_path, SCRATCH, socket.gethostname())
+    lock.close()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0 if left.exists() else 50))
+    need_space(tmp_path / "engine", 50)
+    with pytest.raises(BuildError, match="has 0 MB free and about 1 MB are needed"):
+        need_space(tmp_path / "engine", 51)
