@@ -19,6 +19,7 @@ from pathlib import Path
 
 from contract.engine_dir import BuildInfo, FileInfo
 from contract.errors import BuildError
+from contract.paths import ROOT
 from serving import session_dir
 
 SCRATCH = ".scratch-"
@@ -31,8 +32,12 @@ CACHE_ELSEWHERE = "choose another cache directory with XDG_CACHE_HOME="
 
 
 def cache_directory() -> Path:
-    """``$XDG_CACHE_HOME/qwen-triton`` (default ``~/.cache/qwen-triton``): safe to delete, everything can be rebuilt."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen-triton"
+    """``$XDG_CACHE_HOME/qwen-triton`` (default ``~/.cache/qwen-triton``): safe to delete, everything can be rebuilt.
+
+    In the checkout where there is no home: HOME is not set and the user is unknown to /etc/passwd, as in containers."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises there
+    cache = home / ".cache" if home.is_absolute() else ROOT / "engines/.cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or cache) / "qwen-triton"
 
 
 @contextmanager

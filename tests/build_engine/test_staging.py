@@ -17,7 +17,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from build_engine.staging import SCRATCH, need_space, replace, require_replaceable, scratch, sizes, staged, writing
+from build_engine.staging import (
+    SCRATCH,
+    cache_directory,
+    need_space,
+    replace,
+    require_replaceable,
+    scratch,
+    sizes,
+    staged,
+    writing,
+)
 from contract.errors import BuildError
 from contract.paths import ROOT
 from serving import session_dir
@@ -197,3 +207,13 @@ def test_what_was_left_makes_room_before_a_disk_counts_as_full(tmp_path, monkeyp
     need_space(tmp_path / "engine", 50)
     with pytest.raises(BuildError, match="has 0 MB free and about 1 MB are needed"):
         need_space(tmp_path / "engine", 51)
+
+
+def test_a_user_without_a_home_has_the_cache_in_the_checkout(monkeypatch):
+    """As uid 12345 of a container without HOME: it was a traceback."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2_000_000_000)
+    assert cache_directory() == ROOT / "engines/.cache/qwen-triton"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert cache_directory() == Path("/cache/qwen-triton")

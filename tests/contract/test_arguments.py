@@ -64,3 +64,14 @@ def test_ctrl_c_ends_imports_silently_and_a_program_with_a_line() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "program: interrupted\n")
+
+
+def test_a_path_at_home_is_there_whoever_read_the_line(monkeypatch):
+    """zsh and YAML leave ~ as it is in ENGINE=~/mine: the engine was written into a directory of that name."""
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = Arguments(prog="program")
+    parser.add_argument("--out")
+    parser.add_argument("--words", nargs="*")
+    given = ["--out=~/a b", "--words", "~/mine", "~", "a~/b", "~you/b"]
+    parsed = parser.parse_args(given)
+    assert (parsed.out, parsed.words) == ("/home/me/a b", ["/home/me/mine", *given[3:]])
