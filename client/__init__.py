@@ -1,4 +1,4 @@
-"""Clients of model ``qwen``: blocking and asyncio, over Triton's gRPC or the OpenAI gateway.
+"""Clients of the model ``qwen``: blocking and asyncio, over Triton's gRPC or the OpenAI gateway.
 
     from client import Client, Options
 

@@ -1,9 +1,9 @@
-"""Calls that are left without cancelling the RPC.
+"""Abandons calls without cancelling the RPC.
 
-Triton 2.51 crashes (SIGSEGV) after some hundred cancelled streams: it may touch a stream's state after it was released
-(https://github.com/triton-inference-server/server/issues/8034, fixed by pull request 8078). So a call nobody wants any
-more is stopped in the engine by its id and then read to its end, out of sight; the RPC is cancelled only when that does
-not end it.
+Triton 2.51 crashes (SIGSEGV) after some hundred cancelled streams, because it may touch a stream's state after freeing
+it (https://github.com/triton-inference-server/server/issues/8034, fixed by pull request 8078). So a call that nobody
+wants any more is stopped in the engine by its id and then read to its end in the background; the RPC is cancelled only
+if it still has not ended after that.
 """
 
 from __future__ import annotations

@@ -75,13 +75,13 @@ class _Settings:
 
 def _kind(name: str, value: Any, kind: type[_T]) -> _T:
     if not isinstance(value, kind):
-        raise ValueError(f"{name}: {type(value).__name__} is no {kind.__name__}; give {kind.__name__}(…)")
+        raise ValueError(f"{name}: {type(value).__name__} is not {kind.__name__}; give {kind.__name__}(…)")
     return value
 
 
 def _check_batch(prompts: object, concurrency: object) -> None:
     if isinstance(prompts, (str, bytes, Mapping)):  # a text would be asked letter by letter
-        raise ValueError(f"prompts: {type(prompts).__name__} is no list of prompts; give [prompt], or call generate()")
+        raise ValueError(f"prompts: {type(prompts).__name__} is not a list of prompts; give [prompt] or call generate")
     if not isinstance(concurrency, Integral) or concurrency < 1:  # a semaphore of 0 would wait for ever
         raise ValueError(f"concurrency: {concurrency!r}; give at least 1")
 

@@ -1,4 +1,4 @@
-"""Which of several Tritons gets the next attempt of a request."""
+"""Chooses which of several Tritons gets the next attempt of a request."""
 
 from __future__ import annotations
 

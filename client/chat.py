@@ -1,4 +1,4 @@
-"""A conversation in the terminal: streams, times every answer, stops on Ctrl-C without leaving."""
+"""A conversation in the terminal. It streams and times every answer; Ctrl-C stops the answer, not the program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API key, TLS and client certificate of a connection."""
+"""The API key, TLS settings and client certificate of a connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The blocking transport to Triton. Safe to share by threads; same rules as ``client.grpc_aio``."""
+"""The blocking transport to Triton. May be shared by threads; the rules are those of ``client.grpc_aio``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The sockets of the requests that an ``httpx.Client`` waits for, to wake the threads that wait there.
+"""Finds the sockets on which an ``httpx.Client`` waits, to wake the threads that wait there.
 
-httpx tells a response's socket only when its headers are there, and a whole answer's headers come with the answer. Its
-pool knows before. With a release whose pool looks otherwise, the thread wakes when the server next writes.
+httpx reveals a response's socket only once the headers have arrived, and the headers of a whole answer come with the
+answer. The connection pool knows the socket earlier. With an httpx release whose pool looks different, the thread wakes
+only when the server next writes.
 """
 
 from __future__ import annotations

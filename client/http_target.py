@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's API: the requests to it, and what its refusals and silence mean."""
+"""A server that speaks OpenAI's API: how to write requests to it, and what its refusals and its silence mean."""
 
 from __future__ import annotations
 

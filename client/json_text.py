@@ -1,4 +1,4 @@
-"""JSON of what a caller gives: the same for every transport."""
+"""Turns what a caller passes into JSON, in the same way for every transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The language in which programs for people speak: Chinese where the locale is Chinese, else English."""
+"""The language of programs that talk to people: Chinese where the locale is Chinese, otherwise English."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream has one reader at a time: of two, each would get part of the answer and neither would know."""
+"""Allows a stream one reader at a time: each of two would get part of the answer without knowing it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The blocking OpenAI/SSE transport: the same streams as over gRPC, through the gateway or any server that speaks
 OpenAI's API.
 
-The connection is the request: closing it is how the gateway learns that nobody listens any more.
+Closing the connection is how the gateway learns that nobody listens any more.
 """
 
 from __future__ import annotations

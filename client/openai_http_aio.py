@@ -1,4 +1,4 @@
-"""The asyncio OpenAI/SSE transport; same rules as ``client.openai_http``."""
+"""The asyncio OpenAI/SSE transport; the rules are those of ``client.openai_http``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A request before anything is sent: plain Python values of the right types, in their ranges, and nothing that makes
-sense only beside another option. Every transport starts from here, so that each refuses the same in the same words.
-What depends on the engine and its vocabulary, the server refuses."""
+"""Checks a request before anything is sent: types, ranges, and options that make sense only beside another one.
+
+Every transport starts here, so that all of them refuse the same things in the same words. The server checks whatever
+depends on the engine and its vocabulary."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ def checked(options: Options, prompt: Prompt) -> Options:
     """``options`` with plain values. Raises ``InvalidRequest`` naming the first option that is wrong."""
     if not isinstance(options, Options):
         raise InvalidRequest(
-            "options", f"{type(options).__name__} is no Options; give Options(max_tokens=64) or the like"
+            "options", f"{type(options).__name__} is not Options; give Options(max_tokens=64) or the like"
         )
     plain = {f.name: _plain(f.name, value) for f in fields(options) if (value := getattr(options, f.name)) is not None}
     options = Options(**plain)

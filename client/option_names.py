@@ -1,4 +1,4 @@
-"""Errors in the words of ``Options``, whichever way the request went."""
+"""Names fields in errors as ``Options`` does, whichever transport the request took."""
 
 from __future__ import annotations
 

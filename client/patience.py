@@ -1,4 +1,4 @@
-"""How long a server that has answered before is waited for: a restart takes longer than a few quick attempts."""
+"""How long to wait for a server that has answered before: a restart takes longer than a few quick attempts."""
 
 from __future__ import annotations
 

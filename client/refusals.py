@@ -1,4 +1,4 @@
-"""What a server's answer means: an error in a stream, a gRPC status or an HTTP status in, an exception out.
+"""Turns what a server answers (an error in a stream, a gRPC status or an HTTP status) into an exception.
 
 Errors of our own steps carry their code word (``contract/errors.py``). The few that Triton, gRPC or another server
 writes itself carry none; the two tables and two tuples of texts below are all that is known of those.

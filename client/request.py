@@ -1,4 +1,4 @@
-"""One running request over gRPC, without the waiting: what the blocking and the asyncio stream have in common."""
+"""One running request over gRPC, except for the waiting: what the blocking and the asyncio stream have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers give and get. Plain frozen data; no transport, no Triton."""
+"""The types that callers pass and receive. Plain frozen data; no transport, no Triton."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def is_ids(prompt: Prompt) -> TypeGuard[Sequence[int]]:
     if isinstance(prompt, str):
         return False
     if isinstance(prompt, (bytes, Mapping)) or not (hasattr(prompt, "__getitem__") and hasattr(prompt, "__len__")):
-        problem = f"{type(prompt).__name__} is no prompt; give text, a list of messages or a list of token ids"
+        problem = f"{type(prompt).__name__} is not a prompt; give text, a list of messages or a list of token ids"
         raise InvalidRequest("prompt", problem)
     return len(prompt) > 0 and hasattr(prompt[0], "__index__")  # NumPy's integers are no ``int``
 

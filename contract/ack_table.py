@@ -10,7 +10,7 @@ One record of four 64-bit words per slot; a running sequence owns one slot:
 
 Only the detokenizer writes these records, and each word in a single store, so no lock is needed. A word carries the
 generation it was written for. The engine gives every sequence a new generation, so a late write for a slot's previous
-owner is ignored, and not made where its next owner has written already.
+owner is ignored, and is not even made once the next owner has written.
 """
 
 from __future__ import annotations

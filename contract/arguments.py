@@ -1,4 +1,4 @@
-"""A command line whose mistakes are one line on stderr and exit code 2, and its Ctrl-C one line too."""
+"""An argument parser that reports a mistake in one line on stderr (exit code 2), and Ctrl-C in one line too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``host:port`` as URLs, gRPC and HTTP headers write it: an IPv6 address stands in brackets."""
+"""``host:port`` as written in URLs, gRPC targets and HTTP headers: with IPv6 addresses in brackets."""
 
 from __future__ import annotations
 

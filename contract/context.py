@@ -1,7 +1,7 @@
-"""Do prompt and answer fit the engine's context?
+"""Checks that prompt and answer fit the engine's context.
 
-The tokenizer step asks first, by the limits in engine.json; the engine step asks again, because a loaded runtime may
-take less (its KV cache holds fewer tokens than the longest sequence).
+The tokenizer step checks first, against the limits in engine.json; the engine step checks again, because a loaded
+runtime may allow less (when its KV cache holds fewer tokens than the longest sequence).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The engine directory: what ``build_engine`` writes and everything else only reads.
 
-``engine.json`` is typed and versioned; its JSON schema is ``contract/engine.schema.json``. Beside it lie
+``engine.json`` is typed and versioned; its JSON schema is ``contract/engine.schema.json``. Beside it are
 ``tokenizer.json``, ``tokenizer_config.json``, ``generation_config.json``, ``config.json`` and the runtime's own files.
 """
 
@@ -138,7 +138,7 @@ def damage(engine: EngineInfo) -> str:
         if size != info.size and name not in EDITABLE:
             return f"{path} has {size} bytes instead of {info.size}"
         if path.suffix == ".json" and (why := _no_object(path)):
-            return f"{path} is no JSON object ({why})"
+            return f"{path} is not a JSON object ({why})"
     return ""
 
 

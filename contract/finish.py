@@ -1,4 +1,4 @@
-"""Why a sequence ended, once for every step: the codes are indexes, the names are what callers read."""
+"""Why a sequence ended, defined once for all steps: the codes are indexes, the names are what callers read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A counter in a small mapped file: one process counts up while it gets CPU time, another one sees that it does."""
+"""A counter in a small mapped file: one process increments it while it gets CPU time, another one watches it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def checked(key: str, name: str) -> str:
     key = key.strip()
     if key and not _KEY.fullmatch(key):
         raise ValueError(
-            f"{name}: a blank, a line's end or a letter beyond ASCII stands in the key: no header holds it"
+            f"{name}: the key contains a space, a line break or a non-ASCII character, which a header cannot carry"
         )
     return key
 

@@ -1,6 +1,6 @@
 """The shape of a decoder, read from its Hugging Face ``config.json``, and what follows from it in bytes.
 
-Which architectures can be built, and how they differ, is the builders' business (build_engine/architectures.py).
+Which architectures can be built, and how they differ, is left to build_engine/architectures.py.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ModelShape:
         heads, hidden = _count(config, "num_attention_heads"), _count(config, "hidden_size")
         kv_heads = _count(config, "num_key_value_heads", heads)
         if heads % kv_heads:
-            raise ValueError(f"{heads} num_attention_heads are no multiple of {kv_heads} num_key_value_heads")
+            raise ValueError(f"{heads} num_attention_heads are not a multiple of {kv_heads} num_key_value_heads")
         head_dim = _count(config, "head_dim", hidden // heads)
         if head_dim % 2:
             raise ValueError(f"heads of {head_dim} dimensions: rotary positions need an even number")

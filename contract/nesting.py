@@ -1,4 +1,4 @@
-"""How deeply the lists and objects of a request may be nested: the code that walks them is recursive."""
+"""Limits how deeply the lists and objects of a request are nested, because the code that walks them is recursive."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What responses say about the prompt, on request: its token ids, and how likely the model found each of them.
 
-Bytes, and apart from the rest of a chunk, because almost no response has any. Little-endian, no padding but at the end:
+Kept apart from the rest of a chunk, as bytes, because almost no response has any. Little-endian, padded at the end:
 
     INT32 × 3   how many: ids, scores, bytes of top_log_probs
     INT32 × n   ids      FP32 × m  log_probs      INT32 × m  ranks      bytes  top_log_probs (JSON)

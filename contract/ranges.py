@@ -1,5 +1,6 @@
-"""What is said of a value that is out of its field's range: by the client before it sends one, by the tokenizer step of
-whatever came. "" where nothing is wrong."""
+"""The messages about values out of their field's range; "" for a value in range.
+
+The client uses them before it sends a request, the tokenizer step for whatever arrives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The header that names a replica behind a router: a response says who answered, a request whom it must reach."""
+"""The header that names a replica behind a router: in a response who answered, in a request whom it must reach."""
 
 from __future__ import annotations
 

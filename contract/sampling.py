@@ -1,4 +1,4 @@
-"""What travels between the tokenizer step and a runtime. Plain data; token ids only, never text (except a grammar)."""
+"""The sampling settings that the tokenizer step hands to a runtime. Plain data; no text except for a grammar."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ class Sampling:
     ``temperature == 0`` is greedy. ``top_k == 0`` is the whole vocabulary. ``seed`` is always set: the tokenizer step
     draws one when the caller gave none, so that no engine's own default (0 in two of them) makes all answers alike.
     ``stop_token_ids`` holds the end ids too (151645, 151643 for Qwen2.5) and is empty with ``ignore_eos`` unless the
-    caller named some. ``logit_bias`` is added to the logits of the named ids. Only ``allowed_token_ids``
-    are generated, unless there are none. ``logprobs`` is 0 for none, 1 for the
-    chosen token, k+1 for the chosen token and the top k; ``prompt_logprobs`` likewise for each token of the prompt but
-    the first.
+    caller named some. ``logit_bias`` is added to the logits of the named ids. If ``allowed_token_ids`` is not empty,
+    only these are generated. ``logprobs`` is 0 for none, 1 for the chosen token, k+1 for the chosen token and the top
+    k; ``prompt_logprobs`` is the same for each token of the prompt but the first.
     """
 
     max_tokens: int

@@ -1,8 +1,8 @@
-"""A secret of one run: steps accept only what the step before made.
+"""Signs what the ensemble's steps hand to each other: a step accepts only what the previous step made.
 
-Anyone who reaches Triton's port can call the ensemble's inner models directly, and a hand-made job or chunk could harm
-other people's streams. So each step signs what it hands on: a keyed BLAKE2b digest of eight bytes in front (about a
-microsecond per chunk). The key lies in the private run directory; the first step to start writes it.
+Anyone who can reach Triton's port can call the ensemble's inner models directly, and a hand-made job or chunk could
+harm other people's streams. So each step puts a keyed BLAKE2b digest of eight bytes in front of what it hands on (about
+a microsecond per chunk). The key is in the private run directory; the first step to start writes it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A program's standard streams: open, and never in the way of its work.
+"""Makes sure that a program's standard streams are open and cannot stop its work.
 
-A shell may hand over a closed one (``<&-``), a full disk (``> log``), or a pipe whose reader leaves (``| head -1``).
+A shell may pass on a closed stream (``<&-``), a full disk (``> log``) or a pipe whose reader leaves (``| head -1``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Text files that people and their editors write: a byte order mark is no text, and only a line's end ends a line."""
+"""Reads text files as people's editors write them: a byte order mark is not text, and only a newline ends a line."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class RunPlan:
         for name in ("duration", "timeout"):
             _positive(name, getattr(self, name))
         if self.transport not in TRANSPORTS:
-            raise LoadtestError(f"transport: {self.transport!r} is none of {', '.join(TRANSPORTS)}")
+            raise LoadtestError(f"transport: {self.transport!r} is not one of {', '.join(TRANSPORTS)}")
         if not self.stream and self.transport != "grpc":
             raise LoadtestError(
                 f"stream: without it only grpc can be measured, not {self.transport}: add TRANSPORT=grpc"
@@ -128,7 +128,7 @@ class RunPlan:
             raise LoadtestError(f"users: {self.users} must be from 1 to 100000")
         for name in ("grpc_port", "gateway_port", "metrics_port"):
             if not 1 <= getattr(self, name) <= 65_535:
-                raise LoadtestError(f"{name.replace('_', '-')}: {getattr(self, name)} is no port from 1 to 65535")
+                raise LoadtestError(f"{name.replace('_', '-')}: {getattr(self, name)} is not a port from 1 to 65535")
         if not 0 <= self.seed <= MAX_SEED:
             raise LoadtestError(f"seed: {self.seed} must be from 0 to {MAX_SEED}")
         self._check_rate()

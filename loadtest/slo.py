@@ -49,7 +49,7 @@ def parse_slo(text: str) -> Slo:
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, separator, value = (p.strip() for p in part.partition("="))
         if name in seen:
-            raise LoadtestError(f"slo: {name!r} stands twice: keep one of the two")
+            raise LoadtestError(f"slo: {name!r} is given twice: keep one of the two")
         seen.add(name)
         base, _, percent = name.partition(".")
         if not separator:
@@ -61,7 +61,7 @@ def parse_slo(text: str) -> Slo:
         elif percent:
             key = base, _percent(part, percent)
             if key in percentiles:  # p99 and p99.0
-                raise LoadtestError(f"slo: {base} p{key[1]:g} stands twice: keep one of the two")
+                raise LoadtestError(f"slo: {base} p{key[1]:g} is given twice: keep one of the two")
             percentiles[key] = _seconds(part, value)
         elif base == "itl":
             raise LoadtestError(

@@ -1,4 +1,4 @@
-"""Threads for long work that nobody's next token waits for."""
+"""Lets a thread with long work yield the CPU to everything that somebody's next token waits for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LEAST_URGENT = 19
 
 
 def give_way() -> None:
-    """From now on streams and short requests get the processor before the calling thread."""
+    """Lower the priority of the calling thread for good, below that of streams and short requests."""
     thread = threading.get_native_id()
     nice = os.getpriority(os.PRIO_PROCESS, thread) + NICENESS  # never below what it has: that needs a privilege
     os.setpriority(os.PRIO_PROCESS, thread, min(LEAST_URGENT, nice))

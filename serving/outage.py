@@ -1,6 +1,4 @@
-"""Why Triton does not answer and when it is expected back: one file, written by the launcher, read by every gateway
-worker.
-"""
+"""Why Triton does not answer and when it is expected back: a file that the launcher writes and gateway workers read."""
 
 from __future__ import annotations
 

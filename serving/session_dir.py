@@ -1,6 +1,7 @@
 """A process's private directory, and those of processes that were killed before they could remove theirs.
 
-The owner holds a lock on a file in it, which the kernel gives up when the owner is gone, in whatever container it ran.
+The owner holds a lock on a file in its directory. The kernel releases it when the owner is gone, whatever container
+that ran in.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Spans of requests, sent over OTLP where ``OTEL_EXPORTER_OTLP_ENDPOINT`` says. Without it nothing here imports
-OpenTelemetry, opens a socket or keeps a time.
+"""Spans of requests, sent over OTLP to ``OTEL_EXPORTER_OTLP_ENDPOINT``. Without that variable nothing here imports
+OpenTelemetry, opens a socket or records a time.
 
 The SDK's variables hold (sampler, headers, queue, resource): https://opentelemetry.io/docs/languages/sdk-configuration/.
 A span is made when its times are known, or at least its end; what is left to do then is an append to a bounded queue,
@@ -44,7 +44,7 @@ def obstacle(environment: Mapping[str, str] = os.environ) -> str:
             return f"{name}={protocol} is not spoken here: leave it out, and name the collector's HTTP port (4318)"
     endpoint = next(name for name in ENDPOINTS if environment.get(name, "").strip())
     if not environment[endpoint].strip().startswith(("http://", "https://")):
-        return f"{endpoint}={environment[endpoint]} is no URL: write http://HOST:4318"
+        return f"{endpoint}={environment[endpoint]} is not a URL: write http://HOST:4318"
     with contextlib.suppress(ModuleNotFoundError):
         if importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http"):
             return ""

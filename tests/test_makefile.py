@@ -116,7 +116,7 @@ SLIPS = [
 @pytest.mark.parametrize(("given", "meant"), SLIPS)
 def test_a_mistyped_variable_is_named(given, meant):
     answer = make("-n", "setup", f"{given}=a b'c")
-    assert f"{given}= is no variable of this Makefile: did you mean {meant}=?" in answer.stderr
+    assert f"{given}= is not a variable of this Makefile: did you mean {meant}=?" in answer.stderr
     assert answer.returncode and not answer.stdout
 
 

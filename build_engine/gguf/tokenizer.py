@@ -92,7 +92,7 @@ class GgufTokenizer:
             raise self._damaged(f"the merge {wrong!r} has one part")
         for key in ("bos_token_id", "eos_token_id"):
             if not -1 <= self._get(key, -1) < len(self._tokens):
-                raise self._damaged(f"{key} {self._get(key)} is none of {len(self._tokens)} tokens")
+                raise self._damaged(f"{key} {self._get(key)} is not one of the {len(self._tokens)} tokens")
 
     def write(self, directory: Path, context: int, sampling: dict[str, Any] | None = None) -> None:
         """``sampling`` replaces the file's own defaults. ``context`` is in tokens."""

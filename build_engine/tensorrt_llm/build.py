@@ -76,7 +76,7 @@ def recipe_of(spec: BuildSpec) -> Recipe:
         quantized.require_nothing_left_to_quantize(found, given)
     planned = plan(load(spec.model), request)
     if planned.precision != "int8_sq" and (spec.alpha is not None or spec.alpha_sweep):
-        raise BuildError(f"--alpha: it is SmoothQuant's, and {planned.precision} has none: leave ALPHA= out")
+        raise BuildError(f"--alpha belongs to SmoothQuant, which {planned.precision} does not use: leave ALPHA= out")
     if spec.calibration and not calibrates(planned):
         raise BuildError(f"--calibration: {planned.precision} is made without prompts: leave CALIBRATION= out")
     respell = bool(load_config(spec.model).get("rope_parameters"))  # TensorRT-LLM 1.2 reads rope_theta alone

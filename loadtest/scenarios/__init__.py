@@ -68,7 +68,7 @@ def _from_file(path: Path, settings: ScenarioSettings) -> Scenario:
         raise LoadtestError(f"scenario: {path} has unknown key {unknown[0]!r}: use {', '.join(KEYS)}")
     base = data.pop("base", "chat")
     if base not in SCENARIOS:
-        raise LoadtestError(f"scenario: {path}: base = {base!r} is none of {', '.join(SCENARIOS)}")
+        raise LoadtestError(f"scenario: {path}: base = {base!r} is not one of {', '.join(SCENARIOS)}")
     applied = _apply(data, settings, path)
     return _recorded(applied) if applied.extra else SCENARIOS[base](applied)
 

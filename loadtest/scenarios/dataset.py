@@ -91,7 +91,7 @@ def _rows(path: Path) -> Iterable[tuple[Any, str]]:
         if path.suffix == ".json":
             found = nesting.loads(text)
             if not isinstance(found, list):
-                raise LoadtestError(f"dataset: {path} is no list of conversations: write {FORM}")
+                raise LoadtestError(f"dataset: {path} is not a list of conversations: write {FORM}")
             return [(row, f"dataset: {path}, conversation {k}") for k, row in enumerate(found, 1)]
         return [(row, f"dataset: {path}:{k}") for k, row in user_text.json_lines(text)]
     except OSError as error:
@@ -112,7 +112,7 @@ def _conversation(row: Any, where: str, name: str) -> Conversation:
         elif role == "assistant" and users:
             answers[-1] += content
         elif role not in ("system", "assistant"):
-            raise LoadtestError(f"{where}: role {role!r} is none of system, user, assistant")
+            raise LoadtestError(f"{where}: role {role!r} is not one of system, user, assistant")
     asked = row.get("output_length") if isinstance(row, dict) else None
     if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int) or asked < 1):
         raise LoadtestError(f"{where}: output_length must be a whole number above 0, got {asked!r}")

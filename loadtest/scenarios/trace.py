@@ -101,7 +101,7 @@ def _from_csv(path: Path) -> Iterator[Line]:
         columns = next(([names[c] for c in known] for known in COLUMNS if set(known) <= set(names)), None)
         if columns is None:
             wanted = " or ".join(", ".join(known) for known in COLUMNS)
-            raise LoadtestError(f"trace: {path} has not the columns of a trace: {wanted}")
+            raise LoadtestError(f"trace: {path} lacks the columns of a trace: {wanted}")
         for number, row in enumerate(rows, 1):
             try:
                 when, tokens, output = _seconds(row[columns[0]]), int(row[columns[1]]), int(row[columns[2]])
@@ -109,7 +109,7 @@ def _from_csv(path: Path) -> Iterator[Line]:
                     raise ValueError
             except (ValueError, TypeError):
                 raise LoadtestError(
-                    f"trace: {path}:{rows.line_num}: a time or a number of tokens is none, or above {MOST_TOKENS}"
+                    f"trace: {path}:{rows.line_num}: time and tokens must be numbers, tokens at most {MOST_TOKENS}"
                 ) from None
             if output > 0:
                 yield Line(number, when, output, tokens=max(1, tokens))

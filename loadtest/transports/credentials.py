@@ -23,7 +23,7 @@ def extra_headers() -> dict[str, str]:
     found = {}
     for part in filter(None, (part.strip() for part in os.environ.get(HEADERS, "").split(";"))):
         if (header := _HEADER.fullmatch(part)) is None:
-            raise LoadtestError(f"{HEADERS}: {part!r} is no header: write e.g. {HEADERS}='X-Tenant: blue; X-Team: red'")
+            raise LoadtestError(f"{HEADERS}: {part!r} is not a header: write {HEADERS}='X-Tenant: blue; X-Team: red'")
         if header[1].lower() in _OF_HTTP:
             raise LoadtestError(f"{HEADERS}: {header[1]} is set by HTTP itself: leave it out")
         found[header[1].lower()] = header[2]

@@ -2,8 +2,8 @@
 
 A sequence's first chunk comes through Triton with a ``Reply``, which stays open; later chunks come through the feed and
 are answered by the same reply. The two arrive in different threads. The engine sends a sequence's next chunk only after
-the ack of the one before, which is written when its text has been sent: so the chunks of a sequence never overtake each
-other, in whichever thread they come.
+the acknowledgement of the previous one, which is written when that chunk's text has been sent. So the chunks of a
+sequence never overtake each other, whichever thread they arrive in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds stop strings in a text that arrives in pieces, without leaking or losing a character for any way of cutting."""
+"""Finds stop strings in a text that arrives in pieces, and leaks or loses no character however the text is cut."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Connections that send or read slowly or never: each has time-outs, and their number is bounded.
+"""Connections that send or read slowly, or never: time-outs for each, and a bound on their number.
 
-A connection without a complete request costs its client nothing, so it gives way: past the bound the one that has been
-incomplete for longest is closed, whether it is idle, in its headers or in its body.
+A connection without a complete request costs its client nothing, so it gives way: beyond the bound, the one that has
+been incomplete for longest is closed, whether it is idle, sending its headers or sending its body.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HTTP/1.0 clients do not know chunked encoding, which uvicorn would send: their answers end with the connection."""
+"""Ends answers to HTTP/1.0 clients with the connection, because they do not know uvicorn's chunked encoding."""
 
 from __future__ import annotations
 

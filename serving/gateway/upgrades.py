@@ -1,7 +1,7 @@
 """A request that offers another protocol besides (``Upgrade: h2c``) is answered in HTTP/1.1, as RFC 9110 7.8 allows.
 
-Java's ``java.net.http`` offers HTTP/2 with every first request. httptools takes what follows such a head for the other
-protocol's, so its body was lost. Such a head is parsed again without the offer.
+Java's ``java.net.http`` offers HTTP/2 with every first request. httptools takes whatever follows such a head for the
+other protocol, so the request's body was lost. Therefore such a head is parsed again without the offer.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ SIGTERM comes from programs, and a router may be in front: the worker is a lame 
 SIGUSR2 ends open answers at once, with an error.
 
 A worker whose supervisor was killed goes on serving while the launcher starts another one, whose workers share the
-port; SIGUSR1 says that they listen. Then this one takes no new connections, and its open answers end in peace.
+port. SIGUSR1 says that these listen: this worker then accepts no new connections and finishes its open answers.
 """
 
 from __future__ import annotations

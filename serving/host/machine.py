@@ -1,4 +1,4 @@
-"""Does this engine fit this machine? One line per problem, with what to do. The launcher checks at start-up."""
+"""Checks whether an engine fits this machine: one line per problem, with its remedy. The launcher does so at start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ports for servers that are told theirs before they start."""
+"""Finds free ports for servers that must be given one before they start."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ KERNELS_OWN = Path("/proc/sys/net/ipv4/ip_local_port_range")
 def free_ports(count: int) -> list[int]:
     """Ports of localhost that were free a moment ago, all different.
 
-    They lie below the kernel's own range, from which another process that connects or asks for port 0 could be given
-    one before the server has started.
+    They lie below the kernel's ephemeral range: a port from that range could be given to another process, which
+    connects or asks for port 0, before the server has started.
     """
     candidates = _outside_the_kernels_range()
     random.SystemRandom().shuffle(candidates)  # a seeded test must not find the ports of the one beside it

@@ -1,4 +1,4 @@
-"""What asks a server to stop."""
+"""The ways in which a server is asked to stop: Ctrl-C, SIGTERM and a terminal that closes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-LOOKS_MS = 1000  # between two looks whether a shell has moved the server to the background
+TERMINAL_POLL_MS = 1000  # how often to check whether a shell has moved the server to the background
 
 
 def on_signals(react: Callable[[int, FrameType | None], None]) -> None:
-    """Ctrl-C, SIGTERM and a terminal that closes, which counts once: its shell says so, and the kernel does again.
-    Under ``nohup`` the process outlives its terminal."""
+    """Call ``react`` on SIGINT, SIGTERM and the closing of the terminal.
+
+    The latter counts once, although both the shell and the kernel send SIGHUP. Under ``nohup`` the process outlives its
+    terminal."""
 
     def hung_up(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
@@ -31,8 +33,8 @@ def on_signals(react: Callable[[int, FrameType | None], None]) -> None:
 class Terminal:
     """The terminal from which the process was started, if there is one.
 
-    The kernel tells the session's leader that its terminal is gone, and a shell passes it on. Under
-    ``ssh -t HOST make serve`` the leader is make, which waits for this process instead."""
+    When it closes, the kernel tells only the session's leader, and a shell passes the signal on. Under
+    ``ssh -t HOST make serve`` the leader is make, which does not: it waits for this process."""
 
     def __init__(self) -> None:
         self._file: int | None = None
@@ -46,18 +48,19 @@ class Terminal:
         if self._file is None:
             return False
         watch = select.poll()
-        watch.register(self._file, 0)  # POLLHUP and POLLERR are always told
+        watch.register(self._file, 0)  # POLLHUP and POLLERR are always reported
         return bool(watch.poll(wait_ms))
 
     def when_closed(self, number: signal.Signals) -> None:
-        """Send this process that signal when the terminal closes. A server in the background outlives its terminal,
-        unless the shell tells it to end."""
+        """Send this process the signal ``number`` when the terminal closes.
+
+        A server in the background outlives its terminal unless the shell tells it to end."""
         if self._file is not None:
             threading.Thread(target=self._wait, args=(self._file, number), name="terminal", daemon=True).start()
 
     def _wait(self, file: int, number: signal.Signals) -> None:
-        while not self.is_closed(LOOKS_MS):
-            with contextlib.suppress(OSError):  # it closed just now
+        while not self.is_closed(TERMINAL_POLL_MS):
+            with contextlib.suppress(OSError):  # it has just closed
                 self._foreground = self._is_foreground(file)
         if self._foreground:
             os.kill(os.getpid(), number)

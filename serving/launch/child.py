@@ -1,4 +1,4 @@
-"""A child process that cannot outlive its parent and ends in bounded time."""
+"""Child processes that cannot outlive their parent and end in bounded time."""
 
 from __future__ import annotations
 

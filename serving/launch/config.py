@@ -172,7 +172,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     _check_values(args)
     guard = _guard(args)
     if args.runtime == "simulated" and args.model:
-        raise LaunchError(f"MODEL={args.model} says nothing to RUNTIME=simulated, which has no model: leave one out")
+        raise LaunchError(f"MODEL={args.model} has no effect with RUNTIME=simulated, which has no model: leave one out")
     default = SIMULATED_ENGINE if args.runtime == "simulated" else engine_of(args.model)
     return Config(
         engine=(args.engine or default).resolve(),

@@ -1,4 +1,4 @@
-"""How often something died lately, and how long to wait before it starts again."""
+"""How often something has died lately, and how long to wait before restarting it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gRPC door of a server: Envoy in front of a Triton that stays on localhost. It comes back when it dies."""
+"""The gRPC door of a server: Envoy in front of a Triton that stays on localhost. It is restarted when it dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Empty the gateway and the engine before Triton is told to stop, and say meanwhile how many streams are open."""
+"""Drains the gateway and the engine before Triton is told to stop, and reports how many streams are still open."""
 
 from __future__ import annotations
 

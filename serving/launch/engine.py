@@ -1,4 +1,4 @@
-"""The engine to serve: check the one that is there, make one when none is."""
+"""The engine to serve: checks the one that is there, or builds one when there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Envoy's configuration as the public gRPC door: who comes in, what passes, what is refused. Pure.
+"""Envoy's configuration as the public gRPC door: who is let in, what passes, what is refused. Pure.
 
 Why a door and not Triton's own TLS and restricted protocols: docs/decisions.md. Fields:
 https://www.envoyproxy.io/docs/envoy/v1.35.0/api-v3/api

@@ -1,4 +1,4 @@
-"""The gateway as the launcher's child: started, watched, started again for as long as Triton is well, and ended.
+"""The gateway as the launcher's child: starts it, watches it, restarts it for as long as Triton is well, and ends it.
 
 Its supervisor watches the workers; nobody but the launcher can see that the supervisor itself hangs.
 """

@@ -1,4 +1,4 @@
-"""What a Triton leaves that is killed, as ours is once its models have closed, or that gives up while it loads."""
+"""Removes what a Triton leaves behind when it is killed (as ours is, once its models have closed) or fails to load."""
 
 from __future__ import annotations
 

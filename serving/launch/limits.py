@@ -1,4 +1,4 @@
-"""Open files and threads: as many as the hard limits allow. Too few are told before anything starts."""
+"""Raises the limits on open files and threads as far as the hard limits allow, and reports it if that is too little."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The private directory of one serving session, and what killed sessions left behind."""
+"""The private directory of one serving session, and those that killed sessions have left behind."""
 
 from __future__ import annotations
 

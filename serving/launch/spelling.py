@@ -1,9 +1,9 @@
-"""What a mistyped variable of `make` may mean. Runs on a bare Python, before set-up.
+"""Guesses what a mistyped variable of `make` was meant to be. Runs on a bare Python, before set-up.
 
 usage: python3 serving/launch/spelling.py NAME ...      the variables given on the command line
 
-make hands those that it does not know to the programs as their environment, so a name is only refused when it is
-nearly one of the Makefile's and no setting in docs/.
+make passes variables that it does not know to the programs in their environment, so a name is refused only when it
+resembles one of the Makefile's and is not a setting named in docs/.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(given: list[str]) -> str:
     for name in unknown:
         near = difflib.get_close_matches(name.upper(), ours, 1, NEAR)
         if near and not re.search(rf"\b{re.escape(name)}[`=]", documents):
-            return f"{name}= is no variable of this Makefile: did you mean {near[0]}=?"
+            return f"{name}= is not a variable of this Makefile: did you mean {near[0]}=?"
     return ""
 
 

@@ -5,7 +5,7 @@
 - The engine stub says for how long its engine has made no step although it has sequences (``serving.triton.stall``).
 - When nothing runs, one token is generated every ``CANARY_SECONDS``; it must come.
 
-Silence is counted in turns of the launcher's own loop (``contract.heartbeat``).
+Silence is measured in turns of the launcher's own loop (``contract.heartbeat``).
 """
 
 from __future__ import annotations

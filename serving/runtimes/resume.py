@@ -1,4 +1,4 @@
-"""Going on behind the output of an earlier attempt, for engines that take token ids for a prompt only."""
+"""Continues the output of an earlier attempt, for engines that take token ids only as a prompt."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The detokenizer's own time, by which patience with a client is measured.
+"""The detokenizer's own time, which measures how long to be patient with a client.
 
-On a starved host, or while tritonserver is stopped, an acknowledgement may take seconds without any client being gone.
-So time passes only as fast as the slowest of the detokenizer's processes beats, and no faster than this process looks:
-its dispatcher waits inside Triton's send while Triton does not run.
+On a starved host, or while tritonserver is stopped, an acknowledgement may take seconds although no client is gone. So
+this clock advances only as fast as the slowest of the detokenizer's processes beats, and no faster than this process
+looks at it: while Triton does not run, the dispatcher waits inside Triton's send.
 """
 
 from __future__ import annotations

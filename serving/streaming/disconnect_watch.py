@@ -1,8 +1,8 @@
 """Disconnect watch: finds requests whose client is gone, and notices when the detokenizer is gone.
 
-An ensemble stops scheduling later steps when its client disconnects, but never tells a running one. So the engine step
-visits: now and then it sends an empty chunk of each request through Triton to the detokenizer. A visit that does not
-come through while the detokenizer lives means that nobody is listening.
+When a client disconnects, an ensemble stops scheduling later steps, but it never tells a step that is running. So the
+engine step sends visits: now and then, an empty chunk of each request through Triton to the detokenizer. A visit that
+does not arrive although the detokenizer is alive means that nobody is listening.
 """
 
 from __future__ import annotations

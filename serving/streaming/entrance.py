@@ -1,7 +1,7 @@
-"""The entrance: takes requests in and stops them, in Triton's thread.
+"""The entrance: admits requests and cancels them, in Triton's thread.
 
-It writes to the registry, which has a lock, and calls the runtime. All else that happens to a request is for the
-dispatcher.
+It writes to the registry, which has a lock, and calls the runtime. Everything else that happens to a request is the
+dispatcher's work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Feeds: the engine step's way to the detokenizer's processes for every chunk after a sequence's first one."""
+"""Feeds: how the engine step sends every chunk after a sequence's first one to the detokenizer's processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to token ids. tiktoken where it provably does the same, else the checkpoint's own Hugging Face tokenizer.
+"""Text to token ids: by tiktoken where it provably does the same, else by the checkpoint's Hugging Face tokenizer.
 
 Encoding is most of what the tokenizer step adds to the first token: a prompt of 512 tokens takes Hugging Face's
 tokenizers 1.5 ms and tiktoken 0.1 ms (docs/decisions.md). Both run byte-pair encoding over the same table; the second

@@ -1,4 +1,4 @@
-"""OpenAI messages as a chat template wants them."""
+"""Brings OpenAI messages into the form that a chat template expects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notices an engine that makes no steps while it has work: a child that hangs closes no pipe."""
+"""Notices an engine that has work but makes no steps; no closed pipe tells of a child that hangs."""
 
 from __future__ import annotations
 

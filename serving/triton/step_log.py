@@ -1,4 +1,4 @@
-"""The log of a model's process: a line of text for each message, whatever words of a caller stand in it."""
+"""The log of a model's process: one line for each message, whatever text of a caller's the message contains."""
 
 from __future__ import annotations
 

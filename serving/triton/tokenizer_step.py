@@ -1,4 +1,4 @@
-"""The tokenizer step: short prompts at once, long ones in a thread of their own, so that nobody waits for them."""
+"""The tokenizer step: encodes short prompts at once and long ones in a thread, so that nobody waits for those."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_shards_follow_the_index(tmp_path: Path) -> None:
         ({**CONFIG, "rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
         ({**CONFIG, "rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "for each kind of layer"),
         ({**CONFIG, "tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', neither true nor false"),
-        ({**CONFIG, "num_key_value_heads": 3}, "4 num_attention_heads are no multiple of 3"),
+        ({**CONFIG, "num_key_value_heads": 3}, "4 num_attention_heads are not a multiple of 3"),
         ({**CONFIG, "rope_scaling": {"type": "yarn"}}, "factor of its rope_scaling"),
         ({**CONFIG, "quantization_config": {"quant_method": "awq", "bits": 4}}, r"already quantized \(AWQ, 4 bit\)"),
         ({**CONFIG, "quantization_config": {"quant_method": "own"}}, "not known here .*'own'"),

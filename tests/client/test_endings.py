@@ -176,8 +176,8 @@ async def test_no_concurrency_is_refused(concurrency: Any) -> None:
 @pytest.mark.parametrize("prompts", ["abc", b"abc", {"role": "user", "content": "x"}])
 async def test_one_prompt_is_no_batch(prompts: Any) -> None:
     """A text would be asked letter by letter."""
-    with Client("127.0.0.1:1") as client, pytest.raises(ValueError, match=r"prompts: \w+ is no list of prompts"):
+    with Client("127.0.0.1:1") as client, pytest.raises(ValueError, match=r"prompts: \w+ is not a list of prompts"):
         client.batch(prompts)
     async with AsyncClient("127.0.0.1:1") as other:
-        with pytest.raises(ValueError, match="is no list of prompts"):
+        with pytest.raises(ValueError, match="is not a list of prompts"):
             await other.batch(prompts)

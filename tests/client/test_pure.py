@@ -60,9 +60,9 @@ def test_ids_are_unique_over_clients() -> None:
     ("wrong", "words"),
     [
         (lambda wrong: Client(wrong), "address None: give a str"),
-        (lambda wrong: Client(timeouts=wrong), "timeouts: NoneType is no Timeouts"),
-        (lambda wrong: Client(retry=wrong), "retry: NoneType is no Retry"),
-        (lambda _: Client().generate("x", timeouts=5), "timeouts: int is no Timeouts"),  # type: ignore[arg-type]
+        (lambda wrong: Client(timeouts=wrong), "timeouts: NoneType is not Timeouts"),
+        (lambda wrong: Client(retry=wrong), "retry: NoneType is not Retry"),
+        (lambda _: Client().generate("x", timeouts=5), "timeouts: int is not Timeouts"),  # type: ignore[arg-type]
         (lambda _: Timeouts(connect=-1), "timeouts: connect=-1: give seconds above 0, or None"),
         (lambda _: Timeouts(total=0), "timeouts: total=0: give seconds above 0"),
         (lambda _: Timeouts(first_token="5"), "timeouts: first_token='5'"),  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ def test_an_argument_of_the_wrong_kind_is_named(wrong: Callable[[Any], object], 
 
 
 def test_a_dict_is_no_options() -> None:
-    with Client() as client, pytest.raises(errors.InvalidRequest, match="options: dict is no Options; give Options"):
+    with Client() as client, pytest.raises(errors.InvalidRequest, match="options: dict is not Options; give Options"):
         client.generate("x", {"max_tokens": 3})  # type: ignore[arg-type]
     assert Timeouts(connect=None, total=0.5) and Options(max_tokens=3)
 

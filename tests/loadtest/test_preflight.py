@@ -146,7 +146,7 @@ def test_headers_of_the_environment_go_with_every_request(tmp_path: Path, monkey
 @pytest.mark.parametrize("text", ["blue", "X Tenant: blue", "X-Tenant:", "X: a\r\nY: b", ": x", "X: ü"])
 def test_what_is_no_header_is_said(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOADTEST_HEADERS", text)
-    with gateway() as port, pytest.raises(LoadtestError, match=r"^LOADTEST_HEADERS: .* is no header: write") as told:
+    with gateway() as port, pytest.raises(LoadtestError, match=r"^LOADTEST_HEADERS: .* is not a header: write") as told:
         asked(port, tmp_path)
     assert "\n" not in str(told.value)
 

@@ -51,7 +51,7 @@ def test_spans_are_wanted_where_a_collector_is_named(environment: dict[str, str]
         (HERE, ""),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, ""),
         (HERE | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc is not spoken here"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "=collector:4318 is no URL: write http://HOST:4318"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "=collector:4318 is not a URL: write http://HOST:4318"),
     ],
 )
 def test_what_cannot_work_is_named(environment: dict[str, str], said: str) -> None:

@@ -1,4 +1,4 @@
-"""The chat page at ``/``: static files with headers under which nothing but this server's own scripts can run."""
+"""The chat page at ``/``: static files, with headers that let only this server's own scripts run."""
 
 from __future__ import annotations
 

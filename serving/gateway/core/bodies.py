@@ -1,4 +1,4 @@
-"""Memory for request bodies: a worker's bodies together are bounded, and incomplete ones give way to complete ones."""
+"""Bounds the memory of all request bodies of a worker; incomplete bodies give way to complete ones."""
 
 from __future__ import annotations
 

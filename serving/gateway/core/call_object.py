@@ -1,4 +1,4 @@
-"""One tool call as a model writes it, ``{"name": …, "arguments": …}``: read by characters and repaired. Pure."""
+"""Reads and repairs one tool call as a model writes it: ``{"name": …, "arguments": …}``. Pure."""
 
 from __future__ import annotations
 

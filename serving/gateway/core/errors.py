@@ -1,4 +1,4 @@
-"""What each exception of the client library becomes over HTTP."""
+"""Turns each exception of the client library into an HTTP error."""
 
 from __future__ import annotations
 

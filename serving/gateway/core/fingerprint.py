@@ -1,4 +1,4 @@
-"""What `system_fingerprint` says: two answers to one `seed` may only differ where it does."""
+"""The value of `system_fingerprint`: two answers with the same `seed` may differ only if it differs."""
 
 from __future__ import annotations
 

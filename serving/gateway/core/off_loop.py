@@ -1,5 +1,4 @@
-"""Work on large bodies happens in one thread, one at a time: at most one competes with the event loop, and it gives
-way."""
+"""Runs work on large bodies in one low-priority thread, so that at most one such job competes with the event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One HTTP request as the gateway carries it out. Pure."""
+"""What the gateway has to do for one HTTP request. Pure."""
 
 from __future__ import annotations
 

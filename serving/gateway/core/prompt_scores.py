@@ -1,4 +1,4 @@
-"""The scores of one choice's prompt while its parts arrive. Pure."""
+"""Collects the scores of one choice's prompt as its parts arrive. Pure."""
 
 from __future__ import annotations
 

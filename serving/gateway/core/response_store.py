@@ -1,9 +1,9 @@
 """Stored responses: ``previous_response_id``, ``item_reference``, GET and DELETE.
 
-Files in the gateway's private run directory: all workers see them, and they go when the gateway does. A file's name is
-a hash of its owner and id, so no key reaches another's, and no id is a path. An item's file holds the name of its
-response's. A file's times are of ``time.monotonic``, which all workers share and nobody sets. Every call blocks on the
-file system: call it in a thread.
+They are files in the gateway's private run directory: all workers see them, and they are deleted when the gateway ends.
+A file's name is a hash of its owner and id, so no key can reach another key's files, and no id is used as a path. The
+file of an item holds the name of its response's file. File times are those of ``time.monotonic``, which all workers
+share and nobody can set. Every call blocks on the file system, so call it in a thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Waiting for a Triton that broke off to be started again by the launcher."""
+"""Waits until the launcher has restarted a Triton that died in the middle of an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which field of a body has a text that is no Unicode."""
+"""Finds the field of a body whose text is not valid Unicode."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def checked_lark(grammar: str) -> None:
         try:
             schema, _ = json.JSONDecoder().raw_decode(grammar, place.end())
         except (ValueError, RecursionError):
-            raise ValueError("what follows %json is no JSON") from None
+            raise ValueError("what follows %json is not JSON") from None
         checked_schema(schema)
 
 

@@ -1,4 +1,4 @@
-"""What the engine core's messages add up to."""
+"""Running totals of what the engine core's messages report."""
 
 from __future__ import annotations
 

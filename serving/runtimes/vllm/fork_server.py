@@ -1,12 +1,14 @@
-"""The engine core from a fork server, which imports vLLM while this process does.
+"""Starts the engine core from a fork server, which imports vLLM while this process does.
 
-vLLM spawns its engine core: a new interpreter, which imports vLLM once more after this process has. multiprocessing's
-fork server imports it at the same time, in a process with one thread and no CUDA, and forks when asked: the engine of a
-warm start on an H100 host was there after 19.6 s instead of 29.5 (docs/gpu.md). ``VLLM_WORKER_MULTIPROC_METHOD=spawn``
-keeps vLLM's way; vLLM itself knows only ``spawn`` and ``fork``, and by default forks a process that has imported all.
-The engine core forks its model runners, as ``LLM`` of vLLM does: it has neither CUDA nor a request yet, and a spawned
-one imports everything once more (13 s of a start on a host with slow cores). vLLM spawns them where a fork is unsafe
-(``_maybe_force_spawn``, ``CpuPlatform``).
+vLLM spawns its engine core: a new interpreter, which imports vLLM a second time, after this process has.
+multiprocessing's fork server imports it at the same time, in a process with one thread and no CUDA, and forks on
+request: on an H100 host with warm caches the engine was ready after 19.6 s instead of 29.5 (docs/gpu.md). With
+``VLLM_WORKER_MULTIPROC_METHOD=spawn`` vLLM spawns as before. (vLLM itself knows only ``spawn`` and ``fork``; its
+default forks a process that has imported everything.)
+
+The engine core forks its model runners, as vLLM's ``LLM`` does: it has neither CUDA nor a request yet, and a spawned
+one would import everything once more (13 s of a start on a host with slow cores). vLLM spawns them where a fork is
+unsafe (``_maybe_force_spawn``, ``CpuPlatform``).
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ PRELOADED = ("vllm.v1.engine.core",)
 
 
 def start() -> bool:
-    """Begin importing, unless the user chose another way. Call it before vLLM is imported here."""
+    """Begin importing, unless the user chose another start method. Call this before vLLM is imported here."""
     if os.environ.get(METHOD, "forkserver") != "forkserver":
         return False
-    os.environ[METHOD] = "fork"  # for what the engine core starts
+    os.environ[METHOD] = "fork"  # for the engine core's own children; vLLM does not know "forkserver"
     multiprocessing.set_forkserver_preload(list(PRELOADED))
     forkserver.ensure_running()
     return True
@@ -45,7 +47,7 @@ def use() -> None:
 
 
 class CoreProcess(context.ForkServerProcess):
-    """A process with this one's environment: the server has that of its own start."""
+    """A process with this process's environment; the server's dates from its own start."""
 
     def __init__(
         self, *, target: Callable[..., object], name: str, kwargs: Mapping[str, Any], args: Sequence[Any] = ()
@@ -67,8 +69,9 @@ def _run(
 
 
 def _leave_with(owner: int) -> None:
-    """End this process when its owner has ended: until the engine has loaded nothing else would (``runtimes/guard.py``
-    guards a loaded one), and its parent is the fork server."""
+    """End this process when its owner has ended.
+
+    Its parent is the fork server, and ``runtimes/guard.py`` guards an engine only once it has loaded."""
     try:
         handle = os.pidfd_open(owner)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Which releases of vLLM the adapter runs on, and what one of them has to be told that others do by themselves.
+"""Which releases of vLLM the adapter runs on, and the settings that only some of them need.
 
 The names that ``core.py`` uses are the same from 0.24 to 0.33 (tests/standins/vllm_surface_*.json, read from the
 wheels); which releases ran where is in docs/gpu.md.
@@ -13,32 +13,34 @@ from typing import Any
 from contract.errors import EngineDirectoryError
 from contract.versions import pinned, version_tuple
 
-# Sampling on the V2 model runner keeps penalty counts on the GPU; V1 rebuilds them on the CPU at each step, a sixth to
-# two fifths of the throughput at 256 streams under Qwen2.5's defaults (docs/benchmarks.md). vLLM chooses V2 for every
-# dense model from 0.25 on (vllm/config/vllm.py, `_is_default_v2_model_runner_model`), but in 0.24 not for Qwen2.
+# The V2 model runner keeps penalty counts on the GPU; V1 rebuilds them on the CPU at each step, which costs a sixth to
+# two fifths of the throughput at 256 streams with Qwen2.5's defaults (docs/benchmarks.md). From 0.25 on vLLM chooses V2
+# for every dense model (vllm/config/vllm.py, `_is_default_v2_model_runner_model`), but 0.24 does not for Qwen2.
 V2_BY_DEFAULT = (0, 25)
 V2_SWITCH = "VLLM_USE_V2_MODEL_RUNNER"
-# Without it vLLM before 0.30 takes its weight-only FP8 kernels only on GPUs without FP8 arithmetic, whatever
-# `linear_backend` says (vllm/model_executor/kernels/linear/scaled_mm/marlin.py); 0.30 and later no longer know it.
+# Before 0.30, vLLM uses its weight-only FP8 kernels without this switch only on GPUs that lack FP8 arithmetic, whatever
+# `linear_backend` says (vllm/model_executor/kernels/linear/scaled_mm/marlin.py). From 0.30 on it does not exist.
 MARLIN_SWITCH, MARLIN_BY_NAME = "VLLM_TEST_FORCE_FP8_MARLIN", (0, 30)
-# 0.25 to 0.27 let FlashInfer reduce over NVLink multicast on one host, and where there is none its kernels write to
-# address 0: the start hangs a minute and ends in "Error Internal" of the next CUTLASS product. 0.24 chose this backend,
-# which needs no multicast, and 0.28 looks first (vllm/distributed/device_communicators/flashinfer_all_reduce.py).
+# On a single host 0.25 to 0.27 let FlashInfer reduce over NVLink multicast. Where there is none, its kernels write to
+# address 0: the start hangs for a minute and then fails with "Error Internal" in the next CUTLASS product. 0.24 chose
+# the backend named here, which needs no multicast; 0.28 checks first
+# (vllm/distributed/device_communicators/flashinfer_all_reduce.py).
 ALL_REDUCE_SWITCH, ALL_REDUCE = "VLLM_FLASHINFER_ALLREDUCE_BACKEND", "trtllm"
 MULTICAST_ASSUMED = ((0, 25), (0, 28))
-# Before, threads of the V2 runner's kernel overwrote logits that others had still to save: tokens outside the list came
-# (https://github.com/vllm-project/vllm/pull/46245; the barriers are in 0.25.0's wheel, not in 0.24.0's).
+# In earlier releases, threads of the V2 runner's kernel overwrote logits that other threads had yet to save, so tokens
+# outside the list came (https://github.com/vllm-project/vllm/pull/46245; 0.25.0's wheel has the barriers).
 ALLOWED_IDS_HOLD = (0, 25)
-# Releases whose GPU worker takes our sampler and choice of FP8 kernels, which replace methods of theirs: 0.28 gave the
-# sampler other parameters. Run on GPUs with 0.26; the choices of 0.24.0 and 0.27.1 were compared in Triton's
-# interpreter.
+# Releases into whose GPU worker our sampler, attention and FP8 GEMMs fit. These replace methods of vLLM's, and 0.28
+# gave the sampler other parameters. Run on GPUs with 0.26; the sampler's choices were compared with those of 0.24.0
+# and 0.27.1 in Triton's interpreter.
 OWN_KERNELS = ((0, 24), (0, 28))
 OWN_WORKER = "serving.runtimes.vllm.worker.Worker"
 # The release whose scheduler ours was compared with, request by request (tests/oracle/scheduler_reference.py).
 OWN_SCHEDULER_FOR = (0, 26)
 OWN_SCHEDULER = "serving.runtimes.vllm.scheduler.ShortcutScheduler"
-# From so many cores on the model runner gets a process beside the scheduler's, as with several GPUs. In one process
-# they take turns, and at 128 streams an H100 waits for them; a second one polls while there is work, for a core more.
+# With at least this many cores the model runner gets a process of its own, as with several GPUs. In one process it
+# takes turns with the scheduler, and at 128 streams an H100 waits for them. The second process polls while there is
+# work, which takes one more core.
 CORES_FOR_TWO = 8
 
 
@@ -81,9 +83,9 @@ def several_gpus(release: tuple[int, ...], tensor_parallel: int) -> dict[str, st
 
 
 def own_kernels(release: tuple[int, ...]) -> dict[str, Any]:
-    """Engine arguments that bring our kernels (``worker.py``) where the release and the machine take them.
+    """Engine arguments that install our kernels (``worker.py``) where the release and the machine allow it.
 
-    vLLM's cache of compiled graphs does not look at the worker, but at ``additional_config``."""
+    ``additional_config`` is there for vLLM's cache of compiled graphs, whose key does not include the worker."""
     from vllm.platforms import current_platform
 
     first, changed = OWN_KERNELS
@@ -93,7 +95,7 @@ def own_kernels(release: tuple[int, ...]) -> dict[str, Any]:
 
 
 def processes() -> dict[str, Any]:
-    """Engine arguments that set the scheduler and the model runner apart where there are cores for both."""
+    """Engine arguments that give the model runner a process of its own where there are enough cores."""
     from vllm.platforms import current_platform
 
     apart = current_platform.is_cuda() and len(os.sched_getaffinity(0)) >= CORES_FOR_TWO

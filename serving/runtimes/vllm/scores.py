@@ -1,4 +1,4 @@
-"""vLLM's arrays of log probabilities as ``SequenceDelta`` wants them."""
+"""Turns vLLM's arrays of log probabilities into the form of ``SequenceDelta``."""
 
 from __future__ import annotations
 

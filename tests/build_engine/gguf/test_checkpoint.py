@@ -125,7 +125,7 @@ def test_llama3_scaling_is_recognized(tmp_path: Path) -> None:
         ({"llama.block_count": [2, 3]}, "differs from layer to layer"),
         ({"llama.context_length": None}, r"lacks the metadata llama\.context_length"),
         ({"llama.attention.head_count": 0}, "num_attention_heads is 0, not a whole number above 0"),
-        ({"llama.attention.head_count": 5}, "5 num_attention_heads are no multiple of 4"),
+        ({"llama.attention.head_count": 5}, "5 num_attention_heads are not a multiple of 4"),
         ({"llama.context_length": "long"}, r"llama\.context_length is 'long', not a whole number"),
         ({"llama.attention.layer_norm_rms_epsilon": "x"}, "layer_norm_rms_epsilon is 'x', not a number"),
         (

@@ -107,8 +107,8 @@ def test_generation_defaults() -> None:
         ({"merges": ["h nowhere"]}, "its tokenizer is damaged"),
         ({"merges": ["he"]}, "the merge 'he' has one part"),
         ({"merges": ["h \udcc3"]}, "is not UTF-8 text"),
-        ({"eos_token_id": 512}, "eos_token_id 512 is none of 512 tokens"),
-        ({"bos_token_id": 99999, "add_bos_token": True}, "bos_token_id 99999 is none of 512 tokens"),
+        ({"eos_token_id": 512}, "eos_token_id 512 is not one of the 512 tokens"),
+        ({"bos_token_id": 99999, "add_bos_token": True}, "bos_token_id 99999 is not one of the 512 tokens"),
     ],
 )
 def test_tokenizers_that_cannot_be_read(metadata: dict[str, Any], message: str) -> None:

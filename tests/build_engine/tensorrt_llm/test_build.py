@@ -152,8 +152,8 @@ def test_the_speed_profile_is_planned_and_recorded(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"alpha": 0.7}, "fp8 has none: leave ALPHA= out"),
-        ({"alpha_sweep": True}, "fp8 has none: leave ALPHA= out"),
+        ({"alpha": 0.7}, "fp8 does not use: leave ALPHA= out"),
+        ({"alpha_sweep": True}, "fp8 does not use: leave ALPHA= out"),
         ({"precision": "bf16", "calibration": Path(__file__)}, "without prompts: leave CALIBRATION= out"),
         ({"calibration": Path("/no/such/file")}, "does not exist"),
         ({"precision": "fp8", "gpu": "a100"}, "needs SM89"),

@@ -121,7 +121,7 @@ def test_a_damaged_engine_is_refused_before_anything_starts(builder: Builder, tm
     (out / "model.bin").write_text("x" * 20)
     (out / "tokenizer.json").write_text("x" * 20)
     with pytest.raises(
-        LaunchError, match=rf"damaged: {out}/tokenizer.json is no JSON object \(Expecting value.*\){again}"
+        LaunchError, match=rf"damaged: {out}/tokenizer.json is not a JSON object \(Expecting value.*\){again}"
     ):
         served()
     (out / "tokenizer.json").unlink()
@@ -207,7 +207,7 @@ def test_a_model_without_a_name_is_refused(arguments: list[str]) -> None:
 
 
 def test_the_simulated_runtime_has_no_model() -> None:
-    with pytest.raises(LaunchError, match="MODEL=smollm2 says nothing to RUNTIME=simulated"):
+    with pytest.raises(LaunchError, match="MODEL=smollm2 has no effect with RUNTIME=simulated"):
         parse(["--runtime", "simulated", "--model", "smollm2"])
 
 
@@ -263,8 +263,8 @@ def test_a_kv_cache_that_holds_no_useful_request_is_refused_with_the_least_that_
         ('{"eos_token_id": 2, "repetition_penalty": 0}', "repetition_penalty is 0, not a number from 0 to 10"),
         ('{"top_p": 0.5}', "eos_token_id is missing, so no answer would end"),
         ('{"eos_token_id": "end"}', "has no usable eos_token_id"),
-        ('{"top_p": 0.5,}', r"is no JSON object \(.*line 1 column"),
-        ("[1]", r"is no JSON object \(it begins with '\[1\]'\)"),
+        ('{"top_p": 0.5,}', r"is not a JSON object \(.*line 1 column"),
+        ("[1]", r"is not a JSON object \(it begins with '\[1\]'\)"),
     ],
 )
 def test_an_edit_that_no_request_could_live_with_is_told_before_anything_starts(

@@ -1,4 +1,4 @@
-"""How many sequences may be at the engine, from its gauges. Pure."""
+"""How many sequences the engine may be given at once, by its gauges. Pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Whose request goes to the engine next: tokens are shared among tenants, over all workers.
 
-The engine gets no more sequences than it decodes at once, and no more unread prompt tokens than keep it busy; the rest
-waits here, one queue per tenant. The tenant with the smallest counter (``table``) is next. While there is room nobody
-waits, and nothing but a few additions is done.
+The engine is given no more sequences than it decodes at once, and no more unread prompt tokens than keep it busy; the
+rest waits here, in one queue per tenant. The tenant with the smallest counter (``table``) is next. While there is room
+nobody waits, and the scheduler costs only a few additions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Among whom the engine is shared."""
+"""The tenants among whom the engine is shared, and how many open requests each may have."""
 
 from __future__ import annotations
 
