@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from contract.arguments import Arguments
-from deploy.processes import ROOT
+from contract.paths import ROOT
 from deploy.replicas import LOOK_SECONDS
 from serving.launch.config import LaunchError, is_free, number
 from serving.launch.envoy import GUARD_FLAGS, Guard

@@ -15,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from contract.paths import ROOT
+
 KUBERNETES = ROOT / "deploy/kubernetes"
 TOOLS = ROOT / ".venv-manifests/bin"
 COMPOSE = (["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"])

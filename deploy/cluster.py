@@ -21,11 +21,12 @@ from urllib.parse import urlsplit
 
 from contract import standard_streams
 from contract.authority import bracketed
-from contract.straight import STRAIGHT
+from contract.direct_http import DIRECT
+from contract.paths import ROOT
 from deploy import running
 from deploy.arguments import check_ports, parse
 from deploy.envoy import CHECK_SECONDS, configuration
-from deploy.processes import DRAIN_SECONDS, ROOT, Router, ready, say, stop
+from deploy.processes import DRAIN_SECONDS, Router, ready, say, stop
 from deploy.replicas import LOOK_SECONDS, Front, Home, Replica, gpus, replace
 from serving.host.ports import free_ports
 from serving.host.signals import Terminal
@@ -40,7 +41,7 @@ def aliases(urls: list[str]) -> list[str]:
     problem: Exception | None = None
     for url in urls:  # one may be down
         try:
-            with STRAIGHT.open(f"{url}/v1/models", timeout=5) as answer:
+            with DIRECT.open(f"{url}/v1/models", timeout=5) as answer:
                 names = [model["id"] for model in json.load(answer)["data"]]
             break
         except (OSError, ValueError, KeyError) as error:
@@ -200,11 +201,9 @@ class Cluster:
             json.dumps(configuration(pairs, chosen.host, chosen.grpc_port, self._admin, chosen.guard), indent=1)
         )
         urls = [front.url for front in self._fronts] or [url for url, _ in pairs]
-        straight = {
-            name: "" for name in os.environ if name.lower().endswith("_proxy")
-        }  # smg would ask one for replicas
+        no_proxy = {name: "" for name in os.environ if name.lower().endswith("_proxy")}  # smg would use it for replicas
         self._routers = [
-            Router(smg(urls, chosen.host, chosen.port, self._metrics, chosen.policy), self._run / "smg.log", straight),
+            Router(smg(urls, chosen.host, chosen.port, self._metrics, chosen.policy), self._run / "smg.log", no_proxy),
             Router([str(ROUTERS / "envoy"), "-c", str(self._run / "envoy.json"), "--disable-hot-restart",
                    "--drain-time-s", str(DRAIN_SECONDS)], self._run / "envoy.log"),
         ]  # fmt: skip
@@ -221,23 +220,7 @@ class Cluster:
         while True:
             if self._roll:
                 self._roll = False
-                if len(self._replicas) == 1:
-                    say("a roll needs two replicas or more: one that drains answers nobody; use REPLICAS=2")
-                    continue
-                for replica in self._replicas:
-                    say(f"replica {replica.number} drains")
-                    try:
-                        replace(replica, self._fronts[replica.number], self._watch_routers)
-                    except RuntimeError as problem:
-                        say(f"{problem}; the roll stops here, and the other replicas stay as they are")
-                        break
-                    time.sleep(LOOK_SECONDS)  # the routers must know this one before the next one drains
-                else:
-                    say(
-                        "all replicas replaced"
-                        if self._replicas
-                        else "replicas given as URLs are replaced where they run"
-                    )
+                self._replace_all()
             for replica in self._replicas:
                 replica.look()
             self._watch_routers()
@@ -245,6 +228,24 @@ class Cluster:
                 if front.ended():
                     front.restart()
             time.sleep(0.5)
+
+    def _replace_all(self) -> None:
+        """Replace the replicas one by one; one that does not come back ends the roll."""
+        if not self._replicas:
+            say("replicas given as URLs are replaced where they run")
+            return
+        if len(self._replicas) == 1:
+            say("a roll needs two replicas or more: one that drains answers nobody; use REPLICAS=2")
+            return
+        for replica in self._replicas:
+            say(f"replica {replica.number} drains")
+            try:
+                replace(replica, self._fronts[replica.number], self._watch_routers)
+            except RuntimeError as problem:
+                say(f"{problem}; the roll stops here, and the other replicas stay as they are")
+                return
+            time.sleep(LOOK_SECONDS)  # the routers must know this one before the next one drains
+        say("all replicas replaced")
 
     def _watch_routers(self) -> None:
         for router in self._routers:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
+from contract.paths import ROOT
 from deploy.envoy import configuration
 from serving.launch.envoy import Guard
 
-ROOT = Path(__file__).resolve().parents[1]
 COMPONENTS = ROOT / "deploy/kubernetes/components"
 ALERTS = ROOT / "serving/gateway/dashboards/alerts.yml"
 HEAD = """\

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import psutil
 
-from contract.straight import STRAIGHT
+from contract.direct_http import DIRECT
+from contract.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 DRAIN_SECONDS = 180
 AT_ONCE, WINDOW = 3, 60.0  # a router that ended more often than this within WINDOW seconds ends the cluster
 
@@ -28,7 +28,7 @@ def say(line: str) -> None:
 
 def ready(url: str) -> bool:
     try:
-        with STRAIGHT.open(url, timeout=2) as answer:
+        with DIRECT.open(url, timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

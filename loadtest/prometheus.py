@@ -8,7 +8,7 @@ from http.client import HTTPException
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from contract.straight import STRAIGHT
+from contract.direct_http import DIRECT
 
 TIMEOUT_S = 5.0
 
@@ -16,7 +16,7 @@ TIMEOUT_S = 5.0
 def fetch(url: str, timeout: float = TIMEOUT_S) -> list[Sample]:
     """The samples at ``url``. Raises ``OSError`` without an answer and ``ValueError`` for any other text."""
     try:
-        with STRAIGHT.open(url, timeout=timeout) as answer:  # the URL is the user's own server
+        with DIRECT.open(url, timeout=timeout) as answer:  # the URL is the user's own server
             return parse(answer.read().decode("utf-8", "replace"))
     except HTTPException as error:  # a port that speaks something else
         raise OSError(f"no HTTP answer ({type(error).__name__})") from None

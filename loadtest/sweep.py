@@ -95,8 +95,8 @@ def _beyond(run: Callable[[float], RateStep], steps: list[RateStep], highest: fl
     return more
 
 
-def sweep(options: argparse.Namespace) -> int:
-    options.rate = options.rate or "1"
+def _checked_plan(options: argparse.Namespace) -> RunPlan:
+    """The plan of the first rate. Raises ``LoadtestError`` for a run that cannot be swept."""
     plan = plan_of_command(vars(options))
     if not plan.slo:
         raise LoadtestError("slo: a sweep needs limits to break: add SLO=ttft=200ms,tpot=50ms")
@@ -115,6 +115,14 @@ def sweep(options: argparse.Namespace) -> int:
         raise LoadtestError(
             f"max-rate: {options.max_rate:g} is below the first rate, {plan.rate:g}: raise it or lower RATE"
         )
+    return plan
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Search for the highest rate within the limits, print and write what was found. Returns the exit code."""
+    options.rate = options.rate or "1"
+    plan = _checked_plan(options)
+    assert plan.rate is not None
     check_target(plan)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the run ends in order when its terminal closes: see ``run``

@@ -162,11 +162,8 @@ def _missed(total: Lane, slo: Slo) -> list[str]:
     for (name, percent), limit in slo.percentiles.items():
         value = total.percentile(metric_of(name), percent, limit)
         if value is None or value > limit:
-            shown = latency(value)
             note = few(total, name, percent, limit)
             reasons.append(
-                f"{name} p{percent:g} is {shown} (limit {limit * 1e3:g} ms); {note}"
-                if note
-                else f"{name} p{percent:g} is {shown} (limit {limit * 1e3:g} ms)"
+                f"{name} p{percent:g} is {latency(value)} (limit {limit * 1e3:g} ms)" + (f"; {note}" if note else "")
             )
     return reasons

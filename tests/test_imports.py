@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("contract", "client", "serving", "build_engine", "loadtest")
+PACKAGES = ("contract", "client", "serving", "build_engine", "loadtest", "deploy")
 
 
 @functools.cache

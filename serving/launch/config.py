@@ -239,8 +239,8 @@ def _guard(args: argparse.Namespace) -> Guard | None:
         return None
     if guard.is_open and args.triton_host not in LOCAL:
         raise LaunchError(
-            f"TRITON_HOST={args.triton_host} with a certificate but for everybody: set TRITON_KEY_FILE or "
-            "TRITON_TLS_CLIENT_CA, which say who may come in"
+            f"TRITON_HOST={args.triton_host} would let everybody in, because a certificate identifies only the server: "
+            "set TRITON_KEY_FILE or TRITON_TLS_CLIENT_CA"
         )
     return guard
 

@@ -7,14 +7,14 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from contract.straight import STRAIGHT
+from contract.direct_http import DIRECT
 
 CANARY = {"text_input": "Hello", "max_tokens": 1, "temperature": 0.0, "ignore_eos": True}
 
 
 def _open(url: str, body: dict[str, Any] | None, timeout: float) -> bytes:
     data = json.dumps(body).encode() if body is not None else None
-    with STRAIGHT.open(urllib.request.Request(url, data=data), timeout=timeout) as response:
+    with DIRECT.open(urllib.request.Request(url, data=data), timeout=timeout) as response:
         content: bytes = response.read()
         return content
 

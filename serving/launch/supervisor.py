@@ -15,7 +15,7 @@ from contract.engine_dir import EngineInfo
 from contract.lifeline import Lifeline
 from contract.paths import ROOT
 from serving import session_dir
-from serving.host import memory, signals
+from serving.host import oom, signals
 from serving.launch import announcement, child, health, logs, rundir, triton
 from serving.launch.config import Config, LaunchError, connectable, reach
 from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
@@ -88,7 +88,7 @@ class Supervisor:
             pid, why = self._triton.pid if self._triton else 0, ""
             halted = child.has_stopped(pid)  # and then it does not ask for the exit codes of its short-lived children
             if self._broken() or stubless.seconds(not halted and child.has_dead_child(pid)) > STUBLESS_SECONDS:
-                why = self._why() + self._memory.ran_out()
+                why = self._why() + self._oom.ran_out()
                 if (self._exit_code() or 0) >= 0:
                     raise LaunchError(f"Triton did not start: {why} (log: {self._log('triton')})")
             elif stopped.seconds(halted) > HANG_SECONDS:
@@ -118,7 +118,7 @@ class Supervisor:
         command = triton.command(self._config, self._run_dir, self._shm)
         env = triton.environment(self._config, self._run_dir)
         with logs.open_private(self._log("triton"), "ab" if self._deaths else "wb") as log:
-            self._log_start, self._memory = log.tell(), memory.Watch()
+            self._log_start, self._oom = log.tell(), oom.OomWatch()
             self._readiness.launching()
             self._leftovers.starting()
             # SIGKILL: without its launcher nobody empties the engine first, and a Triton that got SIGTERM leaves its
@@ -174,7 +174,7 @@ class Supervisor:
         if self._triton is None or self._vitals is None:
             return "it did not start"
         if self._broken():
-            return self._why() + self._memory.ran_out()
+            return self._why() + self._oom.ran_out()
         now = time.monotonic()
         self._vitals.look(now - self._looked)
         self._looked = now

@@ -1,4 +1,4 @@
-"""Processes that the kernel ends because memory ran out: they leave no message of their own."""
+"""Tells whether the kernel's OOM killer has struck: a process that it ends leaves no message of its own."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ ROOT = Path("/")
 RAN_OUT = "; memory ran out and the kernel ended a process: give this machine or container more, or lower KV_CACHE_GB"
 
 
-class Watch:
-    """Has the kernel ended a process of this container, or of this machine, since this was made?"""
+class OomWatch:
+    """Whether the kernel has killed a process of this container, or of this machine, since this object was made."""
 
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
         self._before = self._count()
 
     def ran_out(self) -> str:
-        """The end of a sentence that says why something died; "" where memory is not why."""
+        """The end of a sentence that says why something died; "" if memory was not the reason."""
         return RAN_OUT if self._count() > self._before else ""
 
     def _count(self) -> int:
@@ -30,7 +30,7 @@ class Watch:
         return 0
 
     def _counters(self) -> Iterator[Path]:
-        """The nearest first: https://docs.kernel.org/admin-guide/cgroup-v2.html, version 1, the whole machine's."""
+        """The nearest first: cgroup v2 (https://docs.kernel.org/admin-guide/cgroup-v2.html), v1, the whole machine."""
         with contextlib.suppress(OSError):
             for line in (self._root / "proc/self/cgroup").read_text().splitlines():
                 _, controllers, group = line.split(":", 2)

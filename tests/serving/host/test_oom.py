@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.host.memory import RAN_OUT, Watch
+from serving.host.oom import RAN_OUT, OomWatch
 
 
 @pytest.mark.parametrize(
@@ -27,11 +27,11 @@ def test_the_nearest_counter_tells(cgroup: str, counter: str, tmp_path: Path) ->
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    watch = Watch(tmp_path)
+    watch = OomWatch(tmp_path)
     assert watch.ran_out() == ""
     (tmp_path / counter).write_text("oom 4\noom_kill 2\n")
     assert watch.ran_out() == RAN_OUT
 
 
 def test_a_system_that_counts_none_says_nothing(tmp_path: Path) -> None:
-    assert Watch(tmp_path).ran_out() == ""
+    assert OomWatch(tmp_path).ran_out() == ""
