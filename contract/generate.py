@@ -75,7 +75,7 @@ def _note(field: Field, api: Api) -> str:
     if field.checkpoint:
         parts.append("default: generation_config.json")
     if field.capability:
-        parts.append("where the engine has it")
+        parts.append("needs engine support")
     return "; ".join(parts)
 
 
@@ -95,7 +95,7 @@ def _row(f: Field) -> str:
     cells = (
         " ".join(f"`{name}`" for name in f.names), f.tensor + (" list" if f.repeated else ""), _default(f), _range(f),
         f"`{f.option_name}`" if f.option else "", f"`{f.api_name}`" if f.api else "",
-        f.about + ("; where the engine has it" if f.capability else ""),
+        f.about + ("; needs engine support" if f.capability else ""),
     )  # fmt: skip
     return f"| {' | '.join(cells)} |\n"
 

@@ -137,44 +137,46 @@ class Shared(BaseModel):
     stream: bool | None = note("server-sent events", openai=True)
     # shared fields: begin
     temperature: float | None = note("0 is greedy; default: generation_config.json", openai=True)
-    top_p: float | None = note("share of the probability to draw from; default: generation_config.json", openai=True)
+    top_p: float | None = note(
+        "draws from the most likely tokens of this total probability; default: generation_config.json", openai=True
+    )
     top_k: int | None = note("0 or -1: the whole vocabulary; default: generation_config.json")
-    min_p: float | None = note("drops tokens below this share of the best one's probability; where the engine has it")
+    min_p: float | None = note("drops tokens less likely than this share of the most likely one; needs engine support")
     repetition_penalty: float | None = note(
-        "above 1: less of what prompt and answer have; default: generation_config.json; where the engine has it"
+        "above 1: tokens of prompt and answer become less likely; default: generation_config.json; needs engine support"
     )
     presence_penalty: float | None = note(
-        "subtracted once from the logits of tokens in the answer; where the engine has it", openai=True
+        "subtracted once from the logits of tokens that are in the answer; needs engine support", openai=True
     )
     frequency_penalty: float | None = note(
-        "subtracted for each time that a token is in the answer; where the engine has it", openai=True
+        "subtracted for each time that a token occurs in the answer; needs engine support", openai=True
     )
     seed: int | None = note(
-        "same seed, same answer where the engine is deterministic; -n: 2^64 - n; where the engine has it", openai=True
+        "same seed, same answer where the engine is deterministic; -n: 2^64 - n; needs engine support", openai=True
     )
-    min_tokens: int | None = note("no stop before this many tokens; where the engine has it")
+    min_tokens: int | None = note("no stop before this many tokens; needs engine support")
     stop: str | list[str] | None = note("matched on text, across tokens; up to 64", openai=True)
     stop_token_ids: list[int] | None = note("up to 64; one that ends an answer is not named in `stop_reason`")
     include_stop_str_in_output: bool | None = note("the stop string stays at the end of the text")
     bad_words: list[str] | None = note(
-        "never generated in their usual tokens, nor with a space in front; up to 64; where the engine has it"
+        "never generated as usually tokenized, with or without a leading space; up to 64; needs engine support"
     )
     logit_bias: dict[str, float] | None = note(
-        "token id → -100…100, up to 1,024 of them; where the engine has it", openai=True
+        "token id → -100…100, up to 1,024 of them; needs engine support", openai=True
     )
     allowed_token_ids: list[int] | None = note(
-        "no token but these is generated, ends of the answer included; up to 1,024; where the engine has it"
+        "only these tokens are generated, end tokens included; up to 1,024; needs engine support"
     )
     repetition_detection: RepetitionDetection | None = note(
         "`max_pattern_size`, `min_pattern_size`, `min_count`: ends an answer that repeats itself"
     )
     ignore_eos: bool | None = note("go on until max_tokens; for load tests")
     guided_complete: bool | None = note(
-        "true: a guided answer is whole within `max_tokens`, shortened if it must be; where the engine has it"
+        "true: a guided answer is completed within `max_tokens`, shortened if necessary; needs engine support"
     )
-    priority: int | None = note("higher is sooner; where the engine has it")
+    priority: int | None = note("higher runs sooner; needs engine support")
     cache_salt: str | None = note(
-        "prompts share cached prefixes only with those that came with the same one; where the engine has it"
+        "prompts share cached prefixes only with prompts that have the same salt; needs engine support"
     )
     # shared fields: end
     user: str | None = note("goes to the log", openai=True)
@@ -202,16 +204,16 @@ class Common(Shared):
     stream_options: StreamOptions | None = note("`include_usage`; `continuous_usage_stats` as vLLM", openai=True)
     # common fields: begin
     max_tokens: int | None = note(
-        "chat: what the context leaves; completions: 16; 0: only what was asked about the prompt", openai=True
+        "chat: what the context allows; completions: 16; 0: only what was asked about the prompt", openai=True
     )
     n: int | None = note("at most 16; seeds `seed`, `seed + 1`, …", openai=True)
     truncate_prompt_tokens: int | None = note(
-        "a longer prompt is cut to this many tokens; -1: to what the context holds beside `max_tokens`"
+        "a longer prompt is cut to this many tokens; -1: to what the context leaves beside `max_tokens`"
     )
-    truncation_side: Literal["left", "right"] | None = note("`left`: its last tokens stay; `right`: its first")
+    truncation_side: Literal["left", "right"] | None = note("`left`: its last tokens are kept; `right`: its first")
     # common fields: end
     prompt_logprobs: int | None = note(
-        "0 to 20 alternatives for each token of the prompt; not in streams; where the engine has it"
+        "0 to 20 alternatives for each token of the prompt; not in streams; needs engine support"
     )
     return_token_ids: bool | None = note(
         "`token_ids` beside each text, with the end or stop token, and `prompt_token_ids`; `logprobs` have it too"
@@ -260,11 +262,11 @@ class ChatRequest(Common):
     )
     # chat fields: begin
     add_generation_prompt: bool | None = note("default: true unless `continue_final_message`")
-    continue_final_message: bool | None = note("the answer goes on where the last (assistant) message ends")
+    continue_final_message: bool | None = note("the answer continues the last (assistant) message")
     parse_special: bool | None = note("true: special tokens written in messages act as such (trusted callers only)")
     # chat fields: end
-    logprobs: bool | None = note("refused where the engine lacks it", openai=True)
-    top_logprobs: int | None = note("0 to 20; refused where the engine lacks it", openai=True)
+    logprobs: bool | None = note("refused if the engine lacks it", openai=True)
+    top_logprobs: int | None = note("0 to 20; refused if the engine lacks it", openai=True)
 
 
 class CompletionRequest(Common):
@@ -280,7 +282,5 @@ class CompletionRequest(Common):
         description="text, token ids, or a list of either", json_schema_extra={"x-openai": True, "x-vllm": True}
     )
     echo: bool | None = note("the prompt's text in front of the answer", openai=True)
-    logprobs: int | None = note(
-        "0 to 20; with `echo` of the prompt too; refused where the engine lacks it", openai=True
-    )
+    logprobs: int | None = note("0 to 20; with `echo` of the prompt too; refused if the engine lacks it", openai=True)
     response_format: ResponseFormat | None = note("the same types: enforced or refused")
