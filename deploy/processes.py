@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import psutil
 
 from contract.direct_http import DIRECT
 from contract.paths import ROOT
+from serving.launch import child
 
 DRAIN_SECONDS = 180
 AT_ONCE, WINDOW = 3, 60.0  # a router that ended more often than this within WINDOW seconds ends the cluster
@@ -34,16 +34,13 @@ def ready(url: str) -> bool:
         return False
 
 
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: nothing outlives a killed cluster
-
-
 def spawn(command: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start in a session of its own, so that Ctrl-C reaches the cluster alone, which then drains in order."""
+    """Start in a session of its own, so that Ctrl-C reaches the cluster alone, which then drains in order. It cannot
+    outlive a killed cluster."""
     with log.open("ab") as file:
         return subprocess.Popen(
             command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, **(environment or {})}, preexec_fn=_end_with_parent,
+            env={**os.environ, **(environment or {})}, preexec_fn=child.die_with_parent,
         )  # fmt: skip
 
 

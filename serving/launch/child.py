@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 PR_SET_PDEATHSIG = 1
 SEGMENT = re.compile(r"(/dev/shm/psm_\w+)$", re.MULTILINE)
 
@@ -83,26 +85,33 @@ def cause(returncode: int) -> str:
 
 def is_alive(pid: int) -> bool:
     """Neither gone nor a zombie."""
-    return _state_and_parent(pid)[0] not in "ZX"
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def is_child(pid: int, parent: int) -> bool:
     """``pid`` runs, and ``parent`` started it."""
-    state, started_by = _state_and_parent(pid)
-    return state not in "ZX" and started_by == parent
+    try:
+        return is_alive(pid) and psutil.Process(pid).ppid() == parent
+    except psutil.NoSuchProcess:
+        return False
 
 
 def has_dead_child(pid: int) -> bool:
     """A child of ``pid`` has ended, and ``pid`` has not asked for its exit code."""
-    processes = (int(process.name) for process in Path("/proc").glob("[0-9]*"))
-    return any(_state_and_parent(process) == ("Z", pid) for process in processes)
+    try:
+        return any(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process(pid).children())
+    except psutil.NoSuchProcess:  # one of them has just gone for good
+        return False
 
 
 def has_stopped(leader: int) -> bool:
     """A process of ``leader``'s group is stopped by a signal, and will not go on by itself."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended
-            if _state_and_parent(int(process.name))[0] == "T" and os.getpgid(int(process.name)) == leader:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, OSError):  # it has just ended
+            if os.getpgid(process.pid) == leader and process.status() == psutil.STATUS_STOPPED:
                 return True
     return False
 
@@ -117,11 +126,3 @@ class Lasting:
         now = time.monotonic()
         self._since = (self._since if self._since is not None else now) if true else None
         return now - self._since if self._since is not None else 0.0
-
-
-def _state_and_parent(pid: int) -> tuple[str, int]:
-    try:
-        state, parent = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
-    except OSError:
-        return "X", 0
-    return state, int(parent)
