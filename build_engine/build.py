@@ -53,10 +53,10 @@ DEFAULT_PRECISION = {"openvino": "int8"}  # elsewhere "auto": the builder choose
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = sub.add_parser("build", help="checkpoint -> engine directory")
-    parser.add_argument("--model", required=True, help=f"directory, .gguf file, hub id, {' or '.join(NAMED)}")
+    parser.add_argument("--model", required=True, help=f"directory, .gguf file, hub id, {', '.join(NAMED)}")
     parser.add_argument("--precision", metavar="P", help=", ".join(PRECISIONS) + " (int8 on a CPU, else by the GPU)")
     parser.add_argument("--runtime", metavar="R", help=", ".join(BUILDERS) + " (default: by precision and GPU)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="engine directory to write")
     names = ", ".join(profiles.PROFILES)
     parser.add_argument("--context", metavar="N", help=f"prompt + output tokens, or {names} (the checkpoint's own)")
     parser.add_argument("--revision", help="hub revision")
@@ -68,8 +68,8 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def _add_gpu_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--gpu", default="", help="build for this one (default: the GPU of this machine)")
-    group.add_argument("--backend", default="engine", choices=("engine", "pytorch"), help="of tensorrt_llm")
+    group.add_argument("--gpu", default="", help="GPU to build for (default: the one in this machine)")
+    group.add_argument("--backend", default="engine", choices=("engine", "pytorch"), help="TensorRT-LLM's")
     group.add_argument(
         "--kv", choices=("auto", "bf16", "fp8", "int8"), metavar="TYPE",
         help="KV cache type: bf16 (default), fp8, int8; the last two need the accuracy gate",
@@ -83,12 +83,12 @@ def _add_gpu_options(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_vllm_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--fp8-head", action="store_true", help="the output layer in FP8 too (accuracy gate)")
+    group.add_argument("--fp8-head", action="store_true", help="lm_head in FP8 too (needs the accuracy gate)")
     group.add_argument(
         "--speculate", default="", choices=("", *SPECULATIONS), help="speculative decoding, off by default"
     )
     group.add_argument("--lora", default="", metavar="NAME=DIR,…", help="adapters, chosen per request by name")
-    group.add_argument("--vllm-args", default="{}", metavar="JSON", help="engine arguments of vLLM beside ours")
+    group.add_argument("--vllm-args", default="{}", metavar="JSON", help="further engine arguments of vLLM")
 
 
 def run(args: argparse.Namespace) -> None:

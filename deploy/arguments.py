@@ -19,17 +19,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Ends the program with one line for what makes no sense."""
     parser = Arguments(prog="python -m deploy.cluster", description="Replicas behind smg (HTTP) and Envoy (gRPC).")
     add = parser.add_argument
-    add("--replicas", default="2", help="how many to start here, or gateway URLs separated by commas")
+    add(
+        "--replicas",
+        default="2",
+        help="how many replicas to start here, or gateway URLs separated by commas",
+    )
     add("--host", default="127.0.0.1", help="address of both routers (default: 127.0.0.1)")
-    add("--port", type=number("GATEWAY_PORT"), default=8080, help="HTTP, OpenAI's API (default: 8080)")
-    add("--grpc-port", type=number("GRPC_PORT"), default=8001, help="gRPC (default: 8001)")
+    add("--port", type=number("GATEWAY_PORT"), default=8080, help="port of OpenAI's API over HTTP (default: 8080)")
+    add("--grpc-port", type=number("GRPC_PORT"), default=8001, help="port of gRPC (default: 8001)")
     add(
         "--replica-grpc-port",
         default="8001",
-        help="gRPC port of replicas given as URLs, or one for each (default: 8001)",
+        help="gRPC port of the replicas given as URLs: one for all, or one for each (default: 8001)",
     )
     add("--policy", default="cache_aware", help="how smg chooses a replica (default: cache_aware)")
-    add("--run", type=Path, default=ROOT / ".run/cluster", help="logs and process id (default: .run/cluster)")
+    add(
+        "--run",
+        type=Path,
+        default=ROOT / ".run/cluster",
+        help="folder of logs and process id (default: .run/cluster)",
+    )
     add("--roll", action="store_true", help="replace the replicas of the cluster that runs there, one by one")
     for flag, what in GUARD_FLAGS.items():
         add(flag, default="", metavar="FILE", help=what)

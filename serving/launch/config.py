@@ -55,10 +55,10 @@ OPTIONS = (
         "share of GPU memory that the engine may use when KV_CACHE_GB is 0 (default %(default)s)",
     ),
     Flag("THREADS", int, 0, (0, 4096), "CPU threads of the OpenVINO engine (default 0: OpenVINO's choice)"),
-    Flag("EXACT", int, 0, (0, 1), "1: OpenVINO computes in FP32, KV too: answers are the same in any company (slower)"),
+    Flag("EXACT", int, 0, (0, 1), "1: FP32 arithmetic and KV in OpenVINO: answers do not depend on other streams (slower)"),
     Flag(
         "STEP_SECONDS", float, 0.0, (0, 3600),
-        "an engine with work and no step for this long is started again (default 0: 12, on a CPU 120)",
+        "restart an engine that has work but makes no step for this long (default 0: 12, on a CPU 120)",
     ),
     Flag("STEP_MS", float, 15.0, (0, 3_600_000), "simulated: time of one engine step (default 15)"),
     Flag("PREFILL_MS_PER_TOKEN", float, 0.0, (0, 3_600_000), "simulated: added to the first step (default 0)"),
@@ -130,36 +130,38 @@ def _parser() -> Arguments:
     add = parser.add_argument
     add("--engine", type=Path, default=None, help="engine directory (default: engines/default)")
     add(
-        "--model", default="", help="serve this one, built into engines/ if need be: smollm2, synthetic, DIR, FILE.gguf"
-    )
+        "--model", default="",
+        help="model to serve, built into engines/ first if need be: smollm2, synthetic, DIR, FILE.gguf or a hub id",
+    )  # fmt: skip
     add(
         "--runtime", default="", choices=["", *RUNTIMES],
-        help="refuse an engine of another one; `simulated`: no model, a clock makes the tokens",
+        help="refuse an engine for any other runtime; `simulated` has no model: a clock makes the tokens",
     )  # fmt: skip
     add("--host", default="127.0.0.1", help="address of the gateway; anything but localhost opens it to the network")
     add(
         "--triton-host", default="127.0.0.1",
-        help="address of Triton's HTTP, gRPC and metrics; with a key or certificates, of the gRPC door alone",
+        help="address of Triton's HTTP, gRPC and metrics; with a key or certificates, of the gRPC door only",
     )  # fmt: skip
     for flag, what in GUARD_FLAGS.items():
         add(flag, default="", metavar="FILE", help=what)
-    for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002), ("gateway", 8080)):
-        add(
-            f"--{name}-port", type=number(f"{name.upper()}_PORT"), default=port,
-            help=f"default {port}" + ("; 0: no gateway" * (name == "gateway")),
-        )  # fmt: skip
+    for name, port, what in (
+        ("http", 8000, "Triton's HTTP"), ("grpc", 8001, "Triton's gRPC"), ("metrics", 8002, "Triton's metrics"),
+        ("gateway", 8080, "the gateway; 0: no gateway"),
+    ):  # fmt: skip
+        variable = f"{name.upper()}_PORT"
+        add(f"--{name}-port", type=number(variable), default=port, help=f"port of {what} (default {port})")
     add(
         "--lame-duck", type=number("LAME_DUCK"), default=0,
-        help="seconds after SIGTERM in which /health/ready says no and requests are still taken, so that a router "
-        "sends them elsewhere before one is refused (default 0)",
+        help="seconds after SIGTERM during which /health/ready already fails but requests are still accepted, so that "
+        "routers send them elsewhere before one is refused (default 0)",
     )  # fmt: skip
     add(
         "--drain", type=number("DRAIN"), default=10,
-        help="seconds that open streams get to end on Ctrl-C or SIGTERM (default 10)",
+        help="seconds that open streams get to end after Ctrl-C or SIGTERM (default 10)",
     )  # fmt: skip
     add(
         "--max-restarts", type=number("MAX_RESTARTS"), default=0,
-        help="exit when Triton died more often than this in ten minutes (default 0: go on, after pauses)",
+        help="exit when Triton has died more often than this in ten minutes (default 0: never, it only pauses)",
     )  # fmt: skip
     for option in OPTIONS:
         add(option.flag, type=number(option.variable, option.type), default=option.default, help=option.help)

@@ -26,10 +26,10 @@ HANDSHAKE, HEADERS, IDLE = "10s", "10s", "300s"  # how long a connection may tak
 # Of KServe's service what clients need. The rest manages models, shared memory, traces and logs.
 METHODS = r"/inference\.GRPCInferenceService/(Server|Model)[A-Za-z]+|/grpc\.health\.v1\.Health/[A-Za-z]+"
 GUARD_FLAGS = {
-    "--triton-key-file": "gRPC asks for an API key: a file of lines KEY or NAME KEY",
-    "--triton-tls-cert": "gRPC speaks TLS: certificate chain in PEM",
-    "--triton-tls-key": "key of that certificate",
-    "--triton-tls-client-ca": "gRPC asks clients for a certificate signed by this CA",
+    "--triton-key-file": "file of API keys (lines KEY or NAME KEY), one of which gRPC clients must send",
+    "--triton-tls-cert": "certificate chain (PEM): gRPC then speaks TLS",
+    "--triton-tls-key": "private key of that certificate (PEM)",
+    "--triton-tls-client-ca": "CA (PEM) that must have signed the certificates of gRPC clients",
 }
 COMPRESSED = "grpc-encoding: compressed requests are not taken (a small one may unpack to gigabytes); send identity"
 OTHER_METHOD = "this method is not offered here; inference, metadata and health are"
