@@ -1,11 +1,10 @@
-"""From one replica's sweep to the number of replicas for a rate of arrivals.
+"""From the sweep of one replica to the number of replicas that a rate of arrivals needs.
 
-A sweep finds the highest rate that one replica takes within the limits; Little's law turns it into places for streams:
-``places = rate × mean time of an answer``. Arrivals that do not wait for each other find all places of a pool taken
-with the probability of Erlang's C formula (M/M/c; exact for exponential lengths, a little high for even ones),
-assuming that routers spread streams evenly. The answer is the smallest pool in which fewer than ``risk`` of the
-requests wait.
-``make bench-cluster ARGS="--parts capacity"`` holds it against 2, 4 and 8 replicas.
+A sweep finds the highest rate that one replica sustains within the limits; Little's law turns it into stream slots:
+``slots = rate × mean seconds of an answer``. Independent arrivals find all slots of a pool taken with the probability
+of Erlang's C formula (M/M/c; exact for exponential lengths, a little high for even ones), assuming that routers spread
+streams evenly. The answer is the smallest pool in which fewer than ``risk`` of the requests wait.
+``make bench-cluster ARGS="--parts capacity"`` compares it with 2, 4 and 8 replicas.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ MOST = 1_000_000  # replicas
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLimit:
-    """What one replica takes within the limits: requests per second, and the mean seconds of an answer at that rate."""
+    """What one replica sustains within the limits: requests per second, and the mean seconds of an answer then."""
 
     rate: float
     seconds: float
@@ -36,27 +35,27 @@ class ReplicaLimit:
 
 
 def overload(rate: float, replicas: int, limit: ReplicaLimit) -> float:
-    """The share of requests that find all places taken."""
+    """The share of requests that find all slots taken."""
     return erlang_c(math.floor(replicas * limit.streams + 1e-9), rate * limit.seconds)
 
 
-def erlang_c(places: int, load: float) -> float:
+def erlang_c(slots: int, load: float) -> float:
     """The probability of waiting (A. K. Erlang, 1917), by the inverse of his B formula.
 
     ``load``: mean number of streams."""
-    if load >= places:
+    if load >= slots:
         return 1.0
     if load <= 0:
         return 0.0
-    inverse = term = 1.0  # of B, the share that is lost where nobody may wait: 1 + n/a + n(n − 1)/a² + …
-    for place in range(places, 0, -1):
-        term *= place / load
+    inverse = term = 1.0  # of B, the share of calls lost where nobody may wait: 1 + n/a + n(n − 1)/a² + …
+    for slot in range(slots, 0, -1):
+        term *= slot / load
         inverse += term
         if inverse > 1e12:
             return 0.0
         if term < 1e-16 * inverse:  # and falls from here on: a pool of a million takes thousands of terms
             break
-    return 1 / (inverse * (1 - load / places) + load / places)
+    return 1 / (inverse * (1 - load / slots) + load / slots)
 
 
 def replicas_for(rate: float, limit: ReplicaLimit, risk: float) -> int:
@@ -70,7 +69,7 @@ def replicas_for(rate: float, limit: ReplicaLimit, risk: float) -> int:
 
 
 def rate_of(replicas: int, limit: ReplicaLimit, risk: float) -> float:
-    """The highest rate that ``replicas`` take, requests per second."""
+    """The highest rate that ``replicas`` sustain, in requests per second."""
     low, high = 0.0, replicas * limit.rate
     for _ in range(50):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""Is the target there and ready? One clear line when it is not, before a single request is scheduled."""
+"""Checks that the target is there and ready, before a request is scheduled; if not, one line says why."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from loadtest.transports.grpc_stream import Connections
 
 TIMEOUT_S = 5.0
 ASK_S = 10.0
-WRONG = (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 422)  # what no other time would mend
+WRONG = (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 422)  # statuses that a later attempt would not change
 START = "is it running? start it with `make serve`, or set HOST"
 
 
 @dataclass(slots=True)
 class TargetFacts:
-    """What the server says of itself; it goes into the report."""
+    """What the server says about itself. ``facts`` go into the report."""
 
-    sse_model: str = ""  # the gateway's own name of the model
+    sse_model: str = ""  # the gateway's name for the model
     dialect: Dialect = DIALECTS[0]  # the first one that the gateway does not refuse
-    packed: bool = False  # does the model offer its answers in one tensor? as client/ asks for them
+    packed: bool = False  # whether the model can answer in one tensor, as client/ asks for it
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 def check_target(plan: RunPlan, *, ask: bool = False) -> TargetFacts:
-    """Raises ``LoadtestError``. ``ask`` a gateway for one token too: what it refuses then would fail every request."""
+    """Raises ``LoadtestError``. With ``ask``, a gateway is also asked for one token, to find out what it refuses."""
     _check_out(Path(plan.out or "reports"))
     target = TargetFacts()
     for lane in plan.lanes:
@@ -53,7 +53,7 @@ def check_target(plan: RunPlan, *, ask: bool = False) -> TargetFacts:
 
 
 def _check_out(directory: Path) -> None:
-    """Before the run: its results would be lost."""
+    """Before the run, because afterwards its results would be lost."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -87,7 +87,7 @@ def _offers_packed(server: Connections, model: str) -> bool:
     try:
         inputs = server.call("ModelMetadata", request, pb.ModelMetadataResponse, TIMEOUT_S).inputs
     except TransportError as error:
-        if error.kind == "unsupported":  # no Triton, but something that speaks its streaming call
+        if error.kind == "unsupported":  # not Triton, but something that has its streaming call
             return False
         raise
     return any(tensor.name == "packed_output" for tensor in inputs)
@@ -101,7 +101,7 @@ def _check_sse(plan: RunPlan, target: TargetFacts) -> None:
         with _opener(plan).open(request, timeout=TIMEOUT_S) as answer:
             names = [str(model["id"]) for model in json.load(answer)["data"]]
     except urllib.error.HTTPError as error:
-        if error.code in (404, 405, 501) and plan.model != RunPlan.model:  # it lists none, and need not
+        if error.code in (404, 405, 501) and plan.model != RunPlan.model:  # it lists no models, and need not
             names = [plan.model]
         else:
             ask = "is the model ready, and OPENAI_API_KEY set? A server that lists no models needs --model"
@@ -135,7 +135,7 @@ def _ask(plan: RunPlan, target: TargetFacts) -> None:
                 refused.append(error)
                 if dialect != DIALECTS[-1]:
                     continue
-                error = refused[1]  # what it has against the usual request
+                error = refused[1]  # its objection to the request without extensions
             if error.status in WRONG:
                 raise LoadtestError(
                     f"host: the server refuses to answer ({error.status}): {error.message[:200]}"
@@ -149,7 +149,7 @@ def _ask(plan: RunPlan, target: TargetFacts) -> None:
 
 
 def _opener(plan: RunPlan) -> urllib.request.OpenerDirector:
-    """Straight to the server, as the load goes: not through a proxy of the environment. Raises ``LoadtestError``."""
+    """Opens URLs without the environment's proxy, as the load does too. Raises ``LoadtestError``."""
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
     if plan.secure:
         try:
@@ -161,7 +161,7 @@ def _opener(plan: RunPlan) -> urllib.request.OpenerDirector:
 
 
 def _gateway_model(plan: RunPlan, names: list[str]) -> str:
-    """The one that was asked for, else the first; ``both`` may name Triton's, which the gateway calls otherwise."""
+    """The model that was asked for, else the first. With ``both`` it may be Triton's name, which the gateway lacks."""
     if plan.model in names:
         return plan.model
     if plan.model != RunPlan.model and plan.transport == "sse":

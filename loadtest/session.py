@@ -1,4 +1,4 @@
-"""A worker's side of the conversation with the master: plan in, reports out, and Locust's own request table fed."""
+"""A worker's side of the conversation with the master: receives the plan, sends reports, feeds Locust's own table."""
 
 from __future__ import annotations
 
@@ -69,8 +69,9 @@ class WorkerSession:
 
 
 def on_interrupt(environment: Any, stop: Callable[[], None]) -> None:
-    """The first Ctrl-C ends the run in order, with its report; the second ends the process at once. A terminal that
-    closes is a first one, however often it says so; under ``nohup`` the run goes on.
+    """The first Ctrl-C ends the run in order, with its report; the second ends the process at once.
+
+    A terminal that closes counts as a first Ctrl-C, however many signals it causes; under ``nohup`` the run goes on.
 
     Python's own handler would raise KeyboardInterrupt in whichever greenlet runs just then: a traceback, or a hang.
     """
@@ -93,7 +94,7 @@ def on_interrupt(environment: Any, stop: Callable[[], None]) -> None:
 
 
 def _end_at_once(*_: Any) -> None:
-    """No clean-up of Python's runs after this: it could wait for what the user no longer waits for."""
+    """Skip Python's own clean-up, which could wait for something that the user no longer wants to wait for."""
     for child in psutil.Process().children(recursive=True):  # Locust's workers, in the master
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()

@@ -1,11 +1,11 @@
-"""One generator process: sends its share of the plan, stamps every message, reports once a second.
+"""One generator process: sends its share of the plan, stamps every message and reports once a second.
 
 Open loop: a pacer starts one greenlet per arrival at its time, whatever the server does. Closed loop: a greenlet per
 user converses. Requests run in greenlets of their own in both, so that what is in flight when the run stops can be
 counted, never lost. Figures leave this process as deltas: histograms and counts, not samples.
 
-The users of a closed loop are ours, not Locust's, which starts them by a ramp of its own, adds some in mid-run, and
-moves them to a worker that joins late: they would be others than the plan's.
+The users of a closed loop are ours, not Locust's. Locust starts users by a ramp of its own, adds some in mid-run and
+moves them to a worker that joins late, so they would not be those of the plan.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class LoadWorker:
 
     def start(self) -> None:
         gc.collect()
-        gc.freeze()  # a full collection of what is already here would stop the loop for tens of milliseconds
+        gc.freeze()  # a full collection of all that exists now would stop the loop for tens of milliseconds
         jobs = [self._own_load.watch, self._report_forever, self._close_on_time]
         jobs += [self._pace] if self.plan.process.is_open else []
         users = () if self.plan.process.is_open else range(self.index, self.plan.users, self.count)
@@ -129,7 +129,7 @@ class LoadWorker:
 
     @property
     def _over(self) -> bool:
-        """No more requests are to start."""
+        """Whether no more requests may start."""
         return self._stopped or self._sent.is_set() or self.now() >= self.plan.end
 
     def _sleep_until(self, t: float) -> None:
@@ -155,7 +155,7 @@ class LoadWorker:
         return greenlet
 
     def _lane_of(self, request: Request) -> str:
-        """Both transports get whole conversations, in an order that no number of workers lines up with."""
+        """Each transport gets whole conversations, in a pattern that does not align with any number of workers."""
         lanes = self.plan.lanes
         return lanes[request.conversation.bit_count() % len(lanes)]
 
@@ -207,9 +207,9 @@ class LoadWorker:
         return on_message
 
     def _spread(self, record: Record, tokens: int, arrivals: list[float]) -> None:
-        """``tokens`` that only the last usage told of came with the messages: evenly, as far as anyone can know.
+        """Spread ``tokens`` that only the last usage reported evenly over the messages, for want of better knowledge.
 
-        Below 0: the server put a token into several messages."""
+        Below 0: the server put one token into several messages."""
         lane, count, given = self._lanes[record.transport], len(arrivals), 0
         start, end = self._window(record)
         for k, t in enumerate(arrivals if tokens else (), 1):
@@ -233,7 +233,7 @@ class LoadWorker:
         self._done.append(record)
 
     def _window(self, record: Record) -> tuple[float, float]:
-        """When what arrives counts as throughput; of a number of requests all that is theirs, and nothing else."""
+        """When arrivals count as throughput. With a number of requests, exactly what belongs to these counts."""
         if self.plan.requests is None:
             return self.plan.warmup, self.plan.end
         return (0.0 if record.measured else math.inf), math.inf

@@ -1,8 +1,8 @@
-"""Bytes and when they arrived: by the kernel's time stamp where there is one, so that reading late adds no latency.
+"""Receives bytes and the time of their arrival, by the kernel's stamp where there is one: reading late adds no latency.
 
 Linux stamps received packets on request (``SO_TIMESTAMPNS``, for TCP since 4.14) and gives a read the stamp of its last
-byte: https://docs.kernel.org/networking/timestamping.html. So messages share a stamp only where a reader is so late
-that the next is there already. TLS has them too (``tls``); on other systems a message is stamped after the read.
+byte: https://docs.kernel.org/networking/timestamping.html. So messages share a stamp only if the reader is so late that
+the next one is there already. TLS has stamps too (``tls``); on other systems a message is stamped after the read.
 """
 
 from __future__ import annotations

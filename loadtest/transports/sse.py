@@ -1,9 +1,10 @@
 """OpenAI chat completions over server-sent events, read from the raw socket.
 
-The HTTP parsing is geventhttpclient's (llhttp, in C); this module owns the socket, so that a message is stamped when
-its bytes arrive and a closed connection is never mistaken for the end of a stream. Tokens are the server's: the usage
-of each chunk where ``continuous_usage_stats`` is honoured, else one per chunk with content until the final usage puts
-the total right. An answer is whole when it gave its reason or ``[DONE]``, however its body or connection then ends.
+geventhttpclient (llhttp, in C) parses the HTTP. This module owns the socket, so that a message is stamped when its
+bytes arrive and a closed connection is never mistaken for the end of a stream. Tokens are counted by the server: by the
+usage of each chunk where ``continuous_usage_stats`` is honoured; otherwise each chunk with content counts as one until
+the final usage corrects the total. An answer is complete once it has given its finish reason or ``[DONE]``, however its
+body or connection then ends.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from loadtest.transports.tls import TlsSocket
 
 BLOCK = 65536
 CONNECT_TIMEOUT = 10.0
-DOCUMENT = 16_384  # bytes of an answer that is no stream
-LINGER_S = 0.1  # how long a body may take to end after [DONE] for its connection to be used again
+DOCUMENT = 16_384  # bytes kept of an answer that is not a stream
+LINGER_S = 0.1  # a body that ends within this time after [DONE] leaves its connection reusable
 ANY_ZLIB = 47  # zlib's window bits for both of its encodings, gzip and deflate
-TEXTS = ("content", "reasoning_content", "reasoning", "refusal")  # of a delta; each brings tokens,
-CALLS = ("tool_calls", "function_call")  # and so do these
+TEXTS = ("content", "reasoning_content", "reasoning", "refusal")  # keys of a delta that bring tokens,
+CALLS = ("tool_calls", "function_call")  # as these do
 
 
 class SseTransport:
@@ -146,7 +147,7 @@ class _Body(HTTPResponse):
 
     @property
     def complete(self) -> bool:
-        """Is the answer over? An interim one (103 Early Hints) is none."""
+        """Whether the response has ended. An interim one (103 Early Hints) does not count."""
         return bool(self.message_complete) and self.status_code >= 200
 
     def _on_body(self, buf: bytearray) -> None:
@@ -163,13 +164,13 @@ class _SseReader:
         self._on_message = on_message
         self._events = Events()
         self._text: list[str] = []
-        self._start = bytearray()  # of a body that may be no stream
-        self._tokens = 0  # that came with messages; the total may know better
+        self._start = bytearray()  # of a body that may not be a stream
+        self._tokens = 0  # counted by messages; the server's total may differ
         self.done = self.begun = self._events_seen = self._live = False  # _live: usage grows from chunk to chunk
 
     @property
     def whole(self) -> bool:
-        """Did the answer come to its end?"""
+        """Whether the answer has come to its end."""
         return self.done or bool(self.end.finish_reason)
 
     def feed(self, data: bytes, now: float) -> bool:
@@ -198,7 +199,7 @@ class _SseReader:
             chunk = orjson.loads(data)
             error = chunk if _is_error(chunk) else chunk.get("error")
         except (ValueError, AttributeError):
-            raise _strange("no JSON object", data) from None
+            raise _strange("not a JSON object", data) from None
         if error:
             status = str(error.get("status") or error.get("code")) if isinstance(error, dict) else ""
             raise _refusal(int(status) if status.isdecimal() else 500, error)
@@ -207,8 +208,8 @@ class _SseReader:
             content = self._content(choices)
             count = self._usage(chunk.get("usage") or {})
         except (AttributeError, TypeError, ValueError):
-            raise _strange("no chunk of a chat", data) from None
-        # With a reason or without choices the usage is the total, which says nothing of this chunk.
+            raise _strange("not a chunk of a chat", data) from None
+        # With a finish reason, or without choices, the usage is the total and says nothing about this chunk.
         self._live = self._live or bool(count and choices and not self.end.finish_reason)
         if self._live and count and choices:
             self._tokens = count
@@ -219,7 +220,7 @@ class _SseReader:
         return self._on_message(now, self._tokens) if self._tokens > before else True
 
     def _content(self, choices: Any) -> bool:
-        """Did these choices bring something of the answer?"""
+        """Whether these choices bring a part of the answer."""
         content = False
         for choice in choices:
             delta = choice.get("delta") or {}
@@ -229,7 +230,7 @@ class _SseReader:
         return content
 
     def _usage(self, usage: Mapping[str, Any]) -> int:
-        """Output tokens so far; 0 where this usage does not tell: some servers send zeros until the end."""
+        """Output tokens so far; 0 if this usage does not say: some servers send zeros until the end."""
         end, count = self.end, int(usage.get("completion_tokens") or 0)
         end.prompt_tokens = usage.get("prompt_tokens") or end.prompt_tokens
         end.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or end.cached_tokens
@@ -255,7 +256,7 @@ class _SseReader:
         return self.end
 
     def _document(self) -> dict[str, Any]:
-        """The body as a JSON object; what is none is empty."""
+        """The body as a JSON object; {} if it is not one."""
         try:
             return dict(orjson.loads(bytes(self._start or self.http.body)))
         except (ValueError, TypeError):
@@ -274,12 +275,12 @@ def _strange(what: str, data: bytes) -> TransportError:
 
 
 def _text(content: Any) -> str:
-    """Mistral's reasoning models send it in parts."""
+    """A delta's text. Mistral's reasoning models send it in parts."""
     return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content or ""
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:
-    """vLLM's old errors name their object; others are of an event named ``error`` and have but a message."""
+    """vLLM's old errors say so in ``object``; others come as an event named ``error`` and have only a message."""
     return chunk.get("object") == "error" or (
         not ("choices" in chunk or "usage" in chunk) and bool(chunk.get("message") or chunk.get("detail"))
     )
@@ -289,5 +290,5 @@ def _refusal(status: int, error: Any) -> TransportError:
     """``error``: OpenAI's error object, or what other servers put in its place."""
     error = error if isinstance(error, dict) else {"message": error}
     message, code = str(error.get("message") or error), str(error.get("code") or "")
-    code = "" if code.isdecimal() else code  # vLLM repeats the status there
+    code = "" if code.isdecimal() else code  # vLLM repeats the status here
     return TransportError(refusals.from_http(status, message, code=code).code, message, status)

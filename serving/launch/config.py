@@ -55,7 +55,7 @@ OPTIONS = (
         "share of GPU memory that the engine may use when KV_CACHE_GB is 0 (default %(default)s)",
     ),
     Flag("THREADS", int, 0, (0, 4096), "CPU threads of the OpenVINO engine (default 0: OpenVINO's choice)"),
-    Flag("EXACT", int, 0, (0, 1), "1: FP32 arithmetic and KV in OpenVINO: answers do not depend on other streams (slower)"),
+    Flag("EXACT", int, 0, (0, 1), "1: OpenVINO in FP32, KV too: answers do not depend on other streams (slower)"),
     Flag(
         "STEP_SECONDS", float, 0.0, (0, 3600),
         "restart an engine that has work but makes no step for this long (default 0: 12, on a CPU 120)",
