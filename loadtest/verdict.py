@@ -162,8 +162,6 @@ def _missed(total: Lane, slo: Slo) -> list[str]:
     for (name, percent), limit in slo.percentiles.items():
         value = total.percentile(metric_of(name), percent, limit)
         if value is None or value > limit:
-            note = few(total, name, percent, limit)
-            reasons.append(
-                f"{name} p{percent:g} is {latency(value)} (limit {limit * 1e3:g} ms)" + (f"; {note}" if note else "")
-            )
+            reason = f"{name} p{percent:g} is {latency(value)} (limit {limit * 1e3:g} ms)"
+            reasons.append("; ".join(filter(None, (reason, few(total, name, percent, limit)))))
     return reasons

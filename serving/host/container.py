@@ -86,7 +86,6 @@ def run_command(
     *,
     environment: Mapping[str, str] | None = None,
     publish: Sequence[str] = (),
-    gpus: str = "all",
     name: str = "",
     passed: Sequence[str] = (),
     user: str = "",
@@ -99,7 +98,7 @@ def run_command(
     """
     settings = {"HOME": "/tmp", "USER": "qwen", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     settings.update(environment or {})
-    command = ["docker", "run", "--rm", "--init", "--gpus", gpus, f"--shm-size={SHM_GIB}g"]
+    command = ["docker", "run", "--rm", "--init", "--gpus", "all", f"--shm-size={SHM_GIB}g"]
     command += [
         "--ulimit",
         "memlock=-1",
@@ -123,8 +122,6 @@ def serve_command(
     addresses: Mapping[str, tuple[str, int]],
     *,
     arguments: Sequence[str] = (),
-    environment: Mapping[str, str] | None = None,
-    gpus: str = "all",
 ) -> list[str]:
     """``python3 -m serving`` in the container, for the launcher.
 
@@ -137,18 +134,17 @@ def serve_command(
     for variable, (_, port) in addresses.items():
         options += [f"--{variable.lower().replace('_', '-')}", str(port)]
     gateway = sorted(key for key in os.environ if key.startswith(GATEWAY_PREFIX) and key not in SET_BY_LAUNCHER)
-    keys_file = os.environ.get("GATEWAY_API_KEYS_FILE")
-    if keys_file:  # relative paths refer to this directory, not to the container's
-        environment = {**(environment or {}), "GATEWAY_API_KEYS_FILE": str(Path(keys_file).absolute())}
+    environment, keys = {}, []
+    if keys_file := os.environ.get("GATEWAY_API_KEYS_FILE"):
+        path = Path(keys_file).absolute()  # a relative path refers to this directory, not to the container's
+        environment, keys = {"GATEWAY_API_KEYS_FILE": str(path)}, [Mount(path)]
         gateway.remove("GATEWAY_API_KEYS_FILE")
-    keys = [Mount(Path(keys_file).absolute())] if keys_file else []
     return run_command(
         ["python3", "-m", "serving", *options, *arguments],
         [Mount(ROOT), Mount(engine.resolve()), Mount(engine.absolute()), *keys],
         passed=gateway,
         environment=environment,
         publish=[f"{authority(host, port)}:{port}" for host, port in addresses.values()],
-        gpus=gpus,
         name=f"qwen-triton-{addresses['HTTP_PORT'][1]}" if "HTTP_PORT" in addresses else "",
     )
 

@@ -47,11 +47,9 @@ class Writer:
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
 
-    async def whole(
-        self, body: bytes, *, status: int = 200, kind: bytes = b"application/json", more: Headers = ()
-    ) -> None:
+    async def whole(self, body: bytes, *, status: int = 200, more: Headers = ()) -> None:
         size = str(len(body)).encode()
-        await self._start(status, [(b"content-type", kind), (b"content-length", size), *more])
+        await self._start(status, [(b"content-type", b"application/json"), (b"content-length", size), *more])
         await self._send({"type": "http.response.body", "body": body})
 
     async def error(self, error: ApiError, body: bytes, receive: Receive) -> None:

@@ -19,8 +19,8 @@ JsonObject = dict[str, Any]
 REQUEST_ID = r"^[A-Za-z0-9_.:-]{1,128}$"
 
 
-def note(text: str, *, openai: bool = False, vllm: bool = True, default: Any = None) -> Any:
-    return Field(default=default, description=text, json_schema_extra={"x-openai": openai, "x-vllm": vllm})
+def note(text: str, *, openai: bool = False, vllm: bool = True) -> Any:
+    return Field(default=None, description=text, json_schema_extra={"x-openai": openai, "x-vllm": vllm})
 
 
 _T = TypeVar("_T")
