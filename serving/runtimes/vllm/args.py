@@ -1,8 +1,9 @@
-"""What vLLM is told: engine arguments from ``engine.json``, sampling parameters from ours.
+"""Arguments for vLLM: the engine's from ``engine.json``, the sampling parameters from ``Sampling``.
 
-Three of its defaults differ from ours and are therefore always given: ``max_num_seqs`` and ``max_num_batched_tokens``
-depend on the usage context (128 / 2048 in process), ``max_tokens`` is 16, and the end ids of generation_config.json are
-stop tokens of every request unless ``ignore_eos``; ours are complete in ``Sampling.stop_token_ids``.
+Three of vLLM's defaults do not suit us, so these arguments are always given: ``max_num_seqs`` and
+``max_num_batched_tokens`` would depend on the usage context (128 / 2048 in process), ``max_tokens`` would be 16, and
+the end ids of generation_config.json would stop every request without ``ignore_eos``; our end ids are all in
+``Sampling.stop_token_ids``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ HONOURED = GUIDES | {
 }  # fmt: skip
 # vLLM refuses them beside speculative decoding (``SamplingParams._validate_spec_decode``, 0.24 to 0.33).
 NOT_SPECULATED = frozenset({"min_p", "logit_bias"})
-# ``RuntimeInfo.options`` may not change what the rest of the server relies on.
+# Arguments that ``RuntimeInfo.options`` may not set, because the rest of the server relies on them.
 OURS = frozenset({
     "model", "tokenizer", "load_format", "max_model_len", "max_num_seqs", "max_logprobs", "tensor_parallel_size",
     "kv_cache_memory_bytes", "gpu_memory_utilization", "scheduling_policy", "enable_lora", "max_loras",
@@ -34,12 +35,12 @@ OURS = frozenset({
 })  # fmt: skip
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm.config.lora.MaxLoRARanks
 MAX_LOGPROBS = 20
-# With a KV cache in bytes the fraction decides nothing, but vLLM still refuses to start when less than it is free.
+# With a KV cache in bytes the fraction has no effect, but vLLM still refuses to start when less than it is free.
 NO_FRACTION = 0.02
-# The kernels of a step that holds a prompt take the CPU longer to launch one by one than the GPU to run, and vLLM's
-# own graphs end at 512 tokens: one prompt of 512 among running streams. With graphs up to 2,048, on an H100 at 40
-# requests/s: TTFT p50 57 -> 37 ms, TPOT 13.1 -> 9.4, for 0.24 GiB and a second more at start (docs/benchmarks.md).
-# A step takes the next larger graph; from 128 tokens on at most 6 % of it is padding.
+# In a step that holds a prompt, the CPU takes longer to launch the kernels one by one than the GPU to run them, and
+# vLLM's own graphs end at 512 tokens, which one prompt of 512 among running streams exceeds. Graphs up to 2,048 on an
+# H100 at 40 requests/s: TTFT p50 57 -> 37 ms, TPOT 13.1 -> 9.4, for 0.24 GiB and a second more at start
+# (docs/benchmarks.md). A step uses the next larger graph; from 128 tokens on at most 6 % of it is padding.
 GRAPH_SIZES = (1, 2, 4, *range(8, 256, 8), *range(256, 512, 16), *range(512, 1024, 32), *range(1024, 2049, 64))
 GRAPH_OPTIONS = frozenset({
     "compilation_config", "cudagraph_capture_sizes", "max_cudagraph_capture_size", "enforce_eager"
@@ -52,7 +53,7 @@ def engine_args(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
     limits = engine.limits
     args: dict[str, Any] = {
         "model": str(engine.path),
-        "tokenizer": str(engine.path),  # guided decoding needs it; text is never made here
+        "tokenizer": str(engine.path),  # guided decoding needs it; no text is made here
         "dtype": DTYPES.get(engine.precision, "auto"),
         "quantization": quantization(engine),
         "load_format": load_format(engine),
@@ -69,7 +70,7 @@ def engine_args(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
         "scheduling_policy": "priority",
         "seed": 0,
     }
-    if not GRAPH_OPTIONS & set(engine.runtime.options):  # vLLM takes sizes from one place only
+    if not GRAPH_OPTIONS & set(engine.runtime.options):  # vLLM accepts sizes from only one of these
         args["cudagraph_capture_sizes"] = [size for size in GRAPH_SIZES if size <= args["max_num_batched_tokens"]]
     adapters = lora_adapters(engine.path)
     if adapters:
@@ -78,7 +79,7 @@ def engine_args(engine: EngineInfo, options: RuntimeOptions) -> dict[str, Any]:
 
 
 def own_options(engine: EngineInfo) -> dict[str, Any]:
-    """``runtime.options`` of ``engine.json``. Raises ``EngineDirectoryError`` for one that is ours to set."""
+    """``runtime.options`` of ``engine.json``. Raises ``EngineDirectoryError`` for one that this server sets."""
     taken = sorted(OURS & set(engine.runtime.options))
     if taken:
         raise EngineDirectoryError(
@@ -92,7 +93,7 @@ def speculates(engine: EngineInfo) -> bool:
 
 
 def quantization(engine: EngineInfo) -> str | None:
-    """``fp8`` quantizes a BF16 checkpoint on load; a quantized one (ModelOpt, compressed-tensors) says so itself."""
+    """``fp8`` to quantize a BF16 checkpoint on load; a quantized one (ModelOpt, compressed-tensors) declares itself."""
     config = _config(engine.path)
     if engine.precision == "fp8" and "quantization_config" not in config:
         return "fp8"
@@ -100,14 +101,14 @@ def quantization(engine: EngineInfo) -> str | None:
 
 
 def load_format(engine: EngineInfo) -> str:
-    """Random weights when the engine says that it is synthetic and holds no weights (serving-layer benchmarks)."""
+    """Random weights for a synthetic engine without weight files (serving-layer benchmarks)."""
     if engine.model.synthetic and not any(engine.path.glob("*.safetensors")):
         return "dummy"
     return "auto"
 
 
 def capabilities(engine: EngineInfo, lacking: frozenset[str] = frozenset()) -> frozenset[str]:
-    """What ``sampling_args`` passes on, without what the release lacks; LoRA only where the directory has adapters."""
+    """What ``sampling_args`` passes on, less what the release lacks; LoRA only if the directory has adapters."""
     honoured = HONOURED - NOT_SPECULATED if speculates(engine) else HONOURED
     return (honoured | {"lora"} if lora_adapters(engine.path) else honoured) - lacking
 
@@ -118,7 +119,7 @@ def lora_adapters(path: Path) -> list[Path]:
 
 
 def lora_rank(adapter: Path) -> int:
-    """The smallest rank vLLM can be told that holds this adapter."""
+    """The smallest rank in vLLM's list that holds this adapter."""
     path = adapter / "adapter_config.json"
     try:
         rank = int(json.loads(path.read_text(encoding="utf-8"))["r"])
@@ -133,10 +134,10 @@ def lora_rank(adapter: Path) -> int:
 def sampling_args(sampling: Sampling, end_ids: tuple[int, ...], *, seeded: bool = True) -> dict[str, Any]:
     """Keyword arguments of ``SamplingParams`` (``structured_outputs`` and bad words are added by the caller).
 
-    ``ignore_eos`` is always true: which ids end the stream is our decision and is in ``stop_token_ids``. A grammar that
-    is complete allows nothing but an end id, so a guided stream always has them. A seed costs: vLLM then samples this
-    row with a generator of its own, one small kernel per row, so one that the caller did not choose is not passed on.
-    Torch takes 63 bits of it.
+    ``ignore_eos`` is always true, because we decide which ids end the stream and put them into ``stop_token_ids``. A
+    complete grammar allows nothing but an end id, so a guided stream always has end ids. A seed has its price: vLLM
+    then samples this row with a generator of its own, one small kernel per row; so a seed is passed on only if the
+    caller chose it. Torch takes 63 bits of it.
     """
     return {
         "max_tokens": sampling.max_tokens,

@@ -1,4 +1,4 @@
-"""Everything that touches a name of vLLM; ``runtime.py`` imports it once it has checked the release.
+"""Everything that uses a name of vLLM; ``runtime.py`` imports this module after it has checked the release.
 
 Token ids go in as an ``EngineCoreRequest`` and come out as one ``EngineCoreOutputs`` message per engine step. The
 engine core is a child process (and one per GPU with tensor parallelism); the client is the one vLLM's ``LLM`` uses.
@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 
 
 class Core:
-    """One engine core. The constructor blocks until it is ready; ``send`` and ``abort`` need one caller at a time,
-    ``prepare`` does not."""
+    """One engine core. The constructor blocks until it is ready. ``send`` and ``abort`` allow one caller at a time,
+    ``prepare`` any number."""
 
     def __init__(self, engine: EngineInfo, options: RuntimeOptions) -> None:
         began = time.monotonic()

@@ -1,9 +1,9 @@
 """vLLM in process: token ids to its engine core, token ids back, one list of deltas per engine step.
 
 vLLM's ``AsyncLLM`` puts an asyncio queue, a task wake-up and a ``RequestOutput`` between each token and its consumer:
-256 of each per step at 256 streams. It sits on ``EngineCoreClient``, which already delivers one message per step,
-so this adapter reads that message itself (docs/decisions.md has the measured cost). The names used beneath vLLM's
-public interface are in ``core.py``, pinned by its surface test; ``releases.py`` checks the version.
+256 of each per step at 256 streams. Beneath it is ``EngineCoreClient``, which already delivers one message per step, so
+this adapter reads that message directly (docs/decisions.md has the measured cost). All names from beneath vLLM's public
+interface are in ``core.py``, where a surface test pins them; ``releases.py`` checks the version.
 """
 
 from __future__ import annotations
