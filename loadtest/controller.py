@@ -17,6 +17,7 @@ from locust.runners import MasterRunner
 from loadtest import console, files, prometheus, scrape
 from loadtest.aggregate import Lane, merged
 from loadtest.errors import EXIT_INVALID, EXIT_USAGE, LoadtestError
+from loadtest.listening import ListeningWorkers
 from loadtest.plan import RunPlan, plan_from
 from loadtest.preflight import TargetFacts, check_target
 from loadtest.record import Record
@@ -46,6 +47,7 @@ class Controller:
         self._running: dict[int, int] = {}
         self._finished = Event()
         self._heard = 0.0  # when a worker last reported
+        self._listening = ListeningWorkers(environment.runner)
         environment.runner.register_message(REPORT, self._on_report)
         environment.events.test_start.add_listener(self._on_start)
         environment.events.test_stopping.add_listener(lambda **_: self._interrupt())
@@ -86,6 +88,7 @@ class Controller:
         assert self._plan is not None
         runner = environment.runner
         workers = sorted(c.id for c in runner.clients.ready) if isinstance(runner, MasterRunner) else [None]
+        self._listening.wait_for([worker for worker in workers if worker])
         epoch = time.time() + LEAD_S
         server = scrape.ServerSeries(self._plan.url(self._plan.metrics_port, "/metrics"))
         self.run = Run(self._plan, self._target.facts, epoch, dict.fromkeys(range(len(workers))), server)

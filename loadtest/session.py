@@ -12,6 +12,7 @@ import gevent
 import psutil
 
 from loadtest.errors import EXIT_INTERRUPTED, TransportError
+from loadtest.listening import READY
 from loadtest.plan import RunPlan
 from loadtest.record import Record
 from loadtest.transports.dialect import Dialect
@@ -28,13 +29,14 @@ class WorkerSession:
         self._worker: LoadWorker | None = None
 
     def attach(self, environment: Any) -> None:
-        """On a Locust worker: listen to the master."""
+        """On a Locust worker: listen to the master, and tell it so."""
         self._environment = environment
         runner = environment.runner
         runner.register_message(PLAN, lambda environment, msg, **_: self.begin(environment, msg.data))
         runner.register_message(STOP, lambda environment, msg, **_: self.stop())
         environment.events.quitting.add_listener(lambda **_: self.stop())
         on_interrupt(environment, self.stop)
+        runner.send_message(READY)
 
     def begin(self, environment: Any, order: dict[str, Any]) -> None:
         """``order``: the plan and this worker's share of it, see ``Controller``."""

@@ -212,7 +212,7 @@ def test_a_key_is_checked_before_it_is_sent(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(LoadtestError, match="answered 401: the key of OPENAI_API_KEY is refused"):
             asked(port, tmp_path)
         monkeypatch.setenv("OPENAI_API_KEY", "two words")
-        with pytest.raises(LoadtestError, match=r"^OPENAI_API_KEY: a blank"):
+        with pytest.raises(LoadtestError, match=r"^OPENAI_API_KEY: the key contains a space"):
             asked(port, tmp_path)
 
 
