@@ -1,5 +1,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+ifeq ($(wildcard serving/launch/bootstrap.py),)
+$(error every path here is from the checkout's top: make -C DIRECTORY instead of make -f DIRECTORY/Makefile)
+endif
 
 PYTHON ?= python3
 # Looked up where it is used: `make help` needs none.

@@ -129,6 +129,12 @@ def test_what_the_programs_read_from_the_environment_may_be_given():
     assert len(settings) > 10 and spelling.main(sorted(given)) == ""
 
 
+def test_another_directorys_makefile_is_told_how_to_be_used(tmp_path):
+    answer = make("-C", str(tmp_path), "-f", str(ROOT / "Makefile"), "serve")
+    assert answer.returncode and "make -C DIRECTORY instead of make -f" in answer.stderr
+    assert len([line for line in answer.stderr.splitlines() if "directory '" not in line]) == 1
+
+
 def test_no_program_of_ours_sees_another_pythons_settings():
     """Debian's or ROS's packages would come before those of .venv, or pip would install elsewhere."""
     conf = configparser.ConfigParser()
