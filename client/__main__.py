@@ -14,8 +14,10 @@ from client._clients import Client
 from client._words import say
 from client.credentials import Tls
 from client.errors import ClientError
-from client.types import NO_RETRY, Options
+from client.types import NO_RETRY, Options, Retry
 from contract import standard_streams
+
+RETRY = Retry(patience=30.0)  # somebody sits before the terminal
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,8 +64,8 @@ def client_of(args: argparse.Namespace) -> Client:
     key = args.api_key or (os.environ.get("OPENAI_API_KEY") if web else credentials.key_of())
     tls = Tls(args.tls_ca, args.tls_cert, args.tls_key)
     if tls == Tls() or args.address.startswith("http://"):  # plain HTTP works though QWEN_TLS_… are set for gRPC
-        return Client(args.address, api_key=key)
-    return Client(args.address, api_key=key, tls=tls)
+        return Client(args.address, api_key=key, retry=RETRY)
+    return Client(args.address, api_key=key, tls=tls, retry=RETRY)
 
 
 def prompt_of(args: argparse.Namespace) -> str | None:

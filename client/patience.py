@@ -6,8 +6,6 @@ import time
 
 from client.types import Retry
 
-TIMES_LONGEST = 3
-
 
 class KnownServer:
     """Whether a server has ever answered, and since when it does not. Shared by all requests to it, so that those that
@@ -32,7 +30,7 @@ class Patience:
     """One request's: it must not be repeated for ever because others are answered."""
 
     def __init__(self, retry: Retry) -> None:
-        self._seconds = TIMES_LONGEST * retry.longest
+        self._seconds = retry.patience
         self._since: float | None = None
 
     def renew(self) -> None:

@@ -182,18 +182,20 @@ class Retry:
     """When nothing has arrived yet: up to ``attempts`` tries on a full queue, a dead engine or a refused connection.
 
     Waits ``backoff`` seconds, doubled each time up to ``longest``, with jitter; a server's Retry-After is obeyed. One
-    that has answered before is waited for beyond the attempts, three times ``longest``: it may be restarting.
+    that has answered before is waited for beyond the attempts, for ``patience`` seconds: it may be restarting, which
+    takes a 7B engine on a GPU a minute.
     """
 
     attempts: int = 3
     backoff: float = 0.2
     longest: float = 10.0
+    patience: float = 120.0
 
     def __post_init__(self) -> None:
         attempts: Any = self.attempts
         if not isinstance(attempts, Integral) or attempts < 1:
             raise ValueError(f"retry: attempts={attempts!r}: give a whole number of at least 1")
-        for name in ("backoff", "longest"):
+        for name in ("backoff", "longest", "patience"):
             if not _seconds(value := getattr(self, name)):
                 raise ValueError(f"retry: {name}={value!r}: give seconds, 0 or more")
 

@@ -97,7 +97,7 @@ def test_an_engine_that_cannot_go_on_leaves_the_first_error(fake: FakeTriton) ->
 def test_a_server_that_is_gone_for_good_leaves_the_first_error() -> None:
     fake = FakeTriton().start()
     with (
-        Client(fake.grpc, retry=Retry(backoff=0.01, longest=0.1)) as client,
+        Client(fake.grpc, retry=Retry(backoff=0.01, patience=0.3)) as client,
         pytest.raises(errors.ClientError, match=r".+; the answer cannot be resumed: no server answers at"),
     ):
         for chunk in client.stream("Hi", Options(max_tokens=TOKENS)):

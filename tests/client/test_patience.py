@@ -19,7 +19,7 @@ from tests.client.fake_triton import FakeTriton
 from tests.client.test_failover import SERVER
 
 DOWN = 1.5  # seconds: three attempts at these settings are over in 0.15 s
-QUICK = Retry(backoff=0.05, longest=2.0)
+QUICK = Retry(backoff=0.05, longest=2.0, patience=6.0)
 TOKENS = 30
 
 
@@ -74,7 +74,7 @@ def test_a_server_that_does_not_come_back_is_given_up() -> None:
             [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
         ) as server,
         Client(
-            str(server.stdout and server.stdout.readline().strip()), retry=Retry(backoff=0.01, longest=0.2)
+            str(server.stdout and server.stdout.readline().strip()), retry=Retry(backoff=0.01, patience=0.6)
         ) as client,
     ):
         with pytest.raises(errors.ConnectError) as caught:
@@ -107,17 +107,20 @@ def test_the_time_that_a_gateway_names_is_waited_for_or_refused() -> None:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         begin = time.monotonic()
-        with Client(address, retry=Retry(longest=0.9)) as client, pytest.raises(errors.EngineUnavailable) as caught:
+        with (
+            Client(address, retry=Retry(longest=0.9, patience=2.7)) as client,
+            pytest.raises(errors.EngineUnavailable) as caught,
+        ):
             client.generate("Hi")
-        assert caught.value.retry_after == 3 and time.monotonic() - begin < 2, "more than three times ``longest``"
-        with Client(address, retry=Retry(longest=1.1)) as client, pytest.raises(errors.EngineUnavailable):
+        assert caught.value.retry_after == 3 and time.monotonic() - begin < 2, "more than ``patience``"
+        with Client(address, retry=Retry(longest=1.1, patience=3.3)) as client, pytest.raises(errors.EngineUnavailable):
             client.generate("Hi")
         assert time.monotonic() - begin > 3
         server.shutdown()
 
 
 def test_the_end_of_patience() -> None:
-    server, own = KnownServer(), Patience(Retry(longest=1.0))
+    server, own = KnownServer(), Patience(Retry(patience=3.0))
     assert own.left(server) == 0.0, "it has never answered"
     server.answers()
     assert own.left(server) == pytest.approx(3.0)

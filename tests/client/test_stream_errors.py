@@ -112,7 +112,7 @@ def test_a_model_that_triton_loads_or_unloads_is_no_unknown_one(fake: FakeTriton
 
 async def test_an_error_in_mid_stream_comes_after_the_text(fake: FakeTriton) -> None:
     texts = []
-    async with AsyncClient(fake.grpc, retry=Retry(longest=0.05)) as client:
+    async with AsyncClient(fake.grpc, retry=Retry(longest=0.05, patience=0.15)) as client:
         with pytest.raises(errors.EngineUnavailable, match="worker died"):
             async for chunk in client.stream("MID engine_unavailable engine: worker died"):
                 texts.append(chunk.text)  # noqa: PERF401  # kept when the loop raises

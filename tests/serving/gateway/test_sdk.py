@@ -277,7 +277,9 @@ def test_alternatives_are_the_same_over_http(gateway: RunningGateway, fake: Fake
 
 async def test_own_async_client_over_http(gateway: RunningGateway, fake: FakeTriton) -> None:
     fake.step_ms = 20
-    async with AsyncClient(gateway.url, retry=Retry(longest=0.01), timeouts=Timeouts(between_chunks=0.2)) as http:
+    async with AsyncClient(
+        gateway.url, retry=Retry(longest=0.01, patience=0.03), timeouts=Timeouts(between_chunks=0.2)
+    ) as http:
         stream = http.stream("x", Options(max_tokens=1000))
         await stream.__anext__()
         await stream.aclose()
