@@ -85,6 +85,7 @@ def limit_of(path: Path) -> tuple[ReplicaLimit, str, str]:
         data: dict[str, Any] = nesting.loads(user_text.read(path))
         slo = str(data["slo"])
         limits = [(_number(step["rate"]), step) for step in data["steps"]]
+        valid = [step for _, step in limits if step.get("verdict", {}).get("state") != "invalid"]
         met = [
             ReplicaLimit(rate, _number(step["total"]["latency"]["e2e"]["mean"])) for rate, step in limits if step["met"]
         ]
@@ -92,6 +93,8 @@ def limit_of(path: Path) -> tuple[ReplicaLimit, str, str]:
         raise LoadtestError(
             f"capacity: {path} is not a sweep ({error}): run `make loadtest-sweep SLO=…` against one replica first"
         ) from None
+    if not valid:
+        raise LoadtestError(f"capacity: no run of {path} was valid: repeat the sweep, or name another with SWEEP=")
     if not met:
         raise LoadtestError(f"capacity: no rate of {path} met {slo}: one replica alone is too slow for it")
     best = max(met, key=lambda limit: limit.rate)

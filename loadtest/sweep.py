@@ -197,6 +197,7 @@ def conclusion(steps: list[RateStep], complete: bool = True) -> str:
     met = max((s.rate for s in steps if s.met), default=None)
     full = min((s.rate for s in steps if s.saturated and not s.invalid), default=None)
     text = "no rate met the limits" if met is None else f"highest rate that meets the limits: {met:g} requests/s"
+    text = "no run was valid, which says nothing about the server" if all(s.invalid for s in steps) else text
     text += f"; saturates at {full:g} requests/s" if full is not None else "; no saturation seen"
     text += f"; {UNTRIED}" if met == max(s.rate for s in steps) else ""
     text += "" if complete else "; ended before it had found the limit"

@@ -73,6 +73,7 @@ CHINESE = {
     "tokens/s {} → {}; goodput/s {} → {}; failed {} → {}": "tokens/s {} → {}；有效吞吐/s {} → {}；失败 {} → {}",
     # a sweep
     "no rate met the limits": "没有任何请求率达标",
+    "no run was valid, which says nothing about the server": "没有一次运行有效，因此无法判断服务器",
     "highest rate that meets the limits: {} requests/s": "达标的最高请求率：{} 请求/s",
     "saturates at {} requests/s": "在 {} 请求/s 时饱和", "no saturation seen": "未出现饱和",
     "no higher rate was tried": "未尝试更高的请求率",

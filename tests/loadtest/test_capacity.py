@@ -118,8 +118,14 @@ def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
         (tmp_path / "sweep.json").write_text(damage)
         with pytest.raises(LoadtestError, match="is not a sweep"):
             limit_of(tmp_path / "sweep.json")
+    missed = sweep(tmp_path, met=False)
     with pytest.raises(LoadtestError, match="too slow"):
-        limit_of(sweep(tmp_path, met=False))
+        limit_of(missed)
+    data = json.loads(missed.read_text())
+    data["steps"] = [step | {"verdict": {"state": "invalid"}} for step in data["steps"]]
+    missed.write_text(json.dumps(data))
+    with pytest.raises(LoadtestError, match=r"no run of .* was valid: repeat the sweep"):
+        limit_of(missed)
 
 
 def test_more_than_a_pool_can_be_is_refused(tmp_path: Path) -> None:

@@ -72,6 +72,13 @@ def test_a_rate_beyond_which_none_was_tried_is_no_limit() -> None:
     assert "no higher" not in conclusion(steps)
 
 
+def test_a_generator_that_was_late_says_nothing_about_the_server() -> None:
+    late = RateStep(1, False, True, False, {"verdict": {"cause": "machine"}})
+    found = conclusion([late])
+    assert found.startswith("no run was valid, which says nothing about the server; ") and "machine became" in found
+    assert conclusion([RateStep(2, False, False, False, {}), late]).startswith("no rate met the limits")
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
