@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import math
+import shlex
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -259,7 +260,8 @@ def check_ports(config: Config) -> None:
             raise LaunchError(f"{' and '.join(same)} are the same port, {port}; give each its own")
     taken = [f"{name}={port}" for name, port in config.ports.items() if not is_free(*config.address(name))]
     if taken:
-        others = " ".join(f"{name}={port + 100}" for name, port in config.ports.items())
+        model = [f"MODEL={shlex.quote(config.model)}"] if config.model else []
+        others = " ".join([*model, *(f"{name}={port + 100}" for name, port in config.ports.items())])
         raise LaunchError(
             f"port taken: {', '.join(taken)}; stop what listens there or choose others: make serve {others}"
         )

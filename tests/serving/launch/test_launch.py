@@ -62,6 +62,14 @@ def test_a_value_that_makes_no_sense(argument: str, line: str) -> None:
     assert problem(argument).startswith(line)
 
 
+def test_the_command_for_other_ports_keeps_the_model() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        said = problem("--model=my models/qwen", f"--http-port={taken.getsockname()[1]}")
+    assert "make serve MODEL='my models/qwen' HTTP_PORT=" in said
+
+
 def test_host_without_a_gateway_says_whose_it_is() -> None:
     line = "HOST=0.0.0.0 is the gateway's, and GATEWAY_PORT=0 starts none; TRITON_HOST is Triton's"
     assert problem("--host=0.0.0.0", "--gateway-port=0") == line
