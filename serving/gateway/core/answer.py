@@ -27,7 +27,7 @@ from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.plan import BYTES_PER_TOKEN, GenerationPlan, prompt_estimate
 from serving.gateway.core.prompt_scores import entry
 from serving.gateway.core.render.base import KEEP_ALIVE, BodyRenderer, StreamRenderer, Usage
-from serving.gateway.core.restart import MOST_RESTARTS, restarted
+from serving.gateway.core.restart import MOST_RESTARTS, RestartWait
 from serving.gateway.core.share.turn import EngineTurn, Work
 from serving.gateway.core.token_logprobs import TokenLogprobs
 from serving.gateway.core.writer import Gone, Writer
@@ -55,8 +55,7 @@ class Answer:
         self._stopped: Exception | None = None
         self._prompt_tokens = [0] * len(plan.prompts)
         self._cached_tokens = [0] * len(plan.prompts)
-        self.awaits_restart = False
-        self._back_at = 0.0  # when the wait for a restart ended
+        self.restart = RestartWait(answer_id, context.is_back, context.first_token_seconds)
 
     def _choice(self, index: int) -> ChoiceState:
         plan, text = self.plan, self._context.token_text
@@ -101,11 +100,6 @@ class Answer:
     @property
     def waiting_for_first(self) -> bool:
         return self.timing.first == 0.0
-
-    @property
-    def silent_since(self) -> float:
-        """From when on the engine could have sent something; a restart is no silence of the engine that follows it."""
-        return max(self.timing.chunk, self._back_at)
 
     async def run(self) -> None:
         """Generate and send the answer. Raises ``ClientError``, ``ApiError`` or ``Gone``, leaving no call open."""
@@ -188,7 +182,7 @@ class Answer:
                     raise
                 if left < 0:
                     restarts += 1
-                    if not ids or restarts > MOST_RESTARTS or not await self._restarted():
+                    if not ids or restarts > MOST_RESTARTS or not await self.restart.awaited(lambda: not self._stopped):
                         raise self._stopped or error from error
                 number, broken = number + 1, broken or error
                 log.warning("a broken answer goes on", extra={"request_id": self.id, "tokens": len(ids)})
@@ -196,17 +190,6 @@ class Answer:
                 return
             finally:
                 self._context.channels.left(channel, failed=failed)
-
-    async def _restarted(self) -> bool:
-        """Wait for a Triton that its launcher starts again."""
-        until = self.silent_since + self._context.first_token_seconds
-        self.awaits_restart = True
-        try:
-            return await restarted(
-                self.id, self._context.is_back, lambda: not self._stopped and time.monotonic() < until
-            )
-        finally:
-            self.awaits_restart, self._back_at = False, time.monotonic()
 
     def _can_go_on(self, prompt: int) -> bool:
         return self.plan.options.n == 1 and self._choices_of(prompt)[0].can_go_on

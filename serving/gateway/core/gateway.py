@@ -157,7 +157,7 @@ class Gateway:
                 log.warning("client stopped reading", extra={"request_id": answer.id})
                 answer.stop(Gone())
             return
-        starts = answer.waiting_for_first or answer.awaits_restart
+        starts = answer.waiting_for_first or answer.restart.is_awaited
         bound = settings.first_token_seconds if starts else settings.stall_seconds
         if answer.waits_its_turn:
             bound = settings.first_token_seconds
@@ -166,7 +166,7 @@ class Gateway:
                 answer.stop(ApiError(429, problem, code="queue_full", retry_after=self.retry_after()))
         elif not answer.plan.in_pieces:
             return  # nothing arrives before the end; ``request_seconds`` limits it
-        elif now - answer.silent_since > bound:
+        elif now - max(answer.timing.chunk, answer.restart.over_at) > bound:
             what = "no token came" if answer.waiting_for_first else "the engine fell silent"
             answer.stop(ApiError(504, f"engine: {what} within {bound:g} s; the request was stopped", code="timeout"))
         if now - writer.sent_at > settings.keepalive_seconds and answer.plan.stream:

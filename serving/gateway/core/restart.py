@@ -30,3 +30,21 @@ async def restarted(answer: str, is_back: Callable[[], Awaitable[bool | None]], 
         elif gone or time.monotonic() > noticed_by:
             return gone
     return False
+
+
+class RestartWait:
+    """One answer's waits for a Triton that its launcher starts again, each for at most ``seconds``."""
+
+    def __init__(self, answer: str, is_back: Callable[[], Awaitable[bool | None]], seconds: float) -> None:
+        self._answer, self._is_back, self._seconds = answer, is_back, seconds
+        self.is_awaited = False
+        self.over_at = 0.0  # monotonic: a restart is no silence of the engine that follows it
+
+    async def awaited(self, goes_on: Callable[[], bool]) -> bool:
+        """As ``restarted``."""
+        until = time.monotonic() + self._seconds
+        self.is_awaited = True
+        try:
+            return await restarted(self._answer, self._is_back, lambda: goes_on() and time.monotonic() < until)
+        finally:
+            self.is_awaited, self.over_at = False, time.monotonic()
