@@ -130,7 +130,9 @@ def collect(request_id: str, options: Options, chunks: Iterable[StreamChunk]) ->
     return collector.result(request_id)
 
 
-SHORTEST = 0.1  # seconds between attempts at a server that is being waited for
+# Seconds between attempts at a known server that is being waited for: an answer that it broke off should not stand for
+# ten more after its restart.
+SHORTEST, LONGEST = 0.1, 1.0
 
 
 def retry_delay(error: ClientError, attempt: int, retry: Retry, started: bool, patience: float = 0.0) -> float | None:
@@ -149,7 +151,7 @@ def retry_delay(error: ClientError, attempt: int, retry: Retry, started: bool, p
         return max(wait, asked)
     if isinstance(error, Overloaded) or patience <= 0.0 or asked > patience:
         return None
-    return max(asked, min(wait, patience), SHORTEST)
+    return max(asked, min(wait, patience, LONGEST), SHORTEST)
 
 
 def breaks_off(error: Exception) -> bool:

@@ -182,8 +182,8 @@ class Retry:
     """When nothing has arrived yet: up to ``attempts`` tries on a full queue, a dead engine or a refused connection.
 
     Waits ``backoff`` seconds, doubled each time up to ``longest``, with jitter; a server's Retry-After is obeyed. One
-    that has answered before is waited for beyond the attempts, for ``patience`` seconds: it may be restarting, which
-    takes a 7B engine on a GPU a minute.
+    that has answered before is waited for beyond the attempts, for ``patience`` seconds with a try each second: it may
+    be restarting, which takes a 7B engine on a GPU about 40 seconds.
     """
 
     attempts: int = 3

@@ -44,6 +44,14 @@ def test_others_are_not(error: errors.ClientError, attempt: int, started: bool) 
     assert retry_delay(error, attempt, RETRY, started) is None
 
 
+def test_a_server_that_restarts_is_looked_for_each_second_however_long_it_takes() -> None:
+    """An answer of a 7B engine stood 9 s longer than the restart, as long as the attempts lay apart by then."""
+    for attempt in (3, 8, 40):
+        delay = retry_delay(errors.ConnectError("gone"), attempt, Retry(), started=False, patience=80.0)
+        assert delay is not None and delay <= 1.0
+    assert retry_delay(errors.EngineUnavailable("later", retry_after=4), 8, RETRY, False, patience=80.0) == 4.0
+
+
 def test_addresses() -> None:
     assert parse("localhost:8001") == ("grpc", "localhost:8001", False)
     assert parse("grpcs://h:1") == ("grpc", "h:1", True)
