@@ -17,6 +17,7 @@ from typing import Any
 from contract import nesting, user_text
 from loadtest import console
 from loadtest.errors import EXIT_OK, LoadtestError
+from loadtest.notes import short_window
 
 STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # replicas of the table
 MOST = 1_000_000  # replicas
@@ -77,8 +78,8 @@ def rate_of(replicas: int, limit: ReplicaLimit, risk: float) -> float:
     return low
 
 
-def limit_of(path: Path) -> tuple[ReplicaLimit, str, str]:
-    """The replica's limit, the sweep's SLO, and what makes the limit doubtful.
+def limit_of(path: Path) -> tuple[ReplicaLimit, str, list[str]]:
+    """The replica's limit, the sweep's SLO, and notes of what makes the limit doubtful.
 
     Raises ``LoadtestError`` unless it is a sweep that met its limits."""
     try:
@@ -89,6 +90,8 @@ def limit_of(path: Path) -> tuple[ReplicaLimit, str, str]:
         met = [
             ReplicaLimit(rate, _number(step["total"]["latency"]["e2e"]["mean"])) for rate, step in limits if step["met"]
         ]
+        _, lowest = min(limits, key=lambda limit: limit[0])
+        short = short_window(lowest["plan"]["duration"], lowest["total"]["latency"]["e2e"]["p50"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LoadtestError(
             f"capacity: {path} is not a sweep ({error}): run `make loadtest-sweep SLO=…` against one replica first"
@@ -100,7 +103,8 @@ def limit_of(path: Path) -> tuple[ReplicaLimit, str, str]:
     best = max(met, key=lambda limit: limit.rate)
     ended = "" if data.get("complete", True) else "it ended before it had found the limit"
     untried = "no higher rate was tried in it" if best.rate == max(rate for rate, _ in limits) else ""
-    return best, slo, ended or untried
+    more = [f"{doubt}: one replica may take more, and fewer may do" for doubt in [ended or untried] if doubt]
+    return best, slo, more + [f"in that sweep {short}, and sweep again"] * bool(short)
 
 
 def _number(value: object) -> float:
@@ -119,7 +123,7 @@ def newest(reports: Path) -> Path:
 def capacity(rate: float, sweep: str, risk: float) -> int:
     path = Path(sweep) if sweep else newest(Path("reports"))
     path = path / "sweep.json" if path.is_dir() else path
-    limit, slo, doubt = limit_of(path)
+    limit, slo, notes = limit_of(path)
     if rate > MOST * limit.rate:
         raise LoadtestError(
             f"capacity: {rate:g} requests/s take over {MOST:,} replicas of {limit.rate:g}: give a smaller RATE"
@@ -137,6 +141,6 @@ def capacity(rate: float, sweep: str, risk: float) -> int:
     for count in STEPS:
         most = rate_of(count, limit, risk)
         console.show(f"{count:10d}{most:12.1f}{most / count:8.2f}")
-    if doubt:
-        console.show(f"note: {doubt}: one replica may take more, and fewer may do")
+    for note in notes:
+        console.show(f"note: {note}")
     return EXIT_OK

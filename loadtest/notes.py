@@ -9,11 +9,24 @@ from loadtest.stats import is_longest
 FEW = "too few: with so few requests the difference proves nothing, whatever its interval"  # of two sides
 PERCENTILES = (50, 75, 90, 95, 99, 99.9)  # of the report
 SHARE = 0.05  # of the answers; below that it says nothing about the server
+SHORT, ENOUGH = 2, 5  # answers one after the other: with fewer the window is short; so many are advised
 
 
 def longest(count: int, percent: float, what: str = "requests") -> str:
     """The remark beside a percentile of too few values; "" beside any other."""
     return f"p{percent:g} of {count} {what}: the longest one" if is_longest(count, percent) else ""
+
+
+def short_window(duration: float | None, answer: float | None) -> str:
+    """The remark on a window that ends before the answers which start in it do; ``answer``: seconds, the median.
+
+    Without a warm-up fewer than half of them end inside, and streams grow in number because none has ended yet."""
+    if duration is None or answer is None or duration >= SHORT * answer:
+        return ""
+    return (
+        f"a window of {duration:g} s is short for answers of {answer:.1f} s, too few of which end inside it to tell "
+        f"the throughput or saturation: give DURATION={max(1, round(ENOUGH * answer))}s or more"
+    )
 
 
 def _few(lanes: dict[str, Lane]) -> list[str]:
@@ -29,6 +42,8 @@ def notes(total: Lane, plan: RunPlan, lanes: dict[str, Lane]) -> list[str]:
     """From a run's figures, in the order in which they matter."""
     c = total.counts
     done, found = c["completed"], []
+    if plan.requests is None and (short := short_window(plan.duration, total.histograms["e2e"].percentile(50))):
+        found.append(short)
     if waiting := total.waited["e2e_sched"].count:
         found.append(
             f"{waiting} of {c['scheduled']} requests had not ended when the run did, or gave up: the table's E2E "

@@ -21,6 +21,7 @@ from client.language import language
 from loadtest import console, files
 from loadtest.command import locust_command
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, EXIT_USAGE, LoadtestError
+from loadtest.notes import short_window
 from loadtest.plan import RunPlan, plan_of_command
 from loadtest.preflight import check_target
 from loadtest.progress import START_S, Progress, clock
@@ -148,6 +149,8 @@ def sweep(options: argparse.Namespace) -> int:
             raise KeyboardInterrupt
         steps.append(step_of(rate, summary))
         console.show(_line(steps[-1]))
+        if len(steps) == 1:
+            _warn(steps)  # before hours of it
         return steps[-1]
 
     complete = False
@@ -157,7 +160,9 @@ def sweep(options: argparse.Namespace) -> int:
     finally:  # Ctrl-C or a server that died: what was measured until then is kept
         if steps:
             _write(directory, plan.slo, steps, complete)
-            console.show(f"{conclusion(steps, complete)}\nreport: {directory / 'sweep.html'}")
+            console.show(conclusion(steps, complete))
+            _warn(steps)
+            console.show(f"report: {directory / 'sweep.html'}")
     if steps[-1].invalid:
         return EXIT_INVALID
     return EXIT_OK if any(s.met for s in steps) else EXIT_LIMITS_MISSED
@@ -191,6 +196,17 @@ def _finish(run: subprocess.Popen[bytes], progress: Progress) -> int:
         with contextlib.suppress(KeyboardInterrupt):  # a second one ends the run at once
             run.wait()
         raise
+
+
+def _short(steps: list[RateStep]) -> str:
+    """At the lowest rate: at a higher one answers may be long because requests wait, and that is what a sweep finds."""
+    summary = min(steps, key=lambda s: s.rate).summary
+    return short_window(summary["plan"]["duration"], summary["total"]["latency"]["e2e"]["p50"])
+
+
+def _warn(steps: list[RateStep]) -> None:
+    if short := _short(steps):
+        console.show(f"note: {short}")
 
 
 def conclusion(steps: list[RateStep], complete: bool = True) -> str:
@@ -249,6 +265,7 @@ def _write(directory: Path, slo: str, steps: list[RateStep], complete: bool) -> 
     parts = [
         f'<p class="soft">{escape(lead)}</p>',
         f"<p><b>{escape(found)}</b></p>",
+        f'<p class="soft">{escape(sentence(short))}</p>' if (short := _short(steps)) else "",
         page.table([*map(say, HEAD)], [[f"{s.rate:g}", *_cells(s)] for s in ordered]),
         page.charts(_charts(ordered), say),
     ]

@@ -39,6 +39,9 @@ CHINESE = {
     "{} ms": "{} 毫秒", "not measured": "没有测到",
     "{} p{} is not reached (limit {} ms)": "{} p{} 未达到（上限 {} 毫秒）",
     # notes
+    "a window of {} s is short for answers of {} s, too few of which end inside it to tell the throughput or "
+    "saturation: give DURATION={}s or more":
+        "测量窗口 {} 秒相对于 {} 秒的回答太短，窗口内结束的回答太少，无法判断吞吐和饱和：请设置 DURATION={}s 或更长",
     "{} of {} requests had not ended when the run did, or gave up: the table's E2E leaves them out, and they miss each "
     "limit that they had outlasted":
         "{1} 个请求中有 {0} 个在运行结束时尚未完成或已超时：表中的端到端延迟不含它们；凡已超过的限制，均按未达标计",

@@ -78,14 +78,15 @@ def test_the_answer_is_the_smallest_that_is_enough(rate: float) -> None:
 
 
 def sweep(folder: Path, *, met: bool) -> Path:
-    steps = [{"rate": r, "met": met and r < 16, "total": {"latency": {"e2e": {"mean": 4.0}}}} for r in (4, 8, 12, 16)]
+    figures = {"plan": {"duration": 60.0}, "total": {"latency": {"e2e": {"mean": 4.0, "p50": 3.5}}}}
+    steps = [figures | {"rate": r, "met": met and r < 16} for r in (4, 8, 12, 16)]
     path = folder / "sweep.json"
     path.write_text(json.dumps({"slo": "ttft=500ms", "steps": steps}))
     return path
 
 
 def test_the_limit_is_the_highest_rate_that_was_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert limit_of(sweep(tmp_path, met=True)) == (ReplicaLimit(12, 4.0), "ttft=500ms", "")
+    assert limit_of(sweep(tmp_path, met=True)) == (ReplicaLimit(12, 4.0), "ttft=500ms", [])
     assert capacity(200, str(tmp_path), 0.01) == 0  # the directory that the sweep named, or its file
     assert capacity(200, str(tmp_path / "sweep.json"), 0.01) == 0
     said = capsys.readouterr().out
@@ -104,13 +105,25 @@ def test_a_sweep_that_found_no_limit_is_noted(tmp_path: Path, capsys: pytest.Cap
     assert "note: no higher rate was tried in it: one replica may take more" in capsys.readouterr().out
 
 
+def test_a_sweep_whose_windows_were_shorter_than_its_answers_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sweep(tmp_path, met=True)
+    path.write_text(path.read_text().replace('"duration": 60.0', '"duration": 2'))
+    assert capacity(200, str(path), 0.01) == 0
+    said = capsys.readouterr().out
+    assert "note: in that sweep a window of 2 s is short for answers of 3.5 s" in said
+    assert "give DURATION=18s or more, and sweep again" in said
+
+
 def test_what_is_no_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadtestError, match="is not a sweep"):
         limit_of(tmp_path / "none.json")
 
     def step(**changed: object) -> str:
-        mean = {"latency": {"e2e": {"mean": changed.pop("mean", 4.0)}}}
-        return json.dumps({"slo": "x", "steps": [{"rate": 4, "met": True, "total": mean} | changed]})
+        mean = {"latency": {"e2e": {"mean": changed.pop("mean", 4.0), "p50": 4.0}}}
+        plan = {"duration": 60.0}
+        return json.dumps({"slo": "x", "steps": [{"rate": 4, "met": True, "total": mean, "plan": plan} | changed]})
 
     wrong = [step(rate=value) for value in (0, -1, "5", None, math.nan)]
     wrong += [step(mean=value) for value in (0, None, math.inf)] + [step(total={}), step(total=None)]

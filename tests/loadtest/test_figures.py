@@ -174,6 +174,20 @@ def test_notes_say_what_the_figures_leave_out() -> None:
     assert "1 of 1 answers were not as long" in told([short]) and "as long" not in told([short], respect_eos="yes")
 
 
+@pytest.mark.parametrize("loop", [{}, {"rate": "", "users": "4"}])
+def test_a_window_that_is_short_for_its_answers_is_noted(loop: dict[str, object]) -> None:
+    """Nothing ends inside it without a warm-up, and the figures of a second look like a server's that is too slow."""
+
+    def told(**options: object) -> str:
+        return " ".join(summarize(run_of([record(k) for k in range(9)], **loop | options))["notes"])
+
+    said = "a window of 1 s is short for answers of 1.0 s, too few of which end inside it"
+    assert said in told(duration="1s") and "give DURATION=5s or more" in told(duration="1s")
+    assert "window" not in told(duration="3s")
+    assert "window" not in told(duration="1s", requests="9"), "it ends when the last answer does"
+    assert summarize(run_of([waiting(0, 9.0)], duration="1s", **loop))["verdict"]["reasons"], "none ended: said there"
+
+
 class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -39,28 +39,38 @@ def test_sweep_stops_at_an_invalid_run_and_at_its_highest_rate() -> None:
     assert beyond[-1].saturated and beyond[-1].rate == 4.5
 
 
+@pytest.mark.parametrize(("duration", "noted"), [("1s", 2), ("4s", 0)])
 @pytest.mark.parametrize("end", [KeyboardInterrupt, LoadtestError("the server died")])
 def test_what_a_sweep_measured_before_it_was_ended_is_kept(
-    end: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    end: BaseException,
+    duration: str,
+    noted: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """And a window that was short for the answers is noted after the first rate, and beside what was found."""
+
     def second_fails(process: subprocess.Popen[bytes], progress: Progress) -> int:
         process.wait()
         directory = tmp_path / "rate-1"
         if (directory / "summary.json").exists():
             raise end
-        reported(run_of([record(k) for k in range(9)]), directory)
+        reported(run_of([record(k) for k in range(9)], duration=duration), directory)
         return 0
 
     monkeypatch.setattr(sweep, "check_target", lambda plan: None)
     monkeypatch.setattr(sweep, "locust_command", lambda options: [sys.executable, "-c", ""])
     monkeypatch.setattr(sweep, "_finish", second_fails)
-    options = parser().parse_args(["sweep", "--slo", "ttft=9s", "--duration", "4s", "--out", str(tmp_path)])
+    options = parser().parse_args(["sweep", "--slo", "ttft=9s", "--duration", duration, "--out", str(tmp_path)])
     with pytest.raises((KeyboardInterrupt, LoadtestError)):
         sweep.sweep(options)
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert found["highest_rate_met"] == 1 and len(found["steps"]) == 1 and not found["complete"]
     said = "no higher rate was tried; ended before it had found the limit"
-    assert said in (tmp_path / "sweep.html").read_text()
+    page = (tmp_path / "sweep.html").read_text()
+    assert said in page and page.count("is short for answers of 1.0 s") == min(noted, 1)
+    assert capsys.readouterr().out.count("\nnote: a window of 1 s is short for answers of 1.0 s") == noted
 
 
 def test_a_rate_beyond_which_none_was_tried_is_no_limit() -> None:

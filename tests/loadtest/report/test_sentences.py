@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loadtest.report.sentences import CHINESE, sentences
 
-PROSE = re.compile(r"planned`` is|^The cause")  # docstrings
+PROSE = re.compile(r"planned`` is|^The cause|^From a run's|^The remark on")  # docstrings
 ROOT = Path(__file__).parents[3] / "loadtest"
 
 
@@ -30,8 +30,12 @@ def templates(path: Path, function: str = "") -> set[str]:
 
 
 def test_every_sentence_of_a_verdict_has_a_translation() -> None:
-    for function in ("judge", "_counts", "_generator", "_missed"):
-        used = templates(ROOT / "verdict.py", function)
+    for file, function in (
+        *(("verdict.py", name) for name in ("judge", "_counts", "_generator", "_missed")),
+        ("notes.py", "notes"),
+        ("notes.py", "short_window"),
+    ):
+        used = templates(ROOT / file, function)
         assert used and sorted(text for text in used if text not in CHINESE and not PROSE.search(text)) == []
 
 
