@@ -72,7 +72,7 @@ help:  ## this list
 # Envoy where gRPC asks for a key or speaks TLS, and OpenTelemetry where a collector is named.
 SETUP = setup $(if $(TRITON_KEY_FILE)$(TRITON_TLS_CERT),setup-router) \
   $(if $(strip $(OTEL_EXPORTER_OTLP_ENDPOINT)$(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)),setup-otel)
-DOOR = $(call option,TRITON_KEY_FILE,triton-key-file) $(call option,TRITON_TLS_CERT,triton-tls-cert) \
+GRPC_PROXY = $(call option,TRITON_KEY_FILE,triton-key-file) $(call option,TRITON_TLS_CERT,triton-tls-cert) \
   $(call option,TRITON_TLS_KEY,triton-tls-key) $(call option,TRITON_TLS_CLIENT_CA,triton-tls-client-ca)
 SERVE_OPTIONS = $(call option,LAME_DUCK,lame-duck) $(call option,DRAIN,drain) $(call option,MAX_RESTARTS,max-restarts) \
   $(call option,MAX_STREAMS,max-streams) $(call option,QUEUE_LIMIT,queue-limit) $(call option,KV_CACHE_GB,kv-cache-gb) $(call option,GPU_MEMORY_FRACTION,gpu-memory-fraction) \
@@ -82,7 +82,7 @@ SERVE_OPTIONS = $(call option,LAME_DUCK,lame-duck) $(call option,DRAIN,drain) $(
 
 serve: $(SETUP)  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
 	@exec $(PY) -m serving --host "$(HOST)" $(call option,TRITON_HOST,triton-host) --http-port "$(HTTP_PORT)" --grpc-port "$(GRPC_PORT)" \
-	  --metrics-port "$(METRICS_PORT)" --gateway-port "$(GATEWAY_PORT)" $(SERVE_OPTIONS) $(DOOR)
+	  --metrics-port "$(METRICS_PORT)" --gateway-port "$(GATEWAY_PORT)" $(SERVE_OPTIONS) $(GRPC_PROXY)
 
 chat: setup  ## talk to the running server in the terminal
 	@$(PY) -m client --address $(if $(findstring :,$(HOST)),[$(HOST)],$(HOST)):$(GRPC_PORT)
@@ -90,7 +90,7 @@ chat: setup  ## talk to the running server in the terminal
 REPLICAS ?= 2
 
 cluster: $(SETUP) setup-router  ## several servers behind one address: REPLICAS=3 here, or REPLICAS=http://a:8080,http://b:8080
-	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host "$(HOST)" --port "$(GATEWAY_PORT)" --grpc-port "$(GRPC_PORT)" $(DOOR) -- \
+	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host "$(HOST)" --port "$(GATEWAY_PORT)" --grpc-port "$(GRPC_PORT)" $(GRPC_PROXY) -- \
 	  $(SERVE_OPTIONS) $(ARGS)
 
 cluster-roll: setup  ## replace the replicas of the running `make cluster` one by one

@@ -48,7 +48,7 @@ class _Settings:
         ``a:8001,b:8001``: the one with the fewest open requests gets the next one, and a stream whose server dies goes
         on at another one.
 
-        ``api_key``: the gateway's, or that of the gRPC door. ``tls``: certificates for ``grpcs://`` and ``https://``;
+        ``api_key``: the gateway's, or that of the gRPC proxy. ``tls``: certificates for ``grpcs://`` and ``https://``;
         with it, ``host:port`` means ``grpcs://host:port``.
 
         Raises ``ValueError`` for an address that is neither, a key that no header can hold, a certificate that cannot

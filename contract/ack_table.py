@@ -6,7 +6,7 @@ One record of four 64-bit words per slot; a running sequence owns one slot:
     acked   generation << 32 | seq    the last chunk of this sequence whose text the detokenizer has sent
     stop    generation << 32          a stop string was found: the engine may abort the sequence
     reader  generation << 32 | n      the detokenizer's process that answers this sequence, or ``CLOSED``
-    visit   generation << 32 | n      the last visit that came through Triton: the client was still there
+    probe   generation << 32 | n      the last probe that came through Triton: the client was still there
 
 Only the detokenizer writes these records, and each word in a single store, so no lock is needed. A word carries the
 generation it was written for. The engine gives every sequence a new generation, so a late write for a slot's previous
@@ -26,7 +26,7 @@ MOST_READERS = 56
 BEATS = 8  # the first of their heartbeats; before them magic, slots, open sequences, closing, stalled
 HEADER_WORDS = BEATS + MOST_READERS
 WORDS_PER_SLOT = 4
-ACKED, STOP, READER, VISIT = range(WORDS_PER_SLOT)
+ACKED, STOP, READER, PROBE = range(WORDS_PER_SLOT)
 REFUSE, END = 1, 2  # of ``AckTable.closing``
 CLOSED = 2**32 - 1  # for a reader: the answer has ended
 MAX_GENERATION = 2**31 - 1  # travels in INT32 tensors
@@ -83,12 +83,12 @@ class AckTable:
         """The generation of the slot's last sequence whose first chunk arrived; 0: none has yet."""
         return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + READER] >> 32
 
-    def visit(self, slot: int, generation: int, number: int) -> None:
-        self._write(slot, VISIT, generation, number)
+    def probe(self, slot: int, generation: int, number: int) -> None:
+        self._write(slot, PROBE, generation, number)
 
-    def visited(self, slot: int, generation: int, number: int) -> bool:
-        """Whether visit ``number`` of this sequence has come through Triton."""
-        return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + VISIT] == generation << 32 | number
+    def probed(self, slot: int, generation: int, number: int) -> bool:
+        """Whether probe ``number`` of this sequence has come through Triton."""
+        return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + PROBE] == generation << 32 | number
 
     def _write(self, slot: int, word: int, generation: int, number: int) -> None:
         at = HEADER_WORDS + WORDS_PER_SLOT * slot + word

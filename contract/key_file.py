@@ -1,4 +1,4 @@
-"""Files of API keys: the gRPC door checks them, clients read theirs."""
+"""Files of API keys: the gRPC proxy checks them, clients read theirs."""
 
 from __future__ import annotations
 

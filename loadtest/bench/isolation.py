@@ -1,7 +1,7 @@
 """`make bench-isolation`: what the others notice while one client attacks.
 
 12 streams run without a pause, half of them over gRPC and half through the gateway, and one small request per second
-is sent to each of the two doors; first alone and then during each attack of ``loadtest/bench/attacks.py``. Columns:
+is sent to each of the two endpoints; first alone and then during each attack of ``loadtest/bench/attacks.py``. Columns:
 
     gap_ms       the largest time between two messages of a stream (promise: 250 more than alone)
     small_ms     the slowest small request, from sending to its answer (promise: 500 more than alone)
@@ -70,7 +70,7 @@ class Noticed:
 
 
 @dataclass
-class GrpcDoor:
+class GrpcEndpoint:
     """Triton's gRPC, by our own client."""
 
     client: AsyncClient
@@ -87,7 +87,7 @@ class GrpcDoor:
 
 
 @dataclass
-class HttpDoor:
+class HttpEndpoint:
     """The gateway. ``user`` makes it another tenant than the attacker, who has the same address."""
 
     client: httpx.AsyncClient
@@ -124,23 +124,23 @@ class Refused(Exception):
 class Others:
     """Streams that never pause, and a small request every second. ``noticed`` may be replaced while they run."""
 
-    def __init__(self, doors: Sequence[GrpcDoor | HttpDoor], streams: int) -> None:
+    def __init__(self, endpoints: Sequence[GrpcEndpoint | HttpEndpoint], streams: int) -> None:
         self.noticed = Noticed()
         self._tasks = [
-            asyncio.create_task(self._stream(doors[number % len(doors)], number)) for number in range(streams)
+            asyncio.create_task(self._stream(endpoints[number % len(endpoints)], number)) for number in range(streams)
         ]
-        self._tasks += [asyncio.create_task(self._small(door)) for door in doors]
+        self._tasks += [asyncio.create_task(self._small(endpoint)) for endpoint in endpoints]
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _stream(self, door: GrpcDoor | HttpDoor, number: int) -> None:
+    async def _stream(self, endpoint: GrpcEndpoint | HttpEndpoint, number: int) -> None:
         while True:
             last = 0.0
             try:
-                async for _ in door.stream(number):
+                async for _ in endpoint.stream(number):
                     now = time.monotonic()
                     self.noticed.gap = max(self.noticed.gap, Pause(now - (last or now), now))
                     last = now
@@ -148,17 +148,17 @@ class Others:
                 self.noticed.failures.append(f"stream: {error!r}")
                 await asyncio.sleep(0.5)
 
-    async def _small(self, door: GrpcDoor | HttpDoor) -> None:
+    async def _small(self, endpoint: GrpcEndpoint | HttpEndpoint) -> None:
         pending: set[asyncio.Task[None]] = set()
         while True:
             pending = {task for task in pending if not task.done()}
-            pending.add(asyncio.create_task(self._one_small(door)))
+            pending.add(asyncio.create_task(self._one_small(endpoint)))
             await asyncio.sleep(1)
 
-    async def _one_small(self, door: GrpcDoor | HttpDoor) -> None:
+    async def _one_small(self, endpoint: GrpcEndpoint | HttpEndpoint) -> None:
         began = time.monotonic()
         try:
-            await door.small()
+            await endpoint.small()
         except FAILURES as error:
             self.noticed.failures.append(f"small request: {error!r}")
         now = time.monotonic()
@@ -170,7 +170,7 @@ FAILURES = (ClientError, httpx.HTTPError, Refused)
 
 async def attacked(server: Server, name: str) -> str:
     """Run one attack to its end; what the attacker got."""
-    ports = [str(server.ports[door]) for door in ("grpc", "gateway")]
+    ports = [str(server.ports[endpoint]) for endpoint in ("grpc", "gateway")]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "loadtest.bench.attacks", name, *ports,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
@@ -201,7 +201,7 @@ async def run_engine(
         AsyncClient(f"127.0.0.1:{server.ports['grpc']}", retry=NO_RETRY) as grpc,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.ports['gateway']}", timeout=90, trust_env=False) as http,
     ):
-        others = Others((GrpcDoor(grpc, arguments.tokens), HttpDoor(http, arguments.tokens)), arguments.streams)
+        others = Others((GrpcEndpoint(grpc, arguments.tokens), HttpEndpoint(http, arguments.tokens)), arguments.streams)
         await asyncio.sleep(arguments.settle)
         gc.freeze()  # a full pass of the collector would look like a gap
         for name in ("", *arguments.attacks):

@@ -33,7 +33,7 @@ from client.types import NO_RETRY
 from contract.paths import ROOT
 from loadtest.arguments import Arguments, count, positive
 from loadtest.bench import result
-from loadtest.bench.isolation import ENGINES, GrpcDoor, HttpDoor
+from loadtest.bench.isolation import ENGINES, GrpcEndpoint, HttpEndpoint
 from loadtest.bench.process import Server, started, tree
 from loadtest.errors import EXIT_OK, EXIT_USAGE, LoadtestError
 
@@ -92,13 +92,13 @@ def held(server: Server) -> list[Held]:
     return found
 
 
-async def one_round(doors: Sequence[GrpcDoor | HttpDoor], streams: int, at_once: int) -> None:
+async def one_round(endpoints: Sequence[GrpcEndpoint | HttpEndpoint], streams: int, at_once: int) -> None:
     """``streams`` answers, ``at_once`` at a time. Raises what a failed one raised."""
     turns = asyncio.Semaphore(at_once)
 
     async def one(number: int) -> None:
         async with turns:
-            async for _ in doors[number % len(doors)].stream(number):
+            async for _ in endpoints[number % len(endpoints)].stream(number):
                 pass
 
     await asyncio.gather(*(one(number) for number in range(streams)))
@@ -109,11 +109,11 @@ async def rounds(server: Server, arguments: argparse.Namespace) -> list[Held]:
         AsyncClient(f"127.0.0.1:{server.ports['grpc']}", retry=NO_RETRY) as grpc,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.ports['gateway']}", timeout=90, trust_env=False) as http,
     ):
-        doors = (GrpcDoor(grpc, arguments.tokens), HttpDoor(http, arguments.tokens))
+        endpoints = (GrpcEndpoint(grpc, arguments.tokens), HttpEndpoint(http, arguments.tokens))
         per_round = arguments.streams // arguments.rounds
         processes = held(server)
         for _ in range(arguments.rounds + 1):
-            await one_round(doors, per_round, arguments.at_once)
+            await one_round(endpoints, per_round, arguments.at_once)
             await asyncio.sleep(arguments.settle)
             for each in processes:
                 each.look()
@@ -132,12 +132,12 @@ async def hold_open(grpc_port: int, gateway_port: int, streams: int) -> None:
             base_url=f"http://127.0.0.1:{gateway_port}", timeout=90, trust_env=False, limits=limits
         ) as http,
     ):
-        doors = (GrpcDoor(grpc, VANISHING), HttpDoor(http, VANISHING))
+        endpoints = (GrpcEndpoint(grpc, VANISHING), HttpEndpoint(http, VANISHING))
         begun: asyncio.Queue[None] = asyncio.Queue()
 
         async def one(number: int) -> None:
             first = True
-            async for _ in doors[number % 2].stream(number):
+            async for _ in endpoints[number % 2].stream(number):
                 if first:
                     begun.put_nowait(None)
                     first = False
@@ -171,7 +171,7 @@ def shared_memory() -> int:
 def vanish(server: Server, streams: int) -> dict[str, Any]:
     """Kill a client program with ``streams`` open streams; seconds until nothing of it is left."""
     connections, memory, blocks = sockets(server), shared_memory(), server.metric("qwen_kv_blocks_used") or 0.0
-    ports = [str(server.ports[door]) for door in ("grpc", "gateway")]
+    ports = [str(server.ports[endpoint]) for endpoint in ("grpc", "gateway")]
     command = [sys.executable, "-m", "loadtest.bench.leaks", "--hold", *ports, str(streams)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as program:
         assert program.stdout

@@ -54,7 +54,7 @@ def tls_context(*protocols: str) -> Any:
     return context
 
 
-def door_key() -> dict[str, str]:
+def triton_key() -> dict[str, str]:
     """The header with the first key of ``TRITON_KEY_FILE``, if that is set. Raises ``LoadtestError``."""
     try:
         return dict(credentials.Credentials(credentials.key_of()).metadata)

@@ -21,7 +21,7 @@ from loadtest.errors import TransportError
 from loadtest.scenarios.base import Request
 from loadtest.transports.arrival import keep_stamping
 from loadtest.transports.base import OnMessage, StreamEnd
-from loadtest.transports.credentials import door_key, extra_headers, tls_context
+from loadtest.transports.credentials import extra_headers, tls_context, triton_key
 from loadtest.transports.http2 import Connection, Stream
 
 SERVICE = "/inference.GRPCInferenceService"
@@ -42,7 +42,7 @@ class Connections:
     def __init__(self, host: str, port: int, *, secure: bool = False) -> None:
         """Raises ``LoadtestError`` for a key or certificate of the environment that cannot be read."""
         self._host, self._port, self._tls = host, port, tls_context("h2") if secure else None
-        self.metadata = METADATA | door_key() | extra_headers()
+        self.metadata = METADATA | triton_key() | extra_headers()
         self._connections: list[Connection] = []
         self._opening = RLock()
         keep_stamping()

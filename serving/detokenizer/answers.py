@@ -43,13 +43,13 @@ class Answers:
     def receive(self, words: IntArray, reply: Reply) -> None:
         """One response of the engine step, from Triton's thread.
 
-        Either the first chunk of a stream, or a whole answer, or a visit, which only shows that Triton still schedules
+        Either the first chunk of a stream, or a whole answer, or a probe, which only shows that Triton still schedules
         steps for the client."""
         try:
             chunks = self._detokenizer.process(words)
             first = chunks[0]
             if first.seq == 0:
-                self._detokenizer.ack_table.visit(first.slot, first.generation, first.completion_tokens)
+                self._detokenizer.ack_table.probe(first.slot, first.generation, first.completion_tokens)
                 reply.drop()
             elif len(chunks) == 1 and first.slot >= 0 and not first.finish:
                 self._open(first, reply)

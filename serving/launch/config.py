@@ -83,10 +83,10 @@ class Config:
     runtime: str  # the only one that will do; empty: whichever the engine has
     host: str  # the gateway's
     triton_host: str
-    guard: Guard | None  # of the gRPC door at ``triton_host``; Triton itself then stays on localhost
+    guard: Guard | None  # of the gRPC proxy at ``triton_host``; Triton itself then stays on localhost
     http_port: int
     grpc_port: int
-    inner_grpc_port: int  # Triton's own; another one behind a door
+    inner_grpc_port: int  # Triton's own; another one behind the proxy
     metrics_port: int
     gateway_port: int
     lame_duck: int
@@ -141,7 +141,7 @@ def _parser() -> Arguments:
     add("--host", default="127.0.0.1", help="address of the gateway; anything but localhost opens it to the network")
     add(
         "--triton-host", default="127.0.0.1",
-        help="address of Triton's HTTP, gRPC and metrics; with a key or certificates, of the gRPC door only",
+        help="address of Triton's HTTP, gRPC and metrics; with a key or certificates, of the gRPC proxy only",
     )  # fmt: skip
     for flag, what in GUARD_FLAGS.items():
         add(flag, default="", metavar="FILE", help=what)

@@ -32,7 +32,7 @@ def command(config: Config) -> list[str]:
     if config.guard:
         raise LaunchError(
             "TRITON_KEY_FILE and TRITON_TLS_… are not for a server in NVIDIA's container; `make cluster REPLICAS=1` "
-            "puts the same gRPC door in front of it"
+            "puts the same gRPC proxy in front of it"
         )
     arguments = ["--lame-duck", str(config.lame_duck), "--drain", str(config.drain)]
     arguments += ["--max-restarts", str(config.max_restarts)]

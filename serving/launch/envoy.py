@@ -1,6 +1,6 @@
-"""Envoy's configuration as the public gRPC door: who is let in, what passes, what is refused. Pure.
+"""Envoy's configuration as the public gRPC proxy: who is let in, what passes, what is refused. Pure.
 
-Why a door and not Triton's own TLS and restricted protocols: docs/decisions.md. Fields:
+Why Envoy and not Triton's own TLS and restricted protocols: docs/decisions.md. Fields:
 https://www.envoyproxy.io/docs/envoy/v1.35.0/api-v3/api
 """
 
@@ -89,8 +89,8 @@ def address(host: str, port: int) -> dict[str, Any]:
     return {"socket_address": {"address": host, "port_value": port, **both}}
 
 
-def door(host: str, port: int, guard: Guard, triton_port: int) -> dict[str, Any]:
-    """Bootstrap of the door to one Triton on localhost. Without Envoy's admin page: it would show the keys."""
+def grpc_proxy(host: str, port: int, guard: Guard, triton_port: int) -> dict[str, Any]:
+    """Bootstrap of the proxy to one Triton on localhost. Without Envoy's admin page: it would show the keys."""
     endpoint = {"endpoint": {"address": address("127.0.0.1", triton_port)}}
     triton = {
         "name": "triton",

@@ -19,9 +19,9 @@ from serving.host import oom, signals
 from serving.launch import announcement, child, health, logs, rundir, triton
 from serving.launch.config import Config, LaunchError, connectable, reach
 from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
-from serving.launch.door import Door
 from serving.launch.drain import FLUSH_SECONDS, OpenStreams, drain, see_off
 from serving.launch.gateway import GatewayChild
+from serving.launch.grpc_proxy import GrpcProxy
 from serving.launch.leftovers import Leftovers
 from serving.launch.readiness import Readiness
 from serving.launch.vitals import HANG_SECONDS, Vitals
@@ -53,7 +53,7 @@ class Supervisor:
         self._leftovers = Leftovers(self._run_dir, self._shm)
         self._lifeline = Lifeline(self._run_dir)
         self._gateway = GatewayChild(config, self._run_dir, self._log("gateway"))
-        self._door = Door(config, self._run_dir, self._log("envoy")) if config.guard else None
+        self._grpc_proxy = GrpcProxy(config, self._run_dir, self._log("envoy")) if config.guard else None
         self._readiness = Readiness(self._gateway.readiness)
         self._readiness.say("starting")
 
@@ -63,8 +63,8 @@ class Supervisor:
         try:
             self._start_triton()
             self._start_gateway()
-            if self._door:
-                self._door.start()
+            if self._grpc_proxy:
+                self._grpc_proxy.start()
             self._announce()
             self._watch()
         except LaunchError:
@@ -161,13 +161,13 @@ class Supervisor:
                 self._restart(reason)
 
     def _turn(self) -> None:
-        """One turn of every waiting loop: beat for the gateway, and watch the gateway and the door."""
+        """One turn of every waiting loop: beat for the gateway, and watch the gateway and the gRPC proxy."""
         time.sleep(WATCH_SECONDS)
         self._gateway.beat()
         if self._is_serving:
             self._gateway.look()
-            if self._door:
-                self._door.look()
+            if self._grpc_proxy:
+                self._grpc_proxy.look()
 
     def _dead_or_hung(self) -> str:
         """Why Triton must be started again. Keeps the readiness word of all gateway workers up to date."""
@@ -281,8 +281,8 @@ class Supervisor:
             if self._is_serving:
                 streams.close(left)
             self._stop(self._triton, time.monotonic() + UNLOAD_SECONDS)
-        if self._door:
-            self._door.stop()
+        if self._grpc_proxy:
+            self._grpc_proxy.stop()
         self._leftovers.remove()
         shutil.rmtree(self._run_dir, ignore_errors=True)
         self._lock.close()

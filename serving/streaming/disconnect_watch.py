@@ -1,7 +1,7 @@
 """Disconnect watch: finds requests whose client is gone, and notices when the detokenizer is gone.
 
 When a client disconnects, an ensemble stops scheduling later steps, but it never tells a step that is running. So the
-engine step sends visits: now and then, an empty chunk of each request through Triton to the detokenizer. A visit that
+engine step sends probes: now and then, an empty chunk of each request through Triton to the detokenizer. A probe that
 does not arrive although the detokenizer is alive means that nobody is listening.
 """
 
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 GONE_BEATS = 24  # 1.2 s of the detokenizer's own time without an acknowledgement: the client is gone
 DEAD_BEAT_SECONDS = 30.0  # without a heartbeat: the detokenizer is gone
-PAUSE = 0.3  # seconds between two visits of a request, and from its beginning to the first
-VISIT_SECONDS = 0.005  # between the visits of two requests, on average: each is a round trip through Triton
-VISITS_AT_ONCE = 10  # after a dispatcher's turn without any: with nothing to send it takes 50 ms
+PROBE_INTERVAL = 0.3  # seconds between two probes of a request, and from its beginning to the first
+PROBE_SECONDS = 0.005  # between the probes of two requests, on average: each is a round trip through Triton
+PROBES_AT_ONCE = 10  # after a dispatcher's turn without any: with nothing to send it takes 50 ms
 
 
 class DisconnectWatch:
@@ -32,10 +32,10 @@ class DisconnectWatch:
         self._ack_table, self._clock = ack_table, clock
         self._registry = registry
         self._last_beat = (0, time.monotonic())
-        self._next_visit = 0.0
+        self._next_probe = 0.0
 
     def abandoned(self) -> Iterator[ActiveRequest]:
-        """Requests that nobody listens to any more, by a missing acknowledgement or visit."""
+        """Requests that nobody listens to any more, by a missing acknowledgement or probe."""
         beats = self._clock.now
         for sequence in list(self._registry.sequences.values()):
             request = sequence.request
@@ -44,19 +44,19 @@ class DisconnectWatch:
             if sequence.is_owed(self._ack_table) and beats - sequence.sent_beat > GONE_BEATS:
                 log.info("request %s: chunk %d was not acknowledged", request.request_id, sequence.seq)
                 yield request
-            elif not request.is_visited(self._ack_table) and beats - request.visit_beat > GONE_BEATS:
-                log.info("request %s: visit %d did not come through", request.request_id, request.visits)
+            elif not request.probes_arrived(self._ack_table) and beats - request.probe_beat > GONE_BEATS:
+                log.info("request %s: probe %d did not come through", request.request_id, request.probes)
                 yield request
 
-    def next_visit(self, now: float) -> ActiveSequence | None:
-        """A sequence of the request that nobody has looked after for longest, if it is time for another visit."""
-        if now < self._next_visit:
+    def next_probe(self, now: float) -> ActiveSequence | None:
+        """A sequence of the request that nobody has looked after for longest, if it is time for another probe."""
+        if now < self._next_probe:
             return None
-        self._next_visit = max(self._next_visit, now - VISITS_AT_ONCE * VISIT_SECONDS) + VISIT_SECONDS
+        self._next_probe = max(self._next_probe, now - PROBES_AT_ONCE * PROBE_SECONDS) + PROBE_SECONDS
         for request in self._registry.next_requests(1):
-            visitor = next((s for s in request.sequences if s.id in self._registry.sequences), None)
-            if visitor and not request.gone and request.is_visited(self._ack_table) and now >= request.visit_at + PAUSE:
-                return visitor
+            is_due = now >= request.probe_at + PROBE_INTERVAL and request.probes_arrived(self._ack_table)
+            if is_due and not request.gone:
+                return next((s for s in request.sequences if s.id in self._registry.sequences), None)
         return None
 
     def is_detokenizer_silent(self, now: float) -> bool:
@@ -65,6 +65,6 @@ class DisconnectWatch:
         if beats != self._last_beat[0]:
             self._last_beat = (beats, now)
         return now - self._last_beat[1] > DEAD_BEAT_SECONDS and any(
-            sequence.is_owed(self._ack_table) or not sequence.request.is_visited(self._ack_table)
+            sequence.is_owed(self._ack_table) or not sequence.request.probes_arrived(self._ack_table)
             for sequence in list(self._registry.sequences.values())
         )

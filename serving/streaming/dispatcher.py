@@ -5,7 +5,7 @@ It knows Triton only as a ``Sink``. Flow control, the feeds and the disconnect w
 Threads:
 
 - Triton's thread calls ``admit``. It writes only to the registry, which has a lock, and may call the runtime
-  (``serving.streaming.entrance``).
+  (``serving.streaming.admission``).
 - The runtime's thread calls ``on_step`` and ``on_death``. Both only leave a message, set the wake event and return.
 - The dispatcher's own thread runs ``run``. It alone changes sequences and requests after their admission (except
   ``aborted`` and, when an admission is undone, ``gone``), it alone owns ``FlowControl``, ``Feeds``, ``Clock``
@@ -30,9 +30,9 @@ from contract.errors import DeadlineExceeded, EngineUnavailable, ServingError, f
 from contract.finish import FINISH_CODES
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import Runtime, SequenceDelta
+from serving.streaming.admission import STOPPING, Admission, restarting
 from serving.streaming.clock import Clock
 from serving.streaming.disconnect_watch import DEAD_BEAT_SECONDS, DisconnectWatch
-from serving.streaming.entrance import STOPPING, Entrance, restarting
 from serving.streaming.feeds import Feeds
 from serving.streaming.flow_control import FlowControl
 from serving.streaming.registry import OnEnd, RequestRegistry
@@ -60,7 +60,7 @@ class Dispatcher:
         self._sent = 0
         self._stopping = False
         self.registry = RequestRegistry(ack_table.slots, token_bytes, on_end)
-        self._entrance = Entrance(self.registry, ack_table, queue_limit, self._end_undone)
+        self._admission = Admission(self.registry, ack_table, queue_limit, self._end_undone)
         self._clock = Clock(ack_table)
         self._flow = FlowControl(ack_table)
         self._feeds = Feeds(ack_table, self._clock, run_dir)
@@ -73,11 +73,11 @@ class Dispatcher:
     # --- Triton's thread -------------------------------------------------------------------------------------------
 
     def attach(self, runtime: Runtime) -> None:
-        self._entrance.runtime = runtime
+        self._admission.runtime = runtime
 
     def admit(self, request_id: str, ids: Sequence[int], job: Job, sink: Sink) -> None:
         """Take a request or raise the error that answers it. A request taken always ends through its sink."""
-        self._entrance.admit(request_id, ids, job, sink)
+        self._admission.admit(request_id, ids, job, sink)
 
     # --- the runtime's thread --------------------------------------------------------------------------------------
 
@@ -86,13 +86,13 @@ class Dispatcher:
         self._wake.set()
 
     def on_death(self, reason: str) -> None:
-        self._entrance.dead = reason
+        self._admission.dead = reason
         self._wake.set()
 
     @property
     def dead(self) -> str:
         """Why no more requests can be served; empty while they can."""
-        return self._entrance.dead
+        return self._admission.dead
 
     def _end_undone(self, sequences: list[ActiveSequence]) -> None:
         self._undone.extend(sequences)
@@ -123,9 +123,9 @@ class Dispatcher:
             if now >= next_look:
                 next_look = now + HOUSEKEEPING_SECONDS
                 self._housekeep(now)
-            while visitor := self._watch.next_visit(now):
-                request = visitor.request
-                self._deliver(request, request.visit(visitor, self._clock.now, now), False)
+            while prober := self._watch.next_probe(now):
+                request = prober.request
+                self._deliver(request, request.probe(prober, self._clock.now, now), False)
             if self.dead:
                 self._fail_all(restarting(self.dead))
             if self._flow.waiting:
@@ -168,7 +168,7 @@ class Dispatcher:
         if sequence.repetition is not None:
             delta = sequence.repetition.cut(delta)
             if sequence.repetition.found and not delta.finish_reason:
-                self._entrance.abort(sequence)
+                self._admission.abort(sequence)
         sequence.count(delta)
         if delta.finish_reason == "error":
             refused = from_wire(delta.error)  # by name where the request is at fault
@@ -182,14 +182,14 @@ class Dispatcher:
         if sequence.text is not None:
             sequence.text.push(delta.token_ids)  # ignores what follows a stop string
             if sequence.text.stopped:
-                self._entrance.abort(sequence)
+                self._admission.abort(sequence)
         if sequence.finish:
             self._finish_unstreamed(sequence)
 
     def _send(self, sequence: ActiveSequence) -> None:
         request = sequence.request
         if self._ack_table.stopped(sequence.slot, sequence.generation):
-            self._entrance.abort(sequence)
+            self._admission.abort(sequence)
             sequence.discard()  # it lies beyond the stop string
             if not sequence.finish:
                 return
@@ -246,7 +246,7 @@ class Dispatcher:
     def _fail(self, request: ActiveRequest, error: ServingError) -> None:
         request.problem = str(error)
         for sequence in request.sequences:
-            self._entrance.abort(sequence)
+            self._admission.abort(sequence)
         if not request.gone:
             self._tell(request, error)
         for sequence in request.sequences:
@@ -268,4 +268,4 @@ class Dispatcher:
         """Nobody listens: free the batch slots. The sequences close when the runtime reports their end."""
         request.gone = True
         for sequence in request.sequences:
-            self._entrance.abort(sequence)
+            self._admission.abort(sequence)

@@ -4,7 +4,7 @@ A sequence's next chunk leaves only when the detokenizer has acknowledged the la
 engine generates meanwhile goes into that chunk. So an idle system streams token by token, and a busy one sends fewer,
 larger chunks by itself.
 
-Chunks wait while a visit of their request is late (``disconnect_watch``): Triton 2.51 keeps in memory every response
+Chunks wait while a probe of their request is late (``disconnect_watch``): Triton 2.51 keeps in memory every response
 that is sent to a client it knows to be gone.
 """
 
@@ -15,7 +15,7 @@ import time
 from contract.ack_table import AckTable
 from serving.streaming.sequence import ActiveSequence
 
-LATE_SECONDS = 0.03  # a visit takes milliseconds
+LATE_SECONDS = 0.03  # a probe takes milliseconds
 
 
 class FlowControl:
@@ -45,7 +45,7 @@ class FlowControl:
         due: tuple[list[ActiveSequence], list[ActiveSequence]] = ([], [])
         for sequence in list(self._waiting.values()):
             request = sequence.request
-            may_send = sequence.is_acked(table) and (request.visit_at > late or request.is_visited(table))
+            may_send = sequence.is_acked(table) and (request.probe_at > late or request.probes_arrived(table))
             if request.gone or may_send:
                 del self._waiting[sequence.id]
                 due[not sequence.is_open or bool(sequence.finish)].append(sequence)

@@ -79,8 +79,8 @@ class RequestRegistry:
                 return False
             self.slots.append(sequence.slot)
             request.open -= 1
-            if request.visitor is sequence:
-                request.visitor = None
+            if request.prober is sequence:
+                request.prober = None
             if not request.open:
                 self.requests.pop(request.request_id, None)
             reason = DISCONNECTED if request.gone else reason

@@ -134,19 +134,19 @@ class ActiveRequest:
     problem: str = ""  # the error that ended it
     gone: bool = False  # nobody listens: nothing more is sent, and its sequences are aborted
     sequences: list[ActiveSequence] = field(default_factory=list)
-    visits: int = 0  # made so far
-    visitor: ActiveSequence | None = None  # made the last one; None: before the first, or it has ended
-    visit_beat: int = 0  # on the detokenizer's clock, and the time, when it left
-    visit_at: float = field(default_factory=time.monotonic)
+    probes: int = 0  # sent so far
+    prober: ActiveSequence | None = None  # sent the last one; None: before the first, or it has ended
+    probe_beat: int = 0  # on the detokenizer's clock, and the time, when it left
+    probe_at: float = field(default_factory=time.monotonic)
     finished: dict[int, IntArray] = field(default_factory=dict)  # without streaming: packed chunks by sequence index
 
-    def visit(self, visitor: ActiveSequence, beat: int, now: float) -> IntArray:
-        """The words of the next visit: a chunk without number and ids."""
-        self.visits += 1
-        self.visitor, self.visit_beat, self.visit_at = visitor, beat, now
-        return chunks.pack(visitor.slot, visitor.generation, 0, visitor.index, 0, self.visits, 0, 0, [])
+    def probe(self, prober: ActiveSequence, beat: int, now: float) -> IntArray:
+        """The words of the next probe: a chunk without number and ids."""
+        self.probes += 1
+        self.prober, self.probe_beat, self.probe_at = prober, beat, now
+        return chunks.pack(prober.slot, prober.generation, 0, prober.index, 0, self.probes, 0, 0, [])
 
-    def is_visited(self, ack_table: AckTable) -> bool:
-        """Every visit made so far has come through."""
-        visitor = self.visitor
-        return visitor is None or ack_table.visited(visitor.slot, visitor.generation, self.visits)
+    def probes_arrived(self, ack_table: AckTable) -> bool:
+        """Every probe sent so far has come through."""
+        prober = self.prober
+        return prober is None or ack_table.probed(prober.slot, prober.generation, self.probes)

@@ -46,14 +46,14 @@ def test_a_late_write_for_a_slots_last_owner_takes_nothing_from_the_next(ack_tab
     ack_table.read_by(0, last, 1)
     ack_table.read_by(0, owner, 2)
     ack_table.ack(0, owner, 1)
-    ack_table.visit(0, owner, 1)
+    ack_table.probe(0, owner, 1)
     ack_table.stop(0, owner)
     ack_table.ack(0, last, 9)
-    ack_table.visit(0, last, 9)
+    ack_table.probe(0, last, 9)
     ack_table.stop(0, last)
     ack_table.close_answer(0, last)
     assert ack_table.reader(0, owner) == 2 and ack_table.acked(0, owner, 1)
-    assert ack_table.visited(0, owner, 1) and ack_table.stopped(0, owner)
+    assert ack_table.probed(0, owner, 1) and ack_table.stopped(0, owner)
 
 
 def test_a_process_too_many_is_refused(ack_table: AckTable) -> None:

@@ -24,7 +24,7 @@ from serving.gateway.core import translate
 from serving.gateway.schema.parse import parse
 from serving.gateway.schema.protocol import ChatRequest
 from serving.runtimes.base import CAPABILITIES, EngineRequest, RuntimeLimits
-from serving.streaming.admission import fit
+from serving.streaming.validation import fit
 from serving.tokenizer.inputs import CheckpointDefaults, Inputs
 from serving.tokenizer.request import job
 

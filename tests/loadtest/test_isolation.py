@@ -10,8 +10,8 @@ import pytest
 
 from contract.paths import ROOT
 from loadtest.bench import attacks, gateway_attacks
-from loadtest.bench.doors import Doors
 from loadtest.bench.isolation import CLOSES, DOCUMENT, OPENS, broken, document, growth
+from loadtest.bench.target import Target
 from serving.gateway.settings import GatewaySettings
 
 
@@ -52,14 +52,14 @@ def test_attacks_stay_within_the_gateways_bound_of_a_body(monkeypatch: pytest.Mo
     """Larger ones would be refused by their length alone."""
     sizes: dict[str, int] = {}
 
-    def post(doors: Doors, path: str, body: str, count: int = 2) -> str:
+    def post(target: Target, path: str, body: str, count: int = 2) -> str:
         sizes[path] = max(sizes.get(path, 0), len(body))
         return "ok"
 
     monkeypatch.setattr(gateway_attacks, "posts", post)
     for attack in gateway_attacks.ALL:
         if gateway_attacks.held.__name__ not in attack.__code__.co_names:
-            attack(Doors(1, 1))
+            attack(Target(1, 1))
     assert set(sizes) == {"/v1/chat/completions", "/v1/completions", "/tokenize"}
     assert min(sizes.values()) > 2**20 and max(sizes.values()) <= GatewaySettings().max_body_bytes
 

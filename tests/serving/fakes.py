@@ -73,7 +73,7 @@ class FakeSink:
     followed: bool = False  # a detokenizer opens an answer for each first chunk, however late it comes to it
     ended: set[tuple[int, int]] = field(default_factory=set)  # slot and generation of answers that have ended
     broken: bool = False
-    visits: list[Chunk] = field(default_factory=list)
+    probes: list[Chunk] = field(default_factory=list)
 
     @property
     def ends(self) -> int:
@@ -98,7 +98,7 @@ class FakeSink:
     def _take(self, words: IntArray) -> None:
         chunks = list(unpack(words))
         if chunks[0].seq == 0:
-            self.visits += chunks
+            self.probes += chunks
             return
         self.responses.append(chunks)
         for chunk in chunks:
@@ -149,7 +149,7 @@ class FakeDetokenizer:
     def ack(self, chunk: Chunk, sink: FakeSink | None = None) -> None:
         """The text of a chunk has been sent; its answer is open, unless the chunk ends it."""
         if chunk.seq == 0:
-            self.ack_table.visit(chunk.slot, chunk.generation, chunk.completion_tokens)
+            self.ack_table.probe(chunk.slot, chunk.generation, chunk.completion_tokens)
             return
         if sink is not None and chunk.seq == 1 and not chunk.finish:
             self._owners[chunk.slot, chunk.generation] = sink
@@ -178,7 +178,7 @@ class FakeDetokenizer:
                 next_beat = time.monotonic() + BEAT_SECONDS
                 self.ack_table.beat(0)
             for sink in list(self._sinks):
-                told = [c for response in sink.responses for c in response] + sink.visits
+                told = [c for response in sink.responses for c in response] + sink.probes
                 acked = done.setdefault(sink, set())
                 for chunk in told:
                     if chunk.slot >= 0 and (key := (chunk.seq, chunk.slot, chunk.completion_tokens)) not in acked:

@@ -95,7 +95,7 @@ def test_a_client_killed_while_it_reads_nothing(server: Server, stream: bool) ->
 
 
 def test_a_whole_answer_that_takes_seconds_comes_whole(server: Server) -> None:
-    """The visits of its request through Triton are no responses of it."""
+    """The probes of its request through Triton are no responses of it."""
     status, answer = generate(server.http, {"text_input": "Hi", "max_tokens": 150})
     assert (status, answer["completion_tokens"], answer["finish_reason"]) == (200, 150, "length")
 

@@ -108,7 +108,7 @@ def test_a_drain_ends_in_bounded_time_and_leaves_nothing(own_server: Callable[..
 
 
 def test_sigterm_makes_a_lame_duck_first(own_server: Callable[..., Server]) -> None:
-    """Routers read at the gateway that the server is not ready, while both doors still answer what they send."""
+    """Routers read at the gateway that the server is not ready, while both endpoints still answer what they send."""
     server = own_server(*SIMULATED, "--lame-duck", "3", "--drain", "1", gateway=True)
     with Stream(server.grpc) as endless:
         endless.send(text_input="Hi", max_tokens=30_000, stream=True)

@@ -94,11 +94,11 @@ def test_an_answer_in_one_response_is_closed_at_once(desk: Desk) -> None:
     assert (whole.ends, several.ends, cancel.ends) == (1, 1, 1)
 
 
-def test_a_visit_leaves_a_mark_and_no_response(desk: Desk) -> None:
-    answer, visit = desk.open("a"), FakeReply()
-    desk.answers.receive(pack(0, 1, 0, 0, 0, 4, 0, 0, []), visit)
-    assert desk.table.visited(0, 1, 4) and not desk.table.visited(0, 1, 3) and desk.table.acked(0, 1, 1)
-    assert (visit.texts, visit.ends, answer.ends) == ([], 1, 0)
+def test_a_probe_leaves_a_mark_and_no_response(desk: Desk) -> None:
+    answer, probe = desk.open("a"), FakeReply()
+    desk.answers.receive(pack(0, 1, 0, 0, 0, 4, 0, 0, []), probe)
+    assert desk.table.probed(0, 1, 4) and not desk.table.probed(0, 1, 3) and desk.table.acked(0, 1, 1)
+    assert (probe.texts, probe.ends, answer.ends) == ([], 1, 0)
     desk.feed("b", 2, finish=LENGTH)
     assert answer.texts == ["a", "b"]
 

@@ -1,115 +1,130 @@
-"""What a runtime may be asked for: wishes are refused, defaults dropped, lengths and ids checked."""
+"""Admission, through the dispatcher: ids, a full queue, what a half-done admission leaves. Threads are real."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import replace
 
 import pytest
 
-from contract.chunks import Job, TextOptions
-from contract.errors import InvalidRequest, Unsupported
-from contract.sampling import Guide, Sampling
-from serving.runtimes.base import CAPABILITIES, RuntimeLimits
-from serving.streaming.admission import fit, reseeded
-
-LIMITS = RuntimeLimits(max_seq_len=100, max_input_len=80, vocab_size=1000, max_streams=4)
+from contract.errors import DuplicateId, EngineUnavailable, InvalidRequest, Overloaded
+from serving.runtimes.base import EngineRequest
+from tests.serving.fakes import FakeSink
+from tests.serving.rig import CANCEL, QUEUE, STREAM, Rig
+from tests.waiting import until
 
 
-@dataclass
-class Limits:
-    """As much of a runtime as admission looks at."""
-
-    capabilities: frozenset[str] = frozenset()
-    limits: RuntimeLimits = LIMITS
-
-
-PLAIN = Job(Sampling(max_tokens=10))
-
-
-def test_an_optional_guide_that_the_engine_lacks_is_left_out() -> None:
-    guide = Guide("structural_tag", "{}", optional=True)
-    job = Job(Sampling(max_tokens=1, guide=guide))
-    assert fit(job, [1], Limits()).guide is None
-    assert fit(job, [1], Limits(frozenset({"guide:structural_tag"}))).guide is guide
+def test_a_live_id_is_refused_and_free_again_afterwards(rig: Rig) -> None:
+    sink = rig.open(request_id="same")
+    with pytest.raises(DuplicateId, match=r"^request_id: 'same' is running; use a new id for every request"):
+        rig.open(request_id="same")
+    rig.runtime.step(1, finish="length")
+    until(lambda: sink.ends)
+    until(rig.is_free)
+    again = rig.open(request_id="same")
+    rig.runtime.step(2, finish="length")
+    until(lambda: again.ends)
+    assert (sink.ids, again.ids) == ([1], [2])
 
 
-@pytest.mark.parametrize(
-    ("sampling", "default"),
-    [
-        ({"repetition_penalty": 1.05}, {"repetition_penalty": 1.0}),
-        ({"min_p": 0.1, "presence_penalty": 1.0}, {"min_p": 0.0, "presence_penalty": 0.0}),
-        ({"bad_words": ((1, 2),)}, {"bad_words": ()}),
-    ],
-)
-def test_a_default_that_the_engine_lacks_is_dropped_and_kept_where_it_has_it(
-    sampling: dict[str, float], default: dict[str, float]
-) -> None:
-    job = replace(PLAIN, sampling=replace(PLAIN.sampling, **sampling))
-    assert fit(job, [1], Limits()) == replace(PLAIN.sampling, **default)
-    assert fit(job, [1], Limits(CAPABILITIES)) == job.sampling
+def test_requests_without_an_id_are_as_many_as_they_like(rig: Rig) -> None:
+    sinks = [rig.open() for _ in range(20)]
+    rig.runtime.step(1, finish="length")
+    until(lambda: all(sink.ends for sink in sinks))
 
 
-@pytest.mark.parametrize(
-    "name", sorted(c for c in CAPABILITIES if ":" not in c and c not in ("lora", "logprobs", "top_logprobs"))
-)
-def test_a_wish_that_the_engine_lacks_is_refused_by_name(name: str) -> None:
-    job = replace(PLAIN, explicit=(name,))
-    with pytest.raises(Unsupported) as caught:
-        fit(job, [1], Limits())
-    assert caught.value.field == name and "leave the field out" in str(caught.value)
-    assert fit(job, [1], Limits(frozenset({name}))).max_tokens == 10
+def test_a_full_queue_is_said_and_harms_nobody(rig: Rig) -> None:
+    limit = rig.runtime.limits.max_streams + QUEUE
+    sinks = [rig.open() for _ in range(limit - 1)]
+    with pytest.raises(Overloaded, match=rf"^queue: full \({limit - 1} of {limit} sequences\); try again later"):
+        rig.open(replace(STREAM, n=2))
+    sinks.append(rig.open())
+    with pytest.raises(Overloaded):
+        rig.open()
+    rig.runtime.step(1, finish="length")
+    until(lambda: all(sink.ends for sink in sinks))
+    until(rig.is_free)
 
 
-@pytest.mark.parametrize(
-    ("job", "field"),
-    [
-        (replace(PLAIN, lora_name="x"), "lora_name"),
-        (Job(Sampling(max_tokens=1, guide=Guide("regex", "a+"))), "guided_decoding_guide_type regex"),
-        (Job(Sampling(max_tokens=1, logprobs=1)), "logprobs"),
-        (Job(Sampling(max_tokens=1, logprobs=3)), "top_logprobs"),
-    ],
-)
-def test_features_are_refused_even_without_a_name(job: Job, field: str) -> None:
-    with pytest.raises(Unsupported, match=f"^{field}: the loaded engine cannot honour it"):
-        fit(job, [1], Limits())
+def test_a_runtime_knows_the_sequences_of_one_request_apart(rig: Rig) -> None:
+    sinks = [rig.open(replace(STREAM, n=3)), rig.open()]
+    assert [request.index for request in rig.runtime.seen] == [0, 1, 2, 0]
+    rig.runtime.step(1, finish="length")
+    until(lambda: all(sink.ends for sink in sinks))
 
 
-def test_the_prompt_limit_names_both_numbers() -> None:
-    with pytest.raises(
-        InvalidRequest, match=r"^text_input: the prompt has 81 tokens, the context is 100 and a prompt may take 80"
-    ):
-        fit(PLAIN, [1] * 81, Limits())
+def test_a_runtime_that_refuses_the_second_half_leaves_nothing_behind(rig: Rig) -> None:
+    rig.runtime.refuse_after = 2
+    with pytest.raises(InvalidRequest, match=r"^guided_decoding_guide: does not compile"):
+        rig.open(replace(STREAM, n=4), request_id="half")
+    until(rig.is_free)
+    rig.runtime.refuse_after = 10**9
+    sink = rig.open(request_id="half")
+    rig.runtime.step(1, finish="length")
+    until(lambda: sink.ends)
+    assert sink.ids == [1]
 
 
-def test_max_tokens_beyond_the_context_says_what_fits() -> None:
-    assert fit(Job(Sampling(max_tokens=30)), [1] * 70, Limits()).max_tokens == 30
-    with pytest.raises(
-        InvalidRequest, match=r"^max_tokens: 31 with a prompt of 70 tokens .* 100 tokens; use at most 30"
-    ):
-        fit(Job(Sampling(max_tokens=31)), [1] * 70, Limits())
+def test_no_error_of_a_runtime_leaks_a_slot(rig: Rig) -> None:
+    """Nor does one of its ``abort`` while the admission is undone: 200 attempts must not use up the 48 places."""
+
+    def raises(*_: object) -> None:
+        raise RuntimeError("out of pinned memory")
+
+    rig.runtime.on_submit, rig.runtime.abort = raises, raises
+    for _ in range(200):
+        with pytest.raises(RuntimeError, match="pinned memory"):
+            rig.open(replace(STREAM, n=2), request_id="same")
+    assert not rig.dispatcher.registry.sequences and not rig.dispatcher.registry.requests
+    rig.runtime.submitted.clear()
+    rig.runtime.on_submit = lambda request: None
+    sinks = [rig.open() for _ in range(rig.runtime.limits.max_streams + QUEUE)]
+    rig.runtime.step(1, finish="length")
+    until(lambda: all(sink.ids == [1] for sink in sinks))
 
 
-def test_no_max_tokens_is_what_the_context_leaves() -> None:
-    assert fit(Job(Sampling(max_tokens=0)), [1] * 70, Limits()).max_tokens == 30
+def test_a_half_refused_request_sends_nothing_later(rig: Rig) -> None:
+    """Its first sequence has tokens waiting in the sender when the second one is refused."""
+    sink = FakeSink()
+
+    def answer(request: EngineRequest) -> None:
+        rig.runtime.step(9, streams=[request.sequence_id])
+        until(lambda: sink.responses)
+        rig.runtime.step(8, streams=[request.sequence_id])
+        until(lambda: rig.dispatcher._flow.waiting)
+
+    rig.runtime.on_submit, rig.runtime.refuse_after = answer, 1
+    with pytest.raises(InvalidRequest):
+        rig.dispatcher.admit("", [1], replace(STREAM, n=2), sink)
+    rig.detokenizer.ack(sink.chunks[0], sink)
+    until(lambda: not rig.dispatcher._flow.waiting)
+    assert sink.ids == [9] and not sink.dropped
+    until(rig.is_free)
 
 
-@pytest.mark.parametrize("ids", [[0, 1000], [-1, 5]])
-def test_ids_outside_the_vocabulary_never_reach_an_engine(ids: list[int]) -> None:
-    with pytest.raises(InvalidRequest, match=r"^input_ids: ids must be between 0 and 999; got (1000|-1|5)"):
-        fit(PLAIN, ids, Limits())
+def test_a_client_that_left_during_admission_is_aborted(rig: Rig) -> None:
+    """It may be cancelled before the runtime has heard of it."""
+    sink = FakeSink()
+    hold, submit = threading.Event(), rig.runtime.submit
+    rig.runtime.submit = lambda request: (hold.wait(2), submit(request))[1]
+    thread = threading.Thread(target=rig.dispatcher.admit, args=("x", [1], STREAM, sink))
+    thread.start()
+    until(lambda: rig.dispatcher.registry.find("x"))
+    rig.open(CANCEL, "x")
+    until(lambda: rig.runtime.aborted)
+    hold.set()
+    thread.join()
+    until(lambda: sink.finish == "cancelled")
+    until(rig.is_free)
 
 
-def test_sequences_differ_by_their_seed_alone() -> None:
-    sampling = Sampling(max_tokens=5, seed=2**64 - 1)
-    assert reseeded(sampling, 0) == sampling
-    assert reseeded(sampling, 1) == replace(sampling, seed=0)
+def test_an_engine_that_dies_during_admission_answers_once(rig: Rig) -> None:
+    def die(request: object) -> None:
+        rig.dispatcher.on_death("gone")
+        until(lambda: sink.error)
+        raise EngineUnavailable("engine: gone")
 
-
-@pytest.mark.parametrize(
-    ("ids", "max_tokens", "problem"),
-    [((1,) * 10, 10, "leave nothing of max_tokens = 10"), ((1,) * 99, 0, "max_tokens = 99"), ((5, 1000), 10, "1000")],
-)
-def test_ids_to_resume_leave_room_and_are_ids(ids: tuple[int, ...], max_tokens: int, problem: str) -> None:
-    job = Job(Sampling(max_tokens), text=TextOptions(resume_ids=ids))
-    with pytest.raises(InvalidRequest, match=f"^resume_ids: .*{problem}"):
-        fit(job, [1], Limits(CAPABILITIES))
+    rig.runtime.on_submit = die
+    sink = FakeSink()
+    rig.dispatcher.admit("", [1], STREAM, sink)
+    assert sink.ends == 1 and len(rig.dispatcher.registry.sequences) == 0

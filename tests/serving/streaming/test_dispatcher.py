@@ -160,36 +160,36 @@ def test_a_stop_string_ends_an_unstreamed_answer_early(rig: Rig, token_bytes: To
     assert token_bytes.join(sink.ids).startswith(b"aEND")
 
 
-# --- visits ----------------------------------------------------------------------------------------------------------
+# --- probes ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("job", [STREAM, AT_ONCE])
-def test_every_open_request_is_visited_through_triton(rig: Rig, job: Job) -> None:
+def test_every_open_request_is_probed_through_triton(rig: Rig, job: Job) -> None:
     """A client that left is noticed before the first token too, and where only one answer will come."""
     staying, gone = rig.open(job), rig.open(job, follow=False)
-    until(lambda: len(staying.visits) > 1)
-    assert [visit.completion_tokens for visit in staying.visits] == list(range(1, len(staying.visits) + 1))
-    assert {visit.seq for visit in staying.visits} == {0} and not staying.responses
+    until(lambda: len(staying.probes) > 1)
+    assert [probe.completion_tokens for probe in staying.probes] == list(range(1, len(staying.probes) + 1))
+    assert {probe.seq for probe in staying.probes} == {0} and not staying.responses
     until(lambda: gone.dropped)
-    assert len(gone.visits) == 1 and gone.ends == 1
+    assert len(gone.probes) == 1 and gone.ends == 1
     rig.runtime.step(1, finish="length")
     until(lambda: staying.ends)
     until(rig.is_free)
 
 
-def test_text_waits_while_a_visit_is_late(rig: Rig) -> None:
-    """Triton keeps what is sent to a client that it knows to be gone. n = 2: whichever sequence made the visit."""
+def test_text_waits_while_a_probe_is_late(rig: Rig) -> None:
+    """Triton keeps what is sent to a client that it knows to be gone. n = 2: whichever sequence sent the probe."""
     sink = rig.open(replace(STREAM, n=2), follow=False)
     rig.runtime.step(1)
     until(lambda: len(sink.responses) == 2)
     for chunk in sink.chunks:
         rig.detokenizer.ack(chunk, sink)
-    until(lambda: sink.visits)
+    until(lambda: sink.probes)
     time.sleep(2 * LATE_SECONDS)
     rig.runtime.step(2)
     time.sleep(0.1)
     assert sink.ids == [1, 1]
-    rig.detokenizer.ack(sink.visits[0])
+    rig.detokenizer.ack(sink.probes[0])
     until(lambda: sink.ids == [1, 1, 2, 2])
 
 

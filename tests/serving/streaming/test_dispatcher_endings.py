@@ -48,7 +48,7 @@ def test_a_starved_detokenizer_is_no_vanished_client(rig: Rig) -> None:
 
 
 def test_a_dispatcher_that_waits_in_tritons_send_blames_no_client(rig: Rig) -> None:
-    """As it does while tritonserver is stopped, which passes on neither chunks nor visits."""
+    """As it does while tritonserver is stopped, which passes on neither chunks nor probes."""
     sink = rig.open(follow=False)
     rig.runtime.step(1)
     until(lambda: sink.responses)

@@ -33,7 +33,7 @@ def test_anything_else_is_refused(parameters: dict[str, Any], sentence: str, kin
     assert str(caught.value).startswith(sentence)
 
 
-def test_a_timeout_is_microseconds_from_either_door() -> None:
+def test_a_timeout_is_microseconds_from_either_transport() -> None:
     refuse_parameters({"timeout": 5})
     assert [timeout_us(0, {}), timeout_us(7, {}), timeout_us(0, {"timeout": 5}), timeout_us(0, {"timeout": 0})] == [
         0,

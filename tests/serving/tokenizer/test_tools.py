@@ -1,4 +1,4 @@
-"""Tools are refused at the gRPC door as at the gateway's: the same fields, and the same words where it has no more."""
+"""Tools are refused over gRPC as at the gateway: the same fields, and the same words where it has no more."""
 
 from __future__ import annotations
 

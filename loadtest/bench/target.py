@@ -1,4 +1,4 @@
-"""The two ways into a server under attack, and what came back through them."""
+"""The server under attack: its two ports, and what came back through them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from client.types import NO_RETRY
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class Target:
     """Ports of the server under attack."""
 
     grpc: int

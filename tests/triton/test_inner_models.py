@@ -34,7 +34,7 @@ def _call(address: str, model: str, **arrays: np.ndarray) -> str:
     return errors[0]
 
 
-def test_strangers_at_the_inner_doors_harm_no_stream(server: Server) -> None:
+def test_strangers_at_the_inner_models_harm_no_stream(server: Server) -> None:
     with Stream(server.grpc) as stream:
         stream.send(text_input="Hi", max_tokens=200, stream=True)
         stream.next()

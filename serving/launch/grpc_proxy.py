@@ -1,4 +1,4 @@
-"""The gRPC door of a server: Envoy in front of a Triton that stays on localhost. It is restarted when it dies."""
+"""The gRPC proxy of a server: Envoy in front of a Triton that stays on localhost. It is restarted when it dies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def binary() -> Path:
     raise LaunchError("a key or certificates for gRPC need Envoy: run `make setup-router` once")
 
 
-class Door:
+class GrpcProxy:
     """One for the life of a launcher. ``look`` at every turn."""
 
     def __init__(self, config: Config, run_dir: Path, log: Path) -> None:
@@ -60,7 +60,7 @@ class Door:
             pause = self._deaths.add(now)
             self._due = now + pause
             logs.say(
-                f"the gRPC door ended ({child.cause(self._process.returncode)}; log: {self._log}); restarting it"
+                f"the gRPC proxy ended ({child.cause(self._process.returncode)}; log: {self._log}); restarting it"
                 f"{f' in {pause:.0f} s' if pause else ''}"
             )
         if now >= self._due:
@@ -77,7 +77,7 @@ class Door:
         config = self._config
         assert config.guard is not None
         host = "127.0.0.1" if config.triton_host == "localhost" else config.triton_host
-        settings = envoy.door(host, config.grpc_port, config.guard, config.inner_grpc_port)
+        settings = envoy.grpc_proxy(host, config.grpc_port, config.guard, config.inner_grpc_port)
         self._file.write_text(json.dumps(settings))
         workers = str(min(4, len(os.sched_getaffinity(0))))
         command = [str(binary()), "-c", str(self._file), "--disable-hot-restart", "--concurrency", workers]
