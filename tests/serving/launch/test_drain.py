@@ -122,7 +122,8 @@ def test_a_gateway_that_does_not_end_is_ended(signals: int, told: str, monkeypat
     """After a second signal it is told once more, so that its streams get a last event."""
     monkeypatch.setattr(module, "FAREWELL_SECONDS", 60.0)  # a busy machine's shell took longer than 2
     script = "trap 'echo again; exit' INT; echo ready; while true; do sleep 0.05; done"
-    process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True)
+    command = ["env", "--default-signal=INT", "sh", "-c", script]  # tests in the background (`&`) inherit it ignored
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout and process.stdout.readline() == b"ready\n"
     see_off(process, time.monotonic() + 0.1, lambda: signals < 2, lambda: signals)
     assert process.wait(10) is not None and process.stdout.read().decode() == told
