@@ -32,13 +32,15 @@ from loadtest.bench.gpu.contenders import (
     Setup,
     Transformers,
     VllmServe,
+    VllmServeInterval,
+    VllmServeRust,
 )
 from loadtest.bench.gpu.prompts import PromptMaker
 from loadtest.errors import LoadtestError
 
 log = logging.getLogger("bench-gpu")
 BURST = 64  # requests at once, right after all are ready
-PORTS = 20  # of the servers of one precision
+PORTS = 25  # of the servers of one precision
 REQUESTS = {1: 16}  # requests per stream in a run, where it is not --requests
 
 
@@ -89,6 +91,8 @@ class Bench:
         known: list[Contender] = [
             Offline(self._setup(engine, offset + 5), precision),
             VllmServe(self._setup(engine, offset + 10), precision),
+            VllmServeRust(self._setup(engine, offset + 15), precision),
+            VllmServeInterval(self._setup(engine, offset + 20), precision),
             ours,
             OursGateway(ours),
         ]

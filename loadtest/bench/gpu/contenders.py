@@ -27,6 +27,7 @@ from serving.runtimes.vllm import args as vllm_args
 from serving.runtimes.vllm import releases
 
 START_S = 420.0
+STREAM_INTERVAL = 8  # tokens
 WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
 
 
@@ -203,6 +204,26 @@ class VllmServe(OpenAIServer):
         quantized = "quantization_config" in json.loads((self.setup.engine / "config.json").read_text())
         command += ["--load-format", "dummy"] if not any(self.setup.engine.glob("*.safetensors")) else []
         return command + (["--quantization", "fp8"] if self.precision.startswith("fp8") and not quantized else [])
+
+
+class VllmServeRust(VllmServe):
+    """The same with vLLM's HTTP server in Rust, which its wheels bring and leave off."""
+
+    label = "vllm-serve-rust"
+
+    def arguments(self) -> list[str]:
+        command = super().arguments()
+        self.environment = self.environment | {"VLLM_USE_RUST_FRONTEND": "1"}
+        return command
+
+
+class VllmServeInterval(VllmServe):
+    """The same, sending a message for every ``STREAM_INTERVAL`` tokens: fewer messages, coarser text."""
+
+    label = "vllm-serve-interval"
+
+    def arguments(self) -> list[str]:
+        return [*super().arguments(), "--stream-interval", str(STREAM_INTERVAL)]
 
 
 class OursGrpc(Contender):

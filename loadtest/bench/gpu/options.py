@@ -27,9 +27,9 @@ def parse(description: str | None, argv: Sequence[str] | None = None) -> argpars
         "--contenders",
         nargs="+",
         type=_contender,
-        default=[(name, "") for name in report.CONTENDERS],
+        default=[(name, "") for name in report.CONTENDERS if name not in report.NAMED_ONLY],
         metavar="NAME[:PRECISION]",
-        help=", ".join(report.CONTENDERS),
+        help=f"{', '.join(report.CONTENDERS)} (all but {' and '.join(report.NAMED_ONLY)})",
     )
     add("--together", action="store_true", help="load the servers of all precisions at once and alternate them")
     add("--tp", type=count, default=1, help="GPUs per engine, tensor parallel (%(default)s)")
@@ -54,7 +54,7 @@ def parse(description: str | None, argv: Sequence[str] | None = None) -> argpars
     add("--input-tokens", type=count, default=512)
     add("--output-tokens", type=count, default=256)
     add("--kv-gib", type=count, default=18, help="KV cache of each engine (%(default)s)")
-    add("--port", type=int, default=18600, help="first of 20 free ports, per precision with --together (%(default)s)")
+    add("--port", type=int, default=18600, help="first of 25 free ports, per precision with --together (%(default)s)")
     add("--deadline", type=float, default=0, help="seconds after which no further round begins (0: none)")
     args = parser.parse_args(argv)
     served = {precision for name, precision in args.contenders if name == "ours-grpc"}

@@ -12,7 +12,9 @@ from loadtest.report.bars import BarGroup, render_bars
 COLUMNS = ("tokens_per_s", "spread", "ttft_ms.p50", "ttft_ms.p99", "tpot_ms.p50", "tpot_ms.p99", "itl_ms.p50",
            "itl_ms.p99", "goodput_per_s", "cpu_ms_per_1k", "of_limit", "rounds", "errors")  # fmt: skip
 HEAD = ("precision", "sampling", "load", "contender", *(name.replace("_ms.", " ") for name in COLUMNS))
-CONTENDERS = ("transformers", "vllm-offline", "vllm-serve", "ours-grpc", "ours-gateway")  # order of rows and bars
+NAMED_ONLY = ("vllm-serve-rust", "vllm-serve-interval")  # contenders that are measured where they are asked for
+# in the order of rows and bars
+CONTENDERS = ("transformers", "vllm-offline", "vllm-serve", *NAMED_ONLY, "ours-grpc", "ours-gateway")
 
 
 def value(row: dict[str, Any], path: str) -> Any:

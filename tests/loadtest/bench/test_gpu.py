@@ -226,6 +226,22 @@ def test_vllms_own_server_is_told_of_several_gpus_what_our_runtime_is_told(gpus,
     assert server.environment == told
 
 
+def test_vllms_other_frontend_and_its_coarser_stream_are_measured_where_they_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(contenders.metadata, "version", lambda _: "0.26.0")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "engine.json").write_text(json.dumps({"limits": {"max_seq_len": 64, "max_num_tokens": 64}}))
+    default = {name for name, _ in options.parse("", []).contenders}
+    assert "vllm-serve" in default and not default & {"vllm-serve-rust", "vllm-serve-interval"}
+    args = options.parse("", ["--contenders", *report.CONTENDERS[2:5], "--precision", "fp8", "--out", str(tmp_path)])
+    plain, rust, coarse = bench_gpu.Bench(args)._contenders(tmp_path, "fp8", 0)
+    assert len({one.setup.port for one in (plain, rust, coarse)}) == 3
+    assert [one.setup.port < args.port + bench_gpu.PORTS for one in (plain, rust, coarse)] == [True] * 3
+    shared, with_rust, with_interval = (one.arguments() for one in (plain, rust, coarse))
+    assert plain.environment == coarse.environment == {} and rust.environment == {"VLLM_USE_RUST_FRONTEND": "1"}
+    assert len(with_rust) == len(shared)
+    assert with_interval[-2:] == ["--stream-interval", "8"]
+
+
 class FakeContender:
     def __init__(self, label, precision, setup):
         self.label, self.precision, self.setup, self.seed_shift, self.name = label, precision, setup, 0, label
