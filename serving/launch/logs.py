@@ -47,22 +47,34 @@ def say(line: str) -> None:
 
 
 def open_private(path: Path, mode: str) -> IO[bytes]:
-    """Open a file that only its owner can read, even if it existed before: a model's log may quote what users wrote."""
-    file: IO[bytes] = path.open(mode)
+    """Open a log that only its owner can read, even if it existed before: a model's log may quote what users wrote.
+
+    Children always append: after logrotate's ``copytruncate`` they would otherwise go on at their old offset, behind
+    zeros."""
+    file = open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_APPEND, 0o600))  # noqa: SIM115
     os.fchmod(file.fileno(), 0o600)
     return file
 
 
 def last_line(path: Path) -> str:
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in _written(path).splitlines() if line.strip()]
     return lines[-1] if lines else f"see {path}"
+
+
+def _written(path: Path, start: int = 0) -> str:
+    """A log from ``start`` on; all of it if it has been truncated since, nothing if it has been removed."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return ""
+    return text[start if start <= len(text) else 0 :].decode(errors="replace")
 
 
 def error_line(path: Path, returncode: int | None, start: int = 0) -> str:
     """What the machine lacks, else the last Python exception, the signal that ended Triton, or its last error line.
 
     ``start``: where in the log this Triton's own lines begin."""
-    text = path.read_bytes()[start:].decode(errors="replace")
+    text = _written(path, start)
     lines = [line for line in text.splitlines() if not any(word in line for word in HARMLESS)]
     for sign, remedy in LACKS:
         if sign in text:

@@ -15,7 +15,7 @@ import pytest
 
 from serving.launch import child, triton
 from serving.launch.config import DEFAULT_ENGINE, OPTIONS, SIMULATED_ENGINE, LaunchError, check_ports, parse
-from serving.launch.logs import error_line, open_private
+from serving.launch.logs import error_line, last_line, open_private
 from serving.runtimes.base import RuntimeOptions
 from serving.triton.settings import StepSettings
 from tests.waiting import until
@@ -98,6 +98,15 @@ def test_a_log_is_its_owners_alone(tmp_path: Path) -> None:
     (tmp_path / "log").touch(mode=0o644)
     with open_private(tmp_path / "log", "ab"):
         assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab"])
+def test_a_log_may_be_truncated_while_it_is_written(tmp_path: Path, mode: str) -> None:
+    with open_private(tmp_path / "log", mode) as log:
+        subprocess.run(["echo", "before"], stdout=log, check=True)
+        (tmp_path / "log").write_bytes(b"")  # logrotate's copytruncate
+        subprocess.run(["echo", "after"], stdout=log, check=True)
+    assert (tmp_path / "log").read_text() == "after\n"
 
 
 def test_two_services_on_one_port() -> None:
@@ -224,6 +233,10 @@ def test_the_line_of_tritons_log_that_matters(tmp_path: Path) -> None:
     assert error_line(log, 1) == "KeyError: 'x'", "alone it says nothing"
     log.write_text("")
     assert error_line(log, 1) == "it ended without a message"
+    log.write_text("E1 since the rotation\n")
+    assert error_line(log, 1, 10_000) == "E1 since the rotation", "its start lies beyond a log that was truncated"
+    log.unlink()
+    assert error_line(log, 1) == "it ended without a message" and last_line(log) == f"see {log}"
     for sign in ("terminate called\n  what():  std::bad_alloc\n", "MemoryError: <EMPTY MESSAGE>\n"):
         log.write_text(sign)
         assert error_line(log, -6).startswith("there is not enough memory")
