@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import signal
 from pathlib import Path
 from typing import IO
@@ -78,17 +79,24 @@ def error_line(path: Path, returncode: int | None, start: int = 0) -> str:
     lines = [line for line in text.splitlines() if not any(word in line for word in HARMLESS)]
     for sign, remedy in LACKS:
         if sign in text:
-            return remedy
+            return NO_MEMORY if remedy is NO_THREAD and _has_few_addresses() else remedy
     for line in reversed(lines):
         if "Error:" in line and "failed to" not in line:
             raised = RAISED.search(line)
             return _sentence(raised[1], raised[2]) if raised else line.strip()
+    if returncode == -signal.SIGXFSZ:
+        return "a log or another file may not grow further: raise ulimit -f or systemd's LimitFSIZE="
     if returncode is not None and returncode < 0:
         return f"tritonserver was ended by {signal.Signals(-returncode).name}"
     errors = [line for line in lines if line.startswith(("E", "bash:"))]
     if errors:
         return errors[-1].strip()
     return "a model process ended" if returncode is None else "it ended without a message"
+
+
+def _has_few_addresses() -> bool:
+    """Then threads lack room for their stacks. A child's limits are this process's."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def _sentence(exception: str, message: str) -> str:

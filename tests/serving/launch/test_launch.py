@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -243,8 +244,17 @@ def test_the_line_of_tritons_log_that_matters(tmp_path: Path) -> None:
     for sign in ("  what():  Resource temporarily unavailable\n", "RuntimeError: can't start new thread\n"):
         log.write_text(sign)
         assert error_line(log, -6).startswith("no thread more is allowed")
+
     log.write_text("E1 Failed to initialize NVML\nI1 terminate called\n")
     assert error_line(log, -11) == "tritonserver was ended by SIGSEGV"
+
+
+def test_limits_on_addresses_and_file_sizes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log").write_text("RuntimeError: can't start new thread\n")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (700_000_000, 700_000_000))
+    assert "ulimit -v" in error_line(tmp_path / "log", -6), "its threads have no room for their stacks"
+    (tmp_path / "log").write_text("I1 fine\n")
+    assert "ulimit -f" in error_line(tmp_path / "log", -signal.SIGXFSZ)
 
 
 @pytest.mark.parametrize(("cores", "count"), [(1, 1), (3, 1), (4, 2), (8, 4), (192, 4)])
