@@ -5,6 +5,8 @@ No figures of others are quoted: where the usual advice gives no number, the cla
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import sys
@@ -17,6 +19,7 @@ from build_engine import smollm2
 from build_engine.source import open_source
 from build_engine.spec import SMOLLM2, BuildSpec
 from contract import engine_dir
+from contract.model_shape import ModelShape
 from contract.paths import ROOT
 from loadtest.bench.process import Server, as_typed, started
 from loadtest.bench.strategies.commands import build_engine, load_test, run_json
@@ -35,7 +38,7 @@ TOKENS = 24
 PROMPT = 64
 LONG_PROMPT, SHORT_PROMPT = 1024, 128
 SHORTER = 8  # a context that fits a small job: this part of the model's own
-KV_GB = "0.25"
+FULL_STREAMS = 2  # that the KV cache holds at the whole context: vLLM does not start with less than one
 BLOCK_TOKENS = {"openvino": 32, "vllm": 16, "tensorrt_llm": 32}
 LOAD = ("--warmup", "4s", "--drain", "60s", "--scenario", "code", "--language", "en")
 WEIGHTS = (".bin", ".safetensors", ".engine")
@@ -114,7 +117,7 @@ def measure_engine(engines: EngineSet, precision: str) -> EngineFigures:
     with started("--engine", str(engines.engine(precision))) as server:
         alone, how_alone = one_user(server)
         crowd, how_crowd = many_users(server)
-        resident = max(server.memory_mib().values())  # of the process that holds the model
+        resident = max(server.memory_mib().values())  # of the process that holds the model, on the CPU
     label = precision.upper()
     return EngineFigures(
         Measurement(label, median(alone, "tpot") * 1e3, "ms", how_alone),
@@ -130,7 +133,7 @@ def quantization_and_batching(engines: EngineSet) -> Iterator[Effect]:
     seen = {precision: measure_engine(engines, precision) for precision in engines.small}
     claim = CLAIMS["quantization"]
     for name, small in seen.items():
-        memory = f"resident {plain.resident:.0f} → {small.resident:.0f} MiB"
+        memory = f"resident {plain.resident:.0f} → {small.resident:.0f} MiB" if engines.runtime == "openvino" else ""
         if small.weights.value < plain.weights.value:  # vLLM's FP8 is made while it loads: the same on disk
             yield Effect(f"1 quantization, {name}", claim, "weights", plain.weights, small.weights, "less", memory)
         yield Effect(f"1 quantization, {name}", claim, "time per token, 1 user", plain.tpot, small.tpot, "less")
@@ -167,14 +170,21 @@ def context_and_streaming(engines: EngineSet) -> Iterator[Effect]:
     """Mitigations 3 and 5 on the quantized engine."""
     small = engines.small[0]
     build_engine(engines.model, small, engines.engine(small), engines.runtime)
-    with started("--engine", str(engines.engine(small)), "--kv-cache-gb", KV_GB) as server:
+    info = engine_dir.read(engines.engine(small))
+    gib = kv_gib(info)
+    with started("--engine", str(info.path), "--kv-cache-gb", f"{gib:.2f}") as server:
         yield prompt_length(server)
         yield first_words(server)
-        yield fitting_streams(engines.engine(small), server)  # last: the gauge appears with the first request
+        yield fitting_streams(info, gib, server)  # last: the gauge appears with the first request
 
 
-def fitting_streams(engine: Path, server: Server) -> Effect:
-    info = engine_dir.read(engine)
+def kv_gib(info: engine_dir.EngineInfo) -> float:
+    shape = ModelShape.of(json.loads((info.path / "config.json").read_text(encoding="utf-8")))
+    tokens = FULL_STREAMS * info.limits.max_seq_len
+    return math.ceil(tokens * shape.kv_bytes_per_token(info.kv_dtype) / 2**30 * 100) / 100
+
+
+def fitting_streams(info: engine_dir.EngineInfo, gib: float, server: Server) -> Effect:
     context = info.limits.max_seq_len
     blocks = server.metric("qwen_kv_blocks_total")
     if not blocks:
@@ -186,7 +196,7 @@ def fitting_streams(engine: Path, server: Server) -> Effect:
         )
         for n in (context, context // SHORTER)
     )
-    note = f"{KV_GB} GiB of KV cache hold {blocks * size:,.0f} tokens"
+    note = f"{gib:.2f} GiB of KV cache hold {blocks * size:,.0f} tokens"
     return Effect("3 context limit", CLAIMS["context"], "full streams that fit", before, after, "more", note)
 
 

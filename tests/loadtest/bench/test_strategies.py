@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gguf import GGMLQuantizationType
 
+from contract.engine_dir import EngineInfo, EngineLimits, ModelInfo, RuntimeInfo
+from contract.paths import ROOT
 from loadtest.bench import result
 from loadtest.bench.process import started
 from loadtest.bench.strategies import __main__ as strategies
@@ -92,6 +96,16 @@ def test_few_bits_are_not_rounded_to_few_bits_again(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("sys.argv", ["strategies", "--model", str(tmp_path / "none.gguf")])
     with pytest.raises(SystemExit, match="2"):
         strategies.main()
+
+
+def test_the_kv_cache_holds_two_sequences_of_the_whole_context(tmp_path: Path) -> None:
+    """vLLM does not start with less than one: a 7B engine of 32,768 tokens did not with a quarter of a GiB."""
+    shutil.copy(ROOT / "build_engine/data/qwen2.5-7b-instruct.config.json", tmp_path / "config.json")
+    info = EngineInfo(
+        ModelInfo("m", "s", vocab_size=8), RuntimeInfo("vllm"), "fp8", "bf16", EngineLimits(32768, 32767), path=tmp_path
+    )
+    assert mitigations.kv_gib(info) == 3.5  # 56 KiB a token
+    assert mitigations.kv_gib(dataclasses.replace(info, kv_dtype="fp8")) == 1.75
 
 
 def test_weights_are_the_engines_large_files(tmp_path: Path) -> None:
