@@ -6,7 +6,6 @@ Closing the connection is how the gateway learns that nobody listens any more.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -19,16 +18,11 @@ from client.channels import CUT_SHORT
 from client.http_target import HttpTarget, refused
 from client.one_reader import OneReader
 from client.option_names import in_options
-from client.patience import Patience
+from client.patience import KnownServer, Patience
 from client.request import LOOK_SECONDS, Ask
 from client.sequences import Order, retry_delay
 from client.sse import Events
 from client.types import Bounds, StreamChunk
-
-
-def scores_of(ask: Ask) -> str:
-    """What a completion calls ``logprobs``: one field for two options."""
-    return "top_logprobs" if ask.options.top_logprobs else "logprobs"
 
 
 class Reading:
@@ -62,6 +56,29 @@ class Reading:
 
     def whole(self, data: bytes) -> None:
         self.ready.append(self.order.check(_openai.whole(orjson.loads(data), self.ask.options.top_logprobs)))
+
+
+class Attempts:
+    """The attempts at one request, except for the waiting. All of them share the bounds."""
+
+    def __init__(self, ask: Ask, server: KnownServer) -> None:
+        self._ask, self._server, self._made = ask, server, 0
+        self._bounds, self._patience = Bounds(ask.timeouts), Patience(ask.retry)
+        self._bounds.start()
+
+    def begin(self) -> Reading:
+        self._made += 1
+        return Reading(self._ask, self._bounds)
+
+    def again_in(self, error: errors.ClientError, reading: Reading) -> float | None:
+        """Seconds until the next attempt; ``None`` when there must be none, and the reader is told ``error``."""
+        ask, patience = self._ask, self._patience.left(self._server)
+        delay = retry_delay(error, self._made, ask.retry, reading.order.started, patience)
+        if delay is not None and self._bounds.allow(delay):
+            return delay
+        scores = "top_logprobs" if ask.options.top_logprobs else "logprobs"  # a completion has one field for both
+        in_options(error, ask.options.guide_type, scores)
+        return None
 
 
 class HttpStream(Iterator[StreamChunk]):
@@ -116,21 +133,18 @@ class _HttpChunks(Iterator[StreamChunk]):
         return next(self._chunks)
 
     def _run(self) -> Generator[StreamChunk, None, None]:
-        bounds = Bounds(self._ask.timeouts)
-        bounds.start()
-        waits = Patience(self._ask.retry)
-        for attempt in itertools.count(1):
-            reading, self.request_id = Reading(self._ask, bounds), self._new_id()
+        attempts = Attempts(self._ask, self._target.server)
+        while True:
+            reading, self.request_id = attempts.begin(), self._new_id()
             try:
                 yield from self._once(reading)
                 return
             except errors.ClientError as error:
                 if self._left:
                     return
-                patience = waits.left(self._target.server)
-                delay = retry_delay(error, attempt, self._ask.retry, reading.order.started, patience)
-                if delay is None or not bounds.allow(delay):
-                    raise in_options(error, self._ask.options.guide_type, scores_of(self._ask)) from None
+                delay = attempts.again_in(error, reading)
+                if delay is None:
+                    raise
                 self._pause(delay)
 
     def _pause(self, seconds: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import httpx
@@ -13,12 +12,9 @@ from client import errors
 from client.channels import CUT_SHORT
 from client.http_target import HttpTarget, refused
 from client.one_reader import OneReader
-from client.openai_http import Reading, scores_of
-from client.option_names import in_options
-from client.patience import Patience
+from client.openai_http import Attempts, Reading
 from client.request import Ask
-from client.sequences import retry_delay
-from client.types import Bounds, StreamChunk
+from client.types import StreamChunk
 
 
 class AsyncHttpStream(AsyncIterator[StreamChunk]):
@@ -88,11 +84,9 @@ class _Chunks:
 
     async def _run(self) -> AsyncGenerator[StreamChunk, None]:
         """One generator, and none of ours within: a loop that ends closes all that are left, in any order."""
-        bounds = Bounds(self._ask.timeouts)
-        bounds.start()
-        waits = Patience(self._ask.retry)
-        for attempt in itertools.count(1):
-            reading, self.request_id = Reading(self._ask, bounds), self._new_id()
+        attempts = Attempts(self._ask, self._target.server)
+        while True:
+            reading, self.request_id = attempts.begin(), self._new_id()
             try:
                 request = self._target.request(self._http, self._ask, self.request_id, reading.bounds)
                 try:
@@ -118,10 +112,9 @@ class _Chunks:
             except errors.ClientError as error:
                 if self._left:
                     return
-                patience = waits.left(self._target.server)
-                delay = retry_delay(error, attempt, self._ask.retry, reading.order.started, patience)
-                if delay is None or not bounds.allow(delay):
-                    raise in_options(error, self._ask.options.guide_type, scores_of(self._ask)) from None
+                delay = attempts.again_in(error, reading)
+                if delay is None:
+                    raise
                 await asyncio.sleep(delay)
 
     async def _begin(self, response: httpx.Response, request: httpx.Request, reading: Reading) -> None:

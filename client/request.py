@@ -15,7 +15,16 @@ from client.channels import CUT_SHORT, Channels
 from client.credentials import Credentials
 from client.option_names import in_options
 from client.patience import KnownServer, Patience
-from client.sequences import ONE_SEQUENCE, Order, breaks_off, resume_delay, resumed, retry_delay, unresumed
+from client.sequences import (
+    ONE_SEQUENCE,
+    Order,
+    breaks_off,
+    refuses_to_resume,
+    resume_delay,
+    resumed,
+    retry_delay,
+    unresumed,
+)
 from client.types import Bounds, Options, Prompt, Retry, StreamChunk, Timeouts
 
 Metadata = Sequence[tuple[str, str]]
@@ -220,7 +229,7 @@ class RunningRequest:
     def _told(self, error: errors.ClientError) -> errors.ClientError:
         """What the reader is told when ``error`` is the end."""
         broken, self._broken = self._broken, None
-        if broken and ("resume_ids" in str(error) or breaks_off(error)):  # what ended the answer comes first
+        if broken and (refuses_to_resume(error) or breaks_off(error)):  # what ended the answer comes first
             broken.__cause__ = error
             return unresumed(broken, str(error))
         if self._ids and self._ask.options.n > 1 and breaks_off(error):

@@ -162,6 +162,11 @@ def breaks_off(error: Exception) -> bool:
     return isinstance(error, (ConnectError, EngineUnavailable, StreamCut))
 
 
+def refuses_to_resume(error: Exception) -> bool:
+    """Whether the server names ``resume_ids``: it cannot resume this answer, or knows no such input at all."""
+    return "resume_ids" in str(error)
+
+
 ONE_SEQUENCE = "only answers with n = 1 do"
 
 

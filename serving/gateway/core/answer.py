@@ -19,7 +19,7 @@ import grpc
 from client import kserve
 from client.errors import ClientError, StreamCut
 from client.grpc_aio import AioChannel
-from client.sequences import ONE_SEQUENCE, breaks_off, unresumed
+from client.sequences import ONE_SEQUENCE, breaks_off, refuses_to_resume, unresumed
 from contract.packed import SequenceOutput
 from serving.gateway.core.answer_context import AnswerContext, AnswerTimes
 from serving.gateway.core.choices import ChoiceState
@@ -171,7 +171,7 @@ class Answer:
                 await self._attempt(channel, f"{request_id}+{number}" if number else request_id, prompt, turn, ids)
             except ClientError as error:
                 failed = breaks_off(error)
-                if broken and "resume_ids" in str(error):  # this engine cannot resume it
+                if broken and refuses_to_resume(error):
                     raise unresumed(broken, str(error)) from error
                 before, ids, left = len(ids), self._ids_to_resume(prompt), left - 1
                 if len(ids) > before:
