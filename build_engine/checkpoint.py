@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -159,17 +159,22 @@ def float32_to_bf16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 
 def write_safetensors(path: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]]]) -> None:
     """Write one file. ``tensors``: name -> dtype as the format spells it, and values."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, (dtype, array) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
-        at += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(safetensors_head((name, dtype, v.shape, v.nbytes) for name, (dtype, v) in tensors.items()))
         for _, array in tensors.values():
             file.write(np.ascontiguousarray(array).data)
+
+
+def safetensors_head(tensors: Iterable[tuple[str, str, tuple[int, ...], int]]) -> bytes:
+    """What stands before the values of ``tensors``: name, dtype, shape and bytes of each, in the order of the file."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, dtype, shape, size in tensors:
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import NormalDist
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from build_engine import architectures, tokenizer_files
-from build_engine.checkpoint import float32_to_bf16
+from build_engine.checkpoint import float32_to_bf16, safetensors_head
 from build_engine.staging import cache_directory, need_space, staged
 from contract.model_shape import ModelShape
 
@@ -78,11 +78,11 @@ def write(
 ) -> None:
     """A complete checkpoint directory: config, tokenizer files and one BF16 safetensors file."""
     tensors = dict(layout(shape))
-    need_space(out, sum(2 * int(np.prod(size)) for size in tensors.values()))
+    need_space(out, sum(2 * math.prod(size) for size in tensors.values()))
     with staged(out) as directory:
         tokenizer(directory)
         tokenizer_files.dump(config(shape), directory / "config.json")
-        write_safetensors(directory / "model.safetensors", tensors, shape, seed)
+        write_weights(directory / "model.safetensors", tensors, seed)
 
 
 def config(shape: ModelShape) -> dict[str, Any]:
@@ -115,23 +115,16 @@ def layout(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
     return architectures.layout(shape, architectures.QKV if shape.qkv_bias else frozenset())
 
 
-def write_safetensors(path: Path, tensors: dict[str, tuple[int, ...]], shape: ModelShape, seed: int) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, size in tensors.items():
-        end = offset + 2 * int(np.prod(size))
-        header[name] = {"dtype": "BF16", "shape": list(size), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+def write_weights(path: Path, tensors: dict[str, tuple[int, ...]], seed: int) -> None:
+    """One tensor after the other, so that a 7B model needs no memory of its size. ``tensors``: name -> shape."""
     rng = np.random.default_rng(seed)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(safetensors_head((name, "BF16", size, 2 * math.prod(size)) for name, size in tensors.items()))
         for name, size in tensors.items():
-            file.write(values(rng, name, size, shape).tobytes())
+            file.write(values(rng, name, size).tobytes())
 
 
-def values(rng: np.random.Generator, name: str, size: tuple[int, ...], shape: ModelShape) -> npt.NDArray[np.uint16]:
+def values(rng: np.random.Generator, name: str, size: tuple[int, ...]) -> npt.NDArray[np.uint16]:
     """One tensor's BF16 bits."""
     if "norm" in name:
         return np.full(size, ONE, np.uint16)

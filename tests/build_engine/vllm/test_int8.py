@@ -43,7 +43,7 @@ def test_a_checkpoint_becomes_int8_except_embeddings_norms_and_biases(tmp_path):
     out.mkdir()
     (source / "config.json").write_text(json.dumps(TINY))
     shape = synthetic.ModelShape.of(TINY)
-    synthetic.write_safetensors(source / "model.safetensors", dict(synthetic.layout(shape)), shape, seed=1)
+    synthetic.write_weights(source / "model.safetensors", dict(synthetic.layout(shape)), seed=1)
     before = Checkpoint(source)
     int8.export(before, out)
     made = tensors(out / "model-00001.safetensors")
