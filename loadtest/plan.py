@@ -246,7 +246,8 @@ def _target(text: str, sse: bool) -> dict[str, Any]:
     port = parts.netloc.rpartition("]")[2].partition(":")[2]
     path = parts.path.rstrip("/").removesuffix("/chat/completions")  # as other tools take it
     name = f"https://{parts.hostname}" if parts.scheme == "https" else parts.hostname
-    if sse and (port or path) and port.isdecimal() | (not port) and not (parts.query or parts.username):
+    is_base_url = (port or path) and (port.isdecimal() or not port) and not (parts.query or parts.username)
+    if sse and is_base_url:
         default = 443 if parts.scheme == "https" else 80
         return {"host": name, "gateway_port": int(port or default), "base": path or RunPlan.base}
     if port:

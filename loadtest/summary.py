@@ -94,7 +94,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "gateway_cost": _gateway_cost(run.records) if len(plan.lanes) == 2 else None,
         "saturation": saturation(run),
         "generator": _generator(workers, total),
-        "server": _server(run, total),
+        "server": _server(run),
         "formulas": FORMULAS,
     }
 
@@ -204,7 +204,7 @@ def _generator(workers: list[WorkerHealth], total: Lane) -> dict[str, Any]:
     }
 
 
-def _server(run: Run, total: Lane) -> dict[str, Any] | None:
+def _server(run: Run) -> dict[str, Any] | None:
     if not (run.server.points or run.server.freed) or of_another(run):
         return None
     peaks = {name: float(np.max([v for _, v in points])) for name, points in run.server.points.items()}

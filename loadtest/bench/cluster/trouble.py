@@ -10,7 +10,7 @@ from typing import Any
 from client import AsyncClient, Options
 from loadtest.bench.cluster.affinity import answered
 from loadtest.bench.cluster.asks import Asker, Outcome, asking, failed, latency, open_loop
-from loadtest.bench.cluster.pool import Routers, kill, routed
+from loadtest.bench.cluster.pool import kill, routed
 from loadtest.bench.process import Server
 
 RATE, SECONDS = 8.0, 12.0  # requests/s, half over each transport
@@ -91,7 +91,7 @@ async def full(servers: Sequence[Server], model: str, places: int) -> dict[str, 
         fill = [asyncio.ensure_future(_read(busy, i)) for i in range(places)]
         await asyncio.sleep(1)
         async with asking(routers.http, routers.grpc, model) as asker:
-            outcomes = await _one_by_one(asker, routers)
+            outcomes = await _one_by_one(asker)
         for task in fill:
             task.cancel()
         await asyncio.gather(*fill, return_exceptions=True)
@@ -106,5 +106,5 @@ async def _read(client: AsyncClient, number: int) -> None:
         continue
 
 
-async def _one_by_one(asker: Asker, routers: Routers) -> list[Outcome]:
+async def _one_by_one(asker: Asker) -> list[Outcome]:
     return [await (asker.http if i % 2 else asker.grpc)(f"Question {i}", 4, i) for i in range(24)]
