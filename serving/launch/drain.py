@@ -13,7 +13,7 @@ from contract.ack_table import END, FILE_NAME, REFUSE, AckTable
 from serving.launch import child, logs
 
 SAY_SECONDS = 3.0  # between two lines about the streams that are still open
-FAREWELL_SECONDS = 2.0  # for a last event of every open stream, after a second signal
+LAST_EVENT_SECONDS = 2.0  # for a last event of every open stream, after a second signal
 FLUSH_SECONDS = 1.0  # an engine's last errors get this long to reach their clients
 
 
@@ -56,7 +56,7 @@ def _streams(count: int) -> str:
     return f"{count} stream{'s' * (count != 1)}"
 
 
-def see_off(
+def await_gateway(
     process: subprocess.Popen[bytes], deadline: float, patient: Callable[[], bool], signals: Callable[[], int]
 ) -> None:
     """Let the gateway end by itself until ``deadline`` or until ``patient()`` is false; a second one of ``signals``
@@ -65,7 +65,7 @@ def see_off(
         time.sleep(0.05)
     if signals() == 2 and process.poll() is None:
         process.send_signal(signal.SIGINT)
-        until = time.monotonic() + FAREWELL_SECONDS
+        until = time.monotonic() + LAST_EVENT_SECONDS
         while process.poll() is None and time.monotonic() < until and signals() < 3:
             time.sleep(0.05)
     child.stop(process, 0)

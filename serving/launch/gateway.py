@@ -28,7 +28,7 @@ from serving.launch.deaths import Deaths
 HANG_SECONDS = 6.0  # a supervisor silent for this long is replaced
 START_SECONDS = 60.0  # the same for one that has not shown itself yet
 ORPHAN_HANG_SECONDS = 2.0  # a worker without a supervisor that is silent for this long is ended
-FAREWELL_SECONDS = 3.0  # for the last events of workers that are left when all ends
+LAST_EVENT_SECONDS = 3.0  # for the last events of workers that are left when all ends
 
 
 def check(config: Config) -> None:
@@ -199,18 +199,18 @@ class GatewayChild:
 
     # --- end -------------------------------------------------------------------------------------------------------
 
-    def stop(self, number: signal.Signals, see_off: Callable[[subprocess.Popen[bytes]], None]) -> None:
-        """Send ``number``, which makes the gateway drain. ``see_off`` returns when the supervisor has ended; workers
+    def stop(self, number: signal.Signals, ended: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        """Send ``number``, which makes the gateway drain. ``ended`` waits for the end of the supervisor; workers
         that it leaves behind get no more time."""
         if self._process is None:
             return
         self._tell_orphans(number)
         if self._process.poll() is None:
             self._process.send_signal(number)
-        see_off(self._process)
+        ended(self._process)
         self._adopt()
         self._tell_orphans(signal.SIGUSR2)
-        until = time.monotonic() + FAREWELL_SECONDS
+        until = time.monotonic() + LAST_EVENT_SECONDS
         while self._orphans:
             now = time.monotonic()
             if now > until:

@@ -19,7 +19,7 @@ from serving.host import oom, signals
 from serving.launch import announcement, child, health, logs, rundir, triton
 from serving.launch.config import Config, LaunchError, connectable, reach
 from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
-from serving.launch.drain import FLUSH_SECONDS, OpenStreams, drain, see_off
+from serving.launch.drain import FLUSH_SECONDS, OpenStreams, await_gateway, drain
 from serving.launch.gateway import GatewayChild
 from serving.launch.grpc_proxy import GrpcProxy
 from serving.launch.leftovers import Leftovers
@@ -275,7 +275,7 @@ class Supervisor:
                 streams.look(patient=self._signals < 2)
             return self._signals < 2
 
-        self._gateway.stop(number, lambda process: see_off(process, deadline, patient, lambda: self._signals))
+        self._gateway.stop(number, lambda process: await_gateway(process, deadline, patient, lambda: self._signals))
         if self._triton:
             left = drain(self._run_dir, deadline, patient, lambda: not self._broken())
             if self._is_serving:

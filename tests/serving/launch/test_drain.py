@@ -11,7 +11,7 @@ import pytest
 
 from contract.ack_table import END, FILE_NAME, REFUSE, AckTable
 from serving.launch import drain as module
-from serving.launch.drain import OpenStreams, drain, see_off
+from serving.launch.drain import OpenStreams, await_gateway, drain
 from tests.waiting import until
 
 
@@ -120,11 +120,11 @@ def test_a_server_without_streams_says_nothing_of_them(
 @pytest.mark.parametrize(("signals", "told"), [(1, ""), (2, "again\n"), (3, "")])
 def test_a_gateway_that_does_not_end_is_ended(signals: int, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a second signal it is told once more, so that its streams get a last event."""
-    monkeypatch.setattr(module, "FAREWELL_SECONDS", 60.0)  # a busy machine's shell took longer than 2
+    monkeypatch.setattr(module, "LAST_EVENT_SECONDS", 60.0)  # a busy machine's shell took longer than 2
     script = "trap 'echo again; exit' INT; echo ready; while true; do sleep 0.05; done"
     command = ["env", "--default-signal=INT", "sh", "-c", script]  # tests in the background (`&`) inherit it ignored
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout and process.stdout.readline() == b"ready\n"
-    see_off(process, time.monotonic() + 0.1, lambda: signals < 2, lambda: signals)
+    await_gateway(process, time.monotonic() + 0.1, lambda: signals < 2, lambda: signals)
     assert process.wait(10) is not None and process.stdout.read().decode() == told
     process.stdout.close()

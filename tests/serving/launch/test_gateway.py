@@ -160,7 +160,7 @@ def test_a_gateway_that_hangs_ends_with_its_launcher(launcher: Launcher) -> None
         os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     launcher.gateway.stop(signal.SIGTERM, kill)
-    assert time.monotonic() - began < gateway.FAREWELL_SECONDS + 2
+    assert time.monotonic() - began < gateway.LAST_EVENT_SECONDS + 2
     until(lambda: not any(map(child.is_alive, everybody)))  # those that it does not wait for take a moment to die
 
 
