@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import argparse
 import contextlib

@@ -9,7 +9,7 @@
 Exceptions: ``client.errors``. From a shell: ``python -m client "Hi"``.
 """
 
-import contract.ctrl_c
+import contract.program
 
 import os
 

@@ -7,7 +7,7 @@ SIGHUP (``make cluster-roll``) replaces the replicas one by one, SIGINT, SIGTERM
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import argparse
 import json

@@ -228,7 +228,7 @@ def test_ctrl_c_while_a_program_loads_is_no_traceback(name: str) -> None:
     files = [path / "__init__.py", path / "__main__.py"] if path.is_dir() else [path.with_suffix(".py")]
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     before, *guard = re.split(
-        r"import contract.ctrl_c\n|signal.signal\(signal.SIGINT, signal.SIG_DFL\)", source, maxsplit=1
+        r"import contract.program\n|signal.signal\(signal.SIGINT, signal.SIG_DFL\)", source, maxsplit=1
     )
     imported = re.findall(r"^(?:from|import) ([a-z_]+)", before, flags=re.MULTILINE)
     assert guard and set(imported) <= sys.stdlib_module_names

@@ -12,7 +12,7 @@ Columns: TTFT of the single requests in milliseconds; tokens/s of all together, 
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import argparse
 import asyncio

@@ -13,7 +13,7 @@ after another. gRPC and SSE rounds alternate in one run, and every figure is a m
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import argparse
 import asyncio

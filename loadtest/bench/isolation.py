@@ -14,7 +14,7 @@ is sent to each of the two endpoints; first alone and then during each attack of
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import argparse
 import asyncio

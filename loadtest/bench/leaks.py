@@ -12,7 +12,7 @@ Beneath: how long the slots, KV blocks and sockets of the vanished clients staye
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import argparse
 import asyncio

@@ -15,7 +15,7 @@ many cores to itself and the clients have the others, as on a GPU host. Columns:
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import argparse
 import itertools

@@ -1,6 +1,6 @@
 """``python -m serving.gateway``"""
 
-import contract.ctrl_c
+import contract.program
 
 import sys
 

@@ -9,7 +9,7 @@ port. SIGUSR1 says that these listen: this worker then accepts no new connection
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import asyncio
 import contextlib

@@ -8,7 +8,7 @@ quiet machine: a run whose generator was disturbed says INVALID and is reported 
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import json
 import tempfile

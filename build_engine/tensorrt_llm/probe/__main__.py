@@ -6,7 +6,7 @@ Docker host the probe runs in the pinned container. Exit code 1: something that 
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import logging
 import os

@@ -6,7 +6,7 @@ the code, and copy the two files over those in ``tests/data``.
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import json
 import re

@@ -18,7 +18,7 @@ answers in milliseconds.
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import argparse
 import sys

@@ -8,7 +8,7 @@ Writes results/bench_cpu.json and .md. The 7B shape takes 30 GiB of disk and 16 
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import argparse
 import json

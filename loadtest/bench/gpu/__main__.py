@@ -8,7 +8,7 @@ Figures are medians over the rounds.
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import argparse
 import json

@@ -6,7 +6,7 @@ reports/strategies.html.
 
 from __future__ import annotations
 
-import contract.ctrl_c
+import contract.program
 
 import dataclasses
 import sys
