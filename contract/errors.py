@@ -134,6 +134,11 @@ class EngineUnavailable(ServingError):
     code = "engine_unavailable"
 
 
+def restarting(reason: str) -> str:
+    """What a request is told whose engine has died of ``reason``."""
+    return f"engine: {reason}; the server restarts it, try again soon"
+
+
 class InternalError(ServingError):
     code = "internal_error"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contract import chunks
 from contract.ack_table import AckTable
 from contract.chunks import Job
-from contract.errors import EngineUnavailable, InvalidRequest, ServingError
+from contract.errors import EngineUnavailable, InvalidRequest, ServingError, restarting
 from contract.finish import FINISH_CODES
 from contract.prompt_part import PromptPart
 from contract.sampling import Sampling
@@ -108,7 +108,3 @@ class Admission:
             return
         for sequence in list(request.sequences):
             self.abort(sequence)
-
-
-def restarting(reason: str) -> str:
-    return f"engine: {reason}; the server restarts it, try again soon"

@@ -26,11 +26,11 @@ from pathlib import Path
 from contract import chunks
 from contract.ack_table import END, AckTable
 from contract.chunks import IntArray, Job
-from contract.errors import DeadlineExceeded, EngineUnavailable, ServingError, from_wire
+from contract.errors import DeadlineExceeded, EngineUnavailable, ServingError, from_wire, restarting
 from contract.finish import FINISH_CODES
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import Runtime, SequenceDelta
-from serving.streaming.admission import STOPPING, Admission, restarting
+from serving.streaming.admission import STOPPING, Admission
 from serving.streaming.clock import Clock
 from serving.streaming.disconnect_watch import DEAD_BEAT_SECONDS, DisconnectWatch
 from serving.streaming.feeds import Feeds

@@ -44,6 +44,7 @@ class EngineStep:
         token_bytes = TokenBytes.load(info.path / "tokenizer.json")
         self._dispatcher = Dispatcher(ack_table, settings.run_dir, token_bytes, settings.queue_limit, on_end)
         self._stopping = threading.Event()
+        self._dying, self._died = threading.Lock(), False  # the runtime and ``_report`` may both notice
         self._looked = time.monotonic()
         self._runtime = runtimes.load(info, settings.runtime, self._dispatcher.on_step, self._die)
         self._dispatcher.attach(self._runtime)
@@ -81,8 +82,10 @@ class EngineStep:
 
     def _die(self, reason: str) -> None:
         """End every open request with an error, then the process; the supervisor starts a new one."""
-        if self._stopping.is_set():
-            return
+        with self._dying:
+            if self._stopping.is_set() or self._died:
+                return
+            self._died = True
         log.error("the engine died: %s", reason)
         (self._settings.run_dir / "dead").write_text(reason)
         self._dispatcher.on_death(reason)

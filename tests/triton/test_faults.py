@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from serving.launch.supervisor import LOGS
 from tests.conftest import Server
 from tests.triton.calls import Stream, ask
 from tests.triton.processes import family, is_ready, run_dir, shared_memory, stub
@@ -61,6 +62,8 @@ def test_every_death_ends_all_streams_and_the_fourth_is_one_too_many(own_server:
         stub(server, model).kill()
         everything_ends(server, streams, time.monotonic())
     assert server.process.wait(30) == 1
+    engine_log = (LOGS / f"triton-{server.http_port}.log").read_text(encoding="utf-8")
+    assert engine_log.count("the engine died: the simulated engine died at step 150") == 1, "said once"
     last = server.log.read_text().splitlines()[-1]
     assert last.startswith("serve: 4 deaths in 600 s, giving up")
     server.wait_for(lambda: not [p for p in processes if p.is_running()], 10)

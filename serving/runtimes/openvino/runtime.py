@@ -17,7 +17,7 @@ import threading
 from multiprocessing.connection import Connection
 
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineDirectoryError, EngineUnavailable
+from contract.errors import EngineDirectoryError, EngineUnavailable, restarting
 from contract.paths import ROOT
 from serving.runtimes.base import (
     GUIDES,
@@ -117,7 +117,7 @@ class OpenVinoRuntime:
             with self._sending:
                 self._connection.send(message)
         except OSError as error:
-            raise EngineUnavailable("engine: its worker process is gone") from error
+            raise EngineUnavailable(restarting("its worker process is gone")) from error
 
     def _read(self) -> None:
         try:

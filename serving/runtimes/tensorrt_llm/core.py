@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineUnavailable
+from contract.errors import EngineUnavailable, restarting
 from serving.runtimes import guard, resume
 from serving.runtimes.base import EngineRequest, OnDeath, OnStep, RuntimeLimits, RuntimeStats, SequenceDelta
 from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
@@ -128,7 +128,7 @@ class TensorRtLlm:
 
     def _post(self, function: Any, argument: Any) -> None:
         if self._dead or self._closed:
-            raise EngineUnavailable(f"engine: {self._dead or 'shutting down'}")
+            raise EngineUnavailable(restarting(self._dead) if self._dead else "engine: shutting down")
         try:
             self._loop.call_soon_threadsafe(function, argument)
         except RuntimeError as error:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from contract.engine_dir import EngineInfo
-from contract.errors import EngineUnavailable, InternalError, InvalidRequest, ServingError, to_wire
+from contract.errors import EngineUnavailable, InternalError, InvalidRequest, ServingError, restarting, to_wire
 from contract.finish import FinishReason
 from serving.runtimes.base import (
     EndToken,
@@ -52,6 +52,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 DEATH_POLL_S = 0.5
+ENDED = "its process ended"
 GUIDE_THREADS = 2  # a large grammar does not delay a small one
 SCHEDULED, PREEMPTED = 2, 3  # vllm.v1.engine.EngineCoreEventType
 FINISH: tuple[FinishReason, ...] = (  # by vllm.v1.engine.FinishReason
@@ -141,7 +142,7 @@ class VllmRuntime:
 
     def submit(self, request: EngineRequest) -> None:
         if self._dead:
-            raise EngineUnavailable(f"engine: {self._dead}")
+            raise EngineUnavailable(restarting(self._dead))
         request = as_prompt(request, self._limits.max_input_len)
         request_id = f"{request.sequence_id}-{next(self._serial)}"
         with self._lock:
@@ -218,12 +219,15 @@ class VllmRuntime:
                     self._refuse(outputs)
                 else:
                     self._deliver(outputs)
-            reason = "its process ended"
+            reason = ENDED
         except Exception as error:
-            log.exception("vLLM's outputs cannot be read any more")
-            reason = str(error) or type(error).__name__
+            if self._core.dead:  # vLLM's exception says no more than that, and the engine core's own lines say why
+                reason = ENDED
+            else:
+                log.exception("vLLM's outputs cannot be read any more")
+                reason = str(error) or type(error).__name__
         if not self._closing:
-            self._dead = f"vLLM's engine core died ({reason}); the server restarts it"
+            self._dead = f"vLLM's engine core died ({reason})"
             self._on_death(self._dead)
 
     def _refuse(self, refused: _RefusedGuide) -> None:
