@@ -1,7 +1,8 @@
-"""Recorded conversations without times: ShareGPT's JSON, or JSONL with OpenAI's ``messages`` or a ``prompt`` a line.
+"""Recorded conversations without times: ShareGPT's JSON, or JSONL with OpenAI's ``messages``, a ``prompt`` or ``turns``
+a line. The names are those of ``vllm bench serve``, AIPerf, GuideLLM and MT-Bench.
 
 Every pass goes through all of them once, in an order that the seed draws. By default a request is one drawn turn of a
-conversation with its recorded history; with ``turns = N`` a conversation of at least N turns is held from its start, in
+conversation whose history is recorded; with ``turns = N`` a conversation of at least N turns is held from its start, in
 a closed loop with the server's own answers. Answers get the length of the recorded ones, as near as characters tell.
 """
 
@@ -22,6 +23,9 @@ from loadtest.scenarios.base import Conversation, Scenario, ScenarioSettings, Sl
 
 FORM = '{"messages": [{"role": "user", "content": "…"}]} or {"prompt": "…"} a line, or ShareGPT\'s conversations'
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
+PROMPTS = ("prompt", "text", "text_input")  # a text that is the whole request
+CONVERSATIONS = ("messages", "conversations", "turns")  # of texts by role, or by the user alone
+LENGTHS = ("output_length", "output_tokens", "output_tokens_count")  # of the answer
 UNKNOWN = 128  # tokens of an answer that was not recorded
 
 
@@ -41,7 +45,8 @@ class Dataset:
         found = self.recorded[_order(self.settings.seed, rounds, len(self.recorded))[at]]
         turns = found.turns if self.settings.output_tokens is None else _drawn(found, self.settings.output_tokens, rng)
         whole = replace(found, number=number, turns=turns, seed=rng.getrandbits(31))
-        return whole if self.turns > 1 else Slice.of(whole, rng.randrange(len(turns)))
+        recorded = next((k for k, turn in enumerate(turns[:-1]) if not turn.canned), len(turns) - 1)  # answers in a row
+        return whole if self.turns > 1 else Slice.of(whole, rng.randrange(recorded + 1))
 
     def think(self, rng: random.Random) -> float:
         return rng.expovariate(1 / self.settings.think_s) if self.settings.think_s else 0.0
@@ -67,11 +72,7 @@ def has_no_times(path: Path) -> bool:
             first = nesting.loads(next((line for line in file if line.strip()), "null"))
     except (OSError, ValueError):
         return False
-    return (
-        isinstance(first, dict)
-        and "timestamp" not in first
-        and bool(first.keys() & {"messages", "prompt", "conversations"})
-    )
+    return isinstance(first, dict) and not first.keys() & {"timestamp", "input_length"}
 
 
 def create(settings: ScenarioSettings) -> Scenario:
@@ -102,39 +103,50 @@ def _rows(path: Path) -> Iterable[tuple[Any, str]]:
 
 def _conversation(row: Any, where: str, name: str) -> Conversation:
     """Its system prompt and what the user says, each with the answer that followed. Text before that is dropped."""
-    system, users, answers = "", list[str](), list[str]()
-    for role, content in _messages(row, where):
+    system, users, answers = "", list[tuple[str, int | None]](), list[str]()
+    for role, content, length in _messages(row, where):
         if role == "system" and not users:
             system = content
         elif role == "user":
-            users.append(content)
+            users.append((content, length))
             answers.append("")
         elif role == "assistant" and users:
             answers[-1] += content
         elif role not in ("system", "assistant"):
             raise LoadtestError(f"{where}: role {role!r} is not one of system, user, assistant")
-    asked = row.get("output_length") if isinstance(row, dict) else None
-    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int) or asked < 1):
-        raise LoadtestError(f"{where}: output_length must be a whole number above 0, got {asked!r}")
     turns = (
-        Turn(user, asked or (max(1, tokens_of(answer)) if answer else UNKNOWN), answer)
-        for user, answer in zip(users, answers, strict=True)
+        Turn(user, length or (max(1, tokens_of(answer)) if answer else UNKNOWN), answer)
+        for (user, length), answer in zip(users, answers, strict=True)
     )
     return Conversation(0, tuple(turns), system, 0, name)
 
 
-def _messages(row: Any, where: str) -> Iterable[tuple[str, str]]:
-    """(role, text) in OpenAI's names."""
-    if isinstance(row, dict) and isinstance(row.get("prompt"), str):
-        return [("user", row["prompt"])]
-    found = (row.get("messages") or row.get("conversations")) if isinstance(row, dict) else None
-    pairs = [
-        (ROLES.get(role, role), text)
-        for message in (found if isinstance(found, list) else ())
-        if isinstance(message, dict)
-        and isinstance(role := message.get("role") or message.get("from"), str)
-        and isinstance(text := message.get("content", message.get("value")), str)
-    ]
-    if not isinstance(found, list) or len(pairs) != len(found):
-        raise LoadtestError(f"{where}: no conversation of texts: write {FORM}")
-    return pairs
+def prompt(row: dict[str, Any]) -> str | None:
+    return next((row[name] for name in PROMPTS if isinstance(row.get(name), str)), None)
+
+
+def _messages(row: Any, where: str) -> Iterable[tuple[str, str, int | None]]:
+    """(role, text, the answer's length if it is given) in OpenAI's names."""
+    row = row if isinstance(row, dict) else {}
+    asked = _length(row, where)
+    if (text := prompt(row)) is not None:
+        return [("user", text, asked)]
+    found = next((row[name] for name in CONVERSATIONS if row.get(name)), None)
+    side = "user" if "turns" in row else None
+    told = list[tuple[str, str, int | None]]()
+    for one in found if isinstance(found, list) and found else [None]:
+        message = {"text": one} if isinstance(one, str) else one if isinstance(one, dict) else {}
+        role = message.get("role") or message.get("from") or side
+        content = next((message[name] for name in ("content", "value", "text") if name in message), None)
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise LoadtestError(f"{where}: no conversation of texts: write {FORM}")
+        told.append((ROLES.get(role, role), content, _length(message, where) or asked))
+    return told
+
+
+def _length(row: dict[str, Any], where: str) -> int | None:
+    name = next((name for name in LENGTHS if row.get(name) is not None), LENGTHS[0])
+    asked = row.get(name)
+    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int) or asked < 1):
+        raise LoadtestError(f"{where}: {name} must be a whole number above 0, got {asked!r}")
+    return asked

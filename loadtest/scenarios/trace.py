@@ -20,6 +20,7 @@ from typing import Any
 from contract import nesting
 from loadtest.errors import LoadtestError
 from loadtest.prompts import corpus
+from loadtest.scenarios import dataset
 from loadtest.scenarios.base import Conversation, Message, Request, Scenario, ScenarioSettings
 
 BLOCK_TOKENS = 512
@@ -135,8 +136,8 @@ def _line(text: str, where: str, number: int) -> Line:
     messages = data.get("messages")
     if isinstance(messages, list) and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages):
         return Line(number, time, output, tuple(messages))
-    if isinstance(data.get("prompt"), str):
-        return Line(number, time, output, ({"role": "user", "content": data["prompt"]},))
+    if (prompt := dataset.prompt(data)) is not None:
+        return Line(number, time, output, ({"role": "user", "content": prompt},))
     if "input_length" not in data:
         raise LoadtestError(f"{where}: needs messages, prompt or input_length: write lines like {FORM}")
     tokens, blocks = int(_number(data, "input_length", where, MOST_TOKENS)), data.get("hash_ids") or []

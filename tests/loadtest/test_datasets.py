@@ -72,6 +72,40 @@ def test_openai_lines_and_prompts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("row", "lengths", "first"),
+    [
+        ({"prompt": "a", "output_tokens": 7}, {7}, "a"),  # vllm bench serve's custom
+        ({"prompt": "a", "output_tokens_count": 7, "prompt_tokens_count": 3}, {7}, "a"),  # GuideLLM
+        ({"text": "a", "output_length": 7}, {7}, "a"),  # AIPerf's single_turn
+        ({"session_id": "s", "turns": [{"role": "system", "text": "b"}, {"text": "a"}, {"text": "c"}]}, {128}, "a"),
+        ({"turns": [{"text": "a", "output_length": 7}, {"text": "c"}]}, {7}, "a"),
+        ({"question_id": 81, "category": "writing", "turns": ["a", "c"]}, {128}, "a"),  # MT-Bench
+    ],
+)  # fmt: skip
+def test_prompts_of_the_fields_tools(row: dict[str, Any], lengths: set[int], first: str, tmp_path: Path) -> None:
+    """Of turns without recorded answers the first is asked, as vLLM's Spec-Bench does: the others need an answer."""
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    requests = sent(path, 8)
+    assert {request.max_tokens for request in requests} == lengths
+    assert {request.messages[-1]["content"] for request in requests} == {first}
+    if "turns" in row:
+        (tmp_path / "own.toml").write_text('file = "own.jsonl"\nturns = 2\n')
+        load = plan_from({"scenario": str(tmp_path / "own.toml"), "users": "2"}).load
+        assert load.conversation(0).request(1, ["x"]).messages[-2:] == (
+            {"role": "assistant", "content": "x"},
+            {"role": "user", "content": "c"},
+        )
+
+
+def test_a_trace_with_aiperfs_text(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"timestamp": 5, "text_input": "a", "output_length": 4}\n')
+    (request,) = sent(path, 1, rate="")
+    assert request.messages == ({"role": "user", "content": "a"},) and request.max_tokens == 4
+
+
+@pytest.mark.parametrize(
     ("name", "text", "says"),
     [
         ("a.json", "{}", "is not a list of conversations"), ("a.json", "[", "is not JSON"),
@@ -80,6 +114,8 @@ def test_openai_lines_and_prompts(tmp_path: Path) -> None:
         ("a.json", '[{"conversations": [{"from": "human", "value": 3}]}]', "no conversation of texts"),
         ("a.json", '[{"messages": [{"role": "tool", "content": "x"}]}]', "role 'tool' is not one of"),
         ("a.jsonl", '{"prompt": "x", "output_length": 0}', "a.jsonl:1: output_length must be"),
+        ("a.jsonl", '{"prompt": "x", "output_tokens": "9"}', "a.jsonl:1: output_tokens must be"),
+        ("a.jsonl", '{"custom_id": "1", "body": {}}', "a.jsonl:1: no conversation of texts"),
         ("a.jsonl", '{"prompt": "x"}\n{', "is not JSON"), ("b.json", None, "cannot read"),
         ("a.csv", "a,b\n1,2\n", "lacks the columns of a trace"), ("a.csv", "", "lacks the columns of a trace"),
         ("a.csv", "Timestamp,Request tokens,Response tokens\n1,x,3\n", "a.csv:2: time and tokens must be"),

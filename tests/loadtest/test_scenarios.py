@@ -92,7 +92,7 @@ def test_trace_replays_times_and_lengths(tmp_path: Path) -> None:
     [
         "not json",
         "[]",
-        '{"output_length": 3}',
+        '{"input_length": 9, "output_length": 3}',
         '{"timestamp": 1}',
         '{"timestamp": "x", "output_length": 3, "prompt": "a"}',
         "",
