@@ -8,6 +8,10 @@ PYTHON ?= python3
 # Looked up where it is used: `make help` needs none.
 PYTHON_HERE = $(if $(shell command -v "$(PYTHON)"),"$(PYTHON)",$(error PYTHON=$(PYTHON) is no program here: give a Python 3.10, 3.11 or 3.12, or leave it out))
 PY := .venv/bin/python
+# A Ctrl-C that comes while Python starts waits until the program lets it in (contract/program.py), instead of being
+# Python's traceback. Before a program that does so, and no other, because that would never end. Not every `env` can.
+HOLD = $(if $(shell env --block-signal=INT true 2>/dev/null && echo yes),env --block-signal=INT )
+OURS = $(HOLD)$(PY)
 # Another Python's: none would start with it, or with its packages before those of .venv, or end.
 unexport PYTHONHOME PYTHONINSPECT $(if $(PYTHON_EXECUTABLE),,$(if $(findstring environment,$(origin PYTHONPATH)),PYTHONPATH))
 # Where packages go, and which: serving/launch/pip.conf says the same of pip's files.
@@ -81,29 +85,29 @@ SERVE_OPTIONS = $(call option,LAME_DUCK,lame-duck) $(call option,DRAIN,drain) $(
   $(call option,ENGINE,engine) $(if $(filter command,$(origin MODEL)),--model "$$MODEL")
 
 serve: $(SETUP)  ## start Triton and the gateway; MODEL=<smollm2|synthetic|dir|file.gguf|hub id> (default: engines/default, else smollm2)
-	@exec $(PY) -m serving --host "$(HOST)" $(call option,TRITON_HOST,triton-host) --http-port "$(HTTP_PORT)" --grpc-port "$(GRPC_PORT)" \
+	@exec $(OURS) -m serving --host "$(HOST)" $(call option,TRITON_HOST,triton-host) --http-port "$(HTTP_PORT)" --grpc-port "$(GRPC_PORT)" \
 	  --metrics-port "$(METRICS_PORT)" --gateway-port "$(GATEWAY_PORT)" $(SERVE_OPTIONS) $(GRPC_PROXY)
 
 chat: setup  ## talk to the running server in the terminal
-	@$(PY) -m client --address $(if $(findstring :,$(HOST)),[$(HOST)],$(HOST)):$(GRPC_PORT)
+	@$(OURS) -m client --address $(if $(findstring :,$(HOST)),[$(HOST)],$(HOST)):$(GRPC_PORT)
 
 REPLICAS ?= 2
 
 cluster: $(SETUP) setup-router  ## several servers behind one address: REPLICAS=3 here, or REPLICAS=http://a:8080,http://b:8080
-	@exec $(PY) -m deploy.cluster --replicas "$(REPLICAS)" --host "$(HOST)" --port "$(GATEWAY_PORT)" --grpc-port "$(GRPC_PORT)" $(GRPC_PROXY) -- \
+	@exec $(OURS) -m deploy.cluster --replicas "$(REPLICAS)" --host "$(HOST)" --port "$(GATEWAY_PORT)" --grpc-port "$(GRPC_PORT)" $(GRPC_PROXY) -- \
 	  $(SERVE_OPTIONS) $(ARGS)
 
 cluster-roll: setup  ## replace the replicas of the running `make cluster` one by one
-	@$(PY) -m deploy.cluster --roll $(ARGS)
+	@$(OURS) -m deploy.cluster --roll $(ARGS)
 
 setup-dev:
-	@$(PYTHON_HERE) serving/launch/bootstrap.py dev loadtest otel
+	@$(HOLD)$(PYTHON_HERE) serving/launch/bootstrap.py dev loadtest otel
 
 setup-loadtest:
-	@$(PYTHON_HERE) serving/launch/bootstrap.py loadtest
+	@$(HOLD)$(PYTHON_HERE) serving/launch/bootstrap.py loadtest
 
 setup-otel: setup
-	@$(PYTHON_HERE) serving/launch/bootstrap.py otel
+	@$(HOLD)$(PYTHON_HERE) serving/launch/bootstrap.py otel
 
 setup-router: .venv-router/.ready
 
@@ -126,22 +130,22 @@ BUILD_OPTIONS = $(PLAN_OPTIONS) $(call option,ALPHA,alpha) $(call option,REVISIO
   $(call option,SPECULATE,speculate) $(if $(filter-out 0,$(FP8_HEAD)),--fp8-head) $(call option,LORA,lora) $(call option,VLLM_ARGS,vllm-args)
 
 engine: setup  ## checkpoint to engine: MODEL=<dir|file.gguf|hub id|smollm2|synthetic> PRECISION=<int8|int4|bf16|fp32|fp8|…>
-	@$(PY) -m build_engine build --out "$${ENGINE:-engines/default}" $(BUILD_OPTIONS)
+	@$(OURS) -m build_engine build --out "$${ENGINE:-engines/default}" $(BUILD_OPTIONS)
 
 verify: setup  ## accuracy gate: compare ENGINE=<dir> with its unquantized REFERENCE=<engine, or checkpoint: needs torch>
-	@$(if $(and $(REFERENCE),$(wildcard .venv-oracle/.ready)),$(ORACLE),$(PY)) -m build_engine verify --engine "$${ENGINE:-engines/default}" $(call option,REFERENCE,reference) $(ARGS)
+	@$(HOLD)$(if $(and $(REFERENCE),$(wildcard .venv-oracle/.ready)),$(ORACLE),$(PY)) -m build_engine verify --engine "$${ENGINE:-engines/default}" $(call option,REFERENCE,reference) $(ARGS)
 
 plan: setup  ## what fits a GPU: MODEL=… GPU=h200|h100|l40s|a100-80|4090|… PRECISION=… CONTEXT=chat|summary|audit|book|N
-	@$(PY) -m build_engine plan $(PLAN_OPTIONS) $(ARGS)
+	@$(OURS) -m build_engine plan $(PLAN_OPTIONS) $(ARGS)
 
 preflight: setup  ## can this machine build a TensorRT-LLM engine? every fault with its remedy
-	@$(PY) -m build_engine preflight $(PLAN_OPTIONS) $(call option,REVISION,revision) --out "$${ENGINE:-engines/default}"
+	@$(OURS) -m build_engine preflight $(PLAN_OPTIONS) $(call option,REVISION,revision) --out "$${ENGINE:-engines/default}"
 
 probe: setup  ## does this GPU host's TensorRT-LLM do what serving needs? ten minutes, a tiny model -> probe/probe.json
-	@$(PY) -m build_engine.tensorrt_llm.probe $(ARGS)
+	@$(OURS) -m build_engine.tensorrt_llm.probe $(ARGS)
 
 facts:  ## inside NVIDIA's container: the installed TensorRT-LLM's names and flags -> facts/, and how they differ from tests/data
-	@PYTHONPATH="$(PYTHONPATH)" python3 -m build_engine.tensorrt_llm.probe.facts --output $(or $(OUT),facts)
+	@PYTHONPATH="$(PYTHONPATH)" $(HOLD)python3 -m build_engine.tensorrt_llm.probe.facts --output $(or $(OUT),facts)
 
 ##@ Load test
 
@@ -156,51 +160,51 @@ LOADTEST = --host "$(HOST)" --grpc-port "$(GRPC_PORT)" --gateway-port "$(GATEWAY
   --duration "$(DURATION)" --requests "$(REQUESTS)" --slo "$(SLO)" --workers "$(WORKERS)" --seed "$(SEED)" $(ARGS)
 
 loadtest: setup-loadtest  ## USERS=8 or RATE=5 [ARRIVALS=…], SLO=ttft=200ms TRANSPORT=grpc|sse|both SCENARIO=… DURATION=…|REQUESTS=… -> reports/
-	@$(PY) -m loadtest run $(LOADTEST)
+	@$(OURS) -m loadtest run $(LOADTEST)
 
 loadtest-ui: setup-loadtest  ## the same in Locust's web UI, with a Streaming tab
-	@$(PY) -m loadtest run --ui $(LOADTEST)
+	@$(OURS) -m loadtest run --ui $(LOADTEST)
 
 loadtest-sweep: setup-loadtest  ## raise the rate until the limits of SLO= break: the highest rate that meets them
-	@$(PY) -m loadtest sweep $(LOADTEST)
+	@$(OURS) -m loadtest sweep $(LOADTEST)
 
 loadtest-compare: setup-loadtest  ## two runs side by side: A=reports/… B=reports/… [WORSE=5%]
-	@$(PY) -m loadtest compare "$(A)" "$(B)" $(if $(WORSE),--worse "$(WORSE)")
+	@$(OURS) -m loadtest compare "$(A)" "$(B)" $(if $(WORSE),--worse "$(WORSE)")
 
 capacity: setup-loadtest  ## how many replicas take RATE=200 requests/s, from the newest loadtest-sweep of one (or SWEEP=…)
-	@$(PY) -m loadtest capacity --rate "$(or $(RATE),$(error RATE= is missing: give requests per second, as RATE=200))" $(if $(SWEEP),--sweep "$(SWEEP)")
+	@$(OURS) -m loadtest capacity --rate "$(or $(RATE),$(error RATE= is missing: give requests per second, as RATE=200))" $(if $(SWEEP),--sweep "$(SWEEP)")
 
 loadtest-calibrate: setup-dev  ## check the load generator against a server whose latencies are known
-	@$(PY) -m tests.loadtest.calibrate
+	@$(OURS) -m tests.loadtest.calibrate
 
 ##@ Benchmarks (results/; docs/benchmarks.md)
 
 bench-serving: setup-loadtest  ## the serving layer alone: simulated engine, 1/32/128/256 streams
-	@$(PY) -m loadtest.bench.serving $(ARGS)
+	@$(OURS) -m loadtest.bench.serving $(ARGS)
 
 bench-gateway: setup-loadtest  ## the web path against gRPC: simulated engine, 1/32/128 streams
-	@$(PY) -m loadtest.bench.gateway $(ARGS)
+	@$(OURS) -m loadtest.bench.gateway $(ARGS)
 
 bench-cpu: setup-loadtest  ## the CPU engine against llama.cpp, openvino-genai and transformers, 1/8/16 streams
-	@$(PY) -m loadtest.bench.cpu $(ARGS)
+	@$(OURS) -m loadtest.bench.cpu $(ARGS)
 
 bench-gpu: $(if $(PYTHON_EXECUTABLE),,setup)  ## on a GPU host: transformers, vLLM and this project side by side
-	@$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench.gpu $(ARGS)
+	@$(HOLD)$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench.gpu $(ARGS)
 
 bench-cluster: setup-loadtest setup-router  ## affinity, a slow, dead, draining or full replica, and what the routers cost
-	@$(PY) -m loadtest.bench.cluster $(ARGS)
+	@$(OURS) -m loadtest.bench.cluster $(ARGS)
 
 bench-fairness: setup-loadtest  ## what one tenant's flood costs another tenant's single requests
-	@$(PY) -m loadtest.bench.fairness $(ARGS)
+	@$(OURS) -m loadtest.bench.fairness $(ARGS)
 
 bench-isolation: setup-loadtest  ## what 12 streams and small requests notice while one client attacks
-	@$(PY) -m loadtest.bench.isolation $(ARGS)
+	@$(OURS) -m loadtest.bench.isolation $(ARGS)
 
 bench-leaks: setup-loadtest  ## memory and files per process over 5,000 streams, and what 500 vanished clients leave
-	@$(PY) -m loadtest.bench.leaks $(ARGS)
+	@$(OURS) -m loadtest.bench.leaks $(ARGS)
 
 strategies: $(if $(PYTHON_EXECUTABLE),,setup-dev setup-oracle)  ## five mitigations for a slow service, measured here -> reports/strategies.html
-	@$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench.strategies $(ARGS)
+	@$(HOLD)$(or $(PYTHON_EXECUTABLE),$(PY)) -m loadtest.bench.strategies $(ARGS)
 
 ##@ Test
 
@@ -230,7 +234,7 @@ check-manifests: setup .venv-manifests/.ready  ## deploy/: Kubernetes objects, D
 	@$(PY) -m deploy.check $(ARGS)
 
 lock-check:  ## do locks/ hold what pyproject.toml pins, for every Python? installs nothing
-	@$(PYTHON_HERE) serving/launch/bootstrap.py --check loadtest dev otel vllm
+	@$(HOLD)$(PYTHON_HERE) serving/launch/bootstrap.py --check loadtest dev otel vllm
 
 setup-browser: setup-dev
 	@for tool in node npm chromium prometheus; do command -v $$tool >/dev/null || \
@@ -290,10 +294,10 @@ sbom: .venv-sbom/.ready  ## the server's packages with versions, hashes and lice
 ##@ Set up and clean
 
 setup:  ## install the pinned packages into .venv (every target does this by itself)
-	@$(PYTHON_HERE) serving/launch/bootstrap.py
+	@$(HOLD)$(PYTHON_HERE) serving/launch/bootstrap.py
 
 setup-vllm:  ## add vLLM on a GPU host: several GB, from the lock (plain pip would replace numpy)
-	@$(PYTHON_HERE) serving/launch/bootstrap.py vllm
+	@$(HOLD)$(PYTHON_HERE) serving/launch/bootstrap.py vllm
 
 clean:  ## remove virtual environments, engines, results
 	rm -rf .venv .venv-* engines results reports .run

@@ -1,7 +1,9 @@
 """What every program imports first. While it still imports, Ctrl-C and a missing package end it without a traceback.
 
 Ctrl-C: until the program installs a SIGINT handler of its own. Imported by any other module, or by a user's program,
-this does nothing.
+this does nothing. Python itself takes a tenth of a second to get here, and a Ctrl-C in it would be a traceback all the
+same. Whoever starts a program of ours therefore blocks SIGINT (the Makefile, ``handover``): it waits until it is let in
+here.
 """
 
 import signal
@@ -31,4 +33,5 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 if _caller.f_globals["__name__"] in ("__main__", _package):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     sys.excepthook = _hook

@@ -12,6 +12,7 @@ import socket
 import sys
 from pathlib import Path
 
+from contract.handover import ctrl_c_waits
 from loadtest.arguments import Arguments, percent, positive, share
 from loadtest.errors import EXIT_INTERRUPTED, EXIT_USAGE, LoadtestError
 from loadtest.options import run_parser
@@ -28,7 +29,8 @@ def _run(options: argparse.Namespace) -> int:
         _check_web_port(options.web_port)
         print(f"open http://127.0.0.1:{options.web_port} (tab Streaming; Ctrl-C ends it)", flush=True)
     command = locust_command(options)
-    os.execv(command[0], command)
+    with ctrl_c_waits():
+        os.execv(command[0], command)
 
 
 def _check_web_port(port: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contract.program
+
 import os
-import signal
 
 from contract import standard_streams
 
@@ -20,7 +21,6 @@ def waitpid(pid: int, options: int) -> tuple[int, int]:
 
 
 def run() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before ``session.on_interrupt`` prints no traceback
     standard_streams.unattended()  # whatever becomes of the terminal, the report is written
     from locust.main import main
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from client.language import language
+from contract.handover import ctrl_c_waits
 from loadtest import console, files
 from loadtest.command import locust_command
 from loadtest.errors import EXIT_INVALID, EXIT_LIMITS_MISSED, EXIT_OK, EXIT_USAGE, LoadtestError
@@ -138,7 +139,9 @@ def sweep(options: argparse.Namespace) -> int:
         options.rate, options.out = f"{rate:g}", str(directory / f"rate-{rate:g}")
         progress.begin(rate)
         try:
-            done = _finish(subprocess.Popen(locust_command(options), stdout=subprocess.DEVNULL), progress)
+            with ctrl_c_waits():
+                process = subprocess.Popen(locust_command(options), stdout=subprocess.DEVNULL)
+            done = _finish(process, progress)
         finally:
             progress.end()
         path = Path(options.out) / "summary.json"

@@ -6,6 +6,7 @@ import configparser
 import dataclasses
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -223,12 +224,36 @@ SLOW_TO_LOAD = sorted(
 
 @pytest.mark.parametrize("name", [*SLOW_TO_LOAD, "serving.launch.bootstrap"])
 def test_ctrl_c_while_a_program_loads_is_no_traceback(name: str) -> None:
-    """Before it imports anything of ours or of others, SIGINT has its default again."""
+    """Before it imports anything of ours or of others, SIGINT has its default again, or waits."""
     path = ROOT / name.replace(".", "/")
     files = [path / "__init__.py", path / "__main__.py"] if path.is_dir() else [path.with_suffix(".py")]
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     before, *guard = re.split(
-        r"import contract.program\n|signal.signal\(signal.SIGINT, signal.SIG_DFL\)", source, maxsplit=1
+        r"import contract.program\n|signal.pthread_sigmask\(signal.SIG_BLOCK, {signal.SIGINT}\)", source, maxsplit=1
     )
     imported = re.findall(r"^(?:from|import) ([a-z_]+)", before, flags=re.MULTILINE)
     assert guard and set(imported) <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("name", [*SLOW_TO_LOAD, "loadtest.locust_process", "serving/launch/bootstrap.py"])
+def test_ctrl_c_while_python_starts_waits_for_the_program(name: str) -> None:
+    """Python's own traceback comes out of the first tenth of a second. Here SIGINT is there before Python is."""
+
+    def pending() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        os.kill(os.getpid(), signal.SIGINT)
+
+    command = [sys.executable, *([name] if "/" in name else ["-m", name])]
+    ended = subprocess.run(command, cwd=ROOT, preexec_fn=pending, capture_output=True, text=True, check=False)
+    line = "\nsetup: interrupted; run the same command to continue\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == ((130, "", line) if "/" in name else (-2, "", ""))
+
+
+def test_make_starts_our_programs_so_that_ctrl_c_waits_and_no_others() -> None:
+    """One that never lets it in would not end."""
+    recipes = re.findall(r"^\t(.*)$", MAKEFILE.replace("\\\n", " "), flags=re.MULTILINE)
+    ours = re.compile("serving/launch/bootstrap.py|" + "|".join(rf"-m {name}(?= |$)" for name in SLOW_TO_LOAD))
+    for recipe in recipes:
+        assert bool(ours.search(recipe)) == bool(re.search(r"\$\((OURS|HOLD)\)", recipe)), recipe
+    assert "exec env --block-signal=INT .venv/bin/python -m serving " in make("-n", "serve").stdout

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C: no traceback out of an import
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C waits for ``main``: no traceback
 
 import contextlib
 import ctypes.util
@@ -150,8 +150,7 @@ def make_venv() -> None:
     if has_pip():  # an interrupted ``python -m venv`` leaves one without pip
         return
     say(f"making {VENV} with Python {platform.python_version()}")
-    command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    made = subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], capture_output=True, text=True, check=False)
     if made.returncode:
         free = shutil.disk_usage(ROOT).free
         shutil.rmtree(VENV, ignore_errors=True)
@@ -263,6 +262,7 @@ def main(extras: list[str]) -> None:
     use_venvs_python()
     check_platform()
     wanted = ",".join(sorted(set(extras)))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     files = locks(extras, sys.version_info[1])
     state = json.dumps([sys.version_info[:2], [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]])
     stamp = VENV / f".ready{'-' + wanted.replace(',', '-') if wanted else ''}"

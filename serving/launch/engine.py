@@ -16,6 +16,7 @@ from contract import engine_dir, gpus
 from contract.arguments import EXIT_NOT_FETCHED
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError
+from contract.handover import ctrl_c_waits
 from contract.model_shape import GIB, ModelShape
 from contract.paths import ROOT
 from serving.launch import child
@@ -199,7 +200,8 @@ def _build(*arguments: str) -> int:
     """Run the builder; returns its exit code. Its own lines say what went wrong."""
     env = dict(os.environ, PYTHONPATH=str(ROOT))
     command = [sys.executable, "-m", "build_engine", *arguments]
-    builder = subprocess.Popen(command, env=env, cwd=ROOT, preexec_fn=child.die_with_parent)
+    with ctrl_c_waits():
+        builder = subprocess.Popen(command, env=env, cwd=ROOT, preexec_fn=child.die_with_parent)
     try:
         return builder.wait()
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ import signal, sys, time
 def interrupted(*_):
     print("interrupted: cleaned up", file=sys.stderr, flush=True); time.sleep(0.6); sys.exit(130)
 signal.signal(signal.SIGINT, interrupted)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # as contract.program
 print("building", flush=True); time.sleep(60)
 """
 LAUNCHER = """
