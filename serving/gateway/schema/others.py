@@ -88,3 +88,12 @@ REFUSED: dict[str, Fixed] = {
     )
 }
 # fmt: on
+# Fields of objects within a request, by their last two names: why they are taken at few values only.
+WITHIN = {
+    "reasoning.effort": _NO_REASONING,
+    "thinking.type": _NO_REASONING,
+    "output_config.effort": _NO_REASONING,
+    "text.verbosity": "say it in a message",
+    "citations.enabled": "answers cite nothing",
+    "edits.type": _NO_SUCH_FEATURE,
+}

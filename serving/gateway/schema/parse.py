@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from contract.errors import shown_json
 from serving.gateway.schema.errors import ApiError, bad_request
-from serving.gateway.schema.others import FIXED, REFUSED, Fixed
+from serving.gateway.schema.others import FIXED, REFUSED, WITHIN, Fixed
 
 Request = TypeVar("Request", bound=BaseModel)
 MAX_ENTRIES = 4096  # of a list or object at the top of a body: validating collects the complaints of all of them
@@ -78,6 +78,12 @@ def _first(error: ValidationError) -> ApiError:
     if first["type"] == "literal_error" and re.fullmatch(r"input\[\d+\]\.type", path):
         return bad_request(
             path, f"{shown_json(value)} is not an item of this server; see docs/gateway.md", "unsupported"
+        )
+    within = ".".join(re.sub(r"\[\d+\]", "", path).split(".")[-2:])
+    if first["type"] == "literal_error" and within in WITHIN:
+        send = _expected(first["type"], first["msg"]).removeprefix("should be ")
+        return bad_request(
+            path, f"{shown_json(value)} is not supported ({WITHIN[within]}); leave it out or send {send}", "unsupported"
         )
     if value in _MEDIA and path.endswith(".type"):
         return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")

@@ -178,7 +178,7 @@ def test_a_document_of_text_is_read(sdk: anthropic.Anthropic, fake: FakeTriton) 
         ({"type": "tool_result", "tool_use_id": "a", "content": [{"type": "image"}]}, "content[0].type: image is not"),
         ({"type": "document", "source": {"type": "base64", "data": ""}}, "content[0].source.type: 'base64' is wrong"),
         ({"type": "document", "source": {"type": "text", "data": "a"}, "citations": {"enabled": True}},
-         "content[0].citations.enabled: true is wrong: should be false"),
+         "content[0].citations.enabled: true is not supported (answers cite nothing)"),
     ],
 )  # fmt: skip
 def test_what_is_no_text_is_refused_by_name(web: httpx.Client, block: Any, said: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from serving.gateway.schema.errors import ApiError
+from serving.gateway.schema.messages_protocol import MessagesRequest
 from serving.gateway.schema.others import FIXED, REFUSED, Fixed
 from serving.gateway.schema.parse import parse
 from serving.gateway.schema.protocol import ChatRequest, CompletionRequest, Shared
@@ -110,3 +112,41 @@ def test_what_asks_for_more_is_refused_by_name(more: dict[str, Any], said: str) 
     with pytest.raises(ApiError) as refused:
         parse(ChatRequest, BODY | more)
     assert refused.value.message.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
+    [
+        (
+            ResponsesRequest,
+            {"reasoning": {"effort": "low"}},
+            "reasoning.effort: 'low' is not supported (Qwen2.5 has no",
+        ),
+        (
+            ResponsesRequest,
+            {"text": {"verbosity": "low"}},
+            "text.verbosity: 'low' is not supported (say it in a message)",
+        ),
+        (
+            MessagesRequest,
+            {"thinking": {"type": "enabled"}},
+            "thinking.type: 'enabled' is not supported (Qwen2.5 has no",
+        ),
+        (
+            MessagesRequest,
+            {"output_config": {"effort": "low"}},
+            "output_config.effort: 'low' is not supported (Qwen2.5",
+        ),
+    ],
+)
+def test_a_field_within_is_refused_as_one_at_the_top(kind: type[BaseModel], body: dict[str, Any], said: str) -> None:
+    needed = (
+        {"input": "x"}
+        if kind is ResponsesRequest
+        else {"max_tokens": 1, "messages": [{"role": "user", "content": "x"}]}
+    )
+    with pytest.raises(ApiError) as caught:
+        parse(kind, needed | body)
+    fields = caught.value.fields()
+    assert fields["message"].startswith(said) and "; leave it out or send '" in fields["message"]
+    assert fields["code"] == "unsupported"
