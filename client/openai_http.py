@@ -58,7 +58,7 @@ class Reading:
         self.ready.append(self.order.check(_openai.whole(orjson.loads(data), self.ask.options.top_logprobs)))
 
 
-class Attempts:
+class HttpAttempts:
     """The attempts at one request, except for the waiting. All of them share the bounds."""
 
     def __init__(self, ask: Ask, server: KnownServer) -> None:
@@ -133,7 +133,7 @@ class _HttpChunks(Iterator[StreamChunk]):
         return next(self._chunks)
 
     def _run(self) -> Generator[StreamChunk, None, None]:
-        attempts = Attempts(self._ask, self._target.server)
+        attempts = HttpAttempts(self._ask, self._target.server)
         while True:
             reading, self.request_id = attempts.begin(), self._new_id()
             try:

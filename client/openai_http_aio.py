@@ -12,7 +12,7 @@ from client import errors
 from client.channels import CUT_SHORT
 from client.http_target import HttpTarget, refused
 from client.one_reader import OneReader
-from client.openai_http import Attempts, Reading
+from client.openai_http import HttpAttempts, Reading
 from client.request import Ask
 from client.types import StreamChunk
 
@@ -84,7 +84,7 @@ class _Chunks:
 
     async def _run(self) -> AsyncGenerator[StreamChunk, None]:
         """One generator, and none of ours within: a loop that ends closes all that are left, in any order."""
-        attempts = Attempts(self._ask, self._target.server)
+        attempts = HttpAttempts(self._ask, self._target.server)
         while True:
             reading, self.request_id = attempts.begin(), self._new_id()
             try:

@@ -8,7 +8,6 @@ slots at once.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -19,20 +18,20 @@ import grpc
 from client import kserve
 from client.errors import ClientError, StreamCut
 from client.grpc_aio import AioChannel
-from client.sequences import ONE_SEQUENCE, breaks_off, refuses_to_resume, unresumed
+from client.sequences import breaks_off
 from contract.packed import SequenceOutput
 from serving.gateway.core.answer_context import AnswerContext, AnswerTimes
+from serving.gateway.core.attempts import Attempts
 from serving.gateway.core.choices import ChoiceState
 from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.plan import BYTES_PER_TOKEN, GenerationPlan, prompt_estimate
 from serving.gateway.core.prompt_scores import entry
 from serving.gateway.core.render.base import KEEP_ALIVE, BodyRenderer, StreamRenderer, Usage
-from serving.gateway.core.restart import MOST_RESTARTS, RestartWait
+from serving.gateway.core.restart import RestartWait
 from serving.gateway.core.share.turn import EngineTurn, Work
 from serving.gateway.core.token_logprobs import TokenLogprobs
 from serving.gateway.core.writer import Gone, Writer
 
-log = logging.getLogger("serving.gateway")
 SCORE_BYTES = 8  # bytes of JSON and Python objects per byte of a prompt's scores
 
 
@@ -160,42 +159,25 @@ class Answer:
         return self._prompt_tokens[prompt] - self._cached_tokens[prompt] + made
 
     async def _generate(self, prompt: int, turn: EngineTurn) -> None:
-        """Make attempts until the answer ends. When its Triton dies, the next one resumes after the tokens received, or
-        the same one after its restart, where the client has been told of some."""
+        """Make attempts until the answer ends."""
         request_id = self.id if len(self.plan.prompts) == 1 else f"{self.id}-{prompt}"
-        ids, left, number, broken = list[int](), len(self._context.channels.all) - 1, 0, None
-        restarts = 0
+        channels, n = self._context.channels, self.plan.options.n
+        attempts = Attempts(request_id, len(channels.all), self.restart, lambda: self._stopped)
         while True:
-            channel, failed = self._context.channels.pick(), False
+            channel, failed = channels.pick(), False
             try:
-                await self._attempt(channel, f"{request_id}+{number}" if number else request_id, prompt, turn, ids)
+                await self._attempt(channel, attempts.request_id, prompt, turn, attempts.ids)
+                return
             except ClientError as error:
                 failed = breaks_off(error)
-                if broken and refuses_to_resume(error):
-                    raise unresumed(broken, str(error)) from error
-                before, ids, left = len(ids), self._ids_to_resume(prompt), left - 1
-                if len(ids) > before:
-                    left = len(self._context.channels.all) - 2
-                if failed and self.plan.options.n > 1 and self.output_tokens:
-                    raise unresumed(error, ONE_SEQUENCE) from error
-                if not failed or self._stopped or not self._can_go_on(prompt):
+                first = self._choices_of(prompt)[0]
+                ids = first.resume() if n == 1 and first.can_go_on else None
+                if not await attempts.again(error, ids, has_several=n > 1 and self.output_tokens > 0):
+                    if self._stopped:
+                        raise self._stopped from error
                     raise
-                if left < 0:
-                    restarts += 1
-                    if not ids or restarts > MOST_RESTARTS or not await self.restart.awaited(lambda: not self._stopped):
-                        raise self._stopped or error from error
-                number, broken = number + 1, broken or error
-                log.warning("a broken answer goes on", extra={"request_id": self.id, "tokens": len(ids)})
-            else:
-                return
             finally:
-                self._context.channels.left(channel, failed=failed)
-
-    def _can_go_on(self, prompt: int) -> bool:
-        return self.plan.options.n == 1 and self._choices_of(prompt)[0].can_go_on
-
-    def _ids_to_resume(self, prompt: int) -> list[int]:
-        return self._choices_of(prompt)[0].resume() if self._can_go_on(prompt) else []
+                channels.left(channel, failed=failed)
 
     async def _attempt(
         self, channel: AioChannel, request_id: str, prompt: int, turn: EngineTurn, ids: Sequence[int]
