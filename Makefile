@@ -17,6 +17,9 @@ unexport PYTHONHOME PYTHONINSPECT $(if $(PYTHON_EXECUTABLE),,$(if $(findstring e
 # Where packages go, and which: serving/launch/pip.conf says the same of pip's files.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PIP_NO_DEPS PIP_REQUIREMENT PIP_EDITABLE PIP_CONSTRAINT \
   PIP_NO_BINARY PIP_ONLY_BINARY PIP_DEST
+ifneq ($(and $(findstring environment,$(origin PIP_CONFIG_FILE)),$(PIP_CONFIG_FILE)),)
+export PIP_CONFIG_FILE := $(shell python3 serving/launch/pip_config.py 2>/dev/null || printf %s "$$PIP_CONFIG_FILE")
+endif
 # $(call venv,PYTHON,DIRECTORY)
 venv = $1 -m venv $2 && cp serving/launch/pip.conf $2
 ORACLE := .venv-oracle/bin/python
