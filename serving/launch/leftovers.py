@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from serving.launch import rundir
+from serving.launch import rundir, shm
 
 TEMPORARY = Path("/tmp")  # wherever TMPDIR points
 
@@ -33,7 +33,7 @@ class Leftovers:
 
     def remove(self) -> None:
         """Call it when Triton has ended."""
-        rundir.remove_shm(self._shm)
+        shm.remove(self._shm)
         rundir.remove_environment(self._run_dir)
 
 

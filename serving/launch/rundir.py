@@ -13,13 +13,12 @@ from typing import IO
 
 from contract.heartbeat import worker_pids
 from serving import session_dir
-from serving.launch import child
+from serving.launch import child, shm
 from serving.launch.config import LaunchError
 
 PREFIX = "qwen-serve-"
 GATEWAY = "gateway"  # the gateway's folder in a run directory
 ENVIRONMENT = "python_env"  # says where Triton's Python backend has made its directory
-SHM = Path("/dev/shm")
 ENDING_SECONDS = 20.0  # a dead launcher's Triton drains and ends in this time
 # Triton's Python backend starts its stubs with a line of bash that has no quotes, and the Python in them decodes paths
 # as ASCII.
@@ -69,15 +68,10 @@ def await_ending() -> None:
                 print("an earlier server, whose launcher was killed, is still ending: waiting for it", flush=True)
                 said = True
             time.sleep(0.1)
-        remove_shm(shm_prefix)
+        shm.remove(shm_prefix)
         remove_environment(directory)
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def remove_shm(prefix: str) -> None:
-    """Remove what a killed stub leaves in /dev/shm."""
-    for file in SHM.glob(f"{prefix}*") if prefix else ():
-        file.unlink(missing_ok=True)
+    shm.sweep()
 
 
 def remove_environment(directory: Path) -> None:

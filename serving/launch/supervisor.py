@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from contract.lifeline import Lifeline
 from contract.paths import ROOT
 from serving import session_dir
 from serving.host import oom, signals
-from serving.launch import announcement, child, health, logs, rundir, triton
+from serving.launch import announcement, child, health, logs, rundir, shm, triton
 from serving.launch.config import Config, LaunchError, connectable, reach
 from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
 from serving.launch.drain import FLUSH_SECONDS, OpenStreams, await_gateway, drain
@@ -48,7 +47,7 @@ class Supervisor:
         self._lame_duck = 0.0  # how long the gateway, once signalled, takes requests that routers still send
         self._in_canary = self._is_serving = False
         rundir.check_logs(LOGS)
-        self._shm = f"qwen_{os.getpid()}_"
+        self._shm = shm.prefix()
         self._run_dir, self._lock = rundir.create(self._shm)
         self._leftovers = Leftovers(self._run_dir, self._shm)
         self._lifeline = Lifeline(self._run_dir)

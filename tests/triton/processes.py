@@ -55,7 +55,7 @@ def left_over(server: Server) -> list[Path]:
 
 def _names(lock: Path, server: Server) -> bool:
     try:
-        return lock.read_text() == f"qwen_{server.process.pid}_"
+        return lock.read_text().startswith(f"qwen_{server.process.pid}_")
     except OSError:
         return False
 

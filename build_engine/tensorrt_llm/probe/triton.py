@@ -23,7 +23,7 @@ import psutil
 from build_engine.tensorrt_llm.probe.findings import ProbeResult, judged, write
 from contract.arguments import Arguments
 from contract.paths import ROOT
-from serving.launch import config, rundir, triton
+from serving.launch import config, shm, triton
 
 START_S, STOP_S = 300.0, 20.0
 UNNAMED = 12345  # a user id without a name or a home, as in a container that runs as its caller
@@ -62,18 +62,18 @@ def bare(engine: Path, work: Path, *, user: int | None = None, settings: Mapping
     output, log = work / "stub.json", work / "tritonserver.log"
     output.unlink(missing_ok=True)
     label = f"LLM() in a Python stub, uid {os.getuid() if user is None else user}"
-    shm = f"probe_{os.getpid()}_"
+    prefix = f"probe_{os.getpid()}_"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command(write_model(work, engine, output), shm), env=environment(engine, work, settings or {}), stdout=file,
-            stderr=file, cwd=work, start_new_session=True, user=user, group=user,
+            command(write_model(work, engine, output), prefix), env=environment(engine, work, settings or {}),
+            stdout=file, stderr=file, cwd=work, start_new_session=True, user=user, group=user,
         )  # fmt: skip
     until(lambda: output.is_file() or process.poll() is not None, seconds)
     facts = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {"error": last_line(log)}
     yield from rows(label, facts, single="TLLM_WORKER_USE_SINGLE_PROCESS" in (settings or {}))
     if "error" not in facts or process.poll() is None:
         yield stopped(f"{label}: tritonserver stops", process)
-    rundir.remove_shm(shm)  # a Triton that gives up while it loads leaves its own
+    shm.remove(prefix)  # a Triton that gives up while it loads leaves its own
 
 
 def rows(label: str, facts: Mapping[str, Any], *, single: bool) -> Iterator[ProbeResult]:

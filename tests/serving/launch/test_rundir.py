@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from serving import session_dir
-from serving.launch import rundir
+from serving.launch import rundir, shm
 from serving.launch.config import LaunchError
 
 
 @pytest.fixture(autouse=True)
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr(rundir, "SHM", tmp_path)
+    monkeypatch.setattr(shm, "DIRECTORY", tmp_path)
     return tmp_path
 
 
