@@ -23,12 +23,11 @@ from serving.launch.gateway import GatewayChild
 from serving.launch.grpc_proxy import GrpcProxy
 from serving.launch.leftovers import Leftovers
 from serving.launch.readiness import Readiness
-from serving.launch.vitals import HANG_SECONDS, Vitals
+from serving.launch.start_watch import StartWatch
+from serving.launch.vitals import Vitals
 
 WATCH_SECONDS = 0.1
 CANARY_SECONDS = 120.0
-# A model that raises ends Triton with its reason within this time; a model process that just ends goes unnoticed.
-STUBLESS_SECONDS = 1.0
 UNLOAD_SECONDS = 3.0  # from the last stream's end to a killed Triton: engines close their workers in this time
 CLOSING = {"engine", "tokenizer"}  # models that have something to close; Triton ends the others one by one, 1.2 s each
 LOGS = ROOT / ".run"
@@ -78,26 +77,24 @@ class Supervisor:
         return LOGS / f"{name}-{self._config.http_port}.log"
 
     def _start_triton(self) -> None:
-        """Start Triton and wait until it generates. It is started again after a crash on the way (a starved host can
-        lose a stub's lock) or when a process is stopped. No other limit: large engines take minutes."""
+        """Start Triton and wait until it generates. It is started again after a crash on the way, or where it hangs (a
+        starved host can lose a stub's lock)."""
         self._launch_triton()
-        stubless, stopped = child.Lasting(), child.Lasting()
+        watch = StartWatch()
         while not health.is_ready(self._base):
             self._give_up_if_signalled()
-            pid, why = self._triton.pid if self._triton else 0, ""
-            halted = child.has_stopped(pid)  # and then it does not ask for the exit codes of its short-lived children
-            if self._broken() or stubless.seconds(not halted and child.has_dead_child(pid)) > STUBLESS_SECONDS:
+            pid = self._triton.pid if self._triton else 0
+            why = watch.look(pid)
+            if self._broken() or watch.has_lost_a_stub(pid):
                 why = self._why() + self._oom.ran_out()
                 if (self._exit_code() or 0) >= 0:
                     raise LaunchError(f"Triton did not start: {why} (log: {self._log('triton')})")
-            elif stopped.seconds(halted) > HANG_SECONDS:
-                why = f"a process of Triton's has been stopped for {HANG_SECONDS:.0f} s"
             if why:
                 logs.say(f"starting again: {why}")
                 self._await_turn(why)
                 self._stop_dead_triton()
                 self._launch_triton()
-                stopped = child.Lasting()
+                watch = StartWatch()
             self._leftovers.look()
             self._turn()
         self._leftovers.look()

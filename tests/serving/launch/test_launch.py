@@ -220,6 +220,15 @@ def test_a_stopped_process_is_seen_until_it_goes_on(tmp_path: Path) -> None:
     child.stop(process, 5)
 
 
+def test_who_waits_for_a_child_is_seen(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import subprocess; subprocess.Popen(['sleep', '60']).wait()"]
+    with (tmp_path / "log").open("wb") as log:
+        process = child.start(command, dict(os.environ), log, tmp_path)
+    until(lambda: child.awaits_child(process.pid))
+    assert not child.awaits_child(os.getpid()) and not child.awaits_child(2**22 + 1)
+    child.stop(process, 0)
+
+
 def test_the_line_of_tritons_log_that_matters(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("I1 fine\nE2 first\ncontract.errors.EngineDirectoryError: rebuild it\nE3 failed to load, Error: x\n")
