@@ -17,6 +17,7 @@ from loadtest.plan import RunPlan
 from loadtest.record import Record
 from loadtest.transports.dialect import Dialect
 from loadtest.worker import LoadWorker
+from serving.host.signals import Terminal
 
 PLAN, REPORT, STOP = "loadtest_plan", "loadtest_report", "loadtest_stop"
 
@@ -93,6 +94,15 @@ def on_interrupt(environment: Any, stop: Callable[[], None]) -> None:
     gevent.signal_handler(signal.SIGINT, end)
     if closes:
         gevent.signal_handler(signal.SIGHUP, end)
+        gevent.spawn(_watch_terminal)
+
+
+def _watch_terminal() -> None:
+    """make, as `ssh -t HOST make loadtest` runs it, keeps the signal to itself."""
+    terminal = Terminal()
+    while not terminal.has_ended_us():
+        gevent.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGHUP)
 
 
 def _end_at_once(*_: Any) -> None:

@@ -51,6 +51,16 @@ class Terminal:
         watch.register(self._file, 0)  # POLLHUP and POLLERR are always reported
         return bool(watch.poll(wait_ms))
 
+    def has_ended_us(self) -> bool:
+        """Has it closed, and were we in its foreground? To be asked every second. (gevent's ``poll`` cannot tell.)"""
+        if self._file is None:
+            return False
+        try:
+            self._foreground = self._is_foreground(self._file)
+        except OSError:
+            return self._foreground
+        return False
+
     def when_closed(self, number: signal.Signals) -> None:
         """Send this process the signal ``number`` when the terminal closes.
 
