@@ -28,6 +28,7 @@ from deploy.arguments import check_ports, parse
 from deploy.envoy import CHECK_SECONDS, configuration
 from deploy.processes import DRAIN_SECONDS, Router, ready, say, stop
 from deploy.replicas import LOOK_SECONDS, Front, Home, Replica, gpus, replace
+from serving.host import orphans
 from serving.host.ports import free_ports
 from serving.host.signals import Terminal
 from serving.launch import config, engine
@@ -218,6 +219,8 @@ class Cluster:
 
     def _watch(self) -> None:
         while True:
+            servers = [one.process for one in self._replicas] + [one.process for one in self._fronts]
+            orphans.reap(servers + [router.process for router in self._routers])
             if self._roll:
                 self._roll = False
                 self._replace_all()

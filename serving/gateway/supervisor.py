@@ -24,6 +24,7 @@ from serving import session_dir, tracing
 from serving.gateway import listening, logs
 from serving.gateway.core import auth
 from serving.gateway.settings import GatewaySettings, GatewaySettingsError
+from serving.host import orphans
 from serving.host.signals import on_signals
 
 log = logging.getLogger("serving.gateway")
@@ -118,6 +119,7 @@ class WorkerSupervisor:
     def _watch(self) -> int:
         while not self._signal:
             time.sleep(WATCH_SECONDS)
+            orphans.reap(self._workers)
             if self._heartbeat:
                 self._heartbeat.beat()
             for at, process in enumerate(self._workers):

@@ -94,7 +94,7 @@ class GatewayChild:
         self._home.mkdir()
         self.readiness = self._home / "readiness"  # one word for all workers, see ``Supervisor``
         self._heartbeat = Heartbeat.create(launcher_path(self._home))
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._pulse = Pulse(supervisor_path(self._home))
         self._orphans: list[Orphan] = []
         self._deaths = Deaths()
@@ -118,7 +118,7 @@ class GatewayChild:
         self._pulse = Pulse(supervisor_path(self._home))
         self._looked, self._due = time.monotonic(), 0.0
         with logs.open_private(self._log, "ab" if self._deaths else "wb") as log:
-            self._process = child.start([sys.executable, "-m", "serving.gateway"], self._environment(), log, ROOT)
+            self.process = child.start([sys.executable, "-m", "serving.gateway"], self._environment(), log, ROOT)
 
     def _hold_port(self) -> socket.socket:
         """Hold the port for the launcher's whole life: nobody takes it while no gateway runs, and the workers of a new
@@ -141,23 +141,23 @@ class GatewayChild:
     @property
     def ended(self) -> str:
         """The last line of its log, if it has ended."""
-        return logs.last_line(self._log) if self._process and self._process.poll() is not None else ""
+        return logs.last_line(self._log) if self.process and self.process.poll() is not None else ""
 
     # --- watch -----------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
         """Replace a supervisor that has ended or hangs; end orphans that hang."""
-        if self._process is None:
+        if self.process is None:
             return
         now = time.monotonic()
         self._end_orphans(now)
         elapsed, self._looked = now - self._looked, now
-        if self._process.poll() is None:
-            self._kill_if_hung(self._process, elapsed)
-            self._relieve_orphans(self._process.pid)
+        if self.process.poll() is None:
+            self._kill_if_hung(self.process, elapsed)
+            self._relieve_orphans(self.process.pid)
             return
         if not self._due:
-            self._schedule_restart(self._process.returncode, now)
+            self._schedule_restart(self.process.returncode, now)
         if now >= self._due:
             self.start()
 
@@ -202,12 +202,12 @@ class GatewayChild:
     def stop(self, number: signal.Signals, ended: Callable[[subprocess.Popen[bytes]], None]) -> None:
         """Send ``number``, which makes the gateway drain. ``ended`` waits for the end of the supervisor; workers
         that it leaves behind get no more time."""
-        if self._process is None:
+        if self.process is None:
             return
         self._tell_orphans(number)
-        if self._process.poll() is None:
-            self._process.send_signal(number)
-        ended(self._process)
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        ended(self.process)
         self._adopt()
         self._tell_orphans(signal.SIGUSR2)
         until = time.monotonic() + LAST_EVENT_SECONDS

@@ -34,7 +34,7 @@ class GrpcProxy:
     def __init__(self, config: Config, run_dir: Path, log: Path) -> None:
         self._config, self._log = config, log
         self._file = run_dir / FILE
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._deaths = Deaths()
         self._due = 0.0
 
@@ -49,9 +49,9 @@ class GrpcProxy:
         self._forget_keys()
 
     def look(self) -> None:
-        if self._process is None:
+        if self.process is None:
             return
-        if self._process.poll() is None:
+        if self.process.poll() is None:
             if self._file.exists() and self._listens():
                 self._forget_keys()
             return
@@ -60,7 +60,7 @@ class GrpcProxy:
             pause = self._deaths.add(now)
             self._due = now + pause
             logs.say(
-                f"the gRPC proxy ended ({child.cause(self._process.returncode)}; log: {self._log}); restarting it"
+                f"the gRPC proxy ended ({child.cause(self.process.returncode)}; log: {self._log}); restarting it"
                 f"{f' in {pause:.0f} s' if pause else ''}"
             )
         if now >= self._due:
@@ -69,9 +69,9 @@ class GrpcProxy:
 
     def stop(self) -> None:
         """After Triton: it carries the last answers."""
-        if self._process is not None:
-            child.stop(self._process, 1.0)
-            self._process = None
+        if self.process is not None:
+            child.stop(self.process, 1.0)
+            self.process = None
 
     def _launch(self) -> subprocess.Popen[bytes]:
         config = self._config
@@ -82,8 +82,8 @@ class GrpcProxy:
         workers = str(min(4, len(os.sched_getaffinity(0))))
         command = [str(binary()), "-c", str(self._file), "--disable-hot-restart", "--concurrency", workers]
         with logs.open_private(self._log, "ab" if self._deaths else "wb") as log:
-            self._process = child.start([*command, "--log-level", "warning"], {"PATH": os.defpath}, log, ROOT)
-        return self._process
+            self.process = child.start([*command, "--log-level", "warning"], {"PATH": os.defpath}, log, ROOT)
+        return self.process
 
     def _forget_keys(self) -> None:
         """Once it listens it has read its file."""

@@ -14,7 +14,7 @@ from contract.engine_dir import EngineInfo
 from contract.lifeline import Lifeline
 from contract.paths import ROOT
 from serving import session_dir
-from serving.host import oom, signals
+from serving.host import oom, orphans, signals
 from serving.launch import announcement, child, health, logs, rundir, shm, triton
 from serving.launch.config import Config, LaunchError, connectable, reach
 from serving.launch.deaths import AT_ONCE, WINDOW, Deaths
@@ -159,6 +159,7 @@ class Supervisor:
     def _turn(self) -> None:
         """One turn of every waiting loop: beat for the gateway, and watch the gateway and the gRPC proxy."""
         time.sleep(WATCH_SECONDS)
+        orphans.reap([self._triton, self._gateway.process, self._grpc_proxy.process if self._grpc_proxy else None])
         self._gateway.beat()
         if self._is_serving:
             self._gateway.look()

@@ -65,8 +65,8 @@ class Launcher:
 
     @property
     def supervisor(self) -> int:
-        assert self.gateway._process
-        return self.gateway._process.pid
+        assert self.gateway.process
+        return self.gateway.process.pid
 
     @property
     def workers(self) -> list[int]:
