@@ -1,6 +1,6 @@
 """Is the load generator right? Against the calibrated server, whose own clock is the truth.
 
-    python -m tests.loadtest.calibrate            -> results/loadtest_calibration.json and a table
+    python -m tests.loadtest.calibrate            -> results/loadtest_calibration.json, in three minutes
 
 Accuracy over both transports, one worker against two, and a stall of 3 s in an open and in a closed loop. Wants a
 quiet machine: a run whose generator was disturbed says INVALID and is reported as such.
@@ -12,6 +12,7 @@ import contract.program
 
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,25 @@ def many_streams(directory: Path, users: int, workers: int) -> dict[str, Any]:
     }
 
 
+def measured(at: Path) -> Iterator[dict[str, Any]]:
+    for transport, workers in (("grpc", 1), ("grpc", 2), ("sse", 1)):
+        yield accuracy(at / f"a{transport}{workers}", transport, workers)
+    yield stall(at / "open", "open loop, 7 requests/s", "--rate", "7", "--arrivals", "constant")
+    yield stall(at / "closed", "closed loop, 1 user", "--users", "1")
+    for users, workers in ((256, 1), (256, 2), (512, 2)):
+        yield many_streams(at / f"m{users}{workers}", users, workers)
+
+
 def main() -> None:
     Arguments(prog="make loadtest-calibrate").parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as root:
-        at = Path(root)
-        rows += [accuracy(at / f"a{t}{w}", t, w) for t, w in (("grpc", 1), ("grpc", 2), ("sse", 1))]
-        rows.append(stall(at / "open", "open loop, 7 requests/s", "--rate", "7", "--arrivals", "constant"))
-        rows.append(stall(at / "closed", "closed loop, 1 user", "--users", "1"))
-        rows += [many_streams(at / f"m{u}{w}", u, w) for u, w in ((256, 1), (256, 2), (512, 2))]
+        for row in measured(Path(root)):
+            rows.append(row)
+            print(json.dumps(row, indent=1), flush=True)  # the next one takes half a minute
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps({"environment": describe(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(rows, indent=1))
+    print(f"written to {OUT}")
 
 
 if __name__ == "__main__":
