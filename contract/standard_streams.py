@@ -41,7 +41,8 @@ def unattended() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.flush()
             _replaced.append(stream)
-            dropping = io.BufferedWriter(_Dropping(stream.fileno(), "wb", closefd=False))
+            # Without a BufferedWriter, which refuses what a signal's handler says while a line is written.
+            dropping: Any = _Dropping(stream.fileno(), "wb", closefd=False)
             setattr(sys, name, io.TextIOWrapper(dropping, stream.encoding, "replace", line_buffering=True))
 
 

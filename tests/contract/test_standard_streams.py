@@ -65,3 +65,26 @@ def test_a_command_says_what_is_wrong_where_it_can(command: str, code: int, said
     done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
     assert done.returncode == code
     assert "2>" in closed or (said in done.stderr and done.stderr.count("\n") == 1)
+
+
+SIGNALLED = """
+import os, signal
+from contract import standard_streams
+def interrupted(*_):
+    print("stopping", flush=True)
+def while_written(data):
+    del standard_streams.memoryview
+    os.kill(os.getpid(), signal.SIGTERM)
+    return memoryview(data)
+standard_streams.unattended()
+signal.signal(signal.SIGTERM, interrupted)
+standard_streams.memoryview = while_written
+print("ready", flush=True)
+print("stopped", flush=True)
+"""
+
+
+def test_a_signals_handler_may_speak_while_a_line_is_written() -> None:
+    """`make serve` that was told to stop as it said that it is ready ended with a traceback: reentrant call."""
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, sorted(done.stdout.splitlines())) == (0, ["ready", "stopped", "stopping"]), done.stderr
