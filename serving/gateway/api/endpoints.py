@@ -37,7 +37,7 @@ from serving.gateway.schema.protocol import ChatRequest, CompletionRequest
 from serving.gateway.schema.responses_protocol import RENAMED, ResponsesRequest, as_chat
 
 log = logging.getLogger("serving.gateway.access")
-_ID = re.compile(r"[\w.:-]{1,128}")
+_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _TRACE = (  # W3C trace context, which requires malformed values to be ignored
     ("traceparent", re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[ -~]{0,64}")),
     ("tracestate", re.compile(r"[ -~]{1,512}")),

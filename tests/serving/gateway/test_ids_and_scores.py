@@ -146,5 +146,7 @@ def test_an_answer_has_the_id_that_its_request_names(
         assert json.loads(text)["id"] == f"{prefix}mine-1"
     assert len(set(fake.ids)) == len(fake.ids) and "mine-1" not in "".join(fake.ids)
     for wrong in ("", "a b", "x" * 129, "é"):
+        answer = web.post(path, json=prompt, headers={"x-request-id": wrong.encode()})
+        assert answer.headers["x-request-id"] == answer.json()["id"], "no header comes back changed"
         refused = web.post(path, json={**prompt, "request_id": wrong})
         assert refused.status_code == 400 and refused.json()["error"]["param"] == "request_id"
