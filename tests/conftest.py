@@ -7,6 +7,7 @@ import tests.grpc_without_forks  # noqa: F401
 # isort: split
 import contextlib
 import fcntl
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ from serving.launch.config import SIMULATED_ENGINE
 from tests import small_engine as small
 
 START_SECONDS = 180
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a script's background; what tests start would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
