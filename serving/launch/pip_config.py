@@ -14,7 +14,7 @@ OURS = Path(__file__).with_name("pip.conf")
 RESULT = Path(".venv-pip.conf")  # in the checkout, where `make` starts this
 
 
-class _Settings(configparser.RawConfigParser):
+class _PipConfig(configparser.RawConfigParser):
     def optionxform(self, optionstr: str) -> str:
         """pip takes `no_deps` and `--no-deps` for `no-deps`."""
         name = optionstr.lower().replace("_", "-")
@@ -23,7 +23,7 @@ class _Settings(configparser.RawConfigParser):
 
 def effective(given: str) -> str:
     """The path that pip is to read. A file that is none, cannot be read or copied stays: pip says what is wrong."""
-    settings = _Settings()
+    settings = _PipConfig()
     try:
         if given == os.devnull or not settings.read(given):
             return given
