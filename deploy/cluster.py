@@ -107,9 +107,9 @@ class Cluster:
         signal.signal(signal.SIGTERM, self._end)
         signal.signal(signal.SIGINT, self._end)
         signal.signal(signal.SIGHUP, self._hung_up)
-        if not self._outlives_terminal:
-            self._terminal.when_closed(signal.SIGTERM)
         try:
+            if not self._outlives_terminal:
+                self._terminal.when_closed(signal.SIGTERM)
             self._start()
             self._watch()
         except KeyboardInterrupt:

@@ -39,7 +39,7 @@ def spawn(command: list[str], log: Path, environment: dict[str, str] | None = No
     outlive a killed cluster."""
     with log.open("ab") as file:
         return subprocess.Popen(
-            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
             env={**os.environ, **(environment or {})}, preexec_fn=child.die_with_parent,
         )  # fmt: skip
 

@@ -30,6 +30,7 @@ from loadtest.report import page
 from loadtest.report.sentences import sentences
 from loadtest.report.svg import Chart, Series
 from loadtest.report.words import words
+from serving.host.signals import Terminal
 
 BISECTIONS = 4
 MAX_STEPS, MAX_BEYOND = 14, 4  # rates until the limit is found; then until streams pile up
@@ -127,7 +128,8 @@ def sweep(options: argparse.Namespace) -> int:
     assert plan.rate is not None
     check_target(plan)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the run ends in order when its terminal closes: see ``run``
+    terminal, closes = Terminal(), signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    if closes:  # a run ends in order when its terminal closes, and between two of them ``run`` looks
         signal.signal(signal.SIGHUP, lambda *_: None)
     directory = Path(options.out) if options.out else files.fresh("sweep")
 
@@ -136,11 +138,13 @@ def sweep(options: argparse.Namespace) -> int:
     console.show(outline(plan, options.max_rate))
 
     def run(rate: float) -> RateStep:
+        if closes and terminal.has_ended_us():
+            raise KeyboardInterrupt
         options.rate, options.out = f"{rate:g}", str(directory / f"rate-{rate:g}")
         progress.begin(rate)
         try:
             with ctrl_c_waits():
-                process = subprocess.Popen(locust_command(options), stdout=subprocess.DEVNULL)
+                process = subprocess.Popen(locust_command(options), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             done = _finish(process, progress)
         finally:
             progress.end()

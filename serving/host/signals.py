@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
+import termios
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -34,19 +36,22 @@ class Terminal:
     """The terminal from which the process was started, if there is one.
 
     When it closes, the kernel tells only the session's leader, and a shell passes the signal on. Under
-    ``ssh -t HOST make serve`` the leader is make, which does not: it waits for this process."""
+    ``ssh -t HOST make serve`` the leader is make, which does not: it waits for this process. A terminal that closes
+    before this process looks for it leaves it none, as if there had never been one, but standard input has hung up."""
 
     def __init__(self) -> None:
         self._file: int | None = None
-        self._foreground = False
-        with contextlib.suppress(OSError):  # there is none
+        self._foreground = self._was_closed = False
+        try:
             self._file = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
             self._foreground = self._is_foreground(self._file)
+        except OSError:  # there is none
+            self._was_closed = _has_hung_up(0)
 
     def is_closed(self, wait_ms: int = 0) -> bool:
         """False where there never was one."""
         if self._file is None:
-            return False
+            return self._was_closed
         watch = select.poll()
         watch.register(self._file, 0)  # POLLHUP and POLLERR are always reported
         return bool(watch.poll(wait_ms))
@@ -54,7 +59,7 @@ class Terminal:
     def has_ended_us(self) -> bool:
         """Has it closed, and were we in its foreground? To be asked every second. (gevent's ``poll`` cannot tell.)"""
         if self._file is None:
-            return False
+            return self._was_closed
         try:
             self._foreground = self._is_foreground(self._file)
         except OSError:
@@ -65,7 +70,9 @@ class Terminal:
         """Send this process the signal ``number`` when the terminal closes.
 
         A server in the background outlives its terminal unless the shell tells it to end."""
-        if self._file is not None:
+        if self._was_closed:
+            os.kill(os.getpid(), number)
+        elif self._file is not None:
             threading.Thread(target=self._wait, args=(self._file, number), name="terminal", daemon=True).start()
 
     def _wait(self, file: int, number: signal.Signals) -> None:
@@ -78,3 +85,12 @@ class Terminal:
     @staticmethod
     def _is_foreground(file: int) -> bool:
         return os.tcgetpgrp(file) == os.getpgrp()
+
+
+def _has_hung_up(stream: int) -> bool:
+    """Whether a file descriptor is that of a terminal that has closed."""
+    try:
+        termios.tcgetattr(stream)
+    except termios.error as error:
+        return bool(error.args[0] == errno.EIO)
+    return False

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -71,6 +72,25 @@ def test_what_a_sweep_measured_before_it_was_ended_is_kept(
     page = (tmp_path / "sweep.html").read_text()
     assert said in page and page.count("is short for answers of 1.0 s") == min(noted, 1)
     assert capsys.readouterr().out.count("\nnote: a window of 1 s is short for answers of 1.0 s") == noted
+
+
+def test_a_terminal_closed_between_two_rates_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run is there to notice it, and the next one would have no terminal at all."""
+
+    def passes(process: subprocess.Popen[bytes], progress: Progress) -> int:
+        process.wait()
+        reported(run_of([record(k) for k in range(9)], duration="4s"), tmp_path / "rate-1")
+        return 0
+
+    closed = iter([False, True])
+    monkeypatch.setattr(sweep, "Terminal", lambda: SimpleNamespace(has_ended_us=lambda: next(closed)))
+    monkeypatch.setattr(sweep, "check_target", lambda plan: None)
+    monkeypatch.setattr(sweep, "locust_command", lambda options: [sys.executable, "-c", ""])
+    monkeypatch.setattr(sweep, "_finish", passes)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(parser().parse_args(["sweep", "--slo", "ttft=9s", "--duration", "4s", "--out", str(tmp_path)]))
+    found = json.loads((tmp_path / "sweep.json").read_text())
+    assert len(found["steps"]) == 1 and not found["complete"]
 
 
 def test_a_rate_beyond_which_none_was_tried_is_no_limit() -> None:

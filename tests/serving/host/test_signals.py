@@ -16,8 +16,9 @@ from serving.host.signals import on_signals
 LEADER = """
 import os, signal, subprocess, sys
 signal.signal(signal.SIGHUP, lambda *_: None)
-os.open(sys.argv[1], os.O_RDWR)
-sys.exit(subprocess.call([sys.executable, "-c", sys.argv[2]], preexec_fn=os.setpgrp if sys.argv[3:] else None))
+line = os.open(sys.argv[1], os.O_RDWR)
+apart = os.setpgrp if sys.argv[3:] else None
+sys.exit(subprocess.call([sys.executable, "-c", sys.argv[2]], stdin=line, preexec_fn=apart))
 """
 CHILD = """
 import os, signal, threading
@@ -26,6 +27,16 @@ on_signals(lambda number, _: (os.write(1, signal.Signals(number).name.encode()),
 (watch,) = (thread for thread in threading.enumerate() if thread.name == "terminal")
 os.write(1, b"ready ")
 watch.join()
+os.write(1, b"goes on")
+"""
+LATE = """
+import contextlib, os, signal
+from serving.host.signals import on_signals
+os.write(1, b"ready ")
+with contextlib.suppress(OSError):  # until there is none any more
+    while True:
+        os.close(os.open("/dev/tty", os.O_RDONLY))
+on_signals(lambda number, _: (os.write(1, signal.Signals(number).name.encode()), os._exit(0)))
 os.write(1, b"goes on")
 """
 
@@ -46,10 +57,16 @@ def test_a_terminal_that_closes_counts_once(before: signal.Handlers, counted: in
     assert seen == [signal.SIGHUP] * counted + [signal.SIGINT] * 2
 
 
-@pytest.mark.parametrize(("apart", "said"), [((), b"SIGHUP"), (("background",), b"goes on")])
-def test_a_terminal_that_closes_is_seen_where_nobody_passes_it_on(apart: tuple[str, ...], said: bytes) -> None:
+@pytest.mark.parametrize(
+    ("program", "apart", "said"),
+    [(CHILD, (), b"SIGHUP"), (CHILD, ("background",), b"goes on"), (LATE, (), b"SIGHUP")],
+    ids=["foreground", "background", "closed before anybody looked"],
+)
+def test_a_terminal_that_closes_is_seen_where_nobody_passes_it_on(
+    program: str, apart: tuple[str, ...], said: bytes
+) -> None:
     terminal, line = os.openpty()
-    command = [sys.executable, "-c", LEADER, os.ttyname(line), CHILD, *apart]
+    command = [sys.executable, "-c", LEADER, os.ttyname(line), program, *apart]
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE) as leader:
         assert leader.stdout and leader.stdout.read(6) == b"ready "
         os.close(line)
