@@ -17,7 +17,8 @@ from loadtest.cli import parser
 from loadtest.errors import LoadtestError
 from loadtest.plan import plan_from
 from loadtest.progress import Progress
-from loadtest.sweep import RateStep, conclusion, search
+from loadtest.rate_search import RateStep, search
+from loadtest.sweep import conclusion
 from tests.loadtest.test_figures import record, reported, run_of
 
 

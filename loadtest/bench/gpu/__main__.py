@@ -31,11 +31,9 @@ from loadtest.bench.gpu.contenders import (
     OursGrpc,
     Setup,
     Transformers,
-    VllmServe,
-    VllmServeInterval,
-    VllmServeRust,
 )
 from loadtest.bench.gpu.prompts import PromptMaker
+from loadtest.bench.gpu.vllm_serve import VllmServe, VllmServeInterval, VllmServeRust
 from loadtest.errors import LoadtestError
 
 log = logging.getLogger("bench-gpu")
