@@ -26,8 +26,12 @@ from serving.launch.config import SIMULATED_ENGINE
 from tests import small_engine as small
 
 START_SECONDS = 180
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a script's background; what tests start would ignore it too
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# nohup and a script's background start programs with these ignored, and what tests start would ignore them too.
+for number, default in {
+    signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL,
+}.items():  # fmt: skip
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, default)
 
 
 @dataclass
