@@ -63,7 +63,9 @@ def checkpoint(directory: Path, config_file: Path = CONFIG, *, weights: bool = T
 def write_weights(directory: Path, config: dict[str, Any]) -> None:
     import torch
     from safetensors.torch import save_file
+    from tokenizers import Tokenizer
 
+    tokens = Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab_size()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator(device).manual_seed(SEED)
     shape = ModelShape.of(config)
@@ -76,6 +78,7 @@ def write_weights(directory: Path, config: dict[str, Any]) -> None:
             tensor = torch.ones(size, dtype=torch.bfloat16)
         elif name == "lm_head.weight":
             tensor = _followers(embedding, generator).cpu()
+            tensor[tokens:] = 0  # no tokenizer has these: vLLM's frontend in Rust ends an answer at one of them
         else:
             std = next((s for end, s in RESIDUAL_STD.items() if name.endswith(end)), STD)
             std = 1.0 if name == "model.embed_tokens.weight" else std

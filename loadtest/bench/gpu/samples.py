@@ -34,13 +34,16 @@ def summarize(records: Sequence[TimedStream]) -> dict[str, Any]:
     messages. Goodput counts the requests within ``GOOD_TTFT_S`` and ``GOOD_TPOT_S``.
     """
     good = [r for r in records if not r.error]
+    failed: dict[str, Any] = {"errors": len(records) - len(good)}
+    if len(good) < len(records) or not records:
+        failed["first_error"] = next((r.error for r in records if r.error), "no requests")
     if not good:
-        return {"errors": len(records), "first_error": records[0].error if records else "no requests"}
+        return failed
     seconds = max(r.last for r in good) - min(r.start for r in good)
     tokens = sum(r.tokens for r in good)
     return {
         "requests": len(good),
-        "errors": len(records) - len(good),
+        **failed,
         "tokens": tokens,
         "seconds": round(seconds, 4),
         "tokens_per_s": round(tokens / seconds, 1),

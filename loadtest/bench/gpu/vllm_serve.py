@@ -38,12 +38,14 @@ class VllmServe(OpenAIServer):
 
 
 class VllmServeRust(VllmServe):
-    """The same with vLLM's HTTP server in Rust, which its wheels bring and leave off."""
+    """The same with vLLM's HTTP server in Rust, off as it comes. It takes no --generation-config."""
 
     label = "vllm-serve-rust"
 
     def arguments(self) -> list[str]:
         command = super().arguments()
+        at = command.index("--generation-config")
+        del command[at : at + 2]
         self.environment = self.environment | {"VLLM_USE_RUST_FRONTEND": "1"}
         return command
 

@@ -271,3 +271,10 @@ def test_a_group_is_loaded_at_once_measured_in_turn_and_stopped_whatever_fails(t
         "2 streams, 64 tokens": "no room"
     }
     assert len(bench.facts["missing"]) == 2 and bench.weights["fp8"]["ours-grpc"] == 8.0
+
+
+def test_why_some_requests_failed_stands_beside_how_many() -> None:
+    good, bad = TimedStream(0.0, 0.1, 1.0, 4), TimedStream(0.0, 0.0, 0.0, 0, error="RuntimeError: 3 of 4 tokens")
+    seen = summarize([good, bad])
+    assert seen["errors"] == 1 and seen["first_error"] == "RuntimeError: 3 of 4 tokens"
+    assert summarize([good])["errors"] == 0 and "first_error" not in summarize([good])

@@ -37,5 +37,6 @@ def test_vllms_other_frontend_and_its_coarser_stream_are_measured_where_they_are
     assert [one.setup.port < args.port + bench_gpu.PORTS for one in (plain, rust, coarse)] == [True] * 3
     shared, with_rust, with_interval = (one.arguments() for one in (plain, rust, coarse))
     assert plain.environment == coarse.environment == {} and rust.environment == {"VLLM_USE_RUST_FRONTEND": "1"}
-    assert len(with_rust) == len(shared)
+    assert "--generation-config" in shared and "--generation-config" not in with_rust, "it ends at it"
+    assert len(with_rust) == len(shared) - 2
     assert with_interval[-2:] == ["--stream-interval", "8"]
