@@ -43,18 +43,27 @@ def main() -> int:
     about = result.environment("strategies", args, model=args.model)
     rows: list[Effect] = []
     failures: list[str] = []
-    for mitigation in MITIGATIONS:
-        failures += attempt(mitigation, engines, rows)
+
+    def keep(row: Effect) -> None:
+        """Write after each row: an end in the middle, minutes later, loses none that stands."""
+        rows.append(row)
         rows.sort(key=lambda row: row.mitigation)
-        write(rows, about, failures)  # after each: an end in the middle loses none that stands
+        write(rows, about, failures)
+
+    for mitigation in MITIGATIONS:
+        failures += attempt(mitigation, engines, keep)
+    write(rows, about, failures)
     show(f"\n{table(rows)}\n\n{JSON}, {HTML}")
     return EXIT_LIMITS_MISSED if failures else EXIT_OK
 
 
-def attempt(mitigation: Callable[[EngineSet], Iterator[Effect]], engines: EngineSet, rows: list[Effect]) -> list[str]:
-    """Add the mitigation's rows; returns why it could not be measured, if so. The others still can."""
+def attempt(
+    mitigation: Callable[[EngineSet], Iterator[Effect]], engines: EngineSet, keep: Callable[[Effect], None]
+) -> list[str]:
+    """``keep`` the mitigation's rows as they come; why it could not be measured, if so. The others still can."""
     try:
-        rows.extend(mitigation(engines))
+        for row in mitigation(engines):
+            keep(row)
     except LoadtestError as error:
         sys.stderr.write(f"strategies: {error}\n")
         return [str(error)]

@@ -64,7 +64,7 @@ def test_one_mitigation_that_fails_leaves_the_others(capsys: pytest.CaptureFixtu
 
     rows: list[Effect] = []
     engines = default_engines("synthetic", Path("engines"))
-    assert strategies.attempt(broken, engines, rows) == ["batching: .venv-oracle is missing"]
+    assert strategies.attempt(broken, engines, rows.append) == ["batching: .venv-oracle is missing"]
     assert rows == [ROWS[0]] and "strategies: batching" in capsys.readouterr().err
 
 
@@ -125,5 +125,6 @@ def test_what_was_measured_is_written_before_the_next_begins(tmp_path: Path, mon
     monkeypatch.setattr(strategies, "MITIGATIONS", (lambda engines: iter(ROWS[:1]), interrupted))
     with pytest.raises(KeyboardInterrupt):
         strategies.main()
-    assert [row["mitigation"] for row in json.loads(strategies.JSON.read_text())["rows"]] == ["1 quantization"]
+    rows = json.loads(strategies.JSON.read_text())["rows"]
+    assert [row["mitigation"] for row in rows] == ["1 quantization", "2 batching"]
     assert "1 quantization" in strategies.HTML.read_text()
