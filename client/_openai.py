@@ -57,6 +57,8 @@ def body(prompt: Prompt, options: Options, *, model: str, stream: bool) -> dict[
         out["return_tokens_as_token_ids"] = True  # vLLM's; OpenAI has only their texts
     if biases := given.pop("logit_bias", None):
         out["logit_bias"] = {str(token): bias for token, bias in biases.items()}
+    if priority := given.pop("priority", 0):
+        out["priority"] = -priority  # vLLM's sense: lower is sooner
     if values := given.pop("repetition_detection", ()):
         out["repetition_detection"] = dict(zip(REPETITION, values, strict=True))
     for name, value in given.items():

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from client.types import Options, Prompt
+from contract import ranges
 from contract.chunks import REPETITION
 from contract.fields import BY_NAME, FIELDS
 from serving.gateway.core.guides import (
@@ -36,7 +37,7 @@ from serving.gateway.schema.protocol import (
 
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; chat answers end by themselves
 # Fields of the table that are passed on unchanged; those of ``_CONVERTED`` change their form below.
-_CONVERTED = ("stop", "seed", "logit_bias", "repetition_detection")
+_CONVERTED = ("stop", "seed", "priority", "logit_bias", "repetition_detection")
 _SAME = tuple(
     f for f in FIELDS if f.option and f.api and f.api.endpoints in ("all", "chat and completions")
     and f.api_name not in _CONVERTED
@@ -126,6 +127,7 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
     options = Options(
         **given,
         seed=_seed(request.seed),
+        priority=_priority(request.priority),
         logit_bias=_biases(request.logit_bias),
         repetition_detection=_repetition(request.repetition_detection),
         return_end_token=bool(
@@ -151,6 +153,14 @@ def _seed(given: int | None) -> int | None:
     if given is not None and not -(2**63) <= given < 2**64:
         raise bad_request("seed", f"{given} is out of range; give an integer between {-(2**63)} and {2**64 - 1}")
     return None if given is None else given % 2**64
+
+
+def _priority(given: int | None) -> int | None:
+    """vLLM's clients write a low number for what runs sooner, the engine has a high one for it."""
+    field = BY_NAME["priority"]
+    if given is not None and (problem := ranges.integer(given, ranges.known(field.low, field.high))):
+        raise bad_request("priority", problem)
+    return None if given is None else -given
 
 
 def _repetition(given: RepetitionDetection | None) -> tuple[int, ...]:

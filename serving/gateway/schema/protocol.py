@@ -174,7 +174,7 @@ class Shared(BaseModel):
     guided_complete: bool | None = note(
         "true: a guided answer is completed within `max_tokens`, shortened if necessary; needs engine support"
     )
-    priority: int | None = note("higher runs sooner; needs engine support")
+    priority: int | None = note("lower runs sooner, as in vLLM; over gRPC higher does; needs engine support")
     cache_salt: str | None = note(
         "prompts share cached prefixes only with prompts that have the same salt; needs engine support"
     )

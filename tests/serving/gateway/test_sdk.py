@@ -212,6 +212,14 @@ def test_extra_fields_reach_the_engine(sdk: openai.OpenAI, fake: FakeTriton) -> 
     assert (sent["top_k"], sent["min_p"], sent["ignore_eos"], sent["min_tokens"]) == (5, 0.25, True, 1)
 
 
+def test_a_low_priority_runs_sooner_as_in_vllm(sdk: openai.OpenAI, fake: FakeTriton) -> None:
+    for priority in (-3, 0, 1000):
+        sdk.chat.completions.create(model="qwen", messages=user("x"), extra_body={"priority": priority})
+    assert [sent.get("priority") for sent in fake.requests] == [3, 0, -1000]
+    with pytest.raises(openai.BadRequestError, match="priority: 1001 is out of range; give an integer between -1000"):
+        sdk.chat.completions.create(model="qwen", messages=user("x"), extra_body={"priority": 1001})
+
+
 def test_errors_are_the_sdks_own(sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         sdk.chat.completions.create(
