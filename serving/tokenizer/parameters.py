@@ -13,11 +13,15 @@ from contract.fields import FIELD_OF_TENSOR
 TIMEOUT = "timeout"  # KServe's, of microseconds; over gRPC Triton takes it out itself
 LONGEST_US = 2**63 - 1
 
-# Inputs of NVIDIA's ensemble (tensorrtllm_backend v0.17.0, all_models/inflight_batcher_llm/ensemble/config.pbtxt).
+# Inputs of NVIDIA's ensemble and tensorrt_llm_bls (all_models/inflight_batcher_llm, in tensorrtllm_backend v0.17.0 and
+# TensorRT-LLM 1.2).
 NVIDIAS = {
     "return_context_logits": "use return_prompt_log_probs",
     "return_generation_logits": "use return_log_probs",
     "return_kv_cache_reuse_stats": "cached_tokens is in every response",
+    "return_perf_metrics": "GET /metrics of Triton's metrics port has the engine's",
+    "return_num_input_tokens": "prompt_tokens is in every response",
+    "return_num_output_tokens": "completion_tokens is in every response",
     "decoder_text_input": "the model has no encoder; use text_input",
     "lora_task_id": "use lora_name",
     "lora_weights": "use lora_name",
@@ -25,6 +29,10 @@ NVIDIAS = {
     "prompt_embedding_table": "send text",
     "prompt_table_extra_id": "send text",
     "prompt_vocab_size": "send text",
+    "image_input": "the model reads text",
+    "image_bytes_input": "the model reads text",
+    "image_url_input": "the model reads text",
+    "video_bytes_input": "the model reads text",
     "num_draft_tokens": "the engine drafts by itself",
     "use_draft_logits": "the engine drafts by itself",
 }

@@ -12,7 +12,13 @@ from serving.tokenizer.parameters import refuse_parameters, timeout_us
 
 @pytest.mark.parametrize(
     "parameters",
-    [{}, {"return_context_logits": False, "lora_task_id": 0}, {"id": "a"}, {"accumulate_tokens": True}],
+    [
+        {},
+        {"return_context_logits": False, "lora_task_id": 0},
+        {"id": "a"},
+        {"accumulate_tokens": True},
+        {"return_perf_metrics": False, "return_num_input_tokens": False, "return_num_output_tokens": False},
+    ],
 )
 def test_what_changes_nothing_is_accepted(parameters: dict[str, Any]) -> None:
     refuse_parameters(parameters)
@@ -24,6 +30,9 @@ def test_what_changes_nothing_is_accepted(parameters: dict[str, Any]) -> None:
         ({"temprature": 0.5}, "temprature: no such input; did you mean temperature?", InvalidRequest),
         ({"xyzzy": None}, "xyzzy: no such input; docs/fields.md lists them", InvalidRequest),
         ({"return_context_logits": True}, "return_context_logits: True is not served; use return_prompt", Unsupported),
+        ({"return_num_input_tokens": True}, "return_num_input_tokens: True is not served; prompt_tokens", Unsupported),
+        ({"return_perf_metrics": True}, "return_perf_metrics: True is not served; GET /metrics", Unsupported),
+        ({"image_url_input": "x"}, "image_url_input: 'x' is not served; the model reads text", Unsupported),
         ({"lora_task_id": 7}, "lora_task_id: 7 is not served; use lora_name", Unsupported),
     ],
 )
