@@ -179,10 +179,7 @@ def arguments_schema(tool: Tool) -> dict[str, Any]:
 def _parameters(tool: Tool) -> dict[str, Any]:
     """Arguments are an object, also where a schema leaves that open, as those of MCP servers do, or writes Gemini's
     ``OBJECT``."""
-    schema = tool.function.parameters or NO_PARAMETERS
-    kind = schema.get("type")
-    kinds = [str(each).lower() for each in (kind if isinstance(kind, list) else [kind])]
-    return {**schema, "type": "object"} if kind is None or "object" in kinds else schema
+    return {**(tool.function.parameters or NO_PARAMETERS), "type": "object"}
 
 
 def _call_tag(tool: Tool) -> dict[str, Any]:

@@ -263,6 +263,7 @@ PROPERTIES = {"properties": {"a": {"type": "integer"}}}
 OPEN: list[dict[str, Any]] = [  # schemas that other values than objects fit
     PROPERTIES, {"description": "d"}, {"$ref": "#/$defs/p", "$defs": {"p": PROPERTIES}}, {"type": ["object", "null"]},
     {"type": "OBJECT"}, {"anyOf": [PROPERTIES, {"type": "null"}]}, {"oneOf": [PROPERTIES]}, {"required": ["a"]},
+    {"type": "array", "items": {"type": "integer"}}, {"type": "objekt"}, {"type": "string"},
 ]  # fmt: skip
 
 
