@@ -164,7 +164,7 @@ class _Exchange:
         except ApiError as error:
             await self._refuse(error)
         except ClientError as error:
-            renamed = self._answer.plan.renamed if self._answer else {}
+            renamed = self._answer.plan.names(self._answer.failed or 0) if self._answer else {}
             await self._refuse(from_library(error, renamed, gateway.retry_after(), gateway.health.outage()))
         except Exception:  # outermost boundary: the caller gets an answer, the log gets the traceback
             log.exception("unexpected error", extra={"request_id": answer_id})

@@ -52,6 +52,7 @@ class Answer:
         self._sent: set[int] = set()  # prompts that have reached the engine
         self._calls: dict[str, tuple[AioChannel, Any]] = {}
         self._stopped: Exception | None = None
+        self.failed: int | None = None  # the prompt whose call failed first
         self._prompt_tokens = [0] * len(plan.prompts)
         self._cached_tokens = [0] * len(plan.prompts)
         self.restart = RestartWait(answer_id, context.is_back, context.first_token_seconds)
@@ -142,6 +143,9 @@ class Answer:
         try:
             await turn.come()
             await self._generate(prompt, turn)
+        except ClientError:
+            self.failed = prompt if self.failed is None else self.failed
+            raise
         finally:
             self._leave(turn, prompt)
 

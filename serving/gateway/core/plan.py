@@ -72,6 +72,12 @@ class GenerationPlan:
         """Whether log probabilities begin with the prompt's."""
         return self.echo and self.options.logprobs
 
+    def names(self, prompt: int) -> dict[str, str]:
+        """Triton's tensor names -> the fields of this request; one of several prompts has its place in the list."""
+        if len(self.prompts) == 1:
+            return self.renamed
+        return self.renamed | {name: f"{self.renamed[name]}[{prompt}]" for name in ("text_input", "input_ids")}
+
     def infer_request(self, request_id: str, index: int, model: str, ids: Sequence[int] = ()) -> Any:
         """``ids``: those of an answer that broke off. Raises ``ApiError`` for a value that no tensor can hold."""
         options = replace(self.options, include_stop=True) if self.names_stop else self.options
@@ -79,7 +85,7 @@ class GenerationPlan:
         try:
             request = kserve.infer_request(request_id, self.prompts[index], options, stream=self.in_pieces, model=model)
         except InvalidRequest as error:
-            name = self.renamed.get(error.field, error.field)
+            name = self.names(index).get(error.field, error.field)
             raise ApiError(400, name + str(error).removeprefix(error.field), param=name) from None
         if self.echo:
             kserve.add_tensor(request, "exclude_input_in_output", "BOOL", [False])

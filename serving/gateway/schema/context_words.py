@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 
 _PROMPT = re.compile(
-    r"(\w+): the prompt has (at least )?(\d+) tokens, the context is (\d+) and a prompt may take (\d+); shorten it (.*)"
+    r"([\w\[\]]+): the prompt has (at least )?(\d+) tokens, the context is (\d+) and a prompt may take (\d+); "
+    r"shorten it (.*)"
 )
 _ANSWER = re.compile(
     r"(\w+): (\d+) with a prompt of (\d+) tokens exceeds the context of (\d+) tokens; use at most (\d+)"

@@ -56,6 +56,18 @@ def test_a_body_that_is_nested_too_deep(web: httpx.Client, field: str, depth: in
             assert "more than 100 deep" in answer.text, (path, answer.text)
 
 
+def test_of_several_prompts_the_one_that_is_refused_is_named(web: httpx.Client) -> None:
+    long = "the prompt has 2000 tokens, the context is 1000 and a prompt may take 999; shorten it or"
+    for prompt, param in (
+        (["SAY a", "ERR invalid_request text_input: the prompt is empty"], "prompt[1]"),
+        ([f"ERR context_length_exceeded text_input: {long}", "SAY b"], "prompt[0]"),
+        ([[1], [2**40], [3]], "prompt[1]"),
+        (["ERR invalid_request text_input: the prompt is empty"], "prompt"),
+    ):
+        words = f"your {param} resulted in 2000" if "2000" in str(prompt) else param
+        refused(web.post("/v1/completions", json={"prompt": prompt}), 400, param, words)
+
+
 def test_a_text_too_long_to_tokenize_beside_streams(web: httpx.Client) -> None:
     for path, body in (("/tokenize", {"prompt": "a " * (1 << 20)}), ("/detokenize", {"tokens": [1] * (1 << 20)})):
         refused(web.post(path, json=body), 413, None, "2097152 bytes")
