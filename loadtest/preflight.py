@@ -137,9 +137,7 @@ def _ask(plan: RunPlan, target: TargetFacts) -> None:
                     continue
                 error = refused[1]  # its objection to the request without extensions
             if error.status in WRONG:
-                raise LoadtestError(
-                    f"host: the server refuses to answer ({error.status}): {error.message[:200]}"
-                ) from None
+                raise LoadtestError(f"host: the server refuses to answer: {error.message[:200]}") from None
         finally:
             server.close()
         target.dialect = dialect  # whatever else went wrong, the run will tell

@@ -266,8 +266,10 @@ class _SseReader:
         document, body = self._document(), bytes(self.http.body)
         told = next((document[name] for name in ("error", "detail", "message") if document.get(name)), None)
         status, there = self.http.status_code, self.http.get("location")
-        nothing = f"HTTP status {status}" + (f", moved to {there}" if there else "")
-        return _refusal(status, told or body[:200].decode("utf-8", "replace") or nothing)
+        said, answered = told or body[:200].decode("utf-8", "replace"), f"HTTP {status}"
+        answered += f", moved to {there}" if there else ""
+        refusal = _refusal(status, said)
+        return TransportError(refusal.kind, f"{answered}: {refusal.message}" if said else answered, status)
 
 
 def _strange(what: str, data: bytes) -> TransportError:

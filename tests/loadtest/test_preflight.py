@@ -173,7 +173,7 @@ def test_a_strict_server_gets_only_what_openai_knows(tmp_path: Path) -> None:
     with gateway() as port:
         found = asked_for_a_token(port, tmp_path)
         assert found.dialect == Dialect(extensions=False)
-        assert found.facts["gateway"]["refuses"] == "Unrecognized request argument: ignore_eos"
+        assert found.facts["gateway"]["refuses"] == "HTTP 400: Unrecognized request argument: ignore_eos"
         assert asked_for_a_token(port, tmp_path, respect_eos="yes").dialect == Dialect()
         assert set(PATHS) == {"/api/v1/chat/completions"}
 
@@ -182,7 +182,7 @@ def test_openais_newer_models_get_the_length_under_its_new_name(tmp_path: Path) 
     with gateway(json.dumps({"data": [{"id": "gpt-new"}]})) as port:
         found = asked_for_a_token(port, tmp_path)
         assert found.dialect == Dialect("max_completion_tokens", extensions=False)
-        assert found.facts["gateway"]["refuses"] == "Unrecognized request argument: ignore_eos"
+        assert found.facts["gateway"]["refuses"] == "HTTP 400: Unrecognized request argument: ignore_eos"
 
 
 @pytest.mark.parametrize(("model", "stream_options"), [("no-seed", True), ("bare", False)])
@@ -194,7 +194,7 @@ def test_a_server_without_seed_or_stream_options_gets_neither(tmp_path: Path, mo
 
 
 def test_a_server_that_refuses_one_token_is_not_loaded(tmp_path: Path) -> None:
-    refused = pytest.raises(LoadtestError, match=r"^host: the server refuses to answer \(400\): no such deployment$")
+    refused = pytest.raises(LoadtestError, match=r"^host: the server refuses to answer: HTTP 400: no such deployment$")
     with gateway(json.dumps({"data": [{"id": "broken"}]})) as port, refused:
         asked_for_a_token(port, tmp_path)
 

@@ -131,7 +131,7 @@ def test_the_run_adds_up(scripted: Scripted) -> None:
     assert f"2 of {len(SCRIPTS)} requests had not ended" in notes
     assert f"2 of {len(WHOLE)} answers came in one piece" in notes
     assert "tokens of 2 answers" in notes
-    assert summary["error_examples"]["queue_full"] == "slow down" and "slow down" in scripted.run.output
+    assert summary["error_examples"]["queue_full"] == "HTTP 429: slow down" in scripted.run.output
 
 
 def test_a_busy_generator_does_not_make_the_server_slow(server: Mock) -> None:

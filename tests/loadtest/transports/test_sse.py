@@ -93,7 +93,7 @@ def test_a_stream_without_its_end_was_cut() -> None:
 def test_refusals_are_counted_by_kind(status: str, kind: str) -> None:
     body = b'{"error": {"message": "no"}}'
     reader, _ = read(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body, [7])
-    with pytest.raises(TransportError, match=f"^{kind}: no$"):
+    with pytest.raises(TransportError, match=f"^{kind}: HTTP {status[:3]}: no$"):
         reader.finished()
 
 
