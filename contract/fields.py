@@ -16,7 +16,7 @@ from typing import Literal
 
 Tensor = Literal["STRING", "INT32", "UINT64", "FP32", "BOOL"]
 Value = bool | int | float | str | tuple[()]
-Bound = float | Literal["vocab_size", "last_token_id"]  # the named ones are known when a checkpoint is loaded
+Bound = float | Literal["last_token_id"]  # known when a checkpoint is loaded
 Endpoints = Literal["all", "chat and completions", "chat", ""]
 
 INT32_MAX = 2**31 - 1
@@ -120,8 +120,8 @@ FIELDS: tuple[Field, ...] = (
           option=Option(), api=Api(openai=True)),
     Field("top_p", "FP32", "draws from the most likely tokens of this total probability", 1.0, 0, 1,
           checkpoint=True, sampling=True, option=Option(), api=Api(openai=True)),
-    Field("top_k", "INT32", "0 or -1: the whole vocabulary", 0, -1, "vocab_size", checkpoint=True, sampling=True,
-          option=Option(), api=Api()),
+    Field("top_k", "INT32", "0, -1, or as many as the vocabulary has and more: the whole vocabulary", 0, -1, INT32_MAX,
+          checkpoint=True, sampling=True, option=Option(), api=Api()),
     Field("min_p", "FP32", "drops tokens less likely than this share of the most likely one", 0.0, 0, 1, sampling=True,
           capability="min_p", option=Option(), api=Api()),
     Field("repetition_penalty", "FP32", "above 1: tokens of prompt and answer become less likely", 1.0, 0, 10,

@@ -107,7 +107,7 @@ def _default(f: Field) -> str:
 
 
 def _range(f: Field) -> str:
-    names = {"vocab_size": "vocabulary size", "last_token_id": "last token id", 2**31 - 1: "2^31 - 1",
+    names = {"last_token_id": "last token id", 2**31 - 1: "2^31 - 1",
              1 - 2**31: "1 - 2^31", 2**64 - 1: "2^64 - 1"}  # fmt: skip
     if f.low is None or f.high is None:
         return ""

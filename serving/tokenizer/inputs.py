@@ -46,8 +46,6 @@ class CheckpointDefaults:
                 raise ValueError(f"{field.name} is {shown(value)}, not a number from {low:g} to {high:g}")
 
     def bound(self, bound: Bound) -> float:
-        if bound == "vocab_size":
-            return self.vocab_size
         return self.vocab_size - 1 if bound == "last_token_id" else bound
 
 

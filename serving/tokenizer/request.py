@@ -78,7 +78,7 @@ def _asked_for(inputs: Inputs) -> tuple[str, ...]:
 
 def _sampling(inputs: Inputs, checkpoint: CheckpointDefaults, logprobs: int) -> Sampling:
     settings: dict[str, Any] = {field.name: inputs.value(field) for field in FIELDS if field.sampling}
-    settings["top_k"] = max(0, settings["top_k"])
+    settings["top_k"] = settings["top_k"] if 0 < settings["top_k"] < checkpoint.vocab_size else 0
     guide, ends, allowed = _guide(inputs), _stop_ids(inputs, checkpoint), inputs.integers("allowed_token_ids")
     if settings["guided_decoding_complete"]:
         _check_complete(inputs, guide)

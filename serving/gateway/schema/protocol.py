@@ -140,7 +140,9 @@ class Shared(BaseModel):
     top_p: float | None = note(
         "draws from the most likely tokens of this total probability; default: generation_config.json", openai=True
     )
-    top_k: int | None = note("0 or -1: the whole vocabulary; default: generation_config.json")
+    top_k: int | None = note(
+        "0, -1, or as many as the vocabulary has and more: the whole vocabulary; default: generation_config.json"
+    )
     min_p: float | None = note("drops tokens less likely than this share of the most likely one; needs engine support")
     repetition_penalty: float | None = note(
         "above 1: tokens of prompt and answer become less likely; default: generation_config.json; needs engine support"

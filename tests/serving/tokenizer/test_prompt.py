@@ -172,9 +172,11 @@ def test_end_tokens(values: dict[str, Any], expected: tuple[int, ...], builder: 
     assert encode(builder, text_input="Hi", **values).job.sampling.stop_token_ids == expected
 
 
-def test_top_p_zero_and_top_k_minus_one(builder: PromptBuilder) -> None:
+def test_top_p_zero_and_top_k_without_effect(builder: PromptBuilder) -> None:
+    """vLLM takes any ``top_k``: clients written for one vocabulary send theirs to the next."""
     assert encode(builder, text_input="Hi", top_p=0.0).job.sampling.temperature == 0
-    assert encode(builder, text_input="Hi", top_k=-1).job.sampling.top_k == 0
+    for top_k, kept in ((-1, 0), (152_063, 152_063), (152_064, 0), (2**31 - 1, 0)):
+        assert encode(builder, text_input="Hi", top_k=top_k).job.sampling.top_k == kept
 
 
 def test_nvidias_names_mean_the_same(builder: PromptBuilder) -> None:
