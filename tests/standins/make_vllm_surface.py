@@ -12,6 +12,7 @@ from pathlib import Path
 
 NAMES = {
     "vllm.config.structured_outputs": ["StructuredOutputsConfig"],
+    "vllm.distributed.device_communicators.shm_broadcast": ["SpinCondition"],
     "vllm.engine.arg_utils": ["AsyncEngineArgs", "EngineArgs"],
     "vllm.exceptions": ["VLLMValidationError"],
     "vllm.inputs.engine": ["tokens_input"],

@@ -39,20 +39,24 @@ def start() -> bool:
     return True
 
 
-def use() -> None:
-    """Let vLLM start its engine core through the server."""
+def use(prepare: Callable[[], None]) -> None:
+    """Let vLLM start its engine core through the server. ``prepare`` is called there first."""
     from vllm.v1.engine import utils
 
+    CoreProcess.prepare = staticmethod(prepare)
     utils.get_mp_context = CoreContext
 
 
 class CoreProcess(context.ForkServerProcess):
     """A process with this process's environment; the server's dates from its own start."""
 
+    prepare: Callable[[], None] | None = None
+
     def __init__(
         self, *, target: Callable[..., object], name: str, kwargs: Mapping[str, Any], args: Sequence[Any] = ()
     ) -> None:
-        super().__init__(target=_run, name=name, args=(os.getpid(), dict(os.environ), target, args, dict(kwargs)))
+        given = (os.getpid(), dict(os.environ), self.prepare, target, args, dict(kwargs))
+        super().__init__(target=_run, name=name, args=given)
 
 
 class CoreContext(context.ForkServerContext):
@@ -60,11 +64,18 @@ class CoreContext(context.ForkServerContext):
 
 
 def _run(
-    owner: int, environment: dict[str, str], target: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]
+    owner: int,
+    environment: dict[str, str],
+    prepare: Callable[[], None] | None,
+    target: Callable[..., object],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
     _leave_with(owner)
+    if prepare:
+        prepare()
     target(*args, **kwargs)
 
 

@@ -30,6 +30,10 @@ MULTICAST_ASSUMED = ((0, 25), (0, 28))
 # In earlier releases, threads of the V2 runner's kernel overwrote logits that other threads had yet to save, so tokens
 # outside the list came (https://github.com/vllm-project/vllm/pull/46245; 0.25.0's wheel has the barriers).
 ALLOWED_IDS_HOLD = (0, 25)
+# A reader of vLLM's shared-memory queue that pauses less than a second never looks at the socket that would wake it, so
+# libzmq keeps 42 bytes for each message until somebody does: under load, engine core and model runner grew by 7 KiB/s
+# each. From 0.33 on vLLM looks every two seconds (vllm/distributed/device_communicators/shm_broadcast.py).
+WAKE_UPS_BOUNDED = (0, 33)
 # Releases into whose GPU worker our sampler, attention and FP8 GEMMs fit. These replace methods of vLLM's, and 0.28
 # gave the sampler other parameters. Run on GPUs with 0.26; the sampler's choices were compared with those of 0.24.0
 # and 0.27.1 in Triton's interpreter.
@@ -92,6 +96,24 @@ def own_kernels(release: tuple[int, ...]) -> dict[str, Any]:
     if not first <= release[:2] < changed or not current_platform.is_cuda():
         return {}
     return {"worker_cls": OWN_WORKER, "additional_config": {"worker": OWN_WORKER}}
+
+
+def bound_wake_ups() -> None:
+    """In this process and those that it forks, each message read from vLLM's queues takes its wake-up with it."""
+    import vllm
+
+    if version_tuple(vllm.__version__)[:2] >= WAKE_UPS_BOUNDED:
+        return
+    import zmq
+    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+
+    record_read = SpinCondition.record_read
+
+    def record_read_(self: Any) -> None:
+        record_read(self)
+        self.local_notify_socket.getsockopt(zmq.EVENTS)  # libzmq works off what it has kept
+
+    SpinCondition.record_read = record_read_
 
 
 def processes() -> dict[str, Any]:

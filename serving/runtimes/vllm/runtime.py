@@ -67,7 +67,7 @@ def create(engine: EngineInfo, options: RuntimeOptions, on_step: OnStep, on_deat
     from serving.runtimes.vllm.core import Core
 
     if forks:
-        fork_server.use()
+        fork_server.use(releases.bound_wake_ups)
     return VllmRuntime(Core(engine, options), engine, options, on_step, on_death)
 
 

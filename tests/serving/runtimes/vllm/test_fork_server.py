@@ -17,9 +17,14 @@ from serving.runtimes.vllm import fork_server
 from tests.waiting import until
 
 
+def prepare() -> None:
+    os.environ["PREPARED"] = f"after {os.environ['SET_LATER']}"
+
+
 def core(out: str, was_imported: str) -> None:
     modules = was_imported in sys.modules  # before anything here could import it
-    Path(out).write_text(f"{os.environ.get('SET_LATER')} {os.environ.get('GONE')} {modules}")
+    seen = [os.environ.get(name) for name in ("SET_LATER", "GONE", "PREPARED")]
+    Path(out).write_text(f"{seen} {modules}")
 
 
 def test_not_where_the_user_chose_vllms_own_way(monkeypatch):
@@ -43,7 +48,8 @@ def test_the_core_is_forked_with_the_environment_of_the_moment(monkeypatch, tmp_
         "vllm.v1.engine": package,
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
-    fork_server.use()
+    monkeypatch.setattr(fork_server.CoreProcess, "prepare", None)
+    fork_server.use(prepare)
     out = tmp_path / "seen"
     process = utils.get_mp_context().Process(
         target=core, name="EngineCore", kwargs={"out": str(out), "was_imported": "colorsys"}
@@ -51,7 +57,7 @@ def test_the_core_is_forked_with_the_environment_of_the_moment(monkeypatch, tmp_
     process.start()
     process.join(60)
     assert process.exitcode == 0 and process.pid != os.getpid()
-    assert out.read_text() == "yes None True"
+    assert out.read_text() == "['yes', None, 'after yes'] True"
 
 
 def test_a_core_that_dies_is_seen(monkeypatch):

@@ -102,6 +102,11 @@ def test_finish_reasons_are_in_vllms_order(names):
     ]  # fmt: skip
 
 
+def test_the_sockets_that_wake_a_reader_of_vllms_queues(names):
+    condition = names["vllm.distributed.device_communicators.shm_broadcast.SpinCondition"]
+    assert condition["methods"]["record_read"] == ["self"] and "local_notify_socket" in condition["attributes"]
+
+
 OWN = [
     version for version in SURFACES if releases.OWN_KERNELS[0] <= version_tuple(version)[:2] < releases.OWN_KERNELS[1]
 ]
