@@ -46,9 +46,6 @@ _SAME = tuple(
 
 def chat(request: ChatRequest) -> GenerationPlan:
     options, renamed = _common(request)
-    most = request.max_completion_tokens
-    if most is not None and (request.max_tokens is None or most < request.max_tokens):  # both are limits: both hold
-        options, renamed["max_tokens"] = replace(options, max_tokens=most), "max_completion_tokens"
     if request.top_logprobs and not request.logprobs:
         raise bad_request("top_logprobs", f"{request.top_logprobs} needs logprobs: true; set both or neither")
     options = replace(
@@ -145,6 +142,9 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
     renamed = {f.name: f.api_name for f in FIELDS if f.api and f.api_name != f.name} | {
         "guided_decoding_guide_type": source, "guided_decoding_guide": source, "text_input": "messages",
     }  # fmt: skip
+    most = request.max_completion_tokens
+    if most is not None and (request.max_tokens is None or most < request.max_tokens):  # both are limits: both hold
+        options, renamed["max_tokens"] = replace(options, max_tokens=most), "max_completion_tokens"
     return options, renamed
 
 

@@ -214,6 +214,9 @@ class Common(Shared):
     )
     truncation_side: Literal["left", "right"] | None = note("`left`: its last tokens are kept; `right`: its first")
     # common fields: end
+    max_completion_tokens: int | None = note(
+        "the newer name of `max_tokens`; of both the smaller one holds", openai=True
+    )
     prompt_logprobs: int | None = note(
         "0 to 20 alternatives for each token of the prompt; not in streams; needs engine support"
     )
@@ -245,9 +248,6 @@ class ChatRequest(Common):
         description="text only; images and audio are refused",
         json_schema_extra={"x-openai": True, "x-vllm": True},
     )
-    max_completion_tokens: int | None = note(
-        "the newer name of `max_tokens`; of both the smaller one holds", openai=True
-    )
     tools: list[Tool] | None = note(
         "Hermes format of Qwen2.5; calls obey their schemas where the engine has grammars", openai=True
     )
@@ -277,7 +277,6 @@ class CompletionRequest(Common):
     others: ClassVar[dict[str, Fixed]] = {
         "messages": Fixed((), False, False, "here it is called prompt; /v1/chat/completions takes messages"),
         "input": Fixed((), False, False, "here it is called prompt"),
-        "max_completion_tokens": Fixed((), False, False, "here it is called max_tokens"),
     }
 
     prompt: str | Quick[str] | Quick[int] | Quick[Quick[int]] = Field(

@@ -75,6 +75,8 @@ def test_both_limits_hold(sdk: openai.OpenAI, limits: tuple[int, int]) -> None:
     old, new = limits
     answer = sdk.chat.completions.create(model="qwen", messages=user("x"), max_tokens=old, max_completion_tokens=new)
     assert answer.choices[0].message.content == "w0 w1 w2"
+    text = sdk.completions.create(model="qwen", prompt="x", max_tokens=old, extra_body={"max_completion_tokens": new})
+    assert text.choices[0].text == "w0 w1 w2", "GuideLLM up to 0.2 sends both names to both endpoints"
 
 
 def test_n_and_seed(sdk: openai.OpenAI, fake: FakeTriton) -> None:
