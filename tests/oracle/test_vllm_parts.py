@@ -34,6 +34,11 @@ def test_decode_attention_is_attention():
     assert printed("decode_attention_reference", TRITON_INTERPRET="1") == {"batches": 9, "differing": []}
 
 
+def test_keys_and_values_are_written_where_vllms_operator_writes_them():
+    seen = printed("cache_write_reference", TRITON_INTERPRET="1")
+    assert seen == {"caches": 4, "differing": [], "left": ["fp8_e4m3"]}
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="needs vLLM 0.26 (make setup-vllm)")
 def test_our_scheduler_is_vllms():
     seen = printed("scheduler_reference", VLLM_USE_V2_MODEL_RUNNER="0")

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 NAMES = {
+    "vllm._custom_ops": ["reshape_and_cache_flash"],
     "vllm.config.structured_outputs": ["StructuredOutputsConfig"],
     "vllm.distributed.device_communicators.shm_broadcast": ["SpinCondition"],
     "vllm.engine.arg_utils": ["AsyncEngineArgs", "EngineArgs"],

@@ -1,4 +1,4 @@
-"""vLLM's GPU worker with our sampler, decode attention and FP8 GEMMs (``releases.own_kernels`` says when)."""
+"""vLLM's GPU worker with our sampler, attention, writes to the cache and FP8 GEMMs (``releases.own_kernels``)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm.v1.worker.gpu_worker import Worker as VllmWorker
 
-from serving.runtimes.vllm import attention, fp8_gemm, sampler
+from serving.runtimes.vllm import attention, cache_write, fp8_gemm, sampler
 
 TRITON_CACHE = "TRITON_CACHE_DIR"
 
@@ -18,6 +18,7 @@ class Worker(VllmWorker):  # type: ignore[misc]
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         self._triton_cache = os.environ.get(TRITON_CACHE)
         fp8_gemm.install()
+        cache_write.install()
         super().load_model(*args, **kwargs)
         model = self.get_model()
         sampler.install(self.model_runner)

@@ -120,6 +120,8 @@ def test_what_our_worker_puts_its_own_in_the_place_of(version):
     sampler = names["vllm.v1.worker.gpu.sample.sampler.Sampler"]
     cutlass = names["vllm.model_executor.kernels.linear.scaled_mm.cutlass.CutlassFP8ScaledMMLinearKernel"]
     assert parameters("sampler", "sample") == sampler["methods"]["sample"]
+    operator = names["vllm._custom_ops.reshape_and_cache_flash"]
+    assert parameters("cache_write", "reshape_and_cache_flash") == operator["parameters"]
     assert parameters("fp8_gemm", "apply_scaled_mm") == cutlass["methods"]["apply_scaled_mm"]
     worker = names["vllm.v1.worker.gpu_worker.Worker"]["methods"]
     assert "load_model" in worker and worker["compile_or_warm_up_model"] == ["self"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 CACHE = "TRITON_CACHE_DIR"
+PARTS = ("attention", "cache_write", "fp8_gemm", "sampler")
 
 
 class VllmWorker:
@@ -38,14 +39,18 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("vllm", "vllm.v1", "vllm.v1.worker"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, gpu_worker.__name__, gpu_worker)
-    done = SimpleNamespace(install=lambda *_: None, unwrap_lm_head=lambda *_: None, autotune=lambda *_: None)
     from serving.runtimes import vllm
 
-    for part in ("attention", "fp8_gemm", "sampler"):
+    installed: list[str] = []
+    for part in PARTS:
+        done = SimpleNamespace(unwrap_lm_head=lambda *_: None, autotune=lambda *_: None)
+        done.install = lambda *_, part=part: installed.append(part)
         monkeypatch.setitem(sys.modules, f"{vllm.__name__}.{part}", done)
         monkeypatch.setattr(vllm, part, done, raising=False)
     monkeypatch.delitem(sys.modules, f"{vllm.__name__}.worker", raising=False)
-    yield importlib.import_module(f"{vllm.__name__}.worker").Worker()
+    made = importlib.import_module(f"{vllm.__name__}.worker").Worker()
+    made.installed = installed
+    yield made
     sys.modules.pop(f"{vllm.__name__}.worker", None)
 
 
@@ -59,3 +64,8 @@ def test_kernels_are_kept_where_every_start_looks_for_them(
     worker.load_model()
     assert worker.compile_or_warm_up_model() == "times"
     assert worker.warmed_up_with == users
+
+
+def test_every_part_is_installed(worker: Any) -> None:
+    worker.load_model()
+    assert sorted(worker.installed) == list(PARTS)
