@@ -9,6 +9,7 @@ from contract.errors import InvalidRequest, shown, shown_json
 from serving.json_repair import repaired
 
 ROLES = ("system", "user", "assistant", "tool")
+PARTED = "\n"  # between the text parts of a message, as in vLLM and trtllm-serve: the same request is the same prompt
 
 
 def json_list(name: str, text: str) -> list[Any]:
@@ -47,7 +48,7 @@ def _content(where: str, raw: dict[str, Any], optional: bool) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
-        return "".join(part["text"] for part in content)
+        return PARTED.join(part["text"] for part in content)
     problem = f"{where} has {_what(raw, 'content')}; send a string (it may be empty) or a list of text parts"
     raise InvalidRequest("messages", problem)
 

@@ -34,6 +34,7 @@ from serving.gateway.schema.protocol import (
     StreamOptions,
     Tool,
 )
+from serving.tokenizer.messages import PARTED
 
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; chat answers end by themselves
 # Fields of the table that are passed on unchanged; those of ``_CONVERTED`` change their form below.
@@ -197,7 +198,7 @@ def _joined(at: int, parts: list[Part]) -> str:
     if None in texts:
         missing = texts.index(None)
         raise bad_request(f"messages[{at}].content[{missing}].{parts[missing].type}", "missing; it is required")
-    return "".join(text for text in texts if text is not None)
+    return PARTED.join(text for text in texts if text is not None)
 
 
 def _tools(request: ChatRequest, options: Options) -> tuple[Options, Callable[[], ToolParser] | None, str]:

@@ -22,6 +22,7 @@ from serving.gateway.schema.protocol import (
     Tool,
     note,
 )
+from serving.tokenizer.messages import PARTED
 
 _LOOSE = ConfigDict(strict=True, extra="ignore")  # cache_control, citations … change no answer
 
@@ -59,7 +60,7 @@ class Document(BaseModel):
     @property
     def text(self) -> str:
         parts = (self.title, self.context, self.source.data, _joined(self.source.content))
-        return "\n\n".join(part for part in parts if part) + "\n\n"
+        return "\n\n".join(part for part in parts if part) + "\n"
 
 
 class ToolUse(BaseModel):
@@ -234,7 +235,7 @@ def _messages(at: int, turn: ChatTurn) -> list[Message]:
     """The results of tools first, then what the user says about them."""
     if isinstance(turn.content, str):
         return [Message(role=turn.role, content=turn.content)]
-    text = "".join(block.text for block in turn.content if isinstance(block, TextBlock | Document))
+    text = PARTED.join(block.text for block in turn.content if isinstance(block, TextBlock | Document))
     calls = [_call(block) for block in turn.content if isinstance(block, ToolUse)]
     results = [block for block in turn.content if isinstance(block, ToolResult)]
     if (calls and turn.role != "assistant") or (results and turn.role != "user"):
@@ -259,7 +260,7 @@ def _system(content: str | list[TextBlock]) -> str:
 
 
 def _joined(content: str | list[TextBlock]) -> str:
-    return content if isinstance(content, str) else "\n".join(block.text for block in content)
+    return content if isinstance(content, str) else PARTED.join(block.text for block in content)
 
 
 def _call(block: ToolUse) -> JsonObject:

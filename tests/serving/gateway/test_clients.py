@@ -242,3 +242,15 @@ def test_structural_tags_reach_the_engine_from_each_place(web: httpx.Client, fak
     for sent in fake.requests:
         assert sent["guided_decoding_guide_type"] == "structural_tag" and "guided_decoding_optional" not in sent
         assert json.loads(sent["guided_decoding_guide"]) == tag
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "field"),
+    [(CHAT, "text", "messages"), ("/v1/responses", "input_text", "input"), ("/v1/messages", "text", "messages")],
+)
+def test_parts_of_a_message_are_lines(web: httpx.Client, fake: FakeTriton, path: str, kind: str, field: str) -> None:
+    """As in vLLM and trtllm-serve; agents send an instruction and a file as two parts."""
+    parts = [{"type": kind, "text": "SAY a"}, {"type": kind, "text": "b"}]
+    body = {field: [{"role": "user", "content": parts}], **({"max_tokens": 9} if "/messages" in path else {})}
+    assert web.post(path, json=body).status_code == 200
+    assert json.loads(fake.requests[0]["messages"])[-1]["content"] == "SAY a\nb"

@@ -42,7 +42,7 @@ def test_all_prompts_of_a_request_are_freed(web: httpx.Client, fake: FakeTriton)
         until(lambda: len(fake.live) == 3)  # the first line may come before the last prompt has arrived
     fake.wait_free()
     bad = {"prompt": ["x", "ERR invalid_request text_input: too long", "y"], "max_tokens": 1000}
-    assert web.post("/v1/completions", json=bad).json()["error"]["param"] == "prompt"
+    assert web.post("/v1/completions", json=bad).json()["error"]["param"] == "prompt[1]"
     fake.wait_free()
 
 

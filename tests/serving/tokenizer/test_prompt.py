@@ -56,8 +56,9 @@ def test_the_callers_system_prompt(role: str, builder: PromptBuilder, tokenizer:
 
 
 def test_content_parts_are_joined(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
-    parts = [{"type": "text", "text": "Hello, "}, {"type": "text", "text": "world"}]
-    whole = rendered(builder, tokenizer, [{"role": "user", "content": "Hello, world"}])
+    """By lines, as in vLLM and trtllm-serve: words of two parts would run together."""
+    parts = [{"type": "text", "text": "Hello,"}, {"type": "text", "text": "world"}]
+    whole = rendered(builder, tokenizer, [{"role": "user", "content": "Hello,\nworld"}])
     assert rendered(builder, tokenizer, [{"role": "user", "content": parts}]) == whole
 
 
