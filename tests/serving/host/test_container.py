@@ -47,7 +47,7 @@ def test_another_host_must_be_asked_for_and_the_gateway_may_be_left_out():
 def test_the_image_has_every_package_that_is_imported_there():
     """What the container runs imports only the standard library, the image's own packages and those added to it."""
     in_image = {"numpy", "torch", "transformers", "tensorrt_llm", "modelopt", "triton_python_backend_utils", "tomli"}
-    other_runtimes = {"openvino", "vllm", "triton", "llguidance", "llmcompressor", "datasets", "uvloop", "gguf"}
+    other_runtimes = {"openvino", "vllm", "triton", "zmq", "llguidance", "llmcompressor", "datasets", "uvloop", "gguf"}
     optional = {"opentelemetry"}  # looked for before it is imported (serving/tracing.py)
     added = {name.split("[")[0] for name in container.PACKAGES}
     added |= {"grpc", "httptools"}  # of tritonclient[grpc] and uvicorn[standard]
