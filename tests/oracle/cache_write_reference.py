@@ -1,7 +1,8 @@
 """``cache_write.write``, through vLLM's operator's name, against the same written plainly.
 
 ``python -m tests.oracle.cache_write_reference``: on a GPU as it is, on a CPU with TRITON_INTERPRET=1.
-Prints as JSON how many caches were compared, which differ, and the types that were left to the operator.
+Prints as JSON how many caches were compared, which differ, the types that were left to the operator, and whether it
+stayed when ``write`` failed and when it wrote to other places.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from serving.runtimes.vllm import cache_write
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 left: list[str] = []
+write = cache_write.write
 
 
 def stand_in() -> None:
@@ -65,12 +67,29 @@ def caches() -> Iterator[tuple[str, bool]]:
         yield name, torch.equal(key_cache, wanted[0]) and torch.equal(value_cache, wanted[1])
 
 
+def no_compiler(*tensors: torch.Tensor) -> None:
+    raise RuntimeError("no ptxas")
+
+
+def write_to_the_first_block(*tensors: torch.Tensor) -> None:
+    *given, slots = tensors
+    write(*given, slots.clamp(max=3))
+
+
 def main() -> None:
     stand_in()
-    cache_write.install()
+    operator = torch.ops._C_cache_ops.reshape_and_cache_flash
+    kept = []
+    for cannot in (no_compiler, write_to_the_first_block):
+        cache_write.write = cannot
+        cache_write.install(DEVICE)
+        kept.append(torch.ops._C_cache_ops.reshape_and_cache_flash is operator)
+    cache_write.write = write
+    cache_write.install(DEVICE)
     compared = list(caches())
     differing = [name for name, equal in compared if not equal]
-    print(json.dumps({"caches": len(compared), "differing": differing, "left": sorted(set(left))}))
+    seen = {"caches": len(compared), "differing": differing, "left": sorted(set(left)), "kept": kept}
+    print(json.dumps(seen))
 
 
 if __name__ == "__main__":

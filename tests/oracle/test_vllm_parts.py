@@ -36,7 +36,7 @@ def test_decode_attention_is_attention():
 
 def test_keys_and_values_are_written_where_vllms_operator_writes_them():
     seen = printed("cache_write_reference", TRITON_INTERPRET="1")
-    assert seen == {"caches": 4, "differing": [], "left": ["fp8_e4m3"]}
+    assert seen == {"caches": 4, "differing": [], "left": ["fp8_e4m3"], "kept": [True, True]}
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="needs vLLM 0.26 (make setup-vllm)")
