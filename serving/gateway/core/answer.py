@@ -133,7 +133,8 @@ class Answer:
         """What the engine is asked for one of the prompts."""
         options = self.plan.options
         tokens = prompt_estimate(self.plan.prompts[prompt])
-        return Work(self._tenant, options.n, tokens, options.max_tokens or 0, self.plan.in_pieces)
+        most, priority = options.max_tokens or 0, options.priority or 0
+        return Work(self._tenant, options.n, tokens, most, self.plan.in_pieces, priority)
 
     async def _call(self, prompt: int) -> None:
         if self._stopped:

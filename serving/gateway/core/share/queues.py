@@ -7,7 +7,7 @@ from collections import deque
 from serving.gateway.core.share.table import ShareTable
 from serving.gateway.core.share.turn import EngineTurn
 
-Rank = tuple[float, float]  # the smallest is next: tokens given to the tenant, and since when its first call waits
+Rank = tuple[float, float]  # the smallest is next: tokens given to the tenant, and the order of its first call
 
 
 class TenantQueues:
@@ -27,11 +27,15 @@ class TenantQueues:
         return set(self._queues)
 
     def rank(self, tenant: int) -> Rank:
-        return self._table.rank(tenant), self._queues[tenant][0].since
+        return self._table.rank(tenant), self._queues[tenant][0].order
 
     def add(self, turn: EngineTurn) -> None:
         tenant = turn.work.tenant
-        self._queues.setdefault(tenant, deque()).append(turn)
+        queue = self._queues.setdefault(tenant, deque())
+        at = len(queue)
+        while at and queue[at - 1].order > turn.order:
+            at -= 1
+        queue.insert(at, turn)
         self.moved(tenant)
 
     def moved(self, tenant: int) -> None:

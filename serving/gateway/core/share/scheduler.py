@@ -99,7 +99,7 @@ class FairScheduler:
             while turn := self._next(now):
                 self._begin(turn, now)
             head = self._short.first()
-            table.publish(head.work.tenant if head else 0, head.since if head else 0.0, now)
+            table.publish(head.work.tenant if head else 0, head.order if head else 0.0, now)
         self._is_published = bool(self.waiting_here)
         if self._is_published and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
@@ -124,7 +124,7 @@ class FairScheduler:
     def _is_first(self, turn: EngineTurn, now: float) -> bool:
         """No other worker has a request that comes before this one. Workers publish short prompts only."""
         own, rank = self._queues_of(turn).rank(turn.work.tenant), self._table.rank
-        return turn.is_long or all((rank(other), since) >= own for other, since in self._table.heads(now))
+        return turn.is_long or all((rank(other), order) >= own for other, order in self._table.heads(now))
 
     def _from_reserve(self, capacity: Capacity, now: float) -> EngineTurn | None:
         table, tenants = self._table, self._short.tenants | self._long.tenants

@@ -21,7 +21,7 @@ FRESH_SECONDS = 0.1  # a worker that has not looked for this long is not waited 
 RECENT_SECONDS = 60.0  # a tenant counts as present for this long after its last request
 _VIRTUAL, _LAST, _LAST_AT, _OTHER, _OTHER_AT = range(5)
 _HEADER = 8
-_PID, _FLIGHT, _WAITING, _HEAD, _SINCE, _LOOKED, _UNREAD, _UNREAD_LONG, _LONG = range(9)
+_PID, _FLIGHT, _WAITING, _HEAD, _ORDER, _LOOKED, _UNREAD, _UNREAD_LONG, _LONG = range(9)
 _ROW_HEADER = 16
 # after the row's header: four parts with one entry per tenant
 _OF_WAITING, _OF_FLIGHT, _OF_PROMPTS, _OF_PLEDGED = (_ROW_HEADER + part * TENANTS for part in range(4))
@@ -144,18 +144,18 @@ class ShareTable:
         return not any(who != tenant and at and now - at < RECENT_SECONDS for who, at in seen)
 
     # order among workers
-    def publish(self, tenant: int, since: float, now: float) -> None:
-        """The tenant this worker would serve next, and since when its first request waits (0: none waits)."""
+    def publish(self, tenant: int, order: float, now: float) -> None:
+        """The tenant this worker would serve next, and the order of its first request (0: none waits)."""
         at = self._own
-        self._words[at + _HEAD], self._words[at + _SINCE], self._words[at + _LOOKED] = tenant, since, now
+        self._words[at + _HEAD], self._words[at + _ORDER], self._words[at + _LOOKED] = tenant, order, now
 
     def heads(self, now: float) -> list[tuple[int, float]]:
-        """What other workers would serve next: tenant, and since when it waits."""
+        """What other workers would serve next: tenant, and the order of its first request."""
         words = self._words
         return [
-            (int(words[at + _HEAD]), words[at + _SINCE])
+            (int(words[at + _HEAD]), words[at + _ORDER])
             for at in self._starts
-            if at != self._own and words[at + _SINCE] and now - words[at + _LOOKED] < FRESH_SECONDS
+            if at != self._own and words[at + _ORDER] and now - words[at + _LOOKED] < FRESH_SECONDS
         ]
 
 

@@ -28,6 +28,10 @@ class Work:
     prompt: int
     most: int = 0
     streams: bool = True
+    priority: int = 0  # higher goes sooner
+
+
+LEAD_SECONDS = 1e6  # by which a request seems to have waited longer for each level of its priority
 
 
 class EngineTurn:
@@ -39,16 +43,17 @@ class EngineTurn:
         "_unread",
         "began",
         "is_long",
+        "order",
         "pledged",
         "prefill_ahead",
         "read",
-        "since",
         "work",
     )
 
     def __init__(self, scheduler: TurnOwner, work: Work, now: float, *, is_long: bool) -> None:
         """``is_long``: its prompt would keep the engine from reading others."""
-        self.work, self.since, self.is_long = work, now, is_long
+        self.work, self.is_long = work, is_long
+        self.order = now - work.priority * LEAD_SECONDS  # of one tenant's calls, the smallest goes first
         self.began = 0.0  # monotonic seconds; 0: it still waits
         self.read = 0.0  # when its first token came
         self.prefill_ahead = self._unread = 0

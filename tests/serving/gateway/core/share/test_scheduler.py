@@ -51,6 +51,18 @@ async def test_nobody_waits_for_an_engine_that_does_not_say_how_much_it_takes() 
     assert began(ask(unknown, A, 500)) == 500
 
 
+async def test_of_one_tenants_requests_those_of_higher_priority_go_first(one: FairScheduler) -> None:
+    """In this worker and among all; over HTTP the engine hardly ever has a queue that it could sort."""
+    running = ask(one, A, 6)
+    waiting = [one.ask(Work(A, 1, 10, 100, priority=priority)) for priority in (0, -3, 5, 0, 1000, -1000, 5)]
+    order = []
+    for _ in waiting:
+        running.pop(0).leave(50)
+        order += [turn for turn in waiting if turn.began and turn not in order]
+        running += order[-1:]
+    assert [waiting.index(turn) for turn in order] == [4, 2, 6, 0, 3, 1, 5]
+
+
 async def test_a_flood_does_not_come_before_a_single_request(one: FairScheduler) -> None:
     flood = ask(one, A, 500)
     assert began(flood) == 6 and one.waiting == 494
