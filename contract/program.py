@@ -1,4 +1,4 @@
-"""What every program imports first. While it still imports, Ctrl-C and a missing package end it without a traceback.
+"""What every program imports first: Ctrl-C ends none with a traceback, nor does a missing package.
 
 Ctrl-C: until the program installs a SIGINT handler of its own. Imported by any other module, or by a user's program,
 this does nothing. Python itself takes a tenth of a second to get here, and a Ctrl-C in it would be a traceback all the
@@ -19,7 +19,12 @@ _package = sys.orig_argv[sys.orig_argv.index("-m") + 1] if sys.argv[:1] == ["-m"
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """One line for a program of a checkout that was started without, or before, the packages set up for it."""
+    """One line for a Ctrl-C that a program leaves to Python once it has cleaned up, and for one of a checkout that was
+    started without, or before, the packages set up for it."""
+    if issubclass(kind, KeyboardInterrupt):
+        name = sys.orig_argv[sys.orig_argv.index("-m") + 1] if "-m" in sys.orig_argv else Path(sys.argv[0]).name
+        sys.stderr.write(f"{name}: interrupted\n")
+        raise SystemExit(130)
     root = Path(__file__).resolve().parents[1]
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if not package or (root / package).exists() or not (root / "Makefile").exists() or "-m" not in sys.orig_argv:

@@ -46,6 +46,23 @@ def test_a_program_without_its_packages_says_so_in_a_line(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("command", [("program.py",), ("-m", "program")])
+def test_a_ctrl_c_that_a_program_does_not_catch_is_a_line(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """After its own `finally`, as of the benchmarks, which stop their servers there."""
+    (tmp_path / "program.py").write_text(
+        "import contract.program\ntry:\n    raise KeyboardInterrupt\nfinally:\n    print('cleaned up')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "cleaned up\n", f"{command[-1]}: interrupted\n")
+
+
 def test_a_fault_of_a_program_keeps_its_traceback(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("import contract.program\nimport client.no_such_module\n")
     command = [sys.executable, "-m", "program"]
