@@ -222,7 +222,17 @@ SLOW_TO_LOAD = sorted(
 )
 
 
-@pytest.mark.parametrize("name", [*SLOW_TO_LOAD, "serving.launch.bootstrap"])
+IN_DOCS = sorted(
+    {
+        name
+        for page in (ROOT / "docs").glob("*.md")
+        for name in re.findall(r"-m (loadtest(?:\.[a-z_]+)+)", page.read_text(encoding="utf-8"))
+    }
+    - set(SLOW_TO_LOAD)
+)
+
+
+@pytest.mark.parametrize("name", [*SLOW_TO_LOAD, *IN_DOCS, "serving.launch.bootstrap"])
 def test_ctrl_c_while_a_program_loads_is_no_traceback(name: str) -> None:
     """Before it imports anything of ours or of others, SIGINT has its default again, or waits."""
     path = ROOT / name.replace(".", "/")

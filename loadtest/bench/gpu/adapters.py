@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contract.program
+
 import json
 from collections.abc import Iterator
 from pathlib import Path

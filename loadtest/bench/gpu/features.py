@@ -9,6 +9,8 @@ answers of every field are written to ``--out``; ``--against`` counts how many e
 
 from __future__ import annotations
 
+import contract.program
+
 import argparse
 import collections
 import itertools

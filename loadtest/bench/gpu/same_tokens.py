@@ -8,6 +8,8 @@ bits, and where the two likeliest tokens are closer than that, greedy decoding t
 
 from __future__ import annotations
 
+import contract.program
+
 import asyncio
 import json
 import statistics

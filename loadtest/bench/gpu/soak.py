@@ -6,6 +6,8 @@ Exit 1 when a good request failed, a bad one was accepted, or streams, slots or 
 
 from __future__ import annotations
 
+import contract.program
+
 import argparse
 import asyncio
 import json

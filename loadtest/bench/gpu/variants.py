@@ -10,6 +10,8 @@ with a repetition penalty) is text that does not repeat.
 
 from __future__ import annotations
 
+import contract.program
+
 import argparse
 import dataclasses
 import json

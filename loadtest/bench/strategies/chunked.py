@@ -8,6 +8,8 @@ the long prompt. The engine runs in this process, because the server offers no o
 
 from __future__ import annotations
 
+import contract.program
+
 import json
 import time
 from pathlib import Path

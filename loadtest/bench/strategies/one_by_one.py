@@ -8,6 +8,8 @@ and the wait of each of eight users who sent their requests at the same time.
 
 from __future__ import annotations
 
+import contract.program
+
 import argparse
 import json
 import time

@@ -7,6 +7,8 @@ Prints one JSON line with the median of three. Eager attention writes heads × p
 
 from __future__ import annotations
 
+import contract.program
+
 import json
 import statistics
 import time
