@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from contract.handover import ctrl_c_waits
 from contract.paths import ROOT
 from loadtest import prometheus
 from loadtest.errors import LoadtestError
@@ -94,8 +95,11 @@ class BenchProcess:
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else "it printed nothing"
 
+    @ctrl_c_waits()
     def stop(self) -> None:
-        """``stop_signal``, then SIGKILL after ``STOP_S``; the same for what it started. Safe to call twice."""
+        """``stop_signal``, then SIGKILL after ``STOP_S``; the same for what it started. Safe to call twice.
+
+        A Ctrl-C waits until it is over: a second one would leave what the first one was to stop."""
         if self.popen is None:
             return
         children = self.processes()[1:]

@@ -93,3 +93,17 @@ def test_one_that_does_not_start_says_why_in_one_line(code: str, says: str, tmp_
 def test_memory_is_in_mib() -> None:
     (size,) = memory_mib([psutil.Process(os.getpid())]).values()
     assert size == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.2)
+
+
+def test_a_second_ctrl_c_leaves_nothing_running(tmp_path: Path) -> None:
+    """It came while the first one's server was being stopped, which then ran on for ever."""
+
+    class Interrupted(BenchProcess):
+        def processes(self) -> list[psutil.Process]:
+            signal.raise_signal(signal.SIGINT)
+            return super().processes()
+
+    one = Interrupted([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log")
+    with pytest.raises(KeyboardInterrupt), one:
+        raise KeyboardInterrupt
+    assert one.popen is not None and one.popen.returncode == -signal.SIGTERM
