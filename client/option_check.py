@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
-from typing import Any, get_args
+from typing import Any
 
 from client.json_text import dumped
+from client.option_names import in_options
 from client.types import Options, Prompt, is_ids
-from contract import ranges
+from contract import guides, ranges
 from contract.chunks import REPETITION
 from contract.errors import InvalidRequest, shown
 from contract.fields import BY_NAME, BY_OPTION, INT32_MAX, Field
-from contract.sampling import GuideType
 
 _OF_MESSAGES = ("tools", "add_generation_prompt", "continue_final_message", "parse_special")
-_NEEDS = {"guide": "guide_type", "top_logprobs": "logprobs", "prompt_top_logprobs": "prompt_logprobs"}
+_NEEDS = {"top_logprobs": "logprobs", "prompt_top_logprobs": "prompt_logprobs"}
 
 
 def checked(options: Options, prompt: Prompt) -> Options:
@@ -110,11 +110,10 @@ def _check_together(options: Options) -> None:
     for name, needed in _NEEDS.items():
         if getattr(options, name) and not getattr(options, needed):
             raise InvalidRequest(name, f"{shown(getattr(options, name))} needs {needed}; set both or neither")
-    kinds = get_args(GuideType)
-    if options.guide_type and options.guide_type not in kinds:
-        raise InvalidRequest("guide_type", f"{shown(options.guide_type)} is unknown; use one of {', '.join(kinds)}")
-    if options.guide_type not in ("", "json") and not options.guide:
-        raise InvalidRequest("guide", f"missing for guide_type {options.guide_type!r}; send it")
+    try:
+        guides.check(options.guide_type, options.guide)
+    except InvalidRequest as error:
+        raise in_options(error) from None
     if options.truncation_side not in ("left", "right"):
         raise InvalidRequest("truncation_side", f"{shown(options.truncation_side)} is unknown; use left or right")
     if options.guide_complete and not options.guide_type:

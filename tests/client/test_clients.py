@@ -71,7 +71,12 @@ def test_both_transports_refuse_the_same(address: str, options: Options, field: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(guide="a+"), "guide: 'a+' needs guide_type; set both or neither"),
+        (Options(guide="a+"), "guide_type: missing beside guide; send both"),
+        (Options(guide_type="regex"), "guide: missing or empty; regex needs one, so send it"),
+        (
+            Options(guide_type="json", guide="{}"),
+            "guide: '{}' has no effect with guide_type = json, which is any JSON; send guide_type = json_schema",
+        ),
         (Options(top_logprobs=3), "top_logprobs: 3 needs logprobs; set both or neither"),
         (Options(prompt_top_logprobs=3), "prompt_top_logprobs: 3 needs prompt_logprobs; set both or neither"),
         (Options(guide_type="xml", guide="a"), "guide_type: 'xml' is unknown; use one of json, json_schema, regex"),

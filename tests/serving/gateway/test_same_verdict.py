@@ -80,6 +80,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
         *({"prompt_logprobs": True, "prompt_top_logprobs": value} for value in (0, 1, 20, 21, -1, True, "a")),
         *({"guide_type": kind, "guide": "{}"} for kind in get_args(GuideType)),
         {"guide_type": "regex", "guide": "a" * 65_537}, {"guide_type": "regex", "guide": ""},
+        {"guide": "a"}, {"guide_type": "json", "guide": ""},
         {"guide_type": "json_schema", "guide": "["}, {"guide_type": "structural_tag", "guide": "["},
         {"guide_type": "regex", "guide": "a", "guide_optional": True},
         {"guide_type": "json_schema", "guide": "{}", "guide_complete": True, "min_tokens": 2},

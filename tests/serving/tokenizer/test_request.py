@@ -152,7 +152,8 @@ SETTINGS = [
     bad("top_logprobs: 21 is out of range", top_logprobs=21, return_log_probs=True),
     guide("guided_decoding_guide_type: 'xml' is unknown; use one of json, json_schema, regex", "xml", "a"),
     guide("guided_decoding_guide_type: missing beside guided_decoding_guide; send both", "", "a"),
-    guide("guided_decoding_guide: missing for guided_decoding_guide_type 'regex'; send it", "regex", ""),
+    guide("guided_decoding_guide: missing or empty; regex needs one, so send it", "regex", ""),
+    guide("guided_decoding_guide: '{}' has no effect with guided_decoding_guide_type = json", "json", "{}"),
     guide("guided_decoding_guide: not JSON", "json_schema", "{"),
     guide(r"guided_decoding_guide: '\[1\]' is not a JSON schema", "json_schema", "[1]"),
     bad(
