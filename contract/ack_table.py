@@ -5,7 +5,7 @@ One record of four 64-bit words per slot; a running sequence owns one slot:
 
     acked   generation << 32 | seq    the last chunk of this sequence whose text the detokenizer has sent
     stop    generation << 32          a stop string was found: the engine may abort the sequence
-    reader  generation << 32 | n      the detokenizer's process that answers this sequence, or ``CLOSED``
+    reader  generation << 32 | n      the feed whose reader answers this sequence, or ``CLOSED``
     probe   generation << 32 | n      the last probe that came through Triton: the client was still there
 
 Only the detokenizer writes these records, and each word in a single store, so no lock is needed. A word carries the
@@ -67,11 +67,11 @@ class AckTable:
         return self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + STOP] == generation << 32
 
     def read_by(self, slot: int, generation: int, reader: int) -> None:
-        """The detokenizer's process ``reader`` answers this sequence from now on."""
+        """The reader of feed ``reader`` answers this sequence from now on."""
         self._write(slot, READER, generation, reader)
 
     def reader(self, slot: int, generation: int) -> int | None:
-        """Which process answers this sequence; ``None`` before its first chunk has arrived at one, or ``CLOSED``."""
+        """Whose feed's reader answers this sequence; ``None`` before its first chunk has arrived, or ``CLOSED``."""
         owner, reader = divmod(self._words[HEADER_WORDS + WORDS_PER_SLOT * slot + READER], 1 << 32)
         return reader if owner == generation else None
 

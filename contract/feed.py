@@ -1,7 +1,7 @@
 """The feed: how chunks reach the detokenizer once its answer to a sequence is open.
 
 A sequence's first chunk goes through Triton and opens the answer; a Triton round trip for every further one would cost
-more than all else that happens to a token. So each of the detokenizer's processes reads a FIFO in the private run
+more than all else that happens to a token. So each of the detokenizer's sending threads reads a FIFO in the private run
 directory, and the engine step writes frames of INT32 words into it: ``[words that follow, kind, …]``.
 
     CHUNK   a packed chunk (contract/chunks.py)

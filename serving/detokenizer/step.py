@@ -5,7 +5,7 @@ It keeps one state per running sequence. Several threads may call it, never two 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 
@@ -32,10 +32,12 @@ class _State:
 class Detokenizer:
     """Stateful per (slot, generation). A slot's new owner replaces what a vanished client left behind."""
 
-    def __init__(self, token_bytes: TokenBytes, open_ack_table: Callable[[], AckTable], reader: int = 0) -> None:
-        """``reader``: this process's number among the detokenizer's processes."""
+    def __init__(
+        self, token_bytes: TokenBytes, open_ack_table: Callable[[], AckTable], feeds: Sequence[int] = (0,)
+    ) -> None:
+        """``feeds``: the numbers of those that this process reads. A slot's chunks all come through the same one."""
         self._token_bytes = token_bytes
-        self._open_ack_table, self._reader = open_ack_table, reader
+        self._open_ack_table, self._feeds = open_ack_table, feeds
         self._ack_table: AckTable | None = None
         self._states: dict[int, _State] = {}
 
@@ -94,7 +96,7 @@ class Detokenizer:
         before = self.ack_table.owner(chunk.slot)
         if chunk.seq != 1 or not 0 < (chunk.generation - before) % MAX_GENERATION < MAX_GENERATION // 2:
             raise ValueError(f"chunk {chunk.seq} of slot {chunk.slot} is not its next owner's first one")
-        self.ack_table.read_by(chunk.slot, chunk.generation, self._reader)
+        self.ack_table.read_by(chunk.slot, chunk.generation, self._feeds[chunk.slot % len(self._feeds)])
 
     def _replay(self, state: _State, chunk: Chunk) -> None:
         """What the caller has is not sent again, but half a character or half a stop string may be completed."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from contract.authority import bracketed
 from contract.paths import ROOT
 from serving import tracing
+from serving.detokenizer import scale
 from serving.launch.config import Config, LaunchError
 from serving.launch.rundir import plain
 
@@ -83,9 +84,7 @@ def command(config: Config, run_dir: Path, shm_prefix: str) -> list[str]:
 
 
 def _repository(run_dir: Path, cores: int = len(os.sched_getaffinity(0))) -> Path:
-    """The model repository with as many detokenizer processes as ``cores`` can feed: links, and one config of its own.
-
-    On few cores more of them only take CPU time from the gateway, on many a single one is the bottleneck."""
+    """The model repository with as many detokenizer processes as ``cores`` can feed: links, and a config of its own."""
     source, copy = plain(REPOSITORY, run_dir, "source"), run_dir / "model_repository"
     for model in sorted(path.name for path in REPOSITORY.iterdir()):
         (copy / model).mkdir(parents=True, exist_ok=True)
@@ -96,15 +95,12 @@ def _repository(run_dir: Path, cores: int = len(os.sched_getaffinity(0))) -> Pat
     config = copy / DETOKENIZER / CONFIG
     config.unlink()
     config.write_text(
-        re.sub(r"count: \d+", f"count: {processes(cores)}", (REPOSITORY / DETOKENIZER / CONFIG).read_text("utf-8")),
+        re.sub(
+            r"count: \d+", f"count: {scale.processes(cores)}", (REPOSITORY / DETOKENIZER / CONFIG).read_text("utf-8")
+        ),
         encoding="utf-8",
     )
     return copy
-
-
-def processes(cores: int) -> int:
-    """Detokenizer processes for a host of that many cores (docs/decisions.md)."""
-    return max(1, min(4, cores // 2))
 
 
 def _evhtp(host: str) -> str:

@@ -13,6 +13,7 @@ from contract.ack_table import BEAT_SECONDS, AckTable
 from contract.chunks import Chunk
 from contract.errors import ServingError
 from contract.seal import Seal
+from serving.detokenizer import scale
 from serving.detokenizer.answers import Answers
 from serving.detokenizer.step import Detokenizer
 from serving.detokenizer.text import TokenBytes
@@ -23,21 +24,24 @@ log = logging.getLogger(__name__)
 
 
 class DetokenizerStep:
-    """Triton's thread takes first chunks, a thread of its own what the feed brings."""
+    """Triton's thread takes first chunks, threads of its own what the feeds bring."""
 
     def __init__(self, instance: str) -> None:
         """``instance``: Triton's name for it, which ends with its number."""
-        reader = int(instance.rpartition("_")[2])
-        triton_io.start(f"detokenizer-{reader}" if reader else "detokenizer")
+        process = int(instance.rpartition("_")[2])
+        triton_io.start(f"detokenizer-{process}" if process else "detokenizer")
         settings = StepSettings.from_environment()
         self._seal = Seal.of_run(settings.run_dir)
         self._path = settings.ack_table
         table = TokenBytes.load(settings.engine_dir / "tokenizer.json")
-        self._detokenizer = Detokenizer(table, lambda: AckTable(self._path), reader)
+        threads = scale.threads(len(os.sched_getaffinity(0)))
+        feeds = range(process * threads, (process + 1) * threads)
+        self._detokenizer = Detokenizer(table, lambda: AckTable(self._path), feeds)
         self._answers = Answers(self._detokenizer)
-        self._feed = feed.FeedReader(settings.run_dir, reader)
-        threading.Thread(target=self._read, name="feed", daemon=True).start()
-        threading.Thread(target=self._beat, args=(reader,), name="beat", daemon=True).start()
+        for number in feeds:
+            reader = feed.FeedReader(settings.run_dir, number)
+            threading.Thread(target=self._read, args=(reader,), name=f"feed-{number}", daemon=True).start()
+        threading.Thread(target=self._beat, args=(process,), name="beat", daemon=True).start()
 
     def execute(self, requests: list[Any]) -> None:
         """Each request is answered by itself: an error never fails the batch, which holds other people's chunks."""
@@ -50,20 +54,20 @@ class DetokenizerStep:
             else:
                 self._answers.receive(words, reply)
 
-    def _read(self) -> None:
+    def _read(self, reader: feed.FeedReader) -> None:
         try:
             while True:
-                for kind, words in self._feed.frames():
+                for kind, words in reader.frames():
                     self._answers.feed(kind, words)
         except Exception:
             log.exception("the feed broke")
             os._exit(1)  # without it this process would open answers and never go on: the launcher starts anew
 
-    def _beat(self, reader: int) -> None:
+    def _beat(self, process: int) -> None:
         while not self._path.exists():  # made by the engine step, which loads beside this one
             time.sleep(BEAT_SECONDS)
         while True:
-            self._detokenizer.ack_table.beat(reader)
+            self._detokenizer.ack_table.beat(process)
             time.sleep(BEAT_SECONDS)
 
 

@@ -27,7 +27,7 @@ from serving.triton import shared_memory, step_log
 MOST_VALUES = 65_536  # of an input; each field has its own, lower bound, which names what it counts
 MOST_IDS = 4_194_304  # of a prompt; the context is the bound, this only keeps rubbish from being read
 MOST_BYTES = 67_108_864  # of an input of texts; no context holds as much, and a copy of it takes 20 ms
-MOST_REUSED = 8192  # tensors kept; each holds about 300 bytes of shared memory
+MOST_REUSED = 4096  # tensors kept by each thread; each holds about 300 bytes of shared memory
 FINISH_NAMES = [name.encode() for name in FINISH_CODES]
 
 

@@ -74,7 +74,7 @@ class Desk:
 
 @pytest.fixture
 def desk(token_bytes: TokenBytes, tokenizer: Tokenizer, ack_table: AckTable) -> Desk:
-    return Desk(Answers(Detokenizer(token_bytes, lambda: ack_table, READER)), ack_table, tokenizer)
+    return Desk(Answers(Detokenizer(token_bytes, lambda: ack_table, [READER])), ack_table, tokenizer)
 
 
 def test_a_stream_opens_goes_on_and_ends(desk: Desk) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from serving.detokenizer import scale
 from serving.launch import child, triton
 from serving.launch.config import DEFAULT_ENGINE, OPTIONS, SIMULATED_ENGINE, LaunchError, check_ports, parse
 from serving.launch.logs import error_line, last_line, open_private
@@ -266,11 +267,6 @@ def test_limits_on_addresses_and_file_sizes_are_named(tmp_path: Path, monkeypatc
     assert "ulimit -f" in error_line(tmp_path / "log", -signal.SIGXFSZ)
 
 
-@pytest.mark.parametrize(("cores", "count"), [(1, 1), (3, 1), (4, 2), (8, 4), (192, 4)])
-def test_detokenizer_processes_follow_the_cores(cores: int, count: int) -> None:
-    assert triton.processes(cores) == count
-
-
 def test_the_repository_of_a_run_differs_by_the_detokenizers_count_alone(tmp_path: Path) -> None:
     for _ in range(2):  # Triton may be started again in the same directory
         argv = triton.command(parse([]), tmp_path, "x_")
@@ -278,7 +274,7 @@ def test_the_repository_of_a_run_differs_by_the_detokenizers_count_alone(tmp_pat
     theirs = sorted(str(path.relative_to(copy)) for path in copy.glob("*/*"))
     ours = sorted(str(path.relative_to(triton.REPOSITORY)) for path in triton.REPOSITORY.glob("*/*"))
     assert theirs == ours
-    count = f"count: {triton.processes(len(os.sched_getaffinity(0)))} kind"
+    count = f"count: {scale.processes(len(os.sched_getaffinity(0)))} kind"
     for path in copy.glob("*/config.pbtxt"):
         expected = (triton.REPOSITORY / path.relative_to(copy)).read_text(encoding="utf-8")
         if path.parent.name == "detokenizer":
