@@ -12,9 +12,10 @@ import orjson
 from client import errors, refusals
 from client.json_text import dumped
 from client.types import FinishReason, Options, Prompt, StreamChunk, TopLogprobs, is_ids
+from contract import ranges
 from contract.chunks import REPETITION
 from contract.errors import shown
-from contract.fields import BY_OPTION
+from contract.fields import BY_OPTION, INT32_MAX
 
 _GUIDES = {"json_schema": "guided_json", "regex": "guided_regex", "ebnf_grammar": "guided_grammar"}
 _BY_ID = "token_id:"
@@ -74,12 +75,15 @@ def _missing(name: str, problem: str, remedy: str = "") -> errors.InvalidRequest
 
 
 def _ids(prompt: Any) -> list[int]:
-    """Plain integers: NumPy's cannot be sent as JSON."""
+    """Plain integers: neither NumPy's can be sent as JSON nor those that no tensor holds."""
     try:
-        return list(map(index, prompt))
+        ids = list(map(index, prompt))
     except TypeError:
         wrong = next(value for value in prompt if not hasattr(value, "__index__"))
         raise errors.InvalidRequest("prompt", f"{shown(wrong)} is not an integer; give integers") from None
+    for wrong in (each for each in ids if abs(each) > INT32_MAX):
+        raise errors.InvalidRequest("prompt", ranges.integer(wrong, (0, INT32_MAX)))
+    return ids
 
 
 def _guide(kind: str, guide: str) -> dict[str, Any]:

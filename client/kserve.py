@@ -98,7 +98,8 @@ def _misfit(name: str, datatype: str, values: Sequence[Any]) -> errors.InvalidRe
     if numeric or (datatype == "FP32" and isinstance(wrong, float)):
         row = BY_NAME[name]
         low, high = (bound if isinstance(bound, int | float) else INT32_MAX for bound in (row.low, row.high))
-        return errors.InvalidRequest(name, f"{wrong} is out of range; give {_KINDS[datatype]} between {low} and {high}")
+        problem = f"{shown(wrong)} is out of range; give {_KINDS[datatype]} between {low} and {high}"
+        return errors.InvalidRequest(name, problem)
     return errors.InvalidRequest(name, f"{shown(wrong)} is not {_KINDS[datatype]}; give {_GIVE[datatype]}")
 
 

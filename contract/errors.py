@@ -44,18 +44,22 @@ _CODED = re.compile(r"\[([a-z_]+)\] ")
 
 def shown(value: object) -> str:
     """A bad value as an error shows it: its ``repr``, cut so that a 1 MB prompt does not come back as a 1 MB error."""
-    return _cut(repr(value[: MAX_SHOWN * 2] if isinstance(value, (str, bytes)) else value))
+    try:
+        return cut(repr(value[: MAX_SHOWN * 2] if isinstance(value, (str, bytes)) else value))
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return f"({type(value).__name__} with thousands of digits)"
 
 
 def shown_json(value: object) -> str:
-    """A bad value that came as JSON, in JSON's words (true, not True), and a whole number with all its digits."""
+    """A bad value that came as JSON, in JSON's words (true, not True), and no digits that were not sent."""
     if isinstance(value, str):
         return shown(value)
-    whole = int(value) if isinstance(value, float) and value.is_integer() else value
-    return _cut(json.dumps(whole, ensure_ascii=False))
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    return cut(json.dumps(value, ensure_ascii=False))
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 

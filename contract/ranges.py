@@ -5,6 +5,7 @@ The client uses them before it sends a request, the tokenizer step for whatever 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ctypes import c_float as _FP32
 
 from contract.errors import shown
 from contract.fields import INT32_MAX, Bound, Field
@@ -19,7 +20,7 @@ def known(low: Bound | None, high: Bound | None) -> Range:
 
 def integer(value: int, among: Range) -> str:
     low, high = among
-    return "" if low <= value <= high else f"{value} is out of range; give an integer between {low} and {high}"
+    return "" if low <= value <= high else f"{shown(value)} is out of range; give an integer between {low} and {high}"
 
 
 def number(value: float, among: Range, above_low: bool) -> str:
@@ -51,5 +52,6 @@ def length(field: Field, text: str) -> str:
 
 
 def _short(value: float) -> str:
-    """An integer with all its digits: it may be beyond any float. Of a number those of FP32: 2.000001 is not 2."""
-    return f"{value:.7g}" if isinstance(value, float) else str(value)
+    """In seven digits where these are all that FP32 has of it (0.1 comes as 0.10000000149), or else in its own."""
+    short = f"{value:.7g}" if isinstance(value, float) else ""
+    return short if short and _FP32(float(short)).value == value else shown(value)

@@ -19,7 +19,7 @@ from serving.gateway.core import translate
 from serving.gateway.core.answer import Answer
 from serving.gateway.core.answer_context import AnswerTimes
 from serving.gateway.core.auth import Key
-from serving.gateway.core.bodies import HeldBody
+from serving.gateway.core.bodies import SMALL, HeldBody
 from serving.gateway.core.errors import from_library
 from serving.gateway.core.gateway import Gateway
 from serving.gateway.core.off_loop import off_loop
@@ -33,6 +33,7 @@ from serving.gateway.core.spans import RequestSpan
 from serving.gateway.core.writer import Gone, Writer
 from serving.gateway.schema import messages_protocol
 from serving.gateway.schema.errors import ApiError, renaming
+from serving.gateway.schema.numerals import as_sent
 from serving.gateway.schema.protocol import ChatRequest, CompletionRequest
 from serving.gateway.schema.responses_protocol import RENAMED, ResponsesRequest, as_chat
 
@@ -149,6 +150,7 @@ class _Exchange:
         self._key: Key | None = None
         self._answer: Answer | None = None
         self._problem = ""
+        self._small_body = b""
         self._model = ""
         self._has_slot = False
         self._tenant: int | None = None
@@ -181,6 +183,7 @@ class _Exchange:
         self._key = gateway.keys.authenticate(http.credentials(scope))
         gateway.keys.admit(self._key)
         body = await http.read_body(scope, self._receive, gateway.settings.max_body_bytes, held)
+        self._small_body = body if len(body) <= SMALL else b""
         self._take_slot()  # only now: a client that sends half a body must not hold one
         self._timing.read = time.monotonic()
         plan, asked = await self._endpoint.planner(gateway, body, self._key.name if self._key else "")
@@ -247,6 +250,8 @@ class _Exchange:
 
     async def _refuse(self, error: ApiError) -> None:
         self._problem = error.code or f"{error.status}"
+        if error.param:
+            error.message = as_sent(error.message, error.param, self._small_body)
         writer = self._writer
         if not writer.started:
             await writer.error(error, self._endpoint.error_body(error), self._receive)

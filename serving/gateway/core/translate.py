@@ -24,6 +24,7 @@ from serving.gateway.core.plan import GenerationPlan
 from serving.gateway.core.tools import ToolParser, open_call
 from serving.gateway.schema.errors import bad_request
 from serving.gateway.schema.protocol import (
+    SEEDS,
     AllowedChoice,
     ChatRequest,
     Common,
@@ -150,9 +151,8 @@ def _common(request: Common) -> tuple[Options, dict[str, str]]:
 
 
 def _seed(given: int | None) -> int | None:
-    """OpenAI's seeds are signed, the engine's are not."""
-    if given is not None and not -(2**63) <= given < 2**64:
-        raise bad_request("seed", f"{given} is out of range; give an integer between {-(2**63)} and {2**64 - 1}")
+    if given is not None and (problem := ranges.integer(given, SEEDS)):
+        raise bad_request("seed", problem)
     return None if given is None else given % 2**64
 
 

@@ -8,9 +8,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from contract import ranges
 from contract.errors import shown_json
+from contract.fields import FIELDS
 from serving.gateway.schema.errors import ApiError, bad_request
 from serving.gateway.schema.others import FIXED, REFUSED, WITHIN, Fixed
+from serving.gateway.schema.protocol import SEEDS
 
 Request = TypeVar("Request", bound=BaseModel)
 MAX_ENTRIES = 4096  # of a list or object at the top of a body: validating collects the complaints of all of them
@@ -53,6 +56,8 @@ def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixe
     raise bad_request(name, f"{shown_json(value)} is not supported ({fixed.why}){only}", fixed.code)
 
 
+_RANGES = {f.api_name: ranges.known(f.low, f.high) for f in FIELDS if f.api_name and f.low is not None}
+_RANGES |= dict.fromkeys(("max_completion_tokens", "max_output_tokens"), _RANGES["max_tokens"]) | {"seed": SEEDS}
 _EXPECTED = dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "should be an object")
 _IN_JSON = {"True": "true", "False": "false", "None": "null"}
 _MEDIA = (
@@ -89,10 +94,11 @@ def _first(error: ValidationError) -> ApiError:
         return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
     if first["type"] == "extra_forbidden":
         return bad_request(path, "no such field; see the field table in docs/gateway.md", "unknown_field")
-    if isinstance(value, float) and value.is_integer():  # in a list or a part: at the top it counts as its integer
-        if abs(value) < 2**53:
+    if isinstance(value, float) and value.is_integer() and first["type"].startswith("int"):
+        low, high = _RANGES.get(re.sub(r"\[\d+\]$", "", path), SEEDS)
+        if low <= value <= high:  # too large for a float to say which integer is meant, or in a list or a part
             return bad_request(path, f"{value!r} is wrong: write it as an integer, without a point or an exponent")
-        return bad_request(path, f"{shown_json(value)} is out of range; no integer here is as large")
+        return bad_request(path, f"{shown_json(value)} is out of range; give an integer between {low} and {high}")
     forms = dict.fromkeys(
         _expected(c["type"], c["msg"]) for c in same if len(c["loc"]) == len(first["loc"]) and _path(c["loc"]) == path
     )

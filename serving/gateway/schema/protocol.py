@@ -16,6 +16,7 @@ from serving.gateway.schema.others import Fixed
 from serving.tokenizer.tools import TOOL_NAME
 
 JsonObject = dict[str, Any]
+SEEDS = (-(2**63), 2**64 - 1)  # OpenAI's are signed, the engine's are not
 REQUEST_ID = r"^[A-Za-z0-9_.:-]{1,128}$"
 
 
@@ -194,9 +195,9 @@ class Shared(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _whole(cls, value: Any) -> Any:
-        """JSON has one kind of number: 4.0 is the integer 4. From 2^53 to 2^64 a float no longer says which integer is
-        meant; beyond, it is out of every range, and the refusal shows its digits."""
-        whole = isinstance(value, float) and value.is_integer() and not 2**53 < abs(value) < 2**64
+        """JSON has one kind of number: 4.0 is the integer 4. From 2^53 on a float no longer says which integer is
+        meant."""
+        whole = isinstance(value, float) and value.is_integer() and abs(value) <= 2**53
         return int(value) if whole else value
 
 

@@ -101,7 +101,8 @@ def test_every_field_without_effect_passes_at_what_changes_nothing_only(
             {"tools": [{"type": "custom", "custom": {"name": "f"}}]},
             "tools[0].type: 'custom' is not supported: its input is",
         ),
-        ({"stop_token_ids": [1e20]}, "stop_token_ids[0]: 100000000000000000000 is out of range"),
+        ({"stop_token_ids": [1e20]}, "stop_token_ids[0]: 1e+20 is out of range; give an integer between 0 and 21"),
+        ({"stop": [1.0]}, "stop[0]: 1 is wrong: should be a valid string"),
         (
             {"repetition_detection": {"min_count": 2.0}},
             "repetition_detection.min_count: 2.0 is wrong: write it as an int",
