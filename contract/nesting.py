@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 MAX_DEPTH = 100
-TOO_DEEP = f"lists and objects lie more than {MAX_DEPTH} deep in each other"
+TOO_DEEP = f"nested too deeply: at most {MAX_DEPTH} levels of lists and objects"
 
 
 def loads(text: str | bytes) -> Any:

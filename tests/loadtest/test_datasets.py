@@ -121,7 +121,7 @@ def test_a_trace_with_aiperfs_text(tmp_path: Path) -> None:
         ("a.csv", "Timestamp,Request tokens,Response tokens\n1,x,3\n", "a.csv:2: time and tokens must be"),
         ("a.csv", "Timestamp,Request tokens,Response tokens\n1,2000000,3\n", "a.csv:2: time and tokens must be"),
         ("a.csv", "Timestamp,Request tokens,Response tokens\nnan,2,3\n", "a.csv:2: time and tokens must be"),
-        ("a.json", "[" * 100_000, "lie more than 100 deep"), ("a.jsonl", '{"prompt": "x"}\n{', "line 2"),
+        ("a.json", "[" * 100_000, "nested too deeply: at most 100 levels"), ("a.jsonl", '{"prompt": "x"}\n{', "line 2"),
         ("a.jsonl", '{"timestamp": 0, "input_length": 1, "output_length": 3, "hash_ids": 5}', "must be a list, got 5"),
         ("a.jsonl", '{"timestamp": 0, "input_length": 1e10, "output_length": 3}', "from 0 to 1000000, got 1"),
     ],

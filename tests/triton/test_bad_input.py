@@ -23,7 +23,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("text_input: the prompt is empty", {"text_input": ""}),
     (r"text_input: the prompt has 4\d{4} tokens, the context is 32768", {"text_input": LONG}),
     ("messages: not JSON", {"messages": "[{"}),
-    (r"messages: not JSON \(lists and objects lie more than 100 deep", {"messages": "[" * 50_000}),
+    (r"messages: not JSON \(nested too deeply: at most 100 levels", {"messages": "[" * 50_000}),
     (r"messages: messages\[0\] has role 'robot'", {"messages": '[{"role": "robot", "content": "a"}]'}),
     (r"messages: '\\ud800' is half a surrogate", {"messages": '[{"role": "user", "content": "\\ud800"}]'}),
     ("max_tokens: 0 answers nothing; give at least 1, or ask for", {"text_input": "a", "max_tokens": 0}),

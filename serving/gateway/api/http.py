@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope
 from serving.gateway.core.bodies import HeldBody
 from serving.gateway.core.off_loop import off_loop
 from serving.gateway.core.writer import Gone
-from serving.gateway.schema import size, unicode
+from serving.gateway.schema import misfits, size
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.parse import Request, parse
 
@@ -89,17 +89,14 @@ def read_json(body: bytes) -> Any:
     """Raises ``ApiError`` 400 saying where JSON or UTF-8 breaks, or that it holds too many values or too deep ones."""
     body = body.removeprefix(codecs.BOM_UTF8)  # Windows' editors put it in front of a file
     size.check(body)
+    size.check_depth(body)
     try:
-        value = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        if str(error).startswith("depth limit"):
-            raise size.too_deep() from None
-        if wrong := unicode.misfit(body):
+        if wrong := misfits.misfit(body):
             raise wrong from None
         problem = "empty" if not body.strip() else f"not JSON in UTF-8 ({error})"
         raise ApiError(400, f"the body is {problem}; send a JSON object", code="invalid_json") from None
-    size.check_depth(body, value)
-    return value
 
 
 async def until_gone(receive: Receive) -> None:

@@ -34,8 +34,8 @@ def refused(response: httpx.Response, status: int, param: str | None, words: str
         (b'\xff\xfe{"messages": []}', "not JSON in UTF-8"),
         (b"[]", "send a JSON object"),
         (b'"text"', "send a JSON object"),
-        (b'{"temperature": NaN}', "not JSON"),
-        (b"[" * 10_000, "more than 100 deep"),
+        (b"[" * 200, "nested too deeply: at most 100 levels"),
+        (b"[" * 10_000, "nested too deeply: at most 100 levels"),
         (b"[" * 100_000, "more than 16384 objects and lists"),
     ],
 )
@@ -43,6 +43,18 @@ def test_a_body_that_is_no_json_object(web: httpx.Client, body: bytes, words: st
     for path in (CHAT, "/v1/completions", "/tokenize", "/detokenize"):
         refused(web.post(path, content=body), 400, None, words)
     assert web.post(CHAT, json=GOOD).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (b'{"temperature": NaN}', "temperature"), (b'{"messages": [{"content": -Infinity}]}', "messages[0].content"),
+        (b'{"logit_bias": {"1": 1e400}}', "logit_bias.1"), (b'{"n": %b}' % (b"1" * 5000), "n"),
+    ],
+)  # fmt: skip
+def test_a_number_that_json_does_not_have(web: httpx.Client, value: bytes, field: str) -> None:
+    for path in (CHAT, "/v1/completions", "/v1/responses", "/tokenize"):
+        refused(web.post(path, content=value), 400, field, "is no number of JSON; send")
 
 
 @pytest.mark.parametrize("depth", [120, 300, 985, 1000, 1015, 1100, 8000])
@@ -53,7 +65,7 @@ def test_a_body_that_is_nested_too_deep(web: httpx.Client, field: str, depth: in
         for path in (CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/tokenize", "/detokenize"):
             answer = web.post(path, content=body)
             assert answer.status_code == 400, (path, answer.text)
-            assert "more than 100 deep" in answer.text, (path, answer.text)
+            assert "nested too deeply: at most 100 levels" in answer.text, (path, answer.text)
 
 
 def test_of_several_prompts_the_one_that_is_refused_is_named(web: httpx.Client) -> None:

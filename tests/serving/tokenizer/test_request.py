@@ -50,7 +50,7 @@ PROMPTS = [
     bad('tools: {"a": 1} is wrong: should be a valid list', [], messages=USER, tools='{"a": 1}'),
     bad(r"tools\[0\].type: missing; it is required", [], messages=USER, tools='[{"a": 1}]'),
     bad(r"messages: not JSON \(.*\); send a JSON list", [], messages="[{"),
-    bad(r"messages: not JSON \(lists and objects lie more than 100 deep", [], messages="[" * 100_000),
+    bad(r"messages: not JSON \(nested too deeply: at most 100 levels", [], messages="[" * 100_000),
     bad("messages: .*role.* is not a list; send a JSON list", [], messages='{"role": 1}'),
     bad("messages: the list is empty; send at least one message", [], messages="[]"),
     bad("messages: 2049 messages .* 2048", [], messages=json.dumps([{"role": "user", "content": "a"}] * 2049)),

@@ -34,3 +34,18 @@ def test_punctuation_inside_a_text_does_not_count(text: str) -> None:
 
 def test_a_vocabulary_of_token_ids_passes() -> None:
     size.check(json.dumps({"prompt": list(range(200_000))}).encode())
+
+
+@pytest.mark.parametrize("tail", [b"", b"1" + b"]" * 200 + b"}"])
+def test_the_field_that_is_nested_too_deeply_is_named_whether_something_closes_it_or_not(tail: bytes) -> None:
+    with pytest.raises(
+        ApiError, match="tools: nested too deeply: at most 100 levels of lists and objects; "
+    ) as refused:
+        size.check_depth(b'{"user": "[[{\\"", "a": {"b": []}, "tools": ' + b"[" * 200 + tail)
+    assert refused.value.param == "tools"
+
+
+def test_what_is_as_deep_as_can_be_passes() -> None:
+    size.check_depth(b'{"a":' + b"[" * 100 + b"]" * 100 + b"}")
+    size.check_depth(json.dumps({"a": "[" * 1000, "b": [[]] * 200, "c": "\\"}).encode())
+    size.check_depth(b'{"a": "' + b"[" * 200 + b"\\")
