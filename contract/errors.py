@@ -39,6 +39,9 @@ from typing import Any
 MAX_SHOWN = 80  # characters of a bad value that an error repeats
 # Triton puts the failing step before a step's message: "in ensemble 'qwen', …".
 _ENSEMBLE = re.compile(r"^(?:in ensemble '[^']*', )+")
+_JSON_KINDS = {
+    bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"
+}  # fmt: skip
 _CODED = re.compile(r"\[([a-z_]+)\] ")
 
 
@@ -57,6 +60,13 @@ def shown_json(value: object) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     return cut(json.dumps(value, ensure_ascii=False))
+
+
+def misplaced(value: object, should: str) -> str:
+    """The sentence about a value that came as JSON and ``should`` be of another kind."""
+    kind = next((name for of, name in _JSON_KINDS.items() if isinstance(value, of)), "")
+    plain = not kind or kind in should or (kind == "a number" and should.startswith("an integer"))
+    return f"{shown_json(value)} is wrong: should be {should}{'' if plain else f', not {kind}'}"
 
 
 def cut(text: str) -> str:

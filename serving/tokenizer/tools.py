@@ -7,16 +7,16 @@ import re
 from typing import Any
 
 from contract import nesting
-from contract.errors import InvalidRequest, Unsupported, shown_json
+from contract.errors import InvalidRequest, Unsupported, misplaced, shown, shown_json
 
 TOOL_NAME = r"^[A-Za-z0-9_.-]{1,128}$"
 # path in a tool -> type, what it should be, and whether it is required
 _PARTS: tuple[tuple[str, type, str, bool], ...] = (
-    ("function", dict, "should be an object", True),
-    ("function.name", str, "should be a valid string", True),
-    ("function.description", str, "should be a valid string", False),
-    ("function.parameters", dict, "should be an object", False),
-    ("function.strict", bool, "should be a valid boolean", False),
+    ("function", dict, "an object", True),
+    ("function.name", str, "a string", True),
+    ("function.description", str, "a string", False),
+    ("function.parameters", dict, "an object", False),
+    ("function.strict", bool, "true or false", False),
 )
 
 
@@ -27,7 +27,7 @@ def tool_list(text: str) -> list[dict[str, Any]]:
     except ValueError as error:
         raise InvalidRequest("tools", f"not JSON ({error}); send a JSON list") from None
     if not isinstance(value, list):
-        raise _wrong("tools", value, "should be a valid list")
+        raise _wrong("tools", value, "a list")
     for at, tool in enumerate(value):
         _check(f"tools[{at}]", tool)
     return value
@@ -35,7 +35,7 @@ def tool_list(text: str) -> list[dict[str, Any]]:
 
 def _check(where: str, tool: Any) -> None:
     if not isinstance(tool, dict):
-        raise _wrong(where, tool, "should be an object")
+        raise _wrong(where, tool, "an object")
     if "type" not in tool:
         raise InvalidRequest(f"{where}.type", "missing; it is required")
     if tool["type"] != "function":
@@ -49,8 +49,9 @@ def _check(where: str, tool: Any) -> None:
         elif not isinstance(holder[name], kind):
             raise _wrong(f"{where}.{path}", holder[name], should)
     if not re.fullmatch(TOOL_NAME, tool["function"]["name"]):
-        raise _wrong(f"{where}.function.name", tool["function"]["name"], f"string should match pattern '{TOOL_NAME}'")
+        problem = f"{shown(tool['function']['name'])} is wrong: string should match pattern '{TOOL_NAME}'"
+        raise InvalidRequest(f"{where}.function.name", problem)
 
 
 def _wrong(path: str, value: Any, should: str) -> InvalidRequest:
-    return InvalidRequest(path, f"{shown_json(value)} is wrong: {should}")
+    return InvalidRequest(path, misplaced(value, should))

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from contract import nesting
-from contract.errors import shown_json
+from contract.errors import misplaced, shown_json
 from serving import structural_tag
 from serving.gateway.core.tools import CLOSE, OPEN
 from serving.gateway.schema.errors import bad_request
@@ -74,7 +74,7 @@ def _valued(wanted: ResponseFormat) -> tuple[str, str]:
     [(name, given)] = members.items()
     if isinstance(given, str) != (kind != "json_schema"):
         needs = "an object" if kind == "json_schema" else "a string"
-        raise bad_request(f"response_format.{name}", f"{shown_json(given)} is wrong: should be {needs}")
+        raise bad_request(f"response_format.{name}", misplaced(given, needs))
     if kind != "json_schema":
         return kind, given
     if wanted.type == "json_schema" and isinstance(given.get("schema"), dict):  # no keyword of JSON Schema

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from contract import ranges
-from contract.errors import shown_json
+from contract.errors import misplaced, shown_json
 from contract.fields import FIELDS
 from serving.gateway.schema.errors import ApiError, bad_request
 from serving.gateway.schema.others import FIXED, REFUSED, WITHIN, Fixed
@@ -58,7 +58,8 @@ def _other_field(name: str, value: Any, known: list[str], others: dict[str, Fixe
 
 _RANGES = {f.api_name: ranges.known(f.low, f.high) for f in FIELDS if f.api_name and f.low is not None}
 _RANGES |= dict.fromkeys(("max_completion_tokens", "max_output_tokens"), _RANGES["max_tokens"]) | {"seed": SEEDS}
-_EXPECTED = dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "should be an object")
+_KINDS = {"int_type": "an integer", "float_type": "a number", "string_type": "a string", "bool_type": "true or false"}
+_KINDS |= dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "an object") | {"list_type": "a list"}
 _IN_JSON = {"True": "true", "False": "false", "None": "null"}
 _MEDIA = (
     "image_url", "input_audio", "audio_url", "video_url", "file", "input_image", "input_file",
@@ -94,20 +95,26 @@ def _first(error: ValidationError) -> ApiError:
         return bad_request(path, f"{value} is not supported; this model reads text", "unsupported")
     if first["type"] == "extra_forbidden":
         return bad_request(path, "no such field; see the field table in docs/gateway.md", "unknown_field")
+    among = _RANGES.get(re.sub(r"\[\d+\]$", "", path))
     if isinstance(value, float) and value.is_integer() and first["type"].startswith("int"):
-        low, high = _RANGES.get(re.sub(r"\[\d+\]$", "", path), SEEDS)
+        low, high = among or SEEDS
         if low <= value <= high:  # too large for a float to say which integer is meant, or in a list or a part
             return bad_request(path, f"{value!r} is wrong: write it as an integer, without a point or an exponent")
         return bad_request(path, f"{shown_json(value)} is out of range; give an integer between {low} and {high}")
-    forms = dict.fromkeys(
-        _expected(c["type"], c["msg"]) for c in same if len(c["loc"]) == len(first["loc"]) and _path(c["loc"]) == path
-    )
-    problem = ", or ".join([*forms][:1] + [form.removeprefix("should be ") for form in [*forms][1:]])
+    told = [c for c in same if len(c["loc"]) == len(first["loc"]) and _path(c["loc"]) == path]
+    forms = [*dict.fromkeys(_expected(c["type"], c["msg"], among) for c in told)]
+    problem = ", or ".join(forms[:1] + [form.removeprefix("should be ") for form in forms[1:]])
+    if all(c["type"] in _KINDS for c in told):
+        of = " of objects with role and content" if path == "messages" else ""
+        return bad_request(path, misplaced(value, problem.removeprefix("should be ") + of))
     return bad_request(path, f"{shown_json(value)} is wrong: {problem}")
 
 
-def _expected(kind: str, message: str) -> str:
-    problem = _EXPECTED.get(kind) or message.removeprefix("Input ").partition(" after validation")[0]
+def _expected(kind: str, message: str, among: ranges.Range | None = None) -> str:
+    if kind in _KINDS:
+        within = f" between {among[0]} and {among[1]}" if among and kind in ("int_type", "float_type") else ""
+        return f"should be {_KINDS[kind]}{within}"
+    problem = message.removeprefix("Input ").partition(" after validation")[0]
     if kind == "literal_error":
         problem = re.sub(r"\b(?:True|False|None)\b", lambda word: _IN_JSON[word[0]], problem)
     return problem[:1].lower() + problem[1:]

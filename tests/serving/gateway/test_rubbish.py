@@ -117,7 +117,7 @@ def test_a_text_too_long_to_tokenize_beside_streams(web: httpx.Client) -> None:
         ({"n": 10**20}, "n", "100000000000000000000 is out of range; give an integer between 1 and 16"),
         ({"seed": 10**30}, "seed", f"{10**30} is out of range; give an integer between -9223372036854775808 and 18"),
         ({"seed": 1e18}, "seed", "1e+18 is wrong: write it as an integer, without a point or an exponent"),
-        ({"stop": [10**30]}, "stop[0]", f"{10**30} is wrong: should be a valid string"),
+        ({"stop": [10**30]}, "stop[0]", f"{10**30} is wrong: should be a string, not a number"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
             "response_format.json_schema.name", "missing; it is required",
@@ -125,7 +125,7 @@ def test_a_text_too_long_to_tokenize_beside_streams(web: httpx.Client) -> None:
         ({"temperature": "hot"}, "temperature", "'hot'"),
         ({"seed": 0.5}, "seed", "integer"),
         ({"logit_bias": {"dog": 1}}, "logit_bias", "'dog' is not a token id"),
-        ({"logit_bias": {"1": "high"}}, "logit_bias", "valid number"),
+        ({"logit_bias": {"1": "high"}}, "logit_bias", "a number between -100 and 100, not a string"),
         ({"n": 0}, "n", "between 1 and 16"),
         ({"n": 17}, "n", "between 1 and 16"),
         ({"stop": [1]}, "stop[0]", ""),

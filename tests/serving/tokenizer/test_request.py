@@ -47,7 +47,7 @@ PROMPTS = [
     bad(rf"text_input: the prompt has at least \d+ tokens, the context is {CONTEXT}", "word " * 200_000),
     bad("tools: needs messages", tools="[]"),
     bad("tools: not JSON", [], messages=USER, tools="x"),
-    bad('tools: {"a": 1} is wrong: should be a valid list', [], messages=USER, tools='{"a": 1}'),
+    bad('tools: {"a": 1} is wrong: should be a list', [], messages=USER, tools='{"a": 1}'),
     bad(r"tools\[0\].type: missing; it is required", [], messages=USER, tools='[{"a": 1}]'),
     bad(r"messages: not JSON \(.*\); send a JSON list", [], messages="[{"),
     bad(r"messages: not JSON \(nested too deeply: at most 100 levels", [], messages="[" * 100_000),

@@ -32,7 +32,7 @@ def test_what_is_no_list_of_functions_is_refused_as_by_the_gateway(tools: Any) -
         tool_list(json.dumps(tools))
     body = {"messages": [{"role": "user", "content": "Hi"}], "tools": tools}
     if tools is None:  # over HTTP null is the same as nothing
-        assert str(here.value) == "tools: null is wrong: should be a valid list"
+        assert str(here.value) == "tools: null is wrong: should be a list"
         return
     with pytest.raises(ApiError) as there:
         parse(ChatRequest, body)

@@ -35,3 +35,8 @@ def test_a_byte_order_mark_changes_nothing() -> None:
         http.read_json(b"\xef\xbb\xbf")
     with pytest.raises(ApiError, match="not JSON in UTF-8"):
         http.read_json(b"\xef\xbb\xbf\xef\xbb\xbf{}")
+
+
+def test_of_a_key_that_stands_twice_the_last_value_holds() -> None:
+    """As in vLLM and at OpenAI."""
+    assert http.read_json(b'{"n": 1, "n": 2}') == {"n": 2}

@@ -96,8 +96,8 @@ def test_the_formats_of_other_servers_are_the_same_grammars(format_: dict[str, A
             "missing; it is required with type json_schema (or as schema or value)",
         ),
         ({"type": "regex", "regex": "a", "value": "a"}, "value", "given together with response_format.regex; send one"),
-        ({"type": "regex", "value": {}}, "value", "{} is wrong: should be a string"),
-        ({"type": "json_object", "value": "a"}, "value", "'a' is wrong: should be an object"),
+        ({"type": "regex", "value": {}}, "value", "{} is wrong: should be a string, not an object"),
+        ({"type": "json_object", "value": "a"}, "value", "'a' is wrong: should be an object, not a string"),
         (
             {"type": "ebnf", "regex": "a"},
             "regex",
