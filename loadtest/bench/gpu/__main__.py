@@ -154,10 +154,10 @@ class Bench:
             for one in wanted if when == "first" else ():
                 self._one(one, Load(max(self.args.streams), sampling="greedy"), 0)
         for number in range(1, self.args.rounds + 1):
+            if number > 1 and self.args.deadline and self.elapsed > self.args.deadline:
+                log.info("deadline: no round %d", number)
+                return
             for at, load in enumerate(self._loads()):
-                if self.args.deadline and self.elapsed > self.args.deadline:
-                    log.info("deadline: it stops in round %d", number)
-                    return
                 if load.tokens and number > 1:
                     continue
                 for one in _rotated(served if load.rate else wanted, number + at):

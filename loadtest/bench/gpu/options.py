@@ -55,7 +55,7 @@ def parse(description: str | None, argv: Sequence[str] | None = None) -> argpars
     add("--output-tokens", type=count, default=256)
     add("--kv-gib", type=count, default=18, help="KV cache of each engine (%(default)s)")
     add("--port", type=int, default=18600, help="first of 25 free ports, per precision with --together (%(default)s)")
-    add("--deadline", type=float, default=0, help="seconds after which no further round begins (0: none)")
+    add("--deadline", type=float, default=0, help="seconds after which no round begins but the first (0: none)")
     args = parser.parse_args(argv)
     served = {precision for name, precision in args.contenders if name == "ours-grpc"}
     if any(not served & {"", precision} for name, precision in args.contenders if name == "ours-gateway"):

@@ -241,12 +241,9 @@ class FakeContender:
         return {"tokens_per_s": 50.0, "tokens": tokens, "errors": 0, "ttft_ms": {"p50": 1.0}, "tpot_ms": {"p50": 2.0}}
 
 
-def test_a_group_is_loaded_at_once_measured_in_turn_and_stopped_whatever_fails(tmp_path, monkeypatch):
-    command = (
-        "--precision fp8 fp8-dynamic --together --rounds 2 --streams 1 4 --rates 5 --rate-seconds 1 --answers 2x64"
-    )
-    args = options.parse("", [*command.split(), "--sampling", "defaults", "--out", str(tmp_path)])
-    bench = bench_gpu.Bench(args)
+def bench_of_fakes(command, tmp_path, monkeypatch):
+    """The benchmark and, once it has made them, its contenders."""
+    bench = bench_gpu.Bench(options.parse("", [*command.split(), "--sampling", "defaults", "--out", str(tmp_path)]))
     made = []
 
     def contenders(engine, precision, offset):
@@ -257,6 +254,22 @@ def test_a_group_is_loaded_at_once_measured_in_turn_and_stopped_whatever_fails(t
     monkeypatch.setattr(bench, "_contenders", contenders)
     bench.config, bench.facts["copy_bandwidth_gb_s"] = CONFIG, 3000.0
     bench.prompts = SimpleNamespace(make=lambda count, *_, **__: SimpleNamespace(ids=[[1]] * count))
+    return bench, made
+
+
+def test_a_deadline_that_loading_has_used_up_leaves_one_round(tmp_path, monkeypatch):
+    """Minutes on a lent GPU ended in an empty table."""
+    bench, made = bench_of_fakes("--rounds 3 --streams 1 4 --deadline 0.001", tmp_path, monkeypatch)
+    bench.began -= 60
+    bench._group({"fp8": tmp_path})
+    assert made[0].seen.count("1 streams") == 1 and made[0].seen.count("4 streams") == 2  # one is the warm-up's
+
+
+def test_a_group_is_loaded_at_once_measured_in_turn_and_stopped_whatever_fails(tmp_path, monkeypatch):
+    command = (
+        "--precision fp8 fp8-dynamic --together --rounds 2 --streams 1 4 --rates 5 --rate-seconds 1 --answers 2x64"
+    )
+    bench, made = bench_of_fakes(command, tmp_path, monkeypatch)
     bench._group({"fp8": tmp_path, "fp8-dynamic": tmp_path})
     bench.write()
     assert all(one.seen[0] == "launched" and one.seen[-1] == "stopped" for one in made)
