@@ -22,9 +22,9 @@ class Options:
 
     ``n`` sequences are drawn with seeds ``seed, seed + 1, …``. ``top_logprobs`` needs ``logprobs``. ``logit_bias``
     (token id -> -100…100) is added to the logits. ``continue_final_message`` goes on with an assistant's last
-    message. ``guide_type`` is ``json``, ``json_schema``, ``regex``, ``ebnf_grammar`` or ``structural_tag``; ``guide``
-    the schema, pattern, grammar or tag, left out with ``guide_optional`` where the engine cannot enforce it; with
-    ``guide_complete`` the answer is whole within ``max_tokens``.
+    message. ``guide_type`` is ``json`` (any object), ``json_schema``, ``regex``, ``ebnf_grammar`` or
+    ``structural_tag``; ``guide`` the schema, pattern, grammar or tag, left out with ``guide_optional`` where the engine
+    cannot enforce it; with ``guide_complete`` the answer is whole within ``max_tokens``.
     ``repetition_detection`` (max_pattern_size, min_pattern_size, min_count, as vLLM names them) ends an answer that
     repeats itself, with ``finish_reason`` "repetition". ``tools`` are OpenAI tool definitions (messages only). What
     the engine cannot honour is refused, never ignored.

@@ -186,7 +186,7 @@ FIELDS: tuple[Field, ...] = (
     Field("return_end_token", "BOOL", "the token that ended the answer as the last of `output_ids`", False,
           option=Option(default=False, in_chat=False), api=Api("return_end_token", "")),
     Field("guided_decoding_guide_type", "STRING",
-          "`json`, `json_schema`, `regex`, `ebnf_grammar` or `structural_tag`; each needs engine support",
+          "`json` (any object), `json_schema`, `regex`, `ebnf_grammar` or `structural_tag`; each needs engine support",
           option=Option("guide_type", "")),
     Field("guided_decoding_guide", "STRING",
           "the schema, pattern, grammar or tag; up to 262,144 characters, a pattern or grammar 65,536",

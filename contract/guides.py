@@ -19,7 +19,7 @@ def check(kind: str, guide: str) -> None:
     if not kind and guide:
         raise InvalidRequest("guided_decoding_guide_type", "missing beside guided_decoding_guide; send both")
     if kind == "json" and guide:
-        problem = f"{shown(guide)} has no effect with guided_decoding_guide_type = json, which is any JSON"
+        problem = f"{shown(guide)} has no effect with guided_decoding_guide_type = json, which is any JSON object"
         remedy = "send guided_decoding_guide_type = json_schema, or leave the guide out"
         raise InvalidRequest("guided_decoding_guide", f"{problem}; {remedy}")
     if kind not in ("", "json") and not guide:

@@ -6,11 +6,12 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 GuideType = Literal["json", "json_schema", "regex", "ebnf_grammar", "structural_tag"]
+ANY_OBJECT = '{"type":"object"}'
 
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """Constrained decoding. ``type="json"`` means any JSON value; its ``guide`` is empty.
+    """Constrained decoding. ``type="json"`` means any JSON object; its ``guide`` is the schema ``ANY_OBJECT``.
 
     ``optional``: an engine that lacks the type, or cannot compile the guide, answers without it.
     """

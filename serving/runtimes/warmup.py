@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from contract.errors import EngineUnavailable, ServingError
-from contract.sampling import Guide, Sampling
+from contract.sampling import ANY_OBJECT, Guide, Sampling
 from serving.runtimes.base import EngineRequest, OnDeath, OnStep, Runtime, SequenceDelta
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ KINDS: tuple[tuple[str, Sampling], ...] = (
     ("top_logprobs", Sampling(max_tokens=TOKENS, logprobs=6)),
     ("return_prompt_log_probs", Sampling(max_tokens=TOKENS, temperature=0.0, prompt_logprobs=2)),
     ("guide:regex", Sampling(max_tokens=TOKENS, guide=Guide("regex", "[a-z]{1,40}"))),
-    ("guide:json", Sampling(max_tokens=TOKENS, guide=Guide("json", ""))),
+    ("guide:json", Sampling(max_tokens=TOKENS, guide=Guide("json", ANY_OBJECT))),
 )
 
 

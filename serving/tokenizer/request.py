@@ -9,7 +9,7 @@ from contract import guides, nesting
 from contract.chunks import REPETITION, Job, TextOptions
 from contract.errors import InvalidRequest, Unsupported, shown
 from contract.fields import BY_NAME, FIELDS
-from contract.sampling import Guide, GuideType, Sampling
+from contract.sampling import ANY_OBJECT, Guide, GuideType, Sampling
 from serving.tokenizer.inputs import CheckpointDefaults, Inputs
 
 
@@ -149,7 +149,7 @@ def _guide(inputs: Inputs) -> Guide | None:
         return None
     if kind == "json_schema":
         _check_schema(guide)
-    return Guide(cast(GuideType, kind), guide, inputs.flag("guided_decoding_optional"))
+    return Guide(cast(GuideType, kind), guide or ANY_OBJECT, inputs.flag("guided_decoding_optional"))
 
 
 def _check_complete(inputs: Inputs, guide: Guide | None) -> None:

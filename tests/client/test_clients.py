@@ -75,7 +75,7 @@ def test_both_transports_refuse_the_same(address: str, options: Options, field: 
         (Options(guide_type="regex"), "guide: missing or empty; regex needs one, so send it"),
         (
             Options(guide_type="json", guide="{}"),
-            "guide: '{}' has no effect with guide_type = json, which is any JSON; send guide_type = json_schema",
+            "guide: '{}' has no effect with guide_type = json, which is any JSON object; send guide_type = json_schema",
         ),
         (Options(top_logprobs=3), "top_logprobs: 3 needs logprobs; set both or neither"),
         (Options(prompt_top_logprobs=3), "prompt_top_logprobs: 3 needs prompt_logprobs; set both or neither"),

@@ -23,7 +23,7 @@ def test_each_type_with_and_without_a_guide(kind: str) -> None:
 def test_what_an_unused_guide_belongs_to() -> None:
     sentence = (
         """guided_decoding_guide: '{"type":"object"}' has no effect with guided_decoding_guide_type = json, which """
-        "is any JSON; send guided_decoding_guide_type = json_schema, or leave the guide out"
+        "is any JSON object; send guided_decoding_guide_type = json_schema, or leave the guide out"
     )
     with pytest.raises(InvalidRequest) as refused:
         guides.check("json", '{"type":"object"}')

@@ -10,13 +10,13 @@ import orjson
 
 from contract import nesting
 from contract.errors import misplaced, shown_json
+from contract.sampling import ANY_OBJECT
 from serving import structural_tag
 from serving.gateway.core.tools import CLOSE, OPEN
 from serving.gateway.schema.errors import bad_request
 from serving.gateway.schema.formats import ResponseFormat
 from serving.gateway.schema.protocol import Common, Structured, Tool
 
-ANY_OBJECT = ("json_schema", '{"type":"object"}')  # the engines' own "json" takes a bare string for JSON too
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}  # of a function that lists none
 # llguidance's word for "enforce what you can", which other engines do not look at. Callers with
 # tools often did not write the schemas, and OpenAI promises to keep a function's schema only where it is ``strict``. A
@@ -66,7 +66,7 @@ def _valued(wanted: ResponseFormat) -> tuple[str, str]:
     members = wanted.model_dump(exclude_none=True, by_alias=True, exclude={"type"})
     if not members:
         if wanted.type == "json_object":
-            return ANY_OBJECT
+            return "json_schema", ANY_OBJECT
         first, *others = sorted(names, key=lambda name: name != wanted.type)
         raise bad_request(
             f"response_format.{first}", f"missing; it is required with type {wanted.type} (or as {_or(others)})"
@@ -112,7 +112,7 @@ def _guided_fields(request: Common) -> list[Guided]:
         ("structural_tag", spec.structural_tag, "structured_outputs.structural_tag"),
     )  # fmt: skip
     found = [(k, v if isinstance(v, str) else dumped(v, source), source) for k, v, source in named if v is not None]
-    return found + ([(*ANY_OBJECT, "structured_outputs.json_object")] if spec.json_object else [])
+    return found + ([("json_schema", ANY_OBJECT, "structured_outputs.json_object")] if spec.json_object else [])
 
 
 def _choice(choices: list[str] | None, field: str) -> str | None:

@@ -82,7 +82,7 @@ def _translate(guide: Guide) -> str:
         return LLMatcher.grammar_from_regex(narrowed(guide.guide))
     if guide.type == "ebnf_grammar":
         return LLMatcher.grammar_from_lark(_lark(guide.guide))
-    schema = json.loads(prepared(guide.guide)) if guide.type == "json_schema" else {}
+    schema = json.loads(prepared(guide.guide))
     if not isinstance(schema, (dict, bool)):
         raise ValueError("a JSON schema is an object")
     if isinstance(schema, bool):

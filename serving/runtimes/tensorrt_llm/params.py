@@ -60,9 +60,7 @@ def _penalties(sampling: Sampling) -> dict[str, Any]:
 
 def guide_arguments(guide: Guide) -> dict[str, Any]:
     """Keywords of ``GuidedDecodingParams``: exactly one kind. Raises ``ValueError``."""
-    if guide.type == "json":
-        return {"json_object": True}
-    if guide.type == "json_schema":
+    if guide.type in ("json", "json_schema"):
         return {"json": prepared(guide.guide)}
     if guide.type == "structural_tag":
         return {"structural_tag": structural_tag.dumped(structural_tag.parsed(guide.guide))}

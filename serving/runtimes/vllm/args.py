@@ -165,13 +165,9 @@ def guide_args(guide: Guide) -> dict[str, Any]:
     """Keyword arguments of ``StructuredOutputsParams``. Raises ``ValueError``."""
     if guide.type == "structural_tag":
         return {"structural_tag": structural_tag.dumped(structural_tag.parsed(guide.guide))}
-    args: dict[str, dict[str, Any]] = {
-        "json": {"json_object": True},
-        "json_schema": {"json": prepared(guide.guide)},
-        "regex": {"regex": guide.guide},
-        "ebnf_grammar": {"grammar": guide.guide},
-    }
-    return args[guide.type]
+    if guide.type in ("json", "json_schema"):
+        return {"json": prepared(guide.guide)}
+    return {{"regex": "regex", "ebnf_grammar": "grammar"}[guide.type]: guide.guide}
 
 
 def _config(path: Path) -> dict[str, Any]:

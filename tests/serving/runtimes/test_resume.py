@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from contract.errors import InvalidRequest, Unsupported
-from contract.sampling import Guide, Sampling
+from contract.sampling import ANY_OBJECT, Guide, Sampling
 from serving.runtimes.base import EngineRequest
 from serving.runtimes.resume import as_prompt, prompt_cached
 
@@ -31,7 +31,7 @@ def test_the_limits_count_what_is_left(asked: int, left: int) -> None:
     ("name", "seeded", "sampling"),
     [
         ("seed", True, {}),
-        ("guided decoding", False, {"guide": Guide("json", "")}),
+        ("guided decoding", False, {"guide": Guide("json", ANY_OBJECT)}),
         ("presence_penalty", False, {"presence_penalty": 0.5}),
         ("frequency_penalty", False, {"frequency_penalty": -0.5}),
         ("bad word", False, {"bad_words": ((1,), (2, 3))}),

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from contract.engine_dir import EngineInfo
 from contract.errors import EngineDirectoryError, InvalidRequest
+from contract.sampling import Guide
 from serving.tokenizer.inputs import Tensors
 from serving.tokenizer.prompt import Encoded, PromptBuilder
 
@@ -203,6 +204,7 @@ def test_biases_are_pairs(builder: PromptBuilder) -> None:
 
 def test_only_allowed_ids_go_on_and_need_an_engine_that_has_the_field(builder: PromptBuilder) -> None:
     job = encode(builder, text_input="Hi", allowed_token_ids=[7, IM_END], guided_decoding_guide_type="json").job
+    assert job.sampling.guide == Guide("json", '{"type":"object"}')  # what OpenAI and vLLM call a JSON object
     assert job.sampling.allowed_token_ids == (7, IM_END) and "allowed_token_ids" in job.explicit
     assert encode(builder, text_input="Hi").job.explicit == ()
 

@@ -11,11 +11,13 @@ from llguidance import LLMatcher, LLTokenizer
 from client.types import Options
 from contract.fields import BY_NAME
 from contract.sampling import Guide
+from serving import structural_tag
 from serving.gateway.core import translate
 from serving.gateway.core.guides import LENIENT, dumped, required_calls
 from serving.gateway.schema.errors import ApiError
 from serving.gateway.schema.protocol import ChatRequest
-from serving.runtimes.openvino.guides import grammar_of
+from serving.runtimes.openvino.guides import grammar_of, tag_grammar
+from serving.runtimes.openvino.tags import quoted
 from tests.byte_tokenizer import byte_tokenizer
 
 
@@ -191,7 +193,7 @@ def test_a_call_that_the_prompt_has_begun_goes_on(text: str, rests: list[str]) -
     options = begun(text)
     first, further = json.loads(options.guide)["format"]["elements"]
     assert [tag["begin"] for tag in first["elements"]] == rests and not further["at_least_one"]
-    assert grammar_of(Guide(options.guide_type, options.guide))
+    assert tag_grammar(structural_tag.parsed(options.guide), quoted)
     (alone,) = json.loads(begun(text, parallel_tool_calls=False).guide)["format"]["elements"]
     assert alone == first
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from contract.paths import ROOT
-from contract.sampling import Guide, Sampling
+from contract.sampling import ANY_OBJECT, Guide, Sampling
 from serving.runtimes.base import RuntimeOptions
 from serving.runtimes.tensorrt_llm import args as tensorrt_llm_args
 from serving.runtimes.tensorrt_llm import params as tensorrt_llm_params
@@ -52,7 +52,7 @@ SAMPLINGS = {
 }
 TAG = '{"type": "structural_tag", "format": {"type": "const_string", "value": "a"}}'
 GUIDES = [
-    Guide("json", ""), Guide("json_schema", "{}"), Guide("regex", "a+"), Guide("ebnf_grammar", 'root ::= "a"'),
+    Guide("json", ANY_OBJECT), Guide("json_schema", "{}"), Guide("regex", "a+"), Guide("ebnf_grammar", 'root ::= "a"'),
     Guide("structural_tag", TAG),
 ]  # fmt: skip
 

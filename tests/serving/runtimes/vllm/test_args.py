@@ -13,7 +13,7 @@ import pytest
 
 from contract.engine_dir import GpuInfo, ModelInfo, RuntimeInfo
 from contract.errors import EngineDirectoryError
-from contract.sampling import Guide, Sampling
+from contract.sampling import ANY_OBJECT, Guide, Sampling
 from contract.versions import version_tuple
 from serving.runtimes import guard
 from serving.runtimes.base import CAPABILITIES, RuntimeOptions
@@ -54,7 +54,7 @@ def test_dummy_weights_only_for_a_synthetic_engine_without_weights(tmp_path):
 def test_end_ids_are_ours_alone():
     args = vllm_args.sampling_args(Sampling(max_tokens=3, stop_token_ids=(5,)), (2,))
     assert args["ignore_eos"] is True and args["stop_token_ids"] == [5]
-    guided = vllm_args.sampling_args(Sampling(max_tokens=3, ignore_eos=True, guide=Guide("json", "")), (2,))
+    guided = vllm_args.sampling_args(Sampling(max_tokens=3, ignore_eos=True, guide=Guide("json", ANY_OBJECT)), (2,))
     assert guided["stop_token_ids"] == [2]
 
 
