@@ -253,12 +253,17 @@ class Dispatcher:
             self._close(sequence, "error")
 
     def _tell(self, request: ActiveRequest, error: ServingError) -> None:
-        """End a request with an error: behind the text of an open answer, or through its sink."""
+        """End a request with an error: behind the text of an open answer, or through its sink.
+
+        Everything else of it ends first: Triton 2.51 stops counting at an error and never lets go of the request."""
         answers = [s for s in request.sequences if s.is_open and s.id in self.registry.sequences]
         teller = next((s for s in answers if self._feeds.reaches(s)), None)
+        others = [s for s in answers if s is not teller]
+        for sequence in others:
+            self._feeds.end(sequence)
         self._end(request.sink.drop if teller else lambda: request.sink.fail(error))
-        for sequence in answers:
-            self._feeds.end(sequence, error if sequence is teller else None)
+        if teller:
+            self._feeds.end(teller, error, after=others)
 
     def _fail_all(self, line: str) -> None:
         for request in list(self.registry.requests.values()):

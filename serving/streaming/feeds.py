@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from contract import feed
@@ -24,7 +25,7 @@ class Feeds:
         self._ack_table, self._clock, self._run_dir = ack_table, clock, run_dir
         self._has_given_up = False
         self._writers: dict[int, feed.FeedWriter] = {}
-        self._early: list[tuple[ActiveSequence, bytes]] = []  # endings of answers that are not open yet
+        self._early: list[tuple[ActiveSequence, bytes, Sequence[ActiveSequence]]] = []  # endings that have to wait
         self._ending: list[tuple[ActiveSequence, int]] = []  # and the time on the clock when the last word left
 
     @property
@@ -45,19 +46,21 @@ class Feeds:
         """The next chunk of a sequence whose earlier ones are acknowledged."""
         self._push(sequence, feed.chunk(words), last=bool(sequence.finish))
 
-    def end(self, sequence: ActiveSequence, error: ServingError | None = None) -> None:
+    def end(
+        self, sequence: ActiveSequence, error: ServingError | None = None, after: Sequence[ActiveSequence] = ()
+    ) -> None:
         """End the answer of a sequence that ``is_open``: with an error, or because nobody reads it.
 
-        Its first chunk may still be on its way; then the ending waits for it."""
+        The ending waits for its first chunk, which may still be on its way, and for the endings of ``after``."""
         slot, generation = sequence.slot, sequence.generation
         frame = feed.error(slot, generation, to_wire(error)) if error else feed.end(slot, generation)
-        if not self._push(sequence, frame, last=True):
-            self._early.append((sequence, frame))
+        if self._is_early(sequence, frame, after):
+            self._early.append((sequence, frame, after))
 
     def flush(self) -> None:
         """Write what was pushed since the last call: one system call for all chunks of an engine step."""
         if self._early:
-            self._early = [(s, f) for s, f in self._early if not self._push(s, f, last=True) and self._may_open(s)]
+            self._early = [waiting for waiting in self._early if self._is_early(*waiting)]
         for number, writer in list(self._writers.items()):
             try:
                 writer.flush()
@@ -66,9 +69,14 @@ class Feeds:
                 writer.close()
                 del self._writers[number]
 
-    def _may_open(self, sequence: ActiveSequence) -> bool:
-        """False when the first chunk never arrives: Triton has dropped it, because its client is gone."""
-        return self._clock.now - sequence.sent_beat < PATIENCE_BEATS
+    def _is_early(self, sequence: ActiveSequence, frame: bytes, after: Sequence[ActiveSequence]) -> bool:
+        """Push the ending if it may leave. What takes too long is not waited for: a first chunk may have been lost."""
+        patient = self._clock.now - sequence.sent_beat < PATIENCE_BEATS
+        if patient and after and self.ending:
+            unended = [s for s, *_ in self._early] + [s for s, _ in self._ending]
+            if any(each in unended for each in after):
+                return True
+        return not self._push(sequence, frame, last=True) and patient
 
     def _is_ending(self, sequence: ActiveSequence, beat: int) -> bool:
         reader = self._ack_table.reader(sequence.slot, sequence.generation)

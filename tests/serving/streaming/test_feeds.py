@@ -80,6 +80,24 @@ def test_an_ending_waits_for_a_first_chunk_that_is_still_on_its_way(
     assert feeds.ending == 0
 
 
+def test_an_error_leaves_when_the_others_have_ended(
+    feeds: Feeds, ack_table: AckTable, readers: list[feed.FeedReader]
+) -> None:
+    """They may be read by other threads and processes, so their order is not that of the frames."""
+    early, other, teller = (sequence(slot, []) for slot in range(3))
+    ack_table.read_by(1, 1, 1)
+    ack_table.read_by(2, 1, 0)
+    feeds.end(early)
+    feeds.end(other)
+    feeds.end(teller, EngineUnavailable("engine: gone"), after=[early, other])
+    for slot in (0, 1):
+        feeds.flush()
+        assert not got(readers[0])
+        ack_table.close_answer(slot, 1)
+    feeds.flush()
+    assert got(readers[0]) == [(feed.ERROR, [2, 1])]
+
+
 def test_an_ending_for_an_answer_that_never_opens_is_given_up(feeds: Feeds, ack_table: AckTable, clock: Clock) -> None:
     feeds.end(sequence(5, []), EngineUnavailable("engine: gone"))
     for _ in range(PATIENCE_BEATS):
