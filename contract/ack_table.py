@@ -6,7 +6,7 @@ One record of four 64-bit words per slot; a running sequence owns one slot:
     acked   generation << 32 | seq    the last chunk of this sequence whose text the detokenizer has sent
     stop    generation << 32          a stop string was found: the engine may abort the sequence
     reader  generation << 32 | n      the feed whose reader answers this sequence, or ``CLOSED``
-    probe   generation << 32 | n      the last probe that came through Triton: the client was still there
+    probe   generation << 32 | n      the last probe that came through Triton with the client still there, or ``GONE``
 
 Only the detokenizer writes these records, and each word in a single store, so no lock is needed. A word carries the
 generation it was written for. The engine gives every sequence a new generation, so a late write for a slot's previous
@@ -29,6 +29,7 @@ WORDS_PER_SLOT = 4
 ACKED, STOP, READER, PROBE = range(WORDS_PER_SLOT)
 REFUSE, END = 1, 2  # of ``AckTable.closing``
 CLOSED = 2**32 - 1  # for a reader: the answer has ended
+GONE = 2**32 - 1  # for a probe: the client is gone
 MAX_GENERATION = 2**31 - 1  # travels in INT32 tensors
 
 

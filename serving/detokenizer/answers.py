@@ -14,6 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from contract import feed
+from contract.ack_table import GONE
 from contract.chunks import Chunk, IntArray
 from contract.errors import EngineUnavailable, InternalError, ServingError, from_wire
 from serving.detokenizer.step import Detokenizer
@@ -25,6 +26,9 @@ UNANSWERED = "detokenizer: the chunk could not be answered; see the server's log
 
 class Reply(Protocol):
     """Where the answer to one of the engine's responses goes."""
+
+    def is_gone(self) -> bool:
+        """The client was gone when Triton passed the engine's response on."""
 
     def send(self, chunks: list[Chunk], final: bool) -> None: ...
 
@@ -43,13 +47,13 @@ class Answers:
     def receive(self, words: IntArray, reply: Reply) -> None:
         """One response of the engine step, from Triton's thread.
 
-        Either the first chunk of a stream, or a whole answer, or a probe, which only shows that Triton still schedules
-        steps for the client."""
+        Either the first chunk of a stream, or a whole answer, or a probe, which asks whether the client is there."""
         try:
             chunks = self._detokenizer.process(words)
             first = chunks[0]
             if first.seq == 0:
-                self._detokenizer.ack_table.probe(first.slot, first.generation, first.completion_tokens)
+                number = GONE if reply.is_gone() else first.completion_tokens
+                self._detokenizer.ack_table.probe(first.slot, first.generation, number)
                 reply.drop()
             elif len(chunks) == 1 and first.slot >= 0 and not first.finish:
                 self._open(first, reply)

@@ -1,8 +1,9 @@
 """Disconnect watch: finds requests whose client is gone, and notices when the detokenizer is gone.
 
-When a client disconnects, an ensemble stops scheduling later steps, but it never tells a step that is running. So the
-engine step sends probes: now and then, an empty chunk of each request through Triton to the detokenizer. A probe that
-does not arrive although the detokenizer is alive means that nobody is listening.
+When a client disconnects, an ensemble marks later steps as cancelled, but it never tells a step that is running. So the
+engine step sends probes: now and then, an empty chunk of each request through Triton to the detokenizer, which writes
+into the ack table whether it came cancelled. A chunk or probe that does not arrive although the detokenizer is alive
+was lost, and with it the request.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class DisconnectWatch:
             request = sequence.request
             if request.gone:
                 continue
-            if sequence.is_owed(self._ack_table) and beats - sequence.sent_beat > GONE_BEATS:
+            if request.is_left(self._ack_table):
+                log.info("request %s: the client is gone", request.request_id)
+                yield request
+            elif sequence.is_owed(self._ack_table) and beats - sequence.sent_beat > GONE_BEATS:
                 log.info("request %s: chunk %d was not acknowledged", request.request_id, sequence.seq)
                 yield request
             elif not request.probes_arrived(self._ack_table) and beats - request.probe_beat > GONE_BEATS:

@@ -3,19 +3,12 @@
 A sequence's next chunk leaves only when the detokenizer has acknowledged the last one in the ack table; whatever the
 engine generates meanwhile goes into that chunk. So an idle system streams token by token, and a busy one sends fewer,
 larger chunks by itself.
-
-Chunks wait while a probe of their request is late (``disconnect_watch``): Triton 2.51 keeps in memory every response
-that is sent to a client it knows to be gone.
 """
 
 from __future__ import annotations
 
-import time
-
 from contract.ack_table import AckTable
 from serving.streaming.sequence import ActiveSequence
-
-LATE_SECONDS = 0.03  # a probe takes milliseconds
 
 
 class FlowControl:
@@ -41,12 +34,9 @@ class FlowControl:
 
         A call takes a fraction of a millisecond, and all answers of a wave may end in one step."""
         table = self._ack_table
-        late = time.monotonic() - LATE_SECONDS
         due: tuple[list[ActiveSequence], list[ActiveSequence]] = ([], [])
         for sequence in list(self._waiting.values()):
-            request = sequence.request
-            may_send = sequence.is_acked(table) and (request.probe_at > late or request.probes_arrived(table))
-            if request.gone or may_send:
+            if sequence.request.gone or sequence.is_acked(table):
                 del self._waiting[sequence.id]
                 due[not sequence.is_open or bool(sequence.finish)].append(sequence)
         return due

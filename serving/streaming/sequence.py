@@ -9,7 +9,7 @@ from typing import Protocol
 import orjson
 
 from contract import chunks, prompt_part
-from contract.ack_table import AckTable
+from contract.ack_table import GONE, AckTable
 from contract.chunks import IntArray, Job
 from contract.errors import ServingError
 from contract.finish import FINISH_CODES
@@ -145,6 +145,11 @@ class ActiveRequest:
         self.probes += 1
         self.prober, self.probe_beat, self.probe_at = prober, beat, now
         return chunks.pack(prober.slot, prober.generation, 0, prober.index, 0, self.probes, 0, 0, [])
+
+    def is_left(self, ack_table: AckTable) -> bool:
+        """The last probe came through when its client was gone."""
+        prober = self.prober
+        return prober is not None and ack_table.probed(prober.slot, prober.generation, GONE)
 
     def probes_arrived(self, ack_table: AckTable) -> bool:
         """Every probe sent so far has come through."""

@@ -79,6 +79,10 @@ class TritonReply:
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
 
+    def is_gone(self) -> bool:
+        cancelled: bool = self._sender.is_cancelled()
+        return cancelled
+
     def send(self, chunks: list[Chunk], final: bool) -> None:
         triton_io.send(self._sender, triton_io.outputs(chunks), final)
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 
 import pytest
+from tritonclient.utils import InferenceServerException
 
 from tests.conftest import ROOT, Server
 from tests.triton.calls import Stream, ask, generate, scalar
@@ -40,8 +42,25 @@ time.sleep(600)
 
 
 @pytest.fixture(autouse=True)
-def nothing_runs(server: Server) -> None:
+def nothing_runs(server: Server) -> Iterator[None]:
+    """Before a test; after it Triton has let go of every request too, with all that it keeps for one."""
     server.wait_for(lambda: is_free(server), 10)
+    before = kept(server)
+    yield
+    server.wait_for(lambda: is_free(server) and kept(server) == before, 10)
+
+
+def kept(server: Server) -> int:
+    """Twice the number of requests that Triton has not ended, whose memory is not free. It counts a failed one twice,
+    for its error and for its end."""
+
+    def counts(model: str) -> tuple[int, int]:
+        with urllib.request.urlopen(f"{server.http}/v2/models/{model}/stats") as response:
+            stats = json.load(response)["model_stats"][0]["inference_stats"]
+        return int(stats["success"]["count"]), int(stats["fail"]["count"])
+
+    (came, _), (answered, failed) = counts("tokenizer"), counts("qwen")
+    return 2 * (came - answered) - failed
 
 
 def finished(server: Server, reason: str) -> float:
@@ -140,6 +159,14 @@ def test_an_unstreamed_request_can_be_stopped_and_answers_with_what_it_has(serve
         ask(server.grpc, request_id="quiet", stop=True)
         answer = stream.answer()
     assert answer.finish == "cancelled" and answer.completion_tokens > 0 and answer.text
+
+
+def test_a_timeout_ends_every_sequence_of_a_request(server: Server) -> None:
+    with Stream(server.grpc) as stream:
+        stream.send(timeout=400_000, num_return_sequences=4, **LONG | {"ignore_eos": True})
+        with pytest.raises(InferenceServerException, match="deadline_exceeded"):
+            while True:
+                stream.next()
 
 
 def test_a_timeout_ends_the_request_over_grpc(server: Server) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from contract import feed
-from contract.ack_table import CLOSED, AckTable
+from contract.ack_table import CLOSED, GONE, AckTable
 from contract.chunks import Chunk, IntArray, TextOptions, join, pack
 from contract.errors import EngineUnavailable, InternalError, InvalidRequest, ServingError, to_wire
 from contract.finish import FINISH_CODES
@@ -29,6 +29,10 @@ class FakeReply:
     ends: int = 0
     broken: bool = False  # for text
     mute: bool = False  # for errors too
+    gone: bool = False
+
+    def is_gone(self) -> bool:
+        return self.gone
 
     def send(self, chunks: list[Chunk], final: bool) -> None:
         assert not self.ends, "a response after the last one"
@@ -101,6 +105,12 @@ def test_a_probe_leaves_a_mark_and_no_response(desk: Desk) -> None:
     assert (probe.texts, probe.ends, answer.ends) == ([], 1, 0)
     desk.feed("b", 2, finish=LENGTH)
     assert answer.texts == ["a", "b"]
+
+
+def test_a_probe_tells_that_the_client_is_gone(desk: Desk) -> None:
+    answer, probe = desk.open("a"), FakeReply(gone=True)
+    desk.answers.receive(pack(0, 1, 0, 0, 0, 4, 0, 0, []), probe)
+    assert desk.table.probed(0, 1, GONE) and (probe.texts, probe.ends, answer.ends) == ([], 1, 0)
 
 
 def test_a_stop_string_across_the_two_ways_is_found(desk: Desk) -> None:

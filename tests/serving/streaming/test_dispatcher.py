@@ -14,7 +14,6 @@ import pytest
 from contract.chunks import PLAIN, Job, TextOptions
 from serving.detokenizer.text import TokenBytes
 from serving.runtimes.base import EndToken, SequenceDelta
-from serving.streaming.flow_control import LATE_SECONDS
 from tests.serving.fakes import FakeSink
 from tests.serving.rig import AT_ONCE, CANCEL, STREAM, Rig
 from tests.waiting import until
@@ -175,22 +174,6 @@ def test_every_open_request_is_probed_through_triton(rig: Rig, job: Job) -> None
     rig.runtime.step(1, finish="length")
     until(lambda: staying.ends)
     until(rig.is_free)
-
-
-def test_text_waits_while_a_probe_is_late(rig: Rig) -> None:
-    """Triton keeps what is sent to a client that it knows to be gone. n = 2: whichever sequence sent the probe."""
-    sink = rig.open(replace(STREAM, n=2), follow=False)
-    rig.runtime.step(1)
-    until(lambda: len(sink.responses) == 2)
-    for chunk in sink.chunks:
-        rig.detokenizer.ack(chunk, sink)
-    until(lambda: sink.probes)
-    time.sleep(2 * LATE_SECONDS)
-    rig.runtime.step(2)
-    time.sleep(0.1)
-    assert sink.ids == [1, 1]
-    rig.detokenizer.ack(sink.probes[0])
-    until(lambda: sink.ids == [1, 1, 2, 2])
 
 
 # --- all together ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from contract.ack_table import END, REFUSE
+from contract.ack_table import END, GONE, REFUSE
 from contract.chunks import IntArray, Job
 from contract.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest
 from serving.streaming.disconnect_watch import GONE_BEATS
@@ -31,6 +31,16 @@ def test_a_vanished_client_is_noticed_by_its_missing_acks(rig: Rig) -> None:
     rig.runtime.step(2, finish="length")
     until(lambda: staying.ends)
     assert staying.ids == [1, 2] and gone.ends == 1
+
+
+def test_a_client_that_a_probe_finds_gone_is_not_waited_for(rig: Rig) -> None:
+    gone = rig.open(follow=False)
+    until(lambda: gone.probes)
+    (probe,), before = gone.probes, rig.ack_table.beats[0]
+    rig.ack_table.probe(probe.slot, probe.generation, GONE)
+    until(lambda: gone.dropped)
+    assert rig.ack_table.beats[0] - before < GONE_BEATS / 2 and gone.ends == 1
+    assert rig.dispatcher.registry.finished["disconnected"] == 1
 
 
 def test_a_starved_detokenizer_is_no_vanished_client(rig: Rig) -> None:
