@@ -29,6 +29,7 @@ def test_events_survive_any_cut(texts: list[str], seed: int, end: str) -> None:
         (b"event: error\nid: 7\ndata: x\n\n", [b"x"]),
         (b"\n\n: keep-alive\n\ndata: y\n\n", [b"y"]),
         (b"data:  two spaces\n\n", [b" two spaces"]),
+        (b"\xef\xbb\xbfdata: marked\n\n", [b"marked"]),
         (b"data: whole\n\ndata: cut", [b"whole"]),
         (b"data: whole\n\ndata: cut\n", [b"whole"]),
     ],

@@ -160,3 +160,54 @@ async def held(a: Answer) -> None:
         await a.delta(1, usage=True, content="" if k < 3 else "word ")
     await a.delta(0, usage=True, content="held back")
     await a.finish()
+
+
+async def loose(a: Answer) -> None:
+    """JSON as Python writes it: NaN, and characters that are cut in halves between events. A space behind [DONE]."""
+    await a.begin()
+    async for k in paced(10):
+        half = chunk(
+            {"content": "\U0001f600".encode("utf-16-be")[2 * (k % 2) :][:2].decode("utf-16-be", "surrogatepass")}
+        )
+        await a.raw(f"data: {json.dumps(half | {'logprob': float('nan')})}\n\n".encode(), 1)
+    await a.raw(a.event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 10}}))
+    await a.raw(a.event("[DONE] "))
+    await a.finish(usage=False, done=False)
+
+
+async def strings(a: Answer) -> None:
+    """Counts as strings, and -1 for what is not known yet."""
+    await a.begin()
+    async for _ in paced(10):
+        await a.raw(a.event(chunk({"content": "word "}, None, -1)), 1)
+    details = {"cached_tokens": "3"}
+    usage = {"prompt_tokens": "7", "completion_tokens": "10", "prompt_tokens_details": details}
+    await a.raw(a.event({"choices": [], "usage": usage}))
+    await a.finish(usage=False)
+
+
+async def marked(a: Answer) -> None:
+    """A byte order mark before the first event."""
+    await a.begin()
+    async for k in paced(10):
+        await a.raw(b"\xef\xbb\xbf" * (k == 0) + a.event(chunk({"content": "word "})), 1)
+    await a.finish()
+
+
+async def busy_until_close(a: Answer) -> None:
+    """A refusal whose body ends with the connection."""
+    a.writer.write(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\nno backend")
+    a.writer.close()
+
+
+async def error_until_close(a: Answer) -> None:
+    a.writer.write(b'HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{"error": {"message": "no model"}}')
+    a.writer.close()
+
+
+async def no_events(a: Answer) -> None:
+    """No empty line between the events, so that there are none."""
+    await a.begin()
+    for _ in range(3):
+        await a.raw(b'data: {"choices": []}\n')
+    await a.finish(usage=False, done=False)

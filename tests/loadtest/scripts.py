@@ -260,6 +260,7 @@ SCRIPTS: dict[str, Callable[[Answer], Awaitable[None]]] = {
         oddities.http_1_0, oddities.slow_head, oddities.nulls, oddities.fields, oddities.packed, oddities.packed_error,
         oddities.garbled, oddities.no_http, oddities.reset_first, oddities.closed_first, oddities.reset_after_head,
         oddities.too_short, oddities.moved, oddities.error_event, oddities.error_words, oddities.error_reason,
-        oddities.held,
+        oddities.held, oddities.loose, oddities.strings, oddities.marked, oddities.busy_until_close,
+        oddities.error_until_close, oddities.no_events,
     )
 }  # fmt: skip

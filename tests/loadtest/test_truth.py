@@ -20,7 +20,7 @@ WHOLE = (
     "plain", "counted", "several", "several_counted", "empty_first", "reasoning", "tools", "comments", "crlf", "split",
     "burst", "one_message", "pause", "no_usage", "null_error", "no_done", "until_close", "left_open",
     "vllm", "llama_cpp", "ollama", "zeros", "prompt_only", "deepseek", "characters", "mistral",
-    "http_1_0", "slow_head", "nulls", "fields", "packed", "held",
+    "http_1_0", "slow_head", "nulls", "fields", "packed", "held", "loose", "strings", "marked",
 )  # fmt: skip
 FAILED = {
     "error_midway": "engine_dead", "error_text": "internal_error", "cut": "cut_short", "cut_politely": "cut_short",
@@ -30,7 +30,8 @@ FAILED = {
     "closed_first": "connect", "reset_after_head": "cut_short", "too_short": "cut_short", "moved": "internal_error",
     "error_event": "engine_unavailable", "error_words": "protocol", "error_reason": "engine_unavailable",
     "whole_error": "internal_error", "detail": "invalid_request", "error_object": "engine_unavailable",
-    "shapeless": "protocol",
+    "shapeless": "protocol", "busy_until_close": "engine_unavailable", "error_until_close": "internal_error",
+    "no_events": "not_a_stream",
 }  # fmt: skip
 
 

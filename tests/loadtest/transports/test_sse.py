@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.errors import TransportError
-from loadtest.transports.sse import _SseReader
+from loadtest.transports.sse_reader import SseReader
 
 CONTINUOUS = [
     {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
@@ -36,14 +36,14 @@ def answer(chunks: list[dict[str, Any]], end: str = "\n", done: bool = True, sta
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def read(data: bytes, cuts: list[int], leave: int = 10**9) -> tuple[_SseReader, list[int]]:
+def read(data: bytes, cuts: list[int], leave: int = 10**9) -> tuple[SseReader, list[int]]:
     seen: list[int] = []
 
     def on_message(stamp: float, tokens: int) -> bool:
         seen.append(tokens)
         return tokens < leave
 
-    reader, at, k = _SseReader(on_message), 0, 0
+    reader, at, k = SseReader(on_message), 0, 0
     while at < len(data):
         size = cuts[k % len(cuts)]
         if not reader.feed(data[at : at + size], 0.0):
@@ -100,3 +100,10 @@ def test_refusals_are_counted_by_kind(status: str, kind: str) -> None:
 def test_an_error_inside_the_stream_ends_it() -> None:
     with pytest.raises(TransportError, match="engine_dead: gone"):
         read(answer([*LAST[:1], {"error": {"code": "engine_dead", "message": "gone"}}]), [9999])
+
+
+def test_halves_of_a_character_are_one_again() -> None:
+    halves = [rb'{"choices": [{"delta": {"content": "\ud83d"}}]}', rb'{"choices": [{"delta": {"content": "\ude00"}}]}']
+    body = b"".join(b"data: " + half + b"\n\n" for half in (*halves, b"[DONE]"))
+    reader, seen = read(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body, [9])
+    assert seen == [1, 2] and reader.finished().text == "\U0001f600"
