@@ -34,6 +34,7 @@ from loadtest.transports.dialect import Dialect
 
 REPORT_S = 1.0
 PAUSE_AFTER_FAILURE_S = 0.5  # a closed-loop user must not hammer a dead server
+ERROR = 300  # characters kept of what a failure said: some servers repeat the whole prompt
 SETTLE_S = 2.0  # greenlets that were told to stop get this long
 
 Send = Callable[[dict[str, Any]], None]
@@ -177,7 +178,7 @@ class LoadWorker:
         except TransportError as caught:
             outcome, error = "failed", caught
         except Exception as caught:  # noqa: BLE001  the outermost boundary of a stream: counted by kind, never lost
-            outcome, error = "failed", TransportError("protocol", f"{type(caught).__name__}: {caught}"[:300])
+            outcome, error = "failed", TransportError("protocol", f"{type(caught).__name__}: {caught}")
         self._finish(number, record, outcome, error)
 
     def _listener(self, record: Record, request: Request, arrivals: list[float]) -> Callable[[float, int], bool]:
@@ -222,7 +223,7 @@ class LoadWorker:
             return  # the run stopped first and counted it as in flight
         record.outcome, record.t_end = outcome, self.now()
         if error is not None:
-            record.error_kind, record.error = error.kind, error.message
+            record.error_kind, record.error = error.kind, error.message[:ERROR]
         self._account(record)
         self._fire(record, error)
 

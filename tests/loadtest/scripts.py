@@ -241,8 +241,9 @@ async def whole_error(a: Answer) -> None:
 
 
 async def detail(a: Answer) -> None:
-    """FastAPI's form of an error."""
-    await refuse(a, "422 Unprocessable Entity", '{"detail": [{"loc": ["body", "seed"], "msg": "not permitted"}]}')
+    """FastAPI's form of an error, with the prompt that it is about."""
+    wrong = {"loc": ["body", "seed"], "msg": "not permitted", "input": "word " * 10_000}
+    await refuse(a, "422 Unprocessable Entity", json.dumps({"detail": [wrong]}))
 
 
 async def page(a: Answer) -> None:

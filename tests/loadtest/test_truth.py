@@ -12,6 +12,7 @@ import pytest
 from loadtest.scenarios.base import Request
 from loadtest.stats import quantile
 from loadtest.transports.sse import SseTransport
+from loadtest.worker import ERROR
 from tests.loadtest.answer import ITL, TTFT
 from tests.loadtest.mock import Mock, Result, loadtest, started
 from tests.loadtest.scripts import SCRIPTS
@@ -114,6 +115,7 @@ SLACK = 0.002
 def test_each_way_to_fail_has_its_name(scripted: Scripted, script: str, kind: str) -> None:
     record = scripted.records[script]
     assert (record["outcome"], record["error_kind"]) == ("failed", kind), record["error"]
+    assert len(record["error"]) <= ERROR
 
 
 def test_the_run_adds_up(scripted: Scripted) -> None:
