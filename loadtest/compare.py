@@ -151,17 +151,17 @@ def compare(a_dir: Path, b_dir: Path, out: Path, worse: float | None = None) -> 
     console.show(
         "\n".join([f"A = {a_dir}", f"B = {b_dir}", *(f"note: {n}" for n in notes), *_lines(rows), _rates(a, b)])
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     files.write(out.parent, {out.name: _page(a, b, rows, notes)})
     console.show(f"report: {out}")
     return EXIT_OK if worse is None else _judged(a, b, rows, worse)
 
 
 def _judged(a: SavedRun, b: SavedRun, rows: list[Row], worse: float) -> int:
-    if any(run.summary["verdict"]["state"] == "invalid" for run in (a, b)) or all(row.few for row in rows):
+    found = regressions(rows, worse) + more_failed(a, b, worse)
+    too_short = all(row.few for row in rows) and not found  # where all requests of B failed there is no row
+    if too_short or any(run.summary["verdict"]["state"] == "invalid" for run in (a, b)):
         console.show("verdict: INVALID\n  a run is invalid, or too short to compare")
         return EXIT_INVALID
-    found = regressions(rows, worse) + more_failed(a, b, worse)
     console.show("\n".join([f"verdict: {'FAIL' if found else 'PASS'}", *(f"  {line}" for line in found)]))
     return EXIT_LIMITS_MISSED if found else EXIT_OK
 

@@ -58,6 +58,7 @@ def test_a_regression_fails_a_pipeline(tmp_path: Path, capsys: pytest.CaptureFix
         reported(run_of([record(k, ttft=ttft + 0.0001 * k) for k in range(count)]), tmp_path / name)
     broken = [record(k, "failed" if k < 9 else "completed") for k in range(80)]
     reported(run_of(broken), tmp_path / "broken")
+    reported(run_of([record(k, "failed") for k in range(80)]), tmp_path / "dead")
 
     def judged(name: str, worse: float) -> tuple[int, str]:
         code = comparing.compare(tmp_path / "a", tmp_path / name, tmp_path / "out.html", worse)
@@ -67,6 +68,15 @@ def test_a_regression_fails_a_pipeline(tmp_path: Path, capsys: pytest.CaptureFix
     assert code == 1 and "verdict: FAIL" in said and "TTFT from send p50 is 19.2% slower in B (allowed 5.0%)" in said
     assert judged("slower", 0.25)[0] == judged("faster", 0.05)[0] == judged("a", 0.0)[0] == 0
     assert judged("few", 0.05)[0] == 3 and "9 of 80 requests failed in B" in judged("broken", 0.5)[1]
+    code, said = judged("dead", 0.5)
+    assert code == 1 and "80 of 80 requests failed in B" in said, "without an answer there is nothing to compare"
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    reported(run_of([record(k) for k in range(4)]), tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LoadtestError, match=r"^out: out\.html cannot be written to [^\n]+$"):
+        comparing.compare(tmp_path / "a", tmp_path / "a", tmp_path / "file" / "out.html")
 
 
 @pytest.mark.parametrize("damage", [None, "{", "[]", "[" * 100_000, '{"schema": "other"}'])
