@@ -106,6 +106,11 @@ class RunPlan:
         measured = schedule(self.process, self.rate, self.duration, self.seed, self.requests)
         return (*warm, *(self.warmup + t for t in measured))
 
+    @property
+    def planned(self) -> int:
+        """Arrivals of an open loop that are measured."""
+        return sum(t >= self.warmup for t in self.schedule())
+
     def share(self, index: int, count: int) -> int | None:
         """In a closed loop, worker ``index``'s part of ``requests``: that of its users (every ``count``-th)."""
         if self.requests is None or self.process.is_open:
@@ -135,7 +140,7 @@ class RunPlan:
         self._check_requests()
         _ = self.limits
         self.load.conversation(0).request(0)  # a bad language or length shows here
-        if self.process.is_open and not self.schedule():
+        if self.process.is_open and not self.planned:
             raise LoadtestError(f"rate: no request falls into {self.duration:g} s: raise the rate or the duration")
         return self
 

@@ -26,8 +26,20 @@ def step_of(rate: float, summary: dict[str, Any]) -> RateStep:
     return RateStep(rate, state == "pass" and not saturated, state == "invalid", saturated, summary)
 
 
-def search(run: Callable[[float], RateStep], start: float, highest: float | None = None) -> list[RateStep]:
-    """Steps in the order they were run. Pure: ``run`` does the work. Stops at an invalid run."""
+def rounded(rate: float) -> float:
+    """To six digits, and never to 0."""
+    return float(f"{rate:g}")
+
+
+def search(
+    run: Callable[[float], RateStep],
+    start: float,
+    highest: float | None = None,
+    sends: Callable[[float], bool] = lambda rate: True,
+) -> list[RateStep]:
+    """Steps in the order they were run. Pure: ``run`` does the work. Stops at an invalid run.
+
+    ``sends``: whether a rate is high enough for a request to fall into its window."""
     steps = [run(start)]
     good, bad = (start, None) if steps[0].met else (None, start)
     while len(steps) < MAX_STEPS and not steps[-1].invalid:
@@ -38,13 +50,13 @@ def search(run: Callable[[float], RateStep], start: float, highest: float | None
             rate = min(good * 2, highest or good * 2)
         elif good is None:
             rate = bad / 2
-            if rate < start / 64:
+            if rate < start / 64 or not sends(rounded(rate)):
                 break
         elif len([s for s in steps if good < s.rate < bad * 1.001]) > BISECTIONS or bad / good < 1.06:
             break
         else:
             rate = (good + bad) / 2
-        steps.append(run(round(rate, 3)))
+        steps.append(run(rounded(rate)))
         if steps[-1].met:
             good = max(good or 0.0, steps[-1].rate)
         else:
@@ -57,7 +69,7 @@ def _beyond(run: Callable[[float], RateStep], steps: list[RateStep], highest: fl
     more: list[RateStep] = []
     rate = max(s.rate for s in steps)
     while len(more) < MAX_BEYOND and not any(s.saturated or s.invalid for s in steps + more):
-        rate = round(rate * BEYOND, 3)
+        rate = rounded(rate * BEYOND)
         if highest is not None and rate > highest:
             break
         more.append(run(rate))

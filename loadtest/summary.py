@@ -69,7 +69,7 @@ def summarize(run: Run) -> dict[str, Any]:
     """The content of summary.json. Times in seconds, rates per second."""
     plan, total = run.plan, merged(run.lanes.values())
     workers = [w or WorkerHealth(i, 0.0, 0.0, 0, finished=False) for i, w in sorted(run.workers.items())]
-    planned = sum(t >= plan.warmup for t in plan.schedule()) if plan.process.is_open and run.complete else None
+    planned = plan.planned if plan.process.is_open and run.complete else None
     verdict = judge(total, plan.limits, workers, planned, interrupted=run.interrupted)
     return {
         "schema": SCHEMA,

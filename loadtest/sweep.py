@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import signal
 import subprocess
@@ -104,7 +105,7 @@ def sweep(options: argparse.Namespace) -> int:
 
     complete = False
     try:
-        search(run, plan.rate, options.max_rate)
+        search(run, plan.rate, options.max_rate, lambda rate: dataclasses.replace(plan, rate=rate).planned > 0)
         complete = True
     finally:  # Ctrl-C or a server that died: what was measured until then is kept
         if steps:

@@ -142,7 +142,7 @@ def test_prose_has_about_the_length_asked_for() -> None:
         ({"host": "ftp://x"}, "host"), ({"host": "::zz"}, "host"), ({"host": "[::zz]"}, "host"),
         ({"respect_eos": "maybe"}, "respect-eos"), ({"grpc_port": "99999"}, "grpc-port"),
         ({"arrivals": "trace"}, "arrivals"),
-        ({"rate": "0.001", "duration": "1s"}, "rate"),
+        ({"rate": "0.001", "duration": "1s"}, "rate"), ({"rate": "1", "duration": "10ms"}, "rate"),
         ({"requests": "0"}, "requests"), ({"requests": "1.5"}, "requests"), ({"requests": "5000001"}, "requests"),
         ({"requests": "61", "scenario": "trace"}, "requests"),
         ({"requests": "9", "rate": "5", "arrivals": "ramp"}, "duration"),

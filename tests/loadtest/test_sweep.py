@@ -41,6 +41,12 @@ def test_sweep_stops_at_an_invalid_run_and_at_its_highest_rate() -> None:
     assert beyond[-1].saturated and beyond[-1].rate == 4.5
 
 
+def test_a_sweep_down_to_rates_that_send_nothing_ends_with_what_it_measured() -> None:
+    """A rate without a request in its window was the user's mistake, and ended the sweep with exit code 2."""
+    steps = search(lambda rate: RateStep(rate, False, False, True, {}), 0.01, None, lambda rate: rate > 0.002)
+    assert [s.rate for s in steps] == [0.01, 0.005, 0.0025]
+
+
 @pytest.mark.parametrize(("duration", "noted"), [("1s", 2), ("4s", 0)])
 @pytest.mark.parametrize("end", [KeyboardInterrupt, LoadtestError("the server died")])
 def test_what_a_sweep_measured_before_it_was_ended_is_kept(
