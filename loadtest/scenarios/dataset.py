@@ -121,26 +121,37 @@ def _conversation(row: Any, where: str, name: str) -> Conversation:
     return Conversation(0, tuple(turns), system, 0, name)
 
 
-def prompt(row: dict[str, Any]) -> str | None:
-    return next((row[name] for name in PROMPTS if isinstance(row.get(name), str)), None)
+def prompt(row: dict[str, Any], where: str) -> str | None:
+    text = next((row[name] for name in PROMPTS if isinstance(row.get(name), str)), None)
+    return None if text is None else valid(text, where)
+
+
+def valid(text: str, where: str) -> str:
+    """``text``, unless JSON's escapes put half a surrogate pair into it: each request with it would be a failure."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise LoadtestError(f"{where}: {half} is half a surrogate pair, which cannot be sent: remove it") from None
+    return text
 
 
 def _messages(row: Any, where: str) -> Iterable[tuple[str, str, int | None]]:
     """(role, text, the answer's length if it is given) in OpenAI's names."""
     row = row if isinstance(row, dict) else {}
     asked = _length(row, where)
-    if (text := prompt(row)) is not None:
+    if (text := prompt(row, where)) is not None:
         return [("user", text, asked)]
-    found = next((row[name] for name in CONVERSATIONS if row.get(name)), None)
+    found = next((row[name] for name in CONVERSATIONS if row.get(name) is not None), None)
     side = "user" if "turns" in row else None
     told = list[tuple[str, str, int | None]]()
-    for one in found if isinstance(found, list) and found else [None]:
+    for one in found if isinstance(found, list) else [None]:
         message = {"text": one} if isinstance(one, str) else one if isinstance(one, dict) else {}
         role = message.get("role") or message.get("from") or side
         content = next((message[name] for name in ("content", "value", "text") if name in message), None)
         if not isinstance(role, str) or not isinstance(content, str):
             raise LoadtestError(f"{where}: no conversation of texts: write {FORM}")
-        told.append((ROLES.get(role, role), content, _length(message, where) or asked))
+        told.append((ROLES.get(role, role), valid(content, where), _length(message, where) or asked))
     return told
 
 

@@ -9,6 +9,7 @@ what it would have seen. A CSV file has the columns of BurstGPT (seconds) or of 
 from __future__ import annotations
 
 import csv
+import json
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -134,9 +135,14 @@ def _line(text: str, where: str, number: int) -> Line:
     time = _number(data, "timestamp", where) / 1000
     output = max(1, int(_number(data, "output_length", where)))
     messages = data.get("messages")
-    if isinstance(messages, list) and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages):
+    if (
+        isinstance(messages, list)
+        and messages
+        and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages)
+    ):
+        dataset.valid(json.dumps(messages, ensure_ascii=False), where)
         return Line(number, time, output, tuple(messages))
-    if (prompt := dataset.prompt(data)) is not None:
+    if (prompt := dataset.prompt(data, where)) is not None:
         return Line(number, time, output, ({"role": "user", "content": prompt},))
     if "input_length" not in data:
         raise LoadtestError(f"{where}: needs messages, prompt or input_length: write lines like {FORM}")

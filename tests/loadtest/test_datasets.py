@@ -38,6 +38,14 @@ def sent(path: Path, count: int, **options: str) -> list[Request]:
     return [request_number(plan.load, number) for number in range(count)]
 
 
+def test_conversations_without_a_word_are_left_out(tmp_path: Path) -> None:
+    """Other tools drop them too; one of them refused the whole file."""
+    path = sharegpt(tmp_path / "share.json", 2)
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([{"id": "x", "conversations": []}, *rows]))
+    assert {request.messages[-1]["content"].split(".")[0] for request in sent(path, 4)} == {"human 0", "human 1"}
+
+
 def test_sharegpt_is_asked_once_a_pass_with_its_own_history(tmp_path: Path) -> None:
     path = sharegpt(tmp_path / "share.json")
     first = sent(path, 12)
@@ -116,6 +124,15 @@ def test_a_trace_with_aiperfs_text(tmp_path: Path) -> None:
         ("a.jsonl", '{"prompt": "x", "output_length": 0}', "a.jsonl:1: output_length must be"),
         ("a.jsonl", '{"prompt": "x", "output_tokens": "9"}', "a.jsonl:1: output_tokens must be"),
         ("a.jsonl", '{"custom_id": "1", "body": {}}', "a.jsonl:1: no conversation of texts"),
+        ("a.jsonl", '{"prompt": "x"}\n{"prompt": "a \\ud83d"}', r"a\.jsonl:2: '\\ud83d' is half a surrogate pair"),
+        ("a.json", '[{"messages": [{"role": "user", "content": "\\ude00"}]}]', r"n 1: '\\ude00' is half a surrogate"),
+        ("a.jsonl", '{"timestamp": 0, "output_length": 3, "prompt": "\\ud83d"}', r":1: '\\ud83d' is half a surrogate"),
+        (
+            "a.jsonl",
+            '{"timestamp": 0, "output_length": 3, "messages": [{"role": "user", "content": "\\ud83d"}]}',
+            r"a\.jsonl:1: '\\ud83d' is half a surrogate pair, which cannot be sent: remove it",
+        ),
+        ("a.jsonl", '{"timestamp": 0, "output_length": 3, "messages": []}', "needs messages, prompt or input_length"),
         ("a.jsonl", '{"prompt": "x"}\n{', "is not JSON"), ("b.json", None, "cannot read"),
         ("a.csv", "a,b\n1,2\n", "lacks the columns of a trace"), ("a.csv", "", "lacks the columns of a trace"),
         ("a.csv", "Timestamp,Request tokens,Response tokens\n1,x,3\n", "a.csv:2: time and tokens must be"),
