@@ -90,8 +90,8 @@ class ScheduledChunk:
         return max(0, min(self.end, self.sequence.to_score) - max(self.start, self.sequence.scored))
 
     def without_sample(self) -> ScheduledChunk:
-        """The same chunk but for its last token, which is computed again in the next step."""
-        return ScheduledChunk(self.sequence, self.start, self.count - 1)
+        """What of the chunk may stay where its last token is to be computed again in the next step."""
+        return ScheduledChunk(self.sequence, self.start, in_blocks(self.start, self.count, self.count - 2))
 
     @property
     def rows(self) -> int:
@@ -215,7 +215,7 @@ class Scheduler:
         while self._waiting and len(self._running) < self._max_streams:
             sequence = self._waiting[0][1]
             scoring = sequence.scored < sequence.to_score  # a token that is not computed has no logits
-            useful = 0 if scoring else (len(sequence.tokens) - 1) // BLOCK_TOKENS
+            useful = 0 if scoring else (len(sequence.tokens) - 2) // BLOCK_TOKENS  # see ``in_blocks``
             prefix = self.pool.match(sequence.digest(useful))
             fresh = blocks_for(len(sequence.tokens)) - len(prefix)
             # each running sequence may need a block soon: leave one, or the newcomer would be preempted at once
@@ -231,31 +231,48 @@ class Scheduler:
             self._running[sequence.request.sequence_id] = sequence
 
 
+def in_blocks(start: int, pending: int, wanted: int) -> int:
+    """How many of a sequence's ``pending`` tokens from ``start`` on a step computes where there is room for ``wanted``:
+    whole blocks of keys or all tokens, and one more rather than leave one over.
+
+    The same prompt then gives the same bits however it is divided. Keys of 8 bits are rounded with a scale per block
+    and channel, and rounded again whenever a token joins the block; and PagedAttention adds up in another order for a
+    single token. With activations of 8 bits a last bit grows into tenths of a nat."""
+    if wanted >= pending - 1:
+        return pending
+    return max(0, (start + wanted) // BLOCK_TOKENS * BLOCK_TOKENS - start)
+
+
 def share(prompts: list[ScheduledSequence], budget: int, attention_span: float = FLAT) -> list[ScheduledChunk]:
     """Split the work of ``budget`` tokens: half is the longest waiting prompt's, the rest goes to those with the least
-    left; among equals, to the first sequence of each request before any other one's second. The longest waiting one
-    always gets a token."""
+    left; among equals, to the first sequence of each request before any other one's second. To the nearest whole
+    block (see ``in_blocks``), of which the longest waiting prompt always gets one for its half."""
     if not prompts:
         return []
     price = {id(s): 1 + s.computed / attention_span for s in prompts}
     oldest = min(prompts, key=lambda s: s.order)
     half = budget - budget // 2
-    given = {id(oldest): max(1, min(oldest.pending, int(half / price[id(oldest)])))}
-    left = budget - given[id(oldest)] * price[id(oldest)]
+    wanted = max(BLOCK_TOKENS, int(half / price[id(oldest)]) + BLOCK_TOKENS // 2)
+    given = {id(oldest): in_blocks(oldest.computed, oldest.pending, wanted)}
+    left = budget - min(half, given[id(oldest)] * price[id(oldest)])
     for sequence in sorted(prompts, key=lambda s: (s.pending, s.request.index, s.order)):
+        if left <= 0:
+            break
         before = given.get(id(sequence), 0)
-        extra = max(0, min(sequence.pending - before, int(left / price[id(sequence)])))
-        given[id(sequence)] = before + extra
-        left -= extra * price[id(sequence)]
-    return [ScheduledChunk(s, s.computed, given[id(s)]) for s in prompts if given[id(s)]]
+        wanted = before + int(left / price[id(sequence)]) + BLOCK_TOKENS // 2
+        given[id(sequence)] = in_blocks(sequence.computed, sequence.pending, wanted)
+        left -= (given[id(sequence)] - before) * price[id(sequence)]
+    return [ScheduledChunk(s, s.computed, given[id(s)]) for s in prompts if given.get(id(s))]
 
 
 def few_scored(chunks: list[ScheduledChunk]) -> list[ScheduledChunk]:
-    """The same, with at most ``MOST_SCORED`` tokens of sequences whose prompts are scored."""
+    """The same, with ``MOST_SCORED`` tokens of sequences whose prompts are scored, or one more."""
     left, kept = MOST_SCORED, []
     for chunk in chunks:
-        count = min(chunk.count, left) if chunk.sequence.to_score else chunk.count
-        left -= count if chunk.sequence.to_score else 0
+        count = chunk.count
+        if chunk.sequence.to_score:
+            count = min(count, in_blocks(chunk.start, chunk.sequence.pending, left))
+            left -= count
         if count:
             kept.append(ScheduledChunk(chunk.sequence, chunk.start, count))
     return kept

@@ -226,6 +226,32 @@ def test_sampled_answers_depend_on_the_seed_not_on_company(exact: PagedModel, pr
     assert answer(False, 5) == answer(True, 5) != answer(False, 6)
 
 
+def test_rounded_answers_depend_neither_on_company_nor_on_the_prefix_cache(
+    checkpoint: Path, tmp_path: Path, prompts: list[list[int]]
+) -> None:
+    """Bit for bit: activations of 8 bits make tenths of a nat of a last bit. With one thread PagedAttention has nothing
+    to divide."""
+    out = openvino_build.build(BuildSpec(str(checkpoint), "int8", "openvino", tmp_path / "int8"))
+    model = PagedModel(out / openvino_build.MODEL_FILE, "int8", threads=2)
+    model.allocate(BLOCKS)
+    long = (prompts[0] * 4)[:97]
+    asked = [*prompts, *(long[:tokens] for tokens in (1, 2, 32, 33, 34, 65, 97))]
+
+    def log_probs(pool: BlockPool, prompts: list[list[int]], step: int = 128) -> npt.NDArray[np.float64]:
+        engine = Engine(model, pool, 8, 256, step_tokens=step)
+        for number, prompt in enumerate(prompts):
+            engine.submit(greedy(number, prompt, logprobs=1))
+        got = finish(engine)
+        return np.array([[x for delta in got[n] for x in delta.logprobs] for n in range(len(prompts))])
+
+    alone = np.concatenate([log_probs(BlockPool(BLOCKS), [prompt]) for prompt in asked])
+    for step in (128, 33):
+        assert np.array_equal(log_probs(BlockPool(BLOCKS), asked, step), alone), step
+    pool = BlockPool(BLOCKS)
+    log_probs(pool, [long])
+    assert np.array_equal(np.concatenate([log_probs(pool, [prompt]) for prompt in asked]), alone), "from the cache"
+
+
 def test_exact_arithmetic_on_int8_weights_does_not_depend_on_company(
     checkpoint: Path, tmp_path: Path, prompts: list[list[int]]
 ) -> None:
