@@ -34,7 +34,6 @@ from loadtest.transports.dialect import Dialect
 
 REPORT_S = 1.0
 PAUSE_AFTER_FAILURE_S = 0.5  # a closed-loop user must not hammer a dead server
-ERROR = 300  # characters kept of what a failure said: some servers repeat the whole prompt
 SETTLE_S = 2.0  # greenlets that were told to stop get this long
 
 Send = Callable[[dict[str, Any]], None]
@@ -223,7 +222,7 @@ class LoadWorker:
             return  # the run stopped first and counted it as in flight
         record.outcome, record.t_end = outcome, self.now()
         if error is not None:
-            record.error_kind, record.error = error.kind, error.message[:ERROR]
+            record.error_kind, record.error = error.kind, error.message
         self._account(record)
         self._fire(record, error)
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
-from geventhttpclient.response import HTTPResponse
+from geventhttpclient.response import HTTPParseError, HTTPResponse
 
 from client import refusals
 from client.sse import Events
 from contract import nesting
-from loadtest.errors import TransportError
+from loadtest.errors import TransportError, one_line
 from loadtest.transports.base import OnMessage, StreamEnd
 
 DOCUMENT = 16_384  # bytes kept of an answer that is not a stream
@@ -70,7 +70,10 @@ class SseReader:
     def feed(self, data: bytes, now: float) -> bool:
         """False when the caller abandons the stream."""
         self.begun = True
-        self.http.feed(data)
+        try:
+            self.http.feed(data)
+        except (HTTPParseError, zlib.error) as error:
+            raise TransportError("protocol", f"{type(error).__name__}: {error}") from None
         if not self.http.headers_complete or self.http.status_code != 200:
             return True
         arrived = bytes(self.http.body)
@@ -120,7 +123,8 @@ class SseReader:
             delta = choice.get("delta") or {}
             content = content or any(delta.get(name) for name in TEXTS + CALLS)
             self._text.append(_text(delta.get("content")))
-            self.end.finish_reason = choice.get("finish_reason") or self.end.finish_reason
+            reason = choice.get("finish_reason")
+            self.end.finish_reason = one_line(str(reason)) if reason else self.end.finish_reason
         return content
 
     def _usage(self, usage: Mapping[str, Any]) -> int:
@@ -192,8 +196,9 @@ def _shown(data: bytes | bytearray) -> str:
 
 
 def _text(content: Any) -> str:
-    """A delta's text. Mistral's reasoning models send it in parts."""
-    return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content or ""
+    """A delta's text. Mistral's reasoning models send it in parts. Raises ``TypeError`` where it is no text."""
+    parts = (part.get("text") for part in content) if isinstance(content, list) else (content,)
+    return "".join(part or "" for part in parts)
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:

@@ -211,3 +211,33 @@ async def no_events(a: Answer) -> None:
     for _ in range(3):
         await a.raw(b'data: {"choices": []}\n')
     await a.finish(usage=False, done=False)
+
+
+async def error_unprintable(a: Answer) -> None:
+    """Line ends, a terminal's control sequence and half a character in what an error says, and in its code."""
+    await a.begin()
+    await a.delta(1, content="word ")
+    error = {"message": "\x1b[2Jgone\r\nand \ud83d lost\0\u202e", "code": "c\ud83d\x1b31m\n"}
+    await a.raw(f"data: {json.dumps({'error': error})}\n\n".encode())
+    await a.finish(usage=False)
+
+
+async def odd_reason(a: Answer) -> None:
+    """A finish reason with half a character."""
+    await a.begin()
+    async for k in paced(10):
+        event = chunk({"content": "word "}, "stop\ud83d" if k == 9 else None)
+        await a.raw(f"data: {json.dumps(event)}\n\n".encode(), 1)
+    await a.finish()
+
+
+async def packed_badly(a: Answer) -> None:
+    await a.begin("Content-Encoding: gzip\r\n")
+    await a.delta(0, content="word ")
+
+
+async def numbers(a: Answer) -> None:
+    """Content that is no text."""
+    await a.begin()
+    await a.delta(0, content=7)
+    await a.finish()

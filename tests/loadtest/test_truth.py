@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from loadtest.errors import LONGEST
 from loadtest.scenarios.base import Request
 from loadtest.stats import quantile
 from loadtest.transports.sse import SseTransport
-from loadtest.worker import ERROR
 from tests.loadtest.answer import ITL, TTFT
 from tests.loadtest.mock import Mock, Result, loadtest, started
 from tests.loadtest.scripts import SCRIPTS
@@ -21,7 +21,7 @@ WHOLE = (
     "plain", "counted", "several", "several_counted", "empty_first", "reasoning", "tools", "comments", "crlf", "split",
     "burst", "one_message", "pause", "no_usage", "null_error", "no_done", "until_close", "left_open",
     "vllm", "llama_cpp", "ollama", "zeros", "prompt_only", "deepseek", "characters", "mistral",
-    "http_1_0", "slow_head", "nulls", "fields", "packed", "held", "loose", "strings", "marked",
+    "http_1_0", "slow_head", "nulls", "fields", "packed", "held", "loose", "strings", "marked", "odd_reason",
 )  # fmt: skip
 FAILED = {
     "error_midway": "engine_dead", "error_text": "internal_error", "cut": "cut_short", "cut_politely": "cut_short",
@@ -32,7 +32,7 @@ FAILED = {
     "error_event": "engine_unavailable", "error_words": "protocol", "error_reason": "engine_unavailable",
     "whole_error": "internal_error", "detail": "invalid_request", "error_object": "engine_unavailable",
     "shapeless": "protocol", "busy_until_close": "engine_unavailable", "error_until_close": "internal_error",
-    "no_events": "not_a_stream",
+    "no_events": "not_a_stream", "error_unprintable": "c 31m", "packed_badly": "protocol", "numbers": "protocol",
 }  # fmt: skip
 
 
@@ -115,7 +115,7 @@ SLACK = 0.002
 def test_each_way_to_fail_has_its_name(scripted: Scripted, script: str, kind: str) -> None:
     record = scripted.records[script]
     assert (record["outcome"], record["error_kind"]) == ("failed", kind), record["error"]
-    assert len(record["error"]) <= ERROR
+    assert len(record["error"]) <= LONGEST and record["error"].isprintable()
 
 
 def test_the_run_adds_up(scripted: Scripted) -> None:

@@ -107,3 +107,17 @@ def test_halves_of_a_character_are_one_again() -> None:
     body = b"".join(b"data: " + half + b"\n\n" for half in (*halves, b"[DONE]"))
     reader, seen = read(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body, [9])
     assert seen == [1, 2] and reader.finished().text == "\U0001f600"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"220 mail.example ESMTP\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 9\r\n\r\nnot gzip.",
+        answer([{"choices": [{"delta": {"content": 7}}]}]),
+    ],
+)
+def test_what_is_no_answer_is_a_transport_error(raw: bytes) -> None:
+    """Anything else was a traceback of the question that is asked before the run."""
+    with pytest.raises(TransportError, match=r"^protocol: "):
+        read(raw, [99])[0].finished()
