@@ -208,6 +208,10 @@ def _convert(name: str, raw: Any) -> Any:
         return raw if isinstance(raw, bool) else _yes(name, str(raw))
     kind = {"rate": float, "requests": int}.get(name, type(default))
     try:
+        str(raw).encode()  # neither a worker nor a report could be told of a name in another encoding
+    except UnicodeEncodeError:
+        raise LoadtestError(f"{name.replace('_', '-')}: {raw!a} is not UTF-8: rename it") from None
+    try:
         return kind(raw)
     except (TypeError, ValueError):
         raise LoadtestError(f"{name.replace('_', '-')}: {raw!r} is not a {'whole ' * (kind is int)}number") from None

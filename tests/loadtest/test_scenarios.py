@@ -146,6 +146,7 @@ def test_prose_has_about_the_length_asked_for() -> None:
         ({"requests": "0"}, "requests"), ({"requests": "1.5"}, "requests"), ({"requests": "5000001"}, "requests"),
         ({"requests": "61", "scenario": "trace"}, "requests"),
         ({"requests": "9", "rate": "5", "arrivals": "ramp"}, "duration"),
+        ({"scenario": "caf\udce9.jsonl"}, "scenario"), ({"out": "caf\udce9"}, "out"),
         ({"scenario": "nope"}, "scenario"), ({"slo": "ttft=abc"}, "slo"), ({"input_tokens": "?"}, "input-tokens"),
     ],
 )  # fmt: skip
