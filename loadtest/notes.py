@@ -38,6 +38,22 @@ def _few(lanes: dict[str, Lane]) -> list[str]:
     return found
 
 
+def _trace(plan: RunPlan) -> list[str]:
+    """That the window cuts the trace off, or goes on without it."""
+    times, speed = plan.load.times, plan.rate or 1.0
+    if plan.process.kind != "trace":
+        return []
+    if late := sum(t / speed >= plan.duration for t in times):
+        after = f"{late} of its {len(times)} requests come after {plan.duration:g} s"
+        return [f"the trace goes on: {after}; a longer DURATION sends them"]
+    if plan.requests is None and (last := times[-1] / speed) < (1 - SHARE) * plan.duration:
+        return [
+            f"the trace ends after {last:.3g} s, and requests/s and tokens/s are means over {plan.duration:g} s: "
+            f"REQUESTS={len(times)} without DURATION ends the window with its last answer"
+        ]
+    return []
+
+
 def notes(total: Lane, plan: RunPlan, lanes: dict[str, Lane]) -> list[str]:
     """From a run's figures, in the order in which they matter."""
     c = total.counts
@@ -51,11 +67,7 @@ def notes(total: Lane, plan: RunPlan, lanes: dict[str, Lane]) -> list[str]:
         )
     if plan.requests is not None and c["scheduled"] < plan.requests:
         found.append(f"{c['scheduled']} of {plan.requests} requests were sent: the run ended first")
-    if plan.process.kind == "trace" and (late := sum(t / (plan.rate or 1.0) >= plan.duration for t in plan.load.times)):
-        found.append(
-            f"the trace goes on: {late} of its {len(plan.load.times)} requests come after {plan.duration:g} s; "
-            "a longer DURATION sends them"
-        )
+    found += _trace(plan)
     whole = done - total.histograms["tpot"].count
     if plan.stream and done and c["completion_tokens"] > 2 * done and whole > SHARE * done:
         found.append(

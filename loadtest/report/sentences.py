@@ -48,6 +48,10 @@ CHINESE = {
     "{} of {} requests were sent: the run ended first": "{1} 个请求只发送了 {0} 个：运行先结束了",
     "the trace goes on: {} of its {} requests come after {} s; a longer DURATION sends them":
         "轨迹未放完：{1} 个请求中有 {0} 个在 {2} 秒之后；加大 DURATION 即可发送",
+    "the trace ends after {} s, and requests/s and tokens/s are means over {} s: REQUESTS={} without DURATION ends the "
+    "window with its last answer":
+        "轨迹在 {} 秒后结束，而请求/s 和 tokens/s 是 {} 秒内的平均值："
+        "用 REQUESTS={} 代替 DURATION，窗口即在最后一个回答时结束",
     "{} of {} answers came in one piece and have no TPOT: something on the way may hold the stream back":
         "{1} 个回答中有 {0} 个一次性到达，没有 TPOT：途中可能有环节缓冲了数据流",
     "the server did not count the tokens of {} answers: each message counts as one":

@@ -170,6 +170,9 @@ def test_notes_say_what_the_figures_leave_out() -> None:
     assert "tokens of 1 answers: each message counts as one" in told([guessed])
     cut = told([record()], scenario="trace", rate="1", duration="10s")
     assert "the trace goes on: " in cut and "of its 60 requests come after 10 s" in cut
+    ended = told([record()], scenario="trace", rate="1", duration="600s")
+    assert "are means over 600 s: REQUESTS=60 without DURATION" in ended and "the trace goes on" not in ended
+    assert "the trace" not in told([record()], scenario="trace", requests="60")
     short.completion_tokens = 4
     assert "1 of 1 answers were not as long" in told([short]) and "as long" not in told([short], respect_eos="yes")
 
