@@ -64,8 +64,9 @@ class SseTransport:
         except gevent.Timeout:
             raise TransportError("timeout", f"no end after {self._timeout:g} s") from None
         except OSError as error:
-            kind = "cut_short" if reader.begun else "connect"
-            raise TransportError(kind, f"{self._host}:{self._port}: {error}") from None
+            if not reader.whole:  # a reset after the answer's end takes nothing from it
+                kind = "cut_short" if reader.begun else "connect"
+                raise TransportError(kind, f"{self._host}:{self._port}: {error}") from None
         finally:
             reused = reader.http.complete and not reader.http.should_close() and sock is not None
             if reused:

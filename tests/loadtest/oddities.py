@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
+import struct
 import zlib
 
 from tests.loadtest.answer import TTFT, Answer, chunk, paced
@@ -241,3 +243,13 @@ async def numbers(a: Answer) -> None:
     await a.begin()
     await a.delta(0, content=7)
     await a.finish()
+
+
+async def reset_last(a: Answer) -> None:
+    """The answer's end, and then a reset."""
+    await a.begin()
+    async for k in paced(10):
+        await a.delta(1, usage=True, content="word ", finish="stop" if k == 9 else None)
+    await asyncio.sleep(0.02)
+    a.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    a.writer.transport.abort()

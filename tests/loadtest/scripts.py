@@ -263,6 +263,6 @@ SCRIPTS: dict[str, Callable[[Answer], Awaitable[None]]] = {
         oddities.too_short, oddities.moved, oddities.error_event, oddities.error_words, oddities.error_reason,
         oddities.held, oddities.loose, oddities.strings, oddities.marked, oddities.busy_until_close,
         oddities.error_until_close, oddities.no_events, oddities.error_unprintable, oddities.odd_reason,
-        oddities.packed_badly, oddities.numbers,
+        oddities.packed_badly, oddities.numbers, oddities.reset_last,
     )
 }  # fmt: skip

@@ -22,6 +22,7 @@ WHOLE = (
     "burst", "one_message", "pause", "no_usage", "null_error", "no_done", "until_close", "left_open",
     "vllm", "llama_cpp", "ollama", "zeros", "prompt_only", "deepseek", "characters", "mistral",
     "http_1_0", "slow_head", "nulls", "fields", "packed", "held", "loose", "strings", "marked", "odd_reason",
+    "reset_last",
 )  # fmt: skip
 FAILED = {
     "error_midway": "engine_dead", "error_text": "internal_error", "cut": "cut_short", "cut_politely": "cut_short",
