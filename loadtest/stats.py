@@ -16,11 +16,13 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A point estimate with its confidence interval."""
+    """A point estimate with its confidence interval. ``least`` is the lower end where several are judged together: that
+    any of them is above 0 by chance is then as likely as of a single ``low``."""
 
     value: float
     low: float
     high: float
+    least: float
 
     @property
     def excludes_zero(self) -> bool:
@@ -56,17 +58,19 @@ def percentiles_ms(values: Sequence[float], percents: Sequence[int] = (50, 90, 9
     return {f"p{percent}": round(float(value), 3) for percent, value in zip(percents, found, strict=True)}
 
 
-def bootstrap_difference(a: Sequence[float], b: Sequence[float], statistic: Callable[[Array], Array]) -> Interval:
-    """``statistic(b) − statistic(a)`` with its 95 % percentile-bootstrap interval.
+def bootstrap_difference(
+    a: Sequence[float], b: Sequence[float], statistic: Callable[[Array], Array], together: int = 1
+) -> Interval:
+    """``statistic(b) − statistic(a)`` with its 95 % percentile-bootstrap interval, one of so many ``together``.
 
     ``statistic`` maps an array [resamples, n] to [resamples]. Both samples are drawn anew, independently, 2000 times.
     """
     rng = np.random.default_rng(1)
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     differences = _resampled(second, statistic, rng) - _resampled(first, statistic, rng)
-    low, high = np.percentile(differences, [2.5, 97.5])
+    least, low, high = np.percentile(differences, [2.5 / together, 2.5, 97.5])  # Bonferroni's correction
     point = float(statistic(second[None, :])[0] - statistic(first[None, :])[0])
-    return Interval(point, float(low), float(high))
+    return Interval(point, float(low), float(high), float(least))
 
 
 def _resampled(values: Array, statistic: Callable[[Array], Array], rng: np.random.Generator) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from loadtest import compare as comparing
+from loadtest.compare import SavedRun
 from loadtest.errors import LoadtestError
 from loadtest.notes import FEW
 from loadtest.stats import Interval
@@ -72,6 +74,19 @@ def test_a_regression_fails_a_pipeline(tmp_path: Path, capsys: pytest.CaptureFix
     assert code == 1 and "80 of 80 requests failed in B" in said, "without an answer there is nothing to compare"
 
 
+@pytest.mark.parametrize("seed", [28, 40])
+def test_a_dozen_differences_are_judged_as_a_dozen(seed: int) -> None:
+    """Two runs of one server, one of whose figures is beyond its own 95 %, as in 14 of 100 such pairs."""
+
+    def drawn(seed: int) -> SavedRun:
+        rng = random.Random(seed)
+        return SavedRun(Path("x"), {}, [record(k, ttft=rng.lognormvariate(-2, 0.5)) for k in range(80)])
+
+    rows = comparing.rows_of(drawn(seed), drawn(seed + 1))
+    assert any(row.change.low > 0 and row.ratio > 1.05 and not row.few for row in rows)
+    assert comparing.regressions(rows, 0.05) == []
+
+
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     reported(run_of([record(k) for k in range(4)]), tmp_path / "a")
     (tmp_path / "file").write_text("")
@@ -105,7 +120,7 @@ def test_a_run_with_anything_missing_or_of_another_type_is_compared_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of another version or edited by hand: it was a traceback."""
-    monkeypatch.setattr(comparing, "bootstrap_difference", lambda *_: Interval(0.0, 0.0, 0.0))
+    monkeypatch.setattr(comparing, "bootstrap_difference", lambda *_: Interval(0.0, 0.0, 0.0, 0.0))
     monkeypatch.setattr(comparing, "_page", lambda *_: "")
     reported(run_of([record(k) for k in range(4)]), tmp_path)
     summary, requests = tmp_path / "summary.json", tmp_path / "requests.jsonl"
