@@ -246,23 +246,30 @@ def in_blocks(start: int, pending: int, wanted: int) -> int:
 def share(prompts: list[ScheduledSequence], budget: int, attention_span: float = FLAT) -> list[ScheduledChunk]:
     """Split the work of ``budget`` tokens: half is the longest waiting prompt's, the rest goes to those with the least
     left; among equals, to the first sequence of each request before any other one's second. To the nearest whole
-    block (see ``in_blocks``), of which the longest waiting prompt always gets one for its half."""
+    block (see ``in_blocks``) that needs no more tokens; the longest waiting prompt gets one in any case.
+
+    More tokens would be dear: a multiplication of 129 rows takes a fifth longer than one of 128."""
     if not prompts:
         return []
     price = {id(s): 1 + s.computed / attention_span for s in prompts}
     oldest = min(prompts, key=lambda s: s.order)
     half = budget - budget // 2
-    wanted = max(BLOCK_TOKENS, int(half / price[id(oldest)]) + BLOCK_TOKENS // 2)
+    wanted = max(BLOCK_TOKENS, nearest(half / price[id(oldest)], budget))
     given = {id(oldest): in_blocks(oldest.computed, oldest.pending, wanted)}
     left = budget - min(half, given[id(oldest)] * price[id(oldest)])
     for sequence in sorted(prompts, key=lambda s: (s.pending, s.request.index, s.order)):
-        if left <= 0:
+        before, room = given.get(id(sequence), 0), budget - sum(given.values())
+        if left <= 0 or room <= 0:
             break
-        before = given.get(id(sequence), 0)
-        wanted = before + int(left / price[id(sequence)]) + BLOCK_TOKENS // 2
+        wanted = before + nearest(left / price[id(sequence)], room)
         given[id(sequence)] = in_blocks(sequence.computed, sequence.pending, wanted)
         left -= (given[id(sequence)] - before) * price[id(sequence)]
     return [ScheduledChunk(s, s.computed, given[id(s)]) for s in prompts if given.get(id(s))]
+
+
+def nearest(tokens: float, room: int) -> int:
+    """``tokens`` such that whole blocks of them are the nearest that there is room for."""
+    return min(room, int(tokens) + BLOCK_TOKENS // 2)
 
 
 def few_scored(chunks: list[ScheduledChunk]) -> list[ScheduledChunk]:

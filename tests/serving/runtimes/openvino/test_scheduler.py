@@ -50,7 +50,8 @@ def test_a_prompt_is_cut_only_between_blocks_and_never_leaves_one_token(budget):
     rest = [prompt(number, tokens) for number, tokens in enumerate((31, 33, 64, 65, 161))]
     while rest:
         chunks = share(rest, budget)
-        assert sum(chunk.count for chunk in chunks) <= budget + BLOCK_TOKENS + 1
+        # one more token ends a prompt, and the longest waiting one gets a block whatever there is room for
+        assert sum(chunk.count for chunk in chunks) <= max(budget, BLOCK_TOKENS) + len(chunks)
         for chunk in chunks:
             assert chunk.count > 1 and (chunk.sample or chunk.end % BLOCK_TOKENS == 0)
             chunk.sequence.computed = chunk.end
