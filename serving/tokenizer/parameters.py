@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from contract.errors import InvalidRequest, Unsupported, shown
-from contract.fields import FIELD_OF_TENSOR
+from contract.fields import FIELD_OF_TENSOR, FIELDS
 
 TIMEOUT = "timeout"  # KServe's, of microseconds; over gRPC Triton takes it out itself
 LONGEST_US = 2**63 - 1
@@ -38,6 +38,9 @@ NVIDIAS = {
 }
 
 
+# What the clients' options and the gateway's fields are called where an input has another name.
+ELSEWHERE = {way.name: field.name for field in FIELDS for way in (field.api, field.option) if way and way.name}
+
 # A label that newer Tritons take out of the body themselves, W3C trace context, which must not fail a request, and what
 # the load tests of vLLM and SGLang for TensorRT-LLM send to NVIDIA's ensemble, which does not read it either.
 UNREAD = ("id", "traceparent", "tracestate", "accumulate_tokens")
@@ -52,7 +55,7 @@ def refuse_parameters(parameters: Mapping[str, Any]) -> None:
             if value:
                 raise Unsupported(name, f"{shown(value)} is not served; {NVIDIAS[name]}")
             continue
-        near = difflib.get_close_matches(name[:60], FIELD_OF_TENSOR, 1)
+        near = [ELSEWHERE[name]] if name in ELSEWHERE else difflib.get_close_matches(name[:60], FIELD_OF_TENSOR, 1)
         hint = f"did you mean {near[0]}?" if near else "docs/fields.md lists them"
         raise InvalidRequest(name[:100], f"no such input; {hint}")
 

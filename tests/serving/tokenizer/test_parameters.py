@@ -28,6 +28,8 @@ def test_what_changes_nothing_is_accepted(parameters: dict[str, Any]) -> None:
     ("parameters", "sentence", "kind"),
     [
         ({"temprature": 0.5}, "temprature: no such input; did you mean temperature?", InvalidRequest),
+        ({"guide_type": "json"}, "guide_type: no such input; did you mean guided_decoding_guide_type?", InvalidRequest),
+        ({"n": 2}, "n: no such input; did you mean num_return_sequences?", InvalidRequest),
         ({"xyzzy": None}, "xyzzy: no such input; docs/fields.md lists them", InvalidRequest),
         ({"return_context_logits": True}, "return_context_logits: True is not served; use return_prompt", Unsupported),
         ({"return_num_input_tokens": True}, "return_num_input_tokens: True is not served; prompt_tokens", Unsupported),
