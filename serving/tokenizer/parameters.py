@@ -38,8 +38,10 @@ NVIDIAS = {
 }
 
 
-# What the clients' options and the gateway's fields are called where an input has another name.
-ELSEWHERE = {way.name: field.name for field in FIELDS for way in (field.api, field.option) if way and way.name}
+# What the clients' options, and the gateway's fields for them, are called where the input has another name.
+ELSEWHERE = {
+    way.name: field.name for field in FIELDS if field.option for way in (field.api, field.option) if way and way.name
+}
 
 # A label that newer Tritons take out of the body themselves, W3C trace context, which must not fail a request, and what
 # the load tests of vLLM and SGLang for TensorRT-LLM send to NVIDIA's ensemble, which does not read it either.

@@ -30,6 +30,12 @@ def test_what_changes_nothing_is_accepted(parameters: dict[str, Any]) -> None:
         ({"temprature": 0.5}, "temprature: no such input; did you mean temperature?", InvalidRequest),
         ({"guide_type": "json"}, "guide_type: no such input; did you mean guided_decoding_guide_type?", InvalidRequest),
         ({"n": 2}, "n: no such input; did you mean num_return_sequences?", InvalidRequest),
+        ({"logit_bias": {}}, "logit_bias: no such input; did you mean logit_bias_ids?", InvalidRequest),
+        (
+            {"prompt": "Hi"},
+            "prompt: no such input; docs/fields.md lists them",
+            InvalidRequest,
+        ),  # a text is no input_ids
         ({"xyzzy": None}, "xyzzy: no such input; docs/fields.md lists them", InvalidRequest),
         ({"return_context_logits": True}, "return_context_logits: True is not served; use return_prompt", Unsupported),
         ({"return_num_input_tokens": True}, "return_num_input_tokens: True is not served; prompt_tokens", Unsupported),

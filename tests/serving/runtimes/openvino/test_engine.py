@@ -5,56 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import pytest
 
 from build_engine.checkpoint import Checkpoint
-from build_engine.openvino import build as openvino_build
 from build_engine.plan.profiles import with_yarn
-from build_engine.spec import BuildSpec
-from build_engine.synthetic import checkpoint as synthetic
 from contract.errors import InvalidRequest, to_wire
-from contract.model_shape import ModelShape
 from contract.prompt_part import PromptPart, join
 from contract.sampling import Sampling
-from serving.runtimes.base import EngineRequest, SequenceDelta
+from serving.runtimes.base import EngineRequest
 from serving.runtimes.openvino.blocks import BlockPool
 from serving.runtimes.openvino.engine import Engine
 from serving.runtimes.openvino.model import PagedModel
 from tests.oracle.numpy_decoder import NumpyDecoder
-
-SHAPE = ModelShape("s", 2, 128, 2, 1, 256, 1024, head_dim=64)
-COUNT = 24  # tokens per answer
-BLOCKS = 256
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "m"
-    synthetic.write(SHAPE, path, seed=4)
-    return path
-
-
-def load(checkpoint: Path, home: Path, precision: str, context: int | None = None) -> PagedModel:
-    out = openvino_build.build(BuildSpec(str(checkpoint), precision, "openvino", home / precision, context))
-    model = PagedModel(out / openvino_build.MODEL_FILE, precision)
-    model.allocate(BLOCKS)
-    return model
-
-
-@pytest.fixture(scope="module")
-def exact(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> PagedModel:
-    return load(checkpoint, tmp_path_factory.mktemp("engine"), "fp32")
-
-
-@pytest.fixture(scope="module")
-def prompts() -> list[list[int]]:
-    rng = np.random.default_rng(1)
-    shared = rng.integers(0, SHAPE.vocab, 70).tolist()
-    return [
-        [*shared[: rng.integers(0, 71)], *rng.integers(0, SHAPE.vocab, rng.integers(1, 60)).tolist()] for _ in range(8)
-    ]
+from tests.serving.runtimes.openvino.small_engine import BLOCKS, COUNT, SHAPE, finish, greedy, ids, load
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +27,6 @@ def expected(checkpoint: Path, prompts: list[list[int]]) -> list[list[int]]:
     answers = [reference.greedy(prompt, COUNT) for prompt in prompts]
     assert all(len(set(answer)) > COUNT / 2 for answer in answers), "an answer of one word proves little"
     return answers
-
-
-def finish(engine: Engine) -> dict[int, list[SequenceDelta]]:
-    got: dict[int, list[SequenceDelta]] = {}
-    while engine.busy:
-        for delta in engine.step():
-            got.setdefault(delta.sequence_id, []).append(delta)
-    return got
-
-
-def ids(deltas: list[SequenceDelta]) -> list[int]:
-    return [token for delta in deltas for token in delta.token_ids]
-
-
-def greedy(number: int, prompt: list[int], **more: object) -> EngineRequest:
-    return EngineRequest(number, prompt, Sampling(COUNT, temperature=0.0, **more))
 
 
 @pytest.mark.parametrize(
@@ -213,67 +161,6 @@ def test_abort_frees_blocks_at_once(exact: PagedModel, prompts: list[list[int]],
     assert engine.abort(0) is None and engine.abort(77) is None
     got = finish(engine)
     assert set(got) == {1} and engine.stats().kv_blocks_used == 0
-
-
-def test_sampled_answers_depend_on_the_seed_not_on_company(exact: PagedModel, prompts: list[list[int]]) -> None:
-    def answer(company: bool, seed: int) -> list[int]:
-        engine = Engine(exact, BlockPool(BLOCKS), 8, 256)
-        engine.submit(EngineRequest(99, prompts[0], Sampling(COUNT, temperature=0.9, top_k=50, seed=seed)))
-        for number, prompt in enumerate(prompts if company else []):
-            engine.submit(greedy(number, prompt))
-        return ids(finish(engine)[99])
-
-    assert answer(False, 5) == answer(True, 5) != answer(False, 6)
-
-
-def test_rounded_answers_depend_neither_on_company_nor_on_the_prefix_cache(
-    checkpoint: Path, tmp_path: Path, prompts: list[list[int]]
-) -> None:
-    """Bit for bit: activations of 8 bits make tenths of a nat of a last bit. With one thread PagedAttention has nothing
-    to divide."""
-    out = openvino_build.build(BuildSpec(str(checkpoint), "int8", "openvino", tmp_path / "int8"))
-    model = PagedModel(out / openvino_build.MODEL_FILE, "int8", threads=2)
-    model.allocate(BLOCKS)
-    long = (prompts[0] * 4)[:97]
-    asked = [*prompts, *(long[:tokens] for tokens in (1, 2, 32, 33, 34, 65, 97))]
-
-    def log_probs(pool: BlockPool, prompts: list[list[int]], step: int = 128) -> npt.NDArray[np.float64]:
-        engine = Engine(model, pool, 8, 256, step_tokens=step)
-        for number, prompt in enumerate(prompts):
-            engine.submit(greedy(number, prompt, logprobs=1))
-        got = finish(engine)
-        return np.array([[x for delta in got[n] for x in delta.logprobs] for n in range(len(prompts))])
-
-    alone = np.concatenate([log_probs(BlockPool(BLOCKS), [prompt]) for prompt in asked])
-    for step in (128, 33):
-        assert np.array_equal(log_probs(BlockPool(BLOCKS), asked, step), alone), step
-    pool = BlockPool(BLOCKS)
-    log_probs(pool, [long])
-    assert np.array_equal(np.concatenate([log_probs(pool, [prompt]) for prompt in asked]), alone), "from the cache"
-
-
-def test_exact_arithmetic_on_int8_weights_does_not_depend_on_company(
-    checkpoint: Path, tmp_path: Path, prompts: list[list[int]]
-) -> None:
-    """What EXACT=1 is for: alone, together, in chunks, preempted, from the prefix cache."""
-    rounded = load(checkpoint, tmp_path, "int8")
-    exact = PagedModel(tmp_path / "int8" / openvino_build.MODEL_FILE, "fp32")
-    exact.allocate(BLOCKS)
-
-    def log_probs(model: PagedModel, blocks: int, streams: int, step: int) -> npt.NDArray[np.float64]:
-        engine = Engine(model, BlockPool(blocks), streams, 256, step_tokens=step)
-        for number, prompt in enumerate(prompts):
-            engine.submit(greedy(number, prompt, logprobs=1))
-        got = finish(engine)
-        return np.array([[x for delta in got[n] for x in delta.logprobs] for n in range(len(prompts))])
-
-    def spread(model: PagedModel) -> float:
-        alone = log_probs(model, BLOCKS, 1, 128)
-        return max(
-            np.abs(log_probs(model, *how) - alone).max() for how in ((BLOCKS, 8, 128), (BLOCKS, 8, 33), (8, 8, 48))
-        )
-
-    assert spread(exact) < 1e-4 < spread(rounded)
 
 
 @pytest.mark.parametrize(
